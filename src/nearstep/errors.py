@@ -1,0 +1,27 @@
+"""Which errors nearstep raises at its user: each says what was wrong, where, and what to do."""
+
+
+class NearstepError(Exception):
+    """Base of every error that is meant for the user rather than for us."""
+
+
+class ConfigError(NearstepError, ValueError):
+    """A setting is unknown, of the wrong type, or contradicts another. Lists all problems at once."""
+
+
+class DataError(NearstepError, ValueError):
+    """A data set, row, or column cannot be used. Names the place."""
+
+
+class ModelError(NearstepError, ValueError):
+    """A model folder or object cannot play the role that it was given."""
+
+
+class RewardError(NearstepError, ValueError):
+    """A reward model or reward function failed or returned something that is no reward."""
+
+
+def shorten(value: object, limit: int = 200) -> str:
+    """Show `value` in an error message, cut to `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,265 @@
+"""What flows through a run: Prompts → Rollout → Scores → Experience → Metrics, each frozen, none padded.
+
+Dimensions: `rows` episodes, `tokens` all tokens of all rows back to back, `actions` the tokens that the policy chose,
+`k` the top tokens recorded for a trust region. The tokens of row 0 come first, then those of row 1, and so on; the same
+holds for actions. A minibatch is an Experience of fewer rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nearstep.algorithm.ragged import row_numbers, sum_by_row, take_rows
+
+Message: TypeAlias = dict[str, object]
+PromptInput: TypeAlias = str | list[Message]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """One row per episode that shall be played: with n samples per prompt a prompt stands here n times in a row.
+
+    `ids` are the prompt's token ids, `inputs` what the data set had as its prompt (text, or chat messages; decoded text
+    where it had ids), `columns` every other column of the data set, `episodes` the number of each row in the whole run,
+    from which its random stream is derived.
+    """
+
+    ids: list[list[int]]
+    inputs: list[PromptInput]
+    columns: dict[str, list[object]]
+    episodes: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class TopLogprobs:
+    """The k most probable tokens of the sampling distribution at every action, the sampled token always among them."""
+
+    ids: Int[Tensor, "actions k"]
+    logprobs: Float[Tensor, "actions k"]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What the engine observed; never edited.
+
+    >>> # two rows: prompt [5, 6] answered [7, 2], prompt [8] answered [2]
+    >>> # tokens      [5, 6, 7, 2, 8, 2]
+    >>> # is_action   [0, 0, 1, 1, 0, 1]
+    >>> # row_lengths [4, 2]
+    """
+
+    tokens: Int[Tensor, " tokens"]
+    is_action: Bool[Tensor, " tokens"]
+    row_lengths: Int[Tensor, " rows"]
+    logprobs: Float[Tensor, " actions"]  # natural log, of the distribution that was sampled
+    finished: Bool[Tensor, " rows"]  # ended by a stop token, not cut off
+    policy_version: Int[Tensor, " rows"]  # update number of the weights that sampled
+    top: TopLogprobs | None = None
+
+    def __len__(self) -> int:
+        return len(self.row_lengths)
+
+    @property
+    def action_counts(self) -> Int[Tensor, " rows"]:
+        """Number of actions in each row."""
+        return sum_by_row(self.is_action.long(), self.row_lengths)
+
+    @property
+    def action_positions(self) -> Int[Tensor, " actions"]:
+        """Index into `tokens` of every action."""
+        return self.is_action.nonzero().squeeze(-1)
+
+    @property
+    def last_positions(self) -> Int[Tensor, " rows"]:
+        """Index into `tokens` of every row's last token."""
+        return self.row_lengths.cumsum(0) - 1
+
+    @property
+    def actions(self) -> Int[Tensor, " actions"]:
+        """The token ids that the policy chose."""
+        return self.tokens[self.is_action]
+
+    def prompt_ids(self) -> list[list[int]]:
+        """Per row, the tokens before the first action."""
+        rows = zip(self._split(self.tokens), self._split(self.is_action), strict=True)
+        return [tokens[: _first(is_action)].tolist() for tokens, is_action in rows]
+
+    def completion_ids(self) -> list[list[int]]:
+        """Per row, everything from the first action on."""
+        rows = zip(self._split(self.tokens), self._split(self.is_action), strict=True)
+        return [tokens[_first(is_action) :].tolist() for tokens, is_action in rows]
+
+    def select(self, rows: Int[Tensor, " chosen"]) -> Rollout:
+        """The rollout of the given rows, in the given order."""
+        tokens = take_rows(self.row_lengths, rows)
+        actions = take_rows(self.action_counts, rows)
+        top = self.top and TopLogprobs(self.top.ids[actions], self.top.logprobs[actions])
+        return Rollout(
+            tokens=self.tokens[tokens],
+            is_action=self.is_action[tokens],
+            row_lengths=self.row_lengths[rows],
+            logprobs=self.logprobs[actions],
+            finished=self.finished[rows],
+            policy_version=self.policy_version[rows],
+            top=top,
+        )
+
+    def to(self, device: torch.device) -> Rollout:
+        """The same rollout with its tensors on `device`."""
+        top = self.top and TopLogprobs(self.top.ids.to(device), self.top.logprobs.to(device))
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "top"}
+        return Rollout(**moved, top=top)
+
+    def _split(self, values: Tensor) -> tuple[Tensor, ...]:
+        return values.split(self.row_lengths.tolist())
+
+
+def _first(is_action: Tensor) -> int:
+    """Number of tokens before the first action; all of them where there is none."""
+    return int((is_action.cumsum(0) == 0).sum())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the judges said: the weighted total, and every part by its name (NaN where a part did not apply)."""
+
+    total: Float[Tensor, " rows"]
+    parts: dict[str, Float[Tensor, " rows"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A rollout with everything that an update needs, computed once and then fixed for all epochs.
+
+    The `final_*` fields belong to the state after a row's last token. The critic is trained there only where
+    `train_final` is true (score_position="after_eos", the habit of TRL).
+    """
+
+    rollout: Rollout
+    scores: Float[Tensor, " rows"]  # after the rules for missing stop tokens
+    old_logprobs: Float[Tensor, " actions"]
+    ref_logprobs: Float[Tensor, " actions"]
+    values: Float[Tensor, " actions"]
+    rewards: Float[Tensor, " actions"]
+    advantages: Float[Tensor, " actions"]
+    returns: Float[Tensor, " actions"]
+    final_values: Float[Tensor, " rows"]
+    final_returns: Float[Tensor, " rows"]
+    train_final: Bool[Tensor, " rows"]
+
+    def __len__(self) -> int:
+        return len(self.rollout)
+
+    def select(self, rows: Int[Tensor, " chosen"]) -> Experience:
+        """The experience of the given rows, in the given order."""
+        actions = take_rows(self.rollout.action_counts, rows)
+        return Experience(
+            rollout=self.rollout.select(rows),
+            scores=self.scores[rows],
+            old_logprobs=self.old_logprobs[actions],
+            ref_logprobs=self.ref_logprobs[actions],
+            values=self.values[actions],
+            rewards=self.rewards[actions],
+            advantages=self.advantages[actions],
+            returns=self.returns[actions],
+            final_values=self.final_values[rows],
+            final_returns=self.final_returns[rows],
+            train_final=self.train_final[rows],
+        )
+
+    def split(self, max_tokens: int, max_rows: int) -> Iterator[Experience]:
+        """Micro-batches in row order: as many rows as fit into both limits, at least one."""
+        for rows in row_groups(self.rollout.row_lengths.tolist(), max_tokens, max_rows):
+            yield self.select(torch.arange(rows.start, rows.stop, device=self.scores.device))
+
+    @property
+    def action_rows(self) -> Int[Tensor, " actions"]:
+        """Row number of every action."""
+        return row_numbers(self.rollout.action_counts)
+
+
+def row_groups(lengths: list[int], max_tokens: int, max_rows: int) -> Iterator[range]:
+    """Cut consecutive rows into groups of at most `max_tokens` tokens and `max_rows` rows, at least one row each."""
+    start, tokens = 0, 0
+    for row, length in enumerate(lengths):
+        if row > start and (tokens + length > max_tokens or row - start >= max_rows):
+            yield range(start, row)
+            start, tokens = row, 0
+        tokens += length
+    if start < len(lengths):
+        yield range(start, len(lengths))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean that adds up exactly under any split: its sum and its count."""
+
+    sum: Tensor
+    count: Tensor
+
+    @staticmethod
+    def of(values: Tensor) -> Mean:
+        """The mean over all elements; an empty tensor counts nothing."""
+        return Mean(values.detach().double().sum(), torch.tensor(float(values.numel()), dtype=torch.float64))
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.sum + other.sum, self.count + other.count)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """First and second moment, for a variance that adds up exactly under any split."""
+
+    sum: Tensor
+    sum_of_squares: Tensor
+    count: Tensor
+
+    @staticmethod
+    def of(values: Tensor) -> Spread:
+        """The moments over all elements, in float64."""
+        wide = values.detach().double()
+        return Spread(wide.sum(), wide.square().sum(), torch.tensor(float(wide.numel()), dtype=torch.float64))
+
+    def __add__(self, other: Spread) -> Spread:
+        return Spread(self.sum + other.sum, self.sum_of_squares + other.sum_of_squares, self.count + other.count)
+
+
+@dataclass(frozen=True)
+class Max:
+    """A maximum."""
+
+    value: Tensor
+
+    @staticmethod
+    def of(values: Tensor) -> Max:
+        """The largest element; −inf for an empty tensor."""
+        lowest = torch.full((1,), -torch.inf, dtype=torch.float64, device=values.device)
+        return Max(torch.cat([values.detach().double().flatten(), lowest]).max())
+
+    def __add__(self, other: Max) -> Max:
+        return Max(torch.maximum(self.value, other.value))
+
+
+Metric: TypeAlias = Mean | Spread | Max
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """name → Mean, Spread or Max; `+` merges two collections, adding up what both have."""
+
+    by_name: Mapping[str, Metric] = field(default_factory=dict)
+
+    def __add__(self, other: Metrics) -> Metrics:
+        merged = dict(self.by_name)
+        for name, metric in other.by_name.items():
+            merged[name] = merged[name] + metric if name in merged else metric  # type: ignore[operator]
+        return replace(self, by_name=merged)
