@@ -5,11 +5,9 @@ Dimensions: `rows` episodes, `tokens` all tokens of all rows back to back, `acti
 holds for actions. A minibatch is an Experience of fewer rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Self, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -98,12 +96,13 @@ class Rollout:
         rows = zip(self._split(self.tokens), self._split(self.is_action), strict=True)
         return [tokens[_first(is_action) :].tolist() for tokens, is_action in rows]
 
-    def select(self, rows: Int[Tensor, " chosen"]) -> Rollout:
+    def select(self, rows: Int[Tensor, " chosen"]) -> Self:
         """The rollout of the given rows, in the given order."""
         tokens = take_rows(self.row_lengths, rows)
         actions = take_rows(self.action_counts, rows)
         top = self.top and TopLogprobs(self.top.ids[actions], self.top.logprobs[actions])
-        return Rollout(
+        return replace(
+            self,
             tokens=self.tokens[tokens],
             is_action=self.is_action[tokens],
             row_lengths=self.row_lengths[rows],
@@ -112,12 +111,6 @@ class Rollout:
             policy_version=self.policy_version[rows],
             top=top,
         )
-
-    def to(self, device: torch.device) -> Rollout:
-        """The same rollout with its tensors on `device`."""
-        top = self.top and TopLogprobs(self.top.ids.to(device), self.top.logprobs.to(device))
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "top"}
-        return Rollout(**moved, top=top)
 
     def _split(self, values: Tensor) -> tuple[Tensor, ...]:
         return values.split(self.row_lengths.tolist())
@@ -159,10 +152,11 @@ class Experience:
     def __len__(self) -> int:
         return len(self.rollout)
 
-    def select(self, rows: Int[Tensor, " chosen"]) -> Experience:
+    def select(self, rows: Int[Tensor, " chosen"]) -> Self:
         """The experience of the given rows, in the given order."""
         actions = take_rows(self.rollout.action_counts, rows)
-        return Experience(
+        return replace(
+            self,
             rollout=self.rollout.select(rows),
             scores=self.scores[rows],
             old_logprobs=self.old_logprobs[actions],
@@ -176,7 +170,7 @@ class Experience:
             train_final=self.train_final[rows],
         )
 
-    def split(self, max_tokens: int, max_rows: int) -> Iterator[Experience]:
+    def split(self, max_tokens: int, max_rows: int) -> Iterator[Self]:
         """Micro-batches in row order: as many rows as fit into both limits, at least one."""
         for rows in row_groups(self.rollout.row_lengths.tolist(), max_tokens, max_rows):
             yield self.select(torch.arange(rows.start, rows.stop, device=self.scores.device))
@@ -207,11 +201,11 @@ class Mean:
     count: Tensor
 
     @staticmethod
-    def of(values: Tensor) -> Mean:
+    def of(values: Tensor) -> "Mean":
         """The mean over all elements; an empty tensor counts nothing."""
         return Mean(values.detach().double().sum(), torch.tensor(float(values.numel()), dtype=torch.float64))
 
-    def __add__(self, other: Mean) -> Mean:
+    def __add__(self, other: "Mean") -> "Mean":
         return Mean(self.sum + other.sum, self.count + other.count)
 
 
@@ -224,12 +218,12 @@ class Spread:
     count: Tensor
 
     @staticmethod
-    def of(values: Tensor) -> Spread:
+    def of(values: Tensor) -> "Spread":
         """The moments over all elements, in float64."""
         wide = values.detach().double()
         return Spread(wide.sum(), wide.square().sum(), torch.tensor(float(wide.numel()), dtype=torch.float64))
 
-    def __add__(self, other: Spread) -> Spread:
+    def __add__(self, other: "Spread") -> "Spread":
         return Spread(self.sum + other.sum, self.sum_of_squares + other.sum_of_squares, self.count + other.count)
 
 
@@ -240,12 +234,12 @@ class Max:
     value: Tensor
 
     @staticmethod
-    def of(values: Tensor) -> Max:
+    def of(values: Tensor) -> "Max":
         """The largest element; −inf for an empty tensor."""
         lowest = torch.full((1,), -torch.inf, dtype=torch.float64, device=values.device)
         return Max(torch.cat([values.detach().double().flatten(), lowest]).max())
 
-    def __add__(self, other: Max) -> Max:
+    def __add__(self, other: "Max") -> "Max":
         return Max(torch.maximum(self.value, other.value))
 
 
@@ -258,7 +252,7 @@ class Metrics:
 
     by_name: Mapping[str, Metric] = field(default_factory=dict)
 
-    def __add__(self, other: Metrics) -> Metrics:
+    def __add__(self, other: "Metrics") -> "Metrics":
         merged = dict(self.by_name)
         for name, metric in other.by_name.items():
             merged[name] = merged[name] + metric if name in merged else metric  # type: ignore[operator]
