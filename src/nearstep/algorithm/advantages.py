@@ -1,0 +1,43 @@
+"""How much better than expected was each action: generalised advantage estimation over ragged rows."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nearstep.algorithm.precision import wide
+from nearstep.algorithm.ragged import places_in_row, row_numbers
+
+
+def gae(
+    rewards: Float[Tensor, " actions"],
+    values: Float[Tensor, " actions"],
+    action_counts: Int[Tensor, " rows"],
+    *,
+    final_values: Float[Tensor, " rows"],
+    final_advantages: Float[Tensor, " rows"],
+    gamma: float,
+    lam: float,
+) -> Float[Tensor, " actions"]:
+    """Walk every row from its last action to its first: δ = r + γV' − V, A = δ + γλA'.
+
+    `values[i]` is V of the state before action i. At a row's last action V' and A' are `final_values` and
+    `final_advantages`: 0 and 0 where the episode ends there, V of the cut and 0 to bootstrap a truncated row, V of the
+    state after the stop token and (score − that V) to pay the score one step later as TRL does.
+    Returns are the advantages plus `values`. Source: Schulman et al. 2016 (1506.02438), eq. 16.
+    """
+    rewards, values = wide(rewards), wide(values)
+    rows = row_numbers(action_counts)
+    steps_to_end = action_counts[rows] - 1 - places_in_row(action_counts)
+    width = int(action_counts.max()) if len(action_counts) else 0
+
+    # One column per step, the last action of every row in column 0: all rows then start together.
+    shape = (width, len(action_counts))
+    reward_steps = rewards.new_zeros(shape).index_put((steps_to_end, rows), rewards)
+    value_steps = values.new_zeros(shape).index_put((steps_to_end, rows), values)
+    next_value, running = final_values.to(values.dtype), final_advantages.to(values.dtype)
+    advantages = []
+    for reward, value in zip(reward_steps, value_steps, strict=True):
+        running = reward + gamma * next_value - value + gamma * lam * running
+        next_value = value
+        advantages.append(running)
+    return torch.stack(advantages)[steps_to_end, rows] if advantages else rewards

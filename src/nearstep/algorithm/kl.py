@@ -1,0 +1,29 @@
+"""How far the policy is from its reference at a sampled token: the estimators k1, k2 and k3."""
+
+from typing import Literal, TypeAlias
+
+from jaxtyping import Float
+from torch import Tensor
+
+from nearstep.algorithm.precision import wide
+
+KLEstimator: TypeAlias = Literal["k1", "k2", "k3"]
+
+LOG_RATIO_LIMIT = 20.0  # exp(20) is 5e8: beyond it only overflow is left
+
+
+def kl_estimate(
+    logprobs: Float[Tensor, " actions"], ref_logprobs: Float[Tensor, " actions"], estimator: KLEstimator
+) -> Float[Tensor, " actions"]:
+    """Estimate KL(policy ‖ reference) at each sampled token, in nats.
+
+    With ℓ = log π_ref − log π: k1 = −ℓ (unbiased), k2 = ℓ²/2, k3 = exp(ℓ) − 1 − ℓ (unbiased, never negative).
+    Source: Schulman, "Approximating KL divergence", 2020.
+    """
+    log_ratio = wide(ref_logprobs) - wide(logprobs)
+    if estimator == "k1":
+        return -log_ratio
+    if estimator == "k2":
+        return log_ratio.square() / 2
+    log_ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return log_ratio.expm1() - log_ratio

@@ -1,0 +1,39 @@
+"""How a row's score becomes rewards of its tokens: the rules for missing stop tokens, the KL penalty, the place of the score."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def score_after_stop_rules(
+    scores: Float[Tensor, " rows"],
+    finished: Bool[Tensor, " rows"],
+    *,
+    missing_eos_penalty: float | None = None,
+    replacement: float | None = None,
+) -> Float[Tensor, " rows"]:
+    """Judge the rows that did not end themselves.
+
+    `missing_eos_penalty` is subtracted from their score (TRL ≥ 0.11); `replacement` takes its place (the EOS trick of
+    2403.17031, detail 23). They are different operators; with neither, scores stay as they are.
+    """
+    if replacement is not None:
+        return torch.where(finished, scores, torch.full_like(scores, replacement))
+    if missing_eos_penalty is not None:
+        return torch.where(finished, scores, scores - missing_eos_penalty)
+    return scores
+
+
+def token_rewards(
+    kl: Float[Tensor, " actions"],
+    scores: Float[Tensor, " rows"],
+    action_counts: Int[Tensor, " rows"],
+    *,
+    kl_coef: float,
+    pay_at_last: Bool[Tensor, " rows"],
+) -> Float[Tensor, " actions"]:
+    """−β·kl at every action, plus the row's score at its last action where `pay_at_last`. A row without actions gets none."""
+    rewards = -kl_coef * kl
+    paid = pay_at_last & (action_counts > 0)
+    last_actions = (action_counts.cumsum(0) - 1)[paid]
+    return rewards.index_add(0, last_actions, scores[paid].to(rewards.dtype))

@@ -1,0 +1,122 @@
+"""How rows that lie back to back attend: the one operation of a decoder that must know the row borders.
+
+Everything else in a decoder works token by token, so a packed [1, tokens] input needs nothing but positions that restart
+and this attention. It is registered with transformers under one name; how to attend travels with each forward pass as the
+keyword `attention_plan`, so that recomputing layers in the backward pass sees it too.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+PACKED = "nearstep_packed"
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """Queries, keys and values of one layer for a packed input, and what the layer says about itself."""
+
+    layer: int
+    query: Float[Tensor, "1 heads tokens width"]
+    key: Float[Tensor, "1 kv_heads tokens width"]
+    value: Float[Tensor, "1 kv_heads tokens value_width"]
+    scaling: float | None
+    window: int | None  # a token sees this many tokens, itself included
+    softcap: float | None
+
+
+class AttentionPlan(Protocol):
+    """Which token of a packed input sees which keys."""
+
+    def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
+        """The attention output of one layer."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Every row sees itself, causally. `lengths` are the rows' tokens in the order in which they lie."""
+
+    lengths: tuple[int, ...]
+
+    def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
+        """Causal attention row by row: no work is spent across rows, and nothing can leak."""
+        queries = layer.query.split(self.lengths, dim=2)
+        keys = layer.key.split(self.lengths, dim=2)
+        values = layer.value.split(self.lengths, dim=2)
+        outputs = [attend_causally(q, k, v, layer) for q, k, v in zip(queries, keys, values, strict=True)]
+        return torch.cat(outputs, dim=2)
+
+
+def attend_causally(query: Tensor, key: Tensor, value: Tensor, layer: LayerInput) -> Tensor:
+    """Attention of one row over itself, within the layer's window."""
+    length = query.shape[2]
+    if layer.softcap is None and (layer.window is None or length <= layer.window):
+        grouped = query.shape[1] != key.shape[1]
+        return scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=layer.scaling, enable_gqa=grouped
+        )
+    places = torch.arange(length, device=query.device)
+    distance = places[:, None] - places[None, :]
+    visible = (distance >= 0) & (distance < (layer.window or length))
+    return attend_where(query, key, value, visible, layer)
+
+
+def attend_where(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, layer: LayerInput) -> Tensor:
+    """Attention under a mask that broadcasts to [batch, heads, queries, keys], with the layer's soft cap if it has one."""
+    grouped = query.shape[1] != key.shape[1]
+    if layer.softcap is None:
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=visible, scale=layer.scaling, enable_gqa=grouped
+        )
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    scale = layer.scaling if layer.scaling is not None else query.shape[-1] ** -0.5
+    weights = torch.tanh(query @ key.transpose(2, 3) * scale / layer.softcap) * layer.softcap
+    weights = weights.masked_fill(~visible, -torch.inf).float().softmax(-1)
+    return weights.to(value.dtype) @ value
+
+
+def positions_of(lengths: tuple[int, ...], device: torch.device) -> Int[Tensor, "1 tokens"]:
+    """Position ids that restart at 0 in every row."""
+    return torch.cat([torch.arange(length, device=device) for length in lengths])[None]
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    attention_plan: AttentionPlan | None = None,
+    **interface: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every attention layer. Without a plan (a user's own call) it is transformers' sdpa."""
+    if attention_plan is None:
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
+            sliding_window=sliding_window, softcap=softcap, **interface,
+        )  # fmt: skip
+    layer = LayerInput(int(module.layer_idx), query, key, value, scaling, sliding_window, softcap)  # type: ignore[arg-type]
+    return attention_plan.attend(layer).transpose(1, 2).contiguous(), None
+
+
+def _mask(*positional: Any, attention_mask: Tensor | None = None, **interface: Any) -> Tensor | None:
+    """The mask for `_attention`: none for a packed input, transformers' own otherwise."""
+    if attention_mask is None:
+        return None
+    return sdpa_mask(*positional, attention_mask=attention_mask, **interface)  # type: ignore[no-any-return]
+
+
+AttentionInterface.register(PACKED, _attention)
+AttentionMaskInterface.register(PACKED, _mask)

@@ -1,0 +1,90 @@
+"""The forward pass: packed rows through a trunk, then a head only where something is asked."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nearstep.algorithm.precision import wide
+from nearstep.models.attention import AttentionPlan, Rows, positions_of
+from nearstep.models.distribution import Sampling
+from nearstep.models.head import ActionLogprobs, Head, action_logprobs
+from nearstep.types import Rollout
+
+
+class CausalRole(Protocol):
+    """A model that gives logits: the policy and its reference."""
+
+    @property
+    def trunk(self) -> nn.Module: ...
+    @property
+    def head(self) -> Head: ...
+    @property
+    def autocast(self) -> bool: ...
+
+
+class ScalarRole(Protocol):
+    """A model that gives one number per token: the critic and decoder reward models."""
+
+    @property
+    def trunk(self) -> nn.Module: ...
+    @property
+    def head(self) -> nn.Module: ...
+    @property
+    def autocast(self) -> bool: ...
+
+
+def hidden_states(
+    trunk: nn.Module,
+    tokens: Int[Tensor, " tokens"],
+    positions: Int[Tensor, "1 tokens"],
+    plan: AttentionPlan,
+    *,
+    autocast: bool = False,
+) -> Float[Tensor, "tokens width"]:
+    """The last hidden state of every token of a packed input.
+
+    Neither a mask nor a cache may be given to the model here: with either, transformers lets packed rows attend to each
+    other without a word.
+    """
+    with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=autocast):
+        output = trunk(
+            input_ids=tokens[None], position_ids=positions, attention_mask=None, use_cache=False, attention_plan=plan
+        )
+    states: Tensor = output.last_hidden_state
+    return states[0]
+
+
+def packed_states(role: CausalRole | ScalarRole, tokens: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """Hidden states of rows that lie back to back, each seeing only itself."""
+    positions = positions_of(lengths, tokens.device)
+    return hidden_states(role.trunk, tokens, positions, Rows(lengths), autocast=role.autocast)
+
+
+def rollout_logprobs(policy: CausalRole, rollout: Rollout, sampling: Sampling) -> ActionLogprobs:
+    """What a policy says of every action of a rollout."""
+    states = packed_states(policy, rollout.tokens, tuple(rollout.row_lengths.tolist()))
+    before = states[rollout.action_positions - 1]
+    top_ids = None if rollout.top is None else rollout.top.ids
+    with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=policy.autocast):
+        return action_logprobs(policy.head, before, rollout.actions, sampling, top_ids)
+
+
+@dataclass(frozen=True)
+class StateValues:
+    """The critic's value of the state before every action, and of the state after every row's last token."""
+
+    before_actions: Float[Tensor, " actions"]
+    final: Float[Tensor, " rows"]
+
+
+def rollout_values(critic: ScalarRole, rollout: Rollout) -> StateValues:
+    """What a critic says of every state of a rollout, in float32 at least."""
+    states = packed_states(critic, rollout.tokens, tuple(rollout.row_lengths.tolist()))
+    places = torch.cat([rollout.action_positions - 1, rollout.last_positions])
+    with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=critic.autocast):
+        values = wide(critic.head(states[places]).squeeze(-1))
+    before, final = values.split([len(rollout.logprobs), len(rollout)])
+    return StateValues(before, final)

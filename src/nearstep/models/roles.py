@@ -1,0 +1,194 @@
+"""The roles that models play in PPO, and how a transformers model is made ready for one."""
+
+import copy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from nearstep.errors import ModelError
+from nearstep.models.attention import PACKED
+from nearstep.models.forward import packed_states
+from nearstep.models.head import Head
+
+PROBE_LENGTHS = (5, 3)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The causal model that is trained. `model` is what the user gave: a transformers model, or peft's wrapper around one."""
+
+    model: nn.Module
+    trunk: nn.Module
+    head: Head
+    autocast: bool = False
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The frozen policy that the KL penalty measures from: a model of its own, or the policy with its adapters off."""
+
+    policy: Policy
+    adapters_off: bool
+
+    @contextmanager
+    def active(self) -> Iterator[Policy]:
+        """The reference as a policy; adapters are on again afterwards, whatever happens inside."""
+        if not self.adapters_off:
+            yield self.policy
+            return
+        with self.policy.model.disable_adapter():  # type: ignore[operator]
+            yield self.policy
+
+
+@dataclass(frozen=True)
+class Critic:
+    """The model that predicts returns: a decoder trunk and a head with one output."""
+
+    model: nn.Module
+    trunk: nn.Module
+    head: nn.Module
+    autocast: bool = False
+
+
+@dataclass(frozen=True)
+class Models:
+    """The roles of one run that the loop itself uses. Reward models belong to the rewards."""
+
+    policy: Policy
+    reference: Reference
+    critic: Critic
+
+
+def transformers_model(model: nn.Module, role: str) -> PreTrainedModel:
+    """The transformers model itself, also where peft wraps it. Raises ModelError for anything else."""
+    peft = sys.modules.get("peft")
+    inner = model.get_base_model() if peft is not None and isinstance(model, peft.PeftModel) else model
+    if not isinstance(inner, PreTrainedModel):
+        raise ModelError(
+            f"{role}: got a {type(model).__name__}, which is neither a transformers model nor a peft model around one. "
+            "Pass a model made by from_pretrained, or its folder or hub name."
+        )
+    return inner
+
+
+def make_policy(model: nn.Module, *, role: str = "model", autocast: bool = False, checkpointing: bool = False) -> Policy:
+    """Make a causal model ready: dropout off, packed attention on, the forward pass checked against the model's own.
+
+    Raises ModelError if the model has no plain linear output layer, or if packed rows would not see what they see alone.
+    """
+    inner = transformers_model(model, role)
+    output = inner.get_output_embeddings()
+    if not isinstance(output, nn.Linear):
+        raise ModelError(
+            f"{role}: {type(inner).__name__} has {type(output).__name__} where a linear output layer is needed. Use a causal "
+            "language model (AutoModelForCausalLM), and no adapters on its output layer."
+        )
+    policy = Policy(model, inner.base_model, _head(inner, output), autocast)
+    expected = [_probe_alone(inner, row) for row in _probe_rows(inner)]
+    _ready(inner, role, checkpointing)
+    with torch.no_grad():
+        states = packed_states(policy, torch.cat(_probe_rows(inner)), PROBE_LENGTHS)
+        _compare(policy.head.logits(states), torch.cat(expected), inner, role)
+    return policy
+
+
+def make_critic(model: nn.Module, *, role: str = "value_model", autocast: bool = False, checkpointing: bool = False) -> Critic:
+    """Make a classification model with one label ready to be a critic. Raises ModelError if it cannot be one."""
+    inner = transformers_model(model, role)
+    head = scalar_head(inner, role)
+    expected = [_probe_alone(inner.base_model, row) for row in _probe_rows(inner)]
+    critic = Critic(model, inner.base_model, head, autocast)
+    _ready(inner, role, checkpointing)
+    with torch.no_grad():
+        _compare(packed_states(critic, torch.cat(_probe_rows(inner)), PROBE_LENGTHS), torch.cat(expected), inner, role)
+    return critic
+
+
+def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
+    """The output layer with one label of a sequence or token classification model, under the names that transformers uses."""
+    heads = [child for name, child in model.named_children() if name in ("score", "classifier")]
+    if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
+        raise ModelError(
+            f"{role}: {type(model).__name__} has no linear head named score or classifier. Use a model of "
+            "AutoModelForSequenceClassification or AutoModelForTokenClassification with num_labels=1."
+        )
+    if heads[0].out_features != 1:
+        raise ModelError(
+            f"{role}: {type(model).__name__} has {heads[0].out_features} labels, one is needed. Load it with num_labels=1 if its "
+            "head was trained with one, or train a model that gives one number."
+        )
+    return heads[0]
+
+
+def frozen_copy(policy: Policy) -> Reference:
+    """A reference that stays what the policy is now."""
+    model = copy.deepcopy(policy.model).requires_grad_(False)
+    inner = transformers_model(model, "ref_model")
+    inner.gradient_checkpointing_disable()
+    output = inner.get_output_embeddings()
+    assert isinstance(output, nn.Linear)
+    return Reference(Policy(model, inner.base_model, _head(inner, output), policy.autocast), adapters_off=False)
+
+
+def _head(model: PreTrainedModel, linear: nn.Linear) -> Head:
+    """The output layer, with what some families do to their logits after it."""
+    config = model.config
+    match config.model_type:
+        case "gemma2" | "gemma3_text" | "gemma3":
+            return Head(linear, softcap=config.get_text_config().final_logit_softcapping)
+        case "cohere" | "cohere2":
+            return Head(linear, scale=config.logit_scale)
+        case "granite" | "granitemoe":
+            return Head(linear, scale=1 / config.logits_scaling)
+    return Head(linear)
+
+
+def _ready(model: PreTrainedModel, role: str, checkpointing: bool) -> None:
+    """Dropout off (2403.17031, detail 7), packed attention on, checkpointing as asked."""
+    model.eval()
+    model.set_attn_implementation(PACKED)
+    if model.config.get_text_config()._attn_implementation != PACKED:
+        raise ModelError(
+            f"{role}: {type(model).__name__} does not let its attention be chosen (transformers' AttentionInterface), which packed "
+            "rows need. Families like Llama, Qwen, Mistral, Gemma, GPT-NeoX and GPT-2 do."
+        )
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # Layers recompute only in training mode; their children, dropout among them, stay in evaluation mode.
+        for layer in model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = True
+
+
+def _probe_rows(model: PreTrainedModel) -> list[Tensor]:
+    """Two short rows of token ids."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    tokens = (torch.arange(sum(PROBE_LENGTHS), device=model.device) * 7 + 3) % vocabulary
+    return list(tokens.split(PROBE_LENGTHS))
+
+
+@torch.no_grad()
+def _probe_alone(model: nn.Module, row: Tensor) -> Tensor:
+    """First output of the model's own forward pass for one row: logits, or hidden states of a trunk."""
+    was_training = model.training
+    output: Tensor = model.eval()(input_ids=row[None], use_cache=False)[0][0]
+    model.train(was_training)
+    return output
+
+
+def _compare(ours: Tensor, theirs: Tensor, model: PreTrainedModel, role: str) -> None:
+    """Two rows packed must give what each gives alone, up to rounding."""
+    tolerance = 1e-3 if ours.dtype in (torch.float32, torch.float64) else 0.1
+    gap = (ours.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp(min=1e-6)
+    if not gap <= tolerance:
+        raise ModelError(
+            f"{role}: {type(model).__name__} gives other numbers for packed rows than for each row alone (relative gap "
+            f"{gap:.2g}), so its family cannot be trained here without error. Please report the family "
+            f"({model.config.model_type})."
+        )
