@@ -1,0 +1,1 @@
+"""PPO for language models: one loop, one trainer, independent axes."""

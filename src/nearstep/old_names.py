@@ -1,0 +1,180 @@
+"""Which names other libraries gave to our settings, and which of their settings have no counterpart here.
+
+Sources: TRL 0.7 to 1.12, transformers' TrainingArguments, the N+ reproduction (arXiv 2403.17031), AlignTune,
+MindSpeed-LLM's trl_ppo, OpenRLHF.
+"""
+
+from dataclasses import dataclass
+
+RENAMED: dict[str, str] = {
+    # Run
+    "exp_name": "run_name",
+    "no_cuda": "use_cpu",
+    # Models
+    "model": "model_name_or_path",
+    "model_name": "model_name_or_path",
+    "base_model": "model_name_or_path",
+    "sft_model": "sft_model_path",
+    "ref_model": "ref_model_path",
+    "ref_model_name_or_path": "ref_model_path",
+    "value_model": "value_model_path",
+    "value_model_name_or_path": "value_model_path",
+    "critic_model": "value_model_path",
+    "reward_model": "reward_model_path",
+    "reward_model_name": "reward_model_path",
+    "reward_model_name_or_path": "reward_model_path",
+    "reward_functions": "reward_funcs",
+    "reward_function_weights": "reward_weights",
+    "torch_dtype": "dtype",
+    "use_lora": "use_peft",
+    "lora_rank": "lora_r",
+    # Data
+    "dataset": "dataset_name",
+    "query_dataset": "dataset_name",
+    "dataset_config_name": "dataset_config",
+    "split": "dataset_train_split",
+    "train_split": "dataset_train_split",
+    "dataset_split": "dataset_train_split",
+    "dataset_eval_split": "dataset_test_split",
+    "eval_dataset": "eval_dataset_name",
+    "max_prompt_len": "max_prompt_length",
+    "prompt_max_len": "max_prompt_length",
+    # Sampling
+    "max_new_tokens": "response_length",
+    "max_completion_length": "response_length",
+    "max_response_length": "response_length",
+    "generate_max_len": "response_length",
+    "truncate_token": "stop_token",
+    "truncate_token_id": "stop_token_id",
+    "stop_token_ids": "stop_token_id",
+    "num_return_sequences": "num_generations",
+    "n_samples_per_prompt": "num_generations",
+    # Reward
+    "init_kl_coef": "kl_coef",
+    "kl_penalty_coef": "kl_coef",
+    "lambd": "lam",
+    "gae_lambda": "lam",
+    # PPO
+    "ppo_epochs": "num_ppo_epochs",
+    "noptepochs": "num_ppo_epochs",
+    "nminibatches": "num_mini_batches",
+    "clip_ratio": "cliprange",
+    "clip_range": "cliprange",
+    "clip_ratio_value": "cliprange_value",
+    "clip_range_value": "cliprange_value",
+    # Batches
+    "num_epochs": "num_train_epochs",
+    "rollout_batch_size": "batch_size",
+    "local_micro_batch_size": "per_device_train_batch_size",
+    "per_device_batch_size": "per_device_train_batch_size",
+    # Optimizer
+    "lr": "learning_rate",
+    "eps": "adam_epsilon",
+    "adam_eps": "adam_epsilon",
+    "scheduler": "lr_scheduler_type",
+    "lr_scheduler": "lr_scheduler_type",
+    "num_warmup_steps": "warmup_steps",
+    "warm_up_steps": "warmup_steps",
+    "optimizer": "optim",
+    # Reports
+    "log_with": "report_to",
+    "hf_repo_id": "hub_model_id",
+}
+
+
+@dataclass(frozen=True)
+class Retired:
+    """A setting without counterpart: why, what to do, and the values that lose nothing by being left out."""
+
+    sentence: str
+    harmless: tuple[object, ...] | None = None  # None: any value
+
+    def is_harmless(self, value: object) -> bool:
+        """Whether a run means the same without the setting; numbers and words may come as text."""
+        return self.harmless is None or _plain(value) in self.harmless
+
+
+def _plain(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    words = {"true": True, "yes": True, "false": False, "no": False, "none": None, "null": None}
+    if value.lower() in words:
+        return words[value.lower()]
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+_COMPUTED = "it follows from the batch settings and the number of processes"
+_IN_PLACE = "data is prepared as it is read"
+_SHARDED = "models are not sharded here; start several processes with torchrun"
+_QUANTISED = "models are not quantised here; choose their type with dtype"
+
+RETIRED: dict[str, Retired] = {
+    # Sizes that the trainer works out
+    "world_size": Retired("the number of processes is torchrun's --nproc_per_node"),
+    "num_total_batches": Retired(_COMPUTED),
+    "num_updates": Retired(_COMPUTED),
+    "micro_batch_size": Retired(_COMPUTED, (None,)),
+    "local_batch_size": Retired(_COMPUTED, (None,)),
+    "mini_batch_size": Retired(f"{_COMPUTED}; num_mini_batches says into how many a batch is cut", (None,)),
+    "local_mini_batch_size": Retired(
+        f"{_COMPUTED}; num_mini_batches says into how many a batch is cut", (None,)
+    ),
+    "max_steps": Retired("the length of a run is total_episodes = steps × batch_size", (None, -1)),
+    "warmup_ratio": Retired("give warmup_steps, in updates", (None, 0)),
+    "max_length": Retired(
+        "prompt and response have a limit each: max_prompt_length and response_length", (None,)
+    ),
+    "max_seq_length": Retired(
+        "prompt and response have a limit each: max_prompt_length and response_length", (None,)
+    ),
+    "max_samples": Retired("cut the data set, or give total_episodes", (None,)),
+    # Processes and precision
+    "ds3_gather_for_generation": Retired(_SHARDED),
+    "deepspeed": Retired(_SHARDED, (None, False)),
+    "fsdp": Retired(_SHARDED, (None, False, "")),
+    "fp16": Retired("float16 loses small gradients; use bf16", (None, False)),
+    "load_in_8bit": Retired(_QUANTISED, (None, False)),
+    "load_in_4bit": Retired(_QUANTISED, (None, False)),
+    "gradient_checkpointing_kwargs": Retired("gradient_checkpointing alone decides"),
+    "dataset_num_proc": Retired(_IN_PLACE),
+    "dataloader_num_workers": Retired(_IN_PLACE),
+    "remove_unused_columns": Retired("all columns reach the reward functions"),
+    # Algorithm
+    "do_sample": Retired(
+        "PPO learns from sampled responses; temperature sets how bold they are", (None, True)
+    ),
+    "entropy_coef": Retired("the loss has no entropy bonus", (None, 0)),
+    "entropy_coeff": Retired("the loss has no entropy bonus", (None, 0)),
+    "ent_coef": Retired("the loss has no entropy bonus", (None, 0)),
+    "adap_kl_ctrl": Retired("kl_coef stays fixed during a run", (None, False)),
+    "use_score_norm": Retired(
+        "scores are not normalised; whiten_rewards and whiten_advantages are", (None, False)
+    ),
+    "use_score_scaling": Retired(
+        "scores are not normalised; whiten_rewards and whiten_advantages are", (None, False)
+    ),
+    "model_adapter_name": Retired(
+        "adapters are made by use_peft, or given to PPOTrainer as peft_config", (None,)
+    ),
+    "ref_adapter_name": Retired(
+        "the reference is the policy without its adapter, or ref_model_path", (None,)
+    ),
+    "stage": Retired("the command `nearstep ppo` says it", ("trl_ppo",)),
+    "algorithm": Retired("the command `nearstep ppo` says it", ("ppo",)),
+    # Reports
+    "sanity_check": Retired("for a short run give a small total_episodes", (None, False)),
+    "resume_from_checkpoint": Retired("a run cannot be resumed yet", (None, False)),
+    "eval_strategy": Retired("eval_steps says how often to evaluate", (None, False, "steps")),
+    "evaluation_strategy": Retired("eval_steps says how often to evaluate", (None, False, "steps")),
+    "save_strategy": Retired(
+        "save_steps says how often to save; the end is always saved", (None, False, "steps")
+    ),
+    "logging_strategy": Retired("logging_steps says how often to log", (None, "steps")),
+    "logging_dir": Retired("reports go into output_dir"),
+    "do_train": Retired("the command `nearstep ppo` trains", (None, True)),
+    "do_eval": Retired("eval_dataset_name or dataset_test_split switches evaluation on", (None, True)),
+    "overwrite_output_dir": Retired("output_dir is used as it is"),
+}

@@ -1,0 +1,291 @@
+"""How settings are declared, converted and checked, so that every problem of a configuration is told at once.
+
+Standard library only: a configuration can be read and refused before anything heavy is imported.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import numbers
+import os
+import types
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin
+
+from nearstep.errors import ConfigError, shorten
+from nearstep.old_names import RENAMED, RETIRED
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, in words, and the settings that it depends on."""
+
+    text: str
+    fields: tuple[str, ...] = ()
+
+
+class Settings(Protocol):
+    """A frozen dataclass whose fields are all made by `option`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def problems(self) -> Iterable[Problem]:
+        """Values that clash. Types and limits are checked before."""
+
+    def remarks(self) -> Iterable[str]:
+        """What is allowed and yet hardly meant, such as a setting without effect."""
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known about a setting beside its type and default."""
+
+    help: str
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+
+    def limits(self) -> str:
+        """The allowed range in words; empty where there is none."""
+        limits = (
+            ("above", self.above),
+            ("at least", self.at_least),
+            ("below", self.below),
+            ("at most", self.at_most),
+        )
+        return " and ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
+
+    def allows(self, value: object) -> bool:
+        """Whether a number, or every number of a tuple, lies in the range; anything else does."""
+        if isinstance(value, tuple):
+            return all(self.allows(entry) for entry in value)
+        if not isinstance(value, int | float):
+            return True
+        return (
+            (self.above is None or value > self.above)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.below is None or value < self.below)
+            and (self.at_most is None or value <= self.at_most)
+        )
+
+
+def option(
+    default: T,
+    help: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> T:
+    """A dataclass field with a line of help and the limits of its value."""
+    return field(default=default, metadata={"option": Option(help, above, at_least, below, at_most)})
+
+
+def option_of(setting: Field[Any]) -> Option:
+    """What `option` noted about a field."""
+    noted: Option = setting.metadata["option"]
+    return noted
+
+
+def accepts_old_names(cls: type[SettingsT]) -> type[SettingsT]:
+    """Let a dataclass check itself when it is made, and take other libraries' names for its fields.
+
+    Raises ConfigError with every problem; warns of old names and of settings without effect.
+    """
+    fill = cls.__init__
+
+    @functools.wraps(fill)
+    def check_and_fill(self: SettingsT, **given: object) -> None:
+        findings = _examine(cls, given, texts=False)
+        _refuse(findings.problems)
+        fill(self, **findings.values)
+        for note in [*findings.notes, *self.remarks()]:
+            warnings.warn(note, stacklevel=2)
+
+    cls.__init__ = check_and_fill  # type: ignore[method-assign, assignment]
+    return cls
+
+
+def from_mapping(
+    cls: type[SettingsT],
+    raw: Mapping[str, object],
+    *,
+    texts: bool,
+    found: Sequence[Problem] = (),
+    further: Callable[[SettingsT], Iterable[Problem]] = lambda settings: (),
+) -> SettingsT:
+    """Make settings from names and values; with `texts`, strings are converted to the type of their field.
+
+    `found` are problems met while reading, `further` looks for more than the class itself does: all of them
+    are told in the same ConfigError.
+    """
+    findings = _examine(cls, raw, texts=texts, found=found, further=further)
+    _refuse(findings.problems)
+    for note in findings.notes:
+        warnings.warn(note, stacklevel=2)
+    return cls(**findings.values)
+
+
+def current_name(name: str) -> str:
+    """The field that a name means: dashes are underscores, and names of other libraries are translated."""
+    name = name.replace("-", "_")
+    return RENAMED.get(name, name)
+
+
+@dataclass(frozen=True)
+class _Findings:
+    values: dict[str, Any]
+    problems: list[Problem]
+    notes: list[str]
+
+
+def _examine(
+    cls: type[SettingsT],
+    raw: Mapping[str, object],
+    *,
+    texts: bool,
+    found: Sequence[Problem] = (),
+    further: Callable[[SettingsT], Iterable[Problem]] = lambda settings: (),
+) -> _Findings:
+    settings = {setting.name: setting for setting in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    problems, notes = list(found), []
+    spelled: dict[str, str] = {}
+    for given, value in raw.items():
+        name = current_name(given)
+        if name in spelled:
+            problems.append(Problem(f"{spelled[name]} and {given} are the same setting: give one", (name,)))
+        elif name in settings:
+            spelled[name] = given
+            if name != given.replace("-", "_"):
+                notes.append(f"{given} is called {name} here")
+            try:
+                values[name] = _convert(value, settings[name], texts)
+            except _UnfitError as unfit:
+                problems.append(Problem(f"{given} = {shorten(value)} must be {unfit}", (name,)))
+        elif name in RETIRED:
+            harmless = RETIRED[name].is_harmless(value)
+            text = RETIRED[name].sentence
+            if harmless:
+                notes.append(f"{given} has no effect: {text}")
+            else:
+                problems.append(Problem(f"{given} = {shorten(value)}: {text}"))
+        else:
+            problems.append(Problem(f"unknown setting {given}{_nearest(name, settings)}"))
+    broken = {name for problem in problems for name in problem.fields}
+    draft = _unchecked(cls, {name: value for name, value in values.items() if name not in broken})
+    # A rule that rests on a broken setting would judge the default that stands in for it.
+    rules = [*draft.problems(), *further(draft)]
+    problems += [rule for rule in rules if broken.isdisjoint(rule.fields)]
+    return _Findings(values, problems, notes)
+
+
+def _unchecked(cls: type[SettingsT], values: Mapping[str, object]) -> SettingsT:
+    draft = object.__new__(cls)
+    for setting in dataclasses.fields(cls):
+        object.__setattr__(draft, setting.name, values.get(setting.name, setting.default))
+    return draft
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError(
+            "\n".join([f"{count} in the settings:", *(f"  - {problem.text}" for problem in problems)])
+        )
+
+
+def _nearest(name: str, settings: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, [*settings, *RENAMED], n=1)
+    return f"; did you mean {current_name(matches[0])}?" if matches else "; there is none with a similar name"
+
+
+class _UnfitError(ValueError):
+    """A value does not fit its field; says what would."""
+
+
+def _convert(value: object, setting: Field[Any], texts: bool) -> object:
+    converted = _as_type(value, setting.type, texts)
+    limits = option_of(setting)
+    if not limits.allows(converted):
+        raise _UnfitError(limits.limits())
+    return converted
+
+
+def _as_type(value: object, annotation: Any, texts: bool) -> object:
+    """`value` as the annotated type, or _UnfitError."""
+    choices = get_args(annotation)
+    is_none = value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
+    if get_origin(annotation) is types.UnionType:
+        (inner,) = (choice for choice in choices if choice is not types.NoneType)
+        return None if is_none else _as_type(value, inner, texts)
+    if get_origin(annotation) is Literal:
+        if value in choices:
+            return choices[choices.index(value)]
+        raise _UnfitError("one of " + ", ".join(choices))
+    if get_origin(annotation) is tuple:
+        entries = () if is_none else value if isinstance(value, list | tuple) else (value,)
+        return tuple(_as_type(entry, choices[0], texts) for entry in entries)
+    return _SCALARS[annotation](value, texts)
+
+
+def _as_bool(value: object, texts: bool) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = value.lower() if texts and isinstance(value, str) else ""
+    if word in ("true", "yes", "on", "1"):
+        return True
+    if word in ("false", "no", "off", "0"):
+        return False
+    raise _UnfitError("true or false")
+
+
+def _as_float(value: object, texts: bool) -> float:
+    if texts and isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise _UnfitError("a number") from None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise _UnfitError("a number")
+    if not math.isfinite(value):
+        raise _UnfitError("a finite number")
+    return float(value)
+
+
+def _as_int(value: object, texts: bool) -> int:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if texts and isinstance(value, str | float):
+        number = _as_float(value, texts)
+        if number.is_integer():
+            return int(number)
+    raise _UnfitError("a whole number")
+
+
+def _as_text(value: object, texts: bool) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise _UnfitError("text (in quotes)" if texts else "text")
+    if not value.strip():
+        raise _UnfitError("text that is not empty")
+    return value
+
+
+_SCALARS: dict[Any, Callable[[object, bool], object]] = {
+    bool: _as_bool,
+    int: _as_int,
+    float: _as_float,
+    str: _as_text,
+}
