@@ -1,0 +1,1 @@
+"""Engines that play episodes: prompts in, a Rollout with recorded log-probabilities out."""

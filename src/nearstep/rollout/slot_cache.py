@@ -1,0 +1,78 @@
+"""Where keys and values of the rows that are being generated lie: live rows in the first slots, without gaps."""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nearstep.models.attention import LayerInput, Rows, attend_where
+
+
+@dataclass
+class SlotCache:
+    """Keys and values by layer, [slots, kv_heads, width, head width] each; made when a layer first writes."""
+
+    slots: int
+    width: int
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+
+    def of_layer(self, layer: LayerInput) -> tuple[Tensor, Tensor]:
+        """The two tensors of a layer."""
+        if layer.layer not in self.keys:
+            for store, like in ((self.keys, layer.key), (self.values, layer.value)):
+                store[layer.layer] = like.new_zeros(self.slots, like.shape[1], self.width, like.shape[3])
+        return self.keys[layer.layer], self.values[layer.layer]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` places of one slot to another."""
+        for stored in (*self.keys.values(), *self.values.values()):
+            stored[target, :, :length] = stored[source, :, :length]
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """New rows, packed: each attends to itself and leaves its keys and values in the slots from `first_slot` on."""
+
+    cache: SlotCache
+    first_slot: int
+    lengths: tuple[int, ...]
+
+    def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
+        """Store, then attend row by row."""
+        keys, values = self.cache.of_layer(layer)
+        per_row = zip(layer.key[0].split(self.lengths, 1), layer.value[0].split(self.lengths, 1), strict=True)
+        for slot, (key, value) in enumerate(per_row, start=self.first_slot):
+            keys[slot, :, : key.shape[1]] = key
+            values[slot, :, : value.shape[1]] = value
+        return Rows(self.lengths).attend(layer)
+
+
+@dataclass(frozen=True)
+class DecodeStep:
+    """One new token for each live row; `lengths` are the places already taken in its slot, `longest` their maximum."""
+
+    cache: SlotCache
+    lengths: Int[Tensor, " live"]
+    longest: int
+
+    def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
+        """Store the new key and value behind the row's others, then attend to all of them."""
+        keys, values = self.cache.of_layer(layer)
+        slots = torch.arange(len(self.lengths), device=self.lengths.device)
+        keys[slots, :, self.lengths] = layer.key[0].transpose(0, 1)
+        values[slots, :, self.lengths] = layer.value[0].transpose(0, 1)
+        places = torch.arange(self.longest + 1, device=self.lengths.device)
+        visible = places <= self.lengths[:, None]
+        if layer.window is not None:
+            visible &= places > self.lengths[:, None] - layer.window
+        live, width = len(self.lengths), self.longest + 1
+        output = attend_where(
+            layer.query[0].transpose(0, 1)[:, :, None],
+            keys[:live, :, :width],
+            values[:live, :, :width],
+            visible[:, None, None],
+            layer,
+        )
+        return output[:, :, 0].transpose(0, 1)[None]

@@ -1,0 +1,224 @@
+"""The built-in engine: a decode loop on the training model itself. Finished rows leave the batch, waiting rows enter."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nearstep.algorithm.ragged import places_in_row, row_numbers
+from nearstep.models.attention import positions_of
+from nearstep.models.distribution import Sampling, sampling_logprobs
+from nearstep.models.forward import hidden_states
+from nearstep.models.roles import Policy
+from nearstep.rollout.sampling import draw
+from nearstep.rollout.slot_cache import DecodeStep, Prefill, SlotCache
+from nearstep.streams import stream
+from nearstep.types import Prompts, Rollout, TopLogprobs, row_groups
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """What an engine needs to know beside the prompts. Nothing is taken from a model's own generation settings."""
+
+    sampling: Sampling
+    response_length: int
+    stop_ids: tuple[int, ...]
+    seed: int
+    max_rows: int = 64  # rows generated at a time
+    max_tokens: int = 16384  # prompt tokens in one forward pass
+    greedy: bool = False  # take the most probable token, for evaluation
+
+
+@dataclass
+class TransformersEngine:
+    """Samples from a transformers model with its own weights, so that nothing has to be copied for a new version."""
+
+    settings: GenerationSettings
+    policy: Policy | None = None
+    version: int = 0
+
+    def load(self, policy: Policy, version: int) -> None:
+        """Sample from `policy` from now on."""
+        self.policy, self.version = policy, version
+
+    @torch.no_grad()
+    def generate(self, prompts: Prompts, *, top_k: int = 0, limits: Sequence[int] | None = None) -> Rollout:
+        """One response per row; see RolloutEngine.generate."""
+        assert self.policy is not None, "load() comes before generate()"
+        settings = self.settings
+        limits = [settings.response_length] * len(prompts) if limits is None else list(limits)
+        assert len(limits) == len(prompts) and min(limits) > 0, "one positive limit per row"
+        responses = Responses.empty(limits, top_k, self.policy.trunk)
+        uniforms = _uniforms(settings, prompts.episodes, limits).to(responses.tokens.device)
+        longest = max(len(ids) + limit for ids, limit in zip(prompts.ids, limits, strict=True))
+        batch = LiveBatch(self.policy, settings, SlotCache(min(settings.max_rows, len(prompts)), longest))
+        waiting = deque(range(len(prompts)))
+        while waiting or batch.rows:
+            if waiting and batch.has_room:
+                rows = [waiting.popleft() for _ in range(min(len(waiting), batch.free))]
+                logits = batch.enter(rows, [prompts.ids[row] for row in rows])
+            else:
+                rows = batch.rows
+                logits = batch.step(responses.last_tokens(rows))
+            logprobs = sampling_logprobs(logits, settings.sampling)
+            chosen = logprobs.argmax(-1) if settings.greedy else draw(logprobs.exp(), uniforms[rows, responses.count(rows)])
+            responses.add(rows, chosen, logprobs)
+            batch.leave(responses.finish(rows, settings.stop_ids))
+        return responses.rollout(prompts, self.version)
+
+
+def _uniforms(settings: GenerationSettings, episodes: list[int], limits: list[int]) -> Tensor:
+    """The random numbers of every row, from its episode's own stream: [rows, longest limit]."""
+    width = max(limits)
+    draws = [
+        torch.rand(width, dtype=torch.float64, generator=stream(settings.seed, "sampling", episode)) for episode in episodes
+    ]
+    return torch.stack(draws)
+
+
+@dataclass
+class LiveBatch:
+    """The rows that are being generated: row i of `rows` lives in slot i of the cache and fills `lengths[i]` places of it."""
+
+    policy: Policy
+    settings: GenerationSettings
+    cache: SlotCache
+    rows: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+
+    @property
+    def free(self) -> int:
+        """Empty slots."""
+        return self.cache.slots - len(self.rows)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a prefill is worth it: a quarter of the slots is free, so that new rows enter in packs."""
+        return not self.rows or self.free >= max(1, self.cache.slots // 4)
+
+    def enter(self, rows: list[int], prompts: list[list[int]]) -> Tensor:
+        """Prefill new rows; logits of their first response token, [rows, vocabulary]."""
+        device = self.policy.head.linear.weight.device
+        logits = []
+        for group in row_groups([len(ids) for ids in prompts], self.settings.max_tokens, len(rows)):
+            lengths = tuple(len(prompts[row]) for row in group)
+            tokens = torch.tensor([token for row in group for token in prompts[row]], device=device)
+            plan = Prefill(self.cache, len(self.rows), lengths)
+            states = hidden_states(
+                self.policy.trunk, tokens, positions_of(lengths, device), plan, autocast=self.policy.autocast
+            )
+            self.rows.extend(rows[row] for row in group)
+            self.lengths.extend(lengths)
+            logits.append(self._logits(states[torch.tensor(lengths, device=device).cumsum(0) - 1]))
+        return torch.cat(logits)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Feed each live row its newest token; logits of the next, [live, vocabulary]."""
+        lengths = torch.tensor(self.lengths, device=tokens.device)
+        plan = DecodeStep(self.cache, lengths, max(self.lengths))
+        states = hidden_states(self.policy.trunk, tokens, lengths[None], plan, autocast=self.policy.autocast)
+        self.lengths = [length + 1 for length in self.lengths]
+        return self._logits(states)
+
+    def leave(self, finished: set[int]) -> None:
+        """Free the slots of finished rows; the last live row moves into each gap."""
+        for slot in reversed(range(len(self.rows))):
+            if self.rows[slot] not in finished:
+                continue
+            last = len(self.rows) - 1
+            if slot != last:
+                self.cache.move(last, slot, self.lengths[last])
+                self.rows[slot], self.lengths[slot] = self.rows[last], self.lengths[last]
+            self.rows.pop()
+            self.lengths.pop()
+
+    def _logits(self, states: Tensor) -> Tensor:
+        with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=self.policy.autocast):
+            return self.policy.head.logits(states)
+
+
+@dataclass
+class Responses:
+    """What has been sampled so far, one line per row of the prompts."""
+
+    limits: list[int]
+    counts: list[int]
+    finished: list[bool]
+    tokens: Tensor  # [rows, longest limit]
+    logprobs: Tensor  # [rows, longest limit]
+    top: TopLogprobs | None  # [rows * longest limit, k]
+
+    @staticmethod
+    def empty(limits: list[int], top_k: int, trunk: torch.nn.Module) -> "Responses":
+        """Room for `limits` tokens in each row."""
+        weight = next(trunk.parameters())
+        shape = (len(limits), max(limits))
+        kind = {"dtype": torch.promote_types(weight.dtype, torch.float32), "device": weight.device}
+        places = len(limits) * max(limits)
+        top = TopLogprobs(
+            torch.zeros(places, top_k, dtype=torch.long, device=weight.device), torch.zeros(places, top_k, **kind)
+        )
+        return Responses(
+            limits=limits,
+            counts=[0] * len(limits),
+            finished=[False] * len(limits),
+            tokens=torch.zeros(shape, dtype=torch.long, device=weight.device),
+            logprobs=torch.zeros(shape, **kind),
+            top=top if top_k else None,
+        )
+
+    def count(self, rows: list[int]) -> list[int]:
+        """Tokens that each of the rows has."""
+        return [self.counts[row] for row in rows]
+
+    def last_tokens(self, rows: list[int]) -> Tensor:
+        """The newest token of each of the rows."""
+        return self.tokens[rows, [self.counts[row] - 1 for row in rows]]
+
+    def add(self, rows: list[int], chosen: Tensor, logprobs: Tensor) -> None:
+        """Append one token to each of the rows, with its log-probability, and the top tokens if they are recorded."""
+        places = self.count(rows)
+        self.tokens[rows, places] = chosen
+        self.logprobs[rows, places] = logprobs.gather(-1, chosen[:, None])[:, 0]
+        if self.top is not None:
+            top, ids = logprobs.topk(self.top.ids.shape[-1], dim=-1)
+            missing = (ids != chosen[:, None]).all(-1)
+            ids[missing, -1] = chosen[missing]
+            flat = [row * self.tokens.shape[1] + place for row, place in zip(rows, places, strict=True)]
+            self.top.ids[flat], self.top.logprobs[flat] = ids, logprobs.gather(-1, ids)
+        for row in rows:
+            self.counts[row] += 1
+
+    def finish(self, rows: list[int], stop_ids: tuple[int, ...]) -> set[int]:
+        """The rows that are done: their newest token is a stop token, or their limit is reached."""
+        newest = self.last_tokens(rows).tolist()
+        for row, token in zip(rows, newest, strict=True):
+            self.finished[row] = token in stop_ids
+        return {row for row in rows if self.finished[row] or self.counts[row] == self.limits[row]}
+
+    def rollout(self, prompts: Prompts, version: int) -> Rollout:
+        """Prompts and responses laid back to back."""
+        device = self.tokens.device
+        counts = torch.tensor(self.counts, device=device)
+        taken = (row_numbers(counts), places_in_row(counts))
+        responses = self.tokens[taken].split(self.counts)
+        pieces = [
+            piece
+            for ids, response in zip(prompts.ids, responses, strict=True)
+            for piece in (torch.tensor(ids, device=device), response)
+        ]
+        prompt_lengths = torch.tensor([len(ids) for ids in prompts.ids], device=device)
+        row_lengths = prompt_lengths + counts
+        is_action = places_in_row(row_lengths) >= prompt_lengths[row_numbers(row_lengths)]
+        flat = taken[0] * self.tokens.shape[1] + taken[1]
+        return Rollout(
+            tokens=torch.cat(pieces),
+            is_action=is_action,
+            row_lengths=row_lengths,
+            logprobs=self.logprobs[taken],
+            finished=torch.tensor(self.finished, device=device),
+            policy_version=torch.full_like(counts, version),
+            top=self.top and TopLogprobs(self.top.ids[flat], self.top.logprobs[flat]),
+        )
