@@ -1,1 +1,63 @@
 """PPO for language models: one loop, one trainer, independent axes."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nearstep.assemble import assemble
+    from nearstep.config import PPOConfig
+    from nearstep.errors import ConfigError, DataError, ModelError, NearstepError, RewardError
+    from nearstep.trainer import PPOTrainer
+    from nearstep.training.experience import make_experience
+    from nearstep.training.update import update
+    from nearstep.types import Experience, Metrics, Prompts, Rollout, Scores
+
+__version__ = "0.1.0"
+
+# Public names and where they live. Each is imported when it is first asked for: `import nearstep` stays light.
+_HOMES = {
+    "PPOConfig": "nearstep.config",
+    "PPOTrainer": "nearstep.trainer",
+    "assemble": "nearstep.assemble",
+    "make_experience": "nearstep.training.experience",
+    "update": "nearstep.training.update",
+    "Prompts": "nearstep.types",
+    "Rollout": "nearstep.types",
+    "Scores": "nearstep.types",
+    "Experience": "nearstep.types",
+    "Metrics": "nearstep.types",
+    "NearstepError": "nearstep.errors",
+    "ConfigError": "nearstep.errors",
+    "DataError": "nearstep.errors",
+    "ModelError": "nearstep.errors",
+    "RewardError": "nearstep.errors",
+}
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "Experience",
+    "Metrics",
+    "ModelError",
+    "NearstepError",
+    "PPOConfig",
+    "PPOTrainer",
+    "Prompts",
+    "RewardError",
+    "Rollout",
+    "Scores",
+    "__version__",
+    "assemble",
+    "make_experience",
+    "update",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return vars(import_module(_HOMES[name]))[name]
+
+
+def __dir__() -> list[str]:
+    return __all__

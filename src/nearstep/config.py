@@ -39,51 +39,33 @@ class PPOConfig:
     # --- Models
     model_name_or_path: str | None = option(None, "policy and tokenizer: a folder or a hub name")
     sft_model_path: str | None = option(None, "weights of the policy, if not those of model_name_or_path")
-    ref_model_path: str | None = option(
-        None, "frozen reference; if not given, a copy of the policy as it starts"
-    )
+    ref_model_path: str | None = option(None, "frozen reference; if not given, a copy of the policy as it starts")
     value_model_path: str | None = option(
         None,
         "critic with one label; if not given, started from the reward model, else from the policy's trunk",
     )
     reward_model_path: str | None = option(None, "reward model with one label, of any family and tokenizer")
-    reward_funcs: tuple[str, ...] = option(
-        (), "reward functions, each as file.py:name (or a reward model's folder)"
-    )
+    reward_funcs: tuple[str, ...] = option((), "reward functions, each as file.py:name (or a reward model's folder)")
     reward_weights: tuple[float, ...] | None = option(
         None, "one weight for each reward, the reward model first; 1 each if not given"
     )
     dtype: Literal["float32", "bfloat16", "float64"] = option(
         "float32", "type of the weights of models that are loaded from a path"
     )
-    bf16: bool = option(
-        False, "compute forward and backward in bfloat16 (autocast), weights stay as they are"
-    )
-    gradient_checkpointing: bool = option(
-        False, "recompute activations in the backward pass: less memory, more time"
-    )
-    use_peft: bool = option(
-        False, "train LoRA adapters on the policy; the reference is the policy without them"
-    )
+    bf16: bool = option(False, "compute forward and backward in bfloat16 (autocast), weights stay as they are")
+    gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: less memory, more time")
+    use_peft: bool = option(False, "train LoRA adapters on the policy; the reference is the policy without them")
     lora_r: int = option(16, "rank of the adapters", at_least=1)
     lora_alpha: int = option(32, "scale of the adapters (alpha / rank)", at_least=1)
-    lora_dropout: float = option(
-        0.0, "dropout inside the adapters; 0 keeps ratios exact", at_least=0, below=1
-    )
-    lora_target_modules: tuple[str, ...] | None = option(
-        None, "modules that get adapters; peft's choice if not given"
-    )
+    lora_dropout: float = option(0.0, "dropout inside the adapters; 0 keeps ratios exact", at_least=0, below=1)
+    lora_target_modules: tuple[str, ...] | None = option(None, "modules that get adapters; peft's choice if not given")
     trust_remote_code: bool = option(False, "allow models to bring Python code of their own")
 
     # --- Data
-    dataset_name: str | None = option(
-        None, "prompts: a jsonl, json, csv or parquet file, a folder, or a hub name"
-    )
+    dataset_name: str | None = option(None, "prompts: a jsonl, json, csv or parquet file, a folder, or a hub name")
     dataset_config: str | None = option(None, "configuration of a hub data set")
     dataset_train_split: str = option("train", "split that gives the prompts")
-    eval_dataset_name: str | None = option(
-        None, "prompts to evaluate on; none if neither this nor eval split is given"
-    )
+    eval_dataset_name: str | None = option(None, "prompts to evaluate on; none if neither this nor eval split is given")
     dataset_test_split: str | None = option(None, "split of dataset_name to evaluate on")
     max_prompt_length: int | None = option(
         None, "longest prompt in tokens; no limit but the model's if not given", at_least=1
@@ -101,12 +83,8 @@ class PPOConfig:
         above=0,
         at_most=1,
     )
-    top_k: int = option(
-        0, "sample from this many most probable tokens, 0 for all; log-probs alike", at_least=0
-    )
-    stop_token: str | None = option(
-        "eos", "'eos', or the text of one token that ends a response; 'none' for no stop"
-    )
+    top_k: int = option(0, "sample from this many most probable tokens, 0 for all; log-probs alike", at_least=0)
+    stop_token: str | None = option("eos", "'eos', or the text of one token that ends a response; 'none' for no stop")
     stop_token_id: tuple[int, ...] | None = option(
         None, "ids of the tokens that end a response, instead of stop_token", at_least=0
     )
@@ -122,13 +100,9 @@ class PPOConfig:
         "last_token", "step that is paid the score; after_eos is TRL's habit"
     )
     kl_coef: float = option(0.05, "weight of the per-token KL penalty in the reward", at_least=0)
-    kl_estimator: Literal["k1", "k2", "k3"] = option(
-        "k1", "how the KL of a token is estimated from its log-probs"
-    )
+    kl_estimator: Literal["k1", "k2", "k3"] = option("k1", "how the KL of a token is estimated from its log-probs")
     whiten_rewards: bool = option(False, "scale per-token rewards to unit variance, mean kept")
-    whiten_advantages: bool = option(
-        True, "shift and scale advantages to mean 0 and variance 1, over all processes"
-    )
+    whiten_advantages: bool = option(True, "shift and scale advantages to mean 0 and variance 1, over all processes")
     gamma: float = option(1.0, "discount per token", at_least=0, at_most=1)
     lam: float = option(0.95, "lambda of generalised advantage estimation", at_least=0, at_most=1)
 
@@ -143,9 +117,7 @@ class PPOConfig:
     total_episodes: int | None = option(
         None, "episodes of the run; num_train_epochs passes over the data if not given", at_least=1
     )
-    num_train_epochs: float = option(
-        3.0, "passes over the prompts, where total_episodes is not given", above=0
-    )
+    num_train_epochs: float = option(3.0, "passes over the prompts, where total_episodes is not given", above=0)
     per_device_train_batch_size: int = option(
         8, "most rows that a process holds in one forward and backward pass", at_least=1
     )
@@ -156,9 +128,7 @@ class PPOConfig:
     max_tokens_per_microbatch: int = option(
         16384, "most tokens in one forward and backward pass; limits memory", at_least=1
     )
-    local_rollout_forward_batch_size: int = option(
-        64, "rows that a process generates or scores at a time", at_least=1
-    )
+    local_rollout_forward_batch_size: int = option(64, "rows that a process generates or scores at a time", at_least=1)
 
     # --- Optimizer
     learning_rate: float = option(3e-6, "peak step size, of policy and critic", at_least=0)
@@ -177,22 +147,12 @@ class PPOConfig:
 
     # --- Reports
     logging_steps: int = option(1, "updates between two entries of the metrics", at_least=1)
-    report_to: tuple[str, ...] = option(
-        (), "trackers: tensorboard, wandb, trackio, … (transformers' integrations)"
-    )
-    num_sample_generations: int = option(
-        10, "tables of sample completions in the run; 0 for none", at_least=0
-    )
+    report_to: tuple[str, ...] = option((), "trackers: tensorboard, wandb, trackio, … (transformers' integrations)")
+    num_sample_generations: int = option(10, "tables of sample completions in the run; 0 for none", at_least=0)
     log_rollouts: bool = option(True, "write every episode to rollouts.jsonl")
-    eval_steps: int | None = option(
-        None, "updates between two evaluations; only at the end if not given", at_least=1
-    )
-    save_steps: int | None = option(
-        None, "updates between two saved models; only at the end if not given", at_least=1
-    )
-    save_total_limit: int | None = option(
-        None, "how many of the folders made by save_steps are kept", at_least=1
-    )
+    eval_steps: int | None = option(None, "updates between two evaluations; only at the end if not given", at_least=1)
+    save_steps: int | None = option(None, "updates between two saved models; only at the end if not given", at_least=1)
+    save_total_limit: int | None = option(None, "how many of the folders made by save_steps are kept", at_least=1)
     push_to_hub: bool = option(False, "upload the final policy to the hub")
     hub_model_id: str | None = option(None, "repository for push_to_hub; the folder's name if not given")
 
@@ -201,9 +161,7 @@ class PPOConfig:
         yield from _reward_problems(self)
         yield from _batch_problems(self)
         if self.bf16 and self.dtype == "float64":
-            yield Problem(
-                "bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype")
-            )
+            yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
 
     def remarks(self) -> Iterator[str]:
         """Settings without effect, and one whose effect surprises."""
@@ -211,9 +169,7 @@ class PPOConfig:
             yield "without a stop token all response_length tokens of a response are scored and trained on"
         adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
         lora = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
-        changed = {
-            field.name for field in dataclasses.fields(self) if vars(self)[field.name] != field.default
-        }
+        changed = {field.name for field in dataclasses.fields(self) if vars(self)[field.name] != field.default}
         for reason, applies, names in (
             ("without use_peft", not self.use_peft, lora),
             ("without non_eos_penalty", not self.non_eos_penalty, ("penalty_reward_value",)),
@@ -233,22 +189,16 @@ def _reward_problems(config: PPOConfig) -> Iterator[Problem]:
     if config.stop_token not in (None, "eos") and config.stop_token_id is not None:
         yield Problem("stop_token and stop_token_id both say what ends a response: give one", stops)
     if config.stop_token_id == ():
-        yield Problem(
-            "stop_token_id is empty: give an id, or stop_token = none for no stop", ("stop_token_id",)
-        )
+        yield Problem("stop_token_id is empty: give an id, or stop_token = none for no stop", ("stop_token_id",))
     penalties = {
         "missing_eos_penalty": config.missing_eos_penalty not in (None, 0),
         "non_eos_penalty": config.non_eos_penalty,
     }
     if all(penalties.values()):
-        yield Problem(
-            "missing_eos_penalty subtracts and non_eos_penalty replaces: give one", tuple(penalties)
-        )
+        yield Problem("missing_eos_penalty subtracts and non_eos_penalty replaces: give one", tuple(penalties))
     for name, is_set in penalties.items():
         if is_set and config.stop_token is None and config.stop_token_id is None:
-            yield Problem(
-                f"{name} needs a stop token: without one it would hit every response", (name, *stops)
-            )
+            yield Problem(f"{name} needs a stop token: without one it would hit every response", (name, *stops))
     for source in config.reward_funcs:
         if source.endswith((".py", ".py:")):
             yield Problem(f"reward_funcs: {source} names no function; write file.py:name", ("reward_funcs",))

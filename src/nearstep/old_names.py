@@ -119,17 +119,11 @@ RETIRED: dict[str, Retired] = {
     "micro_batch_size": Retired(_COMPUTED, (None,)),
     "local_batch_size": Retired(_COMPUTED, (None,)),
     "mini_batch_size": Retired(f"{_COMPUTED}; num_mini_batches says into how many a batch is cut", (None,)),
-    "local_mini_batch_size": Retired(
-        f"{_COMPUTED}; num_mini_batches says into how many a batch is cut", (None,)
-    ),
+    "local_mini_batch_size": Retired(f"{_COMPUTED}; num_mini_batches says into how many a batch is cut", (None,)),
     "max_steps": Retired("the length of a run is total_episodes = steps × batch_size", (None, -1)),
     "warmup_ratio": Retired("give warmup_steps, in updates", (None, 0)),
-    "max_length": Retired(
-        "prompt and response have a limit each: max_prompt_length and response_length", (None,)
-    ),
-    "max_seq_length": Retired(
-        "prompt and response have a limit each: max_prompt_length and response_length", (None,)
-    ),
+    "max_length": Retired("prompt and response have a limit each: max_prompt_length and response_length", (None,)),
+    "max_seq_length": Retired("prompt and response have a limit each: max_prompt_length and response_length", (None,)),
     "max_samples": Retired("cut the data set, or give total_episodes", (None,)),
     # Processes and precision
     "ds3_gather_for_generation": Retired(_SHARDED),
@@ -143,25 +137,15 @@ RETIRED: dict[str, Retired] = {
     "dataloader_num_workers": Retired(_IN_PLACE),
     "remove_unused_columns": Retired("all columns reach the reward functions"),
     # Algorithm
-    "do_sample": Retired(
-        "PPO learns from sampled responses; temperature sets how bold they are", (None, True)
-    ),
+    "do_sample": Retired("PPO learns from sampled responses; temperature sets how bold they are", (None, True)),
     "entropy_coef": Retired("the loss has no entropy bonus", (None, 0)),
     "entropy_coeff": Retired("the loss has no entropy bonus", (None, 0)),
     "ent_coef": Retired("the loss has no entropy bonus", (None, 0)),
     "adap_kl_ctrl": Retired("kl_coef stays fixed during a run", (None, False)),
-    "use_score_norm": Retired(
-        "scores are not normalised; whiten_rewards and whiten_advantages are", (None, False)
-    ),
-    "use_score_scaling": Retired(
-        "scores are not normalised; whiten_rewards and whiten_advantages are", (None, False)
-    ),
-    "model_adapter_name": Retired(
-        "adapters are made by use_peft, or given to PPOTrainer as peft_config", (None,)
-    ),
-    "ref_adapter_name": Retired(
-        "the reference is the policy without its adapter, or ref_model_path", (None,)
-    ),
+    "use_score_norm": Retired("scores are not normalised; whiten_rewards and whiten_advantages are", (None, False)),
+    "use_score_scaling": Retired("scores are not normalised; whiten_rewards and whiten_advantages are", (None, False)),
+    "model_adapter_name": Retired("adapters are made by use_peft, or given to PPOTrainer as peft_config", (None,)),
+    "ref_adapter_name": Retired("the reference is the policy without its adapter, or ref_model_path", (None,)),
     "stage": Retired("the command `nearstep ppo` says it", ("trl_ppo",)),
     "algorithm": Retired("the command `nearstep ppo` says it", ("ppo",)),
     # Reports
@@ -169,9 +153,7 @@ RETIRED: dict[str, Retired] = {
     "resume_from_checkpoint": Retired("a run cannot be resumed yet", (None, False)),
     "eval_strategy": Retired("eval_steps says how often to evaluate", (None, False, "steps")),
     "evaluation_strategy": Retired("eval_steps says how often to evaluate", (None, False, "steps")),
-    "save_strategy": Retired(
-        "save_steps says how often to save; the end is always saved", (None, False, "steps")
-    ),
+    "save_strategy": Retired("save_steps says how often to save; the end is always saved", (None, False, "steps")),
     "logging_strategy": Retired("logging_steps says how often to log", (None, "steps")),
     "logging_dir": Retired("reports go into output_dir"),
     "do_train": Retired("the command `nearstep ppo` trains", (None, True)),

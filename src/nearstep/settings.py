@@ -1,4 +1,4 @@
-"""How settings are declared, converted and checked, so that every problem of a configuration is told at once.
+"""How settings are declared, converted and checked, so that every problem is told at once.
 
 Standard library only: a configuration can be read and refused before anything heavy is imported.
 """
@@ -116,13 +116,17 @@ def accepts_old_names(cls: type[SettingsT]) -> type[SettingsT]:
     return cls
 
 
+def _nothing(settings: Settings) -> Iterable[Problem]:
+    return ()
+
+
 def from_mapping(
     cls: type[SettingsT],
     raw: Mapping[str, object],
     *,
     texts: bool,
     found: Sequence[Problem] = (),
-    further: Callable[[SettingsT], Iterable[Problem]] = lambda settings: (),
+    further: Callable[[SettingsT], Iterable[Problem]] = _nothing,
 ) -> SettingsT:
     """Make settings from names and values; with `texts`, strings are converted to the type of their field.
 
@@ -144,9 +148,9 @@ def current_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class _Findings:
-    values: dict[str, Any]
-    problems: list[Problem]
-    notes: list[str]
+    values: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def _examine(
@@ -155,39 +159,43 @@ def _examine(
     *,
     texts: bool,
     found: Sequence[Problem] = (),
-    further: Callable[[SettingsT], Iterable[Problem]] = lambda settings: (),
+    further: Callable[[SettingsT], Iterable[Problem]] = _nothing,
 ) -> _Findings:
-    settings = {setting.name: setting for setting in dataclasses.fields(cls)}
-    values: dict[str, Any] = {}
-    problems, notes = list(found), []
-    spelled: dict[str, str] = {}
-    for given, value in raw.items():
-        name = current_name(given)
-        if name in spelled:
-            problems.append(Problem(f"{spelled[name]} and {given} are the same setting: give one", (name,)))
-        elif name in settings:
-            spelled[name] = given
-            if name != given.replace("-", "_"):
-                notes.append(f"{given} is called {name} here")
-            try:
-                values[name] = _convert(value, settings[name], texts)
-            except _UnfitError as unfit:
-                problems.append(Problem(f"{given} = {shorten(value)} must be {unfit}", (name,)))
-        elif name in RETIRED:
-            harmless = RETIRED[name].is_harmless(value)
-            text = RETIRED[name].sentence
-            if harmless:
-                notes.append(f"{given} has no effect: {text}")
-            else:
-                problems.append(Problem(f"{given} = {shorten(value)}: {text}"))
-        else:
-            problems.append(Problem(f"unknown setting {given}{_nearest(name, settings)}"))
+    findings = _read(cls, raw, texts)
+    problems = [*found, *findings.problems]
     broken = {name for problem in problems for name in problem.fields}
-    draft = _unchecked(cls, {name: value for name, value in values.items() if name not in broken})
+    draft = _unchecked(cls, {name: value for name, value in findings.values.items() if name not in broken})
     # A rule that rests on a broken setting would judge the default that stands in for it.
     rules = [*draft.problems(), *further(draft)]
     problems += [rule for rule in rules if broken.isdisjoint(rule.fields)]
-    return _Findings(values, problems, notes)
+    return dataclasses.replace(findings, problems=problems)
+
+
+def _read(cls: type[SettingsT], raw: Mapping[str, object], texts: bool) -> _Findings:
+    """Names resolved and values converted, before any rule."""
+    settings = {setting.name: setting for setting in dataclasses.fields(cls)}
+    spelled: dict[str, str] = {}
+    findings = _Findings()
+    for given, value in raw.items():
+        name = current_name(given)
+        if name in spelled:
+            text = f"{spelled[name]} and {given} are the same setting: give one"
+            findings.problems.append(Problem(text, (name,)))
+        elif name in settings:
+            spelled[name] = given
+            if name != given.replace("-", "_"):
+                findings.notes.append(f"{given} is called {name} here")
+            try:
+                findings.values[name] = _convert(value, settings[name], texts)
+            except _UnfitError as unfit:
+                findings.problems.append(Problem(f"{given} = {shorten(value)} must be {unfit}", (name,)))
+        elif name not in RETIRED:
+            findings.problems.append(Problem(f"unknown setting {given}{_nearest(name, settings)}"))
+        elif RETIRED[name].is_harmless(value):
+            findings.notes.append(f"{given} has no effect: {RETIRED[name].sentence}")
+        else:
+            findings.problems.append(Problem(f"{given} = {shorten(value)}: {RETIRED[name].sentence}"))
+    return findings
 
 
 def _unchecked(cls: type[SettingsT], values: Mapping[str, object]) -> SettingsT:
@@ -200,9 +208,7 @@ def _unchecked(cls: type[SettingsT], values: Mapping[str, object]) -> SettingsT:
 def _refuse(problems: Sequence[Problem]) -> None:
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError(
-            "\n".join([f"{count} in the settings:", *(f"  - {problem.text}" for problem in problems)])
-        )
+        raise ConfigError("\n".join([f"{count} in the settings:", *(f"  - {problem.text}" for problem in problems)]))
 
 
 def _nearest(name: str, settings: Iterable[str]) -> str:

@@ -1,0 +1,38 @@
+"""What a command is, and how its settings are read from flags and file."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+from nearstep.cli.config_file import read_config_file
+from nearstep.cli.flags import read_flags
+from nearstep.settings import Problem, SettingsT, current_name, from_mapping
+
+
+@dataclass(frozen=True)
+class Command(Generic[SettingsT]):
+    """One entry of the command line: its settings, what else must hold for them, and what it does."""
+
+    name: str
+    summary: str
+    settings: type[SettingsT]
+    sections: tuple[tuple[str, str], ...]  # title and first setting, for --help
+    problems: Callable[[SettingsT], Iterable[Problem]]
+    run: Callable[[SettingsT], None]
+
+    def read(self, words: Sequence[str]) -> SettingsT:
+        """The settings that the words after the command ask for. Raises ConfigError with every problem."""
+        flags = read_flags(self.settings, words)
+        flagged = {current_name(name) for name in flags.values}
+        file = read_config_file(flags.config_file) if flags.config_file else {}
+        values = {name: value for name, value in file.items() if current_name(name) not in flagged}
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always")
+            settings = from_mapping(
+                self.settings, values | flags.values, texts=True, found=flags.problems, further=self.problems
+            )
+        for note in notes:
+            print(f"nearstep: {note.message}", file=sys.stderr)
+        return settings

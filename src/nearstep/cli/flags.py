@@ -1,0 +1,59 @@
+"""How words of the command line become settings by name, still as text."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_origin
+
+from nearstep.settings import Problem, Settings, current_name
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the command line says: settings as they were spelled, the file that it names, and what is no setting."""
+
+    values: dict[str, object]
+    config_file: Path | None
+    problems: tuple[Problem, ...]
+
+
+def read_flags(cls: type[Settings], words: Sequence[str]) -> Flags:
+    """Read `--name value …`, `--name=value`, bare `--name` and `--no-name` for the fields of `cls`.
+
+    A later flag beats an earlier one of the same spelling. Values are not converted here.
+    """
+    types = {field.name: field.type for field in dataclasses.fields(cls)}
+    values: dict[str, object] = {}
+    problems = [Problem(f"{word} belongs to no setting; write --name value") for word in _before_flags(words)]
+    for name, texts in _flags(words):
+        kind = types.get(current_name(name))
+        switched_off = current_name(name.replace("-", "_").removeprefix("no_"))
+        if texts:
+            values[name] = texts if len(texts) > 1 else texts[0]
+        elif get_origin(kind) is tuple:
+            values[name] = ()
+        elif kind is bool or (kind is None and types.get(switched_off) is not bool):
+            values[name] = True
+        elif kind is None:
+            values[switched_off] = False
+        else:
+            problems.append(Problem(f"--{name} needs a value", (current_name(name),)))
+    config_file = values.pop("config", None)
+    if config_file is not None and not isinstance(config_file, str):
+        problems.append(Problem("--config takes one file"))
+        config_file = None
+    return Flags(values, Path(config_file) if config_file else None, tuple(problems))
+
+
+def _before_flags(words: Sequence[str]) -> list[str]:
+    first = next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
+    return list(words[:first])
+
+
+def _flags(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each flag with the words up to the next one. A negative number starts with one dash, a flag with two."""
+    starts = [index for index, word in enumerate(words) if word.startswith("--")]
+    for start, stop in zip(starts, [*starts[1:], len(words)], strict=True):
+        name, equals, value = words[start].removeprefix("--").partition("=")
+        yield name, [value] * bool(equals) + list(words[start + 1 : stop])

@@ -1,0 +1,77 @@
+"""What `--help` prints: the commands, and the settings of one command by section."""
+
+import dataclasses
+import shutil
+import textwrap
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import Field
+from typing import Any, Literal, get_args, get_origin
+
+from nearstep.cli.command import Command
+from nearstep.settings import option_of
+
+_NAMES_WIDTH = 30
+
+
+def overview(commands: Sequence[Command[Any]]) -> str:
+    """Help on all commands."""
+    names = [f"  {command.name:<8} {command.summary}" for command in commands]
+    return "\n".join(
+        [
+            "usage: nearstep COMMAND [--name value …]",
+            "",
+            *names,
+            "",
+            "nearstep COMMAND --help lists the settings of a command, nearstep --version prints the version.",
+        ]
+    )
+
+
+def command_help(command: Command[Any]) -> str:
+    """Help on one command: every setting with its type, meaning and default."""
+    titles = {first: title for title, first in command.sections}
+    lines = [
+        f"usage: nearstep {command.name} [--config FILE] [--name value …]",
+        "",
+        command.summary,
+        "",
+        *_entry("--config FILE", "settings from a YAML file, one `name: value` per line; flags beat the file"),
+    ]
+    for setting in dataclasses.fields(command.settings):
+        if setting.name in titles:
+            lines += ["", titles[setting.name]]
+        lines += _entry(f"--{setting.name} {_type_name(setting.type)}".rstrip(), _meaning(setting))
+    return "\n".join(lines)
+
+
+def _entry(names: str, meaning: str) -> Iterator[str]:
+    """The names, then the meaning in a column of its own; names too long for theirs get a line to themselves."""
+    width = max(60, min(120, shutil.get_terminal_size().columns))
+    first, *rest = textwrap.wrap(meaning, width - _NAMES_WIDTH - 4, break_on_hyphens=False)
+    if len(names) > _NAMES_WIDTH:
+        yield f"  {names}"
+        names = ""
+    yield f"  {names:<{_NAMES_WIDTH}}  {first}"
+    yield from (f"  {'':<{_NAMES_WIDTH}}  {line}" for line in rest)
+
+
+def _meaning(setting: Field[Any]) -> str:
+    meaning = option_of(setting).help
+    if setting.default is True:
+        return f"{meaning} (on; --no-{setting.name} switches it off)"
+    if setting.default in (None, ()) or setting.default is False:
+        return meaning
+    return f"{meaning} (default {setting.default})"
+
+
+def _type_name(annotation: Any) -> str:
+    """The type as help shows it: `INT`, `TEXT …` for several, `linear|cosine` for choices, nothing for a switch."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) is types.UnionType:
+        return _type_name(next(choice for choice in arguments if choice is not types.NoneType))
+    if get_origin(annotation) is Literal:
+        return "|".join(arguments)
+    if get_origin(annotation) is tuple:
+        return f"{_type_name(arguments[0])} …"
+    return {bool: "", int: "INT", float: "NUMBER", str: "TEXT"}[annotation]

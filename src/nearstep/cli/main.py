@@ -1,0 +1,70 @@
+"""Where the command line starts: which commands there are, and what a run ends with."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from nearstep import __version__, config
+from nearstep.cli import demo, ppo
+from nearstep.cli.command import Command
+from nearstep.cli.help import command_help, overview
+from nearstep.errors import ConfigError, NearstepError
+
+COMMANDS: tuple[Command[Any], ...] = (
+    Command(
+        name="ppo",
+        summary="Train a policy with PPO against a reward model or reward functions.",
+        settings=config.PPOConfig,
+        sections=config.SECTIONS,
+        problems=ppo.ppo_problems,
+        run=ppo.run_ppo,
+    ),
+    Command(
+        name="demo",
+        summary="Supervised start, reward model and PPO on a small made-up task, on a CPU, offline.",
+        settings=demo.DemoOptions,
+        sections=demo.SECTIONS,
+        problems=lambda options: (),
+        run=demo.run_demo,
+    ),
+)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command that `words` (by default those of the command line) ask for; return the exit code.
+
+    0 done, 1 failed, 2 wrongly asked, 130 interrupted.
+    """
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in ("-h", "--help"):
+        print(overview(COMMANDS))
+        return 0
+    if words[0] == "--version":
+        print(f"nearstep {__version__}")
+        return 0
+    names = [command.name for command in COMMANDS]
+    if words[0] not in names:
+        nearest = difflib.get_close_matches(words[0], names, n=1) or names
+        return _fail(f"unknown command {words[0]}; did you mean {' or '.join(nearest)}?", 2)
+    return _run(COMMANDS[names.index(words[0])], words[1:])
+
+
+def _run(command: Command[Any], words: Sequence[str]) -> int:
+    if "-h" in words or "--help" in words:
+        print(command_help(command))
+        return 0
+    try:
+        command.run(command.read(words))
+    except ConfigError as error:
+        return _fail(str(error), 2)
+    except NearstepError as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"nearstep: {message}", file=sys.stderr)
+    return code
