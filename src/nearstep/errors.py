@@ -21,6 +21,10 @@ class RewardError(NearstepError, ValueError):
     """A reward model or reward function failed or returned something that is no reward."""
 
 
+class TrainingError(NearstepError, RuntimeError):
+    """A run cannot go on: a gradient is not finite, or nothing can be written."""
+
+
 def shorten(value: object, limit: int = 200) -> str:
     """Show `value` in an error message, cut to `limit` characters."""
     text = repr(value)

@@ -127,6 +127,8 @@ class Scores:
 
     total: Float[Tensor, " rows"]
     parts: dict[str, Float[Tensor, " rows"]] = field(default_factory=dict)
+    extras: dict[str, list[object]] = field(default_factory=dict)  # columns for the record, one value per row
+    metrics: dict[str, float] = field(default_factory=dict)  # numbers that reward functions reported
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,10 @@ class Mean:
         """The mean over all elements; an empty tensor counts nothing."""
         return Mean(values.detach().double().sum(), torch.tensor(float(values.numel()), dtype=torch.float64))
 
+    def cpu(self) -> "Mean":
+        """The same on the CPU."""
+        return Mean(self.sum.cpu(), self.count.cpu())
+
     def __add__(self, other: "Mean") -> "Mean":
         return Mean(self.sum + other.sum, self.count + other.count)
 
@@ -223,6 +229,10 @@ class Spread:
         wide = values.detach().double()
         return Spread(wide.sum(), wide.square().sum(), torch.tensor(float(wide.numel()), dtype=torch.float64))
 
+    def cpu(self) -> "Spread":
+        """The same on the CPU."""
+        return Spread(self.sum.cpu(), self.sum_of_squares.cpu(), self.count.cpu())
+
     def __add__(self, other: "Spread") -> "Spread":
         return Spread(self.sum + other.sum, self.sum_of_squares + other.sum_of_squares, self.count + other.count)
 
@@ -238,6 +248,10 @@ class Max:
         """The largest element; −inf for an empty tensor."""
         lowest = torch.full((1,), -torch.inf, dtype=torch.float64, device=values.device)
         return Max(torch.cat([values.detach().double().flatten(), lowest]).max())
+
+    def cpu(self) -> "Max":
+        """The same on the CPU."""
+        return Max(self.value.cpu())
 
     def __add__(self, other: "Max") -> "Max":
         return Max(torch.maximum(self.value, other.value))
@@ -257,3 +271,7 @@ class Metrics:
         for name, metric in other.by_name.items():
             merged[name] = merged[name] + metric if name in merged else metric  # type: ignore[operator]
         return replace(self, by_name=merged)
+
+    def cpu(self) -> Self:
+        """The same metrics with their numbers on the CPU."""
+        return replace(self, by_name={name: metric.cpu() for name, metric in self.by_name.items()})

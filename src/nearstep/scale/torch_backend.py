@@ -1,0 +1,114 @@
+"""torch's own backend: one process, or data parallel over the processes that torchrun started."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Item = TypeVar("Item")
+
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class TorchBackend:
+    """Every process holds whole models; gradients are summed once per optimizer step.
+
+    They are summed here rather than by DistributedDataParallel, because processes may have different numbers of
+    micro-batches, or none, in a step: the sum comes after all of them.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    joined: bool = False
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move to the device; rank 0's weights go to every process."""
+        model.to(self.device)
+        if self.world_size > 1:
+            for tensor in (*model.parameters(), *model.buffers()):
+                dist.broadcast(tensor.data, src=0)
+        return model
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """See Backend.add_up."""
+        return self._reduced(values, dist.ReduceOp.SUM)
+
+    def largest(self, values: Tensor) -> Tensor:
+        """See Backend.largest."""
+        return self._reduced(values, dist.ReduceOp.MAX)
+
+    def gather(self, item: Item) -> list[Item]:
+        """See Backend.gather."""
+        if self.world_size == 1:
+            return [item]
+        items: list[Item | None] = [None] * self.world_size
+        dist.all_gather_object(items, item)
+        return items  # type: ignore[return-value]
+
+    def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """See Backend.add_up_gradients. One message per type of number, not one per parameter."""
+        if self.world_size == 1:
+            return
+        used = self.add_up(torch.tensor([parameter.grad is not None for parameter in parameters]).int())
+        for parameter, processes in zip(parameters, used.tolist(), strict=True):
+            if parameter.grad is None and processes > 0:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
+            of_type = [gradient for gradient in gradients if gradient.dtype == dtype]
+            flat = torch.cat([gradient.flatten() for gradient in of_type])
+            dist.all_reduce(flat)
+            for gradient, summed in zip(of_type, flat.split([g.numel() for g in of_type]), strict=True):
+                gradient.copy_(summed.view_as(gradient))
+
+    def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """See Backend.gradient_norm."""
+        return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+    @contextmanager
+    def whole_weights(self, model: nn.Module) -> Iterator[None]:
+        """Nothing to gather: every process holds whole models."""
+        yield
+
+    def weights_to_save(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """See Backend.weights_to_save."""
+        return model.state_dict() if self.rank == 0 else None
+
+    def wait_for_all(self) -> None:
+        """See Backend.wait_for_all."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """See Backend.close."""
+        if self.joined and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _reduced(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        if self.world_size == 1:
+            return values
+        reduced = values.detach().to(self.device, copy=True)
+        dist.all_reduce(reduced, op=operation)
+        return reduced.to(values.device)
+
+
+def torch_backend(*, use_cpu: bool = False) -> TorchBackend:
+    """The backend for this process: joins the processes that torchrun (or accelerate launch) started, if it did."""
+    on_gpu = torch.cuda.is_available() and not use_cpu
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return TorchBackend(rank=0, world_size=1, device=device)
+    joined = not dist.is_initialized()
+    if joined:
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    return TorchBackend(dist.get_rank(), dist.get_world_size(), device, joined)

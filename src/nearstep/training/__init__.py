@@ -1,0 +1,1 @@
+"""The loop, and what happens to a rollout until it has become better weights."""

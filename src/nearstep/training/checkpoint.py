@@ -1,0 +1,77 @@
+"""How models are written: whole folders that plain from_pretrained opens, made beside their place and moved into it."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nearstep.errors import TrainingError
+from nearstep.models.roles import Models, transformers_model
+from nearstep.scale.backend import Backend
+from nearstep.training.state import State
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Writes `policy/` and `value/` under a folder. Optimizers, counters and statistics will lie beside them (resume)."""
+
+    folder: Path
+    models: Models
+    tokenizer: PreTrainedTokenizerBase
+    backend: Backend
+    keep: int | None
+    card: Callable[[State], str]  # text of the model card
+    announce: Callable[[int, Path], None]  # told of every saved folder
+
+    def save(self, state: State) -> None:
+        """Write `checkpoint-N` and let go of the oldest beyond `keep`."""
+        target = self.folder / f"checkpoint-{state.update}"
+        self._write(target, state)
+        if self.backend.rank == 0 and self.keep is not None:
+            saved = sorted(self.folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+            for old in saved[: -self.keep]:
+                shutil.rmtree(old)
+        self.announce(state.update, target)
+
+    def save_final(self, state: State) -> None:
+        """Write the models of the finished run."""
+        self._write(self.folder, state)
+        self.announce(state.update, self.folder)
+
+    def _write(self, target: Path, state: State) -> None:
+        policy, critic = self.models.policy.model, self.models.critic.model
+        weights = self.backend.weights_to_save(policy), self.backend.weights_to_save(critic)
+        if self.backend.rank == 0:
+            try:
+                with_adapters = not isinstance(policy, PreTrainedModel)
+                self._folder(target / "policy", _merged(policy) if with_adapters else policy, weights[0], with_adapters, state)
+                if with_adapters:
+                    policy.save_pretrained(target / "policy_adapter")  # type: ignore[operator]
+                self._folder(target / "value", transformers_model(critic, "value_model"), weights[1], False, state)
+            except OSError as error:
+                free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
+                raise TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free)") from error
+        self.backend.wait_for_all()
+
+    def _folder(
+        self, target: Path, model: PreTrainedModel, weights: dict[str, Tensor] | None, merged: bool, state: State
+    ) -> None:
+        """Write a model folder under another name first, so that `target` is never half a model."""
+        unfinished = target.with_name(f".{target.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        model.save_pretrained(unfinished, state_dict=None if merged else weights)
+        self.tokenizer.save_pretrained(unfinished)
+        (unfinished / "README.md").write_text(self.card(state), encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
+
+
+def _merged(policy: nn.Module) -> PreTrainedModel:
+    """A copy of a peft policy with its adapters added to the base weights."""
+    import copy
+
+    return copy.deepcopy(policy).merge_and_unload()  # type: ignore[no-any-return, operator]

@@ -1,0 +1,29 @@
+"""PPO: sample, judge, annotate, improve, report. Read this first."""
+
+from nearstep.training.experience import describe, make_experience
+from nearstep.training.recipe import Recipe
+from nearstep.training.state import State
+from nearstep.training.update import update
+
+
+def train(r: Recipe, state: State) -> None:
+    """Run all updates that are left."""
+    for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):
+        state.begin_update()
+        with r.clock("generate"):
+            r.engine.load(r.models.policy, version=state.update)
+            rollout = r.engine.generate(prompts, top_k=r.trust_region.top_k)  # 1 sample
+        with r.clock("score"):
+            scores = r.rewards(prompts, rollout)  # 2 judge
+        with r.clock("experience"):
+            experience = make_experience(rollout, scores, r)  # 3 annotate
+        with r.clock("update"):
+            metrics = update(experience, r.schedule.phases(state.update), r)  # 4 improve
+        state.end_update(r.batch)
+        wishes = r.report.step(state, prompts, experience, scores, describe(experience, scores, r) + metrics)  # 5 report
+        if wishes.evaluate:
+            r.report.evaluation(state, r.evaluate())
+        if wishes.save:
+            r.checkpoint.save(state)
+        if wishes.stop:
+            return

@@ -1,0 +1,60 @@
+"""What turns gradients into steps: one optimizer and learning-rate schedule for each network."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
+
+from nearstep.config import PPOConfig
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The weights of one network that learn, and how."""
+
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler
+
+    @property
+    def learning_rate(self) -> float:
+        """Step size of the next optimizer step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+
+@dataclass(frozen=True)
+class Learners:
+    """Policy and critic. Adam keeps its state by weight, so two optimizers with one rate are the same as one over both."""
+
+    policy: Learner
+    critic: Learner
+
+    def end_update(self) -> None:
+        """Move both learning rates on: once per update, not per optimizer step (algorithm notes, §2.2)."""
+        self.policy.schedule.step()
+        self.critic.schedule.step()
+
+
+def make_learner(model: nn.Module, config: PPOConfig, updates: int) -> Learner:
+    """Optimizer and schedule over the weights of `model` that require gradients."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = _optimizer(parameters, config)
+    schedule = get_scheduler(
+        config.lr_scheduler_type, optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=updates
+    )
+    return Learner(parameters, optimizer, schedule)
+
+
+def _optimizer(parameters: list[nn.Parameter], config: PPOConfig) -> torch.optim.Optimizer:
+    if config.optim == "sgd":
+        return torch.optim.SGD(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+        fused=True if config.optim == "adamw_torch_fused" else None,
+    )
