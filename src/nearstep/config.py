@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from nearstep.settings import Problem, accepts_old_names, option
+from nearstep.settings import Problem, Settings, accepts_old_names, option
 
 # The sections of `--help`: title, first setting.
 SECTIONS: tuple[tuple[str, str], ...] = (
@@ -23,7 +23,7 @@ SECTIONS: tuple[tuple[str, str], ...] = (
 
 @accepts_old_names
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig:
+class PPOConfig(Settings):
     """All settings of a PPO run, flat and frozen.
 
     Field names are those of TRL's `PPOConfig` where it had the setting. Unknown names, wrong types and

@@ -13,12 +13,13 @@ import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 from nearstep.errors import ConfigError, shorten
 from nearstep.old_names import RENAMED, RETIRED
 
 T = TypeVar("T")
+Number: TypeAlias = int | float
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,17 @@ class Problem:
     fields: tuple[str, ...] = ()
 
 
-class Settings(Protocol):
-    """A frozen dataclass whose fields are all made by `option`."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a configuration says about itself beside its fields, which are all made by `option`."""
 
     def problems(self) -> Iterable[Problem]:
         """Values that clash. Types and limits are checked before."""
+        return ()
 
     def remarks(self) -> Iterable[str]:
         """What is allowed and yet hardly meant, such as a setting without effect."""
+        return ()
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -49,10 +51,10 @@ class Option:
     """What is known about a setting beside its type and default."""
 
     help: str
-    above: float | None = None
-    at_least: float | None = None
-    below: float | None = None
-    at_most: float | None = None
+    above: Number | None = None
+    at_least: Number | None = None
+    below: Number | None = None
+    at_most: Number | None = None
 
     def limits(self) -> str:
         """The allowed range in words; empty where there is none."""
@@ -82,10 +84,10 @@ def option(
     default: T,
     help: str,
     *,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
+    above: Number | None = None,
+    at_least: Number | None = None,
+    below: Number | None = None,
+    at_most: Number | None = None,
 ) -> T:
     """A dataclass field with a line of help and the limits of its value."""
     return field(default=default, metadata={"option": Option(help, above, at_least, below, at_most)})
@@ -284,7 +286,7 @@ def _as_text(value: object, texts: bool) -> str:
         value = os.fspath(value)
     if not isinstance(value, str):
         raise _UnfitError("text (in quotes)" if texts else "text")
-    if not value.strip():
+    if not value:
         raise _UnfitError("text that is not empty")
     return value
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nearstep.settings import Problem, accepts_old_names, option
+from nearstep.settings import Problem, Settings, accepts_old_names, option
 
 
 @accepts_old_names
 @dataclass(frozen=True, kw_only=True)
-class DemoOptions:
+class DemoOptions(Settings):
     """Settings of the demo."""
 
     output: str = option("runs/demo", "folder for models, data, metrics and the report; made if missing")
@@ -20,10 +20,6 @@ class DemoOptions:
         """Nothing but the place can be wrong."""
         if Path(self.output).is_file():
             yield Problem(f"output = {self.output} is a file; give a folder", ("output",))
-
-    def remarks(self) -> Iterator[str]:
-        """None."""
-        return iter(())
 
 
 SECTIONS = (("Demo", "output"),)

@@ -1,0 +1,69 @@
+"""Names of other libraries: translated, left out, or refused, and never taken in silence."""
+
+import dataclasses
+
+import pytest
+
+from nearstep.config import PPOConfig
+from nearstep.old_names import RENAMED, RETIRED
+
+FIELDS = {field.name for field in dataclasses.fields(PPOConfig)}
+
+
+def test_every_old_name_leads_to_a_setting_and_hides_none():
+    assert set(RENAMED.values()) <= FIELDS
+    assert not set(RENAMED) & FIELDS
+    assert not set(RETIRED) & (FIELDS | set(RENAMED))
+
+
+@pytest.mark.parametrize(
+    ("old", "value", "new"),
+    [
+        ("base_model", "gpt2", "model_name_or_path"),
+        ("exp_name", "try", "run_name"),
+        ("noptepochs", 2, "num_ppo_epochs"),
+        ("nminibatches", 2, "num_mini_batches"),
+        ("lr", 1e-6, "learning_rate"),
+        ("eps", 1e-5, "adam_epsilon"),
+        ("local_micro_batch_size", 4, "per_device_train_batch_size"),
+        ("clip_ratio", 0.3, "cliprange"),
+        ("max_new_tokens", 128, "response_length"),
+        ("max_completion_length", 256, "response_length"),
+        ("reward_model_name", "rm", "reward_model_path"),
+        ("ref_model", "sft", "ref_model_path"),
+    ],
+)
+def test_an_old_name_sets_its_field_with_a_warning(old, value, new):
+    with pytest.warns(UserWarning, match=f"^{old} is called {new} here$") as notes:
+        config = PPOConfig(**{old: value})
+    assert vars(config)[new] == value
+
+
+def test_seed_c_reward_names():
+    with pytest.warns(UserWarning, match="is called") as notes:
+        config = PPOConfig(reward_functions=["a.py:f"], reward_function_weights=[0.5])
+    assert config == PPOConfig(reward_funcs=("a.py:f",), reward_weights=(0.5,))
+    assert len(notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "value"),
+    [
+        ("world_size", 2), ("num_total_batches", 10), ("ds3_gather_for_generation", True), ("dataset_num_proc", 4),
+        ("fp16", False), ("do_sample", True), ("sanity_check", False), ("mini_batch_size", None), ("max_steps", -1),
+        ("stage", "trl_ppo"), ("entropy_coef", 0.0),
+    ],
+)  # fmt: skip
+def test_a_harmless_setting_without_counterpart_is_left_out_with_a_warning(old, value):
+    with pytest.warns(UserWarning, match=f"^{old} has no effect: "):
+        assert PPOConfig(**{old: value}) == PPOConfig()
+
+
+def test_seed_b_flags_of_the_1b_run():
+    config = PPOConfig(
+        learning_rate=3e-6, per_device_train_batch_size=16, gradient_accumulation_steps=4, total_episodes=1_000_000,
+        local_rollout_forward_batch_size=16, non_eos_penalty=True, stop_token="eos", penalty_reward_value=-1,
+        model_name_or_path="EleutherAI/pythia-1b-deduped", output_dir="models/minimal/ppo",
+    )  # fmt: skip
+    assert config.non_eos_penalty
+    assert config.penalty_reward_value == -1.0
