@@ -1,0 +1,1 @@
+"""What a run tells people and scripts: numbers, files, the screen, trackers, callbacks, the model card."""

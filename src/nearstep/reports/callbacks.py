@@ -1,0 +1,200 @@
+"""How users' `TrainerCallback` objects and trackers run beside our loop: through transformers' callback handler.
+
+The handler, its state and its control flags are used as they are, without a `Trainer`: what is written for
+transformers works unchanged. An update (one rollout and its optimizer steps) is what transformers calls a step.
+"""
+
+import difflib
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from nearstep.config import PPOConfig
+from nearstep.errors import ConfigError, shorten
+from nearstep.reports.arguments import BEST_METRIC, arguments_view
+from nearstep.reports.metrics import Numbers
+
+EXTRAS = ("tensorboard", "wandb", "trackio")
+NEVER_CALLED = (
+    "on_substep_end", "on_pre_optimizer_step", "on_optimizer_step", "on_prediction_step", "on_predict",
+)  # fmt: skip
+
+
+class Callbacks:
+    """Drives the callbacks of one process and holds what they asked for.
+
+    Users' callbacks run on every process, with `state.is_world_process_zero` true on rank 0 alone; trackers exist
+    there alone. Raises ConfigError for a tracker that is unknown or not installed, and for what is no callback.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        callbacks: Sequence[object] = (),
+        *,
+        model: nn.Module,
+        processing_class: object,
+        total_updates: int,
+        optimizer: object = None,
+        lr_scheduler: object = None,
+        has_eval: bool = False,
+        rank: int = 0,
+        local_rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        from transformers.trainer_callback import (
+            CallbackHandler,
+            DefaultFlowCallback,
+            ExportableState,
+            TrainerControl,
+            TrainerState,
+        )
+
+        _check_callbacks(callbacks)
+        trackers = tracker_callbacks(config.report_to, main=rank == 0)
+        self._arguments = arguments_view(config, has_eval=has_eval, world_size=world_size, rank=rank)
+        self._handler = CallbackHandler(
+            [DefaultFlowCallback, *trackers, *callbacks], model, processing_class, optimizer, lr_scheduler
+        )
+        self._control = TrainerControl()
+        self._state = TrainerState(
+            max_steps=total_updates,
+            logging_steps=config.logging_steps,
+            eval_steps=config.eval_steps or total_updates,
+            save_steps=config.save_steps or total_updates,
+            num_train_epochs=math.ceil(config.num_train_epochs),
+            train_batch_size=config.per_device_train_batch_size,
+            is_local_process_zero=local_rank == 0,
+            is_world_process_zero=rank == 0,
+            stateful_callbacks=[
+                each for each in [*self._handler.callbacks, self._control] if isinstance(each, ExportableState)
+            ],
+        )
+        self._control = self._handler.on_init_end(self._arguments, self._state, self._control)
+
+    @property
+    def should_training_stop(self) -> bool:
+        """Whether the run shall end after this update; true after the last one."""
+        return bool(self._control.should_training_stop)
+
+    @property
+    def should_save(self) -> bool:
+        """Whether this update shall be saved: because of save_steps, or because a callback asked."""
+        return bool(self._control.should_save)
+
+    @property
+    def should_evaluate(self) -> bool:
+        """Whether to evaluate now: because of eval_steps, at the end, or because a callback asked."""
+        return bool(self._control.should_evaluate)
+
+    @property
+    def should_log(self) -> bool:
+        """Whether to log this update: because of logging_steps, at the end, or because a callback asked."""
+        return bool(self._control.should_log)
+
+    def begin(self) -> None:
+        """The run begins; trackers open their runs here."""
+        self._control = self._handler.on_train_begin(*self._place)
+        self._control = self._handler.on_epoch_begin(*self._place)
+
+    def step_begin(self) -> None:
+        """An update begins; what callbacks asked for at the last one is forgotten."""
+        self._control = self._handler.on_step_begin(*self._place)
+
+    def step_end(self, *, update: int, epoch: int | float) -> None:
+        """Update number `update` (from 1) is done, `epoch` passes over the prompts are behind us."""
+        is_new_epoch = math.floor(epoch) > math.floor(self._state.epoch)
+        self._state.global_step, self._state.epoch = update, epoch
+        self._control = self._handler.on_step_end(*self._place)
+        self._control.should_log |= update >= self._state.max_steps
+        if is_new_epoch:
+            self._control = self._handler.on_epoch_end(*self._place)
+            if update < self._state.max_steps:
+                self._control = self._handler.on_epoch_begin(*self._place)
+
+    def log(self, numbers: Numbers) -> None:
+        """Hand the metrics to all callbacks and add them to the history in the state."""
+        logs = {**numbers, "epoch": self._state.epoch}
+        self._state.log_history.append({**logs, "step": self._state.global_step})
+        self._control = self._handler.on_log(*self._place, logs)
+
+    def evaluate(self, numbers: Numbers) -> None:
+        """Hand the metrics of an evaluation to all callbacks, as `eval_…` (trackers show `eval/…`)."""
+        evaluated = {f"eval_{name}": number for name, number in numbers.items()}
+        self.log(evaluated)
+        self._control = self._handler.on_evaluate(*self._place, evaluated)
+        score = numbers.get(BEST_METRIC)
+        # Early stopping has compared with the best evaluation before this one; only now is the record set.
+        if score is not None and (self._state.best_metric is None or score > self._state.best_metric):
+            self._state.best_metric, self._state.best_global_step = score, self._state.global_step
+
+    def save(self) -> None:
+        """A model was saved."""
+        self._control = self._handler.on_save(*self._place)
+
+    def push_begin(self) -> None:
+        """The model is about to be uploaded to the hub."""
+        self._control = self._handler.on_push_begin(*self._place)
+
+    def end(self) -> None:
+        """The run is over; trackers close their runs."""
+        self._control = self._handler.on_train_end(*self._place)
+
+    @property
+    def _place(self) -> tuple[Any, Any, Any]:
+        return self._arguments, self._state, self._control
+
+
+def tracker_callbacks(report_to: Sequence[str], *, main: bool) -> list[Any]:
+    """One callback for each tracker in `report_to` ("all": every one that is installed); none if not `main`.
+
+    Raises ConfigError for all names that are unknown and all trackers that are not installed.
+    """
+    if not report_to:
+        return []
+    from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+
+    names = get_available_reporting_integrations() if "all" in report_to else dict.fromkeys(report_to)
+    problems = [_unknown(name, INTEGRATION_TO_CALLBACK) for name in names if name not in INTEGRATION_TO_CALLBACK]
+    trackers, cause = [], None
+    for name in names:
+        if main and name in INTEGRATION_TO_CALLBACK:
+            try:
+                trackers.append(INTEGRATION_TO_CALLBACK[name]())
+            # What the integrations raise where their package is missing differs from one to the next.
+            except (ImportError, RuntimeError, ValueError) as error:
+                cause = error
+                problems.append(f"report_to = {name} cannot start: {error}{_hint(name)}")
+    if problems:
+        raise ConfigError("\n".join(problems)) from cause
+    return trackers
+
+
+def _hint(name: str) -> str:
+    return f' (pip install "nearstep[{name}]")' if name in EXTRAS else ""
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1)
+    nearest = f"did you mean {matches[0]}? " if matches else ""
+    return f"report_to = {name} is no tracker: {nearest}Known are {', '.join(sorted(known))}"
+
+
+def _check_callbacks(callbacks: Sequence[object]) -> None:
+    """ConfigError for what is no callback; a warning for a method that our loop never calls."""
+    from transformers.trainer_callback import TrainerCallback
+
+    for number, callback in enumerate(callbacks):
+        kind = callback if isinstance(callback, type) else type(callback)
+        if not issubclass(kind, TrainerCallback):
+            raise ConfigError(
+                f"callbacks[{number}] = {shorten(callback)} is no callback: derive its class from "
+                "transformers.TrainerCallback"
+            )
+        own = {name for each in kind.__mro__[: kind.__mro__.index(TrainerCallback)] for name in vars(each)}
+        for name in NEVER_CALLED:
+            if name in own:
+                warnings.warn(f"{kind.__name__}.{name} is never called: PPO updates have no such event", stacklevel=3)

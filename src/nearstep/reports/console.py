@@ -1,0 +1,147 @@
+"""What the user sees of a run: batch arithmetic, a bar with the reward on it, sample completions, where files lie.
+
+On a terminal there is a live bar; elsewhere (a log file, CI) one plain line per logged update. Text of models and
+data sets never reaches rich as markup, and its control characters never reach the terminal.
+"""
+
+import time
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from nearstep.reports.metrics import Numbers
+
+HEADLINE = {
+    "objective/rlhf_reward": "reward",
+    "objective/scores": "score",
+    "objective/kl": "kl",
+    "response/length_mean": "length",
+}
+TEXT_LIMIT = 600  # characters of a query or response in the table of samples
+SPEED_PERIOD_SECONDS = 24 * 3600  # the estimate of the time left looks back this far: updates may be slow
+
+
+class Screen:
+    """The terminal or log of the main process."""
+
+    def __init__(
+        self, total_updates: int, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.console = console or Console(highlight=False)
+        self._total_updates = total_updates
+        self._progress = Progress(
+            TextColumn("update {task.completed}/{task.total}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[time_left]}", markup=False),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            speed_estimate_period=SPEED_PERIOD_SECONDS,
+            get_time=clock,
+        )
+        self._task = self._progress.add_task("", total=total_updates, time_left="")
+
+    def begin(self, batch_table: Sequence[tuple[str, object, str]], preview: str) -> None:
+        """Print the batch arithmetic (name, value, how it came about) and what the model sees; start the bar."""
+        if batch_table:
+            self.console.print(_batch_table(self._plain, batch_table))
+        if preview:
+            self.console.print(self._plain(preview), soft_wrap=True)
+        self._progress.start()
+
+    def step(self, update: int, numbers: Numbers, *, logged: bool) -> None:
+        """Move the bar to `update`; where there is no terminal, print a line if the update is logged."""
+        headline = headline_text(numbers)
+        self._progress.update(self._task, completed=update, description=headline)
+        time_left = _time_left(self._progress.tasks[self._task])
+        self._progress.update(self._task, time_left=time_left)
+        if logged and not self.console.is_terminal:
+            self._line(f"update {update}/{self._total_updates}  {headline}  {time_left}")
+
+    def samples(self, update: int, rows: Sequence[tuple[str, str, float]]) -> None:
+        """Print a table of sample completions: query, model response, score."""
+        table = Table(title=f"Samples after update {update}", show_lines=True, title_justify="left", expand=True)
+        table.add_column("query", ratio=3)
+        table.add_column("model response", ratio=3)
+        table.add_column("score", ratio=1, justify="right")
+        for query, response, score in rows:
+            table.add_row(*(self._plain(cut_middle(text)) for text in (query, response)), f"{score:.4g}")
+        self.console.print(table)
+
+    def evaluation(self, update: int, numbers: Numbers) -> None:
+        """Print the numbers of an evaluation in one line."""
+        self._line(f"evaluation after update {update}  {headline_text(numbers)}")
+
+    def saved(self, update: int, folder: Path) -> None:
+        """Say where a model was saved."""
+        self._line(f"saved after update {update}: {folder}")
+
+    def end(self, files: Sequence[tuple[str, Path]], first: Numbers, last: Numbers) -> None:
+        """Stop the bar; print how the run went, first to last logged update, and where the files lie."""
+        self.close()
+        table = Table(title="Done", title_justify="left", show_header=False)
+        for name, label in HEADLINE.items():
+            if name in first and name in last:
+                table.add_row(label, f"{first[name]:.4g} → {last[name]:.4g}")
+        for name, path in files:
+            table.add_row(self._plain(name), self._plain(str(path)))
+        self.console.print(table)
+
+    def close(self) -> None:
+        """Stop the bar and give the terminal back; closing twice is fine."""
+        self._progress.stop()
+
+    def _line(self, text: str) -> None:
+        self.console.print(self._plain(text), soft_wrap=True)
+
+    def _plain(self, text: str) -> Text:
+        """`text` as it is: no markup, no control characters, nothing that the terminal's encoding lacks."""
+        encoding = self.console.encoding
+        return Text(visible(text).encode(encoding, "replace").decode(encoding), overflow="fold")
+
+
+def headline_text(numbers: Numbers) -> str:
+    """The few numbers to watch: reward, score, KL, length; those that are there."""
+    return "  ".join(f"{label} {numbers[name]:.4g}" for name, label in HEADLINE.items() if name in numbers)
+
+
+def visible(text: str) -> str:
+    r"""Show control and format characters (escapes, text direction) as `\x1b`; keep line breaks and tabs."""
+    return "".join(
+        character if character in "\n\t" or unicodedata.category(character)[0] != "C" else ascii(character)[1:-1]
+        for character in text
+    )
+
+
+def cut_middle(text: str, limit: int = TEXT_LIMIT) -> str:
+    """`text`, or its head and tail of `limit` characters together where it is longer."""
+    if len(text) <= limit:
+        return text
+    head, tail = text[: limit - limit // 2], text[len(text) - limit // 2 :]
+    return f"{head} […{len(text) - limit} characters…] {tail}"
+
+
+def _batch_table(plain: Callable[[str], Text], rows: Sequence[tuple[str, object, str]]) -> Table:
+    table = Table(title="Batch arithmetic", title_justify="left")
+    table.add_column("quantity")
+    table.add_column("value", justify="right")
+    table.add_column("how it came about")
+    for name, value, origin in rows:
+        table.add_row(plain(name), plain(str(value)), plain(origin))
+    return table
+
+
+def _time_left(task: Task) -> str:
+    """Time to the last update at the mean speed so far, as `1:05:00 left`; empty while it cannot be known."""
+    seconds = task.time_remaining
+    if seconds is None:
+        return ""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d} left"

@@ -1,0 +1,183 @@
+"""What each metric of a run means, and how sums and counts become the numbers that are shown.
+
+`python -m nearstep.reports.metrics > docs/metrics.md` writes the page for readers.
+"""
+
+from collections.abc import Mapping
+from itertools import groupby
+from math import isinf, isnan, sqrt
+from typing import TypeAlias
+
+from nearstep.types import Max, Mean, Metric, Metrics, Spread
+
+Numbers: TypeAlias = Mapping[str, int | float]
+"""Metrics as they are shown: one number each, by name."""
+
+# Notation: Σ over the tokens of a response, π the policy, ρ = π / π_old, ℓ = log π_ref − log π.
+MEANINGS: dict[str, str] = {
+    "objective/rlhf_reward": "what PPO maximises: objective/scores + objective/non_score_reward. Should rise.",
+    "objective/scores": "mean score of an episode, after the rules for responses without a stop token.",
+    "objective/scores_raw": "mean score as the rewards gave it, before those rules.",
+    "objective/scores_std": "standard deviation of objective/scores over episodes. Near 0 nothing can be learnt.",
+    "objective/kl": "mean over episodes of Σ kl, policy at rollout against reference, by the chosen kl_estimator. "
+    "Starts at 0 and grows slowly; a jump, or values that stay negative, mean trouble.",
+    "objective/kl_per_token": "the same KL per token: summed over all episodes, divided by all response tokens.",
+    "objective/kl_k3": "mean over episodes of Σ (exp(ℓ) − 1 − ℓ), whichever estimator was chosen. Never negative.",
+    "objective/entropy": "mean over episodes of Σ −log π of the sampled tokens, in nats: an unbiased estimate of "
+    "the entropy of a whole response. Near 0 the policy always says the same.",
+    "objective/non_score_reward": "mean over episodes of Σ −kl_coef · kl: what the KL penalty costs. At most 0, as a "
+    "rule.",
+    "reward/<name>": "mean of one part of the reward, before its weight, over the episodes where it applied.",
+    "reward/<name>_std": "standard deviation of that part over the same episodes.",
+    "reward/<name>_none": "share of episodes where that part did not apply (the function gave None).",
+    "policy/approxkl_avg": "how far the policy has left the one that sampled: mean of ½ (log ρ)² per token. "
+    "Usually below 0.02.",
+    "policy/clipfrac_avg": "share of tokens where the clip decided the policy loss. 0.05 to 0.3 is usual; at 0 the "
+    "learning rate may be too low, above 0.5 too high.",
+    "policy/entropy_avg": "mean entropy of the next token's distribution, at the sampling temperature, in nats.",
+    "policy/grad_norm": "L2 norm of the policy's gradient before it is cut to max_grad_norm.",
+    "loss/policy_avg": "policy loss, mean per token. About 0 by construction where advantages are whitened.",
+    "loss/value_avg": "value loss, ½ · mean of the larger (V − R)² with and without clipping; without vf_coef.",
+    "value/grad_norm": "L2 norm of the critic's gradient before it is cut to max_grad_norm.",
+    "val/clipfrac_avg": "share of tokens where the clip decided the value loss.",
+    "val/ratio": "mean of ρ per token. Stays near 1; above 2 or below 0.1 the steps are too large.",
+    "val/ratio_var": "variance of ρ over tokens, E[ρ²] − E[ρ]². Below about 0.1 in a calm run.",
+    "val/ratio_max_gap_first": "largest |ρ − 1| before the first optimizer step of an update, when nothing has "
+    "moved yet: 1e-5 or less in float32. More means that sampling and training disagree on log-probs.",
+    "val/num_eos_tokens": "share of responses that ended with a stop token. Should approach 1.",
+    "val/explained_variance": "1 − Var(R − V) / Var(R) over tokens. 1 is a perfect critic, 0 one that knows only "
+    "the mean, below 0 one that misleads.",
+    "val/advantage_std": "standard deviation of the advantages over tokens, before whitening.",
+    "response/length_mean": "mean length of a response in tokens, the stop token included.",
+    "response/length_max": "length of the longest response in tokens.",
+    "response/truncated": "share of responses that were cut off by response_length.",
+    "optimizer/steps": "optimizer steps so far; num_ppo_epochs × num_mini_batches more with every update.",
+    "lr": "learning rate of this update.",
+    "update": "updates done: one rollout and its optimizer steps each.",
+    "episode": "episodes (responses) sampled so far, over all processes.",
+    "epoch": "passes over the prompts so far.",
+    "eps": "episodes per second over the last updates.",
+    "tokens_per_second": "tokens of responses per second of this update, over all processes.",
+    "seconds": "wall-clock time of this update.",
+    "time/generate": "share of `seconds` spent sampling responses.",
+    "time/score": "share of `seconds` spent in the rewards.",
+    "time/experience": "share of `seconds` spent on log-probs, values and advantages before the update.",
+    "time/update": "share of `seconds` spent on optimizer steps.",
+    "time/other": "share of `seconds` spent elsewhere (data, reports, saving). The five shares add up to 1.",
+    "eval/<name>": "the metric of that name, measured on the evaluation prompts.",
+}
+
+HEADINGS: dict[str, str] = {
+    "objective": "Objective (per episode)",
+    "reward": "Parts of the reward",
+    "policy": "Policy",
+    "loss": "Losses",
+    "value": "Critic",
+    "val": "Checks",
+    "response": "Responses",
+    "optimizer": "Optimizer",
+    "": "Progress",
+    "time": "Time",
+    "eval": "Evaluation",
+}
+
+RENAMED = {"objective/score_spread": "objective/scores_std"}
+INGREDIENTS = ("critic/residual", "critic/return")  # of val/explained_variance; not shown themselves
+ROUNDING = 1e-14  # a variance below this share of the mean square is what float64 leaves of a constant
+
+
+def meaning(name: str) -> str:
+    """One line on what the metric `name` says, `eval/…` and `reward/…` included."""
+    if name in MEANINGS:
+        return MEANINGS[name]
+    group, _, rest = name.partition("/")
+    if group == "eval":
+        return f"on the evaluation prompts: {meaning(rest)}"
+    if group == "reward":
+        ending = next((ending for ending in ("_std", "_none") if rest.endswith(ending)), "")
+        return MEANINGS[f"reward/<name>{ending}"]
+    return "logged by code of the user."
+
+
+def numbers(metrics: Metrics) -> dict[str, float]:
+    """Show every metric as one number; what was never counted is absent.
+
+    A `Spread` is shown as a standard deviation where its name says `_std`, else as a variance.
+    """
+    shown = {
+        RENAMED.get(name, name): _number(RENAMED.get(name, name), metric)
+        for name, metric in metrics.by_name.items()
+        if name not in INGREDIENTS and _is_counted(metric)
+    }
+    return shown | _explained_variance(metrics)
+
+
+def variance(spread: Spread) -> float:
+    """E[x²] − E[x]², at least 0 and exactly 0 for a constant; NaN where nothing was counted."""
+    count = float(spread.count)
+    if count == 0:
+        return float("nan")
+    mean, mean_square = float(spread.sum) / count, float(spread.sum_of_squares) / count
+    difference = mean_square - mean * mean
+    # Written so that NaN stays NaN: a broken number must be seen.
+    return 0.0 if difference <= ROUNDING * mean_square else difference
+
+
+def _number(name: str, metric: Metric) -> float:
+    match metric:
+        case Mean():
+            return float(metric.sum) / float(metric.count)
+        case Max():
+            return float(metric.value)
+        case Spread():
+            return sqrt(variance(metric)) if name.endswith("_std") else variance(metric)
+
+
+def _is_counted(metric: Metric) -> bool:
+    if isinstance(metric, Max):
+        return not (isinf(float(metric.value)) and float(metric.value) < 0)
+    return float(metric.count) > 0
+
+
+def _explained_variance(metrics: Metrics) -> dict[str, float]:
+    """1 − Var(R − V) / Var(R); absent where the returns do not vary."""
+    residual, returns = (metrics.by_name.get(name) for name in INGREDIENTS)
+    if not isinstance(residual, Spread) or not isinstance(returns, Spread):
+        return {}
+    of_returns = variance(returns)
+    if of_returns == 0 or isnan(of_returns):
+        return {}
+    return {"val/explained_variance": 1 - variance(residual) / of_returns}
+
+
+def document() -> str:
+    """The page docs/metrics.md: every metric with its meaning, grouped by what stands before the slash."""
+    lines = [
+        "# Metrics",
+        "",
+        "Every metric of a run, with its meaning. The same names stand in `metrics.jsonl` and at every tracker.",
+        "Means are over all episodes, or over all tokens of all responses, of all processes; nothing is padded, so no",
+        "padding counts. A metric that had nothing to count is absent. A number that is not finite stands as `null` in",
+        "`metrics.jsonl`, and the key `not_finite` says what it was.",
+        "",
+        "Notation: Σ over the tokens of a response, π the policy, π_old the policy that sampled, ρ = π / π_old,",
+        "ℓ = log π_ref − log π, V the critic's value, R the return.",
+    ]
+    for group, names in groupby(MEANINGS, key=_group):
+        lines += ["", f"## {HEADINGS[group]}", "", "| metric | meaning |", "|---|---|"]
+        lines += [f"| `{name}` | {escape_cell(MEANINGS[name])} |" for name in names]
+    return "\n".join([*lines, ""])
+
+
+def escape_cell(text: str) -> str:
+    """`text` as one cell of a Markdown table."""
+    return text.replace("|", r"\|").replace("\n", " ")
+
+
+def _group(name: str) -> str:
+    group, slash, _ = name.partition("/")
+    return group if slash else ""
+
+
+if __name__ == "__main__":
+    print(document(), end="")

@@ -1,0 +1,167 @@
+"""What the README.md beside a saved policy says: the facts of the run, nothing that was not measured."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from string import Template
+
+import yaml
+
+from nearstep.config import PPOConfig
+from nearstep.reports.metrics import Numbers, escape_cell, meaning
+
+PACKAGES = ("nearstep", "torch", "transformers")
+SHOWN_GROUPS = ("objective/", "reward/", "response/", "val/explained_variance", "val/num_eos_tokens", "eval/")
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+FILE_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
+
+BODY = Template("""\
+# $title
+
+A language model trained with PPO (proximal policy optimisation with a critic) by
+nearstep, starting from $policy.
+
+$facts
+## Final metrics
+
+$metrics
+## Settings
+
+Those that differ from the defaults.
+
+$settings
+## Versions
+
+$versions
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```
+""")
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a model card tells about a run. Names are hub names or paths, None where an object in memory was given."""
+
+    config: PPOConfig
+    updates: int
+    episodes: int
+    policy: str | None
+    reference: str | None = None
+    critic: str | None = None
+    rewards: Sequence[str] = ()
+    dataset: str | None = None
+    metrics: Numbers = field(default_factory=dict)
+
+
+def model_card(facts: RunFacts) -> str:
+    """The text of README.md: YAML front matter that the hub reads, then tables for people."""
+    front = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)
+    body = BODY.substitute(
+        title=_public(facts.config.run_name or Path(facts.config.output_dir).resolve().name),
+        policy=_shown(facts.policy),
+        facts=_table(("fact", "value"), _fact_rows(facts)),
+        metrics=_table(("metric", "value", "meaning"), _metric_rows(facts.metrics)),
+        settings=_table(("setting", "value"), _setting_rows(facts.config)),
+        versions=_table(("package", "version"), list(package_versions().items())),
+    )
+    return f"---\n{front}---\n\n{body}"
+
+
+def write_model_card(folder: Path, facts: RunFacts) -> Path:
+    """Write README.md into `folder`, which must exist; return its path."""
+    path = folder / "README.md"
+    path.write_text(model_card(facts), encoding="utf-8")
+    return path
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide a run's numbers."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def is_hub_name(name: str | None) -> bool:
+    """Whether `name` can only mean a repository on the hub: of its form, and neither a file nor a folder here."""
+    if name is None or name.endswith(FILE_SUFFIXES):
+        return False
+    return HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
+
+
+def _front_matter(facts: RunFacts) -> dict[str, object]:
+    matter: dict[str, object] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["nearstep", "ppo", "reinforcement-learning"],
+    }
+    if is_hub_name(facts.policy):
+        matter["base_model"] = facts.policy
+    if is_hub_name(facts.dataset):
+        matter["datasets"] = [facts.dataset]
+    return matter
+
+
+def _fact_rows(facts: RunFacts) -> list[tuple[str, str]]:
+    return [
+        ("policy started from", _shown(facts.policy)),
+        ("reference", _shown(facts.reference, "a frozen copy of the policy as it started")),
+        ("critic started from", _shown(facts.critic, "the reward model, or the policy's trunk")),
+        ("rewards", ", ".join(_shown(name) for name in facts.rewards) or "none named"),
+        ("prompts", _shown(facts.dataset)),
+        ("updates", str(facts.updates)),
+        ("episodes", str(facts.episodes)),
+    ]
+
+
+def _metric_rows(metrics: Numbers) -> list[tuple[str, str, str]]:
+    return [
+        (f"`{name}`", f"{number:.4g}", meaning(name))
+        for name, number in metrics.items()
+        if name.startswith(SHOWN_GROUPS)
+    ]
+
+
+def _setting_rows(config: PPOConfig) -> list[tuple[str, str]]:
+    """Settings that were changed, in the order of their declaration."""
+    values: Mapping[str, object] = dataclasses.asdict(config)
+    return [
+        (f"`{each.name}`", _setting(values[each.name]))
+        for each in dataclasses.fields(config)
+        if values[each.name] != each.default
+    ]
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(_setting(entry) for entry in value)
+    return f"`{_public(str(value))}`"
+
+
+def _shown(name: str | None, otherwise: str = "an object in memory") -> str:
+    return otherwise if name is None else f"`{_public(name)}`"
+
+
+def _public(name: str) -> str:
+    """An absolute path tells about the machine, not about the model: only its last part is shown."""
+    return f"…/{Path(name).name}" if Path(name).is_absolute() else name
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return "None.\n"
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(escape_cell(cell) for cell in line) + " |\n" for line in lines)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed as a package"

@@ -1,0 +1,127 @@
+"""Which files record a run: strict JSON, one object per line, appended and flushed by the main process alone."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from jaxtyping import Float
+from torch import Tensor
+
+from nearstep.reports.metrics import Numbers
+from nearstep.types import Prompts, Rollout, Scores
+
+Record = Mapping[str, object]
+BLOCK_BYTES = 1 << 16
+
+
+class JsonLines:
+    """A file of JSON objects, one per line. An existing file is continued, less a torn last line."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _cut_torn_line(path)
+        self.path = path
+        # A lone surrogate becomes \udXXX, which is what JSON wants for it.
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+
+    def write(self, *records: Record) -> None:
+        """Append the records and flush, so that a reader sees them at once. ValueError for NaN and infinity."""
+        lines = [json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n" for record in records]
+        self._file.writelines(lines)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        self._file.close()
+
+
+def truncate_after(path: Path, update: int) -> None:
+    """Drop the records of updates after `update`, and a torn last line, so that a resumed run can append."""
+    kept_bytes = 0
+    with path.open("r+b") as file:
+        for line in file:
+            if not line.endswith(b"\n") or json.loads(line)["update"] > update:
+                break
+            kept_bytes += len(line)
+        file.truncate(kept_bytes)
+
+
+def metrics_record(*, update: int, episode: int, epoch: int | float, numbers: Numbers) -> Record:
+    """One line of metrics.jsonl. What is not finite stands as null, and `not_finite` says what it was.
+
+    >>> metrics_record(update=1, episode=8, epoch=0.5, numbers={"lr": 0.1, "eps": float("nan")})
+    {'update': 1, 'episode': 8, 'epoch': 0.5, 'lr': 0.1, 'eps': None, 'not_finite': {'eps': 'nan'}}
+    """
+    broken = {name: str(float(number)) for name, number in numbers.items() if not math.isfinite(number)}
+    place: Record = {"update": update, "episode": episode, "epoch": epoch}
+    shown = {name: _finite(number) for name, number in numbers.items() if name not in place}
+    return {**place, **shown, **({"not_finite": broken} if broken else {})}
+
+
+def rollout_records(
+    *,
+    update: int,
+    prompts: Prompts,
+    decode: Callable[[list[int]], str],
+    rollout: Rollout,
+    scores: Scores,
+    final_scores: Float[Tensor, " rows"],
+) -> Iterator[Record]:
+    """The lines of rollouts.jsonl, one per episode; null where a part of the reward did not apply.
+
+    `extras` are the columns that reward functions logged.
+    """
+    parts = {name: part.tolist() for name, part in scores.parts.items()}
+    totals, finals, finished = scores.total.tolist(), final_scores.tolist(), rollout.finished.tolist()
+    lengths = rollout.action_counts.tolist()
+    for row, completion in enumerate(rollout.completion_ids()):
+        yield {
+            "update": update,
+            "episode": prompts.episodes[row],
+            "prompt": decode(prompts.ids[row]),
+            "completion": decode(completion),
+            "scores": {name: _finite(part[row]) for name, part in parts.items()},
+            "total_score": _finite(totals[row]),
+            "final_score": _finite(finals[row]),
+            "finished": finished[row],
+            "response_length": lengths[row],
+            "extras": {name: _plain_value(column[row]) for name, column in scores.extras.items()},
+        }
+
+
+def sample_records(update: int, rows: Sequence[tuple[str, str, float]]) -> Iterator[Record]:
+    """The lines of samples.jsonl: query, response and score of the sample completions after an update."""
+    for query, response, score in rows:
+        yield {"update": update, "query": query, "response": response, "score": _finite(score)}
+
+
+def _plain_value(value: object) -> object:
+    """What JSON can hold, as it is; anything else as text."""
+    if isinstance(value, float):
+        return _finite(value)
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _finite(number: int | float) -> int | float | None:
+    return number if math.isfinite(number) else None
+
+
+def _cut_torn_line(path: Path) -> None:
+    """End the file at its last line break: a crash may have left half a record behind it."""
+    with path.open("r+b") as file:
+        file.truncate(_end_of_last_line(file))
+
+
+def _end_of_last_line(file: BinaryIO) -> int:
+    """Position after the last line break, 0 where there is none; read from the end: files may be large."""
+    start = file.seek(0, 2)
+    while start > 0:
+        block_end, start = start, max(0, start - BLOCK_BYTES)
+        file.seek(start)
+        found = file.read(block_end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+    return 0

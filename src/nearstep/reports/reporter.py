@@ -1,0 +1,180 @@
+"""How a run tells what happens: the one object the loop talks to, in front of files, screen and callbacks."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from nearstep.config import PPOConfig
+from nearstep.reports.callbacks import Callbacks
+from nearstep.reports.console import Screen
+from nearstep.reports.metrics import Numbers
+from nearstep.reports.records import JsonLines, metrics_record, rollout_records, sample_records
+from nearstep.types import Prompts, Rollout, Scores
+
+
+def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
+    """Updates (from 1) that show sample completions: at most as many as asked, evenly spread, the last one in.
+
+    >>> sorted(sample_updates(10, 3))
+    [4, 7, 10]
+    """
+    count = min(total_updates, num_sample_generations)
+    return frozenset(-(-total_updates * number // count) for number in range(1, count + 1))
+
+
+class Reporter:
+    """A context manager: leaving it closes the files and gives the terminal back, whatever happened.
+
+    Writes and prints on the main process alone; callbacks run on every process. Files are made by `begin`, not
+    before.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        callbacks: Callbacks,
+        *,
+        total_updates: int,
+        main: bool,
+        screen: Screen | None = None,
+    ) -> None:
+        self._config = config
+        self._callbacks = callbacks
+        self._screen = (screen or Screen(total_updates)) if main else None
+        self._outputs: _Outputs | None = None
+
+    @property
+    def should_training_stop(self) -> bool:
+        """Whether the run shall end after this update."""
+        return self._callbacks.should_training_stop
+
+    @property
+    def should_evaluate(self) -> bool:
+        """Whether an evaluation is due after this update."""
+        return self._callbacks.should_evaluate
+
+    @property
+    def should_save(self) -> bool:
+        """Whether a model shall be saved after this update."""
+        return self._callbacks.should_save
+
+    def begin(self, batch_table: Sequence[tuple[str, object, str]], preview: str) -> None:
+        """Show the batch arithmetic (name, value, how it came about) and what the model sees; open files, trackers."""
+        if self._screen is not None:
+            self._outputs = _Outputs(self._config, self._screen)
+            self._screen.begin(batch_table, preview)
+        self._callbacks.begin()
+
+    def step_begin(self) -> None:
+        """An update begins."""
+        self._callbacks.step_begin()
+
+    def step(
+        self,
+        *,
+        update: int,
+        episode: int,
+        epoch: int | float,
+        prompts: Prompts,
+        decode: Callable[[list[int]], str],
+        rollout: Rollout,
+        scores: Scores,
+        final_scores: Float[Tensor, " rows"],
+        numbers: Numbers,
+    ) -> None:
+        """Update number `update` (from 1) is done: record every episode, and the metrics where logging is due.
+
+        `final_scores` are the totals of `scores` after the rules for missing stop tokens; `decode` should show
+        special tokens.
+        """
+        if self._outputs is not None and self._outputs.rollouts is not None:
+            records = rollout_records(
+                update=update,
+                prompts=prompts,
+                decode=decode,
+                rollout=rollout,
+                scores=scores,
+                final_scores=final_scores,
+            )
+            self._outputs.rollouts.write(*records)
+        self._callbacks.step_end(update=update, epoch=epoch)
+        logged = self._callbacks.should_log
+        if self._outputs is not None:
+            self._outputs.screen.step(update, numbers, logged=logged)
+            if logged:
+                self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=numbers)
+        if logged:
+            self._callbacks.log({"episode": episode, **numbers})
+
+    def samples(self, update: int, rows: Sequence[tuple[str, str, float]]) -> None:
+        """Show sample completions (query, model response, score), and record them in samples.jsonl."""
+        if self._outputs is not None:
+            self._outputs.screen.samples(update, rows)
+            if self._outputs.samples is not None:
+                self._outputs.samples.write(*sample_records(update, rows))
+
+    def evaluation(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
+        """Report an evaluation; `numbers` have training's names (objective/scores, …) and get `eval/` in front."""
+        if self._outputs is not None:
+            named = {f"eval/{name}": number for name, number in numbers.items()}
+            self._outputs.metrics.write(metrics_record(update=update, episode=episode, epoch=epoch, numbers=named))
+            self._outputs.screen.evaluation(update, numbers)
+        self._callbacks.evaluate(numbers)
+
+    def saved(self, update: int, folder: Path) -> None:
+        """Models were saved in `folder`."""
+        if self._outputs is not None:
+            self._outputs.screen.saved(update, folder)
+            self._outputs.models = folder
+        self._callbacks.save()
+
+    def end(self) -> None:
+        """The run is over: close trackers and files, say how it went and where everything lies."""
+        self._callbacks.end()
+        if self._outputs is not None:
+            self._outputs.end()
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._outputs is not None:
+            self._outputs.close()
+
+
+class _Outputs:
+    """The files and the screen of the main process, from the beginning of the run to its end."""
+
+    def __init__(self, config: PPOConfig, screen: Screen) -> None:
+        folder = Path(config.output_dir)
+        self.screen = screen
+        self.metrics = JsonLines(folder / "metrics.jsonl")
+        self.rollouts = JsonLines(folder / "rollouts.jsonl") if config.log_rollouts else None
+        self.samples = JsonLines(folder / "samples.jsonl") if config.num_sample_generations > 0 else None
+        self.models: Path | None = None
+        self._first: Numbers = {}
+        self._last: Numbers = {}
+
+    def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
+        """Record the metrics of an update."""
+        self.metrics.write(metrics_record(update=update, episode=episode, epoch=epoch, numbers=numbers))
+        self._first, self._last = self._first or numbers, numbers
+
+    def end(self) -> None:
+        """Close everything; show the first and last logged numbers and where things lie."""
+        self.close()
+        models = [("models", self.models)] if self.models is not None else []
+        records = [(file.path.stem, file.path) for file in self._files]
+        self.screen.end([*models, *records], self._first, self._last)
+
+    def close(self) -> None:
+        """Close the files and give the terminal back; closing twice is fine."""
+        for file in self._files:
+            file.close()
+        self.screen.close()
+
+    @property
+    def _files(self) -> list[JsonLines]:
+        return [file for file in (self.metrics, self.rollouts, self.samples) if file is not None]

@@ -1,0 +1,176 @@
+"""Files of a run hold strict JSON, survive a crash in the middle of a line, and can be continued."""
+
+import doctest
+import json
+from math import inf, nan
+
+import pytest
+import torch
+
+from nearstep.reports import records
+from nearstep.reports.records import JsonLines, metrics_record, rollout_records, sample_records, truncate_after
+from nearstep.types import Prompts, Rollout, Scores
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def read(path) -> list[dict]:
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def two_rows() -> tuple[Prompts, Rollout, Scores]:
+    """Prompt [5, 6] answered [7, 2] and finished, prompt [8] answered [9] and cut off."""
+    prompts = Prompts(ids=[[5, 6], [8]], inputs=["five six", "eight"], columns={}, episodes=[40, 41])
+    rollout = Rollout(
+        tokens=torch.tensor([5, 6, 7, 2, 8, 9]),
+        is_action=torch.tensor([False, False, True, True, False, True]),
+        row_lengths=torch.tensor([4, 2]),
+        logprobs=torch.zeros(3),
+        finished=torch.tensor([True, False]),
+        policy_version=torch.zeros(2, dtype=torch.long),
+    )
+    parts = {"helpful": torch.tensor([1.0, nan]), "short": torch.tensor([0.5, 0.25])}
+    return prompts, rollout, Scores(total=torch.tensor([1.5, 0.25]), parts=parts)
+
+
+def test_metrics_record_is_strict_json_with_nan_inside(tmp_path):
+    file = JsonLines(tmp_path / "metrics.jsonl")
+    file.write(metrics_record(update=3, episode=24, epoch=0.5, numbers={"lr": 0.1, "a": nan, "b": -inf, "steps": 4}))
+    file.close()
+    assert read(tmp_path / "metrics.jsonl") == [
+        {
+            "update": 3,
+            "episode": 24,
+            "epoch": 0.5,
+            "lr": 0.1,
+            "a": None,
+            "b": None,
+            "steps": 4,
+            "not_finite": {"a": "nan", "b": "-inf"},
+        }
+    ]
+
+
+def test_place_of_a_record_is_the_reporters_own():
+    record = metrics_record(update=3, episode=24, epoch=0.5, numbers={"episode": 7, "lr": 0.1})
+    assert record == {"update": 3, "episode": 24, "epoch": 0.5, "lr": 0.1}
+
+
+def test_a_record_that_is_not_strict_json_is_refused(tmp_path):
+    file = JsonLines(tmp_path / "x.jsonl")
+    with pytest.raises(ValueError, match="Out of range float"):
+        file.write({"update": 1}, {"update": 1, "value": nan})
+    file.close()
+    assert read(tmp_path / "x.jsonl") == []
+
+
+def test_rollout_records_by_hand():
+    prompts, rollout, scores = two_rows()
+    lines = list(
+        rollout_records(
+            update=5,
+            prompts=prompts,
+            decode=lambda ids: " ".join(map(str, ids)),
+            rollout=rollout,
+            scores=scores,
+            final_scores=torch.tensor([1.5, -1.0]),
+        )
+    )
+    assert lines == [
+        {
+            "update": 5,
+            "episode": 40,
+            "prompt": "5 6",
+            "completion": "7 2",
+            "scores": {"helpful": 1.0, "short": 0.5},
+            "total_score": 1.5,
+            "final_score": 1.5,
+            "finished": True,
+            "response_length": 2,
+            "extras": {},
+        },
+        {
+            "update": 5,
+            "episode": 41,
+            "prompt": "8",
+            "completion": "9",
+            "scores": {"helpful": None, "short": 0.25},
+            "total_score": 0.25,
+            "final_score": -1.0,
+            "finished": False,
+            "response_length": 1,
+            "extras": {},
+        },
+    ]
+
+
+def test_extra_columns_of_rewards_are_recorded_whatever_they_hold(tmp_path):
+    prompts, rollout, scores = two_rows()
+    scores = Scores(scores.total, scores.parts, extras={"answer": ["4", None], "found": [nan, torch.device("cpu")]})
+    lines = rollout_records(
+        update=1, prompts=prompts, decode=str, rollout=rollout, scores=scores, final_scores=scores.total
+    )
+    file = JsonLines(tmp_path / "rollouts.jsonl")
+    file.write(*lines)
+    file.close()
+    extras = [line["extras"] for line in read(tmp_path / "rollouts.jsonl")]
+    assert extras == [{"answer": "4", "found": None}, {"answer": None, "found": "cpu"}]
+
+
+def test_text_of_any_kind_survives(tmp_path):
+    text = "line\nbreak, quote \", line separator \u2028, 漢字, lone surrogate \ud800, bell \x07, null \x00"
+    file = JsonLines(tmp_path / "samples.jsonl")
+    file.write(*sample_records(2, [("q", text, nan)]))
+    file.close()
+    assert read(tmp_path / "samples.jsonl") == [{"update": 2, "query": "q", "response": text, "score": None}]
+
+
+def test_every_update_can_be_read_while_the_run_goes_on(tmp_path):
+    file = JsonLines(tmp_path / "made" / "on" / "the way" / "x.jsonl")
+    file.write({"update": 1})
+    assert read(file.path) == [{"update": 1}]
+    file.write({"update": 2})
+    assert read(file.path) == [{"update": 1}, {"update": 2}]
+    file.close()
+    file.close()
+
+
+def test_an_existing_file_is_continued(tmp_path):
+    for update in (1, 2):
+        file = JsonLines(tmp_path / "x.jsonl")
+        file.write({"update": update})
+        file.close()
+    assert read(tmp_path / "x.jsonl") == [{"update": 1}, {"update": 2}]
+
+
+@pytest.mark.parametrize("block_bytes", [1, 3, 1 << 16])
+@pytest.mark.parametrize("torn", ["", '{"upda', '{"update": 2, "text": "é'])
+def test_a_torn_last_line_is_cut_off(tmp_path, monkeypatch, block_bytes, torn):
+    monkeypatch.setattr(records, "BLOCK_BYTES", block_bytes)
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"update": 1}\n' + torn, encoding="utf-8")
+    file = JsonLines(path)
+    file.write({"update": 2})
+    file.close()
+    assert read(path) == [{"update": 1}, {"update": 2}]
+
+
+def test_a_file_of_one_torn_line_starts_anew(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"upda', encoding="utf-8")
+    JsonLines(path).close()
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(("update", "kept"), [(0, []), (1, [1, 1]), (2, [1, 1, 2]), (9, [1, 1, 2, 3])])
+def test_truncate_after(tmp_path, update, kept):
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(f'{{"update": {number}}}\n' for number in (1, 1, 2, 3)) + '{"update": 1', encoding="utf-8")
+    truncate_after(path, update)
+    assert [line["update"] for line in read(path)] == kept
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(records).failed == 0
