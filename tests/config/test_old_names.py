@@ -34,7 +34,7 @@ def test_every_old_name_leads_to_a_setting_and_hides_none():
     ],
 )
 def test_an_old_name_sets_its_field_with_a_warning(old, value, new):
-    with pytest.warns(UserWarning, match=f"^{old} is called {new} here$") as notes:
+    with pytest.warns(UserWarning, match=f"^{old} is called {new} here$"):
         config = PPOConfig(**{old: value})
     assert vars(config)[new] == value
 

@@ -1,0 +1,152 @@
+"""What the command line prints and what it ends with: 0 done, 1 failed, 2 wrongly asked, 130 interrupted."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import nearstep
+from nearstep.cli.main import COMMANDS, main
+from nearstep.errors import ConfigError, DataError
+
+RUNNABLE = ("--model_name_or_path", "me/policy", "--dataset_name", "me/prompts", "--reward_model", "me/judge")
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    """A stand-in for the trainer that keeps its arguments and may be told to fail."""
+
+    class PPOTrainer:
+        failure: BaseException | None = None
+
+        def __init__(self, args):
+            PPOTrainer.args = args
+
+        def train(self):
+            if PPOTrainer.failure:
+                raise PPOTrainer.failure
+
+    module = ModuleType("nearstep.trainer")
+    module.PPOTrainer = PPOTrainer
+    monkeypatch.setitem(sys.modules, "nearstep.trainer", module)
+    return PPOTrainer
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_help_lists_the_commands(words, capsys):
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {command.name} " in printed for command in COMMANDS)
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"nearstep {nearstep.__version__}\n"
+
+
+@pytest.mark.parametrize(("word", "nearest"), [("pop", "ppo"), ("dmeo", "demo"), ("zzz", "ppo or demo")])
+def test_an_unknown_command_names_the_nearest(word, nearest, capsys):
+    assert main([word]) == 2
+    assert f"unknown command {word}; did you mean {nearest}?" in capsys.readouterr().err
+
+
+def test_ppo_trains_with_the_settings(trainer, capsys):
+    assert main(["ppo", *RUNNABLE, "--lr", "1e-6"]) == 0
+    assert trainer.args.learning_rate == 1e-6
+    assert trainer.args.reward_model_path == "me/judge"
+    assert capsys.readouterr().err == "nearstep: reward_model is called reward_model_path here\n" + (
+        "nearstep: lr is called learning_rate here\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "words"),
+    [
+        (DataError("row 3 has no prompt"), 1, "nearstep: row 3 has no prompt\n"),
+        (ConfigError("batch_size is too small"), 2, "nearstep: batch_size is too small\n"),
+        (KeyboardInterrupt(), 130, "nearstep: interrupted\n"),
+    ],
+)
+def test_exit_codes_of_a_failed_run(trainer, failure, code, words, capsys):
+    trainer.failure = failure
+    assert main(["ppo", *RUNNABLE]) == code
+    assert capsys.readouterr().err.endswith(words)
+
+
+def test_an_error_of_ours_keeps_its_traceback(trainer):
+    trainer.failure = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        main(["ppo", *RUNNABLE])
+
+
+def test_demo_passes_its_options_on(monkeypatch):
+    given = {}
+    package, module = ModuleType("nearstep.demo"), ModuleType("nearstep.demo.run")
+    module.run_demo = lambda **options: given.update(options)
+    package.run = module
+    monkeypatch.setitem(sys.modules, "nearstep.demo", package)
+    monkeypatch.setitem(sys.modules, "nearstep.demo.run", module)
+    assert main(["demo", "--output", "there", "--seed", "7", "--quick"]) == 0
+    assert given == {"output": Path("there"), "seed": 7, "quick": True}
+
+
+LACKING = {
+    "model_name_or_path is missing: the policy to train": ("--model_name_or_path", "none"),
+    "dataset_name is missing: the prompts": ("--dataset_name", "none"),
+    "no reward: give reward_model_path, or reward_funcs": ("--reward_model", "none"),
+    "model_name_or_path = ./policy: no such file or folder": ("--model_name_or_path", "./policy"),
+    "model_name_or_path = runs/demo/policy: no such": ("--model_name_or_path", "runs/demo/policy"),
+    "model_name_or_path = here/policy: no such file": ("--model_name_or_path", "here/policy"),
+    "sft_model_path = /none/such: no such file or folder": ("--sft_model_path", "/none/such"),
+    "ref_model_path = ../ref: no such file or folder": ("--ref_model_path", "../ref"),
+    "value_model_path = ./value: no such file or folder": ("--value_model_path", "./value"),
+    "reward_model_path = ./judge: no such file or folder": ("--reward_model", "./judge"),
+    "dataset_name = prompts.jsonl: no such file or folder": ("--dataset_name", "prompts.jsonl"),
+    "eval_dataset_name = held/out.parquet: no such": ("--eval_dataset_name", "held/out.parquet"),
+    "reward_funcs = score.py:f: no such file or folder score.py": ("--reward_funcs", "score.py:f"),
+    "output_dir = taken is a file; give a folder": ("--output_dir", "taken"),
+    "reward_weights has 2 entries for 1 reward(s)": ("--reward_weights", "1", "2"),
+    "eval_steps needs eval_dataset_name or dataset_test_split": ("--eval_steps", "5"),
+}
+
+
+@pytest.mark.parametrize(("words", "flags"), LACKING.items())
+def test_what_a_run_lacks_is_told_before_it_starts(words, flags, trainer, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("taken").touch()
+    Path("here").mkdir()
+    assert main(["ppo", *RUNNABLE, *flags]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("nearstep: 1 problem in the settings:\n")
+    assert words in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "taken"]  # nothing is left behind
+
+
+def test_what_is_there_is_accepted(trainer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("policy").mkdir()
+    Path("prompts.jsonl").touch()
+    Path("score.py").touch()
+    words = "ppo --sft_model_path ./policy --dataset_name prompts.jsonl --reward_funcs score.py:f me/judge"
+    assert main(words.split()) == 0
+    assert trainer.args.reward_funcs == ("score.py:f", "me/judge")
+
+
+def test_a_wrong_configuration_ends_before_torch_is_loaded():
+    code = (
+        "import sys; from nearstep.cli.main import main; code = main(sys.argv[1:]); print('torch' in sys.modules, code)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, "ppo", "--kl_coeff", "1"], capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "False 2\n"
+    assert "unknown setting kl_coeff; did you mean kl_coef?" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_it_runs_as_a_module():
+    run = subprocess.run([sys.executable, "-m", "nearstep", "ppo", "--sead", "1"], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "unknown setting sead; did you mean seed?" in run.stderr
