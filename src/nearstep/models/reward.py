@@ -69,7 +69,7 @@ def make_scorer(
     """Make a reward model ready to score. Raises ModelError if it has several labels or no head."""
     inner = transformers_model(model, role)
     model.requires_grad_(False)
-    if _is_decoder(inner):
+    if is_decoder(inner):
         critic = make_critic(model, role=role, autocast=autocast)
         return DecoderScorer(model, critic.trunk, critic.head, max_tokens, autocast)
     if inner.config.num_labels != 1:
@@ -77,6 +77,6 @@ def make_scorer(
     return EncoderScorer(inner.eval(), pad_token_id if pad_token_id is not None else 0, max_tokens)
 
 
-def _is_decoder(model: PreTrainedModel) -> bool:
+def is_decoder(model: PreTrainedModel) -> bool:
     """transformers' decoders put their one-label layer, named score, straight on the last hidden state."""
     return any(name == "score" for name, _ in model.named_children())

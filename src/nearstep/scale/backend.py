@@ -22,6 +22,10 @@ class Backend(Protocol):
         """Number of this process, from 0."""
 
     @property
+    def local_rank(self) -> int:
+        """Number of this process on its machine, from 0."""
+
+    @property
     def world_size(self) -> int:
         """Number of processes."""
 

@@ -27,6 +27,7 @@ class TorchBackend:
     rank: int
     world_size: int
     device: torch.device
+    local_rank: int = 0
     joined: bool = False
 
     def place(self, model: nn.Module) -> nn.Module:
@@ -103,7 +104,8 @@ class TorchBackend:
 def torch_backend(*, use_cpu: bool = False) -> TorchBackend:
     """The backend for this process: joins the processes that torchrun (or accelerate launch) started, if it did."""
     on_gpu = torch.cuda.is_available() and not use_cpu
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -111,4 +113,4 @@ def torch_backend(*, use_cpu: bool = False) -> TorchBackend:
     joined = not dist.is_initialized()
     if joined:
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
-    return TorchBackend(dist.get_rank(), dist.get_world_size(), device, joined)
+    return TorchBackend(dist.get_rank(), dist.get_world_size(), device, local_rank, joined)

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.errors import TrainingError
+from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.roles import Models, transformers_model
 from nearstep.scale.backend import Backend
 from nearstep.training.state import State
@@ -46,8 +47,7 @@ class Checkpoint:
         weights = self.backend.weights_to_save(policy), self.backend.weights_to_save(critic)
         if self.backend.rank == 0:
             try:
-                with_adapters = not isinstance(policy, PreTrainedModel)
-                self._folder(target / "policy", _merged(policy) if with_adapters else policy, weights[0], with_adapters, state)
+                        self._folder(target / "policy", with_adapters_merged(policy) if with_adapters else policy, weights[0], with_adapters, state)
                 if with_adapters:
                     policy.save_pretrained(target / "policy_adapter")  # type: ignore[operator]
                 self._folder(target / "value", transformers_model(critic, "value_model"), weights[1], False, state)
@@ -69,9 +69,3 @@ class Checkpoint:
         shutil.rmtree(target, ignore_errors=True)
         unfinished.rename(target)
 
-
-def _merged(policy: nn.Module) -> PreTrainedModel:
-    """A copy of a peft policy with its adapters added to the base weights."""
-    import copy
-
-    return copy.deepcopy(policy).merge_and_unload()  # type: ignore[no-any-return, operator]

@@ -49,3 +49,4 @@ class Recipe:
     report: Report
     checkpoint: Checkpoint
     evaluate: Callable[[], Evaluation]
+    introduction: str  # what the user should read before the run: prompts as the model sees them, choices made

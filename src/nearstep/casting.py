@@ -1,0 +1,261 @@
+"""Which models, tokenizers and reward functions play which role, given the settings and what the user passed as objects."""
+
+import copy
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from nearstep.config import PPOConfig
+from nearstep.errors import ConfigError, ModelError
+from nearstep.models.adapters import add_adapters, is_adapted, lora_from, with_adapters_merged
+from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model, load_tokenizer
+from nearstep.models.reward import is_decoder, make_scorer
+from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
+from nearstep.rewards.functions import FunctionReward
+from nearstep.rewards.loading import load_function
+from nearstep.rewards.model import ModelReward, same_tokens
+from nearstep.rewards.source import RewardSource
+from nearstep.scale.backend import Backend
+
+RewardEntry: TypeAlias = Callable[..., Any] | nn.Module | str
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the user passed as objects (or as folders and hub names). What is None is made from the settings."""
+
+    tokenizer: PreTrainedTokenizerBase | None = None
+    model: nn.Module | str | None = None
+    ref_model: nn.Module | str | None = None
+    value_model: nn.Module | str | None = None
+    reward_model: nn.Module | str | None = None
+    reward_tokenizer: PreTrainedTokenizerBase | None = None
+    reward_funcs: Sequence[RewardEntry] = ()
+    train_dataset: object = None
+    eval_dataset: object = None
+    peft_config: Any = None
+    callbacks: Sequence[object] = ()
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The models of a run, the judges of its rewards, and what the user should know of how they were chosen."""
+
+    models: Models
+    judges: list[RewardSource]
+    names: "Names"
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where the models came from: folders or hub names, None for objects made in memory."""
+
+    policy: str | None
+    reference: str | None
+    critic: str | None
+
+
+def policy_of(config: PPOConfig, parts: Parts) -> nn.Module | str:
+    """The policy as given: an object, a folder or a hub name. Raises ConfigError if there is none."""
+    given = parts.model or config.sft_model_path or config.model_name_or_path
+    if given is None:
+        raise ConfigError("no policy: pass model, or set model_name_or_path")
+    return given
+
+
+def policy_family(config: PPOConfig, parts: Parts) -> PreTrainedConfig:
+    """The policy's own text configuration, read without loading weights."""
+    policy = policy_of(config, parts)
+    if isinstance(policy, nn.Module):
+        return transformers_model(policy, "model").config.get_text_config()
+    try:
+        return AutoConfig.from_pretrained(policy, trust_remote_code=config.trust_remote_code).get_text_config()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model: no model configuration could be read from {policy!r}: {error}") from error
+
+
+def policy_tokenizer(config: PPOConfig, parts: Parts) -> PreTrainedTokenizerBase:
+    """The tokenizer as given, else that of model_name_or_path, else that of the policy."""
+    if parts.tokenizer is not None:
+        return parts.tokenizer
+    name = config.model_name_or_path or policy_of(config, parts)
+    if isinstance(name, nn.Module):
+        name = transformers_model(name, "model").config.name_or_path
+    if not name:
+        raise ConfigError("no tokenizer: pass processing_class, or set model_name_or_path")
+    return load_tokenizer(name, role="processing_class", trust_remote_code=config.trust_remote_code)
+
+
+def reward_entries(config: PPOConfig, parts: Parts, columns: Collection[str]) -> list[RewardEntry]:
+    """All rewards in the order of reward_weights, the reward model first; functions are loaded and checked here.
+
+    Raises ConfigError if there is none, RewardError for a file or name that is not there, and for a function that requires
+    what the data set's `columns` do not give.
+    """
+    entries: list[RewardEntry] = [*parts.reward_funcs, *config.reward_funcs]
+    first = parts.reward_model if parts.reward_model is not None else config.reward_model_path
+    if first is not None:
+        entries.insert(0, first)
+    if not entries:
+        raise ConfigError("no reward: pass reward_model or reward_funcs, or set reward_model_path or reward_funcs")
+    is_file = re.compile(r"\.py:\w+$")
+    entries = [load_function(e) if isinstance(e, str) and is_file.search(e) else e for e in entries]
+    for entry in entries:
+        if not isinstance(entry, str | nn.Module):
+            FunctionReward(entry).check(columns)
+    return entries
+
+
+def cast(
+    config: PPOConfig, parts: Parts, entries: Sequence[RewardEntry], tokenizer: PreTrainedTokenizerBase, backend: Backend
+) -> Cast:
+    """Load and prepare every model. Raises ModelError for one that cannot play its role."""
+    _check_distinct(parts)
+    notes: list[str] = []
+    dtype = DTYPES[config.dtype]
+    ready = {"autocast": config.bf16, "checkpointing": config.gradient_checkpointing}
+
+    given = policy_of(config, parts)
+    plain = given if isinstance(given, nn.Module) else load_policy(
+        given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code
+    )  # fmt: skip
+    loaded = [_reward_model(entry, config) for entry in entries]
+    critic = _critic(config, parts, plain, loaded[0], tokenizer, notes)
+    policy = make_policy(backend.place(_adapted(plain, config, parts)), **ready)
+    judges = [_judge(e, m, config, parts, tokenizer, backend) for e, m in zip(entries, loaded, strict=True)]
+    reference = _reference(config, parts, policy, backend, notes)
+    value = make_critic(backend.place(critic), **ready)
+    names = Names(_origin(policy.model), _origin(reference.policy.model), _origin(value.model))
+    return Cast(Models(policy, reference, value), judges, names, notes)
+
+
+def _check_distinct(parts: Parts) -> None:
+    """One object cannot be trained and stay what it is."""
+    trained = {"model": parts.model, "value_model": parts.value_model}
+    others = {**trained, "ref_model": parts.ref_model, "reward_model": parts.reward_model}
+    for name, model in trained.items():
+        for other, same in others.items():
+            if name != other and isinstance(model, nn.Module) and model is same:
+                raise ModelError(
+                    f"{name} and {other} are the same object, but {name} is trained: pass a copy (copy.deepcopy), or None for "
+                    "what nearstep makes itself"
+                )
+
+
+def _adapted(model: nn.Module, config: PPOConfig, parts: Parts) -> nn.Module:
+    """The policy with new adapters if they are asked for."""
+    if parts.peft_config is not None:
+        return add_adapters(model, parts.peft_config)
+    return add_adapters(model, lora_from(config)) if config.use_peft else model
+
+
+def _reward_model(entry: RewardEntry, config: PPOConfig) -> PreTrainedModel | None:
+    """The reward model of an entry; None for a function."""
+    if isinstance(entry, str):
+        return load_scalar_model(
+            entry, role="reward_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
+        )
+    return transformers_model(entry, "reward_model") if isinstance(entry, nn.Module) else None
+
+
+def _critic(
+    config: PPOConfig,
+    parts: Parts,
+    policy: nn.Module,
+    reward_model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    notes: list[str],
+) -> nn.Module:
+    """The critic as given, else started from a reward model that reads the same ids, else from the policy's trunk."""
+    given = parts.value_model if parts.value_model is not None else config.value_model_path
+    if isinstance(given, nn.Module):
+        return given
+    if given is not None:
+        return load_scalar_model(
+            given, role="value_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
+        )
+    if reward_model is not None and is_decoder(reward_model):
+        if same_tokens(_tokenizer_of(reward_model, parts, tokenizer), tokenizer):
+            notes.append("The critic starts from the reward model.")
+            return copy.deepcopy(reward_model).requires_grad_(True)
+        notes.append("The reward model has another tokenizer, so the critic starts from the policy's trunk, its head at zero.")
+    else:
+        notes.append("The critic starts from the policy's trunk, its head at zero.")
+    start = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return critic_from_trunk(start, pad)
+
+
+def _reference(
+    config: PPOConfig, parts: Parts, policy: Policy, backend: Backend, notes: list[str]
+) -> Reference:
+    """The reference as given, else the policy with its adapters off, else a frozen copy of the policy as it starts."""
+    given = parts.ref_model if parts.ref_model is not None else config.ref_model_path
+    if isinstance(given, str):
+        given = load_policy(
+            given, role="ref_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
+        )
+    if given is not None:
+        model = backend.place(given.requires_grad_(False))
+        return Reference(make_policy(model, role="ref_model", autocast=config.bf16), adapters_off=False)
+    if is_adapted(policy.model):
+        notes.append("The reference is the policy with its adapters off.")
+        return Reference(policy, adapters_off=True)
+    return frozen_copy(policy)
+
+
+def _judge(
+    entry: RewardEntry,
+    model: PreTrainedModel | None,
+    config: PPOConfig,
+    parts: Parts,
+    tokenizer: PreTrainedTokenizerBase,
+    backend: Backend,
+) -> RewardSource:
+    """A reward function or reward model as a source of rewards."""
+    if model is None:
+        assert callable(entry)
+        return FunctionReward(entry)
+    own = _tokenizer_of(model, parts, tokenizer)
+    text = model.config.get_text_config()
+    scorer = make_scorer(
+        backend.place(model), role="reward_model", pad_token_id=own.pad_token_id,
+        max_tokens=config.max_tokens_per_microbatch, autocast=config.bf16,
+    )  # fmt: skip
+    return ModelReward(
+        Path(_origin(model) or "reward_model").name,
+        scorer,
+        tokenizer=own,
+        policy_tokenizer=tokenizer,
+        vocabulary_size=text.vocab_size,
+        max_length=text.to_dict().get("max_position_embeddings"),
+    )
+
+
+def _tokenizer_of(
+    model: PreTrainedModel, parts: Parts, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedTokenizerBase:
+    """A reward model's tokenizer: as given, else from where the model came; one made in memory shares the policy's."""
+    if parts.reward_tokenizer is not None:
+        return parts.reward_tokenizer
+    if model.config.name_or_path:
+        return load_tokenizer(model.config.name_or_path, role="reward_model")
+    if model.config.get_text_config().vocab_size < len(tokenizer):
+        raise ModelError(
+            f"reward_model: it was made in memory and knows {model.config.get_text_config().vocab_size} tokens, the policy's "
+            f"tokenizer has {len(tokenizer)}. Pass reward_processing_class, its own tokenizer."
+        )
+    return tokenizer
+
+
+def _origin(model: nn.Module) -> str | None:
+    return transformers_model(model, "model").config.name_or_path or None

@@ -1,0 +1,96 @@
+"""PPOTrainer, the public face: assembles a run and starts the loop."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from nearstep.assemble import assemble
+from nearstep.casting import Parts, RewardEntry
+from nearstep.config import PPOConfig
+from nearstep.hub import push_to_hub
+from nearstep.training.loop import train
+from nearstep.training.recipe import Recipe
+from nearstep.training.state import State
+
+
+@dataclass(frozen=True)
+class TrainOutput:
+    """What a finished run leaves: how far it came, and the folders of its models."""
+
+    updates: int
+    episodes: int
+    policy: Path
+    value: Path
+
+
+class PPOTrainer:
+    """Trains a policy with PPO against reward models and reward functions.
+
+    Models may be objects, folders or hub names; what is left out is taken from `args` or made: the reference is a frozen copy
+    of the policy (or the policy with its adapters off), the critic starts from the reward model if both read the same tokens,
+    else from the policy's trunk with a head of zeros. `reward_funcs` follow TRL's convention, or name `file.py:function`.
+    `reward_processing_class` is the reward model's own tokenizer, where the model was not loaded from a folder that has it.
+
+    Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or written.
+    """
+
+    def __init__(
+        self,
+        args: PPOConfig,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        model: nn.Module | str | None = None,
+        ref_model: nn.Module | str | None = None,
+        reward_model: nn.Module | str | None = None,
+        train_dataset: object = None,
+        value_model: nn.Module | str | None = None,
+        *,
+        reward_funcs: RewardEntry | Sequence[RewardEntry] = (),
+        reward_processing_class: PreTrainedTokenizerBase | None = None,
+        eval_dataset: object = None,
+        peft_config: Any = None,
+        callbacks: Sequence[object] | None = None,
+    ) -> None:
+        parts = Parts(
+            tokenizer=processing_class,
+            model=model,
+            ref_model=ref_model,
+            value_model=value_model,
+            reward_model=reward_model,
+            reward_tokenizer=reward_processing_class,
+            reward_funcs=tuple(reward_funcs) if isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
+            else (reward_funcs,),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            peft_config=peft_config,
+            callbacks=callbacks or (),
+        )  # fmt: skip
+        self.recipe: Recipe = assemble(args, parts)
+        self.state = State()
+
+    @property
+    def model(self) -> nn.Module:
+        """The policy, as it is now."""
+        return self.recipe.models.policy.model
+
+    @property
+    def value_model(self) -> nn.Module:
+        """The critic, as it is now."""
+        return self.recipe.models.critic.model
+
+    def train(self) -> TrainOutput:
+        """Run all updates, evaluate, and save policy and critic under `output_dir`."""
+        r = self.recipe
+        folder = Path(r.config.output_dir)
+        with r.report.reporter as reporter:
+            reporter.begin(r.batch.table(), r.introduction)
+            train(r, self.state)
+            r.checkpoint.save_final(self.state)
+            if r.config.push_to_hub and r.backend.rank == 0:
+                push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
+            reporter.end()
+        r.backend.close()
+        return TrainOutput(self.state.update, self.state.episodes, folder / "policy", folder / "value")
