@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nearstep.assemble import assemble
     from nearstep.config import PPOConfig
-    from nearstep.errors import ConfigError, DataError, ModelError, NearstepError, RewardError
+    from nearstep.errors import ConfigError, DataError, ModelError, NearstepError, RewardError, TrainingError
     from nearstep.trainer import PPOTrainer
     from nearstep.training.experience import make_experience
     from nearstep.training.update import update
@@ -31,6 +31,7 @@ _HOMES = {
     "DataError": "nearstep.errors",
     "ModelError": "nearstep.errors",
     "RewardError": "nearstep.errors",
+    "TrainingError": "nearstep.errors",
 }
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "RewardError",
     "Rollout",
     "Scores",
+    "TrainingError",
     "__version__",
     "assemble",
     "make_experience",

@@ -1,0 +1,35 @@
+# The commands of the workshop. The first of them makes .venv; after that nothing is downloaded.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+# Two threads on two shared cores are several times slower than one.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-slow lint format check
+
+demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
+	$(BIN)/nearstep demo --output runs/demo
+
+test: $(INSTALLED)  ## every test that takes seconds
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(INSTALLED)  ## the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)  ## style, format, types, import directions
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## mend what can be mended by itself
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+check: lint test  ## what a change must pass, the same as in CI
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

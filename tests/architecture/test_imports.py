@@ -1,0 +1,63 @@
+"""What may be imported where, and what `import nearstep` leaves alone."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "nearstep"
+# Imported only inside the function that needs them.
+HEAVY = {
+    "accelerate", "datasets", "deepspeed", "matplotlib", "peft", "pyarrow", "tensorboard", "trackio", "vllm", "wandb", "yaml",
+}  # fmt: skip
+
+
+def imports(file: Path, *, top_level: bool) -> Iterator[str]:
+    """Modules that a file imports, as dotted names; with `top_level`, only those that its own import brings."""
+    tree = ast.parse(file.read_text())
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            yield node.module
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level packages that a fresh interpreter has loaded after `code`, beyond those it starts with."""
+    report = "import sys; before = set(sys.modules)\n{}\nprint(*{{name.split('.')[0] for name in set(sys.modules) - before}})"
+    run = subprocess.run([sys.executable, "-c", report.format(code)], capture_output=True, text=True, check=True)
+    return set(run.stdout.splitlines()[-1].split())
+
+
+def test_importing_nearstep_loads_nothing_but_the_standard_library():
+    assert loaded_after("import nearstep") - sys.stdlib_module_names == {"nearstep"}
+
+
+def test_a_configuration_needs_the_standard_library_only():
+    assert loaded_after("from nearstep import PPOConfig; PPOConfig(lr=1e-6)") - sys.stdlib_module_names == {"nearstep"}
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["ppo", "--help"], ["demo", "--help"], ["--version"], ["ppo", "--sead", "1"]]
+)
+def test_help_and_refusals_need_the_standard_library_only(words):
+    loaded = loaded_after(f"from nearstep.cli.main import main; main({words})")
+    assert loaded - sys.stdlib_module_names == {"nearstep"}
+
+
+def test_the_algorithm_needs_torch_only():
+    for file in (SOURCE / "algorithm").glob("*.py"):
+        packages = {name.split(".")[0] for name in imports(file, top_level=False)} - sys.stdlib_module_names
+        assert packages <= {"torch", "jaxtyping", "nearstep"}, file
+        ours = {name for name in imports(file, top_level=False) if name.startswith("nearstep")}
+        assert all(name.startswith("nearstep.algorithm") for name in ours), file
+
+
+def test_heavy_packages_are_imported_where_they_are_used():
+    for file in SOURCE.rglob("*.py"):
+        packages = {name.split(".")[0] for name in imports(file, top_level=True)}
+        assert not packages & HEAVY, f"{file} imports {packages & HEAVY} as soon as it is imported"
