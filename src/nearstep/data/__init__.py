@@ -1,0 +1,1 @@
+"""Where prompts come from: files, hub and Python objects, tokenised once and handed out update by update."""

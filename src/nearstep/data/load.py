@@ -1,0 +1,147 @@
+"""Where rows come from: a name is a file, a folder or a data set of the hub; an object is taken as it is."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from nearstep.data.files import SUFFIXES, columns_of, read_files
+from nearstep.data.table import Table, label, row_index
+from nearstep.errors import DataError, shorten
+
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+FOREIGN_SUFFIXES = (".arrow", ".gz", ".ndjson", ".tsv", ".txt", ".xlsx", ".yaml", ".zip", ".zst")
+SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+KINDS = ", ".join(SUFFIXES)
+
+
+def load_rows(name: str, *, split: str, config: str | None) -> Table:
+    """The rows of a local file, a local folder, or else of a hub data set.
+
+    Raises `DataError` naming data set, split and, where a file is broken, the line.
+    """
+    path = Path(os.path.expanduser(name))
+    if not name or not path.exists():
+        if not HUB_NAME.fullmatch(name) or path.suffix.lower() in SUFFIXES + FOREIGN_SUFFIXES:
+            raise DataError(f"{label(name, split)}: there is no such file or folder, seen from {os.getcwd()!r}")
+        return _load_from_hub(name, split, config)
+    if config is not None:
+        raise DataError(
+            f"{label(name, split)}: dataset_config = {config!r} chooses a part of a hub data set, and this "
+            "one is local. Leave it out."
+        )
+    return _load_folder(path, name, split) if path.is_dir() else _load_file(path, name, split)
+
+
+def _load_file(path: Path, name: str, split: str) -> Table:
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"{label(name, split)}: cannot read files of the kind {path.suffix!r}, only {KINDS}")
+    if split != "train":
+        raise DataError(
+            f"{label(name, split)}: a single file has only the split 'train'. Name the file of {split!r} itself."
+        )
+    return read_files([path], name, split)
+
+
+def _load_folder(path: Path, name: str, split: str) -> Table:
+    """A folder made by `datasets.save_to_disk`, or one with files of one kind."""
+    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+        return _load_from_disk(path, name, split)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    if not files:
+        raise DataError(f"{label(name, split)}: the folder holds no file that ends in {KINDS}")
+    by_split: dict[str, list[Path]] = {}
+    for file in files:
+        by_split.setdefault(_split_of(file), []).append(file)
+    _check_split(split, by_split, name)
+    if len({file.suffix.lower() for file in by_split[split]}) > 1:
+        found = ", ".join(repr(file.name) for file in by_split[split])
+        raise DataError(
+            f"{label(name, split)}: the folder mixes kinds of files ({found}). Name one file, or part them."
+        )
+    return read_files(by_split[split], name, split)
+
+
+def _split_of(file: Path) -> str:
+    """`test-00000-of-00002.parquet` and `test.jsonl` are of the split test; a file that names none is for training."""
+    first_word = re.split(r"[^a-zA-Z]", file.name, maxsplit=1)[0].lower()
+    return first_word if first_word in SPLITS else "train"
+
+
+def _load_from_disk(path: Path, name: str, split: str) -> Table:
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{label(name, split)}: no folder of datasets.save_to_disk: {_first_lines(error)}") from error
+    by_split = found if isinstance(found, datasets.DatasetDict) else {str(found.split or "train"): found}
+    _check_split(split, by_split, name)
+    return table_of(by_split[split], name, split)
+
+
+def _check_split(split: str, found: Iterable[str], name: str) -> None:
+    if split not in found:
+        raise DataError(f"{label(name, split)}: there is no such split, only {_listed(found)}")
+
+
+def _load_from_hub(name: str, split: str, config: str | None) -> Table:
+    import datasets
+
+    try:
+        found = datasets.load_dataset(name, config, split=split)
+    except ConnectionError as error:
+        raise DataError(
+            f"{label(name, split)}: there is no such file or folder, and the hub cannot be reached: "
+            f"{_first_lines(error)}. Check the name and the network, or give a local file."
+        ) from error
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"{label(name, split)}, configuration {config!r}: cannot be loaded from the hub: {_first_lines(error)}. "
+            "Check name, split and configuration on its page, and `hf auth login` if it is private."
+        ) from error
+    return table_of(found, name, split)
+
+
+def table_of(dataset: object, name: str, split: str) -> Table:
+    """The rows of an object: a `datasets.Dataset`, or a sequence of mappings.
+
+    Raises `DataError` for anything else, saying how to turn it into one of the two.
+    """
+    import datasets
+
+    if isinstance(dataset, datasets.Dataset):
+        return Table(name, split, dataset, tuple(dataset.column_names), row_index)
+    if isinstance(dataset, str | bytes) or not isinstance(dataset, Sequence):
+        raise DataError(f"{label(name, split)}: {_why_no_table(dataset)}")
+    for number, row in enumerate(dataset):
+        if not isinstance(row, Mapping) or not all(isinstance(column, str) for column in row):
+            raise DataError(
+                f"{label(name, split)}, {row_index(number)}: expected a mapping from column names to values, such as "
+                f"{{'prompt': '…'}}, got {shorten(row)}"
+            )
+    return Table(name, split, dataset, columns_of(dataset), row_index)
+
+
+def _why_no_table(dataset: object) -> str:
+    import datasets
+
+    if isinstance(dataset, datasets.IterableDataset | datasets.IterableDatasetDict):
+        return "a streamed data set cannot be read by row number. Load it without streaming=True."
+    if isinstance(dataset, datasets.DatasetDict):
+        return f"it holds the splits {_listed(dataset)}. Give one of them, as in dataset['train']."
+    if isinstance(dataset, Mapping):
+        return f"it is one mapping ({_listed(dataset)}), not one for each row. Use datasets.Dataset.from_dict."
+    if isinstance(dataset, str):
+        return f"it is the text {shorten(dataset)}. A name belongs into dataset_name, a prompt into a row."
+    kind = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
+    return f"a {kind} cannot be read by row number. Give a datasets.Dataset, or a list with one mapping for each row."
+
+
+def _listed(names: Iterable[object]) -> str:
+    return shorten(list(names))
+
+
+def _first_lines(error: Exception) -> str:
+    """What a library said, short enough to stand in a sentence."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

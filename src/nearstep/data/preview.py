@@ -1,0 +1,56 @@
+"""What exactly the model will see, in words and numbers."""
+
+import math
+
+from nearstep.data.prompts import PromptSet
+
+SHOWN_CHARACTERS = 4000
+SHOWN_IDS = 8
+
+
+def preview(prompts: PromptSet, rows: int = 2) -> str:
+    """The first prompts as the model sees them: decoded from their ids with every special token, and quoted by line."""
+    return "\n".join([summary(prompts), *(_shown(prompts, number) for number in range(min(rows, len(prompts))))])
+
+
+def summary(prompts: PromptSet) -> str:
+    """How many rows became prompts and how long these are."""
+    report, lengths = prompts.report, prompts.lengths.sort().values
+    median, most = (int(lengths[math.ceil(share * len(prompts)) - 1]) for share in (0.5, 0.9))
+    return "\n".join(
+        [
+            f"Prompts from {prompts.table.label}: {len(prompts)} of {report.rows} rows, column {report.columns.ids!r}",
+            f"  tokens: shortest {int(lengths[0])}, median {median}, 90 % up to {most}, longest {int(lengths[-1])}",
+            *(f"  {sentence}" for sentence in report.sentences()),
+        ]
+    )
+
+
+def _shown(prompts: PromptSet, number: int) -> str:
+    ids = prompts.ids(number)
+    text: str = prompts.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    warnings = [f"  warning: {warning}" for warning in _warnings(prompts, ids)]
+    lines = [f"    {line!r}" for line in _shortened(text).splitlines(keepends=True)]
+    return "\n".join([f"{prompts.position(number)}: {len(ids)} ids, {_ends_of(ids)}", *lines, *warnings])
+
+
+def _warnings(prompts: PromptSet, ids: list[int]) -> list[str]:
+    eos, bos = prompts.tokenizer.eos_token_id, prompts.tokenizer.bos_token_id
+    said = [
+        (eos is not None and ids[-1] == eos, "it ends with EOS, so the model may think that all is said"),
+        (bos is not None and ids[:2] == [bos, bos], "it begins with BOS twice: text and tokenizer both bring one"),
+    ]
+    return [warning for holds, warning in said if holds]
+
+
+def _ends_of(ids: list[int]) -> str:
+    if len(ids) <= 2 * SHOWN_IDS:
+        return str(ids)
+    return f"{str(ids[:SHOWN_IDS])[:-1]} … {str(ids[-SHOWN_IDS:])[1:]}"
+
+
+def _shortened(text: str) -> str:
+    half = SHOWN_CHARACTERS // 2
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters not shown …\n{text[-half:]}"
