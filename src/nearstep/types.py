@@ -7,7 +7,7 @@ holds for actions. A minibatch is an Experience of fewer rows.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -96,7 +96,7 @@ class Rollout:
         rows = zip(self._split(self.tokens), self._split(self.is_action), strict=True)
         return [tokens[_first(is_action) :].tolist() for tokens, is_action in rows]
 
-    def select(self, rows: Int[Tensor, " chosen"]) -> Self:
+    def select(self, rows: Int[Tensor, " chosen"]) -> "Rollout":
         """The rollout of the given rows, in the given order."""
         tokens = take_rows(self.row_lengths, rows)
         actions = take_rows(self.action_counts, rows)
@@ -154,7 +154,7 @@ class Experience:
     def __len__(self) -> int:
         return len(self.rollout)
 
-    def select(self, rows: Int[Tensor, " chosen"]) -> Self:
+    def select(self, rows: Int[Tensor, " chosen"]) -> "Experience":
         """The experience of the given rows, in the given order."""
         actions = take_rows(self.rollout.action_counts, rows)
         return replace(
@@ -172,7 +172,7 @@ class Experience:
             train_final=self.train_final[rows],
         )
 
-    def split(self, max_tokens: int, max_rows: int) -> Iterator[Self]:
+    def split(self, max_tokens: int, max_rows: int) -> Iterator["Experience"]:
         """Micro-batches in row order: as many rows as fit into both limits, at least one."""
         for rows in row_groups(self.rollout.row_lengths.tolist(), max_tokens, max_rows):
             yield self.select(torch.arange(rows.start, rows.stop, device=self.scores.device))
@@ -272,6 +272,6 @@ class Metrics:
             merged[name] = merged[name] + metric if name in merged else metric  # type: ignore[operator]
         return replace(self, by_name=merged)
 
-    def cpu(self) -> Self:
+    def cpu(self) -> "Metrics":
         """The same metrics with their numbers on the CPU."""
         return replace(self, by_name={name: metric.cpu() for name, metric in self.by_name.items()})

@@ -4,7 +4,7 @@ A token is left out where the policy has left the region there *and* its advanta
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -20,6 +20,7 @@ class TokenLogprobs:
     top: Float[Tensor, "actions k"] | None = None
 
 
+@runtime_checkable
 class TrustRegion(Protocol):
     """What a trust region says. A frozen dataclass with these two members is one."""
 

@@ -6,7 +6,7 @@ keyword `attention_plan`, so that recomputing layers in the backward pass sees i
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +32,7 @@ class LayerInput:
     softcap: float | None
 
 
+@runtime_checkable
 class AttentionPlan(Protocol):
     """Which token of a packed input sees which keys."""
 

@@ -1,7 +1,7 @@
 """The forward pass: packed rows through a trunk, then a head only where something is asked."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from nearstep.models.head import ActionLogprobs, Head, action_logprobs
 from nearstep.types import Rollout
 
 
+@runtime_checkable
 class CausalRole(Protocol):
     """A model that gives logits: the policy and its reference."""
 
@@ -25,6 +26,7 @@ class CausalRole(Protocol):
     def autocast(self) -> bool: ...
 
 
+@runtime_checkable
 class ScalarRole(Protocol):
     """A model that gives one number per token: the critic and decoder reward models."""
 

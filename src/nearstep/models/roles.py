@@ -4,7 +4,7 @@ import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -89,13 +89,13 @@ def make_policy(model: nn.Module, *, role: str = "model", autocast: bool = False
             f"{role}: {type(inner).__name__} has {type(output).__name__} where a linear output layer is needed. Use a causal "
             "language model (AutoModelForCausalLM), and no adapters on its output layer."
         )
-    policy = Policy(model, inner.base_model, _head(inner, output), autocast)
+    policy = Policy(model, inner.base_model, _head(inner, output))
     expected = [_probe_alone(inner, row) for row in _probe_rows(inner)]
     _ready(inner, role, checkpointing)
     with torch.no_grad():
         states = packed_states(policy, torch.cat(_probe_rows(inner)), PROBE_LENGTHS)
         _compare(policy.head.logits(states), torch.cat(expected), inner, role)
-    return policy
+    return replace(policy, autocast=autocast)
 
 
 def make_critic(model: nn.Module, *, role: str = "value_model", autocast: bool = False, checkpointing: bool = False) -> Critic:
@@ -103,11 +103,11 @@ def make_critic(model: nn.Module, *, role: str = "value_model", autocast: bool =
     inner = transformers_model(model, role)
     head = scalar_head(inner, role)
     expected = [_probe_alone(inner.base_model, row) for row in _probe_rows(inner)]
-    critic = Critic(model, inner.base_model, head, autocast)
+    critic = Critic(model, inner.base_model, head)
     _ready(inner, role, checkpointing)
     with torch.no_grad():
         _compare(packed_states(critic, torch.cat(_probe_rows(inner)), PROBE_LENGTHS), torch.cat(expected), inner, role)
-    return critic
+    return replace(critic, autocast=autocast)
 
 
 def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:

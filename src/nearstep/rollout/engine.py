@@ -1,12 +1,13 @@
 """What an engine must do to play episodes."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from nearstep.models.roles import Policy
 from nearstep.types import Prompts, Rollout
 
 
+@runtime_checkable
 class RolloutEngine(Protocol):
     """Samples responses from a policy and records what it did."""
 

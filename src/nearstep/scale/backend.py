@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 Item = TypeVar("Item")
 
 
+@runtime_checkable
 class Backend(Protocol):
     """Processes, devices, and what crosses between them.
 

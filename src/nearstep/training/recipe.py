@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
 
@@ -22,6 +22,7 @@ from nearstep.training.schedules import CriticSchedule
 from nearstep.types import Prompts, Rollout, Scores
 
 
+@runtime_checkable
 class PromptBatches(Protocol):
     """Where prompts come from; the data room's PromptSource is one."""
 

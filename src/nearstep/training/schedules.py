@@ -1,7 +1,7 @@
 """Which networks train on a rollout, in which order, for how many epochs."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class Phase:
     critic: bool
 
 
+@runtime_checkable
 class CriticSchedule(Protocol):
     """When the critic trains."""
 
