@@ -1,12 +1,13 @@
 """The screen shows what the loop says, whatever the model wrote, on a terminal and in a log file."""
 
 import io
+from math import inf, nan
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from nearstep.reports.console import Screen, cut_middle, headline_text, visible
+from nearstep.reports.console import Screen, cut_middle, headline_text, short, visible
 
 NUMBERS = {
     "objective/rlhf_reward": 1.25,
@@ -40,8 +41,8 @@ def test_a_log_gets_one_plain_line_per_logged_update():
         clock.seconds += 30
         screen.step(update, NUMBERS, logged=update % 2 == 0)
     assert output().splitlines() == [
-        "update 2/4  reward 1.25  score 1.5  kl 5  length 42.12  0:01:00 left",
-        "update 4/4  reward 1.25  score 1.5  kl 5  length 42.12  0:00:00 left",
+        "update 2/4  reward 1.25  score 1.50  kl 5.00  length 42.12  0:01:00 left",
+        "update 4/4  reward 1.25  score 1.50  kl 5.00  length 42.12  0:00:00 left",
     ]
 
 
@@ -51,7 +52,7 @@ def test_time_left_is_unknown_at_first_and_counts_hours():
         clock.seconds += 60
         screen.step(update, {}, logged=True)
     first, second = output().splitlines()
-    assert "left" not in first
+    assert first == "update 1/62"
     assert second.endswith("1:00:00 left")
 
 
@@ -68,21 +69,42 @@ def test_a_terminal_gets_a_bar_with_the_reward_on_it():
     screen.begin([], "")
     screen.step(3, NUMBERS, logged=True)
     screen.close()
-    assert "update 3/4" in output()
-    assert "reward 1.25  score 1.5  kl 5  length 42.12" in output()
+    assert "3/4 ━━━" in output()
+    assert "reward 1.25  score 1.50  kl 5.00  length 42.12" in output()
     assert output().count("\x1b[?25l") == output().count("\x1b[?25h") == 1  # the cursor is given back
 
 
 def test_headline_shows_what_is_there():
-    assert headline_text({"objective/kl": 0.5, "unknown": 1.0}) == "kl 0.5"
+    assert headline_text({"objective/kl": 0.5, "unknown": 1.0}) == "kl 0.50"
     assert headline_text({"objective/scores": float("nan")}) == "score nan"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0.00"),
+        (-1.005, "-1.00"),
+        (0.01, "0.01"),
+        (0.00421, "0.0042"),
+        (-3e-6, "-3e-06"),
+        (1e6, "1e+06"),
+        (nan, "nan"),
+        (-inf, "-inf"),
+    ],
+)
+def test_short(number, text):
+    assert short(number) == text
 
 
 def test_batch_table_and_preview():
     screen, _, output = make()
-    screen.begin([("batch_size", 64, "8 rows × 4 × 2 processes [as given]"), ("updates", 10, "640 / 64")], "sees: [INST]")
+    screen.begin(
+        [("batch_size", 64, "8 rows × 4 × 2 processes [as given]"), ("updates", 10, "640 / 64")], "sees: [INST]"
+    )
     lines = output().splitlines()
-    assert any("batch_size" in line and "64" in line and "8 rows × 4 × 2 processes [as given]" in line for line in lines)
+    assert any(
+        "batch_size" in line and "64" in line and "8 rows × 4 × 2 processes [as given]" in line for line in lines
+    )
     assert lines[-1] == "sees: [INST]"
 
 
@@ -106,7 +128,15 @@ def test_samples_table_has_query_response_and_score():
     screen, _, output = make()
     screen.samples(12, [("SUBREDDIT: r/x\nTL;DR:", " I moved out.<eos>", 3.921875)])
     shown = output()
-    for text in ("Samples after update 12", "query", "model response", "score", "SUBREDDIT: r/x", "moved out.<eos>", "3.922"):
+    for text in (
+        "Samples after update 12",
+        "query",
+        "model response",
+        "score",
+        "SUBREDDIT: r/x",
+        "moved out.<eos>",
+        "3.922",
+    ):
         assert text in shown
 
 
@@ -117,7 +147,7 @@ def test_long_text_is_cut_in_the_middle():
     screen.samples(1, [("q" * 5000 + "END", "START" + "r" * 5000, 1.0)])
     assert "END" in output()
     assert "START" in output()
-    assert output().count("q") + output().count("r") < 1400
+    assert output().count("q") + output().count("r") < 1000
 
 
 def test_visible_keeps_line_breaks_tabs_and_letters():
@@ -132,6 +162,6 @@ def test_end_says_how_the_run_went_and_where_files_lie():
         {"objective/rlhf_reward": 1.25},
     )
     shown = output()
-    assert "-0.5 → 1.25" in shown
+    assert "-0.50 → 1.25" in shown
     assert "out/metrics.jsonl" in shown
     assert "kl" not in shown

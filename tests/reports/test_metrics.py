@@ -34,7 +34,7 @@ def test_max_is_the_larger_of_both():
 
 def test_what_was_never_counted_is_absent():
     empty = floats()
-    assert shown(a=Mean.of(empty), b=Max.of(empty), c=Spread.of(empty), d_std=Spread.of(empty)) == {}
+    assert shown(a=Mean.of(empty), b=Max.of(empty), c=Spread.of(empty), d_spread=Spread.of(empty)) == {}
 
 
 def test_nan_is_shown_not_hidden():
@@ -59,9 +59,9 @@ def test_num_eos_tokens_is_a_share_of_all_rows_d13():
     assert shown(val__num_eos_tokens=share) == {"val/num_eos_tokens": 0.5}
 
 
-def test_a_spread_named_std_is_shown_as_a_standard_deviation():
+def test_a_spread_is_shown_as_a_standard_deviation_or_a_variance():
     spread = Spread.of(floats(2.0, 6.0))  # variance 4
-    result = shown(reward__helpful_std=spread, objective__score_spread=spread, val__ratio_var=spread)
+    result = shown(reward__helpful_spread=spread, objective__score_spread=spread, val__ratio_var=spread)
     assert result == {"reward/helpful_std": 2.0, "objective/scores_std": 2.0, "val/ratio_var": 4.0}
 
 
@@ -98,7 +98,7 @@ def test_variance_agrees_with_torch_under_any_split(values, cut):
     expected = tensor.var(correction=0).item()
     assert variance(split) == pytest.approx(expected, rel=1e-6, abs=1e-7)
     assert variance(split) >= 0
-    assert shown(x_std=split)["x_std"] == pytest.approx(sqrt(expected), rel=1e-6, abs=1e-3)
+    assert shown(x_spread=split)["x_std"] == pytest.approx(sqrt(expected), rel=1e-6, abs=1e-3)
 
 
 def test_every_metric_has_one_line_of_meaning():

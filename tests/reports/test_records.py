@@ -1,7 +1,6 @@
 """Files of a run hold strict JSON, survive a crash in the middle of a line, and can be continued."""
 
 import doctest
-import json
 from math import inf, nan
 
 import pytest
@@ -10,14 +9,7 @@ import torch
 from nearstep.reports import records
 from nearstep.reports.records import JsonLines, metrics_record, rollout_records, sample_records, truncate_after
 from nearstep.types import Prompts, Rollout, Scores
-
-
-def refuse(constant: str) -> None:
-    raise AssertionError(f"{constant} is no JSON")
-
-
-def read(path) -> list[dict]:
-    return [json.loads(line, parse_constant=refuse) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+from tests.reports.helpers import read_jsonl
 
 
 def two_rows() -> tuple[Prompts, Rollout, Scores]:
@@ -37,9 +29,9 @@ def two_rows() -> tuple[Prompts, Rollout, Scores]:
 
 def test_metrics_record_is_strict_json_with_nan_inside(tmp_path):
     file = JsonLines(tmp_path / "metrics.jsonl")
-    file.write(metrics_record(update=3, episode=24, epoch=0.5, numbers={"lr": 0.1, "a": nan, "b": -inf, "steps": 4}))
+    file.write([metrics_record(update=3, episode=24, epoch=0.5, numbers={"lr": 0.1, "a": nan, "b": -inf, "steps": 4})])
     file.close()
-    assert read(tmp_path / "metrics.jsonl") == [
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [
         {
             "update": 3,
             "episode": 24,
@@ -61,22 +53,20 @@ def test_place_of_a_record_is_the_reporters_own():
 def test_a_record_that_is_not_strict_json_is_refused(tmp_path):
     file = JsonLines(tmp_path / "x.jsonl")
     with pytest.raises(ValueError, match="Out of range float"):
-        file.write({"update": 1}, {"update": 1, "value": nan})
+        file.write([{"update": 1}, {"update": 1, "value": nan}])
     file.close()
-    assert read(tmp_path / "x.jsonl") == []
+    assert read_jsonl(tmp_path / "x.jsonl") == []
 
 
 def test_rollout_records_by_hand():
     prompts, rollout, scores = two_rows()
-    lines = list(
-        rollout_records(
-            update=5,
-            prompts=prompts,
-            decode=lambda ids: " ".join(map(str, ids)),
-            rollout=rollout,
-            scores=scores,
-            final_scores=torch.tensor([1.5, -1.0]),
-        )
+    lines = rollout_records(
+        update=5,
+        prompts=prompts,
+        decode=lambda ids: " ".join(map(str, ids)),
+        rollout=rollout,
+        scores=scores,
+        final_scores=torch.tensor([1.5, -1.0]),
     )
     assert lines == [
         {
@@ -113,26 +103,26 @@ def test_extra_columns_of_rewards_are_recorded_whatever_they_hold(tmp_path):
         update=1, prompts=prompts, decode=str, rollout=rollout, scores=scores, final_scores=scores.total
     )
     file = JsonLines(tmp_path / "rollouts.jsonl")
-    file.write(*lines)
+    file.write(lines)
     file.close()
-    extras = [line["extras"] for line in read(tmp_path / "rollouts.jsonl")]
+    extras = [line["extras"] for line in read_jsonl(tmp_path / "rollouts.jsonl")]
     assert extras == [{"answer": "4", "found": None}, {"answer": None, "found": "cpu"}]
 
 
 def test_text_of_any_kind_survives(tmp_path):
-    text = "line\nbreak, quote \", line separator \u2028, 漢字, lone surrogate \ud800, bell \x07, null \x00"
+    text = 'line\nbreak, quote ", line separator \u2028, 漢字, lone surrogate \ud800, bell \x07, null \x00'
     file = JsonLines(tmp_path / "samples.jsonl")
-    file.write(*sample_records(2, [("q", text, nan)]))
+    file.write(sample_records(2, [("q", text, nan)]))
     file.close()
-    assert read(tmp_path / "samples.jsonl") == [{"update": 2, "query": "q", "response": text, "score": None}]
+    assert read_jsonl(tmp_path / "samples.jsonl") == [{"update": 2, "query": "q", "response": text, "score": None}]
 
 
 def test_every_update_can_be_read_while_the_run_goes_on(tmp_path):
     file = JsonLines(tmp_path / "made" / "on" / "the way" / "x.jsonl")
-    file.write({"update": 1})
-    assert read(file.path) == [{"update": 1}]
-    file.write({"update": 2})
-    assert read(file.path) == [{"update": 1}, {"update": 2}]
+    file.write([{"update": 1}])
+    assert read_jsonl(file.path) == [{"update": 1}]
+    file.write([{"update": 2}])
+    assert read_jsonl(file.path) == [{"update": 1}, {"update": 2}]
     file.close()
     file.close()
 
@@ -140,9 +130,9 @@ def test_every_update_can_be_read_while_the_run_goes_on(tmp_path):
 def test_an_existing_file_is_continued(tmp_path):
     for update in (1, 2):
         file = JsonLines(tmp_path / "x.jsonl")
-        file.write({"update": update})
+        file.write([{"update": update}])
         file.close()
-    assert read(tmp_path / "x.jsonl") == [{"update": 1}, {"update": 2}]
+    assert read_jsonl(tmp_path / "x.jsonl") == [{"update": 1}, {"update": 2}]
 
 
 @pytest.mark.parametrize("block_bytes", [1, 3, 1 << 16])
@@ -152,9 +142,9 @@ def test_a_torn_last_line_is_cut_off(tmp_path, monkeypatch, block_bytes, torn):
     path = tmp_path / "x.jsonl"
     path.write_text('{"update": 1}\n' + torn, encoding="utf-8")
     file = JsonLines(path)
-    file.write({"update": 2})
+    file.write([{"update": 2}])
     file.close()
-    assert read(path) == [{"update": 1}, {"update": 2}]
+    assert read_jsonl(path) == [{"update": 1}, {"update": 2}]
 
 
 def test_a_file_of_one_torn_line_starts_anew(tmp_path):
@@ -169,7 +159,7 @@ def test_truncate_after(tmp_path, update, kept):
     path = tmp_path / "x.jsonl"
     path.write_text("".join(f'{{"update": {number}}}\n' for number in (1, 1, 2, 3)) + '{"update": 1', encoding="utf-8")
     truncate_after(path, update)
-    assert [line["update"] for line in read(path)] == kept
+    assert [line["update"] for line in read_jsonl(path)] == kept
 
 
 def test_examples_in_docstrings():

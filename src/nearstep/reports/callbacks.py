@@ -76,6 +76,11 @@ class Callbacks:
         self._control = self._handler.on_init_end(self._arguments, self._state, self._control)
 
     @property
+    def state(self) -> Any:
+        """The `TrainerState` that callbacks see; reward functions get it as `trainer_state`."""
+        return self._state
+
+    @property
     def should_training_stop(self) -> bool:
         """Whether the run shall end after this update; true after the last one."""
         return bool(self._control.should_training_stop)
@@ -109,7 +114,7 @@ class Callbacks:
         is_new_epoch = math.floor(epoch) > math.floor(self._state.epoch)
         self._state.global_step, self._state.epoch = update, epoch
         self._control = self._handler.on_step_end(*self._place)
-        self._control.should_log |= update >= self._state.max_steps
+        self._control.should_log |= self.should_training_stop
         if is_new_epoch:
             self._control = self._handler.on_epoch_end(*self._place)
             if update < self._state.max_steps:

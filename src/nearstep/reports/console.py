@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +22,7 @@ HEADLINE = {
     "objective/kl": "kl",
     "response/length_mean": "length",
 }
-TEXT_LIMIT = 600  # characters of a query or response in the table of samples
+TEXT_LIMIT = 400  # characters of a query or response in the table of samples
 SPEED_PERIOD_SECONDS = 24 * 3600  # the estimate of the time left looks back this far: updates may be slow
 
 
@@ -35,10 +35,9 @@ class Screen:
         self.console = console or Console(highlight=False)
         self._total_updates = total_updates
         self._progress = Progress(
-            TextColumn("update {task.completed}/{task.total}", markup=False),
-            BarColumn(bar_width=20),
+            TextColumn("{task.completed}/{task.total}", markup=False),
+            BarColumn(bar_width=12),
             TextColumn("{task.description}", markup=False),
-            TimeElapsedColumn(),
             TextColumn("{task.fields[time_left]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
@@ -62,7 +61,7 @@ class Screen:
         time_left = _time_left(self._progress.tasks[self._task])
         self._progress.update(self._task, time_left=time_left)
         if logged and not self.console.is_terminal:
-            self._line(f"update {update}/{self._total_updates}  {headline}  {time_left}")
+            self._line(f"update {update}/{self._total_updates}", headline, time_left)
 
     def samples(self, update: int, rows: Sequence[tuple[str, str, float]]) -> None:
         """Print a table of sample completions: query, model response, score."""
@@ -76,7 +75,7 @@ class Screen:
 
     def evaluation(self, update: int, numbers: Numbers) -> None:
         """Print the numbers of an evaluation in one line."""
-        self._line(f"evaluation after update {update}  {headline_text(numbers)}")
+        self._line(f"evaluation after update {update}", headline_text(numbers))
 
     def saved(self, update: int, folder: Path) -> None:
         """Say where a model was saved."""
@@ -88,7 +87,7 @@ class Screen:
         table = Table(title="Done", title_justify="left", show_header=False)
         for name, label in HEADLINE.items():
             if name in first and name in last:
-                table.add_row(label, f"{first[name]:.4g} → {last[name]:.4g}")
+                table.add_row(label, f"{short(first[name])} → {short(last[name])}")
         for name, path in files:
             table.add_row(self._plain(name), self._plain(str(path)))
         self.console.print(table)
@@ -97,8 +96,8 @@ class Screen:
         """Stop the bar and give the terminal back; closing twice is fine."""
         self._progress.stop()
 
-    def _line(self, text: str) -> None:
-        self.console.print(self._plain(text), soft_wrap=True)
+    def _line(self, *texts: str) -> None:
+        self.console.print(self._plain("  ".join(filter(None, texts))), soft_wrap=True)
 
     def _plain(self, text: str) -> Text:
         """`text` as it is: no markup, no control characters, nothing that the terminal's encoding lacks."""
@@ -108,7 +107,12 @@ class Screen:
 
 def headline_text(numbers: Numbers) -> str:
     """The few numbers to watch: reward, score, KL, length; those that are there."""
-    return "  ".join(f"{label} {numbers[name]:.4g}" for name, label in HEADLINE.items() if name in numbers)
+    return "  ".join(f"{label} {short(numbers[name])}" for name, label in HEADLINE.items() if name in numbers)
+
+
+def short(number: int | float) -> str:
+    """Two decimals, or two digits where these would show nothing."""
+    return f"{number:.2f}" if number == 0 or 0.01 <= abs(number) < 1e6 else f"{number:.2g}"
 
 
 def visible(text: str) -> str:

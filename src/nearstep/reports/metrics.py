@@ -35,10 +35,10 @@ MEANINGS: dict[str, str] = {
     "policy/clipfrac_avg": "share of tokens where the clip decided the policy loss. 0.05 to 0.3 is usual; at 0 the "
     "learning rate may be too low, above 0.5 too high.",
     "policy/entropy_avg": "mean entropy of the next token's distribution, at the sampling temperature, in nats.",
-    "policy/grad_norm": "L2 norm of the policy's gradient before it is cut to max_grad_norm.",
+    "policy/grad_norm": "L2 norm of the policy's gradient before it is cut to max_grad_norm, mean over steps.",
     "loss/policy_avg": "policy loss, mean per token. About 0 by construction where advantages are whitened.",
     "loss/value_avg": "value loss, ½ · mean of the larger (V − R)² with and without clipping; without vf_coef.",
-    "value/grad_norm": "L2 norm of the critic's gradient before it is cut to max_grad_norm.",
+    "value/grad_norm": "L2 norm of the critic's gradient before it is cut to max_grad_norm, mean over steps.",
     "val/clipfrac_avg": "share of tokens where the clip decided the value loss.",
     "val/ratio": "mean of ρ per token. Stays near 1; above 2 or below 0.1 the steps are too large.",
     "val/ratio_var": "variance of ρ over tokens, E[ρ²] − E[ρ]². Below about 0.1 in a calm run.",
@@ -56,8 +56,8 @@ MEANINGS: dict[str, str] = {
     "update": "updates done: one rollout and its optimizer steps each.",
     "episode": "episodes (responses) sampled so far, over all processes.",
     "epoch": "passes over the prompts so far.",
-    "eps": "episodes per second over the last updates.",
-    "tokens_per_second": "tokens of responses per second of this update, over all processes.",
+    "eps": "episodes per second over the last 20 updates.",
+    "tokens_per_second": "tokens of prompts and responses per second of this update, over all processes.",
     "seconds": "wall-clock time of this update.",
     "time/generate": "share of `seconds` spent sampling responses.",
     "time/score": "share of `seconds` spent in the rewards.",
@@ -81,7 +81,6 @@ HEADINGS: dict[str, str] = {
     "eval": "Evaluation",
 }
 
-RENAMED = {"objective/score_spread": "objective/scores_std"}
 INGREDIENTS = ("critic/residual", "critic/return")  # of val/explained_variance; not shown themselves
 ROUNDING = 1e-14  # a variance below this share of the mean square is what float64 leaves of a constant
 
@@ -102,14 +101,14 @@ def meaning(name: str) -> str:
 def numbers(metrics: Metrics) -> dict[str, float]:
     """Show every metric as one number; what was never counted is absent.
 
-    A `Spread` is shown as a standard deviation where its name says `_std`, else as a variance.
+    A `Spread` whose name ends in `_spread` is shown as a standard deviation, `…_std`; any other as a variance.
     """
-    shown = {
-        RENAMED.get(name, name): _number(RENAMED.get(name, name), metric)
+    named = {
+        _shown_name(name): metric
         for name, metric in metrics.by_name.items()
         if name not in INGREDIENTS and _is_counted(metric)
     }
-    return shown | _explained_variance(metrics)
+    return {name: _number(name, metric) for name, metric in named.items()} | _explained_variance(metrics)
 
 
 def variance(spread: Spread) -> float:
@@ -121,6 +120,12 @@ def variance(spread: Spread) -> float:
     difference = mean_square - mean * mean
     # Written so that NaN stays NaN: a broken number must be seen.
     return 0.0 if difference <= ROUNDING * mean_square else difference
+
+
+def _shown_name(name: str) -> str:
+    if name == "objective/score_spread":
+        return "objective/scores_std"
+    return name.removesuffix("_spread") + "_std" if name.endswith("_spread") else name
 
 
 def _number(name: str, metric: Metric) -> float:
@@ -157,8 +162,10 @@ def document() -> str:
         "",
         "Every metric of a run, with its meaning. The same names stand in `metrics.jsonl` and at every tracker.",
         "Means are over all episodes, or over all tokens of all responses, of all processes; nothing is padded, so no",
-        "padding counts. A metric that had nothing to count is absent. A number that is not finite stands as `null` in",
-        "`metrics.jsonl`, and the key `not_finite` says what it was.",
+        "padding counts. Means under `policy/`, `loss/` and `val/` run over the tokens of all optimizer steps of an",
+        "update. A metric that had nothing to count is absent. A number that is not finite stands as `null` in",
+        "`metrics.jsonl`, and the key `not_finite` says what it was. An entry shows its own update alone, not the mean",
+        "since the last entry.",
         "",
         "Notation: Σ over the tokens of a response, π the policy, π_old the policy that sampled, ρ = π / π_old,",
         "ℓ = log π_ref − log π, V the critic's value, R the return.",

@@ -1,4 +1,4 @@
-"""What the README.md beside a saved policy says: the facts of the run, nothing that was not measured."""
+"""What the README.md beside a saved model says: the facts of the run, nothing that was not measured."""
 
 import dataclasses
 import re
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from string import Template
+from typing import Literal
 
 import yaml
 
@@ -15,17 +16,18 @@ from nearstep.reports.metrics import Numbers, escape_cell, meaning
 
 PACKAGES = ("nearstep", "torch", "transformers")
 SHOWN_GROUPS = ("objective/", "reward/", "response/", "val/explained_variance", "val/num_eos_tokens", "eval/")
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 FILE_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 
 BODY = Template("""\
 # $title
 
-A language model trained with PPO (proximal policy optimisation with a critic) by
-nearstep, starting from $policy.
+$summary
 
 $facts
-## Final metrics
+## Metrics
+
+As they were logged last.
 
 $metrics
 ## Settings
@@ -39,12 +41,18 @@ $versions
 ## Use
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import $auto_class, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+model = $auto_class.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```
 """)
+
+SUMMARIES = {
+    "policy": "A language model trained with PPO (proximal policy optimisation with a critic) by nearstep.",
+    "value": "The critic of a PPO run by nearstep. It estimates, at every token, the reward that is still to come.",
+}
+AUTO_CLASSES = {"policy": "AutoModelForCausalLM", "value": "AutoModelForSequenceClassification"}
 
 
 @dataclass(frozen=True)
@@ -62,12 +70,14 @@ class RunFacts:
     metrics: Numbers = field(default_factory=dict)
 
 
-def model_card(facts: RunFacts) -> str:
-    """The text of README.md: YAML front matter that the hub reads, then tables for people."""
-    front = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)
+def model_card(facts: RunFacts, role: Literal["policy", "value"] = "policy") -> str:
+    """The text of README.md for one of the saved models: YAML front matter that the hub reads, tables for people."""
+    front = yaml.safe_dump(_front_matter(facts, role), sort_keys=False, allow_unicode=True)
+    run = _public(facts.config.run_name or Path(facts.config.output_dir).resolve().name)
     body = BODY.substitute(
-        title=_public(facts.config.run_name or Path(facts.config.output_dir).resolve().name),
-        policy=_shown(facts.policy),
+        title=run if role == "policy" else f"{run}: critic",
+        summary=SUMMARIES[role],
+        auto_class=AUTO_CLASSES[role],
         facts=_table(("fact", "value"), _fact_rows(facts)),
         metrics=_table(("metric", "value", "meaning"), _metric_rows(facts.metrics)),
         settings=_table(("setting", "value"), _setting_rows(facts.config)),
@@ -76,33 +86,25 @@ def model_card(facts: RunFacts) -> str:
     return f"---\n{front}---\n\n{body}"
 
 
-def write_model_card(folder: Path, facts: RunFacts) -> Path:
-    """Write README.md into `folder`, which must exist; return its path."""
-    path = folder / "README.md"
-    path.write_text(model_card(facts), encoding="utf-8")
-    return path
-
-
 def package_versions() -> dict[str, str]:
     """Versions of the packages that decide a run's numbers."""
     return {name: _version(name) for name in PACKAGES}
 
 
 def is_hub_name(name: str | None) -> bool:
-    """Whether `name` can only mean a repository on the hub: of its form, and neither a file nor a folder here."""
+    """Whether `name` can only mean a repository on the hub: owner/name, and neither a file nor a folder here."""
     if name is None or name.endswith(FILE_SUFFIXES):
         return False
     return HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 
-def _front_matter(facts: RunFacts) -> dict[str, object]:
-    matter: dict[str, object] = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["nearstep", "ppo", "reinforcement-learning"],
-    }
-    if is_hub_name(facts.policy):
-        matter["base_model"] = facts.policy
+def _front_matter(facts: RunFacts, role: Literal["policy", "value"]) -> dict[str, object]:
+    matter: dict[str, object] = {"library_name": "transformers", "tags": ["nearstep", "ppo", "reinforcement-learning"]}
+    if role == "policy":
+        matter["pipeline_tag"] = "text-generation"
+    base = facts.policy if role == "policy" else facts.critic
+    if is_hub_name(base):
+        matter["base_model"] = base
     if is_hub_name(facts.dataset):
         matter["datasets"] = [facts.dataset]
     return matter

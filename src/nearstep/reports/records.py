@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,7 +27,7 @@ class JsonLines:
         # A lone surrogate becomes \udXXX, which is what JSON wants for it.
         self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
 
-    def write(self, *records: Record) -> None:
+    def write(self, records: Sequence[Record]) -> None:
         """Append the records and flush, so that a reader sees them at once. ValueError for NaN and infinity."""
         lines = [json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n" for record in records]
         self._file.writelines(lines)
@@ -69,16 +69,17 @@ def rollout_records(
     rollout: Rollout,
     scores: Scores,
     final_scores: Float[Tensor, " rows"],
-) -> Iterator[Record]:
-    """The lines of rollouts.jsonl, one per episode; null where a part of the reward did not apply.
+) -> list[Record]:
+    """The lines of rollouts.jsonl, one per episode, plain enough to be sent between processes.
 
-    `extras` are the columns that reward functions logged.
+    `final_scores` are the totals after the rules for missing stop tokens, `extras` the columns that reward functions
+    logged; null stands where a part of the reward did not apply. `decode` should show special tokens.
     """
     parts = {name: part.tolist() for name, part in scores.parts.items()}
     totals, finals, finished = scores.total.tolist(), final_scores.tolist(), rollout.finished.tolist()
     lengths = rollout.action_counts.tolist()
-    for row, completion in enumerate(rollout.completion_ids()):
-        yield {
+    return [
+        {
             "update": update,
             "episode": prompts.episodes[row],
             "prompt": decode(prompts.ids[row]),
@@ -90,12 +91,16 @@ def rollout_records(
             "response_length": lengths[row],
             "extras": {name: _plain_value(column[row]) for name, column in scores.extras.items()},
         }
+        for row, completion in enumerate(rollout.completion_ids())
+    ]
 
 
-def sample_records(update: int, rows: Sequence[tuple[str, str, float]]) -> Iterator[Record]:
+def sample_records(update: int, rows: Sequence[tuple[str, str, float]]) -> list[Record]:
     """The lines of samples.jsonl: query, response and score of the sample completions after an update."""
-    for query, response, score in rows:
-        yield {"update": update, "query": query, "response": response, "score": _finite(score)}
+    return [
+        {"update": update, "query": query, "response": response, "score": _finite(score)}
+        for query, response, score in rows
+    ]
 
 
 def _plain_value(value: object) -> object:

@@ -1,17 +1,13 @@
 """How a run tells what happens: the one object the loop talks to, in front of files, screen and callbacks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from jaxtyping import Float
-from torch import Tensor
 
 from nearstep.config import PPOConfig
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
 from nearstep.reports.metrics import Numbers
-from nearstep.reports.records import JsonLines, metrics_record, rollout_records, sample_records
-from nearstep.types import Prompts, Rollout, Scores
+from nearstep.reports.records import JsonLines, Record, metrics_record, sample_records
 
 
 def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
@@ -60,6 +56,11 @@ class Reporter:
         """Whether a model shall be saved after this update."""
         return self._callbacks.should_save
 
+    @property
+    def latest(self) -> Numbers:
+        """The metrics logged last, those of the last evaluation among them; empty but on the main process."""
+        return {} if self._outputs is None else self._outputs.latest
+
     def begin(self, batch_table: Sequence[tuple[str, object, str]], preview: str) -> None:
         """Show the batch arithmetic (name, value, how it came about) and what the model sees; open files, trackers."""
         if self._screen is not None:
@@ -72,33 +73,14 @@ class Reporter:
         self._callbacks.step_begin()
 
     def step(
-        self,
-        *,
-        update: int,
-        episode: int,
-        epoch: int | float,
-        prompts: Prompts,
-        decode: Callable[[list[int]], str],
-        rollout: Rollout,
-        scores: Scores,
-        final_scores: Float[Tensor, " rows"],
-        numbers: Numbers,
+        self, *, update: int, episode: int, epoch: int | float, records: Sequence[Record], numbers: Numbers
     ) -> None:
-        """Update number `update` (from 1) is done: record every episode, and the metrics where logging is due.
+        """Update number `update` (from 1) is done: write every episode, and the metrics where logging is due.
 
-        `final_scores` are the totals of `scores` after the rules for missing stop tokens; `decode` should show
-        special tokens.
+        `records` are the episodes of all processes (`rollout_records`), in the order in which they shall stand.
         """
         if self._outputs is not None and self._outputs.rollouts is not None:
-            records = rollout_records(
-                update=update,
-                prompts=prompts,
-                decode=decode,
-                rollout=rollout,
-                scores=scores,
-                final_scores=final_scores,
-            )
-            self._outputs.rollouts.write(*records)
+            self._outputs.rollouts.write(records)
         self._callbacks.step_end(update=update, epoch=epoch)
         logged = self._callbacks.should_log
         if self._outputs is not None:
@@ -113,13 +95,13 @@ class Reporter:
         if self._outputs is not None:
             self._outputs.screen.samples(update, rows)
             if self._outputs.samples is not None:
-                self._outputs.samples.write(*sample_records(update, rows))
+                self._outputs.samples.write(sample_records(update, rows))
 
     def evaluation(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
         """Report an evaluation; `numbers` have training's names (objective/scores, …) and get `eval/` in front."""
         if self._outputs is not None:
             named = {f"eval/{name}": number for name, number in numbers.items()}
-            self._outputs.metrics.write(metrics_record(update=update, episode=episode, epoch=epoch, numbers=named))
+            self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=named)
             self._outputs.screen.evaluation(update, numbers)
         self._callbacks.evaluate(numbers)
 
@@ -154,20 +136,25 @@ class _Outputs:
         self.rollouts = JsonLines(folder / "rollouts.jsonl") if config.log_rollouts else None
         self.samples = JsonLines(folder / "samples.jsonl") if config.num_sample_generations > 0 else None
         self.models: Path | None = None
-        self._first: Numbers = {}
-        self._last: Numbers = {}
+        self.latest: dict[str, int | float] = {}
+        self._first: dict[str, int | float] = {}
 
     def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
-        """Record the metrics of an update."""
-        self.metrics.write(metrics_record(update=update, episode=episode, epoch=epoch, numbers=numbers))
-        self._first, self._last = self._first or numbers, numbers
+        """Record the metrics of an update or an evaluation."""
+        self.metrics.write([metrics_record(update=update, episode=episode, epoch=epoch, numbers=numbers)])
+        self.latest = {**self.latest, **numbers}
+        self._first = {**numbers, **self._first}
 
     def end(self) -> None:
         """Close everything; show the first and last logged numbers and where things lie."""
         self.close()
-        models = [("models", self.models)] if self.models is not None else []
-        records = [(file.path.stem, file.path) for file in self._files]
-        self.screen.end([*models, *records], self._first, self._last)
+        places = [(file.path.stem, file.path) for file in self._files]
+        if self.models is not None:
+            places.insert(0, ("models", self.models))
+        tensorboard = self.metrics.path.with_name("runs")
+        if tensorboard.is_dir():
+            places.append(("tensorboard", tensorboard))
+        self.screen.end(places, self._first, self.latest)
 
     def close(self) -> None:
         """Close the files and give the terminal back; closing twice is fine."""
