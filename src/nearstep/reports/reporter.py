@@ -75,9 +75,9 @@ class Reporter:
     def step(
         self, *, update: int, episode: int, epoch: int | float, records: Sequence[Record], numbers: Numbers
     ) -> None:
-        """Update number `update` (from 1) is done: write every episode, and the metrics where logging is due.
+        """Update number `update` (from 1) is done: every episode is recorded; the metrics where logging is due.
 
-        `records` are the episodes of all processes (`rollout_records`), in the order in which they shall stand.
+        `records` are those of `rollout_records`, of all processes.
         """
         if self._outputs is not None and self._outputs.rollouts is not None:
             self._outputs.rollouts.write(records)

@@ -47,23 +47,23 @@ class Checkpoint:
         weights = self.backend.weights_to_save(policy), self.backend.weights_to_save(critic)
         if self.backend.rank == 0:
             try:
-                        self._folder(target / "policy", with_adapters_merged(policy) if with_adapters else policy, weights[0], with_adapters, state)
-                if with_adapters:
+                adapted = is_adapted(policy)
+                whole = with_adapters_merged(policy) if adapted else transformers_model(policy, "model")
+                self._folder(target / "policy", whole, None if adapted else weights[0], state)
+                if adapted:
                     policy.save_pretrained(target / "policy_adapter")  # type: ignore[operator]
-                self._folder(target / "value", transformers_model(critic, "value_model"), weights[1], False, state)
+                self._folder(target / "value", transformers_model(critic, "value_model"), weights[1], state)
             except OSError as error:
                 free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
                 raise TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free)") from error
         self.backend.wait_for_all()
 
-    def _folder(
-        self, target: Path, model: PreTrainedModel, weights: dict[str, Tensor] | None, merged: bool, state: State
-    ) -> None:
+    def _folder(self, target: Path, model: PreTrainedModel, weights: dict[str, Tensor] | None, state: State) -> None:
         """Write a model folder under another name first, so that `target` is never half a model."""
         unfinished = target.with_name(f".{target.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        model.save_pretrained(unfinished, state_dict=None if merged else weights)
+        model.save_pretrained(unfinished, state_dict=weights)
         self.tokenizer.save_pretrained(unfinished)
         (unfinished / "README.md").write_text(self.card(state), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)

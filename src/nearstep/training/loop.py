@@ -10,6 +10,7 @@ def train(r: Recipe, state: State) -> None:
     """Run all updates that are left."""
     for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):
         state.begin_update()
+        r.report.begin_update()
         with r.clock("generate"):
             r.engine.load(r.models.policy, version=state.update)
             rollout = r.engine.generate(prompts, top_k=r.trust_region.top_k)  # 1 sample

@@ -41,18 +41,22 @@ class Report:
     log_rollouts: bool
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_UPDATES))
 
+    def begin_update(self) -> None:
+        """Tell callbacks that an update begins."""
+        self.reporter.step_begin()
+
     def step(
         self, state: State, prompts: Prompts, experience: Experience, scores: Scores, metrics: Metrics
     ) -> Wishes:
         """Report an update that is done and move the learning rates on; returns what is due now."""
-        records = rollout_records(
+        records = [] if not self.log_rollouts else rollout_records(
             update=state.update,
             prompts=prompts,
             decode=self.evaluator.decode,
             rollout=experience.rollout,
             scores=scores,
             final_scores=experience.scores,
-        ) if self.log_rollouts else []  # fmt: skip
+        )
         tokens, metrics = len(experience.rollout.tokens), metrics.cpu()
         gathered = self.backend.gather((records, tokens, metrics, scores.metrics))
         merged = sum((of_process for _, _, of_process, _ in gathered), start=Metrics())

@@ -1,0 +1,47 @@
+"""Small whole runs for the tests: tiny models, a byte tokenizer, a reward function that counts a letter."""
+
+from pathlib import Path
+
+import torch
+
+from nearstep import PPOConfig
+from nearstep.assemble import assemble
+from nearstep.casting import Parts
+from tests.tiny import byte_tokenizer, tiny_causal_lm
+
+PROMPTS = ["a", "bc", "def", "ghij", "klmno", "pq", "r", "stuvwx"]
+
+
+def count_e(completions, **kwargs):
+    """Share of the letter e, which is easy to learn."""
+    return [text.count("e") / max(1, len(text)) for text in completions]
+
+
+def settings(folder: Path, **changes) -> PPOConfig:
+    """Eight episodes an update, three updates."""
+    defaults = {
+        "output_dir": str(folder), "total_episodes": 24, "per_device_train_batch_size": 8, "response_length": 6,
+        "learning_rate": 1e-3, "num_ppo_epochs": 2, "num_sample_generations": 0, "use_cpu": True, "temperature": 1.0,
+        "lr_scheduler_type": "constant",
+    }  # fmt: skip
+    return PPOConfig(**{**defaults, **changes})
+
+
+def small_recipe(folder: Path, *, dtype=torch.float32, parts=None, **changes):
+    """A recipe over tiny models."""
+    given = {
+        "tokenizer": byte_tokenizer(),
+        "model": tiny_causal_lm(dtype=dtype),
+        "reward_funcs": (count_e,),
+        "train_dataset": [{"prompt": text} for text in PROMPTS],
+        **(parts or {}),
+    }
+    return assemble(settings(folder, **changes), Parts(**given))
+
+
+def play(recipe, update=1):
+    """One rollout with its scores."""
+    prompts = recipe.prompts.batch(update)
+    recipe.engine.load(recipe.models.policy, version=update)
+    rollout = recipe.engine.generate(prompts)
+    return prompts, rollout, recipe.rewards(prompts, rollout)
