@@ -4,7 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nearstep.assemble import assemble
     from nearstep.config import PPOConfig
     from nearstep.errors import ConfigError, DataError, ModelError, NearstepError, RewardError, TrainingError
     from nearstep.trainer import PPOTrainer
@@ -18,7 +17,6 @@ __version__ = "0.1.0"
 _HOMES = {
     "PPOConfig": "nearstep.config",
     "PPOTrainer": "nearstep.trainer",
-    "assemble": "nearstep.assemble",
     "make_experience": "nearstep.training.experience",
     "update": "nearstep.training.update",
     "Prompts": "nearstep.types",
@@ -49,7 +47,6 @@ __all__ = [
     "Scores",
     "TrainingError",
     "__version__",
-    "assemble",
     "make_experience",
     "update",
 ]

@@ -11,8 +11,17 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "nearstep"
 # Imported only inside the function that needs them.
 HEAVY = {
-    "accelerate", "datasets", "deepspeed", "matplotlib", "peft", "pyarrow", "tensorboard", "trackio", "vllm", "wandb", "yaml",
-}  # fmt: skip
+    "accelerate",
+    "datasets",
+    "deepspeed",
+    "matplotlib",
+    "peft",
+    "pyarrow",
+    "tensorboard",
+    "trackio",
+    "vllm",
+    "wandb",
+}
 
 
 def imports(file: Path, *, top_level: bool) -> Iterator[str]:
@@ -28,9 +37,9 @@ def imports(file: Path, *, top_level: bool) -> Iterator[str]:
 
 def loaded_after(code: str) -> set[str]:
     """Top-level packages that a fresh interpreter has loaded after `code`, beyond those it starts with."""
-    report = "import sys; before = set(sys.modules)\n{}\nprint(*{{name.split('.')[0] for name in set(sys.modules) - before}})"
-    run = subprocess.run([sys.executable, "-c", report.format(code)], capture_output=True, text=True, check=True)
-    return set(run.stdout.splitlines()[-1].split())
+    report = f"import sys; before = set(sys.modules)\n{code}\nprint(*(set(sys.modules) - before))"
+    run = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in run.stdout.splitlines()[-1].split()}
 
 
 def test_importing_nearstep_loads_nothing_but_the_standard_library():
