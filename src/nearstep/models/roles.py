@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -130,7 +131,6 @@ def frozen_copy(policy: Policy) -> Reference:
     """A reference that stays what the policy is now."""
     model = copy.deepcopy(policy.model).requires_grad_(False)
     inner = transformers_model(model, "ref_model")
-    inner.gradient_checkpointing_disable()
     output = inner.get_output_embeddings()
     assert isinstance(output, nn.Linear)
     return Reference(Policy(model, inner.base_model, _head(inner, output), policy.autocast), adapters_off=False)
@@ -159,7 +159,10 @@ def _ready(model: PreTrainedModel, role: str, checkpointing: bool) -> None:
             "rows need. Families like Llama, Qwen, Mistral, Gemma, GPT-NeoX and GPT-2 do."
         )
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        with warnings.catch_warnings():
+            # Newer versions prefer another name for it, which the oldest supported one does not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # Layers recompute only in training mode; their children, dropout among them, stay in evaluation mode.
         for layer in model.modules():
             if isinstance(layer, GradientCheckpointingLayer):

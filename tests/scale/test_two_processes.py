@@ -1,0 +1,60 @@
+"""Two gloo processes give the numbers of one: weights, metrics, and every episode on record."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+WALL_CLOCK = ("eps", "seconds", "tokens_per_second")
+
+
+def run(folder, processes):
+    folder.mkdir()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [*(launcher if processes > 1 else [sys.executable]), "-m", "tests.scale.two_processes", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    base = tmp_path_factory.mktemp("processes")
+    return run(base / "one", 1), run(base / "two", 2)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_weights_are_the_same_d12_r06(runs):
+    one, two = (torch.load(folder / "weights.pt") for folder in runs)
+    for model in ("policy", "value"):
+        for name, weights in one[model].items():
+            assert (weights - two[model][name]).abs().max() <= 1e-10, f"{model}: {name}"
+
+
+def test_metrics_are_the_same_d13(runs):
+    one, two = (lines(folder / "metrics.jsonl") for folder in runs)
+    assert len(one) == len(two) == 3
+    for first, second in zip(one, two, strict=True):
+        kept = {name for name in first if not name.startswith("time/") and name not in WALL_CLOCK}
+        assert kept == {name for name in second if not name.startswith("time/") and name not in WALL_CLOCK}
+        for name in kept:
+            assert first[name] == pytest.approx(second[name], rel=1e-6, abs=1e-6), name
+
+
+def test_every_episode_of_every_process_is_on_record(runs):
+    one, two = (lines(folder / "rollouts.jsonl") for folder in runs)
+    assert [record["episode"] for record in two] == list(range(27))
+    assert one == two
+
+
+def test_models_are_saved_once_and_whole(runs):
+    for folder in runs:
+        assert {path.name for path in folder.iterdir()} >= {"policy", "value", "metrics.jsonl"}
+        assert not list(folder.glob(".*"))

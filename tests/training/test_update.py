@@ -1,0 +1,156 @@
+"""Updates: exactly epochs × minibatches steps, gradients that no split changes, clipping, first ratios, empty rows."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from nearstep.errors import TrainingError
+from nearstep.models.forward import rollout_logprobs
+from nearstep.training import update as update_module
+from nearstep.training.experience import describe, make_experience
+from nearstep.training.loop import train
+from nearstep.training.state import State
+from nearstep.training.update import improve, minibatches, update
+from nearstep.types import Rollout, Scores
+from tests.training.runs import play, small_recipe
+
+
+def steps_of(recipe, monkeypatch):
+    """Count the optimizer steps of a whole run."""
+    steps = []
+    plain = update_module.improve
+    monkeypatch.setattr(update_module, "improve", lambda *a, **k: steps.append(len(a[0])) or plain(*a, **k))
+    train(recipe, State())
+    return steps
+
+
+@pytest.mark.parametrize(("rows", "accumulation"), [(8, 1), (2, 4), (1, 8), (3, 3)])
+@pytest.mark.parametrize("minibatches_per_epoch", [1, 2, 3])
+def test_steps_are_epochs_times_minibatches_d1_d2(tmp_path, monkeypatch, rows, accumulation, minibatches_per_epoch):
+    """Whatever the micro-batches, also where an update crosses the end of the data."""
+    recipe = small_recipe(
+        tmp_path, per_device_train_batch_size=rows, gradient_accumulation_steps=accumulation,
+        num_mini_batches=minibatches_per_epoch, total_episodes=rows * accumulation * 3,
+    )  # fmt: skip
+    steps = steps_of(recipe, monkeypatch)
+    assert len(steps) == 3 * 2 * minibatches_per_epoch
+    assert sum(steps) == 3 * 2 * rows * accumulation
+    assert max(steps) - min(steps) <= 1
+
+
+def weights_after(tmp_path, **changes):
+    recipe = small_recipe(tmp_path, dtype=torch.float64, batch_size=8, num_mini_batches=2, **changes)
+    train(recipe, State())
+    models = (recipe.models.policy.model, recipe.models.critic.model)
+    return torch.cat([parameter.detach().flatten() for model in models for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize("changes", [
+    {"per_device_train_batch_size": 1}, {"per_device_train_batch_size": 3}, {"max_tokens_per_microbatch": 17},
+    {"local_rollout_forward_batch_size": 3}, {"gradient_checkpointing": True},
+])  # fmt: skip
+def test_no_split_changes_the_weights_d11_r06(tmp_path, changes):
+    whole = weights_after(tmp_path / "a")
+    split = weights_after(tmp_path / "b", **changes)
+    assert (whole - split).abs().max() <= 1e-10
+
+
+def test_weights_do_change_and_depend_on_the_seed(tmp_path):
+    one, two = weights_after(tmp_path / "a"), weights_after(tmp_path / "b", seed=1)
+    assert (one - two).abs().max() > 1e-4
+
+
+def test_minibatches_cover_every_row_once_and_differ_by_epoch(tmp_path):
+    recipe = small_recipe(tmp_path, num_mini_batches=3)
+    _, rollout, scores = play(recipe)
+    experience = make_experience(rollout, dataclasses.replace(scores, total=torch.arange(8.0)), recipe)
+    phase = recipe.schedule.phases(1)[0]
+    orders = [[m.scores.tolist() for m in minibatches(experience, phase, epoch, recipe)] for epoch in (0, 1, 0)]
+    assert sorted(score for m in orders[0] for score in m) == list(range(8))
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_max_grad_norm_limits_the_step_d3(tmp_path):
+    """Plain SGD: the weights of both networks together move by learning rate × max_grad_norm."""
+    recipe = small_recipe(tmp_path, dtype=torch.float64, optim="sgd", learning_rate=0.5, max_grad_norm=1e-3)
+    _, rollout, scores = play(recipe)
+    experience = make_experience(rollout, scores, recipe)
+    models = (recipe.models.policy.model, recipe.models.critic.model)
+    before = [copy.deepcopy(model.state_dict()) for model in models]
+    metrics = improve(experience, recipe.schedule.phases(1)[0], recipe, first=True)
+    moved = [
+        (after - old[name]).double().flatten()
+        for model, old in zip(models, before, strict=True) for name, after in model.state_dict().items()
+    ]  # fmt: skip
+    assert torch.cat(moved).norm().item() == pytest.approx(0.5 * 1e-3, rel=1e-4)
+    assert float(metrics.by_name["policy/grad_norm"].sum) > 1e-3
+
+
+def test_first_ratios_are_one_d20_r08(tmp_path):
+    recipe = small_recipe(tmp_path, response_length=20)
+    _, rollout, scores = play(recipe)
+    metrics = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe)
+    assert float(metrics.by_name["val/ratio_max_gap_first"].value) <= 1e-5
+
+
+@pytest.mark.parametrize("cut", [{"top_k": 5}, {"top_p": 0.6}, {"top_k": 30, "top_p": 0.8}])
+def test_cut_distributions_are_the_same_on_both_sides(tmp_path, cut):
+    recipe = small_recipe(tmp_path, response_length=20, **cut)
+    _, rollout, _ = play(recipe)
+    again = rollout_logprobs(recipe.models.policy, rollout, recipe.sampling).sampled
+    torch.testing.assert_close(again, rollout.logprobs, atol=1e-5, rtol=0)
+
+
+def test_metrics_do_not_depend_on_minibatches_d1_d13(tmp_path):
+    """With a learning rate of 0 nothing moves, so every split must report the same."""
+    found = []
+    for changes in ({}, {"num_mini_batches": 4}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}):
+        recipe = small_recipe(tmp_path, learning_rate=0.0, num_mini_batches=changes.pop("num_mini_batches", 1), **changes)
+        _, rollout, scores = play(recipe)
+        metrics = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe).by_name
+        found.append({
+            name: float(metrics[name].sum / metrics[name].count)
+            for name in ("loss/policy_avg", "loss/value_avg", "policy/entropy_avg", "val/ratio", "policy/approxkl_avg")
+        })  # fmt: skip
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], abs=1e-6)
+
+
+def test_loss_of_whitened_advantages_is_zero_at_first_10_9(tmp_path):
+    recipe = small_recipe(tmp_path, num_ppo_epochs=1, dtype=torch.float64)
+    _, rollout, scores = play(recipe)
+    metrics = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe).by_name
+    assert abs(float(metrics["loss/policy_avg"].sum)) < 1e-5
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
+    recipe = small_recipe(tmp_path)
+    _, rollout, scores = play(recipe)
+    experience = make_experience(rollout, scores, recipe)
+    broken = dataclasses.replace(experience, advantages=experience.advantages * float("nan"))
+    before = copy.deepcopy(recipe.models.policy.model.state_dict())
+    with pytest.raises(TrainingError, match="update 1: the gradient is not finite"):
+        update(broken, recipe.schedule.phases(1), recipe)
+    assert all(torch.equal(now, before[name]) for name, now in recipe.models.policy.model.state_dict().items())
+
+
+def without_actions(rows):
+    """Rows in which the policy chose nothing."""
+    return Rollout(
+        tokens=torch.tensor([5, 6] * rows), is_action=torch.zeros(2 * rows, dtype=torch.bool),
+        row_lengths=torch.full((rows,), 2), logprobs=torch.zeros(0),
+        finished=torch.zeros(rows, dtype=torch.bool), policy_version=torch.ones(rows, dtype=torch.long),
+    )  # fmt: skip
+
+
+def test_rows_without_actions_train_nothing_and_break_nothing_d14(tmp_path):
+    recipe = small_recipe(tmp_path, weight_decay=0.0)
+    experience = make_experience(without_actions(4), Scores(torch.ones(4)), recipe)
+    before = copy.deepcopy(recipe.models.policy.model.state_dict())
+    metrics = describe(experience, Scores(torch.ones(4)), recipe) + update(
+        experience, recipe.schedule.phases(1), recipe
+    )
+    assert all(torch.equal(now, before[name]) for name, now in recipe.models.policy.model.state_dict().items())
+    assert float(metrics.by_name["loss/policy_avg"].count) == 0
