@@ -57,7 +57,6 @@ class PPOConfig(Settings):
     use_peft: bool = option(False, "train LoRA adapters on the policy; the reference is the policy without them")
     lora_r: int = option(16, "rank of the adapters", at_least=1)
     lora_alpha: int = option(32, "scale of the adapters (alpha / rank)", at_least=1)
-    lora_dropout: float = option(0.0, "dropout inside the adapters; 0 keeps ratios exact", at_least=0, below=1)
     lora_target_modules: tuple[str, ...] | None = option(None, "modules that get adapters; peft's choice if not given")
     trust_remote_code: bool = option(False, "allow models to bring Python code of their own")
 
@@ -168,7 +167,7 @@ class PPOConfig(Settings):
         if self.stop_token is None and self.stop_token_id is None:
             yield "without a stop token all response_length tokens of a response are scored and trained on"
         adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
-        lora = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+        lora = ("lora_r", "lora_alpha", "lora_target_modules")
         changed = {field.name for field in dataclasses.fields(self) if vars(self)[field.name] != field.default}
         for reason, applies, names in (
             ("without use_peft", not self.use_peft, lora),

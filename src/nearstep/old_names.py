@@ -109,6 +109,7 @@ def _plain(value: object) -> object:
 _COMPUTED = "it follows from the batch settings and the number of processes"
 _IN_PLACE = "data is prepared as it is read"
 _SHARDED = "models are not sharded here; start several processes with torchrun"
+_PEFT = "what use_peft cannot say is said by a peft_config, given to PPOTrainer"
 _QUANTISED = "models are not quantised here; choose their type with dtype"
 
 RETIRED: dict[str, Retired] = {
@@ -136,6 +137,21 @@ RETIRED: dict[str, Retired] = {
     "dataset_num_proc": Retired(_IN_PLACE),
     "dataloader_num_workers": Retired(_IN_PLACE),
     "remove_unused_columns": Retired("all columns reach the reward functions"),
+    "dataloader_drop_last": Retired(_IN_PLACE),
+    "dataloader_pin_memory": Retired(_IN_PLACE),
+    "dataset_streaming": Retired(_IN_PLACE, (None, False)),
+    "per_device_eval_batch_size": Retired("local_rollout_forward_batch_size holds for evaluation too"),
+    "local_rank": Retired("torchrun tells each process its number"),
+    "torch_compile": Retired("models are not compiled", (None, False)),
+    "use_vllm": Retired("responses are sampled by the policy itself, in this process", (None, False)),
+    # Models
+    "attn_implementation": Retired("rows are packed, with an attention of their own"),
+    "model_revision": Retired("download the revision and give its folder", (None, "main")),
+    "lora_dropout": Retired("dropout is off in every model, so that ratios start at 1"),
+    "lora_task_type": Retired("the policy is always a causal language model"),
+    "lora_modules_to_save": Retired(_PEFT, (None,)),
+    "use_rslora": Retired(_PEFT, (None, False)),
+    "use_dora": Retired(_PEFT, (None, False)),
     # Algorithm
     "do_sample": Retired("PPO learns from sampled responses; temperature sets how bold they are", (None, True)),
     "entropy_coef": Retired("the loss has no entropy bonus", (None, 0)),
@@ -155,6 +171,8 @@ RETIRED: dict[str, Retired] = {
     "evaluation_strategy": Retired("eval_steps says how often to evaluate", (None, False, "steps")),
     "save_strategy": Retired("save_steps says how often to save; the end is always saved", (None, False, "steps")),
     "logging_strategy": Retired("logging_steps says how often to log", (None, "steps")),
+    "load_best_model_at_end": Retired("the last policy is saved; save_steps keeps earlier ones", (None, False)),
+    "hub_token": Retired("log in with `hf auth login`"),
     "logging_dir": Retired("reports go into output_dir"),
     "do_train": Retired("the command `nearstep ppo` trains", (None, True)),
     "do_eval": Retired("eval_dataset_name or dataset_test_split switches evaluation on", (None, True)),

@@ -59,6 +59,12 @@ def test_a_harmless_setting_without_counterpart_is_left_out_with_a_warning(old, 
         assert PPOConfig(**{old: value}) == PPOConfig()
 
 
+def test_a_secret_is_not_repeated():
+    with pytest.warns(UserWarning, match="hub_token has no effect") as notes:
+        PPOConfig(hub_token="hf_canary")
+    assert "canary" not in str(notes[0].message)
+
+
 def test_seed_b_flags_of_the_1b_run():
     config = PPOConfig(
         learning_rate=3e-6, per_device_train_batch_size=16, gradient_accumulation_steps=4, total_episodes=1_000_000,
