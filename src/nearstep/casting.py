@@ -154,8 +154,8 @@ def _check_distinct(parts: Parts) -> None:
 def _adapted(model: nn.Module, config: PPOConfig, parts: Parts) -> nn.Module:
     """The policy with new adapters if they are asked for."""
     if parts.peft_config is not None:
-        return add_adapters(model, parts.peft_config)
-    return add_adapters(model, lora_from(config)) if config.use_peft else model
+        return add_adapters(model, parts.peft_config, seed=config.seed)
+    return add_adapters(model, lora_from(config), seed=config.seed) if config.use_peft else model
 
 
 def _reward_model(entry: RewardEntry, config: PPOConfig) -> PreTrainedModel | None:

@@ -4,11 +4,13 @@ import copy
 import sys
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from nearstep.config import PPOConfig
 from nearstep.errors import ConfigError, ModelError
+from nearstep.streams import stream_seed
 
 
 def lora_from(config: PPOConfig) -> Any:
@@ -22,13 +24,16 @@ def lora_from(config: PPOConfig) -> Any:
     )
 
 
-def add_adapters(model: nn.Module, peft_config: Any) -> nn.Module:
+def add_adapters(model: nn.Module, peft_config: Any, *, seed: int) -> nn.Module:
     """The model with fresh adapters that change nothing yet. Raises ModelError if it has adapters already."""
     peft = _peft()
     if isinstance(model, peft.PeftModel):
         raise ModelError("model: it is a peft model already; pass either such a model or peft_config, not both")
     try:
-        return peft.get_peft_model(model, peft_config)  # type: ignore[no-any-return]
+        # peft draws from the global generator; it gets one of ours and the caller's is put back.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(seed, "adapters"))
+            return peft.get_peft_model(model, peft_config)  # type: ignore[no-any-return]
     except ValueError as error:
         raise ModelError(f"model: peft could not add the adapters: {error}") from error
 
