@@ -130,7 +130,19 @@ class TestFolders:
 
 class TestNamesThatAreNotThere:
     @pytest.mark.parametrize(
-        "name", ["prompts.jsonl", "./prompts", "../prompts", "/no/prompts", "a/b/c", "~/prompts", "a b", "x.tsv", ""]
+        "name",
+        [
+            "prompts.jsonl",
+            "./prompts",
+            "../prompts",
+            "/no/prompts",
+            "a/b/c",
+            "~/prompts",
+            "a b",
+            "x.tsv",
+            "",
+            "x/" * 3000,
+        ],
     )
     def test_paths_never_reach_the_hub(self, name, monkeypatch):
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the hub"))

@@ -114,7 +114,9 @@ class TestSpecialTokens:
     def test_pad_token_inside_a_prompt_is_a_token_like_others(self):
         assert ids(prompt_set([{"prompt": "a<pad>b<pad>"}])) == [[*ids_of_text("a"), PAD, *ids_of_text("b"), PAD]]
 
-    @pytest.mark.parametrize(("given", "mask"), [([PAD, PAD, 5, 6], [0, 0, 1, 1]), ([5, 6, PAD, PAD], [1, 1, 0, 0])])
+    @pytest.mark.parametrize(
+        ("given", "mask"), [([PAD, PAD, 5, 6], [0, 0, 1, 1]), ([5, 6, PAD, PAD], [True, True, False, False])]
+    )
     def test_padding_on_either_side_is_taken_off_by_its_mask(self, given, mask):
         # D19: right-padded queries gave wrong slices.
         row = {"input_ids": torch.tensor(given), "attention_mask": torch.tensor(mask)}
@@ -159,6 +161,11 @@ class TestLongPrompts:
             "1 of 3 prompts keep only their last tokens: longer than max_prompt_length = 4 tokens. "
             "Rewards still see them whole."
         ]
+
+    def test_cut_ids_are_shown_as_cut(self):
+        prompts = prompt_set([{"input_ids": ids_of_text("abc")}], max_prompt_length=2, on_long_prompt="cut_left")
+        assert everything(prompts).inputs == ["bc"]
+        assert "whole" not in prompts.report.sentences()[0]
 
     @pytest.mark.parametrize("rule", ["error", "drop", "cut_left"])
     def test_no_limit(self, rule):

@@ -21,7 +21,7 @@ def load_rows(name: str, *, split: str, config: str | None) -> Table:
     Raises `DataError` naming data set, split and, where a file is broken, the line.
     """
     path = Path(os.path.expanduser(name))
-    if not name or not path.exists():
+    if not name or not os.path.exists(path):
         if not HUB_NAME.fullmatch(name) or path.suffix.lower() in SUFFIXES + FOREIGN_SUFFIXES:
             raise DataError(f"{label(name, split)}: there is no such file or folder, seen from {os.getcwd()!r}")
         return _load_from_hub(name, split, config)

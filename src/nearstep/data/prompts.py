@@ -32,15 +32,15 @@ class PromptReport:
     def sentences(self) -> list[str]:
         """One sentence for each thing that changed what the policy sees; none if nothing did."""
         limit = f"max_prompt_length = {self.max_prompt_length} tokens"
+        two_columns = self.columns.shown not in (self.columns.ids, None)
+        whole = " Rewards still see them whole." if self.columns.shown is not None else ""
         said = [
             (self.dropped, f"{self.dropped} of {self.rows} prompts were left out: longer than {limit}."),
-            (self.cut, f"{self.cut} of {self.rows} prompts keep only their last tokens: longer than {limit}. "
-                "Rewards still see them whole."),
+            (self.cut, f"{self.cut} of {self.rows} prompts keep only their last tokens: longer than {limit}.{whole}"),
             (self.unpadded, f"{self.unpadded} of {self.rows} prompts had padding, which was taken off."),
             (self.eos_taken_off, f"The tokenizer's EOS was taken off the end of {self.eos_taken_off} prompts."),
-            (self.columns.shown not in (self.columns.ids, None),
-                f"The policy sees the column {self.columns.ids!r}, rewards see {self.columns.shown!r}."),
-        ]  # fmt: skip
+            (two_columns, f"The policy sees the column {self.columns.ids!r}, rewards see {self.columns.shown!r}."),
+        ]
         return [sentence for holds, sentence in said if holds]
 
 
@@ -122,7 +122,9 @@ def encode_prompts(
     longest = sys.maxsize if max_prompt_length is None else max_prompt_length
     long = {row for row, ids in encoded.items() if len(ids) > longest}
     if long and on_long_prompt == "error":
-        raise bad_rows(table, [(row, _too_long(encoded[row], longest, columns.ids)) for row in sorted(long)])
+        raise bad_rows(
+            table, [(row, _too_long(table, row, columns.ids, len(encoded[row]), longest)) for row in sorted(long)]
+        )
     if on_long_prompt == "drop":
         encoded = {row: ids for row, ids in encoded.items() if row not in long}
         report = replace(report, dropped=len(long))
@@ -167,7 +169,7 @@ def _encode_rows(
     return encoded, PromptReport(len(table), columns, unpadded=unpadded, eos_taken_off=eos_taken_off)
 
 
-def _too_long(ids: Tensor, longest: int, column: str) -> BadValueError:
-    problem = f"{len(ids)} tokens are more than max_prompt_length = {longest}"
+def _too_long(table: Table, row: int, column: str, length: int, longest: int) -> BadValueError:
+    problem = f"{length} tokens are more than max_prompt_length = {longest}"
     remedy = "Raise max_prompt_length, or set on_long_prompt to drop or cut_left."
-    return BadValueError(column, ids.tolist(), problem, remedy)
+    return BadValueError(column, table.rows[row][column], problem, remedy)
