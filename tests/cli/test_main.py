@@ -61,6 +61,12 @@ def test_ppo_trains_with_the_settings(trainer, capsys):
     )
 
 
+def test_under_torchrun_one_process_speaks_for_all(trainer, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert main(["ppo", *RUNNABLE]) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("failure", "code", "words"),
     [

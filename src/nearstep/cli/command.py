@@ -1,5 +1,6 @@
 """What a command is, and how its settings are read from flags and file."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +34,7 @@ class Command(Generic[SettingsT]):
             settings = from_mapping(
                 self.settings, values | flags.values, texts=True, found=flags.problems, further=self.problems
             )
-        for note in notes:
-            print(f"nearstep: {note.message}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # set by torchrun: one process speaks for all
+            for note in notes:
+                print(f"nearstep: {note.message}", file=sys.stderr)
         return settings
