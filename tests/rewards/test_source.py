@@ -52,9 +52,10 @@ def test_a_row_to_which_nothing_applies_is_an_error_naming_it():
         judge(*play(["x", "y"]))
 
 
-def test_a_sum_that_would_overflow_is_an_error_naming_the_row():
+@pytest.mark.parametrize("weight", [1e6, -1e6])
+def test_a_sum_that_would_overflow_is_an_error_naming_the_row(weight):
     with pytest.raises(RewardError, match=r"1e\+15 for row 1"):
-        rewards(Fixed(1.0, 1e9), weights=[1e6])(*play(["x", "y"]))
+        rewards(Fixed(1.0, 1e9), weights=[weight])(*play(["x", "y"]))
 
 
 def test_repeated_names_are_told_apart():

@@ -35,6 +35,12 @@ def test_a_value_that_is_no_reward_is_an_error_naming_function_row_and_value(bad
     assert repr(bad)[:100] in message
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_reward_that_is_not_finite_is_answered_with_what_to_return_instead(bad):
+    with pytest.raises(RewardError, match=r"must be finite\. Return None where the reward does not apply"):
+        read([0.0, 0.0, bad])
+
+
 @pytest.mark.parametrize(
     ("bad", "named"),
     [
