@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nearstep.algorithm.precision import wide
+from nearstep.errors import ModelError
 from nearstep.models.forward import packed_states
-from nearstep.models.roles import make_critic, scalar_head, transformers_model
+from nearstep.models.roles import make_critic, transformers_model
 from nearstep.types import row_groups
 
 
@@ -72,9 +73,15 @@ def make_scorer(
     if is_decoder(inner):
         critic = make_critic(model, role=role, autocast=autocast)
         return DecoderScorer(model, critic.trunk, critic.head, max_tokens, autocast)
-    if inner.config.num_labels != 1:
-        scalar_head(inner, role)
-    return EncoderScorer(inner.eval(), pad_token_id if pad_token_id is not None else 0, max_tokens)
+    scorer = EncoderScorer(inner.eval(), pad_token_id if pad_token_id is not None else 0, max_tokens)
+    with torch.no_grad():
+        output = inner(input_ids=torch.ones(1, 2, dtype=torch.long, device=inner.device))
+    if tuple(output[0].shape) != (1, 1):
+        raise ModelError(
+            f"{role}: {type(inner).__name__} gives {list(output[0].shape)} numbers for one text, one is needed. Use a model of "
+            "AutoModelForSequenceClassification with num_labels=1."
+        )
+    return scorer
 
 
 def is_decoder(model: PreTrainedModel) -> bool:

@@ -1,0 +1,43 @@
+"""PPO as a loop of your own: generate, score, make_experience and update are public and usable alone.
+
+Run it with `python examples/own_loop.py POLICY_FOLDER PROMPTS_FILE`.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from nearstep import PPOConfig, make_experience, update
+from nearstep.assemble import assemble
+from nearstep.casting import Parts
+
+
+def brevity(completions: Sequence[str], **columns: object) -> list[float]:
+    """A reward of your own: shorter is better."""
+    return [-len(text) / 100 for text in completions]
+
+
+def main(policy: str, prompts_file: str, updates: int = 3) -> list[float]:
+    config = PPOConfig(
+        model_name_or_path=policy,
+        dataset_name=prompts_file,
+        response_length=16,
+        per_device_train_batch_size=8,
+        total_episodes=8 * updates,
+        learning_rate=1e-4,
+    )
+    recipe = assemble(config, Parts(reward_funcs=[brevity]))
+    history = []
+    for number, prompts in enumerate(recipe.prompts.batches(after=0, until=updates), start=1):
+        recipe.engine.load(recipe.models.policy, version=number)
+        rollout = recipe.engine.generate(prompts)
+        scores = recipe.rewards(prompts, rollout)
+        experience = make_experience(rollout, scores, recipe)
+        update(experience, recipe.schedule.phases(number), recipe)
+        recipe.learners.end_update()
+        history.append(float(scores.total.mean()))
+        print(f"update {number}: mean score {history[-1]:.3f}")
+    return history
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
