@@ -48,6 +48,7 @@ BAD_VALUES = [
     ("messages", [*user("x"), TOOL], "message 2 of 2 is from 'tool' and follows 'user'"),
     ("messages", [*user("x"), {"role": "assistant", "content": None}, *user("y")], "message 2 of 3 is a value None"),
     ("messages", [SYSTEM, *user("a\0b")], "the content of message 2 of 2 has NUL"),
+    ("messages", [{"role": "system", "content": "a\0"}, *user("b")], "the content of message 1 of 2 has NUL"),
     ("query", user("x"), "expected text, found a value of type list"),
     ("query", "", "is empty"),
     ("input_ids", None, "there is no value"),

@@ -36,6 +36,12 @@ class TestColumns:
         assert ids(prompts) == [ids_of_text("<|user|>hi<eos><|assistant|>")]
         assert everything(prompts).inputs == [user("hi")]
 
+    def test_chat_with_every_role(self):
+        chat = [{"role": role, "content": role} for role in ("user", "assistant", "tool", "tool", "assistant", "user")]
+        for first in ("system", "developer"):
+            messages = [{"role": first, "content": ""}, *chat]
+            assert everything(prompt_set([{"prompt": messages}])).inputs == [messages]
+
     def test_text_and_chat_mixed(self):
         prompts = prompt_set([{"prompt": "ab"}, {"prompt": user("hi")}])
         assert everything(prompts).inputs == ["ab", user("hi")]
