@@ -30,7 +30,7 @@ BAD_VALUES = [
     ("prompt", [], "there is no message"),
     ("prompt", "half \ud800 pair", "half a surrogate pair ('\\ud800') at character 5"),
     ("prompt", "a\0b", "NUL at character 1"),
-    ("prompt", "a" * 1_000_000, "1000000 tokens are more than max_prompt_length = 50"),
+    ("prompt", "a" * 1_000_000, "1000000 tokens, and at most 50 are allowed"),
     ("prompt", user(None), "the content of message 1 of 1 is a value None"),
     ("prompt", user([{"type": "text", "text": "x"}]), "the content of message 1 of 1 is a value of type list"),
     ("messages", None, "there is no value"),

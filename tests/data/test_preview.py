@@ -56,5 +56,5 @@ def test_summary_counts_and_quantiles():
     assert said == [
         "Prompts from data set 'mine', split 'train': 10 of 11 rows, column 'prompt'",
         "  tokens: shortest 1, median 5, 90 % up to 9, longest 10",
-        "  1 of 11 prompts were left out: longer than max_prompt_length = 20 tokens.",
+        "  1 of 11 prompts were left out: longer than 20 tokens.",
     ]

@@ -138,14 +138,14 @@ class TestLongPrompts:
         with pytest.raises(DataError) as error:
             prompt_set(self.rows, max_prompt_length=3)
         assert "2 of 3 rows" in str(error.value)
-        assert "row index 1, column 'prompt': 4 tokens are more than max_prompt_length = 3" in str(error.value)
+        assert "row index 1, column 'prompt': 4 tokens, and at most 3 are allowed" in str(error.value)
         assert "row index 2, column 'prompt': 5 tokens" in str(error.value)
         assert "on_long_prompt to drop or cut_left" in str(error.value)
 
     def test_drop(self):
         prompts = prompt_set(self.rows, max_prompt_length=3, on_long_prompt="drop")
         assert everything(prompts).inputs == ["abc"]
-        assert prompts.report.sentences() == ["2 of 3 prompts were left out: longer than max_prompt_length = 3 tokens."]
+        assert prompts.report.sentences() == ["2 of 3 prompts were left out: longer than 3 tokens."]
 
     def test_dropping_keeps_rows_and_columns_together(self):
         prompts = prompt_set(self.rows[::-1], max_prompt_length=4, on_long_prompt="drop")
@@ -154,9 +154,7 @@ class TestLongPrompts:
         assert [prompts.position(number) for number in range(2)] == ["row index 1", "row index 2"]
 
     def test_dropping_all(self):
-        with pytest.raises(
-            DataError, match="'mine', split 'train': all 3 prompts are longer than max_prompt_length = 2"
-        ):
+        with pytest.raises(DataError, match="'mine', split 'train': all 3 prompts are longer than 2 tokens"):
             prompt_set(self.rows, max_prompt_length=2, on_long_prompt="drop")
 
     def test_cut_left_keeps_the_last_tokens(self):
@@ -164,8 +162,7 @@ class TestLongPrompts:
         assert ids(prompts) == [ids_of_text("abc"), ids_of_text("abcd"), ids_of_text("bcde")]
         assert everything(prompts).inputs == ["abc", "abcd", "abcde"]
         assert prompts.report.sentences() == [
-            "1 of 3 prompts keep only their last tokens: longer than max_prompt_length = 4 tokens. "
-            "Rewards still see them whole."
+            "1 of 3 prompts keep only their last tokens: longer than 4 tokens. Rewards still see them whole."
         ]
 
     def test_cut_ids_are_shown_as_cut(self):

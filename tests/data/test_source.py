@@ -81,14 +81,6 @@ def test_fewer_prompts_than_a_batch_wrap_around_and_this_is_told():
     assert source(8, batch_size=16, num_generations=2).notes() == []
 
 
-def test_notes_tell_the_report_too():
-    cut = prompt_set([{"prompt": "abc"}], max_prompt_length=2, on_long_prompt="cut_left")
-    assert [note.split(":")[0] for note in PromptSource(cut, seed=0, batch_size=2).notes()] == [
-        "1 of 1 prompts keep only their last tokens",
-        "An update needs 2 prompts and there are 1",
-    ]
-
-
 def test_order_changes_with_pass_and_seed():
     orders = {
         tuple(numbers(source(20, batch_size=20, seed=seed).batch(update))) for seed in (0, 1) for update in (1, 2)

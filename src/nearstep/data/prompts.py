@@ -31,7 +31,7 @@ class PromptReport:
 
     def sentences(self) -> list[str]:
         """One sentence for each thing that changed what the policy sees; none if nothing did."""
-        limit = f"max_prompt_length = {self.max_prompt_length} tokens"
+        limit = f"{self.max_prompt_length} tokens"
         two_columns = self.columns.shown not in (self.columns.ids, None)
         whole = " Rewards still see them whole." if self.columns.shown is not None else ""
         said = [
@@ -133,7 +133,7 @@ def encode_prompts(
         report = replace(report, cut=len(long))
     if not encoded:
         raise DataError(
-            f"{table.label}: all {len(table)} prompts are longer than max_prompt_length = {longest}. Raise it."
+            f"{table.label}: all {len(table)} prompts are longer than {longest} tokens. Raise max_prompt_length."
         )
     return PromptSet(
         table=table,
@@ -170,6 +170,8 @@ def _encode_rows(
 
 
 def _too_long(table: Table, row: int, column: str, length: int, longest: int) -> BadValueError:
-    problem = f"{length} tokens are more than max_prompt_length = {longest}"
-    remedy = "Raise max_prompt_length, or set on_long_prompt to drop or cut_left."
+    problem = f"{length} tokens, and at most {longest} are allowed"
+    remedy = (
+        "Set on_long_prompt to drop or cut_left, or raise max_prompt_length as far as the policy's positions allow."
+    )
     return BadValueError(column, table.rows[row][column], problem, remedy)

@@ -51,12 +51,11 @@ class PromptSource:
         return (self.batch(update) for update in range(after + 1, until + 1))
 
     def notes(self) -> list[str]:
-        """What the user should know about the prompts before the run, one sentence each."""
+        """What the user should know before the run about how prompts are drawn, one sentence each."""
         needed = self.batch_size // self.num_generations
         if needed <= len(self):
-            return self.prompts.report.sentences()
-        wraps = f"An update needs {needed} prompts and there are {len(self)}: prompts repeat within every update."
-        return [*self.prompts.report.sentences(), wraps]
+            return []
+        return [f"An update needs {needed} prompts and there are {len(self)}: prompts repeat within every update."]
 
     def _order(self, number: int) -> list[int]:
         order: list[int] = torch.randperm(len(self), generator=stream(self.seed, "prompts", number)).tolist()
