@@ -13,12 +13,12 @@ from tests.reports.helpers import read_jsonl
 
 
 def two_rows() -> tuple[Prompts, Rollout, Scores]:
-    """Prompt [5, 6] answered [7, 2] and finished, prompt [8] answered [9] and cut off."""
-    prompts = Prompts(ids=[[5, 6], [8]], inputs=["five six", "eight"], columns={}, episodes=[40, 41])
+    """Prompt [5, 6, 4] answered [7, 2] and finished, prompt [8] answered [9] and cut off."""
+    prompts = Prompts(ids=[[5, 6, 4], [8]], inputs=["five six four", "eight"], columns={}, episodes=[40, 41])
     rollout = Rollout(
-        tokens=torch.tensor([5, 6, 7, 2, 8, 9]),
-        is_action=torch.tensor([False, False, True, True, False, True]),
-        row_lengths=torch.tensor([4, 2]),
+        tokens=torch.tensor([5, 6, 4, 7, 2, 8, 9]),
+        is_action=torch.tensor([False, False, False, True, True, False, True]),
+        row_lengths=torch.tensor([5, 2]),
         logprobs=torch.zeros(3),
         finished=torch.tensor([True, False]),
         policy_version=torch.zeros(2, dtype=torch.long),
@@ -72,7 +72,7 @@ def test_rollout_records_by_hand():
         {
             "update": 5,
             "episode": 40,
-            "prompt": "5 6",
+            "prompt": "5 6 4",
             "completion": "7 2",
             "scores": {"helpful": 1.0, "short": 0.5},
             "total_score": 1.5,

@@ -43,6 +43,16 @@ def test_sample_updates_never_more_than_asked_last_one_in_evenly_spread_d26(tota
         assert max(gaps) - min(gaps) <= 1
 
 
+class LogKeeper(TrainerCallback):
+    """Remembers what was logged."""
+
+    def __init__(self):
+        self.logs = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.logs.append(logs)
+
+
 class Run:
     """A reporter with a screen that can be read."""
 
@@ -111,11 +121,13 @@ def test_the_summary_says_where_tensorboard_lies(tmp_path):
 
 
 def test_metrics_are_written_when_due_rollouts_always_d16(tmp_path):
-    run = Run(tmp_path, logging_steps=2)
+    keeper = LogKeeper()
+    run = Run(tmp_path, keeper, logging_steps=2)
     run.reporter.begin([], "")
     for update in (1, 2, 3):
         run.step(update)
     assert [line["update"] for line in read_jsonl(run.folder / "metrics.jsonl")] == [2, 3]  # 3 is the last
+    assert [logs["episode"] for logs in keeper.logs] == [16, 24]
     assert [line["update"] for line in read_jsonl(run.folder / "rollouts.jsonl")] == [1, 2, 3]
 
 
@@ -134,14 +146,8 @@ def test_nothing_is_written_before_the_run_begins(tmp_path):
 
 
 def test_other_processes_write_nothing_and_run_callbacks(tmp_path):
-    class Counting(TrainerCallback):
-        logged = 0
-
-        def on_log(self, args, state, control, **kwargs):
-            self.logged += 1
-
-    counting = Counting()
-    run = Run(tmp_path, counting, main=False)
+    keeper = LogKeeper()
+    run = Run(tmp_path, keeper, main=False)
     with run.reporter as reporter:
         reporter.begin([("a", 1, "b")], "preview")
         run.step(1)
@@ -151,7 +157,7 @@ def test_other_processes_write_nothing_and_run_callbacks(tmp_path):
         reporter.end()
     assert not run.folder.exists()
     assert run.text.getvalue() == ""
-    assert counting.logged == 2
+    assert len(keeper.logs) == 2
     assert reporter.latest == {}
 
 
@@ -179,15 +185,11 @@ def test_what_is_due_is_passed_on(tmp_path):
 
 
 def test_on_log_gets_the_numbers_and_the_episode(tmp_path):
-    class Keeping(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            self.logs = logs
-
-    keeping = Keeping()
-    run = Run(tmp_path, keeping)
+    keeper = LogKeeper()
+    run = Run(tmp_path, keeper)
     run.reporter.begin([], "")
     run.step(1)
-    assert keeping.logs == {"episode": 8, "objective/rlhf_reward": 0.5, "epoch": 0.25}
+    assert keeper.logs == [{"episode": 8, "objective/rlhf_reward": 0.5, "epoch": 0.25}]
 
 
 def test_a_run_that_fails_leaves_the_terminal_and_whole_files(tmp_path):

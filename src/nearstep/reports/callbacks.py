@@ -154,11 +154,12 @@ class Callbacks:
 
 
 def tracker_callbacks(report_to: Sequence[str], *, main: bool) -> list[Any]:
-    """One callback for each tracker in `report_to` ("all": every one that is installed); none if not `main`.
+    """One callback for each tracker in `report_to` ("all": every one that is installed, "none": none).
 
-    Raises ConfigError for all names that are unknown and all trackers that are not installed.
+    Names are checked on every process, trackers made on the main one. Raises ConfigError for all names that are unknown
+    and all trackers that are not installed.
     """
-    if not report_to:
+    if not report_to or "none" in report_to:
         return []
     from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
