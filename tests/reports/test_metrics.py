@@ -83,8 +83,14 @@ def test_explained_variance_is_one_for_a_perfect_critic_and_negative_for_a_misle
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e6, 1234.567])
 def test_explained_variance_is_absent_where_returns_are_all_alike(value):
-    returns = torch.full((7,), value, dtype=torch.float64)
+    returns = torch.full((100_003,), value, dtype=torch.float64)
     assert shown(critic__residual=Spread.of(returns), critic__return=Spread.of(returns)) == {}
+
+
+def test_explained_variance_of_broken_returns_is_shown_and_of_no_returns_absent():
+    broken, empty = Spread.of(floats(nan, 1.0)), Spread.of(floats())
+    assert isnan(shown(critic__residual=broken, critic__return=broken)["val/explained_variance"])
+    assert shown(critic__residual=empty, critic__return=empty) == {}
 
 
 def test_explained_variance_needs_both_spreads():

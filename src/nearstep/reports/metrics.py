@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from itertools import groupby
-from math import isinf, isnan, sqrt
+from math import inf, sqrt
 from typing import TypeAlias
 
 from nearstep.types import Max, Mean, Metric, Metrics, Spread
@@ -140,19 +140,17 @@ def _number(name: str, metric: Metric) -> float:
 
 def _is_counted(metric: Metric) -> bool:
     if isinstance(metric, Max):
-        return not (isinf(float(metric.value)) and float(metric.value) < 0)
+        return float(metric.value) != -inf
     return float(metric.count) > 0
 
 
 def _explained_variance(metrics: Metrics) -> dict[str, float]:
-    """1 − Var(R − V) / Var(R); absent where the returns do not vary."""
+    """1 − Var(R − V) / Var(R); absent where the returns do not vary or nothing was counted."""
     residual, returns = (metrics.by_name.get(name) for name in INGREDIENTS)
-    if not isinstance(residual, Spread) or not isinstance(returns, Spread):
+    if not isinstance(residual, Spread) or not isinstance(returns, Spread) or not _is_counted(returns):
         return {}
     of_returns = variance(returns)
-    if of_returns == 0 or isnan(of_returns):
-        return {}
-    return {"val/explained_variance": 1 - variance(residual) / of_returns}
+    return {} if of_returns == 0 else {"val/explained_variance": 1 - variance(residual) / of_returns}
 
 
 def document() -> str:
