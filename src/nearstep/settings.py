@@ -166,7 +166,7 @@ def _examine(
     findings = _read(cls, raw, texts)
     problems = [*found, *findings.problems]
     broken = {name for problem in problems for name in problem.fields}
-    draft = _unchecked(cls, {name: value for name, value in findings.values.items() if name not in broken})
+    draft = _unchecked(cls, findings.values)
     # A rule that rests on a broken setting would judge the default that stands in for it.
     rules = [*draft.problems(), *further(draft)]
     problems += [rule for rule in rules if broken.isdisjoint(rule.fields)]

@@ -3,12 +3,9 @@
 import pytest
 
 from nearstep.cli.flags import read_flags
-from nearstep.cli.main import COMMANDS
 from nearstep.config import PPOConfig
 from nearstep.errors import ConfigError
 from nearstep.settings import from_mapping
-
-ppo = COMMANDS[0]
 
 
 def read(line: str) -> PPOConfig:
@@ -72,6 +69,14 @@ def test_refusal(line, words):
         read(line)
     assert words in str(refusal.value)
     assert str(refusal.value).startswith("1 problem")
+
+
+@pytest.mark.parametrize(
+    "line", ["--fp16 false", "--max_steps -1", "--do_sample", "--entropy-coef 0.0", "--stage trl_ppo"]
+)
+def test_a_harmless_setting_without_counterpart_is_harmless_as_text(line):
+    with pytest.warns(UserWarning, match="has no effect"):
+        assert read(line) == PPOConfig()
 
 
 def test_every_setting_can_be_given_as_text():
