@@ -64,8 +64,10 @@ class PPOConfig(Settings):
     dataset_name: str | None = option(None, "prompts: a jsonl, json, csv or parquet file, a folder, or a hub name")
     dataset_config: str | None = option(None, "configuration of a hub data set")
     dataset_train_split: str = option("train", "split that gives the prompts")
-    eval_dataset_name: str | None = option(None, "prompts to evaluate on; none if neither this nor eval split is given")
-    dataset_test_split: str | None = option(None, "split of dataset_name to evaluate on")
+    eval_dataset_name: str | None = option(
+        None, "prompts to evaluate on; none if neither this nor dataset_test_split is given"
+    )
+    dataset_test_split: str | None = option(None, "split to evaluate on, of eval_dataset_name or else of dataset_name")
     max_prompt_length: int | None = option(
         None, "longest prompt in tokens; no limit but the model's if not given", at_least=1
     )
@@ -204,7 +206,7 @@ def _reward_problems(config: PPOConfig) -> Iterator[Problem]:
     rewards = len(config.reward_funcs) + (config.reward_model_path is not None)
     if config.reward_weights is not None and len(config.reward_weights) < rewards:
         yield Problem(
-            f"reward_weights has {len(config.reward_weights)} entries for {rewards} rewards",
+            f"reward_weights has {len(config.reward_weights)} weight(s) for {rewards} rewards",
             ("reward_weights", "reward_funcs", "reward_model_path"),
         )
 

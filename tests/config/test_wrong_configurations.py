@@ -42,7 +42,7 @@ WRONG = {
     "reward without function": ({"reward_funcs": "rewards.py"}, "rewards.py names no function; write file.py:name"),
     "too few weights": (
         {"reward_model_path": "rm", "reward_funcs": "a.py:f", "reward_weights": 1},
-        "reward_weights has 1 entries for 2 rewards",
+        "reward_weights has 1 weight(s) for 2 rewards",
     ),
     "uneven groups": (
         {"batch_size": 10, "num_generations": 4},

@@ -24,7 +24,7 @@ def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
     rewards = len(config.reward_funcs) + (config.reward_model_path is not None)
     if config.reward_weights is not None and 0 < rewards < len(config.reward_weights):
         yield Problem(
-            f"reward_weights has {len(config.reward_weights)} entries for {rewards} reward(s)",
+            f"reward_weights has {len(config.reward_weights)} weights for {rewards} reward(s)",
             ("reward_weights", *sources),
         )
     evaluation = ("eval_dataset_name", "dataset_test_split")
