@@ -35,7 +35,13 @@ def byte_tokenizer(*, pad: str | None = "<pad>", chat: bool = True, shift: int =
 
 def tiny_config(kind: str = "llama", *, vocab_size: int = 258, labels: int = 1) -> PreTrainedConfig:
     """Two layers, 32 wide: about 40,000 weights."""
-    shared = {"vocab_size": vocab_size, "num_labels": labels, "bos_token_id": None, "eos_token_id": 256, "pad_token_id": 257}
+    shared = {
+        "vocab_size": vocab_size,
+        "num_labels": labels,
+        "bos_token_id": None,
+        "eos_token_id": 256,
+        "pad_token_id": 257,
+    }
     if kind == "llama":
         return LlamaConfig(
             hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -51,7 +57,9 @@ def tiny_config(kind: str = "llama", *, vocab_size: int = 258, labels: int = 1) 
     raise ValueError(kind)
 
 
-def tiny_causal_lm(kind: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **options) -> PreTrainedModel:
+def tiny_causal_lm(
+    kind: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **options
+) -> PreTrainedModel:
     """A random policy; weights larger than usual so that its distributions are far from uniform."""
     torch.manual_seed(seed)
     return _spread(AutoModelForCausalLM.from_config(tiny_config(kind, **options))).to(dtype)

@@ -1,4 +1,5 @@
-"""Which models, tokenizers and reward functions play which role, given the settings and what the user passed as objects."""
+"""Which models, tokenizers and reward functions play which role, given the settings and what the user passed as "
+"objects."""
 
 import copy
 import re
@@ -98,8 +99,8 @@ def policy_tokenizer(config: PPOConfig, parts: Parts) -> PreTrainedTokenizerBase
 def reward_entries(config: PPOConfig, parts: Parts, columns: Collection[str]) -> list[RewardEntry]:
     """All rewards in the order of reward_weights, the reward model first; functions are loaded and checked here.
 
-    Raises ConfigError if there is none, RewardError for a file or name that is not there, and for a function that requires
-    what the data set's `columns` do not give.
+    Raises ConfigError if there is none, RewardError for a file or name that is not there, and for a function that
+    requires what the data set's `columns` do not give.
     """
     entries: list[RewardEntry] = [*parts.reward_funcs, *config.reward_funcs]
     first = parts.reward_model if parts.reward_model is not None else config.reward_model_path
@@ -116,13 +117,16 @@ def reward_entries(config: PPOConfig, parts: Parts, columns: Collection[str]) ->
 
 
 def cast(
-    config: PPOConfig, parts: Parts, entries: Sequence[RewardEntry], tokenizer: PreTrainedTokenizerBase, backend: Backend
+    config: PPOConfig,
+    parts: Parts,
+    entries: Sequence[RewardEntry],
+    tokenizer: PreTrainedTokenizerBase,
+    backend: Backend,
 ) -> Cast:
     """Load and prepare every model. Raises ModelError for one that cannot play its role."""
     _check_distinct(parts)
     notes: list[str] = []
     dtype = DTYPES[config.dtype]
-    ready = {"autocast": config.bf16, "checkpointing": config.gradient_checkpointing}
 
     given = policy_of(config, parts)
     plain = given if isinstance(given, nn.Module) else load_policy(
@@ -130,10 +134,12 @@ def cast(
     )  # fmt: skip
     loaded = [_reward_model(entry, config) for entry in entries]
     critic = _critic(config, parts, plain, loaded[0], tokenizer, notes)
-    policy = make_policy(backend.place(_adapted(plain, config, parts)), **ready)
+    policy = make_policy(
+        backend.place(_adapted(plain, config, parts)), autocast=config.bf16, checkpointing=config.gradient_checkpointing
+    )
     judges = [_judge(e, m, config, parts, tokenizer, backend) for e, m in zip(entries, loaded, strict=True)]
     reference = _reference(config, parts, policy, backend, notes)
-    value = make_critic(backend.place(critic), **ready)
+    value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
     names = Names(_origin(policy.model), _origin(reference.policy.model), _origin(value.model))
     return Cast(Models(policy, reference, value), judges, names, notes)
 
@@ -146,7 +152,8 @@ def _check_distinct(parts: Parts) -> None:
         for other, same in others.items():
             if name != other and isinstance(model, nn.Module) and model is same:
                 raise ModelError(
-                    f"{name} and {other} are the same object, but {name} is trained: pass a copy (copy.deepcopy), or None for "
+                    f"{name} and {other} are the same object, but {name} is trained: pass a copy (copy.deepcopy), "
+                    "or None for "
                     "what nearstep makes itself"
                 )
 
@@ -179,25 +186,29 @@ def _critic(
     given = parts.value_model if parts.value_model is not None else config.value_model_path
     if isinstance(given, nn.Module):
         return given
+    critic: nn.Module
     if given is not None:
-        return load_scalar_model(
+        critic = load_scalar_model(
             given, role="value_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
         )
+        return critic
     if reward_model is not None and is_decoder(reward_model):
         if same_tokens(_tokenizer_of(reward_model, parts, tokenizer), tokenizer):
             notes.append("The critic starts from the reward model.")
-            return copy.deepcopy(reward_model).requires_grad_(True)
-        notes.append("The reward model has another tokenizer, so the critic starts from the policy's trunk, its head at zero.")
+            critic = copy.deepcopy(reward_model).requires_grad_(True)
+            return critic
+        notes.append(
+            "The reward model has another tokenizer, so the critic starts from the policy's trunk, its head at zero."
+        )
     else:
         notes.append("The critic starts from the policy's trunk, its head at zero.")
     start = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return critic_from_trunk(start, pad)
+    critic = critic_from_trunk(start, pad)
+    return critic
 
 
-def _reference(
-    config: PPOConfig, parts: Parts, policy: Policy, backend: Backend, notes: list[str]
-) -> Reference:
+def _reference(config: PPOConfig, parts: Parts, policy: Policy, backend: Backend, notes: list[str]) -> Reference:
     """The reference as given, else the policy with its adapters off, else a frozen copy of the policy as it starts."""
     given = parts.ref_model if parts.ref_model is not None else config.ref_model_path
     if isinstance(given, str):
@@ -241,9 +252,7 @@ def _judge(
     )
 
 
-def _tokenizer_of(
-    model: PreTrainedModel, parts: Parts, tokenizer: PreTrainedTokenizerBase
-) -> PreTrainedTokenizerBase:
+def _tokenizer_of(model: PreTrainedModel, parts: Parts, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A reward model's tokenizer: as given, else from where the model came; one made in memory shares the policy's."""
     if parts.reward_tokenizer is not None:
         return parts.reward_tokenizer
@@ -251,7 +260,8 @@ def _tokenizer_of(
         return load_tokenizer(model.config.name_or_path, role="reward_model")
     if model.config.get_text_config().vocab_size < len(tokenizer):
         raise ModelError(
-            f"reward_model: it was made in memory and knows {model.config.get_text_config().vocab_size} tokens, the policy's "
+            f"reward_model: it was made in memory and knows {model.config.get_text_config().vocab_size} tokens, "
+            "the policy's "
             f"tokenizer has {len(tokenizer)}. Pass reward_processing_class, its own tokenizer."
         )
     return tokenizer

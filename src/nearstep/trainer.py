@@ -30,12 +30,14 @@ class TrainOutput:
 class PPOTrainer:
     """Trains a policy with PPO against reward models and reward functions.
 
-    Models may be objects, folders or hub names; what is left out is taken from `args` or made: the reference is a frozen copy
-    of the policy (or the policy with its adapters off), the critic starts from the reward model if both read the same tokens,
-    else from the policy's trunk with a head of zeros. `reward_funcs` follow TRL's convention, or name `file.py:function`.
-    `reward_processing_class` is the reward model's own tokenizer, where the model was not loaded from a folder that has it.
+    Models may be objects, folders or hub names; what is left out is taken from `args` or made: the reference is a
+    frozen copy of the policy (or the policy with its adapters off), the critic starts from the reward model if
+    both read the same tokens, else from the policy's trunk with a head of zeros. `reward_funcs` follow TRL's
+    convention, or name `file.py:function`. `reward_processing_class` is the reward model's own tokenizer, where
+    the model was not loaded from a folder that has it.
 
-    Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or written.
+    Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
+    written.
     """
 
     def __init__(

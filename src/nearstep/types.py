@@ -113,7 +113,7 @@ class Rollout:
         )
 
     def _split(self, values: Tensor) -> tuple[Tensor, ...]:
-        return values.split(self.row_lengths.tolist())
+        return torch.split(values, self.row_lengths.tolist())
 
 
 def _first(is_action: Tensor) -> int:

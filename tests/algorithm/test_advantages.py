@@ -25,9 +25,7 @@ def golden(position, lam):
     final = torch.tensor([VALUE_AFTER_EOS if after else 0.0], dtype=torch.float64)
     final_advantage = torch.tensor([1.0 if after else 0.0], dtype=torch.float64) - final
     values = torch.tensor(VALUES, dtype=torch.float64)
-    advantages = gae(
-        rewards, values, counts, final_values=final, final_advantages=final_advantage, gamma=1.0, lam=lam
-    )
+    advantages = gae(rewards, values, counts, final_values=final, final_advantages=final_advantage, gamma=1.0, lam=lam)
     return advantages, advantages + values, final_advantage
 
 

@@ -17,7 +17,9 @@ def test_temperature_divides_logits():
 
 
 def test_top_k_keeps_the_most_probable():
-    torch.testing.assert_close(probabilities(Sampling(top_k=2)), torch.tensor([0.625, 0.375, 0, 0], dtype=torch.float64))
+    torch.testing.assert_close(
+        probabilities(Sampling(top_k=2)), torch.tensor([0.625, 0.375, 0, 0], dtype=torch.float64)
+    )
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_it():
@@ -29,7 +31,9 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it():
 def test_both_cuts_apply_one_after_the_other():
     expected = torch.tensor([0.625, 0.375, 0, 0], dtype=torch.float64)
     torch.testing.assert_close(probabilities(Sampling(top_k=2, top_p=0.9)), expected)
-    torch.testing.assert_close(probabilities(Sampling(top_k=2, top_p=0.6)), torch.tensor([1.0, 0, 0, 0], dtype=torch.float64))
+    torch.testing.assert_close(
+        probabilities(Sampling(top_k=2, top_p=0.6)), torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
+    )
 
 
 def test_the_sampled_token_is_never_cut():

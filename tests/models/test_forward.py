@@ -57,9 +57,13 @@ def test_padding_on_either_side_in_transformers_gives_the_same_r07(kind):
     policy_found = rollout_logprobs(make_policy(tiny_causal_lm(kind)), rollout_of(ROWS), Sampling()).sampled
     for left in (True, False):
         padded = torch.tensor([[0] * (width - len(i)) + i if left else i + [0] * (width - len(i)) for i in ids])
-        mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) if left else [1] * len(i) + [0] * (width - len(i)) for i in ids])
+        mask = torch.tensor(
+            [[0] * (width - len(i)) + [1] * len(i) if left else [1] * len(i) + [0] * (width - len(i)) for i in ids]
+        )
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        logits = model(input_ids=padded, attention_mask=mask, position_ids=positions, use_cache=False).logits.log_softmax(-1)
+        logits = model(
+            input_ids=padded, attention_mask=mask, position_ids=positions, use_cache=False
+        ).logits.log_softmax(-1)
         found = []
         for row, (prompt, response) in enumerate(ROWS):
             start = width - len(ids[row]) if left else 0
@@ -82,7 +86,9 @@ def test_order_of_rows_changes_nothing(order):
         logprobs, torch.cat([rollout_logprobs(policy, one, Sampling()).sampled for one in alone]), atol=1e-5, rtol=0
     )
     values_alone = [rollout_values(critic, one) for one in alone]
-    torch.testing.assert_close(values.before_actions, torch.cat([v.before_actions for v in values_alone]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        values.before_actions, torch.cat([v.before_actions for v in values_alone]), atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(values.final, torch.cat([v.final for v in values_alone]), atol=1e-5, rtol=0)
 
 
@@ -99,7 +105,9 @@ def test_gradients_packed_are_the_sum_of_gradients_alone(kind, checkpointing):
             (rollout_logprobs(policy, rollout, Sampling(0.7)).sampled * weights).sum().backward()
             (rollout_values(critic, rollout).before_actions * weights).sum().backward()
         models = (policy.model, critic.model)
-        return {(m, n): p.grad for m, model in enumerate(models) for n, p in model.named_parameters() if p.grad is not None}
+        return {
+            (m, n): p.grad for m, model in enumerate(models) for n, p in model.named_parameters() if p.grad is not None
+        }
 
     whole = rollout_of(ROWS)
     alone = [whole.select(torch.tensor([row])) for row in range(len(ROWS))]

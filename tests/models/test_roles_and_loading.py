@@ -4,7 +4,13 @@ import json
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 from nearstep.errors import ConfigError, ModelError
 from nearstep.models.forward import rollout_values
@@ -28,8 +34,9 @@ def family(kind, **changes):
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [("qwen3", {}), ("mistral", {"sliding_window": 2}), ("gemma2", {"sliding_window": 2}), ("gemma3_text", {"sliding_window": 2}),
-     ("cohere", {}), ("granite", {"logits_scaling": 3.0}), ("olmo2", {}), ("phi3", {}), ("qwen3_moe", {})],
+    [("qwen3", {}), ("mistral", {"sliding_window": 2}), ("gemma2", {"sliding_window": 2}),
+     ("gemma3_text", {"sliding_window": 2}), ("cohere", {}),
+     ("granite", {"logits_scaling": 3.0}), ("olmo2", {}), ("phi3", {}), ("qwen3_moe", {})],
 )  # fmt: skip
 def test_families_with_windows_caps_and_scales(kind, changes):
     make_policy(family(kind, **changes))
@@ -49,12 +56,12 @@ def test_dropout_is_off():
 
 
 def test_a_classification_model_is_no_policy():
-    with pytest.raises(ModelError, match="model: .*linear output layer"):
+    with pytest.raises(ModelError, match=r"model: .*linear output layer"):
         make_policy(tiny_scalar_model())
 
 
 def test_a_causal_model_is_no_critic():
-    with pytest.raises(ModelError, match="value_model: .*no linear head"):
+    with pytest.raises(ModelError, match=r"value_model: .*no linear head"):
         make_critic(tiny_causal_lm())
 
 
@@ -104,7 +111,9 @@ def test_scores_are_read_at_the_last_token_whatever_its_id_d27(kind):
 
 def test_encoders_score_under_their_own_mask():
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=1)
+    config = BertConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=1
+    )
     model = BertForSequenceClassification(config).eval()
     scorer = make_scorer(model, role="reward_model", pad_token_id=0, max_tokens=8)
     rows = [[1, 2, 3], [4], [5, 6, 7, 8, 9]]

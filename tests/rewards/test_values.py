@@ -22,7 +22,21 @@ def read(values):
 
 @pytest.mark.parametrize(
     "bad",
-    [math.nan, math.inf, -math.inf, "1", 1j, 1e30, -1e13, 10**400, [1.0], {"score": 1.0}, {}, object(), np.str_("1")],
+    [
+        math.nan,
+        math.inf,
+        -math.inf,
+        "1",
+        1j,
+        1e30,
+        -1e13,
+        10**400,
+        [1.0],
+        {"score": 1.0},
+        {},
+        pytest.param(object(), id="object"),
+        np.str_("1"),
+    ],
     ids=repr,
 )
 def test_a_value_that_is_no_reward_is_an_error_naming_function_row_and_value(bad):
@@ -51,7 +65,7 @@ def test_a_reward_that_is_not_finite_is_answered_with_what_to_return_instead(bad
         (torch.tensor(1.0), "shape []"),
         (torch.zeros(2), "2 values for 3 completions"),
         (np.zeros((1, 3)), "shape [1, 3]"),
-        ((value for value in [1.0, 2.0, 3.0]), "a generator"),
+        pytest.param((value for value in [1.0, 2.0, 3.0]), "a generator", id="generator"),
         ({"score": [1.0, 2.0, 3.0]}, "a dict"),
         ("123", "a str: '123'"),
         (1.0, "a float: 1.0"),

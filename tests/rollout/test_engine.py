@@ -106,7 +106,9 @@ def test_generation_settings_of_the_model_do_not_leak_d21():
     model = tiny_causal_lm()
     expected = rows_of(engine_of(model=model).generate(prompts_of(PROMPTS)))
     leaky = tiny_causal_lm()
-    leaky.generation_config.update(top_k=1, temperature=9.0, max_new_tokens=2, eos_token_id=5, do_sample=False, repetition_penalty=3.0)
+    leaky.generation_config.update(
+        top_k=1, temperature=9.0, max_new_tokens=2, eos_token_id=5, do_sample=False, repetition_penalty=3.0
+    )
     assert rows_of(engine_of(model=leaky).generate(prompts_of(PROMPTS))) == expected
 
 
@@ -124,7 +126,9 @@ def test_top_tokens_are_the_most_probable_and_hold_the_sampled_one():
     assert (rollout.top.ids == rollout.actions[:, None]).any(-1).all()
     again = rollout_logprobs(engine.policy, rollout, Sampling(0.7))
     torch.testing.assert_close(again.top, rollout.top.logprobs, atol=1e-5, rtol=0)
-    found = rollout.top.logprobs.gather(-1, (rollout.top.ids == rollout.actions[:, None]).int().argmax(-1, keepdim=True))
+    found = rollout.top.logprobs.gather(
+        -1, (rollout.top.ids == rollout.actions[:, None]).int().argmax(-1, keepdim=True)
+    )
     torch.testing.assert_close(found[:, 0], rollout.logprobs)
     assert (rollout.top.logprobs[:, 0] >= rollout.top.logprobs[:, 1]).all()
 

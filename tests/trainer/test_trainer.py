@@ -1,4 +1,4 @@
-"""The trainer as a user meets it: whole runs, what they leave, which models may be left out, what is refused and how fast."""
+"""The trainer as a user meets it: whole runs, what they leave, which models may be left out, what is refused."""
 
 import copy
 import json
@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
-
 from examples import own_loop
+from transformers import AutoModelForCausalLM, TrainerCallback
+
 from nearstep import ConfigError, DataError, ModelError, PPOTrainer, RewardError
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import PROMPTS, low_ids, settings
@@ -47,7 +47,8 @@ def test_saved_folders_open_with_plain_from_pretrained_in_a_fresh_process(tmp_pa
 
 
 def test_what_a_run_leaves(tmp_path):
-    output = trainer_of(tmp_path, config=settings(tmp_path, num_sample_generations=2, save_steps=1, save_total_limit=2)).train()
+    config = settings(tmp_path, num_sample_generations=2, save_steps=1, save_total_limit=2)
+    output = trainer_of(tmp_path, config=config).train()
     assert (output.updates, output.episodes) == (3, 24)
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [entry["update"] for entry in metrics] == [1, 2, 3]
@@ -61,7 +62,8 @@ def test_what_a_run_leaves(tmp_path):
 
 
 @pytest.mark.parametrize("name", [
-    "eps", "objective/kl", "objective/entropy", "objective/non_score_reward", "objective/rlhf_reward", "objective/scores",
+    "eps", "objective/kl", "objective/entropy", "objective/non_score_reward", "objective/rlhf_reward",
+    "objective/scores",
     "policy/approxkl_avg", "policy/clipfrac_avg", "loss/policy_avg", "loss/value_avg", "val/clipfrac_avg",
     "policy/entropy_avg", "val/ratio", "val/ratio_var", "val/num_eos_tokens", "lr", "episode", "val/explained_variance",
     "response/length_mean", "response/truncated", "policy/grad_norm", "value/grad_norm", "tokens_per_second",
@@ -86,7 +88,8 @@ def test_same_seed_same_run_whatever_the_global_generators_do_r01(tmp_path):
             torch.rand(7)
 
     plain, meddled = trainer_of(tmp_path / "a"), trainer_of(tmp_path / "b", callbacks=[Meddler()])
-    plain.train(), meddled.train()
+    plain.train()
+    meddled.train()
     for ours, theirs in ((plain.model, meddled.model), (plain.value_model, meddled.value_model)):
         assert all(torch.equal(w, theirs.state_dict()[name]) for name, w in ours.state_dict().items())
     files = [(tmp_path / name / "rollouts.jsonl").read_text() for name in "ab"]
@@ -94,7 +97,10 @@ def test_same_seed_same_run_whatever_the_global_generators_do_r01(tmp_path):
 
 
 def test_learning_lifts_an_easy_reward(tmp_path):
-    config = settings(tmp_path, total_episodes=64 * 30, per_device_train_batch_size=64, learning_rate=3e-3, kl_coef=0.0, num_ppo_epochs=4)
+    config = settings(
+        tmp_path, total_episodes=64 * 30, per_device_train_batch_size=64, learning_rate=3e-3, kl_coef=0.0,
+        num_ppo_epochs=4,
+    )  # fmt: skip
     trainer_of(tmp_path, config=config).train()
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert metrics[0]["objective/scores"] < 0.6
@@ -109,10 +115,12 @@ def test_small_data_sets_wrap_around_d4(tmp_path, capsys):
 def test_reward_model_of_another_tokenizer_and_a_function_beside_it(tmp_path):
     byte_tokenizer(shift=9).save_pretrained(tmp_path / "judge")
     tiny_scalar_model("gpt_neox").save_pretrained(tmp_path / "judge")
-    output = trainer_of(tmp_path / "run", reward_model=str(tmp_path / "judge"), config=settings(tmp_path / "run", reward_weights=(0.5, 2.0))).train()
+    config = settings(tmp_path / "run", reward_weights=(0.5, 2.0))
+    output = trainer_of(tmp_path / "run", reward_model=str(tmp_path / "judge"), config=config).train()
     record = json.loads((tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()[0])
     assert set(record["scores"]) == {"judge", "low_ids"}
-    assert record["total_score"] == pytest.approx(0.5 * record["scores"]["judge"] + 2 * record["scores"]["low_ids"], rel=1e-5)
+    expected = 0.5 * record["scores"]["judge"] + 2 * record["scores"]["low_ids"]
+    assert record["total_score"] == pytest.approx(expected, rel=1e-5)
     assert output.policy.is_dir()
 
 
@@ -135,7 +143,9 @@ def test_adapters_train_and_the_reference_is_the_base(tmp_path):
         torch.testing.assert_close(reference.model(ids).logits, untouched(ids).logits, atol=1e-5, rtol=0)
     tuned = trainer.model(ids).logits
     assert not torch.allclose(tuned, untouched(ids).logits, atol=1e-3)
-    torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(output.policy)(ids).logits, tuned, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        AutoModelForCausalLM.from_pretrained(output.policy)(ids).logits, tuned, atol=1e-4, rtol=0
+    )
     assert (output.policy.parent / "policy_adapter" / "adapter_config.json").is_file()
 
 
@@ -147,23 +157,33 @@ def test_adapters_are_on_again_after_an_error_d36(tmp_path):
                 weights.add_(1)
     ids = torch.tensor([[5, 6, 7]])
     before = trainer.model(ids).logits
-    with pytest.raises(RuntimeError, match="broken"), trainer.recipe.models.reference.active() as reference:
-        assert not torch.allclose(reference.model(ids).logits, before)
-        raise RuntimeError("broken")
+
+    def fail_while_adapters_are_off():
+        with trainer.recipe.models.reference.active() as reference:
+            assert not torch.allclose(reference.model(ids).logits, before)
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        fail_while_adapters_are_off()
     assert torch.equal(trainer.model(ids).logits, before)
 
 
 def test_tokenised_prompts_as_in_the_seeds_quick_start(tmp_path):
-    """The script of seed A, with the import changed and the phase settings of its trainer left out."""
+    """A script in the manner of the old documentation: ids made by `map`, every model given as an object."""
     from datasets import Dataset
 
     tokenizer = byte_tokenizer()
     dataset = Dataset.from_list(ROWS)
-    dataset = dataset.map(lambda e: {"input_ids": tokenizer(e["prompt"], padding=False)["input_ids"]}, batched=True, remove_columns=dataset.column_names)
+
+    def tokenize(element):
+        return {"input_ids": tokenizer(element["prompt"], padding=False)["input_ids"]}
+
+    dataset = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names)
     trainer = PPOTrainer(
-        args=settings(tmp_path, gradient_accumulation_steps=4, per_device_train_batch_size=2), processing_class=tokenizer,
-        model=tiny_causal_lm(), ref_model=tiny_causal_lm(), reward_model=tiny_scalar_model(), value_model=tiny_scalar_model(seed=2),
-        train_dataset=dataset,
+        args=settings(tmp_path, gradient_accumulation_steps=4, per_device_train_batch_size=2),
+        processing_class=tokenizer,
+        model=tiny_causal_lm(), ref_model=tiny_causal_lm(), reward_model=tiny_scalar_model(),
+        value_model=tiny_scalar_model(seed=2), train_dataset=dataset,
     )  # fmt: skip
     assert trainer.train().updates == 3
 
@@ -218,7 +238,8 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, given, error, words
 
 
 @pytest.mark.parametrize(("returned", "words"), [
-    ([float("nan")] * 8, "nan"), ([1.0] * 7, "7"), (["good"] * 8, "good"), ([float("inf")] * 8, "inf"), ([None] * 8, "row"),
+    ([float("nan")] * 8, "nan"), ([1.0] * 7, "7"), (["good"] * 8, "good"), ([float("inf")] * 8, "inf"),
+    ([None] * 8, "row"),
 ])  # fmt: skip
 def test_bad_rewards_name_the_function(tmp_path, returned, words):
     def judge(completions, **kwargs):

@@ -1,4 +1,5 @@
-"""Experience: where the score lands, what whitening does, which numbers do not depend on padding or on PAD being EOS."""
+"""Experience: where the score lands, what whitening does, which numbers do not depend on padding or on PAD "
+"being EOS."""
 
 import dataclasses
 
@@ -20,9 +21,9 @@ def hand_rollout():
     tokens = [1, 2, 10, EOS, 3, 11, 12, 13, 14, 15, 16]
     is_action = [0, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1]
     return Rollout(
-        tokens=torch.tensor(tokens), is_action=torch.tensor(is_action, dtype=torch.bool), row_lengths=torch.tensor([4, 7]),
-        logprobs=torch.full((8,), -2.0), finished=torch.tensor([True, False]), policy_version=torch.tensor([1, 1]),
-    )  # fmt: skip
+        tokens=torch.tensor(tokens), is_action=torch.tensor(is_action, dtype=torch.bool),
+        row_lengths=torch.tensor([4, 7]), logprobs=torch.full((8,), -2.0), finished=torch.tensor([True, False]),
+        policy_version=torch.tensor([1, 1]), )  # fmt: skip
 
 
 def plain(tmp_path, **changes):
@@ -102,7 +103,9 @@ def test_metrics_of_a_rollout_by_hand(tmp_path):
     assert shown["objective/scores"] == pytest.approx(2.0)
     assert shown["objective/scores_raw"] == pytest.approx(2.5)
     assert shown["objective/non_score_reward"] == pytest.approx(-0.1 * sum(by_row) / 2)
-    assert shown["objective/rlhf_reward"] == pytest.approx(shown["objective/scores"] + shown["objective/non_score_reward"])
+    assert shown["objective/rlhf_reward"] == pytest.approx(
+        shown["objective/scores"] + shown["objective/non_score_reward"]
+    )
     assert shown["response/length_mean"] == 4
     assert shown["response/length_max"] == 6
     assert shown["response/truncated"] == 0.5
@@ -117,7 +120,9 @@ def test_pad_may_be_eos_or_absent_d5_d27_r26(tmp_path, pad):
     """Masks and lengths are facts of the engine, so the numbers are the same whatever PAD is."""
     found = []
     for tokenizer in (byte_tokenizer(), byte_tokenizer(pad=pad)):
-        recipe = small_recipe(tmp_path, parts={"tokenizer": tokenizer}, response_length=12, stop_token_id=(EOS, 257, 101))
+        recipe = small_recipe(
+            tmp_path, parts={"tokenizer": tokenizer}, response_length=12, stop_token_id=(EOS, 257, 101)
+        )
         _, rollout, scores = play(recipe)
         found.append(make_experience(rollout, scores, recipe))
     assert torch.equal(found[0].rollout.is_action, found[1].rollout.is_action)

@@ -107,7 +107,9 @@ def test_metrics_do_not_depend_on_minibatches_d1_d13(tmp_path):
     """With a learning rate of 0 nothing moves, so every split must report the same."""
     found = []
     for changes in ({}, {"num_mini_batches": 4}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}):
-        recipe = small_recipe(tmp_path, learning_rate=0.0, num_mini_batches=changes.pop("num_mini_batches", 1), **changes)
+        recipe = small_recipe(
+            tmp_path, learning_rate=0.0, num_mini_batches=changes.pop("num_mini_batches", 1), **changes
+        )
         _, rollout, scores = play(recipe)
         metrics = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe).by_name
         found.append({

@@ -1,4 +1,5 @@
-"""In which floating-point type log-probabilities and losses are computed: float32 at least, whatever the model's type."""
+"""In which floating-point type log-probabilities and losses are computed: float32 at least, whatever the "
+"model's type."""
 
 import torch
 from jaxtyping import Float

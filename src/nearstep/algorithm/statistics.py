@@ -25,9 +25,9 @@ def whiten(
 ) -> Float[Tensor, " items"]:
     """Scale `values` to variance 1 and, if `shift_mean`, shift them to mean 0.
 
-    Mean and variance are those of all processes together, so a split over processes changes nothing. One single value, or
-    values that are all alike, stay finite. Source: N+ implementation details of RLHF with PPO (2403.17031), details 24, 25;
-    TRL takes the unbiased variance, the study the biased one.
+    Mean and variance are those of all processes together, so a split over processes changes nothing. One single
+    value, or values that are all alike, stay finite. Source: N+ implementation details of RLHF with PPO
+    (2403.17031), details 24, 25; TRL takes the unbiased variance, the study the biased one.
     """
     values = wide(values)
     exact = values.double()
@@ -36,4 +36,5 @@ def whiten(
     squares = add_up((exact - mean).square().sum())
     variance = squares / (count - int(unbiased)).clamp(min=1)
     whitened = (exact - mean) * torch.rsqrt(variance + VARIANCE_FLOOR)
-    return (whitened if shift_mean else whitened + mean).to(values.dtype)
+    result: Tensor = whitened if shift_mean else whitened + mean
+    return result.to(values.dtype)

@@ -33,7 +33,8 @@ def add_adapters(model: nn.Module, peft_config: Any, *, seed: int) -> nn.Module:
         # peft draws from the global generator; it gets one of ours and the caller's is put back.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "adapters"))
-            return peft.get_peft_model(model, peft_config)  # type: ignore[no-any-return]
+            adapted: nn.Module = peft.get_peft_model(model, peft_config)
+            return adapted
     except ValueError as error:
         raise ModelError(f"model: peft could not add the adapters: {error}") from error
 
@@ -54,4 +55,4 @@ def is_adapted(model: nn.Module) -> bool:
 
 def with_adapters_merged(model: nn.Module) -> PreTrainedModel:
     """A copy of a peft model with its adapters added to the base weights."""
-    return copy.deepcopy(model).merge_and_unload()  # type: ignore[no-any-return, operator]
+    return copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]

@@ -1,8 +1,8 @@
 """How rows that lie back to back attend: the one operation of a decoder that must know the row borders.
 
-Everything else in a decoder works token by token, so a packed [1, tokens] input needs nothing but positions that restart
-and this attention. It is registered with transformers under one name; how to attend travels with each forward pass as the
-keyword `attention_plan`, so that recomputing layers in the backward pass sees it too.
+Everything else in a decoder works token by token, so a packed [1, tokens] input needs nothing but positions that
+restart and this attention. It is registered with transformers under one name; how to attend travels with each
+forward pass as the keyword `attention_plan`, so that recomputing layers in the backward pass sees it too.
 """
 
 from dataclasses import dataclass
@@ -60,9 +60,7 @@ def attend_causally(query: Tensor, key: Tensor, value: Tensor, layer: LayerInput
     length = query.shape[2]
     if layer.softcap is None and (layer.window is None or length <= layer.window):
         grouped = query.shape[1] != key.shape[1]
-        return scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=layer.scaling, enable_gqa=grouped
-        )
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=layer.scaling, enable_gqa=grouped)
     places = torch.arange(length, device=query.device)
     distance = places[:, None] - places[None, :]
     visible = (distance >= 0) & (distance < (layer.window or length))
@@ -70,7 +68,8 @@ def attend_causally(query: Tensor, key: Tensor, value: Tensor, layer: LayerInput
 
 
 def attend_where(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, layer: LayerInput) -> Tensor:
-    """Attention under a mask that broadcasts to [batch, heads, queries, keys], with the layer's soft cap if it has one."""
+    """Attention under a mask that broadcasts to [batch, heads, queries, keys], with the layer's soft cap if it "
+    "has one."""
     grouped = query.shape[1] != key.shape[1]
     if layer.softcap is None:
         return scaled_dot_product_attention(

@@ -28,7 +28,7 @@ class Head:
 
 @dataclass(frozen=True)
 class ActionLogprobs:
-    """Of every action, in nats: log-probability of the chosen token, entropy of its distribution, log-probability of the recorded
+    """Of every action, in nats: log-prob of the chosen token, entropy of its distribution, log-probs of the recorded
     top tokens if they were asked for. The entropy carries no gradient."""
 
     sampled: Float[Tensor, " actions"]
@@ -53,9 +53,7 @@ def action_logprobs(
     chunks = zip(hidden.split(size), actions.split(size), ids, strict=True)
     parts = [checkpoint(_chunk, head, *chunk, sampling, use_reentrant=False) for chunk in chunks]
     sampled, entropy, top = zip(*parts, strict=True)
-    return ActionLogprobs(
-        torch.cat(sampled), torch.cat(entropy), None if top_ids is None else torch.cat(top)
-    )
+    return ActionLogprobs(torch.cat(sampled), torch.cat(entropy), None if top_ids is None else torch.cat(top))
 
 
 def _chunk(

@@ -20,7 +20,7 @@ def load_tokenizer(name: str, *, role: str = "tokenizer", trust_remote_code: boo
     """The tokenizer of a folder or hub name. Raises ModelError if there is none."""
     _check_folder(name, role)
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)  # type: ignore[no-any-return]
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ModelError(f"{role}: no tokenizer could be read from {name!r}: {_first_line(error)}") from error
 
@@ -33,27 +33,33 @@ def load_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: 
             name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{role}: no causal language model could be read from {name!r}: {_first_line(error)}") from error
+        raise ModelError(
+            f"{role}: no causal language model could be read from {name!r}: {_first_line(error)}"
+        ) from error
     _check_weights(info["missing_keys"], name, role)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A classification model with one label and a trained head. A head that is missing from the files is an error, never random."""
+    """A classification model with one label and a trained head. A head that is missing from the files is an "
+    "error, never random."""
     _check_folder(name, role)
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{role}: no classification model could be read from {name!r}: {_first_line(error)}") from error
+        raise ModelError(
+            f"{role}: no classification model could be read from {name!r}: {_first_line(error)}"
+        ) from error
     _check_weights(info["missing_keys"], name, role)
     if model.config.num_labels != 1:
         raise ModelError(
-            f"{role}: the model in {name!r} has {model.config.num_labels} labels, one is needed: a reward is one number. "
+            f"{role}: the model in {name!r} has {model.config.num_labels} labels, one is needed: a reward is one "
+            "number. "
             "Train or export it with num_labels=1."
         )
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def critic_from_trunk(policy: PreTrainedModel, pad_token_id: int | None) -> PreTrainedModel:
@@ -64,12 +70,13 @@ def critic_from_trunk(policy: PreTrainedModel, pad_token_id: int | None) -> PreT
         critic = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
     except ValueError as error:
         raise ModelError(
-            f"value_model: transformers has no classification model for the family {config.model_type!r}, so no critic can be "
+            f"value_model: transformers has no classification model for the family {config.model_type!r}, so no "
+            "critic can be "
             "started from the policy. Pass value_model or value_model_path."
         ) from error
     critic.base_model.load_state_dict(policy.base_model.state_dict())
     nn.init.zeros_(scalar_head(critic, "value_model").weight)
-    return critic.to(policy.device)  # type: ignore[no-any-return]
+    return critic.to(policy.device)
 
 
 def _check_folder(name: str, role: str) -> None:
@@ -77,7 +84,9 @@ def _check_folder(name: str, role: str) -> None:
     path = Path(name).expanduser()
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.exists()
     if looks_local and not path.is_dir():
-        raise ModelError(f"{role}: the folder {name!r} does not exist. Give a folder made by save_pretrained, or a hub name.")
+        raise ModelError(
+            f"{role}: the folder {name!r} does not exist. Give a folder made by save_pretrained, or a hub name."
+        )
     if path.is_dir() and not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
         raise ModelError(f"{role}: the folder {name!r} holds no config.json, so it is no model folder.")
 
@@ -86,7 +95,8 @@ def _check_weights(missing: set[str], name: str, role: str) -> None:
     if missing:
         shown = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
         raise ModelError(
-            f"{role}: {name!r} lacks {len(missing)} of the model's tensors ({shown}). They would be random, so this is refused. "
+            f"{role}: {name!r} lacks {len(missing)} of the model's tensors ({shown}). They would be random, so "
+            "this is refused. "
             "Give a folder in which this model was saved after training."
         )
 

@@ -1,4 +1,5 @@
-"""How a reward model of any family scores rows of token ids: read at each row's own last token, never guessed from pad ids."""
+"""How a reward model of any family scores rows of token ids: read at each row's own last token, never guessed "
+"from pad ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ def make_scorer(
         output = inner(input_ids=torch.ones(1, 2, dtype=torch.long, device=inner.device))
     if tuple(output[0].shape) != (1, 1):
         raise ModelError(
-            f"{role}: {type(inner).__name__} gives {list(output[0].shape)} numbers for one text, one is needed. Use a model of "
+            f"{role}: {type(inner).__name__} gives {list(output[0].shape)} numbers for one text, one is needed. "
+            "Use a model of "
             "AutoModelForSequenceClassification with num_labels=1."
         )
     return scorer

@@ -22,7 +22,8 @@ PROBE_LENGTHS = (5, 3)
 
 @dataclass(frozen=True)
 class Policy:
-    """The causal model that is trained. `model` is what the user gave: a transformers model, or peft's wrapper around one."""
+    """The causal model that is trained. `model` is what the user gave: a transformers model, or peft's wrapper "
+    "around one."""
 
     model: nn.Module
     trunk: nn.Module
@@ -78,16 +79,20 @@ def transformers_model(model: nn.Module, role: str) -> PreTrainedModel:
     return inner
 
 
-def make_policy(model: nn.Module, *, role: str = "model", autocast: bool = False, checkpointing: bool = False) -> Policy:
+def make_policy(
+    model: nn.Module, *, role: str = "model", autocast: bool = False, checkpointing: bool = False
+) -> Policy:
     """Make a causal model ready: dropout off, packed attention on, the forward pass checked against the model's own.
 
-    Raises ModelError if the model has no plain linear output layer, or if packed rows would not see what they see alone.
+    Raises ModelError if the model has no plain linear output layer, or if packed rows would not see what they see
+    alone.
     """
     inner = transformers_model(model, role)
     output = inner.get_output_embeddings()
     if not isinstance(output, nn.Linear):
         raise ModelError(
-            f"{role}: {type(inner).__name__} has {type(output).__name__} where a linear output layer is needed. Use a causal "
+            f"{role}: {type(inner).__name__} has {type(output).__name__} where a linear output layer is needed. "
+            "Use a causal "
             "language model (AutoModelForCausalLM), and no adapters on its output layer."
         )
     policy = Policy(model, inner.base_model, _head(inner, output))
@@ -99,7 +104,9 @@ def make_policy(model: nn.Module, *, role: str = "model", autocast: bool = False
     return replace(policy, autocast=autocast)
 
 
-def make_critic(model: nn.Module, *, role: str = "value_model", autocast: bool = False, checkpointing: bool = False) -> Critic:
+def make_critic(
+    model: nn.Module, *, role: str = "value_model", autocast: bool = False, checkpointing: bool = False
+) -> Critic:
     """Make a classification model with one label ready to be a critic. Raises ModelError if it cannot be one."""
     inner = transformers_model(model, role)
     head = scalar_head(inner, role)
@@ -112,7 +119,8 @@ def make_critic(model: nn.Module, *, role: str = "value_model", autocast: bool =
 
 
 def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
-    """The output layer with one label of a sequence or token classification model, under the names that transformers uses."""
+    """The output layer with one label of a sequence or token classification model, under the names that "
+    "transformers uses."""
     heads = [child for name, child in model.named_children() if name in ("score", "classifier")]
     if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
         raise ModelError(
@@ -121,7 +129,8 @@ def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
         )
     if heads[0].out_features != 1:
         raise ModelError(
-            f"{role}: {type(model).__name__} has {heads[0].out_features} labels, one is needed. Load it with num_labels=1 if its "
+            f"{role}: {type(model).__name__} has {heads[0].out_features} labels, one is needed. Load it with "
+            "num_labels=1 if its "
             "head was trained with one, or train a model that gives one number."
         )
     return heads[0]
@@ -155,7 +164,8 @@ def _ready(model: PreTrainedModel, role: str, checkpointing: bool) -> None:
     model.set_attn_implementation(PACKED)
     if model.config.get_text_config()._attn_implementation != PACKED:
         raise ModelError(
-            f"{role}: {type(model).__name__} does not let its attention be chosen (transformers' AttentionInterface), which packed "
+            f"{role}: {type(model).__name__} does not let its attention be chosen (transformers' "
+            "AttentionInterface), which packed "
             "rows need. Families like Llama, Qwen, Mistral, Gemma, GPT-NeoX and GPT-2 do."
         )
     if checkpointing:

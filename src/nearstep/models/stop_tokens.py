@@ -8,9 +8,13 @@ from nearstep.errors import ConfigError
 
 
 def stop_ids(
-    tokenizer: PreTrainedTokenizerBase, *, stop_token: str | None, stop_token_id: tuple[int, ...] | None, vocab_size: int
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    stop_token: str | None,
+    stop_token_id: tuple[int, ...] | None,
+    vocab_size: int,
 ) -> tuple[int, ...]:
-    """The ids that end a response, none if responses shall run to their limit. Raises ConfigError for one that cannot be.
+    """The ids that end a response, none if responses run to their limit. Raises ConfigError for one that cannot.
 
     Ids win over the token; the token is "eos" or the text of one token. A model's own generation settings have no say.
     """
@@ -23,7 +27,9 @@ def stop_ids(
         return ()
     if stop_token == "eos":
         if tokenizer.eos_token_id is None:
-            raise ConfigError("stop_token = eos, but the tokenizer has no EOS token: give stop_token_id, or stop_token = none")
+            raise ConfigError(
+                "stop_token = eos, but the tokenizer has no EOS token: give stop_token_id, or stop_token = none"
+            )
         return (int(tokenizer.eos_token_id),)
     vocabulary = tokenizer.get_vocab()
     if stop_token in vocabulary:
@@ -34,6 +40,7 @@ def stop_ids(
     near = difflib.get_close_matches(stop_token, vocabulary, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(
-        f"stop_token = {stop_token!r} is {len(ids)} tokens of the tokenizer, one is needed{hint} Use 'eos', the text of one "
+        f"stop_token = {stop_token!r} is {len(ids)} tokens of the tokenizer, one is needed{hint} Use 'eos', the "
+        "text of one "
         "token, or stop_token_id."
     )

@@ -21,6 +21,6 @@ class RolloutEngine(Protocol):
         """Sample one response for every row of `prompts`, in order.
 
         Random numbers of a row come from the stream of its episode number alone, so neither the order of rows nor their
-        distribution over processes changes a response. `top_k` asks for the most probable tokens at every action, `limits`
-        sets the most tokens of each row's response where they shall differ from the engine's own limit.
+        distribution over processes changes a response. `top_k` asks for the most probable tokens at every action,
+        `limits` sets the most tokens of each row's response where they shall differ from the engine's own limit.
         """

@@ -8,13 +8,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
-def draw(
-    probabilities: Float[Tensor, "rows vocabulary"], uniform: Float[Tensor, " rows"]
-) -> Int[Tensor, " rows"]:
+def draw(probabilities: Float[Tensor, "rows vocabulary"], uniform: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
     """The token in which the cumulative probability passes `uniform` (in [0, 1)); never one of probability 0.
 
-    In two steps, first a block of tokens and then a token of that block, each with its own short cumulative sum: faster than
-    one sum over the vocabulary, and more exact.
+    In two steps, first a block of tokens and then a token of that block, each with its own short cumulative sum:
+    faster than one sum over the vocabulary, and more exact.
     """
     vocabulary = probabilities.shape[-1]
     width = math.isqrt(vocabulary - 1) + 1
@@ -29,6 +27,7 @@ def draw(
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """First place where `cumulative` exceeds `target`; rounding may leave none, then the place where it reaches its end."""
+    """First place where `cumulative` exceeds `target`; rounding may leave none, then the place where it reaches "
+    "its end."""
     limit = torch.minimum(target, torch.nextafter(cumulative[:, -1], torch.zeros_like(target)))
     return (cumulative > limit[:, None]).int().argmax(-1)

@@ -1,4 +1,5 @@
-"""The built-in engine: a decode loop on the training model itself. Finished rows leave the batch, waiting rows enter."""
+"""The built-in engine: a decode loop on the training model itself. Finished rows leave the batch, waiting rows "
+"enter."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -49,7 +50,8 @@ class TransformersEngine:
         assert self.policy is not None, "load() comes before generate()"
         settings = self.settings
         limits = [settings.response_length] * len(prompts) if limits is None else list(limits)
-        assert len(limits) == len(prompts) and min(limits) > 0, "one positive limit per row"
+        assert len(limits) == len(prompts), "one limit for each row"
+        assert min(limits) > 0, "every row needs room for a token"
         responses = Responses.empty(limits, top_k, self.policy.trunk)
         uniforms = _uniforms(settings, prompts.episodes, limits).to(responses.tokens.device)
         longest = max(len(ids) + limit for ids, limit in zip(prompts.ids, limits, strict=True))
@@ -63,7 +65,9 @@ class TransformersEngine:
                 rows = batch.rows
                 logits = batch.step(responses.last_tokens(rows))
             logprobs = sampling_logprobs(logits, settings.sampling)
-            chosen = logprobs.argmax(-1) if settings.greedy else draw(logprobs.exp(), uniforms[rows, responses.count(rows)])
+            chosen = (
+                logprobs.argmax(-1) if settings.greedy else draw(logprobs.exp(), uniforms[rows, responses.count(rows)])
+            )
             responses.add(rows, chosen, logprobs)
             batch.leave(responses.finish(rows, settings.stop_ids))
         return responses.rollout(prompts, self.version)
@@ -73,14 +77,16 @@ def _uniforms(settings: GenerationSettings, episodes: list[int], limits: list[in
     """The random numbers of every row, from its episode's own stream: [rows, longest limit]."""
     width = max(limits)
     draws = [
-        torch.rand(width, dtype=torch.float64, generator=stream(settings.seed, "sampling", episode)) for episode in episodes
+        torch.rand(width, dtype=torch.float64, generator=stream(settings.seed, "sampling", episode))
+        for episode in episodes
     ]
     return torch.stack(draws)
 
 
 @dataclass
 class LiveBatch:
-    """The rows that are being generated: row i of `rows` lives in slot i of the cache and fills `lengths[i]` places of it."""
+    """The rows that are being generated: row i of `rows` lives in slot i of the cache and fills `lengths[i]` "
+    "places of it."""
 
     policy: Policy
     settings: GenerationSettings
@@ -155,17 +161,18 @@ class Responses:
         """Room for `limits` tokens in each row."""
         weight = next(trunk.parameters())
         shape = (len(limits), max(limits))
-        kind = {"dtype": torch.promote_types(weight.dtype, torch.float32), "device": weight.device}
-        places = len(limits) * max(limits)
+        dtype, device = torch.promote_types(weight.dtype, torch.float32), weight.device
+        places = shape[0] * shape[1]
         top = TopLogprobs(
-            torch.zeros(places, top_k, dtype=torch.long, device=weight.device), torch.zeros(places, top_k, **kind)
+            ids=torch.zeros(places, top_k, dtype=torch.long, device=device),
+            logprobs=torch.zeros(places, top_k, dtype=dtype, device=device),
         )
         return Responses(
             limits=limits,
             counts=[0] * len(limits),
             finished=[False] * len(limits),
-            tokens=torch.zeros(shape, dtype=torch.long, device=weight.device),
-            logprobs=torch.zeros(shape, **kind),
+            tokens=torch.zeros(shape, dtype=torch.long, device=device),
+            logprobs=torch.zeros(shape, dtype=dtype, device=device),
             top=top if top_k else None,
         )
 
@@ -183,7 +190,7 @@ class Responses:
         self.tokens[rows, places] = chosen
         self.logprobs[rows, places] = logprobs.gather(-1, chosen[:, None])[:, 0]
         if self.top is not None:
-            top, ids = logprobs.topk(self.top.ids.shape[-1], dim=-1)
+            ids = logprobs.topk(self.top.ids.shape[-1], dim=-1).indices
             missing = (ids != chosen[:, None]).all(-1)
             ids[missing, -1] = chosen[missing]
             flat = [row * self.tokens.shape[1] + place for row, place in zip(rows, places, strict=True)]

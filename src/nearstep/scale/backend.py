@@ -14,8 +14,8 @@ Item = TypeVar("Item")
 class Backend(Protocol):
     """Processes, devices, and what crosses between them.
 
-    A backend that shards weights does so in `place`, gathers them in `whole_weights` (generation) and `weights_to_save`, and
-    takes its own norm in `gradient_norm`; the loop does not change.
+    A backend that shards weights does so in `place`, gathers them in `whole_weights` (generation) and
+    `weights_to_save`, and takes its own norm in `gradient_norm`; the loop does not change.
     """
 
     @property

@@ -40,11 +40,23 @@ class BatchSizes:
         more = f", {extra} more than asked for, to fill the last batch" if extra else ""
         passes = self.updates * self.prompts / self.dataset_rows
         return [
-            ("episodes per update", f"{self.batch:,}", f"{self.prompts:,} prompts × {self.batch // self.prompts} generations"),
+            (
+                "episodes per update",
+                f"{self.batch:,}",
+                f"{self.prompts:,} prompts × {self.batch // self.prompts} generations",
+            ),
             ("processes", f"{self.world_size}", f"about {math.ceil(self.batch / self.world_size):,} episodes each"),
             ("rows per minibatch", rows, f"{self.batch:,} episodes / {self.minibatches} minibatches"),
-            ("optimizer steps per update", f"{self.steps_per_update}", f"{self.epochs} epochs × {self.minibatches} minibatches"),
-            ("micro-batch", f"≤ {self.micro_rows} rows", f"and ≤ {self.micro_tokens:,} tokens; only memory depends on it"),
+            (
+                "optimizer steps per update",
+                f"{self.steps_per_update}",
+                f"{self.epochs} epochs × {self.minibatches} minibatches",
+            ),
+            (
+                "micro-batch",
+                f"≤ {self.micro_rows} rows",
+                f"and ≤ {self.micro_tokens:,} tokens; only memory depends on it",
+            ),
             ("updates", f"{self.updates:,}", f"⌈{self.requested_episodes:,} episodes / {self.batch:,}⌉"),
             ("episodes in all", f"{self.episodes:,}", f"{passes:.2f} passes over {self.dataset_rows:,} prompts{more}"),
             ("optimizer steps in all", f"{self.updates * self.steps_per_update:,}", "updates × steps per update"),
@@ -54,7 +66,8 @@ class BatchSizes:
 def batch_sizes(config: PPOConfig, dataset_rows: int, world_size: int) -> BatchSizes:
     """Work out the numbers of a run. Raises ConfigError where they are impossible.
 
-    Unlike TRL 1.8, `num_mini_batches` divides the batch whatever `gradient_accumulation_steps` is (defects D1, D2 there).
+    Unlike TRL 1.8, `num_mini_batches` divides the batch whatever `gradient_accumulation_steps` is (defects D1, D2
+    there).
     """
     rows = config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size
     generations = config.num_generations
@@ -63,7 +76,8 @@ def batch_sizes(config: PPOConfig, dataset_rows: int, world_size: int) -> BatchS
         raise ConfigError(f"batch_size = {batch} leaves processes without work: there are {world_size} of them")
     if config.num_mini_batches > batch:
         raise ConfigError(
-            f"num_mini_batches = {config.num_mini_batches} is more than the {batch} episodes of an update. Raise batch_size, or "
+            f"num_mini_batches = {config.num_mini_batches} is more than the {batch} episodes of an update. Raise "
+            "batch_size, or "
             "per_device_train_batch_size × gradient_accumulation_steps."
         )
     if config.total_episodes is not None:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,17 +15,20 @@ from nearstep.models.roles import Models, transformers_model
 from nearstep.scale.backend import Backend
 from nearstep.training.state import State
 
+Role: TypeAlias = Literal["policy", "value"]
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Writes `policy/` and `value/` under a folder. Optimizers, counters and statistics will lie beside them (resume)."""
+    """Writes `policy/` and `value/` under a folder. Optimizers, counters and statistics will lie beside them "
+    "(resume)."""
 
     folder: Path
     models: Models
     tokenizer: PreTrainedTokenizerBase
     backend: Backend
     keep: int | None
-    card: Callable[[State], str]  # text of the model card
+    card: Callable[[State, Role], str]  # text of a model card
     announce: Callable[[int, Path], None]  # told of every saved folder
 
     def save(self, state: State) -> None:
@@ -49,23 +53,24 @@ class Checkpoint:
             try:
                 adapted = is_adapted(policy)
                 whole = with_adapters_merged(policy) if adapted else transformers_model(policy, "model")
-                self._folder(target / "policy", whole, None if adapted else weights[0], state)
+                self._folder(target, "policy", whole, None if adapted else weights[0], state)
                 if adapted:
                     policy.save_pretrained(target / "policy_adapter")  # type: ignore[operator]
-                self._folder(target / "value", transformers_model(critic, "value_model"), weights[1], state)
+                self._folder(target, "value", transformers_model(critic, "value_model"), weights[1], state)
             except OSError as error:
                 free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
                 raise TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free)") from error
         self.backend.wait_for_all()
 
-    def _folder(self, target: Path, model: PreTrainedModel, weights: dict[str, Tensor] | None, state: State) -> None:
-        """Write a model folder under another name first, so that `target` is never half a model."""
-        unfinished = target.with_name(f".{target.name}.unfinished")
+    def _folder(
+        self, folder: Path, role: Role, model: PreTrainedModel, weights: dict[str, Tensor] | None, state: State
+    ) -> None:
+        """Write a model folder under another name first, so that the folder is never half a model."""
+        target, unfinished = folder / role, folder / f".{role}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         model.save_pretrained(unfinished, state_dict=weights)
         self.tokenizer.save_pretrained(unfinished)
-        (unfinished / "README.md").write_text(self.card(state), encoding="utf-8")
+        (unfinished / "README.md").write_text(self.card(state, role), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         unfinished.rename(target)
-

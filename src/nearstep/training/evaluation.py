@@ -24,9 +24,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Plays every evaluation prompt once with the most probable tokens, so that two evaluations differ by weights alone.
+    """Plays every evaluation prompt once, greedily, so that two evaluations differ by weights alone.
 
-    `chunks` are this process's evaluation prompts; `sample_prompts` those of the sample table, the same on every process.
+    `chunks` are this process's evaluation prompts; `sample_prompts` those of the sample table, the same on every
+    process.
     """
 
     policy: Policy

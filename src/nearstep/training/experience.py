@@ -1,6 +1,6 @@
 """How a judged rollout becomes experience: log-probs of the reference, values, rewards, advantages, returns."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ from nearstep.algorithm.shaping import score_after_stop_rules, token_rewards
 from nearstep.algorithm.statistics import whiten
 from nearstep.models.forward import StateValues, rollout_logprobs, rollout_values
 from nearstep.training.recipe import Recipe
-from nearstep.types import Experience, Max, Mean, Metrics, Rollout, Scores, Spread, row_groups
+from nearstep.types import Experience, Max, Mean, Metric, Metrics, Rollout, Scores, Spread, row_groups
 
 
 @torch.no_grad()
 def make_experience(rollout: Rollout, scores: Scores, r: Recipe) -> Experience:
-    """Annotate a rollout with everything an update needs. All of it stays fixed for every epoch (algorithm notes, §2.3).
+    """Annotate a rollout with everything an update needs; it stays fixed for every epoch.
 
     The old log-probs are those that the engine recorded. The score is paid at the last action; with
     score_position="after_eos" it is paid one step later for rows that ended before their limit, as in TRL.
@@ -99,17 +99,18 @@ def _whiten_together(rewards: Tensor, final_rewards: Tensor, paid: Tensor, r: Re
 
 
 def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
-    """The metrics of a rollout as they stand before the update; those of `reports/metrics.py` that start with objective/."""
+    """The metrics of a rollout as they stand before the update; those of `reports/metrics.py` that start with "
+    "objective/."""
     rollout, config = experience.rollout, r.config
     counts = rollout.action_counts
     kl = kl_estimate(experience.old_logprobs, experience.ref_logprobs, config.kl_estimator)
-    by_row: Callable[[Tensor], Tensor] = lambda values: sum_by_row(values, counts)  # noqa: E731
-    non_score = -config.kl_coef * by_row(kl)
-    metrics = {
-        "objective/kl": Mean.of(by_row(kl)),
+    kl_k3 = kl_estimate(experience.old_logprobs, experience.ref_logprobs, "k3")
+    non_score = -config.kl_coef * sum_by_row(kl, counts)
+    metrics: dict[str, Metric] = {
+        "objective/kl": Mean.of(sum_by_row(kl, counts)),
         "objective/kl_per_token": Mean.of(kl),
-        "objective/kl_k3": Mean.of(by_row(kl_estimate(experience.old_logprobs, experience.ref_logprobs, "k3"))),
-        "objective/entropy": Mean.of(by_row(-experience.old_logprobs)),
+        "objective/kl_k3": Mean.of(sum_by_row(kl_k3, counts)),
+        "objective/entropy": Mean.of(sum_by_row(-experience.old_logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),
         "objective/rlhf_reward": Mean.of(non_score + experience.scores),
         "objective/scores": Mean.of(experience.scores),
@@ -120,6 +121,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         "response/truncated": Mean.of((~rollout.finished).float()),
         "val/num_eos_tokens": Mean.of(rollout.finished.float()),
         "critic/return": Spread.of(experience.returns),
+        "val/advantage_spread": Spread.of(experience.returns - experience.values),
         "critic/residual": Spread.of(experience.returns - experience.values),
     }
     return Metrics(metrics) + _describe_parts(scores)
@@ -127,7 +129,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
 
 def _describe_parts(scores: Scores) -> Metrics:
     """Every part of the reward by its name, over the rows where it applied."""
-    metrics: dict[str, Mean | Spread | Max] = {}
+    metrics: dict[str, Metric] = {}
     for name, part in scores.parts.items():
         applied = part[~part.isnan()]
         metrics[f"reward/{name}"] = Mean.of(applied)

@@ -21,7 +21,9 @@ def train(r: Recipe, state: State) -> None:
         with r.clock("update"):
             metrics = update(experience, r.schedule.phases(state.update), r)  # 4 improve
         state.end_update(r.batch)
-        wishes = r.report.step(state, prompts, experience, scores, describe(experience, scores, r) + metrics)  # 5 report
+        wishes = r.report.step(
+            state, prompts, experience, scores, describe(experience, scores, r) + metrics
+        )  # 5 report
         if wishes.evaluate:
             r.report.evaluation(state, r.evaluate())
         if wishes.save:

@@ -26,13 +26,14 @@ class Learner:
 
 @dataclass(frozen=True)
 class Learners:
-    """Policy and critic. Adam keeps its state by weight, so two optimizers with one rate are the same as one over both."""
+    """Policy and critic. Adam keeps its state by weight, so two optimizers with one rate are the same as one "
+    "over both."""
 
     policy: Learner
     critic: Learner
 
     def end_update(self) -> None:
-        """Move both learning rates on: once per update, not per optimizer step (algorithm notes, §2.2)."""
+        """Move both learning rates on: once per update, not per optimizer step."""
         self.policy.schedule.step()
         self.critic.schedule.step()
 

@@ -26,7 +26,7 @@ from nearstep.types import Prompts, Rollout, Scores
 class PromptBatches(Protocol):
     """Where prompts come from; the data room's PromptSource is one."""
 
-    def batches(self, after: int, until: int) -> Iterator[Prompts]:
+    def batches(self, *, after: int, until: int) -> Iterator[Prompts]:
         """This process's prompts of updates after + 1 … until."""
 
 

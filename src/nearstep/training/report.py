@@ -1,4 +1,5 @@
-"""What the loop tells after each update: metrics of all processes as numbers, every episode, and samples now and then."""
+"""What the loop tells after each update: metrics of all processes as numbers, every episode, and samples now "
+"and then."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -45,17 +46,19 @@ class Report:
         """Tell callbacks that an update begins."""
         self.reporter.step_begin()
 
-    def step(
-        self, state: State, prompts: Prompts, experience: Experience, scores: Scores, metrics: Metrics
-    ) -> Wishes:
+    def step(self, state: State, prompts: Prompts, experience: Experience, scores: Scores, metrics: Metrics) -> Wishes:
         """Report an update that is done and move the learning rates on; returns what is due now."""
-        records = [] if not self.log_rollouts else rollout_records(
-            update=state.update,
-            prompts=prompts,
-            decode=self.evaluator.decode,
-            rollout=experience.rollout,
-            scores=scores,
-            final_scores=experience.scores,
+        records = (
+            []
+            if not self.log_rollouts
+            else rollout_records(
+                update=state.update,
+                prompts=prompts,
+                decode=self.evaluator.decode,
+                rollout=experience.rollout,
+                scores=scores,
+                final_scores=experience.scores,
+            )
         )
         tokens, metrics = len(experience.rollout.tokens), metrics.cpu()
         gathered = self.backend.gather((records, tokens, metrics, scores.metrics))

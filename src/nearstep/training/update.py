@@ -12,7 +12,7 @@ from nearstep.models.forward import rollout_logprobs, rollout_values
 from nearstep.streams import stream
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
-from nearstep.types import Experience, Max, Mean, Metrics, Spread
+from nearstep.types import Experience, Max, Mean, Metric, Metrics, Spread
 
 
 def update(experience: Experience, phases: Sequence[Phase], r: Recipe) -> Metrics:
@@ -41,10 +41,12 @@ def minibatches(experience: Experience, phase: Phase, epoch: int, r: Recipe) -> 
 def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> Metrics:
     """One optimizer step on a minibatch.
 
-    The sum of token losses is divided by the number of tokens over all processes, fixed before the split into micro-batches,
-    so that no split changes a gradient.
+    The sum of token losses is divided by the number of tokens over all processes, fixed before the split into
+    micro-batches, so that no split changes a gradient.
     """
-    learners = [learner for learner, trains in ((r.learners.policy, phase.policy), (r.learners.critic, phase.critic)) if trains]
+    learners = [
+        learner for learner, trains in ((r.learners.policy, phase.policy), (r.learners.critic, phase.critic)) if trains
+    ]
     for learner in learners:
         learner.optimizer.zero_grad(set_to_none=True)
     actions, states = _global_counts(minibatch, r)
@@ -69,7 +71,7 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
 def policy_objective(micro: Experience, r: Recipe, *, first: bool) -> tuple[Tensor, Metrics]:
     """Sum of the policy loss over the actions of a micro-batch."""
     now = rollout_logprobs(r.models.policy, micro.rollout, r.sampling)
-    old = TokenLogprobs(micro.old_logprobs, micro.rollout.top and micro.rollout.top.logprobs)
+    old = TokenLogprobs(micro.old_logprobs, None if micro.rollout.top is None else micro.rollout.top.logprobs)
     fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
     inside = r.trust_region.inside(fixed, old, micro.advantages)
     loss = policy_loss(now.sampled, old.sampled, micro.advantages, inside)
@@ -78,7 +80,7 @@ def policy_objective(micro: Experience, r: Recipe, *, first: bool) -> tuple[Tens
     shown = loss.detach()
     if isinstance(r.trust_region, Clip):
         shown = clipped_surrogate(ratio, micro.advantages, low=r.trust_region.low, high=r.trust_region.high)
-    metrics = {
+    metrics: dict[str, Metric] = {
         "loss/policy_avg": Mean.of(shown),
         "policy/approxkl_avg": Mean.of((fixed.sampled - old.sampled).square() / 2),
         "policy/clipfrac_avg": Mean.of((~inside).float()),
@@ -92,7 +94,8 @@ def policy_objective(micro: Experience, r: Recipe, *, first: bool) -> tuple[Tens
 
 
 def value_objective(micro: Experience, r: Recipe) -> tuple[Tensor, Metrics]:
-    """Sum of the value loss over the states of a micro-batch: before every action, and after the stop token where it is trained."""
+    """Sum of the value loss over the states of a micro-batch: before every action, and after the stop token "
+    "where it is trained."""
     now = rollout_values(r.models.critic, micro.rollout)
     final = micro.train_final
     values = torch.cat([now.before_actions, now.final[final]])
@@ -108,7 +111,8 @@ def value_objective(micro: Experience, r: Recipe) -> tuple[Tensor, Metrics]:
 
 
 def _global_counts(minibatch: Experience, r: Recipe) -> tuple[Tensor, Tensor]:
-    """Actions, and states that the critic is trained on, over all processes; at least 1 so that nothing divides by 0."""
+    """Actions, and states that the critic is trained on, over all processes; at least 1 so that nothing divides "
+    "by 0."""
     actions = len(minibatch.old_logprobs)
     states = actions + int(minibatch.train_final.sum())
     counts = r.backend.add_up(torch.tensor([actions, states], device=minibatch.scores.device))
@@ -123,7 +127,8 @@ def _clip(phase: Phase, r: Recipe) -> Metrics:
     total = torch.stack(list(norms.values())).norm()
     if not torch.isfinite(total):
         raise TrainingError(
-            f"update {phase.update}: the gradient is not finite. The weights are those before this step. Look at the last "
+            f"update {phase.update}: the gradient is not finite. The weights are those before this step. Look at "
+            "the last "
             "rows of rollouts.jsonl, lower learning_rate, or check the reward."
         )
     if r.config.max_grad_norm is not None:
