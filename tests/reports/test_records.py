@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from nearstep.reports import records
-from nearstep.reports.records import JsonLines, metrics_record, rollout_records, sample_records, truncate_after
+from nearstep.reports.records import (
+    JsonLines,
+    metrics_record,
+    rollout_records,
+    sample_records,
+    set_aside,
+    truncate_after,
+)
 from nearstep.types import Prompts, Rollout, Scores
 from tests.reports.helpers import read_jsonl
 
@@ -164,3 +171,13 @@ def test_truncate_after(tmp_path, update, kept):
 
 def test_examples_in_docstrings():
     assert doctest.testmod(records).failed == 0
+
+
+def test_records_of_an_earlier_run_are_kept_under_another_name(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert set_aside(path) is None
+    for run in range(3):
+        path.write_text(f"{run}\n")
+        assert set_aside(path) == tmp_path / f"metrics.{run + 1}.jsonl"
+    assert not path.exists()
+    assert (tmp_path / "metrics.1.jsonl").read_text() == "0\n"

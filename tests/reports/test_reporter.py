@@ -210,10 +210,12 @@ def test_a_run_that_fails_leaves_the_terminal_and_whole_files(tmp_path):
     assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 1
 
 
-def test_a_run_into_the_same_folder_is_appended(tmp_path):
-    for _ in range(2):
+def test_a_run_into_the_same_folder_keeps_the_records_of_the_first(tmp_path):
+    for number in range(2):
         run = Run(tmp_path)
         with run.reporter as reporter:
             reporter.begin([], "")
-            run.step(1)
-    assert [line["update"] for line in read_jsonl(run.folder / "metrics.jsonl")] == [1, 1]
+            run.step(1 + number)
+    assert [line["update"] for line in read_jsonl(run.folder / "metrics.jsonl")] == [2]
+    assert [line["update"] for line in read_jsonl(run.folder / "metrics.1.jsonl")] == [1]
+    assert "metrics.jsonl of an earlier run is kept as metrics.1.jsonl" in run.text.getvalue()

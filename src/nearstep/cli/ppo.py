@@ -1,19 +1,56 @@
 """`nearstep ppo`: train a policy with PPO. What the command needs beyond a valid configuration."""
 
+import os
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from nearstep.config import PPOConfig
 from nearstep.settings import Problem
 
+HUB_TIMEOUT_SECONDS = 5
 _DATA_FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def run_ppo(config: PPOConfig) -> None:
     """Train, save and report as the configuration says."""
+    stay_offline_if_hub_is_silent(config)
     from nearstep.trainer import PPOTrainer
 
     PPOTrainer(args=config).train()
+
+
+def stay_offline_if_hub_is_silent(config: PPOConfig) -> None:
+    """Without a network, look for hub names in the cache alone: the hub's library would retry for most of a minute.
+
+    Must come before that library is imported, for it reads the variable once.
+    """
+    asked = [place for place in {**_models(config), **_data(config)}.values() if place and not Path(place).exists()]
+    if not asked or getproxies():
+        return
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((host.hostname or "", host.port or 443), timeout=HUB_TIMEOUT_SECONDS).close()
+    except OSError:
+        print(f"The hub does not answer: {', '.join(asked)} can only come from its cache.", file=sys.stderr)
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def _models(config: PPOConfig) -> dict[str, str | None]:
+    return {
+        "model_name_or_path": config.model_name_or_path,
+        "sft_model_path": config.sft_model_path,
+        "ref_model_path": config.ref_model_path,
+        "value_model_path": config.value_model_path,
+        "reward_model_path": config.reward_model_path,
+    }
+
+
+def _data(config: PPOConfig) -> dict[str, str | None]:
+    return {"dataset_name": config.dataset_name, "eval_dataset_name": config.eval_dataset_name}
 
 
 def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
@@ -48,15 +85,7 @@ def _missing(config: PPOConfig) -> Iterator[Problem]:
 
 
 def _absent_paths(config: PPOConfig) -> Iterator[Problem]:
-    models = {
-        "model_name_or_path": config.model_name_or_path,
-        "sft_model_path": config.sft_model_path,
-        "ref_model_path": config.ref_model_path,
-        "value_model_path": config.value_model_path,
-        "reward_model_path": config.reward_model_path,
-    }
-    data = {"dataset_name": config.dataset_name, "eval_dataset_name": config.eval_dataset_name}
-    for name, place in (models | data).items():
+    for name, place in (_models(config) | _data(config)).items():
         if place is not None and _is_local(place) and not Path(place).exists():
             yield Problem(f"{name} = {place}: no such file or folder", (name,))
     for source in config.reward_funcs:

@@ -77,6 +77,10 @@ class Screen:
         """Print the numbers of an evaluation in one line."""
         self._line(f"evaluation after update {update}", headline_text(numbers))
 
+    def note(self, text: str) -> None:
+        """Say one thing in a line of its own."""
+        self._line(text)
+
     def saved(self, update: int, folder: Path) -> None:
         """Say where a model was saved."""
         self._line(f"saved after update {update}: {folder}")

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +37,14 @@ class JsonLines:
     def close(self) -> None:
         """Close the file; closing twice is fine."""
         self._file.close()
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename the records of an earlier run, `metrics.jsonl` to `metrics.1.jsonl` and so on; None where there are none."""
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    names = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
+    return path.rename(next(name for name in names if not name.exists()))
 
 
 def truncate_after(path: Path, update: int) -> None:

@@ -7,7 +7,7 @@ from nearstep.config import PPOConfig
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
 from nearstep.reports.metrics import Numbers
-from nearstep.reports.records import JsonLines, Record, metrics_record, sample_records
+from nearstep.reports.records import JsonLines, Record, metrics_record, sample_records, set_aside
 
 
 def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
@@ -132,6 +132,9 @@ class _Outputs:
     def __init__(self, config: PPOConfig, screen: Screen) -> None:
         folder = Path(config.output_dir)
         self.screen = screen
+        for name in ("metrics.jsonl", "rollouts.jsonl", "samples.jsonl"):
+            if (kept := set_aside(folder / name)) is not None:
+                screen.note(f"{name} of an earlier run is kept as {kept.name}")
         self.metrics = JsonLines(folder / "metrics.jsonl")
         self.rollouts = JsonLines(folder / "rollouts.jsonl") if config.log_rollouts else None
         self.samples = JsonLines(folder / "samples.jsonl") if config.num_sample_generations > 0 else None
