@@ -28,6 +28,7 @@ def trainer(monkeypatch):
             if PPOTrainer.failure:
                 raise PPOTrainer.failure
 
+    monkeypatch.setattr("nearstep.cli.ppo.stay_offline_if_hub_is_silent", lambda config: None)
     module = ModuleType("nearstep.trainer")
     module.PPOTrainer = PPOTrainer
     monkeypatch.setitem(sys.modules, "nearstep.trainer", module)

@@ -40,7 +40,7 @@ class JsonLines:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename the records of an earlier run, `metrics.jsonl` to `metrics.1.jsonl` and so on; None where there are none."""
+    """Rename the records of an earlier run, `metrics.jsonl` to `metrics.1.jsonl` and so on; None if there are none."""
     if not path.exists() or path.stat().st_size == 0:
         return None
     names = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
