@@ -9,7 +9,7 @@ import torch
 from nearstep.models.forward import rollout_values
 from nearstep.reports.metrics import numbers
 from nearstep.training.experience import describe, make_experience
-from nearstep.types import Rollout, Scores
+from nearstep.types import Metrics, Rollout, Scores
 from tests.tiny import byte_tokenizer, tiny_scalar_model
 from tests.training.runs import play, small_recipe
 
@@ -138,3 +138,18 @@ def test_constant_scores_add_nothing_to_whitened_advantages_10_9(tmp_path):
     more = dataclasses.replace(scores, total=scores.total + 5)
     one, two = make_experience(rollout, scores, recipe), make_experience(rollout, more, recipe)
     torch.testing.assert_close(one.advantages, two.advantages, atol=1e-9, rtol=0)
+
+
+def test_metrics_of_rows_together_are_those_of_rows_alone_d6_d10(tmp_path):
+    """Nothing is padded, so a long row beside a short one changes no diagnostic of either."""
+    recipe = plain(tmp_path, kl_coef=0.1)
+    whole = make_experience(hand_rollout(), SCORES, recipe)
+    both = describe(whole, SCORES, recipe).by_name
+    alone = Metrics()
+    for row in range(2):
+        rows = torch.tensor([row])
+        alone += describe(whole.select(rows), Scores(SCORES.total[rows]), recipe)
+    for name, metric in both.items():
+        assert numbers(Metrics({name: metric})) == pytest.approx(
+            numbers(Metrics({name: alone.by_name[name]})), abs=1e-9
+        )
