@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint format check
+.PHONY: demo test test-slow lint format check bench
 
 demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
 	$(BIN)/nearstep demo --output runs/demo
@@ -16,6 +16,9 @@ test: $(INSTALLED)  ## every test that takes seconds
 
 test-slow: $(INSTALLED)  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+bench: $(INSTALLED)  ## what packing and the decode loop bring, as ratios in one run
+	$(BIN)/python -m benchmarks.packing
 
 lint: $(INSTALLED)  ## style, format, types, import directions
 	$(BIN)/ruff check
