@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nearstep.errors import TrainingError
-from nearstep.models.forward import rollout_logprobs
+from nearstep.models.forward import packed_states, rollout_logprobs
 from nearstep.training import update as update_module
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.loop import train
@@ -156,3 +156,34 @@ def test_rows_without_actions_train_nothing_and_break_nothing_d14(tmp_path):
     )
     assert all(torch.equal(now, before[name]) for name, now in recipe.models.policy.model.state_dict().items())
     assert float(metrics.by_name["loss/policy_avg"].count) == 0
+
+
+def test_vf_coef_scales_the_gradient_of_the_critic_and_not_of_the_policy(tmp_path):
+    norms = []
+    for vf_coef in (0.1, 0.3):
+        recipe = small_recipe(tmp_path, dtype=torch.float64, vf_coef=vf_coef, max_grad_norm=None)
+        _, rollout, scores = play(recipe)
+        experience = make_experience(rollout, scores, recipe)
+        metrics = improve(experience, recipe.schedule.phases(1)[0], recipe, first=True).by_name
+        norms.append([float(metrics[f"{network}/grad_norm"].sum) for network in ("policy", "value")])
+    assert norms[1] == pytest.approx([norms[0][0], 3 * norms[0][1]])
+
+
+def test_the_value_loss_is_a_mean_over_states(tmp_path):
+    """One more state in the denominator for every row whose score is paid after its stop token."""
+    recipe = small_recipe(
+        tmp_path, dtype=torch.float64, score_position="after_eos", stop_token_id=tuple(range(0, 258, 2)), vf_coef=1.0,
+        max_grad_norm=None, optim="sgd", learning_rate=1.0,
+    )  # fmt: skip
+    _, rollout, scores = play(recipe)
+    experience = make_experience(rollout, scores, recipe)
+    finals = int(experience.train_final.sum())
+    assert finals > 0
+    head = recipe.models.critic.head
+    before = head.weight.detach().clone()
+    states = packed_states(recipe.models.critic, rollout.tokens, tuple(rollout.row_lengths.tolist())).detach()
+    places = torch.cat([rollout.action_positions - 1, rollout.last_positions[experience.train_final]])
+    targets = torch.cat([experience.returns, experience.final_returns[experience.train_final]])
+    improve(experience, recipe.schedule.phases(1)[0], recipe, first=True)
+    step = -(0 - targets) @ states[places] / (len(experience.returns) + finals)
+    torch.testing.assert_close(head.weight[0] - before[0], step.to(head.weight.dtype), atol=1e-9, rtol=1e-6)

@@ -6,9 +6,11 @@ A token is left out where the policy has left the region there *and* its advanta
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nearstep.algorithm.divergences import binary_kl, binary_tv, topk_kl, topk_tv
 from nearstep.algorithm.losses import probability_ratio
 
 
@@ -51,3 +53,106 @@ class Clip:
         too_high = (advantages > 0) & (ratio > 1 + self.high)
         too_low = (advantages < 0) & (ratio < 1 - self.low)
         return ~(too_high | too_low)
+
+
+@dataclass(frozen=True)
+class BinaryTV:
+    """Divergence PPO (2602.04879) by total variation of the sampled token against all others."""
+
+    low: float = 0.15
+    high: float = 0.15
+    top_k: int = 0
+
+    def inside(
+        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
+    ) -> Bool[Tensor, " actions"]:
+        """See `divergence_mask`."""
+        divergence = binary_tv(now.sampled, old.sampled)
+        return divergence_mask(divergence, now.sampled, old.sampled, advantages, low=self.low, high=self.high)
+
+
+@dataclass(frozen=True)
+class BinaryKL:
+    """Divergence PPO (2602.04879) by KL(μ ‖ π) of the sampled token against all others."""
+
+    low: float = 0.05
+    high: float = 0.05
+    top_k: int = 0
+
+    def inside(
+        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
+    ) -> Bool[Tensor, " actions"]:
+        """See `divergence_mask`."""
+        divergence = binary_kl(now.sampled, old.sampled)
+        return divergence_mask(divergence, now.sampled, old.sampled, advantages, low=self.low, high=self.high)
+
+
+@dataclass(frozen=True)
+class TopKTV:
+    """Divergence PPO (2602.04879) by total variation over the recorded top tokens and one bucket for the rest."""
+
+    low: float = 0.15
+    high: float = 0.15
+    top_k: int = 20
+
+    def inside(
+        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
+    ) -> Bool[Tensor, " actions"]:
+        """See `divergence_mask`."""
+        divergence = topk_tv(*_recorded(now, old))
+        return divergence_mask(divergence, now.sampled, old.sampled, advantages, low=self.low, high=self.high)
+
+
+@dataclass(frozen=True)
+class TopKKL:
+    """Divergence PPO (2602.04879) by KL(μ ‖ π) over the recorded top tokens and one bucket for the rest."""
+
+    low: float = 0.05
+    high: float = 0.05
+    top_k: int = 20
+
+    def inside(
+        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
+    ) -> Bool[Tensor, " actions"]:
+        """See `divergence_mask`."""
+        divergence = topk_kl(*_recorded(now, old))
+        return divergence_mask(divergence, now.sampled, old.sampled, advantages, low=self.low, high=self.high)
+
+
+@dataclass(frozen=True)
+class Unbounded:
+    """No trust region: the importance-weighted policy gradient."""
+
+    top_k: int = 0
+
+    def inside(
+        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
+    ) -> Bool[Tensor, " actions"]:
+        """True everywhere."""
+        return torch.ones_like(advantages, dtype=torch.bool)
+
+
+def divergence_mask(
+    divergence: Float[Tensor, " actions"],
+    now: Float[Tensor, " actions"],
+    old: Float[Tensor, " actions"],
+    advantages: Float[Tensor, " actions"],
+    *,
+    low: float,
+    high: float,
+) -> Bool[Tensor, " actions"]:
+    """False where the divergence is above its threshold and the step would move the token further out.
+
+    That is π > μ with a positive advantage (threshold `high`), or π < μ with another (threshold `low`). A divergence equal to
+    its threshold is inside. Source: 2602.04879, and the code of its authors.
+    """
+    rising = (advantages > 0) & (now > old) & (divergence > high)
+    falling = (advantages <= 0) & (now < old) & (divergence > low)
+    return ~(rising | falling)
+
+
+def _recorded(now: TokenLogprobs, old: TokenLogprobs) -> tuple[Tensor, Tensor]:
+    """The log-probs of the recorded top tokens under both policies."""
+    assert now.top is not None, "this region asks the engine for top tokens"
+    assert old.top is not None, "this region asks the engine for top tokens"
+    return now.top, old.top
