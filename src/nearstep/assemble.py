@@ -7,7 +7,7 @@ from typing import Literal
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from nearstep.algorithm.trust_regions import Clip
+from nearstep.axes import ratio_cap, schedule, trust_region, vf_learning_rate
 from nearstep.casting import Cast, Parts, RewardEntry, cast, policy_family, policy_tokenizer, reward_entries
 from nearstep.config import PPOConfig
 from nearstep.data.load import load_rows, table_of
@@ -33,7 +33,6 @@ from nearstep.training.evaluation import SAMPLE_ROWS, Evaluator
 from nearstep.training.optimizers import Learners, make_learner
 from nearstep.training.recipe import Recipe
 from nearstep.training.report import Report
-from nearstep.training.schedules import Joint
 from nearstep.training.state import State
 
 
@@ -61,8 +60,8 @@ def assemble(config: PPOConfig, parts: Parts | None = None) -> Recipe:
     chosen = cast(config, parts, ground.entries, ground.tokenizer, backend)
     models = chosen.models
     learners = Learners(
-        policy=make_learner(models.policy.model, config, batch.updates),
-        critic=make_learner(models.critic.model, config, batch.updates),
+        policy=make_learner(models.policy.model, config, config.learning_rate, batch.updates),
+        critic=make_learner(models.critic.model, config, vf_learning_rate(config), batch.updates),
     )
     callbacks = Callbacks(
         config, parts.callbacks, model=models.policy.model, processing_class=ground.tokenizer,
@@ -85,8 +84,9 @@ def assemble(config: PPOConfig, parts: Parts | None = None) -> Recipe:
         engine=TransformersEngine(settings),
         sampling=settings.sampling,
         rewards=rewards,
-        trust_region=Clip(config.cliprange, config.cliprange),
-        schedule=Joint(config.num_ppo_epochs),
+        trust_region=trust_region(config),
+        ratio_cap=ratio_cap(config),
+        schedule=schedule(config, batch.updates),
         learners=learners,
         backend=backend,
         clock=clock,

@@ -1,11 +1,15 @@
 """Which settings a run has, what each does, and which combinations are refused."""
 
 import dataclasses
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from nearstep.settings import Problem, Settings, accepts_old_names, option
+
+DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
+TRUST_REGIONS = ("clip", *DIVERGENCES, "unbounded")
 
 # The sections of `--help`: title, first setting.
 SECTIONS: tuple[tuple[str, str], ...] = (
@@ -15,6 +19,7 @@ SECTIONS: tuple[tuple[str, str], ...] = (
     ("Sampling", "response_length"),
     ("Reward", "missing_eos_penalty"),
     ("PPO", "num_ppo_epochs"),
+    ("Critic", "critic"),
     ("Batches", "total_episodes"),
     ("Optimizer", "learning_rate"),
     ("Reports", "logging_steps"),
@@ -110,9 +115,36 @@ class PPOConfig(Settings):
     # --- PPO
     num_ppo_epochs: int = option(4, "passes over each rollout", at_least=1)
     num_mini_batches: int = option(1, "optimizer steps in each pass", at_least=1)
-    cliprange: float = option(0.2, "the ratio leaves the trust region outside 1 ± this", above=0)
+    trust_region: str = option(
+        "clip", "clip, binary_tv, binary_kl, topk_tv, topk_kl, unbounded, or file.py:Name of your own"
+    )
+    cliprange: float = option(0.2, "clip: the ratio leaves the region outside 1 ± this", above=0)
+    cliprange_high: float | None = option(None, "clip: upper side, if it shall differ from cliprange", above=0)
+    divergence_low: float | None = option(
+        None, "divergences: threshold where the policy falls; 0.15 for TV and 0.05 for KL if not given", above=0
+    )
+    divergence_high: float | None = option(
+        None, "divergences: threshold where the policy rises; 0.15 for TV and 0.05 for KL if not given", above=0
+    )
+    divergence_top_k: int = option(20, "topk_tv and topk_kl: most probable tokens that are compared", at_least=1)
+    ratio_cap: float | None = option(
+        None, "largest importance weight of a token; if not given 20 for divergences, no limit for clip", above=0
+    )
+
+    # --- Critic
+    critic: Literal["joint", "decoupled"] = option(
+        "joint", "joint: policy and critic take every step together; decoupled: the critic trains after the policy"
+    )
     cliprange_value: float = option(0.2, "how far a value may move from its value at rollout", above=0)
-    vf_coef: float = option(0.1, "weight of the value loss", at_least=0)
+    vf_coef: float = option(0.1, "joint: weight of the value loss", at_least=0)
+    vf_learning_rate: float | None = option(
+        None, "decoupled: peak step size of the critic; learning_rate if not given", at_least=0
+    )
+    num_vf_epochs: int = option(1, "decoupled: passes of the critic over a rollout", at_least=1)
+    vf_update_frequency: int = option(
+        1, "decoupled: the critic trains on every Nth rollout, and on the last", at_least=1
+    )
+    vf_warmup_updates: int = option(0, "first updates in which only the critic trains", at_least=0)
 
     # --- Batches
     total_episodes: int | None = option(
@@ -161,6 +193,11 @@ class PPOConfig(Settings):
         """Settings that clash. Types and limits are checked before."""
         yield from _reward_problems(self)
         yield from _batch_problems(self)
+        if self.trust_region not in TRUST_REGIONS and ".py:" not in self.trust_region:
+            near = difflib.get_close_matches(self.trust_region, TRUST_REGIONS, n=1) or [", ".join(TRUST_REGIONS)]
+            yield Problem(
+                f"trust_region = {self.trust_region!r} is unknown; did you mean {near[0]}?", ("trust_region",)
+            )
         if self.bf16 and self.dtype == "float64":
             yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
 
@@ -168,6 +205,8 @@ class PPOConfig(Settings):
         """Settings without effect, and one whose effect surprises."""
         if self.stop_token is None and self.stop_token_id is None:
             yield "without a stop token all response_length tokens of a response are scored and trained on"
+        clip, divergence = ("cliprange", "cliprange_high"), ("divergence_low", "divergence_high")
+        decoupled = ("vf_learning_rate", "num_vf_epochs", "vf_update_frequency")
         adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
         lora = ("lora_r", "lora_alpha", "lora_target_modules")
         changed = {field.name for field in dataclasses.fields(self) if vars(self)[field.name] != field.default}
@@ -178,6 +217,19 @@ class PPOConfig(Settings):
             ("beside batch_size", self.batch_size is not None, ("gradient_accumulation_steps",)),
             ("with a constant learning rate", self.lr_scheduler_type == "constant", ("warmup_steps",)),
             ("with optim = sgd", self.optim == "sgd", adam),
+            (f"with trust_region = {self.trust_region}", self.trust_region != "clip", clip),
+            (f"with trust_region = {self.trust_region}", self.trust_region not in DIVERGENCES, divergence),
+            (
+                f"with trust_region = {self.trust_region}",
+                not self.trust_region.startswith("topk"),
+                ("divergence_top_k",),
+            ),
+            ("with critic = joint", self.critic == "joint", decoupled),
+            (
+                "with critic = decoupled, whose loss has an optimizer of its own",
+                self.critic == "decoupled",
+                ("vf_coef",),
+            ),
             ("without save_steps", self.save_steps is None, ("save_total_limit",)),
             ("without push_to_hub", not self.push_to_hub, ("hub_model_id",)),
         ):

@@ -14,8 +14,8 @@ from nearstep.errors import NearstepError
 def load_object(spec: str, *, kind: str, error: type[NearstepError]) -> object:
     """The object called `name` in "path/to/file.py:name"; of a class, an instance made without arguments.
 
-    The file runs as a module of its own; its folder does not become importable. Raises `error`, in which `kind` says what was
-    looked for, where the file or the name is missing, or the file fails.
+    The file runs as a module of its own; its folder does not become importable. Raises `error`, in which `kind`
+    says what was looked for, where the file or the name is missing, or the file fails.
     """
     path, _, name = spec.rpartition(":")
     if not path or not name:

@@ -24,14 +24,18 @@ def policy_loss(
     old_logprobs: Float[Tensor, " actions"],
     advantages: Float[Tensor, " actions"],
     inside: Bool[Tensor, " actions"],
+    ratio_cap: float | None = None,
 ) -> Float[Tensor, " actions"]:
     """The importance-weighted policy gradient, held fixed where `inside` is false.
 
-    Value −A·r everywhere; gradient −A·r·∇log π inside, none outside. With `Clip` as the mask this is the gradient of
-    PPO's clipped objective (1707.06347, eq. 7); with a divergence mask it is that of 2602.04879.
+    Value −A·min(r, cap) everywhere; gradient −A·min(r, cap)·∇log π inside, none outside. With `Clip` as the mask
+    this is the gradient of PPO's clipped objective (1707.06347, eq. 7); with a divergence mask it is that of
+    2602.04879.
     """
     logprobs = wide(logprobs)
     ratio = probability_ratio(logprobs, old_logprobs).detach()
+    if ratio_cap is not None:
+        ratio = ratio.clamp(max=ratio_cap)
     moving = torch.where(inside, logprobs, logprobs.detach())
     return -advantages * ratio * (1 + moving - logprobs.detach())
 

@@ -143,8 +143,8 @@ def divergence_mask(
 ) -> Bool[Tensor, " actions"]:
     """False where the divergence is above its threshold and the step would move the token further out.
 
-    That is π > μ with a positive advantage (threshold `high`), or π < μ with another (threshold `low`). A divergence equal to
-    its threshold is inside. Source: 2602.04879, and the code of its authors.
+    That is π > μ with a positive advantage (threshold `high`), or π < μ with another (threshold `low`). A
+    divergence equal to its threshold is inside. Source: 2602.04879, and the code of its authors.
     """
     rising = (advantages > 0) & (now > old) & (divergence > high)
     falling = (advantages <= 0) & (now < old) & (divergence > low)

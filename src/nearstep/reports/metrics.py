@@ -32,13 +32,21 @@ MEANINGS: dict[str, str] = {
     "reward/<name>_none": "share of episodes where that part did not apply (the function gave None).",
     "policy/approxkl_avg": "how far the policy has left the one that sampled: mean of ½ (log ρ)² per token. "
     "Usually below 0.02.",
-    "policy/clipfrac_avg": "share of tokens where the clip decided the policy loss. 0.05 to 0.3 is usual; at 0 the "
+    "policy/clipfrac_avg": "share of tokens that the trust region leaves without a gradient, where the clip "
+    "decides. 0.05 to 0.3 is usual; at 0 the "
     "learning rate may be too low, above 0.5 too high.",
+    "policy/masked_positive": "the same share among tokens of positive advantage.",
+    "policy/masked_negative": "the same share among tokens of negative advantage.",
+    "policy/prob_diff_mean": "mean of |π − μ|, the probabilities of the sampled token now and when it was sampled.",
+    "policy/prob_diff_max": "largest |π − μ|.",
+    "policy/mismatch_kl": "mean of ρ − 1 − log ρ before the first optimizer step of an update: how far engine and "
+    "trainer disagree. About 1e-12 in float32, 1e-4 in bfloat16.",
     "policy/entropy_avg": "mean entropy of the next token's distribution, at the sampling temperature, in nats.",
     "policy/grad_norm": "L2 norm of the policy's gradient before it is cut to max_grad_norm, mean over steps.",
     "loss/policy_avg": "policy loss, mean per token. About 0 by construction where advantages are whitened.",
     "loss/value_avg": "value loss, ½ · mean of the larger (V − R)² with and without clipping; without vf_coef.",
     "value/grad_norm": "L2 norm of the critic's gradient before it is cut to max_grad_norm, mean over steps.",
+    "value/optimizer_steps": "optimizer steps of the critic so far.",
     "val/clipfrac_avg": "share of tokens where the clip decided the value loss.",
     "val/ratio": "mean of ρ per token. Stays near 1; above 2 or below 0.1 the steps are too large.",
     "val/ratio_var": "variance of ρ over tokens, E[ρ²] − E[ρ]². Below about 0.1 in a calm run.",
@@ -51,8 +59,9 @@ MEANINGS: dict[str, str] = {
     "response/length_mean": "mean length of a response in tokens, the stop token included.",
     "response/length_max": "length of the longest response in tokens.",
     "response/truncated": "share of responses that were cut off by response_length.",
-    "optimizer/steps": "optimizer steps so far; num_ppo_epochs × num_mini_batches more with every update.",
-    "lr": "learning rate of this update.",
+    "optimizer/steps": "optimizer steps of the policy so far.",
+    "lr": "learning rate of the policy in this update.",
+    "vf_lr": "learning rate of the critic in this update.",
     "update": "updates done: one rollout and its optimizer steps each.",
     "episode": "episodes (responses) sampled so far, over all processes.",
     "epoch": "passes over the prompts so far.",

@@ -15,6 +15,7 @@ class BatchSizes:
     prompts: int
     minibatches: int
     epochs: int
+    critic_epochs: int | None  # None: the critic takes every step with the policy
     micro_rows: int
     micro_tokens: int
     updates: int
@@ -59,8 +60,16 @@ class BatchSizes:
             ),
             ("updates", f"{self.updates:,}", f"⌈{self.requested_episodes:,} episodes / {self.batch:,}⌉"),
             ("episodes in all", f"{self.episodes:,}", f"{passes:.2f} passes over {self.dataset_rows:,} prompts{more}"),
+            *self._critic_rows(),
             ("optimizer steps in all", f"{self.updates * self.steps_per_update:,}", "updates × steps per update"),
         ]
+
+    def _critic_rows(self) -> list[tuple[str, str, str]]:
+        if self.critic_epochs is None:
+            return []
+        steps = self.critic_epochs * self.minibatches
+        how = f"{self.critic_epochs} epochs × {self.minibatches} minibatches, after the policy"
+        return [("critic steps where it trains", f"{steps}", how)]
 
 
 def batch_sizes(config: PPOConfig, dataset_rows: int, world_size: int) -> BatchSizes:
@@ -89,6 +98,7 @@ def batch_sizes(config: PPOConfig, dataset_rows: int, world_size: int) -> BatchS
         prompts=batch // generations,
         minibatches=config.num_mini_batches,
         epochs=config.num_ppo_epochs,
+        critic_epochs=None if config.critic == "joint" else config.num_vf_epochs,
         micro_rows=config.per_device_train_batch_size,
         micro_tokens=config.max_tokens_per_microbatch,
         updates=math.ceil(requested / batch),

@@ -19,8 +19,9 @@ def train(r: Recipe, state: State) -> None:
         with r.clock("experience"):
             experience = make_experience(rollout, scores, r)  # 3 annotate
         with r.clock("update"):
-            metrics = update(experience, r.schedule.phases(state.update), r)  # 4 improve
-        state.end_update(r.batch)
+            phases = r.schedule.phases(state.update)
+            metrics = update(experience, phases, r)  # 4 improve
+        state.end_update(r.batch, phases)
         wishes = r.report.step(
             state, prompts, experience, scores, describe(experience, scores, r) + metrics
         )  # 5 report

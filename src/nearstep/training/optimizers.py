@@ -1,5 +1,6 @@
 """What turns gradients into steps: one optimizer and learning-rate schedule for each network."""
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -34,26 +35,29 @@ class Learners:
 
     def end_update(self) -> None:
         """Move both learning rates on: once per update, not per optimizer step."""
-        self.policy.schedule.step()
-        self.critic.schedule.step()
+        with warnings.catch_warnings():
+            # torch warns where no step was taken yet; here a network may sit out an update, and its rate moves on.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            self.policy.schedule.step()
+            self.critic.schedule.step()
 
 
-def make_learner(model: nn.Module, config: PPOConfig, updates: int) -> Learner:
+def make_learner(model: nn.Module, config: PPOConfig, learning_rate: float, updates: int) -> Learner:
     """Optimizer and schedule over the weights of `model` that require gradients."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = _optimizer(parameters, config)
+    optimizer = _optimizer(parameters, config, learning_rate)
     schedule = get_scheduler(
         config.lr_scheduler_type, optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=updates
     )
     return Learner(parameters, optimizer, schedule)
 
 
-def _optimizer(parameters: list[nn.Parameter], config: PPOConfig) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[nn.Parameter], config: PPOConfig, learning_rate: float) -> torch.optim.Optimizer:
     if config.optim == "sgd":
-        return torch.optim.SGD(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=config.weight_decay)
     return torch.optim.AdamW(
         parameters,
-        lr=config.learning_rate,
+        lr=learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
         weight_decay=config.weight_decay,

@@ -43,6 +43,7 @@ class Recipe:
     sampling: Sampling
     rewards: Callable[[Prompts, Rollout], Scores]
     trust_region: TrustRegion
+    ratio_cap: float | None  # largest importance weight of a token
     schedule: CriticSchedule
     learners: Learners
     backend: Backend

@@ -72,7 +72,9 @@ class Report:
             "seconds": seconds,
             **{f"time/{phase}": share for phase, share in shares.items()},
             "lr": self.learners.policy.learning_rate,
-            "optimizer/steps": state.update * self.batch.steps_per_update,
+            "vf_lr": self.learners.critic.learning_rate,
+            "optimizer/steps": state.policy_steps,
+            "value/optimizer_steps": state.critic_steps,
         }
         self.learners.end_update()
         self.reporter.step(

@@ -23,6 +23,41 @@ class CriticSchedule(Protocol):
 
 
 @dataclass(frozen=True)
+class Decoupled:
+    """The critic trains apart, after the policy, on the same frozen targets, on every Nth rollout and on the last.
+
+    Rollouts in between are not kept for it. Source: TRL pull request 5065, first commit, with its defects left out.
+    """
+
+    policy_epochs: int
+    critic_epochs: int
+    every: int
+    last_update: int
+
+    def phases(self, update: int) -> list[Phase]:
+        """The policy's phase, then the critic's where it is due."""
+        phases = [Phase(update, self.policy_epochs, policy=True, critic=False)]
+        if update % self.every == 0 or update == self.last_update:
+            phases.append(Phase(update, self.critic_epochs, policy=False, critic=True))
+        return phases
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """In the first `updates` only the critic trains, for `epochs` passes each; then `schedule` goes on."""
+
+    schedule: CriticSchedule
+    updates: int
+    epochs: int
+
+    def phases(self, update: int) -> list[Phase]:
+        """A critic's phase alone, or those of the schedule."""
+        if update <= self.updates:
+            return [Phase(update, self.epochs, policy=False, critic=True)]
+        return self.schedule.phases(update)
+
+
+@dataclass(frozen=True)
 class Joint:
     """Classic PPO: policy and critic take every step together."""
 

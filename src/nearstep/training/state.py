@@ -1,8 +1,10 @@
 """How far a run has come."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nearstep.training.batches import BatchSizes
+from nearstep.training.schedules import Phase
 
 
 @dataclass
@@ -13,12 +15,16 @@ class State:
     update: int = 0  # number of the update that runs or ran last, from 1
     episodes: int = 0  # played over all processes
     epoch: float = 0.0  # passes over the prompts
+    policy_steps: int = 0  # optimizer steps
+    critic_steps: int = 0
 
     def begin_update(self) -> None:
         """The next update begins."""
         self.update += 1
 
-    def end_update(self, batch: BatchSizes) -> None:
-        """The update is done."""
+    def end_update(self, batch: BatchSizes, phases: Sequence[Phase]) -> None:
+        """The update is done, after these phases."""
+        self.policy_steps += batch.minibatches * sum(phase.epochs for phase in phases if phase.policy)
+        self.critic_steps += batch.minibatches * sum(phase.epochs for phase in phases if phase.critic)
         self.episodes += batch.batch
         self.epoch = self.update * batch.prompts / batch.dataset_rows

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from nearstep.algorithm.kl import kl_estimate
 from nearstep.algorithm.losses import clip_values, clipped_surrogate, policy_loss, probability_ratio, value_loss
 from nearstep.algorithm.trust_regions import Clip, TokenLogprobs
 from nearstep.errors import TrainingError
@@ -58,7 +59,8 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
             metrics += of_policy
         if phase.critic:
             loss, of_critic = value_objective(micro, r)
-            (r.config.vf_coef * loss / states).backward()
+            weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
+            (weight * loss / states).backward()
             metrics += of_critic
     for learner in learners:
         r.backend.add_up_gradients(learner.parameters)
@@ -74,9 +76,10 @@ def policy_objective(micro: Experience, r: Recipe, *, first: bool) -> tuple[Tens
     old = TokenLogprobs(micro.old_logprobs, None if micro.rollout.top is None else micro.rollout.top.logprobs)
     fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
     inside = r.trust_region.inside(fixed, old, micro.advantages)
-    loss = policy_loss(now.sampled, old.sampled, micro.advantages, inside)
+    loss = policy_loss(now.sampled, old.sampled, micro.advantages, inside, r.ratio_cap)
 
     ratio = probability_ratio(fixed.sampled, old.sampled)
+    moved = (fixed.sampled.exp() - old.sampled.exp()).abs()
     shown = loss.detach()
     if isinstance(r.trust_region, Clip):
         shown = clipped_surrogate(ratio, micro.advantages, low=r.trust_region.low, high=r.trust_region.high)
@@ -84,12 +87,17 @@ def policy_objective(micro: Experience, r: Recipe, *, first: bool) -> tuple[Tens
         "loss/policy_avg": Mean.of(shown),
         "policy/approxkl_avg": Mean.of((fixed.sampled - old.sampled).square() / 2),
         "policy/clipfrac_avg": Mean.of((~inside).float()),
+        "policy/masked_positive": Mean.of((~inside)[micro.advantages > 0].float()),
+        "policy/masked_negative": Mean.of((~inside)[micro.advantages < 0].float()),
+        "policy/prob_diff_mean": Mean.of(moved),
+        "policy/prob_diff_max": Max.of(moved),
         "policy/entropy_avg": Mean.of(now.entropy),
         "val/ratio": Mean.of(ratio),
         "val/ratio_var": Spread.of(ratio),
     }
     if first:
         metrics["val/ratio_max_gap_first"] = Max.of((ratio - 1).abs())
+        metrics["policy/mismatch_kl"] = Mean.of(kl_estimate(old.sampled, fixed.sampled, "k3"))
     return loss.sum(), Metrics(metrics)
 
 
