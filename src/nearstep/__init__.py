@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nearstep.config import PPOConfig
     from nearstep.errors import ConfigError, DataError, ModelError, NearstepError, RewardError, TrainingError
+    from nearstep.presets import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
     from nearstep.trainer import PPOTrainer
     from nearstep.training.experience import make_experience
     from nearstep.training.update import update
@@ -16,6 +17,9 @@ __version__ = "0.1.0"
 # Public names and where they live. Each is imported when it is first asked for: `import nearstep` stays light.
 _HOMES = {
     "PPOConfig": "nearstep.config",
+    "DecoupledPPOConfig": "nearstep.presets",
+    "DivergencePPOConfig": "nearstep.presets",
+    "TRLParityConfig": "nearstep.presets",
     "PPOTrainer": "nearstep.trainer",
     "make_experience": "nearstep.training.experience",
     "update": "nearstep.training.update",
@@ -35,6 +39,8 @@ _HOMES = {
 __all__ = [
     "ConfigError",
     "DataError",
+    "DecoupledPPOConfig",
+    "DivergencePPOConfig",
     "Experience",
     "Metrics",
     "ModelError",
@@ -45,6 +51,7 @@ __all__ = [
     "RewardError",
     "Rollout",
     "Scores",
+    "TRLParityConfig",
     "TrainingError",
     "__version__",
     "make_experience",

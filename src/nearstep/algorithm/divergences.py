@@ -1,8 +1,8 @@
 """How far the policy has moved at a token, as a divergence between its distribution and the one that sampled.
 
 All are computed in float32 at least, from log-probabilities, and stay finite where a probability is 0 or 1. `old` is
-the sampling policy μ = q, `now` the current policy π = p. Binary and top-K forms are lower bounds of the divergence over
-the whole vocabulary; a top-K form with one token is the binary one. Source: Divergence PPO (2602.04879).
+the sampling policy μ = q, `now` the current policy π = p. Binary and top-K forms are lower bounds of the divergence
+over the whole vocabulary; a top-K form with one token is the binary one. Source: Divergence PPO (2602.04879).
 """
 
 import math

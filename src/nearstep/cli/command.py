@@ -1,10 +1,11 @@
 """What a command is, and how its settings are read from flags and file."""
 
+import difflib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic
 
 from nearstep.cli.config_file import read_config_file
@@ -22,19 +23,31 @@ class Command(Generic[SettingsT]):
     sections: tuple[tuple[str, str], ...]  # title and first setting, for --help
     problems: Callable[[SettingsT], Iterable[Problem]]
     run: Callable[[SettingsT], None]
+    recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # settings that belong together, by name
 
     def read(self, words: Sequence[str]) -> SettingsT:
         """The settings that the words after the command ask for. Raises ConfigError with every problem."""
         flags = read_flags(self.settings, words)
         flagged = {current_name(name) for name in flags.values}
         file = read_config_file(flags.config_file) if flags.config_file else {}
-        values = {name: value for name, value in file.items() if current_name(name) not in flagged}
+        found = [*flags.problems, *self._recipe_problems(flags.recipe)]
+        values = {
+            **self.recipes.get(flags.recipe or "", {}),
+            **{current_name(name): value for name, value in file.items()},
+        }
+        values = {name: value for name, value in values.items() if name not in flagged}
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always")
             settings = from_mapping(
-                self.settings, values | flags.values, texts=True, found=flags.problems, further=self.problems
+                self.settings, values | flags.values, texts=True, found=found, further=self.problems
             )
         if os.environ.get("RANK", "0") == "0":  # set by torchrun: one process speaks for all
             for note in notes:
                 print(f"nearstep: {note.message}", file=sys.stderr)
         return settings
+
+    def _recipe_problems(self, recipe: str | None) -> list[Problem]:
+        if recipe is None or recipe in self.recipes:
+            return []
+        near = difflib.get_close_matches(recipe, self.recipes, n=1) or [" or ".join(self.recipes) or "none here"]
+        return [Problem(f"unknown recipe {recipe}; did you mean {near[0]}?")]

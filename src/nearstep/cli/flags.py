@@ -15,6 +15,7 @@ class Flags:
 
     values: dict[str, object]
     config_file: Path | None
+    recipe: str | None
     problems: tuple[Problem, ...]
 
 
@@ -39,11 +40,14 @@ def read_flags(cls: type[Settings], words: Sequence[str]) -> Flags:
             values[switched_off] = False
         else:
             problems.append(Problem(f"--{name} needs a value", (current_name(name),)))
-    config_file = values.pop("config", None)
+    config_file, recipe = values.pop("config", None), values.pop("recipe", None)
     if config_file is not None and not isinstance(config_file, str):
         problems.append(Problem("--config takes one file"))
         config_file = None
-    return Flags(values, Path(config_file) if config_file else None, tuple(problems))
+    if recipe is not None and not isinstance(recipe, str):
+        problems.append(Problem("--recipe takes one name"))
+        recipe = None
+    return Flags(values, Path(config_file) if config_file else None, recipe, tuple(problems))
 
 
 def _before_flags(words: Sequence[str]) -> list[str]:

@@ -36,6 +36,7 @@ def command_help(command: Command[Any]) -> str:
         "",
         command.summary,
         "",
+        *_recipes(command),
         *_entry("--config FILE", "settings from a YAML file, one `name: value` per line; flags beat the file"),
     ]
     for setting in dataclasses.fields(command.settings):
@@ -43,6 +44,12 @@ def command_help(command: Command[Any]) -> str:
             lines += ["", titles[setting.name]]
         lines += _entry(f"--{setting.name} {_type_name(setting.type)}".rstrip(), _meaning(setting))
     return "\n".join(lines)
+
+
+def _recipes(command: Command[Any]) -> Iterator[str]:
+    """The entry for --recipe, where the command has any."""
+    if command.recipes:
+        yield from _entry("--recipe NAME", f"start from settings that belong together: {', '.join(command.recipes)}")
 
 
 def _entry(names: str, meaning: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from nearstep.cli import demo, ppo
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
 from nearstep.errors import ConfigError, NearstepError
+from nearstep.presets import RECIPES
 
 COMMANDS: tuple[Command[Any], ...] = (
     Command(
@@ -19,6 +20,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         sections=config.SECTIONS,
         problems=ppo.ppo_problems,
         run=ppo.run_ppo,
+        recipes=RECIPES,
     ),
     Command(
         name="demo",

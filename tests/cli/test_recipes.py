@@ -1,0 +1,68 @@
+"""Recipes: presets in Python, by name on the command line, and as files; each runs for two updates."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import nearstep
+from nearstep.cli.main import COMMANDS, main
+from nearstep.presets import RECIPES
+from tests.tiny import byte_tokenizer, tiny_causal_lm
+
+PPO = COMMANDS[0]
+FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture
+def given(tmp_path):
+    tiny_causal_lm().save_pretrained(tmp_path / "policy")
+    byte_tokenizer().save_pretrained(tmp_path / "policy")
+    (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": "abc" * n}) for n in range(1, 9)))
+    (tmp_path / "judge.py").write_text(
+        "def length(completion_ids, **rest):\n    return [float(len(i)) for i in completion_ids]\n"
+    )
+    return [
+        "--model_name_or_path", str(tmp_path / "policy"), "--dataset_name", str(tmp_path / "prompts.jsonl"),
+        "--reward_funcs", f"{tmp_path}/judge.py:length", "--output_dir", str(tmp_path / "out"),
+        "--total_episodes", "16", "--response_length", "5", "--use_cpu",
+    ]  # fmt: skip
+
+
+def test_every_recipe_has_a_file():
+    assert {file.stem for file in FILES} == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_by_name_runs(name, given, tmp_path):
+    assert main(["ppo", "--recipe", name, *given]) == 0
+    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_recipe_file_holds_the_preset_and_runs(file, given, tmp_path):
+    settings = PPO.read([*given, "--config", str(file)])
+    assert {name: vars(settings)[name] for name in RECIPES[file.stem]} == dict(RECIPES[file.stem])
+    assert main(["ppo", *given, "--config", str(file)]) == 0
+    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_file_beats_recipe_and_flag_beats_both(given, tmp_path):
+    (tmp_path / "run.yaml").write_text("temperature: 0.5\nkl-coef: 0.3\n")
+    settings = PPO.read(["--recipe", "divergence", "--config", str(tmp_path / "run.yaml"), "--kl_coef", "0.4", *given])
+    assert (settings.trust_region, settings.temperature, settings.kl_coef) == ("binary_tv", 0.5, 0.4)
+
+
+def test_an_unknown_recipe_names_the_nearest(given, capsys):
+    assert main(["ppo", "--recipe", "decopled", *given]) == 2
+    assert "unknown recipe decopled; did you mean decoupled?" in capsys.readouterr().err
+
+
+def test_presets_in_python_take_the_same_settings():
+    config = nearstep.DecoupledPPOConfig(vf_learning_rate=1e-4, num_vf_epochs=2)
+    assert isinstance(config, nearstep.PPOConfig)
+    assert (config.critic, config.vf_learning_rate, config.num_vf_epochs) == ("decoupled", 1e-4, 2)
+    assert nearstep.DivergencePPOConfig(trust_region="topk_kl").trust_region == "topk_kl"
+    assert nearstep.TRLParityConfig().score_position == "after_eos"
+    with pytest.raises(nearstep.ConfigError, match="vf_learning_rate"):
+        nearstep.DecoupledPPOConfig(vf_learnin_rate=1.0)
