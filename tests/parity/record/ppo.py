@@ -1,4 +1,4 @@
-"""Records whole updates of TRL's PPOTrainer on the tiny world: what it computed from a rollout, its losses, its weights.
+"""Records updates of TRL's PPOTrainer on the tiny world: what it computed from a rollout, its losses, its weights.
 
 TRL's code runs as it is. Only `accelerator.backward` and `get_reward` are wrapped: at every optimizer step the wrapper
 looks at what the training loop holds then. Every scenario is set up so that known defects of TRL do not meet it: one
