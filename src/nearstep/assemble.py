@@ -61,7 +61,9 @@ def assemble(config: PPOConfig, parts: Parts | None = None) -> Recipe:
     models = chosen.models
     learners = Learners(
         policy=make_learner(models.policy.model, config, config.learning_rate, batch.updates),
-        critic=make_learner(models.critic.model, config, vf_learning_rate(config), batch.updates),
+        critic=None
+        if models.critic is None
+        else make_learner(models.critic.model, config, vf_learning_rate(config), batch.updates),
     )
     callbacks = Callbacks(
         config, parts.callbacks, model=models.policy.model, processing_class=ground.tokenizer,

@@ -6,7 +6,7 @@ from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TopKKL, T
 from nearstep.config import DIVERGENCES, PPOConfig
 from nearstep.errors import ConfigError, shorten
 from nearstep.plugins import load_object
-from nearstep.training.schedules import CriticSchedule, Decoupled, Joint, WarmUp
+from nearstep.training.schedules import CriticSchedule, Decoupled, Joint, PolicyOnly, WarmUp
 
 TV_THRESHOLD, KL_THRESHOLD = 0.15, 0.05  # 2602.04879, sanity test
 DIVERGENCE_RATIO_CAP = 20.0
@@ -43,6 +43,8 @@ def ratio_cap(config: PPOConfig) -> float | None:
 
 def schedule(config: PPOConfig, updates: int) -> CriticSchedule:
     """When policy and critic train."""
+    if config.advantage != "gae":
+        return PolicyOnly(config.num_ppo_epochs)
     if config.critic == "joint":
         chosen: CriticSchedule = Joint(config.num_ppo_epochs)
         epochs = config.num_ppo_epochs

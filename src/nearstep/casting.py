@@ -125,6 +125,10 @@ def cast(
 ) -> Cast:
     """Load and prepare every model. Raises ModelError for one that cannot play its role."""
     _check_distinct(parts)
+    if config.advantage != "gae" and parts.value_model is not None:
+        raise ModelError(
+            f"value_model: advantage = {config.advantage} has no critic; leave it out, or use advantage = gae"
+        )
     notes: list[str] = []
     dtype = DTYPES[config.dtype]
 
@@ -133,14 +137,20 @@ def cast(
         given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code
     )  # fmt: skip
     loaded = [_reward_model(entry, config) for entry in entries]
-    critic = _critic(config, parts, plain, loaded[0], tokenizer, notes)
+    critic = _critic(config, parts, plain, loaded[0], tokenizer, notes) if config.advantage == "gae" else None
     policy = make_policy(
         backend.place(_adapted(plain, config, parts)), autocast=config.bf16, checkpointing=config.gradient_checkpointing
     )
     judges = [_judge(e, m, config, parts, tokenizer, backend) for e, m in zip(entries, loaded, strict=True)]
     reference = _reference(config, parts, policy, backend, notes)
-    value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
-    names = Names(_origin(policy.model), _origin(reference.policy.model), _origin(value.model))
+    value = None
+    if critic is not None:
+        value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
+    names = Names(
+        policy=_origin(policy.model),
+        reference=_origin(reference.policy.model),
+        critic=None if value is None else _origin(value.model),
+    )
     return Cast(Models(policy, reference, value), judges, names, notes)
 
 

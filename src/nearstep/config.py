@@ -9,6 +9,10 @@ from typing import Literal
 from nearstep.settings import Problem, Settings, accepts_old_names, option
 
 DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
+CRITIC_SETTINGS = (
+    "value_model_path", "lam", "critic", "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs",
+    "vf_update_frequency", "vf_warmup_updates", "score_position",
+)  # fmt: skip
 TRUST_REGIONS = ("clip", *DIVERGENCES, "unbounded")
 
 # The sections of `--help`: title, first setting.
@@ -112,6 +116,10 @@ class PPOConfig(Settings):
     gamma: float = option(1.0, "discount per token", at_least=0, at_most=1)
     lam: float = option(0.95, "lambda of generalised advantage estimation", at_least=0, at_most=1)
 
+    advantage: Literal["gae", "group_mean", "group_normalized", "leave_one_out", "batch_normalized"] = option(
+        "gae", "gae needs a critic; the others have none: a row against its group, or returns against the batch"
+    )
+
     # --- PPO
     num_ppo_epochs: int = option(4, "passes over each rollout", at_least=1)
     num_mini_batches: int = option(1, "optimizer steps in each pass", at_least=1)
@@ -193,6 +201,11 @@ class PPOConfig(Settings):
         """Settings that clash. Types and limits are checked before."""
         yield from _reward_problems(self)
         yield from _batch_problems(self)
+        if self.advantage in ("group_mean", "group_normalized", "leave_one_out") and self.num_generations < 2:
+            yield Problem(
+                f"advantage = {self.advantage} compares responses to one prompt: num_generations must be at least 2",
+                ("advantage", "num_generations"),
+            )
         if self.trust_region not in TRUST_REGIONS and ".py:" not in self.trust_region:
             near = difflib.get_close_matches(self.trust_region, TRUST_REGIONS, n=1) or [", ".join(TRUST_REGIONS)]
             yield Problem(
@@ -224,7 +237,13 @@ class PPOConfig(Settings):
                 not self.trust_region.startswith("topk"),
                 ("divergence_top_k",),
             ),
-            ("with critic = joint", self.critic == "joint", decoupled),
+            (f"with advantage = {self.advantage}", self.advantage != "gae", CRITIC_SETTINGS),
+            (
+                f"with advantage = {self.advantage}",
+                self.advantage not in ("gae", "batch_normalized"),
+                ("gamma", "whiten_advantages"),
+            ),
+            ("with critic = joint", self.critic == "joint" and self.advantage == "gae", decoupled),
             (
                 "with critic = decoupled, whose loss has an optimizer of its own",
                 self.critic == "decoupled",

@@ -24,7 +24,7 @@ class TrainOutput:
     updates: int
     episodes: int
     policy: Path
-    value: Path
+    value: Path | None
 
 
 class PPOTrainer:
@@ -79,9 +79,9 @@ class PPOTrainer:
         return self.recipe.models.policy.model
 
     @property
-    def value_model(self) -> nn.Module:
-        """The critic, as it is now."""
-        return self.recipe.models.critic.model
+    def value_model(self) -> nn.Module | None:
+        """The critic, as it is now; None where advantages need none."""
+        return None if self.recipe.models.critic is None else self.recipe.models.critic.model
 
     def train(self) -> TrainOutput:
         """Run all updates, evaluate, and save policy and critic under `output_dir`."""
@@ -95,4 +95,9 @@ class PPOTrainer:
                 push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
             reporter.end()
         r.backend.close()
-        return TrainOutput(self.state.update, self.state.episodes, folder / "policy", folder / "value")
+        return TrainOutput(
+            self.state.update,
+            self.state.episodes,
+            folder / "policy",
+            None if self.value_model is None else folder / "value",
+        )

@@ -31,10 +31,12 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_weights_are_the_same_d12_r06(runs):
-    one, two = (torch.load(folder / "weights.pt") for folder in runs)
-    for model in ("policy", "value"):
-        for name, weights in one[model].items():
+@pytest.mark.parametrize("place", [".", "groups"])
+def test_weights_are_the_same_d12_r06(runs, place):
+    one, two = (torch.load(folder / place / "weights.pt") for folder in runs)
+    assert one.keys() == two.keys()
+    for model, state in one.items():
+        for name, weights in state.items():
             assert (weights - two[model][name]).abs().max() <= 1e-10, f"{model}: {name}"
 
 

@@ -1,4 +1,4 @@
-"""What one of several processes does in test_two_processes: a whole run in float64, weights and numbers to a file."""
+"""What one of several processes does in test_two_processes: whole runs in float64, weights and numbers to files."""
 
 import sys
 from pathlib import Path
@@ -12,22 +12,39 @@ from tests.training.runs import small_recipe
 torch.set_num_threads(1)
 
 
+SHARED = {
+    "dtype": torch.float64, "batch_size": 9, "num_mini_batches": 4, "total_episodes": 27,
+    "per_device_train_batch_size": 2,
+    "response_length": 8, "num_generations": 3,
+}  # fmt: skip
+
+
 def main(folder: Path) -> None:
-    """Five updates with partial minibatches: nine episodes over the processes, four minibatches."""
-    recipe = small_recipe(
-        folder, dtype=torch.float64, batch_size=9, num_mini_batches=4, total_episodes=27, whiten_rewards=True,
-        per_device_train_batch_size=2, response_length=8, num_generations=3,
-    )  # fmt: skip
+    """Nine episodes over the processes in four minibatches; with a critic, then against groups that processes share."""
+    play(folder, whiten_rewards=True)
+    play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv")
+    dist_close()
+
+
+def play(folder: Path, **changes) -> None:
+    """Three updates, with all that a run writes."""
+    recipe = small_recipe(folder, **SHARED, **changes)
     state = State()
     with recipe.report.reporter as reporter:
         reporter.begin(recipe.batch.table(), recipe.introduction)
         train(recipe, state)
         recipe.checkpoint.save_final(state)
         reporter.end()
-    models = {"policy": recipe.models.policy.model, "value": recipe.models.critic.model}
+    models = {"policy": recipe.models.policy.model.state_dict()}
+    if recipe.models.critic is not None:
+        models["value"] = recipe.models.critic.model.state_dict()
     if recipe.backend.rank == 0:
-        torch.save({name: model.state_dict() for name, model in models.items()}, folder / "weights.pt")
-    recipe.backend.close()
+        torch.save(models, folder / "weights.pt")
+
+
+def dist_close() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """How much better than expected was each action: generalised advantage estimation over ragged rows."""
 
+from typing import Literal, TypeAlias
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -41,3 +43,26 @@ def gae(
         next_value = value
         advantages.append(running)
     return torch.stack(advantages)[steps_to_end, rows] if advantages else rewards
+
+
+GroupRule: TypeAlias = Literal["group_mean", "group_normalized", "leave_one_out"]
+GROUP_STD_FLOOR = 1e-4
+
+
+def group_advantages(totals: Float[Tensor, " rows"], group_size: int, rule: GroupRule) -> Float[Tensor, " rows"]:
+    """How much better a row did than the other responses to its prompt, which stand beside it.
+
+    `group_mean` subtracts the group's mean (Dr. GRPO, 2503.20783), `group_normalized` also divides by its standard
+    deviation (GRPO, 2402.03300), `leave_one_out` subtracts the mean of the others (RLOO, 2402.14740).
+    """
+    groups: Tensor = wide(totals).unflatten(0, (-1, group_size))
+    mean = groups.mean(dim=1, keepdim=True)
+    match rule:
+        case "group_mean":
+            advantages = groups - mean
+        case "group_normalized":
+            advantages = (groups - mean) / (groups.std(dim=1, keepdim=True) + GROUP_STD_FLOOR)
+        case "leave_one_out":
+            advantages = (groups - mean) * group_size / (group_size - 1)
+    flat: Tensor = advantages.flatten()
+    return flat

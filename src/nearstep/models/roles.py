@@ -64,7 +64,7 @@ class Models:
 
     policy: Policy
     reference: Reference
-    critic: Critic
+    critic: Critic | None  # None where advantages need none
 
 
 def transformers_model(model: nn.Module, role: str) -> PreTrainedModel:

@@ -47,16 +47,19 @@ class Checkpoint:
         self.announce(state.update, self.folder)
 
     def _write(self, target: Path, state: State) -> None:
-        policy, critic = self.models.policy.model, self.models.critic.model
-        weights = self.backend.weights_to_save(policy), self.backend.weights_to_save(critic)
+        policy = self.models.policy.model
+        critic = None if self.models.critic is None else self.models.critic.model
+        of_policy = self.backend.weights_to_save(policy)
+        of_critic = None if critic is None else self.backend.weights_to_save(critic)
         if self.backend.rank == 0:
             try:
-                adapted = is_adapted(policy)
-                whole = with_adapters_merged(policy) if adapted else transformers_model(policy, "model")
-                self._folder(target, "policy", whole, None if adapted else weights[0], state)
-                if adapted:
+                if is_adapted(policy):
                     policy.save_pretrained(target / "policy_adapter")  # type: ignore[operator]
-                self._folder(target, "value", transformers_model(critic, "value_model"), weights[1], state)
+                    self._folder(target, "policy", with_adapters_merged(policy), None, state)
+                else:
+                    self._folder(target, "policy", transformers_model(policy, "model"), of_policy, state)
+                if critic is not None:
+                    self._folder(target, "value", transformers_model(critic, "value_model"), of_critic, state)
             except OSError as error:
                 free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
                 raise TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free)") from error

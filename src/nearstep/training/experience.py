@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nearstep.algorithm.advantages import gae
+from nearstep.algorithm.advantages import GroupRule, gae, group_advantages
 from nearstep.algorithm.kl import kl_estimate
-from nearstep.algorithm.ragged import sum_by_row
+from nearstep.algorithm.ragged import row_numbers, sum_by_row
 from nearstep.algorithm.shaping import score_after_stop_rules, token_rewards
 from nearstep.algorithm.statistics import whiten
 from nearstep.models.forward import StateValues, rollout_logprobs, rollout_values
@@ -34,7 +34,7 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe) -> Experience:
 
     counts = rollout.action_counts
     after_eos = torch.zeros_like(rollout.finished)
-    if config.score_position == "after_eos":
+    if config.score_position == "after_eos" and r.models.critic is not None:
         after_eos = rollout.finished & (counts < config.response_length)
     kl = kl_estimate(rollout.logprobs, ref_logprobs, config.kl_estimator)
     rewards = token_rewards(kl, judged, counts, kl_coef=config.kl_coef, pay_at_last=~after_eos)
@@ -43,17 +43,20 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe) -> Experience:
         rewards, final_rewards = _whiten_together(rewards, final_rewards, after_eos, r)
 
     final_values = torch.where(after_eos, states.final, 0)
-    advantages = gae(
-        rewards,
-        states.before_actions,
-        counts,
-        final_values=final_values,
-        final_advantages=final_rewards - final_values,
-        gamma=config.gamma,
-        lam=config.lam,
-    )
+    if config.advantage == "gae" or config.advantage == "batch_normalized":
+        advantages = gae(
+            rewards,
+            states.before_actions,
+            counts,
+            final_values=final_values,
+            final_advantages=final_rewards - final_values,
+            gamma=config.gamma,
+            lam=config.lam if config.advantage == "gae" else 1.0,  # without values: the plain return
+        )
+    else:
+        advantages = _against_group(rewards, counts, config.advantage, r)
     returns = advantages + states.before_actions
-    if config.whiten_advantages:
+    if config.advantage == "batch_normalized" or (config.advantage == "gae" and config.whiten_advantages):
         advantages = whiten(advantages, add_up=r.backend.add_up)
     return Experience(
         rollout=rollout,
@@ -78,9 +81,20 @@ def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor:
 
 
 def critic_values(rollout: Rollout, r: Recipe) -> StateValues:
-    """The critic's value of every state, in forward passes of limited size."""
+    """The critic's value of every state, in forward passes of limited size; 0 everywhere if there is no critic."""
+    if r.models.critic is None:
+        return StateValues(torch.zeros_like(rollout.logprobs), rollout.logprobs.new_zeros(len(rollout)))
     parts = [rollout_values(r.models.critic, part) for part in _parts(rollout, r)]
     return StateValues(torch.cat([p.before_actions for p in parts]), torch.cat([p.final for p in parts]))
+
+
+def _against_group(rewards: Tensor, counts: Tensor, rule: GroupRule, r: Recipe) -> Tensor:
+    """Every action gets the advantage of its row over the other responses to the prompt, wherever those were played."""
+    shares = r.backend.gather(sum_by_row(rewards, counts).cpu())
+    of_rows = group_advantages(torch.cat(shares), r.config.num_generations, rule)
+    own = of_rows.split([len(share) for share in shares])[r.backend.rank]
+    by_row: Tensor = own.to(rewards.device)
+    return by_row[row_numbers(counts)]
 
 
 def _parts(rollout: Rollout, r: Recipe) -> Iterator[Rollout]:
@@ -120,10 +134,11 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         "response/length_max": Max.of(counts.float()),
         "response/truncated": Mean.of((~rollout.finished).float()),
         "val/num_eos_tokens": Mean.of(rollout.finished.float()),
-        "critic/return": Spread.of(experience.returns),
         "val/advantage_spread": Spread.of(experience.returns - experience.values),
-        "critic/residual": Spread.of(experience.returns - experience.values),
     }
+    if r.models.critic is not None:
+        metrics["critic/return"] = Spread.of(experience.returns)
+        metrics["critic/residual"] = Spread.of(experience.returns - experience.values)
     return Metrics(metrics) + _describe_parts(scores)
 
 

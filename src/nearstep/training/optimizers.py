@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from nearstep.config import PPOConfig
+from nearstep.training.schedules import Phase
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,15 @@ class Learners:
     "over both."""
 
     policy: Learner
-    critic: Learner
+    critic: Learner | None
+
+    def of(self, phase: Phase) -> dict[str, Learner]:
+        """The networks that take a step in a phase, as metrics name them."""
+        learners = {"policy": self.policy} if phase.policy else {}
+        if phase.critic:
+            assert self.critic is not None, "a phase that trains the critic needs one"
+            learners["value"] = self.critic
+        return learners
 
     def end_update(self) -> None:
         """Move both learning rates on: once per update, not per optimizer step."""
@@ -39,7 +48,8 @@ class Learners:
             # torch warns where no step was taken yet; here a network may sit out an update, and its rate moves on.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             self.policy.schedule.step()
-            self.critic.schedule.step()
+            if self.critic is not None:
+                self.critic.schedule.step()
 
 
 def make_learner(model: nn.Module, config: PPOConfig, learning_rate: float, updates: int) -> Learner:

@@ -72,9 +72,8 @@ class Report:
             "seconds": seconds,
             **{f"time/{phase}": share for phase, share in shares.items()},
             "lr": self.learners.policy.learning_rate,
-            "vf_lr": self.learners.critic.learning_rate,
             "optimizer/steps": state.policy_steps,
-            "value/optimizer_steps": state.critic_steps,
+            **self._of_critic(state),
         }
         self.learners.end_update()
         self.reporter.step(
@@ -92,6 +91,11 @@ class Report:
         """Report an evaluation."""
         shown = numbers(result.metrics)
         self.reporter.evaluation(update=state.update, episode=state.episodes, epoch=state.epoch, numbers=shown)
+
+    def _of_critic(self, state: State) -> dict[str, float]:
+        if self.learners.critic is None:
+            return {}
+        return {"vf_lr": self.learners.critic.learning_rate, "value/optimizer_steps": state.critic_steps}
 
     def _wishes(self) -> Wishes:
         """The same on every process, or some would wait for others for ever."""

@@ -23,6 +23,17 @@ class CriticSchedule(Protocol):
 
 
 @dataclass(frozen=True)
+class PolicyOnly:
+    """There is no critic."""
+
+    epochs: int
+
+    def phases(self, update: int) -> list[Phase]:
+        """One phase that trains the policy."""
+        return [Phase(update, self.epochs, policy=True, critic=False)]
+
+
+@dataclass(frozen=True)
 class Decoupled:
     """The critic trains apart, after the policy, on the same frozen targets, on every Nth rollout and on the last.
 

@@ -11,6 +11,7 @@ from nearstep.algorithm.trust_regions import Clip, TokenLogprobs
 from nearstep.errors import TrainingError
 from nearstep.models.forward import rollout_logprobs, rollout_values
 from nearstep.streams import stream
+from nearstep.training.optimizers import Learner
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
 from nearstep.types import Experience, Max, Mean, Metric, Metrics, Spread
@@ -45,10 +46,8 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
     The sum of token losses is divided by the number of tokens over all processes, fixed before the split into
     micro-batches, so that no split changes a gradient.
     """
-    learners = [
-        learner for learner, trains in ((r.learners.policy, phase.policy), (r.learners.critic, phase.critic)) if trains
-    ]
-    for learner in learners:
+    learners = r.learners.of(phase)
+    for learner in learners.values():
         learner.optimizer.zero_grad(set_to_none=True)
     actions, states = _global_counts(minibatch, r)
     metrics = Metrics()
@@ -62,10 +61,10 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
             weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
             (weight * loss / states).backward()
             metrics += of_critic
-    for learner in learners:
+    for learner in learners.values():
         r.backend.add_up_gradients(learner.parameters)
-    metrics += _clip(phase, r)
-    for learner in learners:
+    metrics += _clip(learners, phase, r)
+    for learner in learners.values():
         learner.optimizer.step()
     return metrics
 
@@ -104,6 +103,7 @@ def policy_objective(micro: Experience, r: Recipe, *, first: bool) -> tuple[Tens
 def value_objective(micro: Experience, r: Recipe) -> tuple[Tensor, Metrics]:
     """Sum of the value loss over the states of a micro-batch: before every action, and after the stop token "
     "where it is trained."""
+    assert r.models.critic is not None, "a value loss needs a critic"
     now = rollout_values(r.models.critic, micro.rollout)
     final = micro.train_final
     values = torch.cat([now.before_actions, now.final[final]])
@@ -127,11 +127,9 @@ def _global_counts(minibatch: Experience, r: Recipe) -> tuple[Tensor, Tensor]:
     return counts[0].clamp(min=1), counts[1].clamp(min=1)
 
 
-def _clip(phase: Phase, r: Recipe) -> Metrics:
+def _clip(learners: dict[str, Learner], phase: Phase, r: Recipe) -> Metrics:
     """Scale the gradients of the networks that train together down to max_grad_norm; their norms before, by network."""
-    trained = {"policy": r.learners.policy} if phase.policy else {}
-    trained |= {"value": r.learners.critic} if phase.critic else {}
-    norms = {name: r.backend.gradient_norm(learner.parameters) for name, learner in trained.items()}
+    norms = {name: r.backend.gradient_norm(learner.parameters) for name, learner in learners.items()}
     total = torch.stack(list(norms.values())).norm()
     if not torch.isfinite(total):
         raise TrainingError(
@@ -140,6 +138,6 @@ def _clip(phase: Phase, r: Recipe) -> Metrics:
             "rows of rollouts.jsonl, lower learning_rate, or check the reward."
         )
     if r.config.max_grad_norm is not None:
-        for learner in trained.values():
+        for learner in learners.values():
             torch.nn.utils.clip_grads_with_norm_(learner.parameters, r.config.max_grad_norm, total)
     return Metrics({f"{name}/grad_norm": Mean.of(norm) for name, norm in norms.items()})
