@@ -1,6 +1,6 @@
 """How a rollout that TRL recorded is played through nearstep: same weights, tokens, log-probs and scores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -89,10 +89,24 @@ def recorded_rollout(recording: dict[str, Tensor], number: int) -> tuple[Rollout
     return rollout, Scores(found["raw_scores"])
 
 
+def recorded_width(recording: dict[str, Tensor], number: int) -> int:
+    """Length of the longest response of an update, which TRL takes for the limit."""
+    return recording[f"{number}/padding_mask"].shape[1]
+
+
+def within(recipe: Recipe, response_length: int) -> Recipe:
+    """The same recipe with another limit of the response.
+
+    TRL pays a row on its last token if that is the last column of the batch. Where every row of a batch ends itself
+    early, these are the longest rows of the batch, though they were not cut.
+    """
+    return replace(recipe, config=replace(recipe.config, response_length=response_length))
+
+
 def replay(recording: dict[str, Tensor], number: int, recipe: Recipe) -> tuple[Experience, list[Step]]:
     """nearstep's experience and optimizer steps on the rollout of an update; the recipe's weights move."""
     rollout, scores = recorded_rollout(recording, number)
-    experience = make_experience(rollout, scores, recipe)
+    experience = make_experience(rollout, scores, within(recipe, recorded_width(recording, number)))
     steps = []
     for _ in range(recipe.config.num_ppo_epochs):
         absolute = abs_pg_loss(experience, recipe)
