@@ -23,7 +23,7 @@ What TRL does otherwise, and how both are set up so that it does not matter here
 * Adam's epsilon is 1e-5 (2403.17031, detail 20). With 1e-8 a weight whose gradient is nothing but rounding takes whole
   steps into a random direction.
 
-The control cannot fall to 1e-15: TRL's n/(n − 1) of the whitening, and Llama's norms, are float32 in float64 models too.
+The control cannot fall to 1e-15: TRL's n/(n − 1) of the whitening, and Llama's norms, are float32 in both.
 """
 
 import argparse
@@ -52,7 +52,7 @@ PAD_BIAS = "lm_head.bias"  # holds the -10,000 that keep <pad> out, and would fl
 class Gap:
     """Relative differences after an update. Losses are means over its epochs.
 
-    `pg_loss` is relative to itself: a mean of whitened numbers that cancel almost, so that its last digits are rounding.
+    `pg_loss` is relative to itself: a mean of whitened numbers that nearly cancel, so its last digits are rounding.
     `pg_to_abs` is the same difference relative to abs_pg_loss. Weights are relative to their norm, paths to the
     distance that the weights have moved since the start.
     """
