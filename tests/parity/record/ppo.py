@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    np.random.seed(0)  # TRL shuffles rows with it and leaves it unseeded
     dtype = {"float32": torch.float32, "float64": torch.float64}[options.dtype]
     recorder = Recorder()
     with tempfile.TemporaryDirectory() as folder:

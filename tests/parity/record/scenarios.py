@@ -22,3 +22,8 @@ SCENARIOS: dict[str, Settings] = {
     "plain_long": {**PLAIN, "learning_rate": 3e-4, "adam_epsilon": 1e-5},
     "shaped_long": {**SHAPED, "learning_rate": 0.01},
 }
+
+# Divergence PPO over many updates, with steps large enough that tokens leave the region.
+DIVERGENCE: Settings = {
+    "learning_rate": 1e-3, "num_ppo_epochs": 4, "optim": "adamw_torch", "adam_epsilon": 1e-5, "divergence_top_k": 5,
+}  # fmt: skip

@@ -4,7 +4,7 @@ Ids 0 to 29 are words, then <eos>, <pad>. Of rows of 12 response tokens about ha
 """
 
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import (
     LlamaConfig,
@@ -22,6 +22,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """Words w0 … w29, and left padding, which TRL needs."""
     vocabulary = {f"w{number}": number for number in range(EOS)}
     core = Tokenizer(models.WordLevel(vocabulary | {"<eos>": EOS, "<pad>": PAD}, unk_token="w0"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<pad>", padding_side="left")
 
 
