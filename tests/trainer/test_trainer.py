@@ -112,7 +112,7 @@ def test_small_data_sets_wrap_around_d4(tmp_path, capsys):
     assert "prompts repeat" in capsys.readouterr().out
 
 
-def test_reward_model_of_another_tokenizer_and_a_function_beside_it(tmp_path):
+def test_reward_model_of_another_tokenizer_and_a_function_beside_it_d17_d18(tmp_path):
     byte_tokenizer(shift=9).save_pretrained(tmp_path / "judge")
     tiny_scalar_model("gpt_neox").save_pretrained(tmp_path / "judge")
     config = settings(tmp_path / "run", reward_weights=(0.5, 2.0))

@@ -1,0 +1,95 @@
+"""Whether PPO worked: a judge that counts facts compares a policy's summaries with those of people."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from nearstep.demo.facts import Facts, Slot
+from nearstep.demo.judge import Share, judge
+from nearstep.demo.world import Summary
+from nearstep.models.distribution import Sampling
+from nearstep.models.load import load_policy, load_tokenizer
+from nearstep.models.roles import make_policy
+from nearstep.rollout.transformers_engine import GenerationSettings, TransformersEngine
+from nearstep.types import Prompts
+
+TEMPERATURE = 0.7
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A post that no training saw, what it tells, and a person's summary."""
+
+    prompt: str
+    facts: Facts
+    reference: Summary
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the summaries of one policy did against those of people."""
+
+    preferred: Share
+    right_facts: float  # per summary
+    wrong_facts: float
+    words: float
+    finished: float  # share
+
+
+def read_held_out(path: Path) -> list[HeldOut]:
+    """The posts that `prepare_world` set aside."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [
+        HeldOut(row["prompt"], {Slot(name): value for name, value in row["facts"].items()}, Summary(**row["reference"]))
+        for row in rows
+    ]
+
+
+def evaluate(folder: Path, held_out: Sequence[HeldOut], *, response_length: int, seed: int) -> Outcome:
+    """Let the policy in `folder` summarise every post once, at temperature 0.7, and judge."""
+    summaries = summarise(folder, [post.prompt for post in held_out], response_length=response_length, seed=seed)
+    ours = [judge(post.facts, summary) for post, summary in zip(held_out, summaries, strict=True)]
+    people = [judge(post.facts, post.reference) for post in held_out]
+    wins = sum(a.points > b.points for a, b in zip(ours, people, strict=True))
+    ties = sum(a.points == b.points for a, b in zip(ours, people, strict=True))
+    count = len(held_out)
+    return Outcome(
+        preferred=Share(wins, ties, count),
+        right_facts=sum(verdict.right for verdict in ours) / count,
+        wrong_facts=sum(verdict.wrong for verdict in ours) / count,
+        words=sum(len(summary.text.split()) for summary in summaries) / count,
+        finished=sum(summary.finished for summary in summaries) / count,
+    )
+
+
+def summarise(folder: Path, prompts: Sequence[str], *, response_length: int, seed: int) -> list[Summary]:
+    """One summary for every prompt."""
+    tokenizer = load_tokenizer(str(folder))
+    stops = (tokenizer.eos_token_id,)
+    engine = TransformersEngine(GenerationSettings(Sampling(TEMPERATURE), response_length, stops, seed))
+    engine.load(make_policy(load_policy(str(folder), role="policy", dtype=torch.float32)), version=0)
+    rollout = engine.generate(
+        Prompts(tokenizer(list(prompts))["input_ids"], list(prompts), {}, list(range(len(prompts))))
+    )
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rollout.completion_ids()]
+    return [Summary(text, finished) for text, finished in zip(texts, rollout.finished.tolist(), strict=True)]
+
+
+def outcome_table(outcomes: dict[str, Outcome]) -> Table:
+    """One line per policy."""
+    count = next(iter(outcomes.values())).preferred.count
+    table = Table(title=f"Summaries of {count} unseen posts, judged against a person's by counting facts")
+    table.add_column("policy")
+    for column in ("preferred", "95 % interval", "facts right", "facts wrong", "words", "finished"):
+        table.add_column(column, justify="right")
+    for name, outcome in outcomes.items():
+        low, high = outcome.preferred.interval()
+        table.add_row(
+            name, f"{outcome.preferred.value:.1%}", f"{low:.1%} – {high:.1%}", f"{outcome.right_facts:.2f}",
+            f"{outcome.wrong_facts:.2f}", f"{outcome.words:.1f}", f"{outcome.finished:.0%}",
+        )  # fmt: skip
+    return table

@@ -1,0 +1,79 @@
+"""`nearstep demo`: make the world, train with PPO, and say whether it worked."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from nearstep.config import PPOConfig
+from nearstep.demo.outcome import Outcome, evaluate, outcome_table, read_held_out
+from nearstep.demo.prepare import QUICK, Folders, Scale, prepare_world
+from nearstep.trainer import PPOTrainer
+
+RESPONSE_LENGTH = 48
+
+
+def run_demo(*, output: Path, seed: int, quick: bool) -> dict[str, Outcome]:
+    """The whole demo in `output`; the outcomes of the supervised start and of PPO.
+
+    One torch thread: two are slower than one on models this small.
+    """
+    torch.set_num_threads(1)
+    console = Console(highlight=False)
+    scale = QUICK if quick else Scale()
+    console.print(Text("1  A world of posts, a supervised start, a reward model"))
+    folders = prepare_world(output, seed=seed, scale=scale, say=lambda line: console.print(Text(f"   {line}")))
+
+    console.print(Text("2  PPO against the reward model"))
+    trained = PPOTrainer(args=ppo_settings(folders, output / "ppo", seed=seed, quick=quick)).train()
+
+    console.print(Text("3  A judge that training never saw"))
+    held_out = read_held_out(folders.held_out)
+    policies = {"supervised start": folders.policy, "after PPO": trained.policy}
+    outcomes = {
+        name: evaluate(folder, held_out, response_length=RESPONSE_LENGTH, seed=seed)
+        for name, folder in policies.items()
+    }
+    console.print(outcome_table(outcomes))
+    report = output / "outcome.json"
+    report.write_text(json.dumps({name: asdict(outcome) for name, outcome in outcomes.items()}, indent=2) + "\n")
+    _say_where(console, folders, output, report)
+    return outcomes
+
+
+def ppo_settings(folders: Folders, output: Path, *, seed: int, quick: bool) -> PPOConfig:
+    """What a user would pass to `nearstep ppo`."""
+    return PPOConfig(
+        output_dir=str(output),
+        seed=seed,
+        use_cpu=True,
+        model_name_or_path=str(folders.policy),
+        reward_model_path=str(folders.reward),
+        dataset_name=str(folders.prompts),
+        response_length=RESPONSE_LENGTH,
+        temperature=1.0,
+        missing_eos_penalty=2.0,
+        kl_coef=0.02,
+        learning_rate=5e-4,
+        num_ppo_epochs=2,
+        num_mini_batches=2,
+        per_device_train_batch_size=8 if quick else 64,
+        total_episodes=16 if quick else 64 * 40,
+        num_sample_generations=2,
+    )
+
+
+def _say_where(console: Console, folders: Folders, output: Path, report: Path) -> None:
+    """Where everything lies, and what to do next."""
+    places = {
+        "supervised start": folders.policy,
+        "reward model": folders.reward,
+        "after PPO": output / "ppo" / "policy",
+        "metrics": output / "ppo" / "metrics.jsonl",
+        "report": report,
+    }
+    for name, place in places.items():
+        console.print(Text(f"   {name:<17} {place}"), soft_wrap=True)
