@@ -1,8 +1,8 @@
 """What packing and the own decode loop bring, as ratios measured in one run: `make bench`.
 
-Both ways do the same work on the same random model and rows of the same lengths: the policy's forward and backward pass over
-prompt and response, and sampling of the responses. "padded" is the layout of a left-padded batch with logits everywhere and
-`model.generate`; it says nothing about any other library's overhead.
+Both ways do the same work on the same random model and rows of the same lengths: the policy's forward and backward pass
+over prompt and response, and sampling of the responses. "padded" is the layout of a left-padded batch with logits
+everywhere and `model.generate`; it says nothing about any other library's overhead.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def new_model() -> PreTrainedModel:
 
 
 def rows() -> tuple[list[list[int]], list[int]]:
-    """Prompts of 16 to 128 tokens and response lengths of 40 % of the limit on average, as rows end early in training."""
+    """Prompts of 16 to 128 tokens; responses of 40 % of the limit on average, as rows end early in training."""
     draws = stream(0, "benchmark")
     lengths = torch.randint(16, LONGEST_PROMPT + 1, (ROWS,), generator=draws).tolist()
     responses = torch.randint(4, int(0.8 * LIMIT), (ROWS,), generator=draws).tolist()
@@ -119,7 +119,13 @@ def main() -> None:
 
     def library_generate() -> None:
         plain.generate(
-            ids, attention_mask=mask, max_new_tokens=max(limits), do_sample=True, temperature=0.7, top_k=0, pad_token_id=0
+            ids,
+            attention_mask=mask,
+            max_new_tokens=max(limits),
+            do_sample=True,
+            temperature=0.7,
+            top_k=0,
+            pad_token_id=0,
         )
 
     results = [
