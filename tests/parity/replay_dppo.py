@@ -78,7 +78,8 @@ def experience_of(recording: dict[str, Tensor], number: int) -> Experience:
     )
     nothing, none = torch.zeros_like(old), torch.zeros(rows)
     return Experience(
-        rollout=rollout, scores=none, old_logprobs=old, ref_logprobs=nothing, values=nothing, rewards=nothing,
+        rollout=rollout, scores=none, old_logprobs=old, old_top=None if top is None else top.logprobs,
+        importance=torch.ones_like(old), ref_logprobs=nothing, values=nothing, rewards=nothing,
         advantages=found["advantages"].repeat_interleave(valid.sum(1)), returns=nothing, final_values=none,
         final_returns=none, train_final=torch.zeros(rows, dtype=torch.bool),
     )  # fmt: skip

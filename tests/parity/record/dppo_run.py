@@ -1,7 +1,8 @@
 """Records a run of TRL's DPPOTrainer on the tiny world: what every optimizer step was given, its loss, the weights.
 
 TRL's code runs as it is; only the loss is wrapped. No gradient clipping, a constant learning rate, the whole rollout in
-every step.
+every step. All prompts are of one length: this trainer counts positions from the padding on, and rotary angles of other
+positions, though the same in theory, are other float32 numbers.
 """
 
 import argparse
@@ -85,7 +86,7 @@ def new_trainer(options: argparse.Namespace, folder: str) -> DPPOTrainer:
         report_to="none", save_strategy="no", disable_tqdm=True, logging_strategy="no", seed=0,
     )  # fmt: skip
     dtype = {"float32": torch.float32, "float64": torch.float64}[options.dtype]
-    words = [" ".join(f"w{token}" for token in ids) for ids in world.prompts(4 * options.rows)]
+    words = [" ".join(f"w{token}" for token in ids) for ids in world.prompts(4 * options.rows, length=5)]
     return DPPOTrainer(
         model=world.causal_model(options.width, seed=1, dtype=dtype),
         reward_funcs=low_words,

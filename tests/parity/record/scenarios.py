@@ -23,7 +23,7 @@ SCENARIOS: dict[str, Settings] = {
     "shaped_long": {**SHAPED, "learning_rate": 0.01},
 }
 
-# Divergence PPO over many updates, with steps large enough that tokens leave the region.
+# Divergence PPO over many updates, with steps large enough that some tokens leave the region.
 DIVERGENCE: Settings = {
-    "learning_rate": 1e-3, "num_ppo_epochs": 4, "optim": "adamw_torch", "adam_epsilon": 1e-5, "divergence_top_k": 5,
+    "learning_rate": 3e-4, "num_ppo_epochs": 4, "optim": "adamw_torch", "adam_epsilon": 1e-5, "divergence_top_k": 5,
 }  # fmt: skip

@@ -55,10 +55,10 @@ def scalar_model(width: int, seed: int, dtype: torch.dtype = torch.float32) -> P
     return _spread(LlamaForSequenceClassification(config(width))).to(dtype)
 
 
-def prompts(count: int, seed: int = 0) -> list[list[int]]:
-    """Prompts of 2 to 7 words."""
-    draws = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(2, 8, (count,), generator=draws).tolist()
+def prompts(count: int, *, length: int | None = None) -> list[list[int]]:
+    """Prompts of 2 to 7 words, or all of one length."""
+    draws = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2, 8, (count,), generator=draws).tolist() if length is None else [length] * count
     return [torch.randint(0, EOS, (length,), generator=draws).tolist() for length in lengths]
 
 
