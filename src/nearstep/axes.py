@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TopKKL, TopKTV, TrustRegion, Unbounded
-from nearstep.config import DIVERGENCES, PPOConfig
+from nearstep.config import PPOConfig
+from nearstep.config_rules import DIVERGENCES
 from nearstep.errors import ConfigError, shorten
 from nearstep.plugins import load_object
 from nearstep.training.schedules import CriticSchedule, Decoupled, Joint, PolicyOnly, WarmUp
@@ -12,7 +13,7 @@ TV_THRESHOLD, KL_THRESHOLD = 0.15, 0.05  # 2602.04879, sanity test
 DIVERGENCE_RATIO_CAP = 20.0
 
 _REGIONS: dict[str, Callable[[PPOConfig], TrustRegion]] = {
-    "clip": lambda c: Clip(c.cliprange, c.cliprange if c.cliprange_high is None else c.cliprange_high),
+    "clip": lambda c: Clip(c.cliprange, c.cliprange if c.cliprange_high is None else c.cliprange_high, c.dual_clip),
     "binary_tv": lambda c: BinaryTV(*_thresholds(c, TV_THRESHOLD)),
     "binary_kl": lambda c: BinaryKL(*_thresholds(c, KL_THRESHOLD)),
     "topk_tv": lambda c: TopKTV(*_thresholds(c, TV_THRESHOLD), c.divergence_top_k),

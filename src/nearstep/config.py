@@ -1,19 +1,11 @@
 """Which settings a run has, what each does, and which combinations are refused."""
 
-import dataclasses
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from nearstep import config_rules
 from nearstep.settings import Problem, Settings, accepts_old_names, option
-
-DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
-CRITIC_SETTINGS = (
-    "value_model_path", "lam", "critic", "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs",
-    "vf_update_frequency", "vf_warmup_updates", "score_position",
-)  # fmt: skip
-TRUST_REGIONS = ("clip", *DIVERGENCES, "unbounded")
 
 # The sections of `--help`: title, first setting.
 SECTIONS: tuple[tuple[str, str], ...] = (
@@ -115,6 +107,16 @@ class PPOConfig(Settings):
     whiten_advantages: bool = option(True, "shift and scale advantages to mean 0 and variance 1, over all processes")
     gamma: float = option(1.0, "discount per token", at_least=0, at_most=1)
     lam: float = option(0.95, "lambda of generalised advantage estimation", at_least=0, at_most=1)
+    lam_critic: float | None = option(
+        None,
+        "lambda of the critic's targets, if it shall differ from lam (1 is the plain return)",
+        at_least=0,
+        at_most=1,
+    )
+    bootstrap_truncated: bool = option(
+        False, "value the state where a response was cut off, instead of ending it with 0"
+    )
+    reward_clip: float | None = option(None, "scores are cut to ± this", above=0)
 
     advantage: Literal["gae", "group_mean", "group_normalized", "leave_one_out", "batch_normalized"] = option(
         "gae", "gae needs a critic; the others have none: a row against its group, or returns against the batch"
@@ -128,6 +130,9 @@ class PPOConfig(Settings):
     )
     cliprange: float = option(0.2, "clip: the ratio leaves the region outside 1 ± this", above=0)
     cliprange_high: float | None = option(None, "clip: upper side, if it shall differ from cliprange", above=0)
+    dual_clip: float | None = option(
+        None, "clip: bound on the ratio of tokens with a negative advantage; 3 is usual", above=1
+    )
     divergence_low: float | None = option(
         None, "divergences: threshold where the policy falls; 0.15 for TV and 0.05 for KL if not given", above=0
     )
@@ -135,6 +140,12 @@ class PPOConfig(Settings):
         None, "divergences: threshold where the policy rises; 0.15 for TV and 0.05 for KL if not given", above=0
     )
     divergence_top_k: int = option(20, "topk_tv and topk_kl: most probable tokens that are compared", at_least=1)
+    anchor: Literal["sampled", "recomputed"] = option(
+        "sampled", "what ratios are taken against: log-probs recorded by the engine, or computed anew by the trainer"
+    )
+    importance_cap: float | None = option(
+        None, "recomputed: losses are weighted by trainer over engine probability, at most this", above=0
+    )
     ratio_cap: float | None = option(
         None, "largest importance weight of a token; if not given 20 for divergences, no limit for clip", above=0
     )
@@ -199,98 +210,8 @@ class PPOConfig(Settings):
 
     def problems(self) -> Iterator[Problem]:
         """Settings that clash. Types and limits are checked before."""
-        yield from _reward_problems(self)
-        yield from _batch_problems(self)
-        if self.advantage in ("group_mean", "group_normalized", "leave_one_out") and self.num_generations < 2:
-            yield Problem(
-                f"advantage = {self.advantage} compares responses to one prompt: num_generations must be at least 2",
-                ("advantage", "num_generations"),
-            )
-        if self.trust_region not in TRUST_REGIONS and ".py:" not in self.trust_region:
-            near = difflib.get_close_matches(self.trust_region, TRUST_REGIONS, n=1) or [", ".join(TRUST_REGIONS)]
-            yield Problem(
-                f"trust_region = {self.trust_region!r} is unknown; did you mean {near[0]}?", ("trust_region",)
-            )
-        if self.bf16 and self.dtype == "float64":
-            yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
+        return config_rules.clashes(self)
 
     def remarks(self) -> Iterator[str]:
         """Settings without effect, and one whose effect surprises."""
-        if self.stop_token is None and self.stop_token_id is None:
-            yield "without a stop token all response_length tokens of a response are scored and trained on"
-        clip, divergence = ("cliprange", "cliprange_high"), ("divergence_low", "divergence_high")
-        decoupled = ("vf_learning_rate", "num_vf_epochs", "vf_update_frequency")
-        adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
-        lora = ("lora_r", "lora_alpha", "lora_target_modules")
-        changed = {field.name for field in dataclasses.fields(self) if vars(self)[field.name] != field.default}
-        for reason, applies, names in (
-            ("without use_peft", not self.use_peft, lora),
-            ("without non_eos_penalty", not self.non_eos_penalty, ("penalty_reward_value",)),
-            ("beside total_episodes", self.total_episodes is not None, ("num_train_epochs",)),
-            ("beside batch_size", self.batch_size is not None, ("gradient_accumulation_steps",)),
-            ("with a constant learning rate", self.lr_scheduler_type == "constant", ("warmup_steps",)),
-            ("with optim = sgd", self.optim == "sgd", adam),
-            (f"with trust_region = {self.trust_region}", self.trust_region != "clip", clip),
-            (f"with trust_region = {self.trust_region}", self.trust_region not in DIVERGENCES, divergence),
-            (
-                f"with trust_region = {self.trust_region}",
-                not self.trust_region.startswith("topk"),
-                ("divergence_top_k",),
-            ),
-            (f"with advantage = {self.advantage}", self.advantage != "gae", CRITIC_SETTINGS),
-            (
-                f"with advantage = {self.advantage}",
-                self.advantage not in ("gae", "batch_normalized"),
-                ("gamma", "whiten_advantages"),
-            ),
-            ("with critic = joint", self.critic == "joint" and self.advantage == "gae", decoupled),
-            (
-                "with critic = decoupled, whose loss has an optimizer of its own",
-                self.critic == "decoupled",
-                ("vf_coef",),
-            ),
-            ("without save_steps", self.save_steps is None, ("save_total_limit",)),
-            ("without push_to_hub", not self.push_to_hub, ("hub_model_id",)),
-        ):
-            if applies:
-                yield from (f"{name} has no effect {reason}" for name in names if name in changed)
-
-
-def _reward_problems(config: PPOConfig) -> Iterator[Problem]:
-    stops = ("stop_token", "stop_token_id")
-    if config.stop_token not in (None, "eos") and config.stop_token_id is not None:
-        yield Problem("stop_token and stop_token_id both say what ends a response: give one", stops)
-    if config.stop_token_id == ():
-        yield Problem("stop_token_id is empty: give an id, or stop_token = none for no stop", ("stop_token_id",))
-    penalties = {
-        "missing_eos_penalty": config.missing_eos_penalty not in (None, 0),
-        "non_eos_penalty": config.non_eos_penalty,
-    }
-    if all(penalties.values()):
-        yield Problem("missing_eos_penalty subtracts and non_eos_penalty replaces: give one", tuple(penalties))
-    for name, is_set in penalties.items():
-        if is_set and config.stop_token is None and config.stop_token_id is None:
-            yield Problem(f"{name} needs a stop token: without one it would hit every response", (name, *stops))
-    for source in config.reward_funcs:
-        if source.endswith((".py", ".py:")):
-            yield Problem(f"reward_funcs: {source} names no function; write file.py:name", ("reward_funcs",))
-    rewards = len(config.reward_funcs) + (config.reward_model_path is not None)
-    if config.reward_weights is not None and len(config.reward_weights) < rewards:
-        yield Problem(
-            f"reward_weights has {len(config.reward_weights)} weight(s) for {rewards} rewards",
-            ("reward_weights", "reward_funcs", "reward_model_path"),
-        )
-
-
-def _batch_problems(config: PPOConfig) -> Iterator[Problem]:
-    rows = config.batch_size
-    if rows is not None and rows % config.num_generations != 0:
-        yield Problem(
-            f"batch_size = {rows} is no multiple of num_generations = {config.num_generations}",
-            ("batch_size", "num_generations"),
-        )
-    if rows is not None and config.num_mini_batches > rows:
-        yield Problem(
-            f"num_mini_batches = {config.num_mini_batches} is more than batch_size = {rows} rows",
-            ("batch_size", "num_mini_batches"),
-        )
+        return config_rules.remarks(self)

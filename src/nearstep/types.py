@@ -141,7 +141,9 @@ class Experience:
 
     rollout: Rollout
     scores: Float[Tensor, " rows"]  # after the rules for missing stop tokens
-    old_logprobs: Float[Tensor, " actions"]
+    old_logprobs: Float[Tensor, " actions"]  # of the anchor: what the engine recorded, or the trainer computed anew
+    old_top: Float[Tensor, "actions k"] | None  # the anchor's log-probs of the recorded top tokens
+    importance: Float[Tensor, " actions"]  # weight of each action's loss; 1 where the anchor is what was recorded
     ref_logprobs: Float[Tensor, " actions"]
     values: Float[Tensor, " actions"]
     rewards: Float[Tensor, " actions"]
@@ -162,6 +164,8 @@ class Experience:
             rollout=self.rollout.select(rows),
             scores=self.scores[rows],
             old_logprobs=self.old_logprobs[actions],
+            old_top=None if self.old_top is None else self.old_top[actions],
+            importance=self.importance[actions],
             ref_logprobs=self.ref_logprobs[actions],
             values=self.values[actions],
             rewards=self.rewards[actions],

@@ -21,6 +21,15 @@ def test_policy_loss_golden_10_4(advantage, ratio, loss):
     assert found.item() == pytest.approx(loss, abs=1e-12)
 
 
+def test_dual_clip_bounds_the_loss_of_bad_tokens_10_4():
+    found = clipped_surrogate(tensor(5, 1.5, 5), tensor(-1, -1, 1), low=0.2, high=0.2, dual=3.0)
+    assert found.tolist() == pytest.approx([3, 1.5, -1.2])
+    inside = Clip(0.2, 0.2, dual=3.0).inside(
+        TokenLogprobs(tensor(5, 1.5).log()), TokenLogprobs(tensor(1, 1).log()), tensor(-1, -1)
+    )
+    assert inside.tolist() == [False, True]
+
+
 @pytest.mark.parametrize(
     ("value", "old", "target", "loss"), [(1.5, 1, 2, 0.32), (0.5, 1, 2, 1.125), (1.1, 1, 2, 0.405), (1.5, 1, 1.1, 0.08)]
 )

@@ -1,6 +1,6 @@
 """How a rollout that TRL's DPPOTrainer recorded is played through nearstep, which trains the policy alone here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,10 +12,11 @@ from nearstep.algorithm.trust_regions import TokenLogprobs
 from nearstep.assemble import assemble
 from nearstep.casting import Parts
 from nearstep.models.forward import rollout_logprobs
+from nearstep.training.experience import make_experience
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
 from nearstep.training.update import update
-from nearstep.types import Experience, Rollout, TopLogprobs
+from nearstep.types import Experience, Rollout, Scores, TopLogprobs
 from tests.parity.record import world
 from tests.parity.record.scenarios import DIVERGENCE
 from tests.parity.recordings import below
@@ -57,8 +58,8 @@ def top_only(divergence: str) -> dict[str, object]:
     return {k: v for k, v in DIVERGENCE.items() if k != "divergence_top_k" or divergence.startswith("topk")}
 
 
-def experience_of(recording: dict[str, Tensor], number: int) -> Experience:
-    """What TRL sampled and how it judged it, without padding; the critic's fields are zeros."""
+def experience_of(recording: dict[str, Tensor], number: int, recipe: Recipe) -> Experience:
+    """What TRL sampled, without padding, and its advantages in place of ours."""
     found = below(recording, f"{number}/")
     valid = found["completion_mask"].bool()
     real = torch.cat([found["prompt_mask"].bool(), valid], dim=1)
@@ -76,18 +77,13 @@ def experience_of(recording: dict[str, Tensor], number: int) -> Experience:
         policy_version=torch.full((rows,), number),
         top=top,
     )
-    nothing, none = torch.zeros_like(old), torch.zeros(rows)
-    return Experience(
-        rollout=rollout, scores=none, old_logprobs=old, old_top=None if top is None else top.logprobs,
-        importance=torch.ones_like(old), ref_logprobs=nothing, values=nothing, rewards=nothing,
-        advantages=found["advantages"].repeat_interleave(valid.sum(1)), returns=nothing, final_values=none,
-        final_returns=none, train_final=torch.zeros(rows, dtype=torch.bool),
-    )  # fmt: skip
+    experience = make_experience(rollout, Scores(torch.zeros(rows)), recipe)
+    return replace(experience, advantages=found["advantages"].repeat_interleave(valid.sum(1)))
 
 
 def replay_region(recording: dict[str, Tensor], number: int, recipe: Recipe) -> list[RegionStep]:
     """nearstep's optimizer steps on the rollout of an update; the recipe's weights move."""
-    experience = experience_of(recording, number)
+    experience = experience_of(recording, number, recipe)
     steps = []
     for _ in range(recipe.config.num_ppo_epochs):
         loss, scale = trl_loss(experience, recipe)

@@ -6,7 +6,8 @@ import dataclasses
 import pytest
 import torch
 
-from nearstep.models.forward import rollout_values
+from nearstep.models.forward import rollout_logprobs, rollout_values
+from nearstep.models.roles import make_critic
 from nearstep.reports.metrics import numbers
 from nearstep.training.experience import describe, make_experience
 from nearstep.types import Metrics, Rollout, Scores
@@ -153,3 +154,55 @@ def test_metrics_of_rows_together_are_those_of_rows_alone_d6_d10(tmp_path):
         assert numbers(Metrics({name: metric})) == pytest.approx(
             numbers(Metrics({name: alone.by_name[name]})), abs=1e-9
         )
+
+
+def test_truncated_rows_may_be_bootstrapped_d34(tmp_path):
+    critic = tiny_scalar_model(dtype=torch.float64)
+    recipe = plain(tmp_path, bootstrap_truncated=True)
+    final = rollout_values(make_critic(critic), hand_rollout()).final.detach()
+    experience = make_experience(hand_rollout(), SCORES, recipe)
+    assert experience.final_values.tolist() == [0.0, final[1].item()]
+    torch.testing.assert_close(experience.returns[-1], 3 + final[1])
+    torch.testing.assert_close(experience.returns[:2], torch.tensor([2.0, 2.0], dtype=torch.float64))
+    assert not experience.train_final.any()
+
+
+def test_the_critic_may_have_a_lambda_of_its_own(tmp_path):
+    one = make_experience(hand_rollout(), SCORES, plain(tmp_path, lam=0.5, lam_critic=1.0))
+    policy, critic = (make_experience(hand_rollout(), SCORES, plain(tmp_path, lam=lam)) for lam in (0.5, 1.0))
+    assert torch.equal(one.advantages, policy.advantages)
+    assert torch.equal(one.returns, critic.returns)
+    assert not torch.equal(one.returns, policy.returns)
+
+
+def test_scores_may_be_cut(tmp_path):
+    assert make_experience(hand_rollout(), SCORES, plain(tmp_path, reward_clip=2.5)).scores.tolist() == [2.0, 2.5]
+
+
+def test_anchors(tmp_path):
+    """The engine recorded −2 everywhere; the trainer says something else."""
+    sampled = make_experience(hand_rollout(), SCORES, plain(tmp_path))
+    assert torch.equal(sampled.old_logprobs, hand_rollout().logprobs)
+    assert (sampled.importance == 1).all()
+    recipe = plain(tmp_path, anchor="recomputed", temperature=0.7)
+    now = rollout_logprobs(recipe.models.policy, hand_rollout(), recipe.sampling).sampled.detach()
+    again = make_experience(hand_rollout(), SCORES, recipe)
+    torch.testing.assert_close(again.old_logprobs, now)
+    assert (again.importance == 1).all()
+    weighted = make_experience(
+        hand_rollout(), SCORES, plain(tmp_path, anchor="recomputed", temperature=0.7, importance_cap=0.1)
+    )
+    expected = (now + 2).exp().clamp(max=0.1)
+    torch.testing.assert_close(weighted.importance, expected)
+    assert 0 < (expected < 0.1).sum() < len(expected)
+
+
+def test_an_anchor_computed_anew_covers_the_top_tokens(tmp_path):
+    recipe = small_recipe(tmp_path, trust_region="topk_kl", anchor="recomputed")
+    prompts = recipe.prompts.batch(1)
+    recipe.engine.load(recipe.models.policy, version=1)
+    rollout = recipe.engine.generate(prompts, top_k=recipe.trust_region.top_k)
+    experience = make_experience(rollout, recipe.rewards(prompts, rollout), recipe)
+    torch.testing.assert_close(experience.old_top, rollout.top.logprobs, atol=1e-5, rtol=0)
+    half = experience.select(torch.tensor([3, 1]))
+    assert half.old_top.shape == (len(half.old_logprobs), 20)

@@ -41,10 +41,21 @@ def policy_loss(
 
 
 def clipped_surrogate(
-    ratio: Float[Tensor, " actions"], advantages: Float[Tensor, " actions"], *, low: float, high: float
+    ratio: Float[Tensor, " actions"],
+    advantages: Float[Tensor, " actions"],
+    *,
+    low: float,
+    high: float,
+    dual: float | None = None,
 ) -> Float[Tensor, " actions"]:
-    """PPO's own loss, max(−A·r, −A·clip(r, 1 − low, 1 + high)): what is logged as the policy loss of `Clip`."""
-    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - low, 1 + high))
+    """PPO's own loss, max(−A·r, −A·clip(r, 1 − low, 1 + high)): what is logged as the policy loss of `Clip`.
+
+    With `dual` it is at most −dual·A where A is negative (1912.09729, eq. 2).
+    """
+    loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - low, 1 + high))
+    if dual is None:
+        return loss
+    return torch.where(advantages < 0, torch.minimum(loss, -dual * advantages), loss)
 
 
 def clip_values(

@@ -43,15 +43,21 @@ class Clip:
 
     low: float = 0.2
     high: float = 0.2
+    dual: float | None = None
     top_k: int = 0
 
     def inside(
         self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
     ) -> Bool[Tensor, " actions"]:
-        """False where the ratio is above 1 + high and shall rise, or below 1 − low and shall fall."""
+        """False where the ratio is above 1 + high and shall rise, or below 1 − low and shall fall.
+
+        With `dual` also where it is above `dual` and shall fall: there the loss is bounded (1912.09729).
+        """
         ratio = probability_ratio(now.sampled, old.sampled)
         too_high = (advantages > 0) & (ratio > 1 + self.high)
         too_low = (advantages < 0) & (ratio < 1 - self.low)
+        if self.dual is not None:
+            too_low = too_low | ((advantages < 0) & (ratio > self.dual))
         return ~(too_high | too_low)
 
 

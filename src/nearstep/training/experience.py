@@ -5,72 +5,58 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nearstep.algorithm.advantages import GroupRule, gae, group_advantages
 from nearstep.algorithm.kl import kl_estimate
-from nearstep.algorithm.ragged import row_numbers, sum_by_row
-from nearstep.algorithm.shaping import score_after_stop_rules, token_rewards
-from nearstep.algorithm.statistics import whiten
+from nearstep.algorithm.losses import probability_ratio
+from nearstep.algorithm.ragged import sum_by_row
+from nearstep.algorithm.trust_regions import TokenLogprobs
 from nearstep.models.forward import StateValues, rollout_logprobs, rollout_values
+from nearstep.training.credit import give_credit, judge, pay
 from nearstep.training.recipe import Recipe
 from nearstep.types import Experience, Max, Mean, Metric, Metrics, Rollout, Scores, Spread, row_groups
 
 
 @torch.no_grad()
 def make_experience(rollout: Rollout, scores: Scores, r: Recipe) -> Experience:
-    """Annotate a rollout with everything an update needs; it stays fixed for every epoch.
-
-    The old log-probs are those that the engine recorded. The score is paid at the last action; with
-    score_position="after_eos" it is paid one step later for rows that ended before their limit, as in TRL.
-    """
-    config = r.config
+    """Annotate a rollout with everything an update needs; it stays fixed for every epoch."""
     ref_logprobs = reference_logprobs(rollout, r)
     states = critic_values(rollout, r)
-    judged = score_after_stop_rules(
-        scores.total,
-        rollout.finished,
-        missing_eos_penalty=config.missing_eos_penalty,
-        replacement=config.penalty_reward_value if config.non_eos_penalty else None,
-    ).to(states.final.dtype)
-
-    counts = rollout.action_counts
-    after_eos = torch.zeros_like(rollout.finished)
-    if config.score_position == "after_eos" and r.models.critic is not None:
-        after_eos = rollout.finished & (counts < config.response_length)
-    kl = kl_estimate(rollout.logprobs, ref_logprobs, config.kl_estimator)
-    rewards = token_rewards(kl, judged, counts, kl_coef=config.kl_coef, pay_at_last=~after_eos)
-    final_rewards = torch.where(after_eos, judged, 0)
-    if config.whiten_rewards:
-        rewards, final_rewards = _whiten_together(rewards, final_rewards, after_eos, r)
-
-    final_values = torch.where(after_eos, states.final, 0)
-    if config.advantage == "gae" or config.advantage == "batch_normalized":
-        advantages = gae(
-            rewards,
-            states.before_actions,
-            counts,
-            final_values=final_values,
-            final_advantages=final_rewards - final_values,
-            gamma=config.gamma,
-            lam=config.lam if config.advantage == "gae" else 1.0,  # without values: the plain return
-        )
-    else:
-        advantages = _against_group(rewards, counts, config.advantage, r)
-    returns = advantages + states.before_actions
-    if config.advantage == "batch_normalized" or (config.advantage == "gae" and config.whiten_advantages):
-        advantages = whiten(advantages, add_up=r.backend.add_up)
+    old, importance = anchor_logprobs(rollout, r)
+    judged = judge(scores, rollout, r.config).to(states.final.dtype)
+    kl = kl_estimate(rollout.logprobs, ref_logprobs, r.config.kl_estimator)
+    paid = pay(judged, kl, rollout, r)
+    credit = give_credit(paid, states, rollout, r)
     return Experience(
         rollout=rollout,
         scores=judged,
-        old_logprobs=rollout.logprobs,
+        old_logprobs=old.sampled,
+        old_top=old.top,
+        importance=importance,
         ref_logprobs=ref_logprobs,
         values=states.before_actions,
-        rewards=rewards,
-        advantages=advantages,
-        returns=returns,
-        final_values=final_values,
-        final_returns=final_rewards,
-        train_final=after_eos,
+        rewards=paid.rewards,
+        advantages=credit.advantages,
+        returns=credit.returns,
+        final_values=credit.final_values,
+        final_returns=paid.final_rewards,
+        train_final=paid.after_eos,
     )
+
+
+def anchor_logprobs(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs, Tensor]:
+    """What ratios are taken against, and the weight of each action's loss.
+
+    Recorded log-probs need no weight. Log-probs computed anew by the trainer may be given the truncated importance
+    weight min(π_old / μ, cap), which corrects for an engine that samples from something slightly else.
+    """
+    recorded = TokenLogprobs(rollout.logprobs, None if rollout.top is None else rollout.top.logprobs)
+    if r.config.anchor == "sampled":
+        return recorded, torch.ones_like(rollout.logprobs)
+    parts = [rollout_logprobs(r.models.policy, part, r.sampling) for part in _parts(rollout, r)]
+    top = None if rollout.top is None else torch.cat([part.top for part in parts if part.top is not None])
+    old = TokenLogprobs(torch.cat([part.sampled for part in parts]), top)
+    if r.config.importance_cap is None:
+        return old, torch.ones_like(rollout.logprobs)
+    return old, probability_ratio(old.sampled, recorded.sampled).clamp(max=r.config.importance_cap)
 
 
 def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor:
@@ -88,28 +74,10 @@ def critic_values(rollout: Rollout, r: Recipe) -> StateValues:
     return StateValues(torch.cat([p.before_actions for p in parts]), torch.cat([p.final for p in parts]))
 
 
-def _against_group(rewards: Tensor, counts: Tensor, rule: GroupRule, r: Recipe) -> Tensor:
-    """Every action gets the advantage of its row over the other responses to the prompt, wherever those were played."""
-    shares = r.backend.gather(sum_by_row(rewards, counts).cpu())
-    of_rows = group_advantages(torch.cat(shares), r.config.num_generations, rule)
-    own = of_rows.split([len(share) for share in shares])[r.backend.rank]
-    by_row: Tensor = own.to(rewards.device)
-    return by_row[row_numbers(counts)]
-
-
 def _parts(rollout: Rollout, r: Recipe) -> Iterator[Rollout]:
     lengths = rollout.row_lengths.tolist()
     for rows in row_groups(lengths, r.batch.micro_tokens, r.config.local_rollout_forward_batch_size):
         yield rollout.select(torch.arange(rows.start, rows.stop, device=rollout.tokens.device))
-
-
-def _whiten_together(rewards: Tensor, final_rewards: Tensor, paid: Tensor, r: Recipe) -> tuple[Tensor, Tensor]:
-    """Scale token rewards and the scores paid after the stop token by one common deviation."""
-    together = torch.cat([rewards, final_rewards[paid]])
-    scaled = whiten(together, shift_mean=False, add_up=r.backend.add_up)
-    finals = torch.zeros_like(final_rewards)
-    finals[paid] = scaled[len(rewards) :].to(finals.dtype)
-    return scaled[: len(rewards)], finals
 
 
 def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
@@ -117,14 +85,14 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     "objective/."""
     rollout, config = experience.rollout, r.config
     counts = rollout.action_counts
-    kl = kl_estimate(experience.old_logprobs, experience.ref_logprobs, config.kl_estimator)
-    kl_k3 = kl_estimate(experience.old_logprobs, experience.ref_logprobs, "k3")
+    kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, config.kl_estimator)
+    kl_k3 = kl_estimate(rollout.logprobs, experience.ref_logprobs, "k3")
     non_score = -config.kl_coef * sum_by_row(kl, counts)
     metrics: dict[str, Metric] = {
         "objective/kl": Mean.of(sum_by_row(kl, counts)),
         "objective/kl_per_token": Mean.of(kl),
         "objective/kl_k3": Mean.of(sum_by_row(kl_k3, counts)),
-        "objective/entropy": Mean.of(sum_by_row(-experience.old_logprobs, counts)),
+        "objective/entropy": Mean.of(sum_by_row(-rollout.logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),
         "objective/rlhf_reward": Mean.of(non_score + experience.scores),
         "objective/scores": Mean.of(experience.scores),

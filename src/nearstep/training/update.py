@@ -72,16 +72,17 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
 def policy_objective(micro: Experience, r: Recipe, *, first: bool) -> tuple[Tensor, Metrics]:
     """Sum of the policy loss over the actions of a micro-batch."""
     now = rollout_logprobs(r.models.policy, micro.rollout, r.sampling)
-    old = TokenLogprobs(micro.old_logprobs, None if micro.rollout.top is None else micro.rollout.top.logprobs)
+    old = TokenLogprobs(micro.old_logprobs, micro.old_top)
     fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
     inside = r.trust_region.inside(fixed, old, micro.advantages)
-    loss = policy_loss(now.sampled, old.sampled, micro.advantages, inside, r.ratio_cap)
+    loss = micro.importance * policy_loss(now.sampled, old.sampled, micro.advantages, inside, r.ratio_cap)
 
     ratio = probability_ratio(fixed.sampled, old.sampled)
     moved = (fixed.sampled.exp() - old.sampled.exp()).abs()
     shown = loss.detach()
     if isinstance(r.trust_region, Clip):
-        shown = clipped_surrogate(ratio, micro.advantages, low=r.trust_region.low, high=r.trust_region.high)
+        clip = r.trust_region
+        shown = clipped_surrogate(ratio, micro.advantages, low=clip.low, high=clip.high, dual=clip.dual)
     metrics: dict[str, Metric] = {
         "loss/policy_avg": Mean.of(shown),
         "policy/approxkl_avg": Mean.of((fixed.sampled - old.sampled).square() / 2),

@@ -1,0 +1,117 @@
+"""Which settings clash, and which have no effect beside others."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from nearstep.settings import Problem
+
+if TYPE_CHECKING:
+    from nearstep.config import PPOConfig
+
+DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
+CRITIC_SETTINGS = (
+    "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "cliprange_value",
+    "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency", "vf_warmup_updates",
+)  # fmt: skip
+TRUST_REGIONS = ("clip", *DIVERGENCES, "unbounded")
+
+
+def clashes(config: "PPOConfig") -> Iterator[Problem]:
+    """Settings that contradict each other. Types and limits are checked before."""
+    yield from _reward_problems(config)
+    yield from _batch_problems(config)
+    if config.advantage in ("group_mean", "group_normalized", "leave_one_out") and config.num_generations < 2:
+        yield Problem(
+            f"advantage = {config.advantage} compares responses to one prompt: num_generations must be at least 2",
+            ("advantage", "num_generations"),
+        )
+    if config.trust_region not in TRUST_REGIONS and ".py:" not in config.trust_region:
+        near = difflib.get_close_matches(config.trust_region, TRUST_REGIONS, n=1) or [", ".join(TRUST_REGIONS)]
+        yield Problem(f"trust_region = {config.trust_region!r} is unknown; did you mean {near[0]}?", ("trust_region",))
+    if config.bf16 and config.dtype == "float64":
+        yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
+
+
+def remarks(config: "PPOConfig") -> Iterator[str]:
+    """Settings without effect, and one whose effect surprises."""
+    if config.stop_token is None and config.stop_token_id is None:
+        yield "without a stop token all response_length tokens of a response are scored and trained on"
+    clip, divergence = ("cliprange", "cliprange_high", "dual_clip"), ("divergence_low", "divergence_high")
+    decoupled = ("vf_learning_rate", "num_vf_epochs", "vf_update_frequency")
+    adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
+    lora = ("lora_r", "lora_alpha", "lora_target_modules")
+    changed = {field.name for field in dataclasses.fields(config) if vars(config)[field.name] != field.default}
+    for reason, applies, names in (
+        ("without use_peft", not config.use_peft, lora),
+        ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
+        ("beside total_episodes", config.total_episodes is not None, ("num_train_epochs",)),
+        ("beside batch_size", config.batch_size is not None, ("gradient_accumulation_steps",)),
+        ("with a constant learning rate", config.lr_scheduler_type == "constant", ("warmup_steps",)),
+        ("with optim = sgd", config.optim == "sgd", adam),
+        (f"with trust_region = {config.trust_region}", config.trust_region != "clip", clip),
+        (f"with trust_region = {config.trust_region}", config.trust_region not in DIVERGENCES, divergence),
+        (
+            f"with trust_region = {config.trust_region}",
+            not config.trust_region.startswith("topk"),
+            ("divergence_top_k",),
+        ),
+        (f"with advantage = {config.advantage}", config.advantage != "gae", CRITIC_SETTINGS),
+        (
+            f"with advantage = {config.advantage}",
+            config.advantage not in ("gae", "batch_normalized"),
+            ("gamma", "whiten_advantages"),
+        ),
+        ("with anchor = sampled", config.anchor == "sampled", ("importance_cap",)),
+        ("with critic = joint", config.critic == "joint" and config.advantage == "gae", decoupled),
+        (
+            "with critic = decoupled, whose loss has an optimizer of its own",
+            config.critic == "decoupled",
+            ("vf_coef",),
+        ),
+        ("without save_steps", config.save_steps is None, ("save_total_limit",)),
+        ("without push_to_hub", not config.push_to_hub, ("hub_model_id",)),
+    ):
+        if applies:
+            yield from (f"{name} has no effect {reason}" for name in names if name in changed)
+
+
+def _reward_problems(config: "PPOConfig") -> Iterator[Problem]:
+    stops = ("stop_token", "stop_token_id")
+    if config.stop_token not in (None, "eos") and config.stop_token_id is not None:
+        yield Problem("stop_token and stop_token_id both say what ends a response: give one", stops)
+    if config.stop_token_id == ():
+        yield Problem("stop_token_id is empty: give an id, or stop_token = none for no stop", ("stop_token_id",))
+    penalties = {
+        "missing_eos_penalty": config.missing_eos_penalty not in (None, 0),
+        "non_eos_penalty": config.non_eos_penalty,
+    }
+    if all(penalties.values()):
+        yield Problem("missing_eos_penalty subtracts and non_eos_penalty replaces: give one", tuple(penalties))
+    for name, is_set in penalties.items():
+        if is_set and config.stop_token is None and config.stop_token_id is None:
+            yield Problem(f"{name} needs a stop token: without one it would hit every response", (name, *stops))
+    for source in config.reward_funcs:
+        if source.endswith((".py", ".py:")):
+            yield Problem(f"reward_funcs: {source} names no function; write file.py:name", ("reward_funcs",))
+    rewards = len(config.reward_funcs) + (config.reward_model_path is not None)
+    if config.reward_weights is not None and len(config.reward_weights) < rewards:
+        yield Problem(
+            f"reward_weights has {len(config.reward_weights)} weight(s) for {rewards} rewards",
+            ("reward_weights", "reward_funcs", "reward_model_path"),
+        )
+
+
+def _batch_problems(config: "PPOConfig") -> Iterator[Problem]:
+    rows = config.batch_size
+    if rows is not None and rows % config.num_generations != 0:
+        yield Problem(
+            f"batch_size = {rows} is no multiple of num_generations = {config.num_generations}",
+            ("batch_size", "num_generations"),
+        )
+    if rows is not None and config.num_mini_batches > rows:
+        yield Problem(
+            f"num_mini_batches = {config.num_mini_batches} is more than batch_size = {rows} rows",
+            ("batch_size", "num_mini_batches"),
+        )
