@@ -29,8 +29,8 @@ tokens of the whole generation batch: that is one step's batch here. It counts p
 turns rotary angles into other float32 numbers: all prompts are of one length here.
 
 How far rounding grows depends on the steps: with a learning rate of 1e-3 instead of 3e-4 the float32 runs of Divergence
-PPO end at 1.4e-5, their float64 controls still at 1e-15. The controls of PPO cannot fall as low:
-TRL's n/(n − 1) of the whitening is float32 always.
+PPO end at 1.4e-5, while their float64 controls stay below 1e-8. The controls of PPO cannot fall as low: TRL's n/(n − 1)
+of the whitening is float32 always.
 """
 
 import argparse
