@@ -83,9 +83,9 @@ def outcome_table(outcomes: dict[str, Outcome]) -> Table:
     """One line per policy."""
     count = next(iter(outcomes.values())).preferred.count
     table = Table(title=f"Summaries of {count} unseen posts, judged against a person's by counting facts")
-    table.add_column("policy")
+    table.add_column("policy", no_wrap=True)
     for column in ("preferred", "95 % interval", "facts right", "facts wrong", "words", "finished"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", min_width=len(column.split()[0]))
     for name, outcome in outcomes.items():
         low, high = outcome.preferred.interval()
         table.add_row(

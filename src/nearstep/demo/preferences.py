@@ -102,7 +102,7 @@ def spoil(draft: Draft, flaw: Flaw, rng: random.Random) -> Draft:
 
 
 def _invent(draft: Draft, rng: random.Random) -> Draft:
-    """One or two more wrong facts: mostly such as the post does not tell, else a right one becomes wrong."""
+    """One or two more wrong facts: such as the post does not tell, where there are any, or right ones made wrong."""
     untold = [slot for slot in Slot if slot not in draft.truth and slot not in draft.wrong]
     source = untold if untold and (rng.random() < 0.7 or not draft.right) else list(draft.right)
     slots = rng.sample(source, min(rng.choice((1, 1, 2)), len(source)))

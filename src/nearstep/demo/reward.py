@@ -15,7 +15,6 @@ from nearstep.demo.preferences import Ranking
 from nearstep.streams import stream, stream_seed
 
 LEARNING_RATE = 2e-3
-CENTERING = 0.0  # weight of the squared rewards, which keeps them near 0 (arXiv 2312.09244)
 EVALUATION_GROUPS = 64
 
 
@@ -45,7 +44,7 @@ def train_reward_model(
     for numbers in batches_by_length([group.tokens for group in groups], batch_groups, rng):
         rewards = last_token_rewards(model, [groups[number] for number in numbers])
         pairs = pairs_of([rankings[number] for number in numbers])
-        descent.step(preference_loss(rewards, pairs) + CENTERING * rewards.square().mean())
+        descent.step(preference_loss(rewards, pairs))
     model.eval()
 
 

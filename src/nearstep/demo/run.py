@@ -38,6 +38,12 @@ def run_demo(*, output: Path, seed: int, quick: bool) -> dict[str, Outcome]:
         for name, folder in policies.items()
     }
     console.print(outcome_table(outcomes))
+    console.print(
+        Text(
+            "   The reward model notices missing facts and hardly notices wrong ones, so PPO states more: see `facts wrong`."
+        ),
+        soft_wrap=True,
+    )
     report = output / "outcome.json"
     report.write_text(json.dumps({name: asdict(outcome) for name, outcome in outcomes.items()}, indent=2) + "\n")
     _say_where(console, folders, output, report)
@@ -56,7 +62,7 @@ def ppo_settings(folders: Folders, output: Path, *, seed: int, quick: bool) -> P
         response_length=RESPONSE_LENGTH,
         temperature=1.0,
         missing_eos_penalty=2.0,
-        kl_coef=0.02,
+        kl_coef=0.05,
         learning_rate=5e-4,
         num_ppo_epochs=2,
         num_mini_batches=2,
