@@ -14,6 +14,9 @@ from nearstep.demo.prepare import QUICK, Folders, Scale, prepare_world
 from nearstep.trainer import PPOTrainer
 
 RESPONSE_LENGTH = 48
+BLIND_SPOT = (
+    "   The reward model notices missing facts and hardly notices wrong ones: PPO states more. See facts wrong."
+)
 
 
 def run_demo(*, output: Path, seed: int, quick: bool) -> dict[str, Outcome]:
@@ -38,12 +41,7 @@ def run_demo(*, output: Path, seed: int, quick: bool) -> dict[str, Outcome]:
         for name, folder in policies.items()
     }
     console.print(outcome_table(outcomes))
-    console.print(
-        Text(
-            "   The reward model notices missing facts and hardly notices wrong ones, so PPO states more: see `facts wrong`."
-        ),
-        soft_wrap=True,
-    )
+    console.print(Text(BLIND_SPOT), soft_wrap=True)
     report = output / "outcome.json"
     report.write_text(json.dumps({name: asdict(outcome) for name, outcome in outcomes.items()}, indent=2) + "\n")
     _say_where(console, folders, output, report)
