@@ -157,7 +157,7 @@ class PPOConfig(Settings):
     cliprange_value: float = option(0.2, "how far a value may move from its value at rollout", above=0)
     vf_coef: float = option(0.1, "joint: weight of the value loss", at_least=0)
     vf_learning_rate: float | None = option(
-        None, "decoupled: peak step size of the critic; learning_rate if not given", at_least=0
+        None, "peak step size of the critic; learning_rate if not given", at_least=0
     )
     num_vf_epochs: int = option(1, "decoupled: passes of the critic over a rollout", at_least=1)
     vf_update_frequency: int = option(

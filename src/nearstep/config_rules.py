@@ -39,7 +39,7 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
     if config.stop_token is None and config.stop_token_id is None:
         yield "without a stop token all response_length tokens of a response are scored and trained on"
     clip, divergence = ("cliprange", "cliprange_high", "dual_clip"), ("divergence_low", "divergence_high")
-    decoupled = ("vf_learning_rate", "num_vf_epochs", "vf_update_frequency")
+    decoupled = ("num_vf_epochs", "vf_update_frequency")
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
     changed = {field.name for field in dataclasses.fields(config) if vars(config)[field.name] != field.default}

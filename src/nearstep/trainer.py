@@ -94,10 +94,14 @@ class PPOTrainer:
             if r.config.push_to_hub and r.backend.rank == 0:
                 push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
             reporter.end()
-        r.backend.close()
         return TrainOutput(
             self.state.update,
             self.state.episodes,
             folder / "policy",
             None if self.value_model is None else folder / "value",
         )
+
+    def save_model(self, output_dir: str | Path | None = None) -> None:
+        """Write the policy as a model folder of its own; `train` has already left `policy/` and `value/`."""
+        folder = Path(output_dir if output_dir is not None else self.recipe.config.output_dir)
+        self.recipe.checkpoint.export_policy(folder, self.state)

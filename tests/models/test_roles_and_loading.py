@@ -168,3 +168,10 @@ def test_stop_tokens():
         stop_ids(tokenizer, stop_token="end", stop_token_id=None, **vocabulary)
     with pytest.raises(ConfigError, match="outside"):
         stop_ids(tokenizer, stop_token=None, stop_token_id=(300,), **vocabulary)
+
+
+def test_a_folder_without_a_tokenizer_is_an_error(tmp_path):
+    for kind in ("llama", "gpt_neox"):
+        tiny_scalar_model(kind).save_pretrained(tmp_path / kind)
+        with pytest.raises(ModelError, match=r"tokenizer.*tokenizer\.save_pretrained"):
+            load_tokenizer(str(tmp_path / kind), role="reward_model")

@@ -261,3 +261,22 @@ def test_one_object_in_two_roles_is_refused(tmp_path):
 def test_too_many_minibatches(tmp_path):
     with pytest.raises(ConfigError, match="num_mini_batches = 9"):
         trainer_of(tmp_path, config=settings(tmp_path, num_mini_batches=9))
+
+
+def test_save_model_writes_the_policy_where_it_is_told(tmp_path):
+    trainer = trainer_of(tmp_path / "run")
+    trainer.train()
+    trainer.save_model(tmp_path / "kept")
+    ids = torch.tensor([[5, 6, 7]])
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "kept")(ids).logits
+    torch.testing.assert_close(found, trainer.model(ids).logits, atol=1e-6, rtol=0)
+
+
+def test_a_run_that_is_stopped_early_ends_with_an_evaluation(tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 2
+
+    trainer_of(tmp_path, callbacks=[Stop()], eval_dataset=ROWS[:3]).train()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["update"] for entry in lines if "eval/objective/scores" in entry] == [2]

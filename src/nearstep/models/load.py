@@ -20,9 +20,19 @@ def load_tokenizer(name: str, *, role: str = "tokenizer", trust_remote_code: boo
     """The tokenizer of a folder or hub name. Raises ModelError if there is none."""
     _check_folder(name, role)
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{role}: no tokenizer could be read from {name!r}: {_first_line(error)}") from error
+        raise ModelError(
+            f"{role}: no tokenizer could be read from {name!r}: {_first_line(error)}. Save its own tokenizer there "
+            "(tokenizer.save_pretrained)."
+        ) from error
+    # For some families transformers makes an empty tokenizer where the files are missing.
+    if not tokenizer.encode("text", add_special_tokens=False):
+        raise ModelError(
+            f"{role}: {name!r} holds no tokenizer, only a configuration. Save its own tokenizer there "
+            "(tokenizer.save_pretrained)."
+        )
+    return tokenizer
 
 
 def load_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -64,7 +74,8 @@ def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust_remote_
 
 def critic_from_trunk(policy: PreTrainedModel, pad_token_id: int | None) -> PreTrainedModel:
     """A critic with the policy's trunk and a head of zeros: its first value is 0 everywhere."""
-    config = type(policy.config).from_dict({**policy.config.to_dict(), "num_labels": 1})
+    settings = {name: value for name, value in policy.config.to_dict().items() if name not in ("id2label", "label2id")}
+    config = type(policy.config).from_dict({**settings, "num_labels": 1})
     config.pad_token_id = pad_token_id
     try:
         critic = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)

@@ -38,7 +38,7 @@ def stop_ids(
     if len(ids) == 1:
         return (ids[0],)
     near = difflib.get_close_matches(stop_token, vocabulary, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ConfigError(
         f"stop_token = {stop_token!r} is {len(ids)} tokens of the tokenizer, one is needed{hint} Use 'eos', the "
         "text of one "

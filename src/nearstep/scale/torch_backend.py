@@ -1,5 +1,6 @@
 """torch's own backend: one process, or data parallel over the processes that torchrun started."""
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -113,4 +114,6 @@ def torch_backend(*, use_cpu: bool = False) -> TorchBackend:
     joined = not dist.is_initialized()
     if joined:
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
-    return TorchBackend(dist.get_rank(), dist.get_world_size(), device, local_rank, joined)
+    backend = TorchBackend(dist.get_rank(), dist.get_world_size(), device, local_rank, joined)
+    atexit.register(backend.close)
+    return backend

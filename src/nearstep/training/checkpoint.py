@@ -46,6 +46,17 @@ class Checkpoint:
         self._write(self.folder, state)
         self.announce(state.update, self.folder)
 
+    def export_policy(self, folder: Path, state: State) -> None:
+        """Write the policy alone, as a model folder of its own at `folder`."""
+        policy = self.models.policy.model
+        weights = self.backend.weights_to_save(policy)
+        if self.backend.rank == 0:
+            whole = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
+            whole.save_pretrained(folder, state_dict=None if is_adapted(policy) else weights)
+            self.tokenizer.save_pretrained(folder)
+            (folder / "README.md").write_text(self.card(state, "policy"), encoding="utf-8")
+        self.backend.wait_for_all()
+
     def _write(self, target: Path, state: State) -> None:
         policy = self.models.policy.model
         critic = None if self.models.critic is None else self.models.critic.model

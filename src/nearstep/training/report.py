@@ -101,7 +101,8 @@ class Report:
         """The same on every process, or some would wait for others for ever."""
         own = (self.reporter.should_evaluate, self.reporter.should_save, self.reporter.should_training_stop)
         evaluate, save, stop = (any(each) for each in zip(*self.backend.gather(own), strict=True))
-        return Wishes(evaluate and self.evaluator.has_prompts, save, stop)
+        # A run that is stopped early ends with an evaluation too.
+        return Wishes((evaluate or stop) and self.evaluator.has_prompts, save, stop)
 
 
 def _mean_by_name(logged: Sequence[dict[str, float]]) -> dict[str, float]:
