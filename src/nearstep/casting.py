@@ -1,5 +1,4 @@
-"""Which models, tokenizers and reward functions play which role, given the settings and what the user passed as "
-"objects."""
+"""Which models, tokenizers and functions play which role, given the settings and the user's objects."""
 
 import copy
 import re

@@ -1,5 +1,4 @@
-"""In which floating-point type log-probabilities and losses are computed: float32 at least, whatever the "
-"model's type."""
+"""In which type log-probabilities and losses are computed: float32 at least, whatever the model's."""
 
 import torch
 from jaxtyping import Float

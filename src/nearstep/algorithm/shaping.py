@@ -1,5 +1,4 @@
-"""How a row's score becomes rewards of its tokens: the rules for missing stop tokens, the KL penalty, the place "
-"of the score."""
+"""How a row's score becomes rewards of its tokens: stop-token rules, KL penalty, place of the score."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,8 +32,7 @@ def token_rewards(
     kl_coef: float,
     pay_at_last: Bool[Tensor, " rows"],
 ) -> Float[Tensor, " actions"]:
-    """−β·kl at every action, plus the row's score at its last action where `pay_at_last`. A row without actions "
-    "gets none."""
+    """−β·kl at every action, and the row's score at its last where `pay_at_last`; an empty row gets none."""
     rewards = -kl_coef * kl
     paid = pay_at_last & (action_counts > 0)
     last_actions = (action_counts.cumsum(0) - 1)[paid]

@@ -16,8 +16,7 @@ from nearstep.algorithm.losses import probability_ratio
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """Log-probabilities of one policy at every action: of the sampled token, and of the recorded top tokens if "
-    "asked for."""
+    """Log-probs of one policy at every action: of the sampled token, and of the recorded top tokens."""
 
     sampled: Float[Tensor, " actions"]
     top: Float[Tensor, "actions k"] | None = None

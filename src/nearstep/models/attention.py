@@ -68,8 +68,7 @@ def attend_causally(query: Tensor, key: Tensor, value: Tensor, layer: LayerInput
 
 
 def attend_where(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, layer: LayerInput) -> Tensor:
-    """Attention under a mask that broadcasts to [batch, heads, queries, keys], with the layer's soft cap if it "
-    "has one."""
+    """Attention under a mask that broadcasts to [batch, heads, queries, keys], soft-capped if the layer is."""
     grouped = query.shape[1] != key.shape[1]
     if layer.softcap is None:
         return scaled_dot_product_attention(

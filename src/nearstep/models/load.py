@@ -51,8 +51,7 @@ def load_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: 
 
 
 def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A classification model with one label and a trained head. A head that is missing from the files is an "
-    "error, never random."""
+    """A classification model with one label and a trained head; a missing head is an error, never random."""
     _check_folder(name, role)
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(

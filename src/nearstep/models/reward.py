@@ -1,5 +1,4 @@
-"""How a reward model of any family scores rows of token ids: read at each row's own last token, never guessed "
-"from pad ids."""
+"""How a reward model of any family scores rows of ids: at each row's own last token, not by pad ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -22,8 +22,7 @@ PROBE_LENGTHS = (5, 3)
 
 @dataclass(frozen=True)
 class Policy:
-    """The causal model that is trained. `model` is what the user gave: a transformers model, or peft's wrapper "
-    "around one."""
+    """The causal model that is trained; `model` is what the user gave, maybe peft's wrapper around it."""
 
     model: nn.Module
     trunk: nn.Module
@@ -119,8 +118,7 @@ def make_critic(
 
 
 def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
-    """The output layer with one label of a sequence or token classification model, under the names that "
-    "transformers uses."""
+    """The output layer with one label, under the names that transformers' classification models use."""
     heads = [child for name, child in model.named_children() if name in ("score", "classifier")]
     if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
         raise ModelError(

@@ -27,7 +27,6 @@ def draw(probabilities: Float[Tensor, "rows vocabulary"], uniform: Float[Tensor,
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """First place where `cumulative` exceeds `target`; rounding may leave none, then the place where it reaches "
-    "its end."""
+    """First place where `cumulative` exceeds `target`; if rounding leaves none, where it reaches its end."""
     limit = torch.minimum(target, torch.nextafter(cumulative[:, -1], torch.zeros_like(target)))
     return (cumulative > limit[:, None]).int().argmax(-1)

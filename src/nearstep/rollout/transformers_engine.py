@@ -1,5 +1,4 @@
-"""The built-in engine: a decode loop on the training model itself. Finished rows leave the batch, waiting rows "
-"enter."""
+"""The built-in engine: a decode loop on the training model; finished rows leave, waiting rows enter."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -85,8 +84,7 @@ def _uniforms(settings: GenerationSettings, episodes: list[int], limits: list[in
 
 @dataclass
 class LiveBatch:
-    """The rows that are being generated: row i of `rows` lives in slot i of the cache and fills `lengths[i]` "
-    "places of it."""
+    """The rows being generated: `rows[i]` lives in slot i of the cache and fills `lengths[i]` places of it."""
 
     policy: Policy
     settings: GenerationSettings

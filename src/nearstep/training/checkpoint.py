@@ -20,8 +20,7 @@ Role: TypeAlias = Literal["policy", "value"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Writes `policy/` and `value/` under a folder. Optimizers, counters and statistics will lie beside them "
-    "(resume)."""
+    """Writes `policy/` and `value/` under a folder; optimizers and counters will lie beside them (resume)."""
 
     folder: Path
     models: Models

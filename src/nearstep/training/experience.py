@@ -81,8 +81,7 @@ def _parts(rollout: Rollout, r: Recipe) -> Iterator[Rollout]:
 
 
 def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
-    """The metrics of a rollout as they stand before the update; those of `reports/metrics.py` that start with "
-    "objective/."""
+    """The metrics of a rollout as they stand before the update; `reports/metrics.py` says what they mean."""
     rollout, config = experience.rollout, r.config
     counts = rollout.action_counts
     kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, config.kl_estimator)

@@ -28,8 +28,7 @@ class Learner:
 
 @dataclass(frozen=True)
 class Learners:
-    """Policy and critic. Adam keeps its state by weight, so two optimizers with one rate are the same as one "
-    "over both."""
+    """Policy and critic. Adam's state is by weight, so two optimizers with one rate are one over both."""
 
     policy: Learner
     critic: Learner | None

@@ -1,5 +1,4 @@
-"""What the loop tells after each update: metrics of all processes as numbers, every episode, and samples now "
-"and then."""
+"""What the loop tells after each update: metrics of all processes, every episode, samples now and then."""
 
 from collections import deque
 from collections.abc import Sequence

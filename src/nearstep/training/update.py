@@ -102,8 +102,7 @@ def policy_objective(micro: Experience, r: Recipe, *, first: bool) -> tuple[Tens
 
 
 def value_objective(micro: Experience, r: Recipe) -> tuple[Tensor, Metrics]:
-    """Sum of the value loss over the states of a micro-batch: before every action, and after the stop token "
-    "where it is trained."""
+    """Sum of the value loss over the states before every action, and after the stop token where it is trained."""
     assert r.models.critic is not None, "a value loss needs a critic"
     now = rollout_values(r.models.critic, micro.rollout)
     final = micro.train_final
@@ -120,8 +119,7 @@ def value_objective(micro: Experience, r: Recipe) -> tuple[Tensor, Metrics]:
 
 
 def _global_counts(minibatch: Experience, r: Recipe) -> tuple[Tensor, Tensor]:
-    """Actions, and states that the critic is trained on, over all processes; at least 1 so that nothing divides "
-    "by 0."""
+    """Actions, and states that the critic is trained on, over all processes; at least 1, for they divide."""
     actions = len(minibatch.old_logprobs)
     states = actions + int(minibatch.train_final.sum())
     counts = r.backend.add_up(torch.tensor([actions, states], device=minibatch.scores.device))
