@@ -1,82 +1,30 @@
-"""Which settings a run has, what each does, and which combinations are refused."""
+"""Which settings a PPO run has, what each does, and which combinations are refused."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from nearstep import config_rules
-from nearstep.settings import Problem, Settings, accepts_old_names, option
-
-# The sections of `--help`: title, first setting.
-SECTIONS: tuple[tuple[str, str], ...] = (
-    ("Run", "output_dir"),
-    ("Models", "model_name_or_path"),
-    ("Data", "dataset_name"),
-    ("Sampling", "response_length"),
-    ("Reward", "missing_eos_penalty"),
-    ("PPO", "num_ppo_epochs"),
-    ("Critic", "critic"),
-    ("Batches", "total_episodes"),
-    ("Optimizer", "learning_rate"),
-    ("Reports", "logging_steps"),
-)
+from nearstep.config_shared import DataSettings, ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+from nearstep.settings import Problem, Settings, accepts_old_names, option, sections
 
 
-@accepts_old_names
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(Settings):
-    """All settings of a PPO run, flat and frozen.
+class RoleSettings(Settings):
+    """The other models of PPO."""
 
-    Field names are those of TRL's `PPOConfig` where it had the setting. Unknown names, wrong types and
-    clashing values are refused with a `ConfigError` that lists every problem at once.
-    """
-
-    # --- Run
-    output_dir: str = option("nearstep-output", "folder for models, metrics and samples; made if missing")
-    run_name: str | None = option(None, "name of the run at trackers; the folder's name if not given")
-    seed: int = option(42, "every random number of the run derives from it", at_least=0)
-    use_cpu: bool = option(False, "stay on the CPU even where there is a GPU")
-
-    # --- Models
-    model_name_or_path: str | None = option(None, "policy and tokenizer: a folder or a hub name")
     sft_model_path: str | None = option(None, "weights of the policy, if not those of model_name_or_path")
     ref_model_path: str | None = option(None, "frozen reference; if not given, a copy of the policy as it starts")
     value_model_path: str | None = option(
         None,
         "critic with one label; if not given, started from the reward model, else from the policy's trunk",
     )
-    reward_model_path: str | None = option(None, "reward model with one label, of any family and tokenizer")
-    reward_funcs: tuple[str, ...] = option((), "reward functions, each as file.py:name (or a reward model's folder)")
-    reward_weights: tuple[float, ...] | None = option(
-        None, "one weight for each reward, the reward model first; 1 each if not given"
-    )
-    dtype: Literal["float32", "bfloat16", "float64"] = option(
-        "float32", "type of the weights of models that are loaded from a path"
-    )
-    bf16: bool = option(False, "compute forward and backward in bfloat16 (autocast), weights stay as they are")
-    gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: less memory, more time")
-    use_peft: bool = option(False, "train LoRA adapters on the policy; the reference is the policy without them")
-    lora_r: int = option(16, "rank of the adapters", at_least=1)
-    lora_alpha: int = option(32, "scale of the adapters (alpha / rank)", at_least=1)
-    lora_target_modules: tuple[str, ...] | None = option(None, "modules that get adapters; peft's choice if not given")
-    trust_remote_code: bool = option(False, "allow models to bring Python code of their own")
 
-    # --- Data
-    dataset_name: str | None = option(None, "prompts: a jsonl, json, csv or parquet file, a folder, or a hub name")
-    dataset_config: str | None = option(None, "configuration of a hub data set")
-    dataset_train_split: str = option("train", "split that gives the prompts")
-    eval_dataset_name: str | None = option(
-        None, "prompts to evaluate on; none if neither this nor dataset_test_split is given"
-    )
-    dataset_test_split: str | None = option(None, "split to evaluate on, of eval_dataset_name or else of dataset_name")
-    max_prompt_length: int | None = option(
-        None, "longest prompt in tokens; no limit but the model's if not given", at_least=1
-    )
-    on_long_prompt: Literal["error", "drop", "cut_left"] = option(
-        "error", "what happens to a longer prompt: stop and name it, leave it out, or keep its last tokens"
-    )
 
-    # --- Sampling
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings(Settings):
+    """How responses are sampled."""
+
     response_length: int = option(53, "most tokens of a response", at_least=1)
     temperature: float = option(0.7, "of sampling and of every log-probability", above=0)
     top_p: float = option(
@@ -92,17 +40,39 @@ class PPOConfig(Settings):
     )
     num_generations: int = option(1, "responses sampled for each prompt", at_least=1)
 
-    # --- Reward
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSettings(Settings):
+    """Who judges a response, and what becomes of the score."""
+
+    reward_model_path: str | None = option(None, "reward model with one label, of any family and tokenizer")
+    reward_funcs: tuple[str, ...] = option((), "reward functions, each as file.py:name (or a reward model's folder)")
+    reward_weights: tuple[float, ...] | None = option(
+        None, "one weight for each reward, the reward model first; 1 each if not given"
+    )
     missing_eos_penalty: float | None = option(
         None, "subtracted from the score of a response that did not end itself", at_least=0
     )
     non_eos_penalty: bool = option(False, "replace the score of a response that did not end itself")
     penalty_reward_value: float = option(-1.0, "the score that non_eos_penalty puts in place")
+    reward_clip: float | None = option(None, "scores are cut to ± this", above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLSettings(Settings):
+    """How the policy is held near its reference."""
+
+    kl_coef: float = option(0.05, "weight of the per-token KL penalty in the reward", at_least=0)
+    kl_estimator: Literal["k1", "k2", "k3"] = option("k1", "how the KL of a token is estimated from its log-probs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvantageSettings(Settings):
+    """Which action deserves what."""
+
     score_position: Literal["last_token", "after_eos"] = option(
         "last_token", "step that is paid the score; after_eos is TRL's habit"
     )
-    kl_coef: float = option(0.05, "weight of the per-token KL penalty in the reward", at_least=0)
-    kl_estimator: Literal["k1", "k2", "k3"] = option("k1", "how the KL of a token is estimated from its log-probs")
     whiten_rewards: bool = option(False, "scale per-token rewards to unit variance, mean kept")
     whiten_advantages: bool = option(True, "shift and scale advantages to mean 0 and variance 1, over all processes")
     gamma: float = option(1.0, "discount per token", at_least=0, at_most=1)
@@ -116,13 +86,15 @@ class PPOConfig(Settings):
     bootstrap_truncated: bool = option(
         False, "value the state where a response was cut off, instead of ending it with 0"
     )
-    reward_clip: float | None = option(None, "scores are cut to ± this", above=0)
-
     advantage: Literal["gae", "group_mean", "group_normalized", "leave_one_out", "batch_normalized"] = option(
         "gae", "gae needs a critic; the others have none: a row against its group, or returns against the batch"
     )
 
-    # --- PPO
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySettings(Settings):
+    """How the policy learns from a rollout, and how far a step may go."""
+
     num_ppo_epochs: int = option(4, "passes over each rollout", at_least=1)
     num_mini_batches: int = option(1, "optimizer steps in each pass", at_least=1)
     trust_region: str = option(
@@ -150,7 +122,11 @@ class PPOConfig(Settings):
         None, "largest importance weight of a token; if not given 20 for divergences, no limit for clip", above=0
     )
 
-    # --- Critic
+
+@dataclass(frozen=True, kw_only=True)
+class CriticSettings(Settings):
+    """When and how the critic learns."""
+
     critic: Literal["joint", "decoupled"] = option(
         "joint", "joint: policy and critic take every step together; decoupled: the critic trains after the policy"
     )
@@ -165,7 +141,11 @@ class PPOConfig(Settings):
     )
     vf_warmup_updates: int = option(0, "first updates in which only the critic trains", at_least=0)
 
-    # --- Batches
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings(Settings):
+    """How many episodes, and how many at a time."""
+
     total_episodes: int | None = option(
         None, "episodes of the run; num_train_epochs passes over the data if not given", at_least=1
     )
@@ -182,31 +162,30 @@ class PPOConfig(Settings):
     )
     local_rollout_forward_batch_size: int = option(64, "rows that a process generates or scores at a time", at_least=1)
 
-    # --- Optimizer
-    learning_rate: float = option(3e-6, "peak step size, of policy and critic", at_least=0)
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = option(
-        "linear", "course of the learning rate over the updates, stepped once per update"
-    )
-    warmup_steps: int = option(0, "updates over which the learning rate rises", at_least=0)
-    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd"] = option("adamw_torch", "the optimizer")
-    weight_decay: float = option(0.0, "decoupled weight decay", at_least=0)
-    adam_beta1: float = option(0.9, "decay of Adam's first moment", at_least=0, below=1)
-    adam_beta2: float = option(0.999, "decay of Adam's second moment", at_least=0, below=1)
-    adam_epsilon: float = option(1e-8, "Adam's epsilon; the N+ study used 1e-5", above=0)
-    max_grad_norm: float | None = option(
-        1.0, "norm to which gradients of policy and critic together are cut; 'none' for none", above=0
-    )
 
-    # --- Reports
-    logging_steps: int = option(1, "updates between two entries of the metrics", at_least=1)
-    report_to: tuple[str, ...] = option((), "trackers: tensorboard, wandb, trackio, … (transformers' integrations)")
-    num_sample_generations: int = option(10, "tables of sample completions in the run; 0 for none", at_least=0)
-    log_rollouts: bool = option(True, "write every episode to rollouts.jsonl")
-    eval_steps: int | None = option(None, "updates between two evaluations; only at the end if not given", at_least=1)
-    save_steps: int | None = option(None, "updates between two saved models; only at the end if not given", at_least=1)
-    save_total_limit: int | None = option(None, "how many of the folders made by save_steps are kept", at_least=1)
-    push_to_hub: bool = option(False, "upload the final policy to the hub")
-    hub_model_id: str | None = option(None, "repository for push_to_hub; the folder's name if not given")
+@accepts_old_names
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(
+    # Fields stand in the opposite order: dataclasses read their bases from the last to the first.
+    ReportSettings,
+    OptimizerSettings,
+    BatchSettings,
+    CriticSettings,
+    PolicySettings,
+    AdvantageSettings,
+    KLSettings,
+    RewardSettings,
+    SamplingSettings,
+    DataSettings,
+    RoleSettings,
+    ModelSettings,
+    RunSettings,
+):
+    """All settings of a PPO run, flat and frozen.
+
+    Field names are those of TRL's `PPOConfig` where it had the setting. Unknown names, wrong types and
+    clashing values are refused with a `ConfigError` that lists every problem at once.
+    """
 
     def problems(self) -> Iterator[Problem]:
         """Settings that clash. Types and limits are checked before."""
@@ -215,3 +194,20 @@ class PPOConfig(Settings):
     def remarks(self) -> Iterator[str]:
         """Settings without effect, and one whose effect surprises."""
         return config_rules.remarks(self)
+
+
+SECTIONS = sections(
+    ("Run", RunSettings),
+    ("Models", ModelSettings),
+    ("Roles", RoleSettings),
+    ("Data", DataSettings),
+    ("Sampling", SamplingSettings),
+    ("Reward", RewardSettings),
+    ("KL", KLSettings),
+    ("Advantage", AdvantageSettings),
+    ("Policy", PolicySettings),
+    ("Critic", CriticSettings),
+    ("Batches", BatchSettings),
+    ("Optimizer", OptimizerSettings),
+    ("Reports", ReportSettings),
+)  # the sections of `--help`: title, first setting

@@ -6,15 +6,12 @@ Standard library only: a configuration can be read and refused before anything h
 import dataclasses
 import difflib
 import functools
-import math
-import numbers
-import os
-import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field
-from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin
+from typing import Any, TypeAlias, TypeVar
 
+from nearstep.conversion import UnfitError, as_type
 from nearstep.errors import ConfigError, shorten
 from nearstep.old_names import RENAMED, RETIRED
 
@@ -97,6 +94,11 @@ def option_of(setting: Field[Any]) -> Option:
     """What `option` noted about a field."""
     noted: Option = setting.metadata["option"]
     return noted
+
+
+def sections(*titled: tuple[str, type[Settings]]) -> tuple[tuple[str, str], ...]:
+    """Title and first setting of each part of a configuration, for `--help`."""
+    return tuple((title, next(iter(part.__annotations__))) for title, part in titled)
 
 
 def accepts_old_names(cls: type[SettingsT]) -> type[SettingsT]:
@@ -189,7 +191,7 @@ def _read(cls: type[SettingsT], raw: Mapping[str, object], texts: bool) -> _Find
                 findings.notes.append(f"{given} is called {name} here")
             try:
                 findings.values[name] = _convert(value, settings[name], texts)
-            except _UnfitError as unfit:
+            except UnfitError as unfit:
                 findings.problems.append(Problem(f"{given} = {shorten(value)} must be {unfit}", (name,)))
         elif name not in RETIRED:
             findings.problems.append(Problem(f"unknown setting {given}{_nearest(name, settings)}"))
@@ -218,82 +220,9 @@ def _nearest(name: str, settings: Iterable[str]) -> str:
     return f"; did you mean {current_name(matches[0])}?" if matches else "; there is none with a similar name"
 
 
-class _UnfitError(ValueError):
-    """A value does not fit its field; says what would."""
-
-
 def _convert(value: object, setting: Field[Any], texts: bool) -> object:
-    converted = _as_type(value, setting.type, texts)
+    converted = as_type(value, setting.type, texts)
     limits = option_of(setting)
     if not limits.allows(converted):
-        raise _UnfitError(limits.limits())
+        raise UnfitError(limits.limits())
     return converted
-
-
-def _as_type(value: object, annotation: Any, texts: bool) -> object:
-    """`value` as the annotated type, or _UnfitError."""
-    choices = get_args(annotation)
-    is_none = value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
-    if get_origin(annotation) is types.UnionType:
-        (inner,) = (choice for choice in choices if choice is not types.NoneType)
-        return None if is_none else _as_type(value, inner, texts)
-    if get_origin(annotation) is Literal:
-        if value in choices:
-            return choices[choices.index(value)]
-        raise _UnfitError("one of " + ", ".join(choices))
-    if get_origin(annotation) is tuple:
-        entries = () if is_none else value if isinstance(value, list | tuple) else (value,)
-        return tuple(_as_type(entry, choices[0], texts) for entry in entries)
-    return _SCALARS[annotation](value, texts)
-
-
-def _as_bool(value: object, texts: bool) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = value.lower() if texts and isinstance(value, str) else ""
-    if word in ("true", "yes", "on", "1"):
-        return True
-    if word in ("false", "no", "off", "0"):
-        return False
-    raise _UnfitError("true or false")
-
-
-def _as_float(value: object, texts: bool) -> float:
-    if texts and isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise _UnfitError("a number") from None
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise _UnfitError("a number")
-    if not math.isfinite(value):
-        raise _UnfitError("a finite number")
-    return float(value)
-
-
-def _as_int(value: object, texts: bool) -> int:
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value)
-    if texts and isinstance(value, str | float):
-        number = _as_float(value, texts)
-        if number.is_integer():
-            return int(number)
-    raise _UnfitError("a whole number")
-
-
-def _as_text(value: object, texts: bool) -> str:
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if not isinstance(value, str):
-        raise _UnfitError("text (in quotes)" if texts else "text")
-    if not value:
-        raise _UnfitError("text that is not empty")
-    return value
-
-
-_SCALARS: dict[Any, Callable[[object, bool], object]] = {
-    bool: _as_bool,
-    int: _as_int,
-    float: _as_float,
-    str: _as_text,
-}

@@ -24,7 +24,7 @@ def test_every_setting_stands_there_once(command):
 def test_sections_come_in_order():
     lines = command_help(COMMANDS[0]).splitlines()
     assert [line for line in lines if line in dict(SECTIONS)] == [title for title, _ in SECTIONS]
-    assert lines.index("PPO") < lines.index(next(line for line in lines if "--num_ppo_epochs" in line))
+    assert lines.index("Policy") < lines.index(next(line for line in lines if "--num_ppo_epochs" in line))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""How a given value becomes what the type of a setting asks for: from Python as it is, from a text by its meaning."""
+
+import math
+import numbers
+import os
+import types
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin
+
+
+class UnfitError(ValueError):
+    """A value does not fit its field; says what would."""
+
+
+def as_type(value: object, annotation: Any, texts: bool) -> object:
+    """`value` as the annotated type, or UnfitError."""
+    choices = get_args(annotation)
+    is_none = value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
+    if get_origin(annotation) is types.UnionType:
+        (inner,) = (choice for choice in choices if choice is not types.NoneType)
+        return None if is_none else as_type(value, inner, texts)
+    if get_origin(annotation) is Literal:
+        if value in choices:
+            return choices[choices.index(value)]
+        raise UnfitError("one of " + ", ".join(choices))
+    if get_origin(annotation) is tuple:
+        entries = () if is_none else value if isinstance(value, list | tuple) else (value,)
+        return tuple(as_type(entry, choices[0], texts) for entry in entries)
+    return _SCALARS[annotation](value, texts)
+
+
+def _as_bool(value: object, texts: bool) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = value.lower() if texts and isinstance(value, str) else ""
+    if word in ("true", "yes", "on", "1"):
+        return True
+    if word in ("false", "no", "off", "0"):
+        return False
+    raise UnfitError("true or false")
+
+
+def _as_float(value: object, texts: bool) -> float:
+    if texts and isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise UnfitError("a number") from None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise UnfitError("a number")
+    if not math.isfinite(value):
+        raise UnfitError("a finite number")
+    return float(value)
+
+
+def _as_int(value: object, texts: bool) -> int:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if texts and isinstance(value, str | float):
+        number = _as_float(value, texts)
+        if number.is_integer():
+            return int(number)
+    raise UnfitError("a whole number")
+
+
+def _as_text(value: object, texts: bool) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise UnfitError("text (in quotes)" if texts else "text")
+    if not value:
+        raise UnfitError("text that is not empty")
+    return value
+
+
+_SCALARS: dict[Any, Callable[[object, bool], object]] = {
+    bool: _as_bool,
+    int: _as_int,
+    float: _as_float,
+    str: _as_text,
+}
