@@ -55,15 +55,27 @@ class RewardSettings(Settings):
     )
     non_eos_penalty: bool = option(False, "replace the score of a response that did not end itself")
     penalty_reward_value: float = option(-1.0, "the score that non_eos_penalty puts in place")
+    normalize_scores: Literal["none", "scale", "shift_and_scale"] = option(
+        "none", "divide scores by the standard deviation of all scores so far, with or without taking their mean away"
+    )
     reward_clip: float | None = option(None, "scores are cut to ± this", above=0)
+    overlong_buffer: int | None = option(
+        None, "last tokens before response_length over which a penalty rises from 0 to overlong_penalty", at_least=1
+    )
+    overlong_penalty: float = option(1.0, "overlong_buffer: what is subtracted at response_length", above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class KLSettings(Settings):
     """How the policy is held near its reference."""
 
-    kl_coef: float = option(0.05, "weight of the per-token KL penalty in the reward", at_least=0)
+    kl_coef: float = option(0.05, "weight of the per-token KL penalty", at_least=0)
     kl_estimator: Literal["k1", "k2", "k3"] = option("k1", "how the KL of a token is estimated from its log-probs")
+    kl_in: Literal["reward", "loss"] = option(
+        "reward", "reward: the penalty is paid at every token; loss: it is a term of the loss, and needs k2 or k3"
+    )
+    kl_target: float | None = option(None, "objective/kl to be kept: kl_coef then adapts after every update", above=0)
+    kl_horizon: int = option(10000, "kl_target: episodes over which kl_coef adapts", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +89,9 @@ class AdvantageSettings(Settings):
     whiten_advantages: bool = option(True, "shift and scale advantages to mean 0 and variance 1, over all processes")
     gamma: float = option(1.0, "discount per token", at_least=0, at_most=1)
     lam: float = option(0.95, "lambda of generalised advantage estimation", at_least=0, at_most=1)
+    lam_length_alpha: float | None = option(
+        None, "lambda of the policy by length, 1 − 1 / (this × tokens), instead of lam; 0.05 is usual", above=0
+    )
     lam_critic: float | None = option(
         None,
         "lambda of the critic's targets, if it shall differ from lam (1 is the plain return)",
@@ -100,6 +115,9 @@ class PolicySettings(Settings):
     trust_region: str = option(
         "clip", "clip, binary_tv, binary_kl, topk_tv, topk_kl, unbounded, or file.py:Name of your own"
     )
+    ratio_level: Literal["token", "sequence"] = option(
+        "token", "what has a ratio of its own: every token, or a whole response (the geometric mean of its tokens)"
+    )
     cliprange: float = option(0.2, "clip: the ratio leaves the region outside 1 ± this", above=0)
     cliprange_high: float | None = option(None, "clip: upper side, if it shall differ from cliprange", above=0)
     dual_clip: float | None = option(
@@ -117,6 +135,20 @@ class PolicySettings(Settings):
     )
     importance_cap: float | None = option(
         None, "recomputed: losses are weighted by trainer over engine probability, at most this", above=0
+    )
+    importance_floor: float | None = option(None, "recomputed: the lower limit of that weight", above=0)
+    importance_rule: Literal["truncate", "mask"] = option(
+        "truncate", "recomputed: a weight beyond its limits is held there, or its token is left out"
+    )
+    entropy_coef: float = option(0.0, "weight of the entropy of the policy, added to what is maximised", at_least=0)
+    loss_aggregation: Literal["token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "token_sum"] = option(
+        "token_mean",
+        "how token losses of a minibatch add up: mean of tokens; mean of rows of their mean, sum, or sum divided by "
+        "response_length; plain sum",
+    )
+    mask_truncated_completions: bool = option(False, "nothing is learned from responses that were cut off")
+    early_stop_kl: float | None = option(
+        None, "no further epoch once policy/approxkl_avg of one is above 1.5 × this", above=0
     )
     ratio_cap: float | None = option(
         None, "largest importance weight of a token; if not given 20 for divergences, no limit for clip", above=0
@@ -140,6 +172,9 @@ class CriticSettings(Settings):
         1, "decoupled: the critic trains on every Nth rollout, and on the last", at_least=1
     )
     vf_warmup_updates: int = option(0, "first updates in which only the critic trains", at_least=0)
+    vf_warmup_lam: float = option(
+        1.0, "lambda of the critic's targets in those updates; 1 is the Monte-Carlo return", at_least=0, at_most=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

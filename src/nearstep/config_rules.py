@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
 CRITIC_SETTINGS = (
     "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "cliprange_value",
-    "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency", "vf_warmup_updates",
+    "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency", "vf_warmup_updates", "vf_warmup_lam",
+    "lam_length_alpha",
 )  # fmt: skip
 TRUST_REGIONS = ("clip", *DIVERGENCES, "unbounded")
 
@@ -22,14 +23,13 @@ def clashes(config: "PPOConfig") -> Iterator[Problem]:
     """Settings that contradict each other. Types and limits are checked before."""
     yield from _reward_problems(config)
     yield from _batch_problems(config)
+    yield from _kl_problems(config)
+    yield from _region_problems(config)
     if config.advantage in ("group_mean", "group_normalized", "leave_one_out") and config.num_generations < 2:
         yield Problem(
             f"advantage = {config.advantage} compares responses to one prompt: num_generations must be at least 2",
             ("advantage", "num_generations"),
         )
-    if config.trust_region not in TRUST_REGIONS and ".py:" not in config.trust_region:
-        near = difflib.get_close_matches(config.trust_region, TRUST_REGIONS, n=1) or [", ".join(TRUST_REGIONS)]
-        yield Problem(f"trust_region = {config.trust_region!r} is unknown; did you mean {near[0]}?", ("trust_region",))
     if config.bf16 and config.dtype == "float64":
         yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
 
@@ -43,6 +43,7 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
     changed = {field.name for field in dataclasses.fields(config) if vars(config)[field.name] != field.default}
+    limits = (config.importance_cap, config.importance_floor)
     for reason, applies, names in (
         ("without use_peft", not config.use_peft, lora),
         ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
@@ -63,7 +64,25 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
             config.advantage not in ("gae", "batch_normalized"),
             ("gamma", "whiten_advantages"),
         ),
-        ("with anchor = sampled", config.anchor == "sampled", ("importance_cap",)),
+        (
+            "with anchor = sampled",
+            config.anchor == "sampled",
+            ("importance_cap", "importance_floor", "importance_rule"),
+        ),
+        (
+            "without importance_cap and importance_floor",
+            config.anchor != "sampled" and limits == (None, None),
+            ("importance_rule",),
+        ),
+        ("without overlong_buffer", config.overlong_buffer is None, ("overlong_penalty",)),
+        ("with kl_coef = 0", config.kl_coef == 0, ("kl_in",)),
+        ("without kl_target", config.kl_target is None, ("kl_horizon",)),
+        ("with one epoch", config.num_ppo_epochs == 1, ("early_stop_kl",)),
+        (
+            "without vf_warmup_updates",
+            config.advantage == "gae" and config.vf_warmup_updates == 0,
+            ("vf_warmup_lam",),
+        ),
         ("with critic = joint", config.critic == "joint" and config.advantage == "gae", decoupled),
         (
             "with critic = decoupled, whose loss has an optimizer of its own",
@@ -92,6 +111,16 @@ def _reward_problems(config: "PPOConfig") -> Iterator[Problem]:
     for name, is_set in penalties.items():
         if is_set and config.stop_token is None and config.stop_token_id is None:
             yield Problem(f"{name} needs a stop token: without one it would hit every response", (name, *stops))
+    if config.mask_truncated_completions and config.stop_token is None and config.stop_token_id is None:
+        yield Problem(
+            "mask_truncated_completions needs a stop token: without one every response is cut off",
+            ("mask_truncated_completions", *stops),
+        )
+    if config.overlong_buffer is not None and config.overlong_buffer > config.response_length:
+        yield Problem(
+            f"overlong_buffer = {config.overlong_buffer} is more than response_length = {config.response_length}",
+            ("overlong_buffer", "response_length"),
+        )
     for source in config.reward_funcs:
         if source.endswith((".py", ".py:")):
             yield Problem(f"reward_funcs: {source} names no function; write file.py:name", ("reward_funcs",))
@@ -100,6 +129,33 @@ def _reward_problems(config: "PPOConfig") -> Iterator[Problem]:
         yield Problem(
             f"reward_weights has {len(config.reward_weights)} weight(s) for {rewards} rewards",
             ("reward_weights", "reward_funcs", "reward_model_path"),
+        )
+
+
+def _kl_problems(config: "PPOConfig") -> Iterator[Problem]:
+    if config.kl_in == "loss" and config.kl_coef > 0 and config.kl_estimator == "k1":
+        yield Problem(
+            "kl_in = loss needs kl_estimator = k2 or k3: the gradient of k1 is 0 on average", ("kl_in", "kl_estimator")
+        )
+    if config.kl_target is not None and config.kl_coef == 0:
+        yield Problem("kl_target adapts kl_coef by a factor, and kl_coef = 0 stays 0", ("kl_target", "kl_coef"))
+
+
+def _region_problems(config: "PPOConfig") -> Iterator[Problem]:
+    region = config.trust_region
+    if region not in TRUST_REGIONS and ".py:" not in region:
+        near = difflib.get_close_matches(region, TRUST_REGIONS, n=1) or [", ".join(TRUST_REGIONS)]
+        yield Problem(f"trust_region = {region!r} is unknown; did you mean {near[0]}?", ("trust_region",))
+    if config.ratio_level == "sequence" and region in DIVERGENCES:
+        yield Problem(
+            f"trust_region = {region} compares distributions of single tokens: with ratio_level = sequence use clip "
+            "or unbounded",
+            ("ratio_level", "trust_region"),
+        )
+    low, high = config.importance_floor, config.importance_cap
+    if low is not None and high is not None and low > high:
+        yield Problem(
+            f"importance_floor = {low:g} is above importance_cap = {high:g}", ("importance_floor", "importance_cap")
         )
 
 

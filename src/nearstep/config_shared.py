@@ -76,6 +76,9 @@ class ReportSettings(Settings):
     """What is logged, evaluated, saved and uploaded."""
 
     logging_steps: int = option(1, "updates between two entries of the metrics", at_least=1)
+    log_style: Literal["line", "two_line"] = option(
+        "line", "what is printed of an update: the headline, or two lines with the losses of policy and critic"
+    )
     report_to: tuple[str, ...] = option((), "trackers: tensorboard, wandb, trackio, … (transformers' integrations)")
     num_sample_generations: int = option(10, "tables of sample completions in the run; 0 for none", at_least=0)
     log_rollouts: bool = option(True, "write every episode to rollouts.jsonl")

@@ -123,12 +123,21 @@ def _first(is_action: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the judges said: the weighted total, and every part by its name (NaN where a part did not apply)."""
+    """What the judges said: the weighted total, and every part by its name (NaN where a part did not apply).
+
+    A row whose total is NaN was not judged; nothing is learned from it.
+    """
 
     total: Float[Tensor, " rows"]
     parts: dict[str, Float[Tensor, " rows"]] = field(default_factory=dict)
     extras: dict[str, list[object]] = field(default_factory=dict)  # columns for the record, one value per row
     metrics: dict[str, float] = field(default_factory=dict)  # numbers that reward functions reported
+    dense: Float[Tensor, " actions"] | None = None  # rewards of single actions, weighted, beside the total
+
+    @property
+    def scored(self) -> Bool[Tensor, " rows"]:
+        """Rows that were judged: where no judge could, the total is NaN, and the row is left out of everything."""
+        return ~self.total.isnan()
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,8 @@ class Experience:
     final_values: Float[Tensor, " rows"]
     final_returns: Float[Tensor, " rows"]
     train_final: Bool[Tensor, " rows"]
+    trained: Bool[Tensor, " rows"]  # false for rows that nothing shall be learned from
+    kl_coef: float  # weight of the KL penalty in this update
 
     def __len__(self) -> int:
         return len(self.rollout)
@@ -174,6 +185,7 @@ class Experience:
             final_values=self.final_values[rows],
             final_returns=self.final_returns[rows],
             train_final=self.train_final[rows],
+            trained=self.trained[rows],
         )
 
     def split(self, max_tokens: int, max_rows: int) -> Iterator["Experience"]:

@@ -19,8 +19,8 @@ def golden(position, lam):
     after = position == "after_eos"
     counts = torch.tensor([3])
     rewards = token_rewards(
-        torch.tensor(KL, dtype=torch.float64), torch.ones(1, dtype=torch.float64), counts,
-        kl_coef=0.05, pay_at_last=torch.tensor([not after]),
+        -0.05 * torch.tensor(KL, dtype=torch.float64), torch.ones(1, dtype=torch.float64), counts,
+        pay_at_last=torch.tensor([not after]),
     )  # fmt: skip
     final = torch.tensor([VALUE_AFTER_EOS if after else 0.0], dtype=torch.float64)
     final_advantage = torch.tensor([1.0 if after else 0.0], dtype=torch.float64) - final
@@ -82,7 +82,7 @@ def test_every_row_is_walked_on_its_own(rows, gamma, lam, data):
 def test_a_row_without_actions_gets_no_reward_and_harms_nobody():
     rewards = token_rewards(
         torch.zeros(2), torch.tensor([1.0, 7.0, 3.0]), torch.tensor([1, 0, 1]),
-        kl_coef=0.1, pay_at_last=torch.tensor([True, True, True]),
+        pay_at_last=torch.tensor([True, True, True]),
     )  # fmt: skip
     assert rewards.tolist() == [1.0, 3.0]
 

@@ -72,7 +72,7 @@ def test_stop_rules_differ():
 
 def test_kl_is_a_penalty_and_the_score_lands_on_the_last_action():
     rewards = token_rewards(
-        torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0]), torch.tensor([2, 1]),
-        kl_coef=0.1, pay_at_last=torch.tensor([True, False]),
+        -0.1 * torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0]), torch.tensor([2, 1]),
+        pay_at_last=torch.tensor([True, False]),
     )  # fmt: skip
     assert rewards.tolist() == pytest.approx([-0.1, 9.8, -0.3])

@@ -71,9 +71,7 @@ def test_refusal(line, words):
     assert str(refusal.value).startswith("1 problem")
 
 
-@pytest.mark.parametrize(
-    "line", ["--fp16 false", "--max_steps -1", "--do_sample", "--entropy-coef 0.0", "--stage trl_ppo"]
-)
+@pytest.mark.parametrize("line", ["--fp16 false", "--max_steps -1", "--do_sample", "--beta 0.0", "--stage trl_ppo"])
 def test_a_harmless_setting_without_counterpart_is_harmless_as_text(line):
     with pytest.warns(UserWarning, match="has no effect"):
         assert read(line) == PPOConfig()

@@ -51,7 +51,7 @@ def test_seed_c_reward_names():
     [
         ("world_size", 2), ("num_total_batches", 10), ("ds3_gather_for_generation", True), ("dataset_num_proc", 4),
         ("fp16", False), ("do_sample", True), ("sanity_check", False), ("mini_batch_size", None), ("max_steps", -1),
-        ("stage", "trl_ppo"), ("entropy_coef", 0.0),
+        ("stage", "trl_ppo"), ("beta", 0.0),
     ],
 )  # fmt: skip
 def test_a_harmless_setting_without_counterpart_is_left_out_with_a_warning(old, value):

@@ -111,7 +111,7 @@ def replay(recording: dict[str, Tensor], number: int, recipe: Recipe) -> tuple[E
     steps = []
     for _ in range(recipe.config.num_ppo_epochs):
         absolute = abs_pg_loss(experience, recipe)
-        metrics = update(experience, [Phase(number, epochs=1, policy=True, critic=True)], recipe)
+        metrics, _ = update(experience, [Phase(number, epochs=1, policy=True, critic=True)], recipe)
         steps.append(Step(mean(metrics, "loss/policy_avg"), absolute, mean(metrics, "loss/value_avg")))
     recipe.learners.end_update()
     return experience, steps

@@ -87,7 +87,7 @@ def replay_region(recording: dict[str, Tensor], number: int, recipe: Recipe) -> 
     steps = []
     for _ in range(recipe.config.num_ppo_epochs):
         loss, scale = trl_loss(experience, recipe)
-        metrics = update(experience, [Phase(number, epochs=1, policy=True, critic=False)], recipe)
+        metrics, _ = update(experience, [Phase(number, epochs=1, policy=True, critic=False)], recipe)
         steps.append(RegionStep(loss, mean(metrics, "policy/clipfrac_avg"), scale))
     return steps
 

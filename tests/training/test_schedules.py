@@ -50,7 +50,7 @@ def test_skipped_updates_leave_the_critic_and_the_last_trains_it(tmp_path):
     for number in (1, 2, 3):
         _, rollout, scores = play(recipe, number)
         before = weights(recipe)[1].clone()
-        metrics = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(number), recipe)
+        metrics, _ = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(number), recipe)
         moved.append(bool((weights(recipe)[1] != before).any()))
         assert ("loss/value_avg" in metrics.by_name) == moved[-1]
     assert moved == [False, True, True]
@@ -84,7 +84,7 @@ def test_counters_and_rates(tmp_path):
     )
     state = State()
     train(recipe, state)
-    assert (state.policy_steps, state.critic_steps) == (3 * 2, 2 * 3)
+    assert (state.steps.policy, state.steps.critic) == (3 * 2, 2 * 3)
     assert recipe.learners.critic.learning_rate == 0.5
 
 

@@ -91,7 +91,7 @@ def test_max_grad_norm_limits_the_step_d3(tmp_path):
 def test_first_ratios_are_one_d20_r08(tmp_path):
     recipe = small_recipe(tmp_path, response_length=20)
     _, rollout, scores = play(recipe)
-    metrics = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe)
+    metrics, _ = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe)
     assert float(metrics.by_name["val/ratio_max_gap_first"].value) <= 1e-5
 
 
@@ -111,7 +111,7 @@ def test_metrics_do_not_depend_on_minibatches_d1_d13(tmp_path):
             tmp_path, learning_rate=0.0, num_mini_batches=changes.pop("num_mini_batches", 1), **changes
         )
         _, rollout, scores = play(recipe)
-        metrics = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe).by_name
+        metrics = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe)[0].by_name
         found.append({
             name: float(metrics[name].sum / metrics[name].count)
             for name in ("loss/policy_avg", "loss/value_avg", "policy/entropy_avg", "val/ratio", "policy/approxkl_avg")
@@ -123,7 +123,7 @@ def test_metrics_do_not_depend_on_minibatches_d1_d13(tmp_path):
 def test_loss_of_whitened_advantages_is_zero_at_first_10_9(tmp_path):
     recipe = small_recipe(tmp_path, num_ppo_epochs=1, dtype=torch.float64)
     _, rollout, scores = play(recipe)
-    metrics = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe).by_name
+    metrics = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe)[0].by_name
     assert abs(float(metrics["loss/policy_avg"].sum)) < 1e-5
 
 
@@ -151,9 +151,8 @@ def test_rows_without_actions_train_nothing_and_break_nothing_d14(tmp_path):
     recipe = small_recipe(tmp_path, weight_decay=0.0)
     experience = make_experience(without_actions(4), Scores(torch.ones(4)), recipe)
     before = copy.deepcopy(recipe.models.policy.model.state_dict())
-    metrics = describe(experience, Scores(torch.ones(4)), recipe) + update(
-        experience, recipe.schedule.phases(1), recipe
-    )
+    of_update, _ = update(experience, recipe.schedule.phases(1), recipe)
+    metrics = describe(experience, Scores(torch.ones(4)), recipe) + of_update
     assert all(torch.equal(now, before[name]) for name, now in recipe.models.policy.model.state_dict().items())
     assert float(metrics.by_name["loss/policy_avg"].count) == 0
 

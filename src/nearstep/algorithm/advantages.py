@@ -3,7 +3,7 @@
 from typing import Literal, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearstep.algorithm.precision import wide
@@ -18,14 +18,14 @@ def gae(
     final_values: Float[Tensor, " rows"],
     final_advantages: Float[Tensor, " rows"],
     gamma: float,
-    lam: float,
+    lam: float | Float[Tensor, " rows"],
 ) -> Float[Tensor, " actions"]:
     """Walk every row from its last action to its first: δ = r + γV' − V, A = δ + γλA'.
 
     `values[i]` is V of the state before action i. At a row's last action V' and A' are `final_values` and
     `final_advantages`: 0 and 0 where the episode ends there, V of the cut and 0 to bootstrap a truncated row, V of the
-    state after the stop token and (score − that V) to pay the score one step later as TRL does.
-    Returns are the advantages plus `values`. Source: Schulman et al. 2016 (1506.02438), eq. 16.
+    state after the stop token and (score − that V) to pay the score one step later as TRL does. `lam` may
+    differ by row. Returns are the advantages plus `values`. Source: Schulman et al. 2016 (1506.02438), eq. 16.
     """
     rewards, values = wide(rewards), wide(values)
     rows = row_numbers(action_counts)
@@ -49,20 +49,36 @@ GroupRule: TypeAlias = Literal["group_mean", "group_normalized", "leave_one_out"
 GROUP_STD_FLOOR = 1e-4
 
 
-def group_advantages(totals: Float[Tensor, " rows"], group_size: int, rule: GroupRule) -> Float[Tensor, " rows"]:
+def group_advantages(
+    totals: Float[Tensor, " rows"],
+    group_size: int,
+    rule: GroupRule,
+    scored: Bool[Tensor, " rows"] | None = None,
+) -> Float[Tensor, " rows"]:
     """How much better a row did than the other responses to its prompt, which stand beside it.
 
     `group_mean` subtracts the group's mean (Dr. GRPO, 2503.20783), `group_normalized` also divides by its standard
-    deviation (GRPO, 2402.03300), `leave_one_out` subtracts the mean of the others (RLOO, 2402.14740).
+    deviation (GRPO, 2402.03300), `leave_one_out` subtracts the mean of the others (RLOO, 2402.14740). Rows that are
+    not `scored` count for nobody and get 0, as does a row that has nothing to be compared with.
     """
-    groups: Tensor = wide(totals).unflatten(0, (-1, group_size))
-    mean = groups.mean(dim=1, keepdim=True)
+    counted = torch.ones_like(totals) if scored is None else scored.to(totals.dtype)
+    here: Tensor = wide(counted).unflatten(0, (-1, group_size))
+    groups: Tensor = wide(totals).unflatten(0, (-1, group_size)) * here
+    size = here.sum(dim=1, keepdim=True)
+    gaps = (groups - groups.sum(dim=1, keepdim=True) / size.clamp(min=1)) * here
+    others = (size - 1).clamp(min=1)
     match rule:
         case "group_mean":
-            advantages = groups - mean
+            advantages = gaps
         case "group_normalized":
-            advantages = (groups - mean) / (groups.std(dim=1, keepdim=True) + GROUP_STD_FLOOR)
+            std = (gaps.square().sum(dim=1, keepdim=True) / others).sqrt()
+            advantages = gaps / (std + GROUP_STD_FLOOR)
         case "leave_one_out":
-            advantages = (groups - mean) * group_size / (group_size - 1)
+            advantages = gaps * size / others
     flat: Tensor = advantages.flatten()
     return flat
+
+
+def length_adaptive_lam(action_counts: Int[Tensor, " rows"], alpha: float) -> Float[Tensor, " rows"]:
+    """λ = 1 − 1 / (alpha · length), at least 0: long responses look further ahead. Source: VAPO (2504.05118)."""
+    return (1 - 1 / (alpha * action_counts.clamp(min=1))).clamp(min=0)

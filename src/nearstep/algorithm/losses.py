@@ -5,11 +5,12 @@ micro-batches or processes, so no split changes a gradient.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearstep.algorithm.kl import LOG_RATIO_LIMIT
 from nearstep.algorithm.precision import wide
+from nearstep.algorithm.ragged import row_numbers, sum_by_row
 
 
 def probability_ratio(
@@ -40,6 +41,39 @@ def policy_loss(
     return -advantages * ratio * (1 + moving - logprobs.detach())
 
 
+def sequence_anchor(
+    logprobs: Float[Tensor, " actions"],
+    old_logprobs: Float[Tensor, " actions"],
+    action_counts: Int[Tensor, " rows"],
+) -> Float[Tensor, " actions"]:
+    """Log-probs against which every token of a row has the same ratio, the geometric mean of the row's.
+
+    With them `policy_loss` has GSPO's gradient: s = exp(mean log π / π_old) once for the row, ∇log π for each token.
+    Source: 2507.18071, eq. 7 and 10. `logprobs` must carry no gradient.
+    """
+    gaps = wide(logprobs) - wide(old_logprobs)
+    means = sum_by_row(gaps, action_counts) / action_counts.clamp(min=1)
+    return wide(logprobs) - means[row_numbers(action_counts)]
+
+
+def importance_weight(
+    logprobs: Float[Tensor, " actions"],
+    sampled_logprobs: Float[Tensor, " actions"],
+    *,
+    low: float,
+    high: float,
+    mask: bool,
+) -> Float[Tensor, " actions"]:
+    """Trainer over engine probability of every action, for samples of an engine that is not quite the trainer.
+
+    Beyond [low, high] it is held at the limit (truncated importance sampling), or with `mask` it is 0 (IcePop).
+    """
+    weight = probability_ratio(logprobs, sampled_logprobs)
+    if mask:
+        return torch.where((weight >= low) & (weight <= high), weight, 0)
+    return weight.clamp(min=low, max=high)
+
+
 def clipped_surrogate(
     ratio: Float[Tensor, " actions"],
     advantages: Float[Tensor, " actions"],
@@ -56,6 +90,16 @@ def clipped_surrogate(
     if dual is None:
         return loss
     return torch.where(advantages < 0, torch.minimum(loss, -dual * advantages), loss)
+
+
+def absolute_surrogate(
+    ratio: Float[Tensor, " actions"], advantages: Float[Tensor, " actions"], *, low: float, high: float
+) -> Float[Tensor, " actions"]:
+    """max(|A·r|, |A·clip(r, 1 − low, 1 + high)|), which does not cancel where advantages are whitened.
+
+    MindSpeed-LLM logs it as abs_pg_loss, to compare runs by.
+    """
+    return advantages.abs() * torch.maximum(ratio, ratio.clamp(1 - low, 1 + high))
 
 
 def clip_values(

@@ -24,16 +24,23 @@ def score_after_stop_rules(
     return scores
 
 
+def soft_overlong_penalty(lengths: Int[Tensor, " rows"], *, longest: int, buffer: int) -> Float[Tensor, " rows"]:
+    """0 up to longest − buffer tokens, then a straight line down to −1 at `longest`, and −1 beyond.
+
+    Source: DAPO (2503.14476), eq. 13.
+    """
+    return ((longest - buffer - lengths) / buffer).clamp(min=-1, max=0)
+
+
 def token_rewards(
-    kl: Float[Tensor, " actions"],
+    penalty: Float[Tensor, " actions"],
     scores: Float[Tensor, " rows"],
     action_counts: Int[Tensor, " rows"],
     *,
-    kl_coef: float,
     pay_at_last: Bool[Tensor, " rows"],
 ) -> Float[Tensor, " actions"]:
-    """−β·kl at every action, and the row's score at its last where `pay_at_last`; an empty row gets none."""
-    rewards = -kl_coef * kl
+    """`penalty` at every action, and the row's score at its last where `pay_at_last`; an empty row gets none."""
+    rewards = penalty
     paid = pay_at_last & (action_counts > 0)
     last_actions = (action_counts.cumsum(0) - 1)[paid]
     return rewards.index_add(0, last_actions, scores[paid].to(rewards.dtype))

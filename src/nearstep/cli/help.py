@@ -1,6 +1,7 @@
 """What `--help` prints: the commands, and the settings of one command by section."""
 
 import dataclasses
+import re
 import shutil
 import textwrap
 import types
@@ -57,10 +58,21 @@ def _entry(names: str, meaning: str) -> Iterator[str]:
     width = max(60, min(120, shutil.get_terminal_size().columns))
     first, *rest = textwrap.wrap(meaning, width - _NAMES_WIDTH - 4, break_on_hyphens=False)
     if len(names) > _NAMES_WIDTH:
-        yield f"  {names}"
+        yield from (f"  {line}" for line in _broken_at_choices(names, width - 4))
         names = ""
     yield f"  {names:<{_NAMES_WIDTH}}  {first}"
     yield from (f"  {'':<{_NAMES_WIDTH}}  {line}" for line in rest)
+
+
+def _broken_at_choices(names: str, width: int) -> Iterator[str]:
+    """Names too long for a line, broken after a `|`."""
+    line = ""
+    for choice in re.split(r"(?<=\|)", names):
+        if len(line) + len(choice) > width:
+            yield line
+            line = "    "
+        line += choice
+    yield line
 
 
 def _meaning(setting: Field[Any]) -> str:

@@ -65,13 +65,17 @@ def packed_states(role: CausalRole | ScalarRole, tokens: Tensor, lengths: tuple[
     return hidden_states(role.trunk, tokens, positions, Rows(lengths), autocast=role.autocast)
 
 
-def rollout_logprobs(policy: CausalRole, rollout: Rollout, sampling: Sampling) -> ActionLogprobs:
+def rollout_logprobs(
+    policy: CausalRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
+) -> ActionLogprobs:
     """What a policy says of every action of a rollout."""
     states = packed_states(policy, rollout.tokens, tuple(rollout.row_lengths.tolist()))
     before = states[rollout.action_positions - 1]
     top_ids = None if rollout.top is None else rollout.top.ids
     with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=policy.autocast):
-        return action_logprobs(policy.head, before, rollout.actions, sampling, top_ids)
+        return action_logprobs(
+            policy.head, before, rollout.actions, sampling, top_ids, entropy_gradient=entropy_gradient
+        )
 
 
 @dataclass(frozen=True)

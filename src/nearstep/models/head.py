@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nearstep.models.distribution import Sampling, sampling_logprobs
 
+SMALLEST_LOGPROB = -1e4
 LOGITS_AT_A_TIME = 2**23  # 32 MiB in float32; a larger vocabulary gets fewer actions per chunk, not more memory
 
 
@@ -29,7 +30,7 @@ class Head:
 @dataclass(frozen=True)
 class ActionLogprobs:
     """Of every action, in nats: log-prob of the chosen token, entropy of its distribution, log-probs of the recorded
-    top tokens if they were asked for. The entropy carries no gradient."""
+    top tokens if they were asked for. The entropy carries a gradient only if that was asked for."""
 
     sampled: Float[Tensor, " actions"]
     entropy: Float[Tensor, " actions"]
@@ -42,6 +43,8 @@ def action_logprobs(
     actions: Int[Tensor, " actions"],
     sampling: Sampling,
     top_ids: Int[Tensor, "actions k"] | None = None,
+    *,
+    entropy_gradient: bool = False,
 ) -> ActionLogprobs:
     """Log-probabilities under the sampling distribution, chunk by chunk.
 
@@ -51,17 +54,18 @@ def action_logprobs(
     size = max(16, LOGITS_AT_A_TIME // head.linear.out_features)
     ids = [None] * len(actions.split(size)) if top_ids is None else top_ids.split(size)
     chunks = zip(hidden.split(size), actions.split(size), ids, strict=True)
-    parts = [checkpoint(_chunk, head, *chunk, sampling, use_reentrant=False) for chunk in chunks]
+    parts = [checkpoint(_chunk, head, *chunk, sampling, entropy_gradient, use_reentrant=False) for chunk in chunks]
     sampled, entropy, top = zip(*parts, strict=True)
     return ActionLogprobs(torch.cat(sampled), torch.cat(entropy), None if top_ids is None else torch.cat(top))
 
 
 def _chunk(
-    head: Head, hidden: Tensor, actions: Tensor, top_ids: Tensor | None, sampling: Sampling
+    head: Head, hidden: Tensor, actions: Tensor, top_ids: Tensor | None, sampling: Sampling, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     logprobs = sampling_logprobs(head.logits(hidden), sampling, actions)
     sampled = logprobs.gather(-1, actions[:, None]).squeeze(-1)
     top = None if top_ids is None else logprobs.gather(-1, top_ids)
-    with torch.no_grad():
-        entropy = torch.special.entr(logprobs.exp()).sum(-1)
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        # A token that is cut has log-prob −inf: held finite, 0 · log 0 is 0 in both passes.
+        entropy = -(logprobs.exp() * logprobs.clamp(min=SMALLEST_LOGPROB)).sum(-1)
     return sampled, entropy, top

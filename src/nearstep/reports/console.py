@@ -22,6 +22,16 @@ HEADLINE = {
     "objective/kl": "kl",
     "response/length_mean": "length",
 }
+# MindSpeed-LLM's two lines: the policy's losses, then the critic's.
+TWO_LINES = (
+    {
+        "loss/policy_avg": "pg_loss",
+        "loss/policy_abs": "abs_pg_loss",
+        "val/ratio": "ppo_ratio",
+        "val/ratio_clamped": "ppo_ratio_clamped",
+    },
+    {"loss/value_avg": "vf_loss"},
+)
 TEXT_LIMIT = 400  # characters of a query or response in the table of samples
 SPEED_PERIOD_SECONDS = 24 * 3600  # the estimate of the time left looks back this far: updates may be slow
 
@@ -30,9 +40,15 @@ class Screen:
     """The terminal or log of the main process."""
 
     def __init__(
-        self, total_updates: int, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        total_updates: int,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        two_lines: bool = False,
     ) -> None:
         self.console = console or Console(highlight=False)
+        self._two_lines = two_lines
         self._total_updates = total_updates
         self._progress = Progress(
             TextColumn("{task.completed}/{task.total}", markup=False),
@@ -55,12 +71,17 @@ class Screen:
         self._progress.start()
 
     def step(self, update: int, numbers: Numbers, *, logged: bool) -> None:
-        """Move the bar to `update`; where there is no terminal, print a line if the update is logged."""
+        """Move the bar to `update`; if it is logged, print a line where there is no terminal, or the two lines."""
         headline = headline_text(numbers)
         self._progress.update(self._task, completed=update, description=headline)
         time_left = _time_left(self._progress.tasks[self._task])
         self._progress.update(self._task, time_left=time_left)
-        if logged and not self.console.is_terminal:
+        if not logged:
+            return
+        if self._two_lines:
+            for line in two_lines(numbers):
+                self._line(f"iteration {update}/{self._total_updates}", line)
+        elif not self.console.is_terminal:
             self._line(f"update {update}/{self._total_updates}", headline, time_left)
 
     def samples(self, update: int, rows: Sequence[tuple[str, str, float]]) -> None:
@@ -112,6 +133,13 @@ class Screen:
 def headline_text(numbers: Numbers) -> str:
     """The few numbers to watch: reward, score, KL, length; those that are there."""
     return "  ".join(f"{label} {short(numbers[name])}" for name, label in HEADLINE.items() if name in numbers)
+
+
+def two_lines(numbers: Numbers) -> list[str]:
+    """The losses of the policy, and those of the critic if there is one, in scientific notation to compare runs by."""
+    lines = ["  ".join(f"{label}: {numbers[name]:.6e}" for name, label in line.items() if name in numbers)
+             for line in TWO_LINES]  # fmt: skip
+    return [line for line in lines if line]
 
 
 def short(number: int | float) -> str:

@@ -27,6 +27,7 @@ MEANINGS: dict[str, str] = {
     "the entropy of a whole response. Near 0 the policy always says the same.",
     "objective/non_score_reward": "mean over episodes of Σ −kl_coef · kl: what the KL penalty costs. At most 0, as a "
     "rule.",
+    "objective/kl_coef": "weight of the KL penalty in this update, where kl_target adapts it.",
     "reward/<name>": "mean of one part of the reward, before its weight, over the episodes where it applied.",
     "reward/<name>_std": "standard deviation of that part over the same episodes.",
     "reward/<name>_none": "share of episodes where that part did not apply (the function gave None).",
@@ -44,11 +45,14 @@ MEANINGS: dict[str, str] = {
     "policy/entropy_avg": "mean entropy of the next token's distribution, at the sampling temperature, in nats.",
     "policy/grad_norm": "L2 norm of the policy's gradient before it is cut to max_grad_norm, mean over steps.",
     "loss/policy_avg": "policy loss, mean per token. About 0 by construction where advantages are whitened.",
+    "loss/policy_abs": "mean per token of the larger of |A·ρ| and |A·clip(ρ)| (without a clip, of the absolute loss): "
+    "does not cancel, so runs can be compared by it.",
     "loss/value_avg": "value loss, ½ · mean of the larger (V − R)² with and without clipping; without vf_coef.",
     "value/grad_norm": "L2 norm of the critic's gradient before it is cut to max_grad_norm, mean over steps.",
     "value/optimizer_steps": "optimizer steps of the critic so far.",
     "val/clipfrac_avg": "share of tokens where the clip decided the value loss.",
     "val/ratio": "mean of ρ per token. Stays near 1; above 2 or below 0.1 the steps are too large.",
+    "val/ratio_clamped": "mean per token of ρ as the loss uses it: clipped to 1 ± cliprange, or at most ratio_cap.",
     "val/ratio_var": "variance of ρ over tokens, E[ρ²] − E[ρ]². Below about 0.1 in a calm run.",
     "val/ratio_max_gap_first": "largest |ρ − 1| before the first optimizer step of an update, when nothing has "
     "moved yet: 1e-5 or less in float32. More means that sampling and training disagree on log-probs.",
@@ -59,6 +63,8 @@ MEANINGS: dict[str, str] = {
     "response/length_mean": "mean length of a response in tokens, the stop token included.",
     "response/length_max": "length of the longest response in tokens.",
     "response/truncated": "share of responses that were cut off by response_length.",
+    "response/left_out": "share of responses that nothing is learned from: not judged, or cut off where "
+    "mask_truncated_completions is on.",
     "optimizer/steps": "optimizer steps of the policy so far.",
     "lr": "learning rate of the policy in this update.",
     "vf_lr": "learning rate of the critic in this update.",

@@ -38,7 +38,7 @@ class Reporter:
     ) -> None:
         self._config = config
         self._callbacks = callbacks
-        self._screen = (screen or Screen(total_updates)) if main else None
+        self._screen = (screen or Screen(total_updates, two_lines=config.log_style == "two_line")) if main else None
         self._outputs: _Outputs | None = None
 
     @property

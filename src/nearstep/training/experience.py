@@ -6,25 +6,37 @@ import torch
 from torch import Tensor
 
 from nearstep.algorithm.kl import kl_estimate
-from nearstep.algorithm.losses import probability_ratio
+from nearstep.algorithm.losses import importance_weight
 from nearstep.algorithm.ragged import sum_by_row
 from nearstep.algorithm.trust_regions import TokenLogprobs
 from nearstep.models.forward import StateValues, rollout_logprobs, rollout_values
 from nearstep.training.credit import give_credit, judge, pay
 from nearstep.training.recipe import Recipe
+from nearstep.training.state import State
 from nearstep.types import Experience, Max, Mean, Metric, Metrics, Rollout, Scores, Spread, row_groups
 
 
 @torch.no_grad()
-def make_experience(rollout: Rollout, scores: Scores, r: Recipe) -> Experience:
-    """Annotate a rollout with everything an update needs; it stays fixed for every epoch."""
+def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | None = None) -> Experience:
+    """Annotate a rollout with everything an update needs; it stays fixed for every epoch.
+
+    `state` carries what earlier updates left behind (moments of the scores, the KL coefficient); without it the run
+    begins here.
+    """
+    if state is None:
+        state = State()
+        state.see(scores, r.config, r.backend)
     ref_logprobs = reference_logprobs(rollout, r)
     states = critic_values(rollout, r)
     old, importance = anchor_logprobs(rollout, r)
-    judged = judge(scores, rollout, r.config).to(states.final.dtype)
-    kl = kl_estimate(rollout.logprobs, ref_logprobs, r.config.kl_estimator)
-    paid = pay(judged, kl, rollout, r)
-    credit = give_credit(paid, states, rollout, r)
+    judged = judge(scores, rollout, r.config, state.score_moments).to(states.final.dtype)
+    kl_coef = r.config.kl_coef * state.kl_scale
+    penalty = dense_rewards(scores, rollout).to(judged.dtype)
+    if r.config.kl_in == "reward":
+        penalty = penalty - kl_coef * kl_estimate(rollout.logprobs, ref_logprobs, r.config.kl_estimator)
+    paid = pay(judged, penalty, scores.scored, rollout, r)
+    credit = give_credit(paid, states, scores.scored, rollout, r)
+    learnable = rollout.finished if r.config.mask_truncated_completions else torch.ones_like(rollout.finished)
     return Experience(
         rollout=rollout,
         scores=judged,
@@ -39,14 +51,21 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe) -> Experience:
         final_values=credit.final_values,
         final_returns=paid.final_rewards,
         train_final=paid.after_eos,
+        trained=scores.scored & learnable,
+        kl_coef=kl_coef,
     )
+
+
+def dense_rewards(scores: Scores, rollout: Rollout) -> Tensor:
+    """What single actions were paid by the rewards themselves; 0 where they pay whole rows."""
+    return torch.zeros_like(rollout.logprobs) if scores.dense is None else scores.dense
 
 
 def anchor_logprobs(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs, Tensor]:
     """What ratios are taken against, and the weight of each action's loss.
 
-    Recorded log-probs need no weight. Log-probs computed anew by the trainer may be given the truncated importance
-    weight min(π_old / μ, cap), which corrects for an engine that samples from something slightly else.
+    Recorded log-probs need no weight. Log-probs computed anew by the trainer may be given the importance weight
+    π_old / μ within limits, which corrects for an engine that samples from something slightly else.
     """
     recorded = TokenLogprobs(rollout.logprobs, None if rollout.top is None else rollout.top.logprobs)
     if r.config.anchor == "sampled":
@@ -54,9 +73,16 @@ def anchor_logprobs(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs, Tensor]
     parts = [rollout_logprobs(r.models.policy, part, r.sampling) for part in _parts(rollout, r)]
     top = None if rollout.top is None else torch.cat([part.top for part in parts if part.top is not None])
     old = TokenLogprobs(torch.cat([part.sampled for part in parts]), top)
-    if r.config.importance_cap is None:
+    low, high = r.config.importance_floor, r.config.importance_cap
+    if low is None and high is None:
         return old, torch.ones_like(rollout.logprobs)
-    return old, probability_ratio(old.sampled, recorded.sampled).clamp(max=r.config.importance_cap)
+    return old, importance_weight(
+        old.sampled,
+        recorded.sampled,
+        low=0.0 if low is None else low,
+        high=torch.inf if high is None else high,
+        mask=r.config.importance_rule == "mask",
+    )
 
 
 def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor:
@@ -83,26 +109,30 @@ def _parts(rollout: Rollout, r: Recipe) -> Iterator[Rollout]:
 def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     """The metrics of a rollout as they stand before the update; `reports/metrics.py` says what they mean."""
     rollout, config = experience.rollout, r.config
-    counts = rollout.action_counts
+    counts, scored = rollout.action_counts, scores.scored
     kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, config.kl_estimator)
     kl_k3 = kl_estimate(rollout.logprobs, experience.ref_logprobs, "k3")
-    non_score = -config.kl_coef * sum_by_row(kl, counts)
+    non_score = -experience.kl_coef * sum_by_row(kl, counts)
+    judged = experience.scores + sum_by_row(dense_rewards(scores, rollout), counts)
     metrics: dict[str, Metric] = {
         "objective/kl": Mean.of(sum_by_row(kl, counts)),
         "objective/kl_per_token": Mean.of(kl),
         "objective/kl_k3": Mean.of(sum_by_row(kl_k3, counts)),
         "objective/entropy": Mean.of(sum_by_row(-rollout.logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),
-        "objective/rlhf_reward": Mean.of(non_score + experience.scores),
-        "objective/scores": Mean.of(experience.scores),
-        "objective/scores_raw": Mean.of(scores.total),
-        "objective/score_spread": Spread.of(experience.scores),
+        "objective/rlhf_reward": Mean.of((non_score + judged)[scored]),
+        "objective/scores": Mean.of(judged[scored]),
+        "objective/scores_raw": Mean.of(scores.total[scored]),
+        "objective/score_spread": Spread.of(judged[scored]),
         "response/length_mean": Mean.of(counts.float()),
         "response/length_max": Max.of(counts.float()),
         "response/truncated": Mean.of((~rollout.finished).float()),
+        "response/left_out": Mean.of((~experience.trained).float()),
         "val/num_eos_tokens": Mean.of(rollout.finished.float()),
         "val/advantage_spread": Spread.of(experience.returns - experience.values),
     }
+    if config.kl_target is not None:
+        metrics["objective/kl_coef"] = Max.of(torch.tensor([experience.kl_coef]))
     if r.models.critic is not None:
         metrics["critic/return"] = Spread.of(experience.returns)
         metrics["critic/residual"] = Spread.of(experience.returns - experience.values)

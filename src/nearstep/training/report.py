@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from nearstep.reports.metrics import numbers
 from nearstep.reports.records import rollout_records
 from nearstep.reports.reporter import Reporter
@@ -56,7 +58,7 @@ class Report:
                 decode=self.evaluator.decode,
                 rollout=experience.rollout,
                 scores=scores,
-                final_scores=experience.scores,
+                final_scores=torch.where(scores.scored, experience.scores, torch.nan),
             )
         )
         tokens, metrics = len(experience.rollout.tokens), metrics.cpu()
@@ -71,7 +73,7 @@ class Report:
             "seconds": seconds,
             **{f"time/{phase}": share for phase, share in shares.items()},
             "lr": self.learners.policy.learning_rate,
-            "optimizer/steps": state.policy_steps,
+            "optimizer/steps": state.steps.policy,
             **self._of_critic(state),
         }
         self.learners.end_update()
@@ -94,7 +96,7 @@ class Report:
     def _of_critic(self, state: State) -> dict[str, float]:
         if self.learners.critic is None:
             return {}
-        return {"vf_lr": self.learners.critic.learning_rate, "value/optimizer_steps": state.critic_steps}
+        return {"vf_lr": self.learners.critic.learning_rate, "value/optimizer_steps": state.steps.critic}
 
     def _wishes(self) -> Wishes:
         """The same on every process, or some would wait for others for ever."""

@@ -1,10 +1,26 @@
-"""How far a run has come."""
+"""How far a run has come, and what it has learned beside weights."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
+
+from nearstep.algorithm.kl import adapted_kl_coef, kl_estimate
+from nearstep.algorithm.statistics import Moments
+from nearstep.config import PPOConfig
+from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
-from nearstep.training.schedules import Phase
+from nearstep.types import Experience, Scores
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Optimizer steps that were taken."""
+
+    policy: int = 0
+    critic: int = 0
+
+    def __add__(self, other: "Steps") -> "Steps":
+        return Steps(self.policy + other.policy, self.critic + other.critic)
 
 
 @dataclass
@@ -15,16 +31,32 @@ class State:
     update: int = 0  # number of the update that runs or ran last, from 1
     episodes: int = 0  # played over all processes
     epoch: float = 0.0  # passes over the prompts
-    policy_steps: int = 0  # optimizer steps
-    critic_steps: int = 0
+    steps: Steps = field(default_factory=Steps)
+    kl_scale: float = 1.0  # what kl_target has made of kl_coef: the coefficient in use is their product
+    score_moments: Moments = field(default_factory=Moments)  # of all scores so far, over all processes
 
     def begin_update(self) -> None:
         """The next update begins."""
         self.update += 1
 
-    def end_update(self, batch: BatchSizes, phases: Sequence[Phase]) -> None:
-        """The update is done, after these phases."""
-        self.policy_steps += batch.minibatches * sum(phase.epochs for phase in phases if phase.policy)
-        self.critic_steps += batch.minibatches * sum(phase.epochs for phase in phases if phase.critic)
+    def see(self, scores: Scores, config: PPOConfig, backend: Backend) -> None:
+        """Take the scores of an update into the moments that `normalize_scores` divides by."""
+        if config.normalize_scores != "none":
+            self.score_moments += Moments.of(scores.total[scores.scored], backend.add_up)
+
+    def end_update(self, batch: BatchSizes, steps: Steps) -> None:
+        """The update is done, with these optimizer steps."""
+        self.steps += steps
         self.episodes += batch.batch
         self.epoch = self.update * batch.prompts / batch.dataset_rows
+
+    def adapt_kl(self, experience: Experience, config: PPOConfig, backend: Backend) -> None:
+        """Move the KL coefficient towards what keeps `objective/kl` at kl_target."""
+        if config.kl_target is None:
+            return
+        rollout = experience.rollout
+        kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, config.kl_estimator)
+        total, rows = backend.add_up(torch.stack([kl.double().sum(), kl.new_tensor(len(rollout)).double()])).tolist()
+        self.kl_scale = adapted_kl_coef(
+            self.kl_scale, total / max(rows, 1), target=config.kl_target, horizon=config.kl_horizon, episodes=int(rows)
+        )

@@ -5,29 +5,40 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from nearstep.algorithm.kl import kl_estimate
-from nearstep.algorithm.losses import clip_values, clipped_surrogate, policy_loss, probability_ratio, value_loss
-from nearstep.algorithm.trust_regions import Clip, TokenLogprobs
+from nearstep.algorithm.aggregation import denominator
 from nearstep.errors import TrainingError
-from nearstep.models.forward import rollout_logprobs, rollout_values
+from nearstep.reports.metrics import numbers
 from nearstep.streams import stream
+from nearstep.training.objectives import policy_objective, value_objective
 from nearstep.training.optimizers import Learner
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
-from nearstep.types import Experience, Max, Mean, Metric, Metrics, Spread
+from nearstep.training.state import Steps
+from nearstep.types import Experience, Mean, Metrics
+
+EARLY_STOP_FACTOR = 1.5  # early_stop_kl may be exceeded by half, as is the habit of PPO implementations
 
 
-def update(experience: Experience, phases: Sequence[Phase], r: Recipe) -> Metrics:
+def update(experience: Experience, phases: Sequence[Phase], r: Recipe) -> tuple[Metrics, Steps]:
     """Run the phases over an experience: epochs × minibatches optimizer steps in each, whatever the micro-batches are.
 
-    Metrics are those of this process; they add up over processes.
+    A phase that trains the policy ends early once the policy has left the sampling one by more than early_stop_kl.
+    Metrics are those of this process and add up over processes; steps are the same on all of them.
     """
-    metrics = Metrics()
+    metrics, steps = Metrics(), Steps()
+    experience = experience.select(experience.trained.nonzero().squeeze(-1))
+    if sum(r.backend.gather(len(experience))) == 0:
+        return metrics, steps
     for phase in phases:
         for epoch in range(phase.epochs):
+            of_epoch = Metrics()
             for number, minibatch in enumerate(minibatches(experience, phase, epoch, r)):
-                metrics += improve(minibatch, phase, r, first=epoch == 0 and number == 0)
-    return metrics
+                of_epoch += improve(minibatch, phase, r, first=epoch == 0 and number == 0)
+                steps += Steps(policy=int(phase.policy), critic=int(phase.critic))
+            metrics += of_epoch
+            if phase.policy and _went_too_far(of_epoch, r):
+                break
+    return metrics, steps
 
 
 def minibatches(experience: Experience, phase: Phase, epoch: int, r: Recipe) -> Iterator[Experience]:
@@ -43,18 +54,18 @@ def minibatches(experience: Experience, phase: Phase, epoch: int, r: Recipe) -> 
 def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> Metrics:
     """One optimizer step on a minibatch.
 
-    The sum of token losses is divided by the number of tokens over all processes, fixed before the split into
+    The weighted sum of token losses is divided by a count over all processes, fixed before the split into
     micro-batches, so that no split changes a gradient.
     """
     learners = r.learners.of(phase)
     for learner in learners.values():
         learner.optimizer.zero_grad(set_to_none=True)
-    actions, states = _global_counts(minibatch, r)
+    divisor, states = _divisors(minibatch, r)
     metrics = Metrics()
     for micro in minibatch.split(r.batch.micro_tokens, r.batch.micro_rows):
         if phase.policy:
             loss, of_policy = policy_objective(micro, r, first=first)
-            (loss / actions).backward()
+            (loss / divisor).backward()
             metrics += of_policy
         if phase.critic:
             loss, of_critic = value_objective(micro, r)
@@ -69,61 +80,21 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
     return metrics
 
 
-def policy_objective(micro: Experience, r: Recipe, *, first: bool) -> tuple[Tensor, Metrics]:
-    """Sum of the policy loss over the actions of a micro-batch."""
-    now = rollout_logprobs(r.models.policy, micro.rollout, r.sampling)
-    old = TokenLogprobs(micro.old_logprobs, micro.old_top)
-    fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
-    inside = r.trust_region.inside(fixed, old, micro.advantages)
-    loss = micro.importance * policy_loss(now.sampled, old.sampled, micro.advantages, inside, r.ratio_cap)
-
-    ratio = probability_ratio(fixed.sampled, old.sampled)
-    moved = (fixed.sampled.exp() - old.sampled.exp()).abs()
-    shown = loss.detach()
-    if isinstance(r.trust_region, Clip):
-        clip = r.trust_region
-        shown = clipped_surrogate(ratio, micro.advantages, low=clip.low, high=clip.high, dual=clip.dual)
-    metrics: dict[str, Metric] = {
-        "loss/policy_avg": Mean.of(shown),
-        "policy/approxkl_avg": Mean.of((fixed.sampled - old.sampled).square() / 2),
-        "policy/clipfrac_avg": Mean.of((~inside).float()),
-        "policy/masked_positive": Mean.of((~inside)[micro.advantages > 0].float()),
-        "policy/masked_negative": Mean.of((~inside)[micro.advantages < 0].float()),
-        "policy/prob_diff_mean": Mean.of(moved),
-        "policy/prob_diff_max": Max.of(moved),
-        "policy/entropy_avg": Mean.of(now.entropy),
-        "val/ratio": Mean.of(ratio),
-        "val/ratio_var": Spread.of(ratio),
-    }
-    if first:
-        metrics["val/ratio_max_gap_first"] = Max.of((ratio - 1).abs())
-        metrics["policy/mismatch_kl"] = Mean.of(kl_estimate(old.sampled, fixed.sampled, "k3"))
-    return loss.sum(), Metrics(metrics)
+def _divisors(minibatch: Experience, r: Recipe) -> tuple[Tensor, Tensor]:
+    """What the policy's sum is divided by, and the states that the critic is trained on, over all processes."""
+    actions = torch.tensor(len(minibatch.old_logprobs), device=minibatch.scores.device)
+    states = actions + minibatch.train_final.sum()
+    rows = (minibatch.rollout.action_counts > 0).sum()
+    actions, states, rows = r.backend.add_up(torch.stack([actions, states, rows]))
+    return denominator(r.config.loss_aggregation, tokens=actions, rows=rows), states.clamp(min=1)
 
 
-def value_objective(micro: Experience, r: Recipe) -> tuple[Tensor, Metrics]:
-    """Sum of the value loss over the states before every action, and after the stop token where it is trained."""
-    assert r.models.critic is not None, "a value loss needs a critic"
-    now = rollout_values(r.models.critic, micro.rollout)
-    final = micro.train_final
-    values = torch.cat([now.before_actions, now.final[final]])
-    old_values = torch.cat([micro.values, micro.final_values[final]])
-    returns = torch.cat([micro.returns, micro.final_returns[final]])
-    loss = value_loss(values, old_values, returns, cliprange=r.config.cliprange_value)
-
-    fixed = values.detach()
-    clipped = clip_values(fixed, old_values, r.config.cliprange_value)
-    bound = (clipped - returns).square() > (fixed - returns).square()
-    metrics = {"loss/value_avg": Mean.of(loss), "val/clipfrac_avg": Mean.of(bound.float())}
-    return loss.sum(), Metrics(metrics)
-
-
-def _global_counts(minibatch: Experience, r: Recipe) -> tuple[Tensor, Tensor]:
-    """Actions, and states that the critic is trained on, over all processes; at least 1, for they divide."""
-    actions = len(minibatch.old_logprobs)
-    states = actions + int(minibatch.train_final.sum())
-    counts = r.backend.add_up(torch.tensor([actions, states], device=minibatch.scores.device))
-    return counts[0].clamp(min=1), counts[1].clamp(min=1)
+def _went_too_far(of_epoch: Metrics, r: Recipe) -> bool:
+    """Whether the mean ½ (log ρ)² of an epoch, over all processes, is beyond early_stop_kl."""
+    if r.config.early_stop_kl is None:
+        return False
+    merged = numbers(sum(r.backend.gather(of_epoch.cpu()), start=Metrics()))
+    return merged["policy/approxkl_avg"] > EARLY_STOP_FACTOR * r.config.early_stop_kl
 
 
 def _clip(learners: dict[str, Learner], phase: Phase, r: Recipe) -> Metrics:

@@ -1,0 +1,105 @@
+"""What policy and critic minimise on a micro-batch, and what is measured by the way."""
+
+import torch
+from torch import Tensor
+
+from nearstep.algorithm.aggregation import token_weights
+from nearstep.algorithm.kl import kl_estimate
+from nearstep.algorithm.losses import (
+    absolute_surrogate,
+    clip_values,
+    clipped_surrogate,
+    policy_loss,
+    probability_ratio,
+    sequence_anchor,
+    value_loss,
+)
+from nearstep.algorithm.trust_regions import Clip, TokenLogprobs
+from nearstep.models.forward import rollout_logprobs, rollout_values
+from nearstep.models.head import ActionLogprobs
+from nearstep.training.recipe import Recipe
+from nearstep.types import Experience, Max, Mean, Metric, Metrics, Spread
+
+
+def policy_objective(micro: Experience, r: Recipe, *, first: bool) -> tuple[Tensor, Metrics]:
+    """Weighted sum of the policy loss over the actions of a micro-batch; the minibatch's `denominator` divides it.
+
+    The trust region's loss, the KL penalty where it belongs to the loss, and the entropy bonus.
+    """
+    config = r.config
+    now = rollout_logprobs(r.models.policy, micro.rollout, r.sampling, entropy_gradient=config.entropy_coef != 0)
+    fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
+    old = TokenLogprobs(micro.old_logprobs, micro.old_top)
+    counts = micro.rollout.action_counts
+    anchor = old
+    if config.ratio_level == "sequence":
+        anchor = TokenLogprobs(sequence_anchor(fixed.sampled, old.sampled, counts), old.top)
+    inside = r.trust_region.inside(fixed, anchor, micro.advantages)
+    loss = micro.importance * policy_loss(now.sampled, anchor.sampled, micro.advantages, inside, r.ratio_cap)
+    metrics = _policy_metrics(micro, now, anchor, inside, loss.detach(), r, first=first)
+    if config.kl_in == "loss":
+        # Also where the region leaves a token out: the reference holds the policy everywhere.
+        loss = loss + micro.kl_coef * kl_estimate(now.sampled, micro.ref_logprobs, config.kl_estimator)
+    if config.entropy_coef != 0:
+        loss = loss - config.entropy_coef * now.entropy
+    weights = token_weights(config.loss_aggregation, counts, config.response_length)
+    return (weights * loss).sum(), metrics
+
+
+def _policy_metrics(
+    micro: Experience,
+    now: ActionLogprobs,
+    anchor: TokenLogprobs,
+    inside: Tensor,
+    loss: Tensor,
+    r: Recipe,
+    *,
+    first: bool,
+) -> Metrics:
+    """Token means of what happened to the policy; `loss` as the region has it, before other terms."""
+    sampled, old = now.sampled.detach(), micro.old_logprobs
+    ratio = probability_ratio(sampled, anchor.sampled)
+    moved = (sampled.exp() - old.exp()).abs()
+    absolute, held = loss.abs(), ratio.clamp(max=torch.inf if r.ratio_cap is None else r.ratio_cap)
+    if isinstance(r.trust_region, Clip):
+        clip = r.trust_region
+        loss = micro.importance * clipped_surrogate(
+            ratio, micro.advantages, low=clip.low, high=clip.high, dual=clip.dual
+        )
+        absolute = micro.importance * absolute_surrogate(ratio, micro.advantages, low=clip.low, high=clip.high)
+        held = ratio.clamp(1 - clip.low, 1 + clip.high)
+    metrics: dict[str, Metric] = {
+        "loss/policy_avg": Mean.of(loss),
+        "loss/policy_abs": Mean.of(absolute),
+        "policy/approxkl_avg": Mean.of((sampled - old).square() / 2),
+        "policy/clipfrac_avg": Mean.of((~inside).float()),
+        "policy/masked_positive": Mean.of((~inside)[micro.advantages > 0].float()),
+        "policy/masked_negative": Mean.of((~inside)[micro.advantages < 0].float()),
+        "policy/prob_diff_mean": Mean.of(moved),
+        "policy/prob_diff_max": Max.of(moved),
+        "policy/entropy_avg": Mean.of(now.entropy),
+        "val/ratio": Mean.of(ratio),
+        "val/ratio_clamped": Mean.of(held),
+        "val/ratio_var": Spread.of(ratio),
+    }
+    if first:
+        metrics["val/ratio_max_gap_first"] = Max.of((ratio - 1).abs())
+        metrics["policy/mismatch_kl"] = Mean.of(kl_estimate(old, sampled, "k3"))
+    return Metrics(metrics)
+
+
+def value_objective(micro: Experience, r: Recipe) -> tuple[Tensor, Metrics]:
+    """Sum of the value loss over the states before every action, and after the stop token where it is trained."""
+    assert r.models.critic is not None, "a value loss needs a critic"
+    now = rollout_values(r.models.critic, micro.rollout)
+    final = micro.train_final
+    values = torch.cat([now.before_actions, now.final[final]])
+    old_values = torch.cat([micro.values, micro.final_values[final]])
+    returns = torch.cat([micro.returns, micro.final_returns[final]])
+    loss = value_loss(values, old_values, returns, cliprange=r.config.cliprange_value)
+
+    fixed = values.detach()
+    clipped = clip_values(fixed, old_values, r.config.cliprange_value)
+    bound = (clipped - returns).square() > (fixed - returns).square()
+    metrics = {"loss/value_avg": Mean.of(loss), "val/clipfrac_avg": Mean.of(bound.float())}
+    return loss.sum(), Metrics(metrics)
