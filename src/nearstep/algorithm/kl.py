@@ -15,7 +15,7 @@ LOG_RATIO_LIMIT = 20.0  # exp(20) is 5e8: beyond it only overflow is left
 ADAPTIVE_KL_LIMIT = 0.2  # largest relative error that the controller believes
 
 
-def adapted_kl_coef(kl_coef: float, kl: float, *, target: float, horizon: float, episodes: int) -> float:
+def adapted_kl_coef(kl_coef: float, kl: float, *, target: float, horizon: int, episodes: int) -> float:
     """The coefficient after `episodes` with a mean `kl` per episode: raised where it was above its target.
 
     Source: Ziegler et al. 2019 (1909.08593), section 2.2: β ← β·(1 + clip(kl / target − 1, ±0.2)·episodes / horizon).
