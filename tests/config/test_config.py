@@ -99,6 +99,16 @@ WITHOUT_EFFECT = {
     "gradient_accumulation_steps has no effect beside batch_size": {"gradient_accumulation_steps": 2, "batch_size": 8},
     "warmup_steps has no effect with a constant learning rate": {"warmup_steps": 5, "lr_scheduler_type": "constant"},
     "adam_epsilon has no effect with optim = sgd": {"adam_epsilon": 1e-5, "optim": "sgd"},
+    "kl_horizon has no effect without kl_target": {"kl_horizon": 5},
+    "kl_in has no effect with kl_coef = 0": {"kl_in": "loss", "kl_coef": 0.0},
+    "overlong_penalty has no effect without overlong_buffer": {"overlong_penalty": 2.0},
+    "early_stop_kl has no effect with one epoch": {"early_stop_kl": 0.1, "num_ppo_epochs": 1},
+    "vf_warmup_lam has no effect without vf_warmup_updates": {"vf_warmup_lam": 0.9},
+    "importance_floor has no effect with anchor = sampled": {"importance_floor": 0.5},
+    "importance_rule has no effect without importance_cap and importance_floor": {
+        "importance_rule": "mask",
+        "anchor": "recomputed",
+    },
     "save_total_limit has no effect without save_steps": {"save_total_limit": 2},
     "hub_model_id has no effect without push_to_hub": {"hub_model_id": "me/policy"},
     "without a stop token all response_length tokens": {"stop_token": None},  # D28

@@ -52,6 +52,25 @@ WRONG = {
         {"batch_size": 4, "num_mini_batches": 8},
         "num_mini_batches = 8 is more than batch_size = 4",
     ),
+    "no gradient on average": ({"kl_in": "loss"}, "kl_in = loss needs kl_estimator = k2 or k3"),
+    "nothing to adapt": ({"kl_target": 6, "kl_coef": 0}, "kl_coef = 0 stays 0"),
+    "one ratio for a row of distributions": (
+        {"ratio_level": "sequence", "trust_region": "topk_kl"},
+        "trust_region = topk_kl compares distributions of single tokens",
+    ),
+    "floor above cap": (
+        {"anchor": "recomputed", "importance_floor": 3, "importance_cap": 2},
+        "importance_floor = 3 is above importance_cap = 2",
+    ),
+    "all cut off": (
+        {"mask_truncated_completions": True, "stop_token": None},
+        "mask_truncated_completions needs a stop token",
+    ),
+    "penalty before the start": (
+        {"overlong_buffer": 100, "response_length": 53},
+        "overlong_buffer = 100 is more than response_length = 53",
+    ),
+    "another library's threshold": ({"epsilon": 0.2}, "give cliprange for clip, divergence_low for divergences"),
     "two precisions": ({"bf16": True, "dtype": "float64"}, "bf16 computes in bfloat16"),
     "greedy decoding": ({"do_sample": False}, "do_sample = False: PPO learns from sampled responses"),
     "half precision": ({"fp16": True}, "fp16 = True: float16 loses small gradients; use bf16"),
