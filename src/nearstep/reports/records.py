@@ -35,8 +35,10 @@ class JsonLines:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file; closing twice is fine."""
+        """Close the file, and leave none behind that nothing was written to; closing twice is fine."""
         self._file.close()
+        if self.path.exists() and self.path.stat().st_size == 0:
+            self.path.unlink()
 
 
 def set_aside(path: Path) -> Path | None:
