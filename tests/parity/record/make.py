@@ -1,8 +1,9 @@
-"""Makes `tests/parity/recorded/` again from TRL itself, installed in an environment of its own.
+"""Makes `tests/parity/recorded/` again: from TRL itself, installed in an environment of its own, and from formulas.
 
     python tests/parity/record/make.py --venv /tmp/trl
 
-The environment is made if the folder is not there. Nothing of TRL is kept in this repository but the numbers.
+The environment is made if the folder is not there. Nothing of TRL is kept in this repository but the numbers. The
+formulas are those of Divergence PPO's authors, written out in `stable_rl.py`; they need NumPy only.
 """
 
 import argparse
@@ -34,11 +35,12 @@ def run_module(python: Path, module: str, *arguments: str) -> None:
 
 
 def main() -> None:
-    """Record everything that `test_trl_*.py` compare with."""
+    """Record everything that `test_trl_*.py` and `test_stable_rl.py` compare with."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, required=True, help="folder of TRL's environment, outside the repository")
     python = environment(parser.parse_args().venv)
     run_module(python, "tests.parity.record.dppo", "--output", str(RECORDED / "dppo.npz"))
+    run_module(python, "tests.parity.record.stable_rl", "--output", str(RECORDED / "stable_rl.npz"))
     for scenario in ("plain", "shaped"):
         output = RECORDED / f"ppo_{scenario}.npz"
         run_module(python, "tests.parity.record.ppo", "--scenario", scenario, "--output", str(output))
