@@ -32,8 +32,9 @@ def overview(commands: Sequence[Command[Any]]) -> str:
 def command_help(command: Command[Any]) -> str:
     """Help on one command: every setting with its type, meaning and default."""
     titles = {first: title for title, first in command.sections}
+    operand = f" {command.operand.upper()}" if command.operand else ""
     lines = [
-        f"usage: nearstep {command.name} [--config FILE] [--name value …]",
+        f"usage: nearstep {command.name}{operand} [--config FILE] [--name value …]",
         "",
         command.summary,
         "",

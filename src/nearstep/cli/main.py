@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__, config
-from nearstep.cli import demo, ppo
+from nearstep.cli import check, demo, ppo
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
 from nearstep.errors import ConfigError, NearstepError
@@ -29,6 +29,15 @@ COMMANDS: tuple[Command[Any], ...] = (
         sections=demo.SECTIONS,
         problems=lambda options: (),
         run=demo.run_demo,
+    ),
+    Command(
+        name="check",
+        summary="Hold a trust region, reward, schedule, engine or backend of your own to the laws of its axis.",
+        settings=check.CheckOptions,
+        sections=check.SECTIONS,
+        problems=lambda options: (),
+        run=check.run_check,
+        operand="target",
     ),
 )
 

@@ -1,0 +1,104 @@
+"""One run of the stability benchmark: PPO with an engine that drifts, and what is measured on the way."""
+
+import copy
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from benchmarks.drift.engine import DriftingEngine
+from benchmarks.drift.task import is_right, questions, tokenizer
+from nearstep import PPOConfig, make_experience, update
+from nearstep.algorithm.kl import kl_estimate
+from nearstep.assemble import assemble
+from nearstep.casting import Parts
+from nearstep.errors import TrainingError
+from nearstep.models.forward import rollout_logprobs
+from nearstep.training.recipe import Recipe
+from nearstep.types import Rollout
+
+
+@dataclass(frozen=True)
+class Regime:
+    """How hard it is made: the task, the steps, and how the engine differs from the trainer."""
+
+    length: int = 10
+    supervised_steps: int = 200
+    prompts: int = 512
+    batch_size: int = 256
+    num_generations: int = 8
+    num_mini_batches: int = 4
+    num_ppo_epochs: int = 1
+    learning_rate: float = 1e-3
+    updates: int = 60
+    precision: torch.dtype | None = None
+    stale_by: int = 0
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far two policies are apart on the tokens of a rollout: mean |π − μ|, and KL(μ ‖ π) by k3."""
+
+    probability: float
+    kl: float
+
+
+@dataclass(frozen=True)
+class Moment:
+    """An update: mean reward, engine against trainer before it, trainer after it against engine, tokens dropped."""
+
+    reward: float
+    before: Drift
+    after: Drift
+    dropped: float
+    entropy: float
+
+
+def play(regime: Regime, settings: Mapping[str, object], start: nn.Module, seed: int) -> list[Moment]:
+    """The updates of a run; fewer than asked for where a gradient was not finite."""
+    with tempfile.TemporaryDirectory() as folder:
+        r = new_recipe(regime, settings, start, seed, folder)
+        moments: list[Moment] = []
+        for number, prompts in enumerate(r.prompts.batches(after=0, until=regime.updates), start=1):
+            r.engine.load(r.models.policy, version=number)
+            rollout = r.engine.generate(prompts, top_k=r.trust_region.top_k)
+            scores = r.rewards(prompts, rollout)
+            before = drift(rollout, r)
+            experience = make_experience(rollout, scores, r)
+            try:
+                metrics = update(experience, r.schedule.phases(number), r)
+            except TrainingError:
+                return moments
+            r.learners.end_update()
+            dropped = metrics.by_name["policy/clipfrac_avg"]
+            moments.append(Moment(
+                float(scores.total.mean()), before, drift(rollout, r), float(dropped.sum / dropped.count),
+                -float(rollout.logprobs.mean()),
+            ))  # fmt: skip
+        return moments
+
+
+def new_recipe(regime: Regime, settings: Mapping[str, object], start: nn.Module, seed: int, folder: str) -> Recipe:
+    """nearstep on the task, its engine wrapped."""
+    config = PPOConfig(
+        output_dir=folder, seed=seed, use_cpu=True, response_length=regime.length + 2, temperature=1.0, kl_coef=0.0,
+        advantage="group_mean", num_generations=regime.num_generations, batch_size=regime.batch_size,
+        num_mini_batches=regime.num_mini_batches, num_ppo_epochs=regime.num_ppo_epochs,
+        total_episodes=regime.updates * regime.batch_size, per_device_train_batch_size=regime.batch_size,
+        local_rollout_forward_batch_size=regime.batch_size, learning_rate=regime.learning_rate,
+        lr_scheduler_type="constant", num_sample_generations=0, **settings,
+    )  # fmt: skip
+    asked = [{"prompt": question} for question in questions(regime.prompts, regime.length, seed=seed + 99)]
+    parts = Parts(tokenizer=tokenizer(), model=copy.deepcopy(start), reward_funcs=(is_right,), train_dataset=asked)
+    r = assemble(config, parts)
+    return replace(r, engine=DriftingEngine(r.engine, regime.precision, regime.stale_by))
+
+
+@torch.no_grad()
+def drift(rollout: Rollout, r: Recipe) -> Drift:
+    """The trainer's policy as it stands against what the engine recorded."""
+    now = rollout_logprobs(r.models.policy, rollout, r.sampling).sampled
+    moved = (now.exp() - rollout.logprobs.exp()).abs().mean()
+    return Drift(float(moved), float(kl_estimate(rollout.logprobs, now, "k3").mean()))
