@@ -101,7 +101,7 @@ def test_every_kind_is_checked(words, first, mine, capsys, monkeypatch):
     [
         ([], "say what to check"),
         (["mine.py"], "write it as path/to/file.py:Name"),
-        (["--target", "mine.py:Region", "--rows", "none.jsonl"], "rows = none.jsonl: no such file"),
+        (["--subject", "mine.py:Region", "--rows", "none.jsonl"], "rows = none.jsonl: no such file"),
         (["nothing.py:Region"], "there is no file nothing.py"),
         (["mine.py:Regoin"], "Did you mean Region"),
         (["mine.py:NUMBER"], "3 has the members of no axis"),
