@@ -117,6 +117,6 @@ def test_a_wrong_question_is_refused(words, said, mine, capsys, monkeypatch):
     assert said in capsys.readouterr().err
 
 
-def test_help_shows_where_the_target_stands(capsys):
+def test_help_shows_where_the_subject_stands(capsys):
     assert main(["check", "--help"]) == 0
-    assert capsys.readouterr().out.startswith("usage: nearstep check TARGET [--config FILE] [--name value …]")
+    assert capsys.readouterr().out.startswith("usage: nearstep check SUBJECT [--config FILE] [--name value …]")
