@@ -68,7 +68,7 @@ def play(regime: Regime, settings: Mapping[str, object], start: nn.Module, seed:
             before = drift(rollout, r)
             experience = make_experience(rollout, scores, r)
             try:
-                metrics = update(experience, r.schedule.phases(number), r)
+                metrics, _ = update(experience, r.schedule.phases(number), r)
             except TrainingError:
                 return moments
             r.learners.end_update()

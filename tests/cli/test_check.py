@@ -101,7 +101,7 @@ def test_every_kind_is_checked(words, first, mine, capsys, monkeypatch):
     [
         ([], "say what to check"),
         (["mine.py"], "write it as path/to/file.py:Name"),
-        (["--subject", "mine.py:Region", "--rows", "none.jsonl"], "rows = none.jsonl: no such file"),
+        (["--object", "mine.py:Region", "--rows", "none.jsonl"], "rows = none.jsonl: no such file"),
         (["nothing.py:Region"], "there is no file nothing.py"),
         (["mine.py:Regoin"], "Did you mean Region"),
         (["mine.py:NUMBER"], "3 has the members of no axis"),
@@ -117,6 +117,6 @@ def test_a_wrong_question_is_refused(words, said, mine, capsys, monkeypatch):
     assert said in capsys.readouterr().err
 
 
-def test_help_shows_where_the_subject_stands(capsys):
+def test_help_shows_where_the_object_stands(capsys):
     assert main(["check", "--help"]) == 0
-    assert capsys.readouterr().out.startswith("usage: nearstep check SUBJECT [--config FILE] [--name value …]")
+    assert capsys.readouterr().out.startswith("usage: nearstep check OBJECT [--config FILE] [--name value …]")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class CheckOptions(Settings):
     """Settings of the check."""
 
-    subject: str | None = option(None, "what to check: path/to/file.py:Name")
+    object: str | None = option(None, "what to check: path/to/file.py:Name")
     kind: Literal["auto", "trust_region", "reward", "engine", "critic_schedule", "backend"] = option(
         "auto", "what it shall be; auto tells it from its members"
     )
@@ -31,23 +31,23 @@ class CheckOptions(Settings):
 
     def problems(self) -> Iterator[Problem]:
         """Places that are not there."""
-        if self.subject is None:
-            yield Problem("say what to check: nearstep check path/to/file.py:Name", ("subject",))
-        elif ".py:" not in self.subject:
-            yield Problem(f"subject = {self.subject}: write it as path/to/file.py:Name", ("subject",))
+        if self.object is None:
+            yield Problem("say what to check: nearstep check path/to/file.py:Name", ("object",))
+        elif ".py:" not in self.object:
+            yield Problem(f"object = {self.object}: write it as path/to/file.py:Name", ("object",))
         if self.rows is not None and not Path(self.rows).is_file():
             yield Problem(f"rows = {self.rows}: no such file", ("rows",))
 
 
-SECTIONS = (("Check", "subject"),)
+SECTIONS = (("Check", "object"),)
 
 
 def run_check(options: CheckOptions) -> None:
     """Print the laws that hold. Raises ConformanceError with the first that does not."""
     from nearstep.plugins import load_named
 
-    assert options.subject is not None
-    found = load_named(options.subject, kind="object", error=ConfigError)
+    assert options.object is not None
+    found = load_named(options.object, kind="object", error=ConfigError)
     print("\n".join(_check(found, options).lines()))
 
 
@@ -59,7 +59,7 @@ def _check(found: object, options: CheckOptions) -> "Verdict":
     from nearstep.rollout.engine import RolloutEngine
 
     is_engine = options.kind == "engine" or (inspect.isclass(found) and issubclass(found, RolloutEngine))
-    thing = found if is_engine else made(found, f"object {options.subject!r}", ConfigError)
+    thing = found if is_engine else made(found, f"object {options.object!r}", ConfigError)
     match kind_of(thing) if options.kind == "auto" else options.kind:
         case "trust_region":
             return conformance.check_trust_region(thing, skip=options.skip)

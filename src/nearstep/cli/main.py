@@ -37,7 +37,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         sections=check.SECTIONS,
         problems=lambda options: (),
         run=check.run_check,
-        operand="subject",
+        operand="object",
     ),
 )
 
