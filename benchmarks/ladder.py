@@ -62,8 +62,9 @@ def climb(workload: Workload) -> dict[str, Rung]:
     with tempfile.TemporaryDirectory() as folder:
         for step in LADDER:
             files = {name: Path(folder) / f"{step[:2].strip()}.{name}" for name in ("json", "pt")}
-            command = [sys.executable, "-m", "benchmarks.ladder", "--step", step, "--workload",
-                       json.dumps(asdict(workload)), "--record", str(files["json"]), "--gradients", str(files["pt"])]  # fmt: skip
+            given = {"--step": step, "--workload": json.dumps(asdict(workload)), "--record": str(files["json"]),
+                     "--gradients": str(files["pt"])}  # fmt: skip
+            command = [sys.executable, "-m", "benchmarks.ladder", *(word for pair in given.items() for word in pair)]
             subprocess.run(command, check=True, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"})
             first, own = torch.load(Path(folder) / "0.pt"), torch.load(files["pt"])
             gap = float((own - first).norm() / first.norm())
@@ -106,7 +107,9 @@ def main() -> None:
     name = f"ladder_{options.model}_{options.dtype}_{options.device}"
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / f"{name}.json").write_text(
-        json.dumps({"workload": asdict(workload), "steps": {step: asdict(rung) for step, rung in rungs.items()}}, indent=1)
+        json.dumps(
+            {"workload": asdict(workload), "steps": {step: asdict(rung) for step, rung in rungs.items()}}, indent=1
+        )
         + "\n"
     )
     lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]

@@ -114,9 +114,7 @@ def head_weights(size: ModelSize) -> int:
 
 def forward_flops(size: ModelSize, *, tokens: int, seen: int, logits: int) -> float:
     """Operations of one forward pass: scores and mixing take 2 operations each per pair and width."""
-    return 2.0 * (
-        body_weights(size) * tokens + 2 * size.layers * size.hidden * seen + head_weights(size) * logits
-    )
+    return 2.0 * (body_weights(size) * tokens + 2 * size.layers * size.hidden * seen + head_weights(size) * logits)
 
 
 def floor(workload: Workload, rates: Rates) -> Floor:

@@ -1,4 +1,4 @@
-"""The same policy and value gradients by different layouts of the same rows, from TRL's padding to nearstep's packing."""
+"""The same gradients of policy and critic by different layouts of the same rows, from TRL's padding to packing."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

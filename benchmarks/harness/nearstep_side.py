@@ -42,12 +42,17 @@ class PlannedLengths:
 
     def generate(self, prompts: Prompts, *, top_k: int = 0, limits: Sequence[int] | None = None) -> Rollout:
         """Generate with the planned limits."""
-        return self.engine.generate(prompts, top_k=top_k, limits=self.plan.lengths(prompts.ids))
+        lengths = self.plan.lengths(prompts.ids)
+        rollout = self.engine.generate(prompts, top_k=top_k, limits=lengths)
+        assert rollout.action_counts.tolist() == lengths, "a response did not end as planned"
+        return rollout
 
 
 def new_recipe(workload: Workload, folder: str) -> Recipe:
     """The trainer's recipe with the options that TRL is given, and otherwise its own defaults."""
     divergence = {**DIVERGENCE, "trust_region": workload.trust_region, "advantage": "group_normalized"}
+    if workload.trust_region.startswith("topk"):
+        divergence["divergence_top_k"] = workload.top_k
     config = PPOConfig(
         output_dir=folder, total_episodes=workload.updates * workload.rows, stop_token="none",
         per_device_train_batch_size=workload.micro_rows,
@@ -70,15 +75,10 @@ def new_recipe(workload: Workload, folder: str) -> Recipe:
 
 def run(workload: Workload, meter: Meter) -> None:
     """Train or generate, and measure."""
-    plan = LengthPlan.of(workload)
     with tempfile.TemporaryDirectory() as folder:
         recipe = new_recipe(workload, folder)
-        recipe = replace(
-            recipe,
-            engine=PlannedLengths(recipe.engine, plan),
-            clock=meter,
-            report=replace(recipe.report, clock=meter),
-        )
+        engine = PlannedLengths(recipe.engine, LengthPlan.of(workload))
+        recipe = replace(recipe, engine=engine, clock=meter, report=replace(recipe.report, clock=meter))
         meter.start()
         if workload.kind == "rollout":
             run_rollout(workload, recipe, meter)
@@ -108,8 +108,8 @@ def main() -> None:
     meter = Meter(memory_of(workload.device), workload.device)
     before = measure_rates(workload.dtype, workload.device)
     run(workload, meter)
-    after = measure_rates(workload.dtype, workload.device)
-    options.output.write_text(json.dumps(meter.record() | {"rates": asdict(before.faster(after))}))
+    rates = before.faster(measure_rates(workload.dtype, workload.device))
+    options.output.write_text(json.dumps(meter.record() | {"rates": asdict(rates)}))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def plot(rows: Mapping[str, tuple[Side, Side, Floor]], path: Path) -> None:
         for side, offset in ((theirs, -0.2), (ours, 0.2)):
             left = 0.0
             for phase in PHASES:
-                spent = side.cpu_seconds.get(phase, 0.0)
+                spent = side.seconds.get(phase, 0.0)
                 seconds.barh(place + offset, spent, 0.36, left, color=COLOURS[phase])
                 left += spent
             memory.barh(place + offset, side.memory_mib, 0.36, color="#777777" if side is theirs else "#228833")

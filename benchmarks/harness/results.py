@@ -14,14 +14,14 @@ MIB = 2**20
 class Side:
     """Medians of one system on one workload, over all its processes."""
 
-    cpu_seconds: Mapping[str, float]  # by phase
+    seconds: Mapping[str, float]  # by phase; of the CPU, or on a GPU of the wall clock
     wall_seconds: float
     memory_mib: float  # highest use above what was loaded
 
     @property
     def total(self) -> float:
         """Seconds of an update."""
-        return sum(self.cpu_seconds.values())
+        return sum(self.seconds.values())
 
 
 def side_of(records: Sequence[Mapping[str, Any]], clock: str = "cpu_seconds") -> Side:
@@ -88,19 +88,17 @@ class Bars:
     update_to_floor: float | None = None
 
 
-def lines_of(
-    work: str, against: str, theirs: Side, ours: Side, bars: Bars, floor: Floor, tokens: int
-) -> list[Line]:
+def lines_of(work: str, against: str, theirs: Side, ours: Side, bars: Bars, floor: Floor, tokens: int) -> list[Line]:
     """Everything that a row shows."""
     floors = {"generate": floor.generate, "score": floor.score, "update": floor.update}
     lines = [Line(work, "CPU seconds per update", against, theirs.total, ours.total, bars.time, floor.total)]
     for phase, least in floors.items():
-        if phase in theirs.cpu_seconds and theirs.cpu_seconds[phase] != theirs.total:
+        if phase in theirs.seconds and theirs.seconds[phase] != theirs.total:
             bar = bars.update if phase == "update" else None
-            values = theirs.cpu_seconds[phase], ours.cpu_seconds[phase]
+            values = theirs.seconds[phase], ours.seconds[phase]
             lines.append(Line(work, f"  of it: {phase}", against, *values, bar, least or None))
     if bars.update_to_floor is not None:
-        update = ours.cpu_seconds["update"]
+        update = ours.seconds["update"]
         lines.append(Line(work, "update against its floor", "floor", floor.update, update, bars.update_to_floor))
     return [
         *lines,

@@ -43,14 +43,17 @@ COMMON: dict[str, Any] = {
 
 
 def end_as_planned(model: PreTrainedModel, workload: Workload) -> None:
-    """Let every `generate` of this model end its rows where the plan says."""
+    """Let every `generate` of this model end its rows where the plan says, and check that they did."""
     plan, generate = LengthPlan.of(workload), model.generate
 
     def planned(*given: Any, **named: Any) -> Any:
         rows = zip(named["input_ids"], named["attention_mask"].bool(), strict=True)
         lengths = plan.lengths([ids[mask].tolist() for ids, mask in rows])
         with drawn_tokens_end_at(torch.tensor(lengths, device=named["input_ids"].device), workload):
-            return generate(*given, **named)
+            output = generate(*given, **named)
+        responses = output.sequences[:, named["input_ids"].shape[1] :]
+        assert (responses != workload.pad).sum(1).tolist() == lengths, "a response did not end as planned"
+        return output
 
     model.generate = planned
 
@@ -115,7 +118,8 @@ def new_dppo(workload: Workload, folder: str, meter: Meter) -> DPPOTrainer:
         output_dir=folder, max_steps=workload.updates * workload.epochs, num_iterations=workload.epochs,
         per_device_train_batch_size=workload.micro_rows, gradient_accumulation_steps=steps,
         num_generations=workload.generations, max_completion_length=workload.response_length,
-        divergence_type=workload.trust_region, use_cpu=workload.device == "cpu", **COMMON,
+        divergence_type=workload.trust_region, divergence_topk=workload.top_k,
+        use_cpu=workload.device == "cpu", **COMMON,
     )  # fmt: skip
     policy = causal_model(workload)
     end_as_planned(policy, workload)
@@ -147,8 +151,13 @@ def run_rollout(workload: Workload, meter: Meter) -> None:
     policy = causal_model(workload)
     end_as_planned(policy, workload)
     policy.generation_config.eos_token_id = workload.eos
-    queries = tokenizer(workload).pad({"input_ids": [ids for ids in workload.prompts() for _ in range(workload.generations)]},
-                                      return_tensors="pt")["input_ids"].to(workload.device)
+    queries = (
+        tokenizer(workload)
+        .pad(
+            {"input_ids": [ids for ids in workload.prompts() for _ in range(workload.generations)]}, return_tensors="pt"
+        )["input_ids"]
+        .to(workload.device)
+    )
     config = GenerationConfig(
         max_new_tokens=workload.response_length, temperature=0.7 + 1e-7, top_k=0.0, top_p=1.0, do_sample=True,
         eos_token_id=workload.eos, pad_token_id=workload.pad,

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -60,6 +60,8 @@ class Workload:
     micro_rows: int = 8  # per_device_train_batch_size, its default in both
     epochs: int = 4
     trust_region: str = "clip"
+    top_k: int = 20  # of the top-K divergences, its default in both
+    vocabulary: int | None = None  # if it shall differ from the model's
     shared_trunk: bool = False
     updates: int = 1  # of more than one the first is a warm-up
     device: str = "cpu"
@@ -67,7 +69,8 @@ class Workload:
     @property
     def size(self) -> ModelSize:
         """Widths of the models."""
-        return SIZES[self.model]
+        size = SIZES[self.model]
+        return size if self.vocabulary is None else replace(size, vocabulary=self.vocabulary)
 
     @property
     def eos(self) -> int:
