@@ -15,15 +15,17 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[3]
 RECORDED = REPOSITORY / "tests" / "parity" / "recorded"
 # TRL imports requests and does not say so.
-PACKAGES = ("torch==2.13.0", "transformers==5.23.0", "trl==1.8.0", "requests")
+PACKAGES = ("torch", "transformers", "trl==1.8.0", "requests")
 
 
 def environment(folder: Path) -> Path:
-    """The Python of a virtual environment with TRL in it; made if it is not there."""
-    python = folder / "bin" / "python"
-    if not python.exists():
+    """The Python of a virtual environment with TRL in it, and otherwise our own versions; made if it is not there."""
+    python, done = folder / "bin" / "python", folder / "installed"
+    if not done.exists():
+        install = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(REPOSITORY / "constraints.txt")]
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        subprocess.run([*install, *PACKAGES], check=True)
+        done.touch()
     return python
 
 
