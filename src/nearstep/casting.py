@@ -17,10 +17,10 @@ from nearstep.models.adapters import add_adapters, is_adapted, lora_from, with_a
 from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model, load_tokenizer
 from nearstep.models.reward import is_decoder, make_scorer
 from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
+from nearstep.rewards.failures import RewardSource
 from nearstep.rewards.functions import FunctionReward
 from nearstep.rewards.loading import load_function
 from nearstep.rewards.model import ModelReward, same_tokens
-from nearstep.rewards.source import RewardSource
 from nearstep.scale.backend import Backend
 
 RewardEntry: TypeAlias = Callable[..., Any] | nn.Module | str

@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from nearstep.config_rewards import judge_problems, judge_remarks, open_token
 from nearstep.settings import Problem
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ TRUST_REGIONS = ("clip", *DIVERGENCES, "unbounded")
 
 def clashes(config: "PPOConfig") -> Iterator[Problem]:
     """Settings that contradict each other. Types and limits are checked before."""
-    yield from _reward_problems(config)
+    yield from judge_problems(config)
+    yield from _stop_problems(config)
     yield from _batch_problems(config)
     yield from _kl_problems(config)
     yield from _region_problems(config)
@@ -44,7 +46,10 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
     changed = {field.name for field in dataclasses.fields(config) if vars(config)[field.name] != field.default}
     limits = (config.importance_cap, config.importance_floor)
+    if (warning := open_token(config)) is not None:
+        yield warning
     for reason, applies, names in (
+        *judge_remarks(config),
         ("without use_peft", not config.use_peft, lora),
         ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
         ("beside total_episodes", config.total_episodes is not None, ("num_train_epochs",)),
@@ -96,7 +101,7 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
             yield from (f"{name} has no effect {reason}" for name in names if name in changed)
 
 
-def _reward_problems(config: "PPOConfig") -> Iterator[Problem]:
+def _stop_problems(config: "PPOConfig") -> Iterator[Problem]:
     stops = ("stop_token", "stop_token_id")
     if config.stop_token not in (None, "eos") and config.stop_token_id is not None:
         yield Problem("stop_token and stop_token_id both say what ends a response: give one", stops)
@@ -120,15 +125,6 @@ def _reward_problems(config: "PPOConfig") -> Iterator[Problem]:
         yield Problem(
             f"overlong_buffer = {config.overlong_buffer} is more than response_length = {config.response_length}",
             ("overlong_buffer", "response_length"),
-        )
-    for source in config.reward_funcs:
-        if source.endswith((".py", ".py:")):
-            yield Problem(f"reward_funcs: {source} names no function; write file.py:name", ("reward_funcs",))
-    rewards = len(config.reward_funcs) + (config.reward_model_path is not None)
-    if config.reward_weights is not None and len(config.reward_weights) < rewards:
-        yield Problem(
-            f"reward_weights has {len(config.reward_weights)} weight(s) for {rewards} rewards",
-            ("reward_weights", "reward_funcs", "reward_model_path"),
         )
 
 

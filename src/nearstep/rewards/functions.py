@@ -60,7 +60,7 @@ class FunctionReward:
         arguments = self._arguments(batch, log)
         try:
             returned = self._function(**arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure(error, batch) from error
         if inspect.isawaitable(returned):
             return self._wait(returned, log, batch)
@@ -69,7 +69,7 @@ class FunctionReward:
     async def _wait(self, returned: Awaitable[object], log: "_Log", batch: RewardBatch) -> Answer:
         try:
             values = await returned
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure(error, batch) from error
         return Answer(values, log.extras, log.metrics)
 
@@ -86,7 +86,7 @@ class FunctionReward:
         }
         return {name: value for name, value in given.items() if self._takes_all or name in self._accepted}
 
-    def _failure(self, error: Exception, batch: RewardBatch) -> RewardError:
+    def _failure(self, error: BaseException, batch: RewardBatch) -> RewardError:
         frames = traceback.extract_tb(error.__traceback__)
         place = next((frame for frame in frames if frame.filename != __file__), frames[-1])  # the user's own line
         return RewardError(

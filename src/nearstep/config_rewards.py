@@ -1,0 +1,125 @@
+"""Which settings say who judges a response, how failing rewards are met, and which of them clash.
+
+Training, `nearstep score` and `nearstep serve-reward` have them in common.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import SplitResult, urlsplit
+
+from nearstep.settings import Problem, Settings, option
+
+DEFAULT_RETRIES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings(Settings):
+    """Who judges a response, and what happens when a judge fails."""
+
+    reward_model_path: str | None = option(None, "reward model with one label, of any family and tokenizer")
+    reward_funcs: tuple[str, ...] = option((), "reward functions, each as file.py:name (or a reward model's folder)")
+    reward_url: str | None = option(
+        None, "address of a reward server that speaks nearstep's protocol (docs/rewards.md), such as serve-reward"
+    )
+    reward_weights: tuple[float, ...] | None = option(
+        None, "one weight for each reward: the reward model first, reward_url last; 1 each if not given"
+    )
+    on_reward_error: Literal["raise", "retry", "drop"] = option(
+        "raise",
+        "when a reward fails on a row: end the run, ask again (reward_retries times, then end), or go on without the "
+        "row; over half of a batch ends the run in any case",
+    )
+    reward_retries: int = option(DEFAULT_RETRIES, "retry: how often a row is asked about again", at_least=1)
+    reward_workers: int | None = option(
+        None, "run reward functions in this many processes, row by row; in the trainer's own if not given", at_least=1
+    )
+    reward_timeout_seconds: float | None = option(
+        None, "longest time a reward function has for one row; it then runs in worker processes, which are killed",
+        above=0,
+    )  # fmt: skip
+    reward_url_token_env: str | None = option(
+        None, "name of the environment variable that holds the token of reward_url"
+    )
+    reward_url_timeout_seconds: float = option(60.0, "reward_url: longest time for one request", above=0)
+    reward_url_retries: int = option(
+        5, "reward_url: further tries after a failed connection or an overloaded server", at_least=0
+    )
+    reward_url_batch_size: int = option(64, "reward_url: most rows in one request", at_least=1)
+
+
+def judge_count(settings: JudgeSettings) -> int:
+    """How many rewards the settings name."""
+    single = (settings.reward_model_path, settings.reward_url)
+    return len(settings.reward_funcs) + sum(place is not None for place in single)
+
+
+def judge_problems(settings: JudgeSettings) -> Iterator[Problem]:
+    """Settings of rewards that contradict each other."""
+    for source in settings.reward_funcs:
+        if source.endswith((".py", ".py:")):
+            yield Problem(f"reward_funcs: {source} names no function; write file.py:name", ("reward_funcs",))
+    rewards = judge_count(settings)
+    if settings.reward_weights is not None and len(settings.reward_weights) < rewards:
+        yield Problem(
+            f"reward_weights has {len(settings.reward_weights)} weight(s) for {rewards} rewards",
+            ("reward_weights", "reward_funcs", "reward_model_path", "reward_url"),
+        )
+    if settings.reward_url is not None:
+        yield from _url_problems(settings.reward_url)
+    token = settings.reward_url_token_env
+    if token is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", token):
+        # What was given may be the token itself, so it is not repeated.
+        text = "reward_url_token_env is not the name of an environment variable; put the token into one, and name that"
+        yield Problem(text, ("reward_url_token_env",))
+
+
+def judge_remarks(settings: JudgeSettings) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
+    """Reason, whether it applies, and the settings that have no effect then."""
+    of_url = ("reward_url_token_env", "reward_url_timeout_seconds", "reward_url_retries", "reward_url_batch_size")
+    yield "without reward_url", settings.reward_url is None, of_url
+    reason = f"with on_reward_error = {settings.on_reward_error}"
+    yield reason, settings.on_reward_error != "retry", ("reward_retries",)
+
+
+def open_token(settings: JudgeSettings) -> str | None:
+    """What to say if a token would cross a network for everyone to read."""
+    if settings.reward_url is None or settings.reward_url_token_env is None:
+        return None
+    url = urlsplit(settings.reward_url)
+    if url.scheme == "https" or is_loopback(url.hostname or ""):
+        return None
+    return f"the token of reward_url goes to {url.hostname} unencrypted: use https"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name can only mean this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _url_problems(address: str) -> Iterator[Problem]:
+    """What is wrong with an address; it is not repeated, for it may hold a secret."""
+    try:
+        url = urlsplit(address)
+        wrong = _wrong_with(url)
+    except ValueError as error:
+        wrong = f"is no address ({error})"
+    if wrong is not None:
+        yield Problem(f"reward_url {wrong}", ("reward_url",))
+
+
+def _wrong_with(url: SplitResult) -> str | None:
+    _ = url.port  # raises ValueError where it is no number
+    if url.scheme not in ("http", "https") or not url.hostname:
+        return "must be an address such as http://127.0.0.1:8000/score"
+    if url.username is not None or url.password is not None or url.query or url.fragment:
+        return (
+            "must have no user, password, query or fragment, which would be saved with the settings: put the token "
+            "into an environment variable and name it by reward_url_token_env"
+        )
+    return None
