@@ -19,8 +19,9 @@ from nearstep.models.reward import is_decoder, make_scorer
 from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
 from nearstep.rewards.failures import RewardSource
 from nearstep.rewards.functions import FunctionReward
+from nearstep.rewards.identity import TokenizerIdentity, same_tokens
 from nearstep.rewards.loading import load_function
-from nearstep.rewards.model import ModelReward, same_tokens
+from nearstep.rewards.model import ModelReward
 from nearstep.scale.backend import Backend
 
 RewardEntry: TypeAlias = Callable[..., Any] | nn.Module | str
@@ -255,7 +256,7 @@ def _judge(
         Path(_origin(model) or "reward_model").name,
         scorer,
         tokenizer=own,
-        policy_tokenizer=tokenizer,
+        policy=TokenizerIdentity.of(tokenizer),
         vocabulary_size=text.vocab_size,
         max_length=text.to_dict().get("max_position_embeddings"),
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nearstep import config_rules
-from nearstep.config_rewards import JudgeSettings
+from nearstep.config_rewards import JudgeSettings, OwnJudgeSettings
 from nearstep.config_shared import DataSettings, ModelSettings, OptimizerSettings, ReportSettings, RunSettings
 from nearstep.settings import Problem, Settings, accepts_old_names, option, sections
 
@@ -234,7 +234,7 @@ SECTIONS = sections(
     ("Roles", RoleSettings),
     ("Data", DataSettings),
     ("Sampling", SamplingSettings),
-    ("Reward", JudgeSettings),
+    ("Reward", OwnJudgeSettings),
     ("Score", ScoreSettings),
     ("KL", KLSettings),
     ("Advantage", AdvantageSettings),

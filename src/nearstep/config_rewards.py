@@ -12,51 +12,52 @@ from urllib.parse import SplitResult, urlsplit
 
 from nearstep.settings import Problem, Settings, option
 
-DEFAULT_RETRIES = 2
-
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeSettings(Settings):
-    """Who judges a response, and what happens when a judge fails."""
+class OwnJudgeSettings(Settings):
+    """Who judges a response on this machine."""
 
     reward_model_path: str | None = option(None, "reward model with one label, of any family and tokenizer")
     reward_funcs: tuple[str, ...] = option((), "reward functions, each as file.py:name (or a reward model's folder)")
-    reward_url: str | None = option(
-        None, "address of a reward server that speaks nearstep's protocol (docs/rewards.md), such as serve-reward"
-    )
     reward_weights: tuple[float, ...] | None = option(
         None, "one weight for each reward: the reward model first, reward_url last; 1 each if not given"
     )
-    on_reward_error: Literal["raise", "retry", "drop"] = option(
-        "raise",
-        "when a reward fails on a row: end the run, ask again (reward_retries times, then end), or go on without the "
-        "row; over half of a batch ends the run in any case",
-    )
-    reward_retries: int = option(DEFAULT_RETRIES, "retry: how often a row is asked about again", at_least=1)
     reward_workers: int | None = option(
-        None, "run reward functions in this many processes, row by row; in the trainer's own if not given", at_least=1
+        None,
+        "run reward functions row by row in this many processes; all rows at once in our own if not given",
+        at_least=1,
     )
     reward_timeout_seconds: float | None = option(
-        None, "longest time a reward function has for one row; it then runs in worker processes, which are killed",
-        above=0,
-    )  # fmt: skip
+        None, "longest time of a reward function for one row; it runs in reward_workers then, which are killed", above=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings(OwnJudgeSettings):
+    """Who judges a response elsewhere, and what happens when a judge fails."""
+
+    reward_url: str | None = option(None, "a reward server, such as http://127.0.0.1:8000/score of serve-reward")
     reward_url_token_env: str | None = option(
-        None, "name of the environment variable that holds the token of reward_url"
+        None, "reward_url: the environment variable that holds the token, never the token itself"
     )
     reward_url_timeout_seconds: float = option(60.0, "reward_url: longest time for one request", above=0)
     reward_url_retries: int = option(
-        5, "reward_url: further tries after a failed connection or an overloaded server", at_least=0
+        5, "reward_url: further tries after a broken connection or from an overloaded server", at_least=0
     )
     reward_url_batch_size: int = option(64, "reward_url: most rows in one request", at_least=1)
+    on_reward_error: Literal["raise", "retry", "drop"] = option(
+        "raise", "a reward fails on a row: end the run, ask again and then end it, or leave the row out of training"
+    )
+    reward_retries: int = option(2, "retry: how often a row is asked about again", at_least=1)
 
 
-def judge_count(settings: JudgeSettings) -> int:
+def judge_count(settings: OwnJudgeSettings) -> int:
     """How many rewards the settings name."""
-    single = (settings.reward_model_path, settings.reward_url)
-    return len(settings.reward_funcs) + sum(place is not None for place in single)
+    of_url = isinstance(settings, JudgeSettings) and settings.reward_url is not None
+    return len(settings.reward_funcs) + (settings.reward_model_path is not None) + of_url
 
 
-def judge_problems(settings: JudgeSettings) -> Iterator[Problem]:
+def own_judge_problems(settings: OwnJudgeSettings) -> Iterator[Problem]:
     """Settings of rewards that contradict each other."""
     for source in settings.reward_funcs:
         if source.endswith((".py", ".py:")):
@@ -67,6 +68,11 @@ def judge_problems(settings: JudgeSettings) -> Iterator[Problem]:
             f"reward_weights has {len(settings.reward_weights)} weight(s) for {rewards} rewards",
             ("reward_weights", "reward_funcs", "reward_model_path", "reward_url"),
         )
+
+
+def judge_problems(settings: JudgeSettings) -> Iterator[Problem]:
+    """The same, and what is wrong with the address of a server."""
+    yield from own_judge_problems(settings)
     if settings.reward_url is not None:
         yield from _url_problems(settings.reward_url)
     token = settings.reward_url_token_env

@@ -4,6 +4,7 @@ import functools
 import inspect
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import replace
 from inspect import Parameter
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -52,6 +53,12 @@ class FunctionReward:
                 f"Columns handed over: {', '.join(sorted(handed_over)) or 'none'}; "
                 f"always given: {', '.join(ALWAYS_GIVEN)}. Rename the parameter, give it a default, or add the column."
             )
+
+    def needed(self, batch: RewardBatch) -> RewardBatch:
+        """The batch with no more than the function takes; the trainer's state only if its signature names it."""
+        columns = {name: values for name, values in batch.columns.items() if self._takes_all or name in self._accepted}
+        state = batch.trainer_state if "trainer_state" in self._accepted else None
+        return replace(batch, columns=columns, trainer_state=state)
 
     def score(self, batch: RewardBatch) -> Answer | Awaitable[Answer]:
         """Call the function; raises a RewardError, caused by the original error, where it fails."""

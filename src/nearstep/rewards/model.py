@@ -12,17 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.errors import RewardError, shorten
 from nearstep.rewards.batch import Answer, RewardBatch
+from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.types import Message
-
-# What tells tokenizers of one vocabulary apart: added special tokens, spaces, case, digits, accents, scripts.
-PROBES = (
-    "",
-    "Word",
-    " A  small\n\ttest of 1234.5 things!",
-    "Déjà vu ﬁ ½ Ｆ",
-    "日本語 привет 🙂🏽",
-    "a\u0301\u200b\r\n",
-)
 
 
 @runtime_checkable
@@ -47,19 +38,22 @@ class ModelReward:
         scorer: Scorer,
         *,
         tokenizer: PreTrainedTokenizerBase,
-        policy_tokenizer: PreTrainedTokenizerBase,
+        policy: TokenizerIdentity,
         vocabulary_size: int,
         max_length: int | None = None,
     ) -> None:
-        """`vocabulary_size` and `max_length` (in tokens, None for no limit) are those of the model in `scorer`."""
+        """`policy` is the tokenizer that wrote the ids of the rollout; `vocabulary_size` and `max_length` (in tokens,
+        None for no limit) are those of the model in `scorer`.
+        """
         self.name = name
         self._scorer = scorer
         self._tokenizer = tokenizer
         self._vocabulary_size = vocabulary_size
         self._max_length = max_length
-        self._same_tokens = same_tokens(tokenizer, policy_tokenizer)
+        own = TokenizerIdentity.of(tokenizer)
+        self._same_tokens = own.tokens == policy.tokens
         # A missing template does not differ: the ids under the policy's template are then all there is to read.
-        self._same_template = tokenizer.chat_template in (None, policy_tokenizer.chat_template)
+        self._same_template = own.chat_template in (None, policy.chat_template)
         self._start, end = _frame(tokenizer)
         # An encoder knows no text without its closing token, which says nothing of whether a response ended.
         self._encoder_end = [] if tokenizer.cls_token_id is None else end
@@ -142,18 +136,6 @@ class ModelReward:
                 f"{max(ids)}: the tokenizer is not the one that the model was trained with. Load it from the "
                 "model's own folder."
             )
-
-
-def same_tokens(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
-    """Whether ids of one tokenizer mean the same to the other: vocabulary, BOS and EOS, and probe texts.
-
-    PAD is not compared beyond its place in the vocabulary, since nothing is padded.
-    """
-    if a is b:
-        return True
-    if (a.bos_token_id, a.eos_token_id) != (b.bos_token_id, b.eos_token_id) or a.get_vocab() != b.get_vocab():
-        return False
-    return all(a(probe)["input_ids"] == b(probe)["input_ids"] for probe in PROBES)
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
