@@ -124,27 +124,19 @@ def _first(is_action: Tensor) -> int:
 class Scores:
     """What the judges said: the weighted total, and every part by its name (NaN where a part did not apply).
 
-<<<<<<< HEAD
     A row whose total is NaN was not judged; nothing is learned from it.
-=======
-    A row whose `total` is NaN was not scored: it is kept out of statistics and training.
->>>>>>> 60f8cf7 (Rewards per token and per span; raise, retry or drop where a reward fails; settings for both)
     """
 
     total: Float[Tensor, " rows"]
     parts: dict[str, Float[Tensor, " rows"]] = field(default_factory=dict)
     extras: dict[str, list[object]] = field(default_factory=dict)  # columns for the record, one value per row
     metrics: dict[str, float] = field(default_factory=dict)  # numbers that reward functions reported
-<<<<<<< HEAD
     dense: Float[Tensor, " actions"] | None = None  # rewards of single actions, weighted, beside the total
 
     @property
     def scored(self) -> Bool[Tensor, " rows"]:
         """Rows that were judged: where no judge could, the total is NaN, and the row is left out of everything."""
         return ~self.total.isnan()
-=======
-    dense: Float[Tensor, " actions"] | None = None  # paid at each action beside the total, weighted already
->>>>>>> 60f8cf7 (Rewards per token and per span; raise, retry or drop where a reward fails; settings for both)
 
 
 @dataclass(frozen=True)
