@@ -8,7 +8,7 @@ from typing import Literal
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from nearstep.axes import ratio_cap, schedule, trust_region, vf_learning_rate
-from nearstep.casting import Cast, Parts, RewardEntry, cast, policy_family, policy_tokenizer, reward_entries
+from nearstep.casting import Cast, Parts, cast, policy_family, policy_tokenizer
 from nearstep.config import PPOConfig
 from nearstep.data.load import load_rows, table_of
 from nearstep.data.preview import preview
@@ -16,6 +16,7 @@ from nearstep.data.prompts import PromptSet, encode_prompts
 from nearstep.data.source import PromptSource
 from nearstep.data.table import Table
 from nearstep.errors import ConfigError
+from nearstep.judging import JudgeEntry, judge_entries, on_error
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Policy
 from nearstep.models.stop_tokens import stop_ids
@@ -45,7 +46,7 @@ class _Ground:
     stops: tuple[int, ...]
     train: PromptSet
     held_out: PromptSet | None
-    entries: list[RewardEntry]
+    entries: list[JudgeEntry]
     batch: BatchSizes
 
 
@@ -71,7 +72,13 @@ def assemble(config: PPOConfig, parts: Parts | None = None) -> Recipe:
         has_eval=ground.held_out is not None, rank=backend.rank, local_rank=backend.local_rank,
         world_size=backend.world_size,
     )  # fmt: skip
-    rewards = Rewards(chosen.judges, ground.tokenizer, weights=config.reward_weights, state=lambda: callbacks.state)
+    rewards = Rewards(
+        chosen.judges,
+        ground.tokenizer,
+        weights=config.reward_weights,
+        on_error=on_error(config),
+        state=lambda: callbacks.state,
+    )
     settings = _generation(config, ground.stops)
     evaluator = _evaluator(config, ground, models.policy, settings, rewards)
     prompts = PromptSource(train, config.seed, batch.batch, config.num_generations, backend.rank, backend.world_size)
@@ -114,7 +121,12 @@ def _ground(config: PPOConfig, parts: Parts) -> _Ground:
         tokenizer, stop_token=config.stop_token, stop_token_id=config.stop_token_id, vocab_size=family.vocab_size
     )
     train, held_out = _prompt_sets(config, parts, tokenizer, family)
-    entries = reward_entries(config, parts, columns=train.take([0], [0]).columns)
+    entries = judge_entries(
+        config,
+        columns=train.take([0], [0]).columns,
+        reward_model=parts.reward_model,
+        reward_funcs=parts.reward_funcs,
+    )
     batch = batch_sizes(config, len(train), backend.world_size)
     return _Ground(backend, tokenizer, stops, train, held_out, entries, batch)
 

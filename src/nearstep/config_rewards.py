@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
-from nearstep.settings import Problem, Settings, option
+from nearstep.settings import Problem, Settings, option, without_effect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +82,19 @@ def judge_problems(settings: JudgeSettings) -> Iterator[Problem]:
         yield Problem(text, ("reward_url_token_env",))
 
 
-def judge_remarks(settings: JudgeSettings) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
-    """Reason, whether it applies, and the settings that have no effect then."""
+def judge_remarks(settings: JudgeSettings) -> Iterator[str]:
+    """Settings of rewards without effect, and a token that anybody could read on its way."""
     of_url = ("reward_url_token_env", "reward_url_timeout_seconds", "reward_url_retries", "reward_url_batch_size")
-    yield "without reward_url", settings.reward_url is None, of_url
-    reason = f"with on_reward_error = {settings.on_reward_error}"
-    yield reason, settings.on_reward_error != "retry", ("reward_retries",)
-
-
-def open_token(settings: JudgeSettings) -> str | None:
-    """What to say if a token would cross a network for everyone to read."""
-    if settings.reward_url is None or settings.reward_url_token_env is None:
-        return None
-    url = urlsplit(settings.reward_url)
-    if url.scheme == "https" or is_loopback(url.hostname or ""):
-        return None
-    return f"the token of reward_url goes to {url.hostname} unencrypted: use https"
+    policy = f"with on_reward_error = {settings.on_reward_error}"
+    yield from without_effect(
+        settings,
+        ("without reward_url", settings.reward_url is None, of_url),
+        (policy, settings.on_reward_error != "retry", ("reward_retries",)),
+    )
+    if settings.reward_url is not None and settings.reward_url_token_env is not None:
+        url = urlsplit(settings.reward_url)
+        if url.scheme != "https" and not is_loopback(url.hostname or ""):
+            yield f"the token of reward_url goes to {url.hostname} unencrypted: use https"
 
 
 def is_loopback(host: str) -> bool:

@@ -1,12 +1,11 @@
 """Which settings clash, and which have no effect beside others."""
 
-import dataclasses
 import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from nearstep.config_rewards import judge_problems, judge_remarks, open_token
-from nearstep.settings import Problem
+from nearstep.config_rewards import judge_problems, judge_remarks
+from nearstep.settings import Problem, without_effect
 
 if TYPE_CHECKING:
     from nearstep.config import PPOConfig
@@ -44,12 +43,10 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
     decoupled = ("num_vf_epochs", "vf_update_frequency")
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
-    changed = {field.name for field in dataclasses.fields(config) if vars(config)[field.name] != field.default}
     limits = (config.importance_cap, config.importance_floor)
-    if (warning := open_token(config)) is not None:
-        yield warning
-    for reason, applies, names in (
-        *judge_remarks(config),
+    yield from judge_remarks(config)
+    yield from without_effect(
+        config,
         ("without use_peft", not config.use_peft, lora),
         ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
         ("beside total_episodes", config.total_episodes is not None, ("num_train_epochs",)),
@@ -96,9 +93,7 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
         ),
         ("without save_steps", config.save_steps is None, ("save_total_limit",)),
         ("without push_to_hub", not config.push_to_hub, ("hub_model_id",)),
-    ):
-        if applies:
-            yield from (f"{name} has no effect {reason}" for name in names if name in changed)
+    )
 
 
 def _stop_problems(config: "PPOConfig") -> Iterator[Problem]:

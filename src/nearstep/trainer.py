@@ -9,9 +9,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.assemble import assemble
-from nearstep.casting import Parts, RewardEntry
+from nearstep.casting import Parts
 from nearstep.config import PPOConfig
 from nearstep.hub import push_to_hub
+from nearstep.judging import RewardEntry
 from nearstep.training.loop import train
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State

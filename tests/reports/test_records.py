@@ -87,6 +87,10 @@ def test_rollout_records_by_hand():
             "finished": True,
             "response_length": 2,
             "extras": {},
+            "input": prompts.inputs[0],
+            "columns": {},
+            "prompt_ids": [5, 6, 4],
+            "completion_ids": [7, 2],
         },
         {
             "update": 5,
@@ -99,6 +103,10 @@ def test_rollout_records_by_hand():
             "finished": False,
             "response_length": 1,
             "extras": {},
+            "input": prompts.inputs[1],
+            "columns": {},
+            "prompt_ids": [8],
+            "completion_ids": [9],
         },
     ]
 

@@ -242,7 +242,7 @@ def test_the_score_equals_offline_scoring_of_the_same_text(shift, chat):
         "rm",
         Model(model),
         tokenizer=other,
-        policy=TokenizerIdentity.of(byte_tokenizer()),
+        policy=policy,
         vocabulary_size=258,
         max_length=512,
     )

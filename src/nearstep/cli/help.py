@@ -17,7 +17,7 @@ _NAMES_WIDTH = 30
 
 def overview(commands: Sequence[Command[Any]]) -> str:
     """Help on all commands."""
-    names = [f"  {command.name:<8} {command.summary}" for command in commands]
+    names = [f"  {command.name:<12} {command.summary}" for command in commands]
     return "\n".join(
         [
             "usage: nearstep COMMAND [--name value …]",

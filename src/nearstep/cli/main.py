@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from nearstep import __version__, config
-from nearstep.cli import check, demo, ppo
+from nearstep import __version__, config, config_judging
+from nearstep.cli import check, demo, ppo, score, serve_reward
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
 from nearstep.errors import ConfigError, NearstepError
@@ -21,6 +21,22 @@ COMMANDS: tuple[Command[Any], ...] = (
         problems=ppo.ppo_problems,
         run=ppo.run_ppo,
         recipes=RECIPES,
+    ),
+    Command(
+        name="score",
+        summary="Judge the completions of a file, or of a run, by exactly the path that training uses.",
+        settings=config_judging.ScoreOptions,
+        sections=config_judging.SCORE_SECTIONS,
+        problems=score.score_problems,
+        run=score.run_score,
+    ),
+    Command(
+        name="serve-reward",
+        summary="Serve a reward model or reward functions over HTTP, for reward_url.",
+        settings=config_judging.ServeOptions,
+        sections=config_judging.SERVE_SECTIONS,
+        problems=serve_reward.serve_problems,
+        run=serve_reward.run_serve,
     ),
     Command(
         name="demo",

@@ -8,11 +8,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from nearstep.cli.judges import judge_lacks
+from nearstep.cli.places import absent_places
 from nearstep.config import PPOConfig
 from nearstep.settings import Problem
 
 HUB_TIMEOUT_SECONDS = 5
-_DATA_FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def run_ppo(config: PPOConfig) -> None:
@@ -28,7 +29,8 @@ def stay_offline_if_hub_is_silent(config: PPOConfig) -> None:
 
     Must come before that library is imported, for it reads the variable once.
     """
-    asked = [place for place in {**_models(config), **_data(config)}.values() if place and not Path(place).exists()]
+    named = {**_models(config), **_data(config), "reward_model_path": config.reward_model_path}
+    asked = [place for place in named.values() if place and not Path(place).exists()]
     if not asked or getproxies():
         return
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
@@ -45,7 +47,6 @@ def _models(config: PPOConfig) -> dict[str, str | None]:
         "sft_model_path": config.sft_model_path,
         "ref_model_path": config.ref_model_path,
         "value_model_path": config.value_model_path,
-        "reward_model_path": config.reward_model_path,
     }
 
 
@@ -55,21 +56,6 @@ def _data(config: PPOConfig) -> dict[str, str | None]:
 
 def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
     """What a run from the command line lacks: in Python, models and data may be given as objects instead."""
-    yield from _missing(config)
-    yield from _absent_paths(config)
-    sources = ("reward_model_path", "reward_funcs")
-    rewards = len(config.reward_funcs) + (config.reward_model_path is not None)
-    if config.reward_weights is not None and 0 < rewards < len(config.reward_weights):
-        yield Problem(
-            f"reward_weights has {len(config.reward_weights)} weights for {rewards} reward(s)",
-            ("reward_weights", *sources),
-        )
-    evaluation = ("eval_dataset_name", "dataset_test_split")
-    if config.eval_steps is not None and config.eval_dataset_name is None and config.dataset_test_split is None:
-        yield Problem("eval_steps needs eval_dataset_name or dataset_test_split", ("eval_steps", *evaluation))
-
-
-def _missing(config: PPOConfig) -> Iterator[Problem]:
     if config.model_name_or_path is None and config.sft_model_path is None:
         yield Problem(
             "model_name_or_path is missing: the policy to train, a folder or a hub name",
@@ -77,27 +63,10 @@ def _missing(config: PPOConfig) -> Iterator[Problem]:
         )
     if config.dataset_name is None:
         yield Problem("dataset_name is missing: the prompts, a file, a folder or a hub name", ("dataset_name",))
-    if config.reward_model_path is None and not config.reward_funcs:
-        yield Problem(
-            "no reward: give reward_model_path, or reward_funcs as file.py:name",
-            ("reward_model_path", "reward_funcs"),
-        )
-
-
-def _absent_paths(config: PPOConfig) -> Iterator[Problem]:
-    for name, place in (_models(config) | _data(config)).items():
-        if place is not None and _is_local(place) and not Path(place).exists():
-            yield Problem(f"{name} = {place}: no such file or folder", (name,))
-    for source in config.reward_funcs:
-        file = source.rpartition(":")[0] or source
-        if (file.endswith(".py") or _is_local(file)) and not Path(file).exists():
-            yield Problem(f"reward_funcs = {source}: no such file or folder {file}", ("reward_funcs",))
+    yield from judge_lacks(config)
+    yield from absent_places(_models(config) | _data(config))
     if Path(config.output_dir).is_file():
         yield Problem(f"output_dir = {config.output_dir} is a file; give a folder", ("output_dir",))
-
-
-def _is_local(place: str) -> bool:
-    """Whether a name can only mean a place on this machine; a hub name is `name` or `owner/name`."""
-    if place.startswith((".", "/", "~")) or place.endswith(_DATA_FILES) or place.count("/") > 1:
-        return True
-    return "/" in place and Path(place).parent.is_dir()
+    evaluation = ("eval_dataset_name", "dataset_test_split")
+    if config.eval_steps is not None and config.eval_dataset_name is None and config.dataset_test_split is None:
+        yield Problem("eval_steps needs eval_dataset_name or dataset_test_split", ("eval_steps", *evaluation))

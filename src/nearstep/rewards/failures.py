@@ -15,7 +15,6 @@ from nearstep.rewards.event_loop import EventLoop
 from nearstep.rewards.values import Value, read_entries
 
 Policy: TypeAlias = Literal["raise", "retry", "drop"]
-LARGEST_FAILED_SHARE = 0.5
 
 
 @runtime_checkable
@@ -36,6 +35,7 @@ class OnError:
 
     policy: Policy = "raise"
     retries: int = 2
+    largest_failed_share: float = 0.5  # drop: of the rows of a batch; more is no accident
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Panel:
         else:
             one_by_one = [Call(source, [row]) for source in failed_whole for row in range(len(batch))]
             self._ask(one_by_one if len(batch) > 1 else [], batch, heard)
-            _drop(heard, len(batch))
+            _drop(heard, len(batch), self.on_error.largest_failed_share)
         return heard
 
     def _retry(self, batch: RewardBatch, heard: list[Heard]) -> None:
@@ -159,15 +159,15 @@ def _raise_first(heard: Sequence[Heard], addition: str = "") -> None:
             raise RewardError(f"{error}{addition}") from error
 
 
-def _drop(heard: Sequence[Heard], rows: int) -> None:
-    """Count the rows that are lost; too many are no accident."""
+def _drop(heard: Sequence[Heard], rows: int, largest_share: float) -> None:
+    """Count the rows that are lost; raises RewardError if they are too many."""
     for said in heard:
         said.failed.update(said.open_rows)
     lost = set().union(*(said.failed for said in heard))
-    if len(lost) > LARGEST_FAILED_SHARE * rows:
+    if len(lost) > largest_share * rows:
         worst = max(heard, key=lambda said: len(said.failed))
         first = worst.values[min(worst.failed)]
         raise RewardError(
-            f"{len(lost)} of {rows} rows have no reward, which is over half: that many are not dropped. "
+            f"{len(lost)} of {rows} rows have no reward, more than may be dropped of a batch. "
             f"Reward {worst.name!r} failed on {len(worst.failed)} of them, first so: {first}"
         ) from (first if isinstance(first, RewardError) else None)

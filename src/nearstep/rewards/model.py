@@ -1,5 +1,6 @@
 """How a reward model of any family reads an episode: the same ids where tokenizers agree, else text."""
 
+import copy
 from functools import cached_property
 from itertools import takewhile
 from operator import itemgetter
@@ -50,13 +51,17 @@ class ModelReward:
         self._tokenizer = tokenizer
         self._vocabulary_size = vocabulary_size
         self._max_length = max_length
-        own = TokenizerIdentity.of(tokenizer)
-        self._same_tokens = own.tokens == policy.tokens
-        # A missing template does not differ: the ids under the policy's template are then all there is to read.
-        self._same_template = own.chat_template in (None, policy.chat_template)
+        self._identity = TokenizerIdentity.of(tokenizer)
+        self._policy = policy
         self._start, end = _frame(tokenizer)
         # An encoder knows no text without its closing token, which says nothing of whether a response ended.
         self._encoder_end = [] if tokenizer.cls_token_id is None else end
+
+    def for_policy(self, policy: TokenizerIdentity) -> "ModelReward":
+        """The same model, for rollouts of a policy with another tokenizer."""
+        other = copy.copy(self)
+        other._policy = policy
+        return other
 
     def score(self, batch: RewardBatch) -> Answer:
         """Score every row; raises a RewardError naming a row that the model cannot read."""
@@ -68,7 +73,10 @@ class ModelReward:
     def _read(self, batch: RewardBatch, row: int) -> list[int]:
         """The ids under which the model reads a row."""
         prompt, completion = batch.prompts[row], batch.completions[row]
-        if self._same_tokens and (isinstance(prompt, str) or self._same_template):
+        same_tokens = self._identity.tokens == self._policy.tokens
+        # A missing template does not differ: the ids under the policy's template are then all there is to read.
+        same_template = self._identity.chat_template in (None, self._policy.chat_template)
+        if same_tokens and (isinstance(prompt, str) or same_template):
             return batch.prompt_ids[row] + batch.completion_ids[row]
         if isinstance(prompt, str) and isinstance(completion, str):
             return self._read_text(prompt + completion, batch.finished[row])

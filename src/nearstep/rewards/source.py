@@ -55,9 +55,8 @@ class Rewards:
         Raises a ConfigError where the weights are not one finite number for each source.
         """
         self.sources = list(sources)
-        self.names = _distinct(source.name for source in sources)
-        self.weights = [1.0] * len(self.sources) if weights is None else list(weights)
-        _check_weights(self.weights, self.names)
+        self.names = distinct(source.name for source in sources)
+        self.weights = checked_weights(weights, self.names)
         self._tokenizer = tokenizer
         self._state = state
         self._on_error = on_error or OnError()
@@ -76,6 +75,7 @@ class Rewards:
             dense=_dense(judgement.tokens, rollout),
             extras=judgement.extras,
             metrics=judgement.metrics,
+            failures=judgement.failures,
         )
 
     def judge(self, batch: RewardBatch) -> Judgement:
@@ -87,9 +87,10 @@ class Rewards:
             last=[self._at_the_end(heard, row, batch) if scored[row] else math.nan for row in rows],
             tokens=[self._on_the_way(heard, row, batch) if scored[row] else None for row in rows],
             parts={said.name: [_part(said, row) for row in rows] for said in heard},
-            failures={said.name: {row: str(said.values[row]) for row in said.open_rows} for said in heard},
-            extras=_extras(heard),
-            metrics=_means(heard) | self._failed_shares(heard),
+            failures={said.name: reasons for said in heard if (reasons := _reasons(said))},
+            extras=merged_extras(heard),
+            metrics={name: sum(values) / len(values) for name, values in merged_metrics(heard).items()}
+            | self._failed_shares(heard),
         )
 
     def _is_scored(self, heard: Sequence[Heard], row: int, batch: RewardBatch) -> bool:
@@ -135,6 +136,10 @@ class Rewards:
         return {f"reward/{said.name}_failed": len(said.failed) / len(said.values) for said in heard}
 
 
+def _reasons(said: Heard) -> dict[int, str]:
+    return {row: str(said.values[row]) for row in said.open_rows}
+
+
 def _part(said: Heard, row: int) -> float:
     value = said.values[row]
     return math.nan if isinstance(value, RewardError) else total(value)
@@ -155,26 +160,30 @@ def _dense(tokens: Sequence[list[float] | None], rollout: Rollout) -> Tensor | N
     return torch.cat(of_actions).float().to(rollout.tokens.device)
 
 
-def _extras(heard: Sequence[Heard]) -> dict[str, list[object]]:
+def merged_extras(heard: Sequence[Heard]) -> dict[str, list[object]]:
+    """The columns that sources logged, by names told apart."""
     logged = [(column, values) for said in heard for column, values in said.extras.items()]
-    columns = _distinct(column for column, _ in logged)
+    columns = distinct(column for column, _ in logged)
     return {column: values for column, (_, values) in zip(columns, logged, strict=True)}
 
 
-def _check_weights(weights: list[float], names: list[str]) -> None:
+def checked_weights(weights: Sequence[float] | None, names: Sequence[str]) -> list[float]:
+    """One finite weight for each reward, 1 each if none are given; ConfigError otherwise."""
     if not names:
         raise ConfigError("there is no reward: give a reward model, reward functions, a reward_url, or several")
-    if len(weights) != len(names):
+    checked = [1.0] * len(names) if weights is None else list(weights)
+    if len(checked) != len(names):
         raise ConfigError(
-            f"{len(weights)} reward weight(s) for {len(names)} reward(s) ({', '.join(names)}): "
+            f"{len(checked)} reward weight(s) for {len(names)} reward(s) ({', '.join(names)}): "
             "give one for each, the reward model's first"
         )
-    for name, weight in zip(names, weights, strict=True):
+    for name, weight in zip(names, checked, strict=True):
         if not math.isfinite(weight):
             raise ConfigError(f"the weight of reward {name!r} is {weight}: give a finite number")
+    return checked
 
 
-def _distinct(names: Iterable[str]) -> list[str]:
+def distinct(names: Iterable[str]) -> list[str]:
     """The same names, a repeated one with the first free number behind it: a, a give a, a_2."""
     taken: list[str] = []
     for name in names:
@@ -185,9 +194,10 @@ def _distinct(names: Iterable[str]) -> list[str]:
     return taken
 
 
-def _means(heard: Sequence[Heard]) -> dict[str, float]:
+def merged_metrics(heard: Sequence[Heard]) -> dict[str, list[float]]:
+    """The numbers that sources reported, by name."""
     logged: dict[str, list[float]] = {}
     for said in heard:
         for name, values in said.metrics.items():
             logged.setdefault(name, []).extend(values)
-    return {name: sum(values) / len(values) for name, values in logged.items()}
+    return logged

@@ -1,7 +1,7 @@
 """The protocol of rewards over HTTP, version 1: what is asked, and what is answered. docs/rewards.md describes it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from nearstep.errors import RewardError, shorten
@@ -79,10 +79,12 @@ def decode_question(body: bytes) -> tuple[RewardBatch, TokenizerIdentity]:
     return batch, TokenizerIdentity(str(tokenizer.get("tokens")), tokenizer.get("chat_template"))
 
 
-def encode_answer(answer: Answer, entries: Sequence[object]) -> bytes:
-    """The body of a response; `entries` are what JSON can hold, or a RewardError where a row failed."""
-    rewards = [{"error": str(entry)} if isinstance(entry, RewardError) else entry for entry in entries]
-    return json.dumps({"rewards": rewards, "extras": answer.extras, "metrics": answer.metrics}, default=str).encode()
+def encode_answer(answer: Answer) -> bytes:
+    """The body of a response; values are what JSON can hold, or a RewardError where a row failed."""
+    assert isinstance(answer.values, list)
+    rewards = [{"error": str(value)} if isinstance(value, RewardError) else value for value in answer.values]
+    said = {"rewards": rewards, "extras": answer.extras, "metrics": answer.metrics}
+    return json.dumps(said, default=str).encode()
 
 
 def decode_answer(body: bytes, batch: RewardBatch, server: str) -> Answer:
