@@ -24,7 +24,7 @@ class OwnJudgeSettings(Settings):
     )
     reward_workers: int | None = option(
         None,
-        "run reward functions row by row in this many processes; all rows at once in our own if not given",
+        "run reward functions in this many processes, row by row; if not given, here, all rows at once",
         at_least=1,
     )
     reward_timeout_seconds: float | None = option(

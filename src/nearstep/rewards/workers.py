@@ -135,13 +135,17 @@ class WorkerPool:
             elif has_ended:
                 self._lose(worker, tasks, replies, None)
             elif time.monotonic() >= worker.deadline:
-                self._lose(worker, tasks, replies, f"reward_timeout_seconds = {self._orders.timeout_seconds}")
+                limit = f"reward_timeout_seconds = {self._orders.timeout_seconds:g}" if worker.is_ready else "its time"
+                self._lose(worker, tasks, replies, f"did not answer within {limit}")
 
     def _receive(self, worker: _Worker, tasks: Sequence[Task], replies: list[Reply]) -> None:
         try:
             reply: dict[str, Any] = json.loads(worker.connection.recv_bytes(LARGEST_REPLY_BYTES))
-        except (EOFError, OSError):  # ended, or said more than can be taken
+        except (EOFError, ConnectionError):
             self._lose(worker, tasks, replies, None)
+            return
+        except OSError:  # what the connection says of a message that is too long
+            self._lose(worker, tasks, replies, f"answered with more than {LARGEST_REPLY_BYTES >> 20} MiB")
             return
         error = RewardError(str(reply["error"])) if "error" in reply else None
         if worker.is_ready:
@@ -152,22 +156,23 @@ class WorkerPool:
             raise error
         worker.is_ready = True
 
-    def _lose(self, worker: _Worker, tasks: Sequence[Task], replies: list[Reply], limit: str | None) -> None:
-        """End a worker that has died or overrun its time; its task, if it had one, has failed."""
+    def _lose(self, worker: _Worker, tasks: Sequence[Task], replies: list[Reply], offence: str | None) -> None:
+        """End a worker that has died or committed an offence; its task, if it had one, has failed."""
         self._workers.remove(worker)
         how = _how(worker.end())
         if worker.task is None:
             names = ", ".join(repr(function.name) for function in self._orders.functions)
+            reason = how if offence is None else f"not within {STARTUP_SECONDS:g} s"
             raise RewardError(
-                f"a worker process for reward functions {names} did not come up "
-                f"({how if limit is None else f'{STARTUP_SECONDS:g} s passed'}). Do their files load by themselves?"
+                f"a worker process for reward functions {names} did not come up ({reason}). Do their files load in a "
+                "process of their own?"
             )
         task = tasks[worker.task]
         name, place = self._orders.functions[task.function].name, task.batch.place(0)
         replies[worker.task] = RewardError(
             f"reward function {name!r} ended its worker process ({how}) on {place}."
-            if limit is None
-            else f"reward function {name!r} did not answer within {limit} on {place}: its worker process was killed."
+            if offence is None
+            else f"reward function {name!r} {offence} on {place}: its worker process was killed."
         )
 
 
