@@ -7,6 +7,7 @@ from typing import Any
 from nearstep.errors import RewardError, shorten
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.identity import TokenizerIdentity
+from nearstep.rewards.values import as_number
 
 PROTOCOL = 1
 LARGEST_BODY_BYTES = 64 << 20
@@ -67,6 +68,8 @@ def decode_question(body: bytes) -> tuple[RewardBatch, TokenizerIdentity]:
         _check_row(row, number)
     columns = dict.fromkeys(name for row in rows for name in row.get("columns", {}))
     tokenizer = question.get("tokenizer", {})
+    if not isinstance(tokenizer, dict):
+        raise RewardError("tokenizer must be an object")
     batch = RewardBatch(
         prompts=[row["prompt"] for row in rows],
         completions=[row["completion"] for row in rows],
@@ -98,10 +101,10 @@ def decode_answer(body: bytes, batch: RewardBatch, server: str) -> Answer:
     extras, metrics = _lists(said.get("extras", {}), server), _lists(said.get("metrics", {}), server)
     if any(len(values) != len(batch) for values in extras.values()):
         raise RewardError(f"{server} sent extras that are not one for each of {len(batch)} completions")
-    numbers = [number for logged in metrics.values() for number in logged]
-    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers):
+    logged = {name: [as_number(number) for number in numbers] for name, numbers in metrics.items()}
+    if any(number is None for numbers in logged.values() for number in numbers):
         raise RewardError(f"{server} sent metrics that are no numbers")
-    return Answer(entries, extras, metrics)
+    return Answer(entries, extras, {name: [n for n in numbers if n is not None] for name, numbers in logged.items()})
 
 
 def _entry(reward: Any, place: str, server: str) -> object:
