@@ -34,6 +34,7 @@ from benchmarks.harness.workload import Workload
 
 REPOSITORY = Path(__file__).parents[1]
 TRL_VERSION = "TRL 1.8.0"
+ROWS = {"s": 32, "m": 16, "l": 64}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Row:
 
 def rows(model: str, device: str, dtype: str) -> list[Row]:
     """The table of the bars at one size. On a GPU all is bfloat16."""
-    base = Workload(name="", kind="ppo", model=model, device=device, dtype=dtype)
+    base = Workload("", "ppo", model=model, rows=ROWS[model], device=device, dtype=dtype)
     groups = replace(base, kind="dppo", generations=8, trust_region="binary_tv")
     long_prompts = {"shortest_prompt": 256, "longest_prompt": 256, "generations": 8}
     chosen = [
@@ -67,6 +68,12 @@ def rows(model: str, device: str, dtype: str) -> list[Row]:
     if device == "cpu":
         chosen.insert(1, Row("PPO, bfloat16", replace(base, dtype="bfloat16"), Bars(time=0.38)))
     return [replace(row, work=f"{model}: {row.work}") for row in chosen]
+
+
+def resized(row: Row, episodes: int | None, updates: int) -> Row:
+    """A row with other numbers of episodes and of updates in a process."""
+    work = row.ours
+    return replace(row, ours=replace(work, rows=episodes or work.rows, updates=max(updates, work.updates)))
 
 
 @dataclass
@@ -154,19 +161,19 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--full", action="store_true", help="also the larger model")
     parser.add_argument("--rounds", type=int, default=2, help="times A B")
-    parser.add_argument("--minutes", type=float, default=22.0, help="no process starts a further round after this")
+    parser.add_argument("--minutes", type=float, default=20.0, help="no further round of a row begins after this")
     parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="rows whose name has one of these texts")
     parser.add_argument("--rows", type=int, help="episodes of an update")
+    parser.add_argument("--updates", type=int, default=1, help="in each process; of several the first is a warm-up")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results")
     options = parser.parse_args()
     models = ["l"] if options.device == "cuda" else ["s", "m"] if options.full else ["s"]
     dtype = "bfloat16" if options.device == "cuda" else "float32"
     chosen = [row for model in models for row in rows(model, options.device, dtype)]
     chosen = [row for row in chosen if not options.only or any(text in row.work for text in options.only)]
-    if options.rows is not None:
-        chosen = [replace(row, ours=replace(row.ours, rows=options.rows)) for row in chosen]
-    found = Measurements(environment(options.venv))
+    chosen = [resized(row, options.rows, options.updates) for row in chosen]
     ends = time.monotonic() + 60 * options.minutes
+    found = Measurements(environment(options.venv))
     barred: list[Line] = []
     for number in range(options.rounds):
         for row in chosen:
