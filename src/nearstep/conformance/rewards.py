@@ -10,8 +10,8 @@ from nearstep.conformance.law import Law, Verdict, hold
 from nearstep.errors import ConfigError, shorten
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.event_loop import EventLoop
+from nearstep.rewards.failures import RewardSource
 from nearstep.rewards.functions import FunctionReward, function_name
-from nearstep.rewards.source import RewardSource
 from nearstep.rewards.values import read_values
 from nearstep.types import Message
 
