@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -11,17 +12,33 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoConfig
 
-from nearstep import PPOConfig, PPOTrainer
+from nearstep import PPOConfig, PPOTrainer, RewardError
+from nearstep.judging import Loading, make_judges
+from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.scale.torch_backend import torch_backend
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
 PROMPTS = ["a", "bc", "def", "ghij", "klmno", "pq", "r", "stuvwx"]
-REWARD = """
+REWARD = f"""
+import collections
+import os
+
+asked = collections.Counter()
+
 def low(completion_ids, **rest):
     return [sum(token < 100 for token in ids) / len(ids) for ids in completion_ids]
 
 def length(completion_ids, **rest):
     return [float(len(ids)) for ids in completion_ids]
+
+def place(completion_ids, **rest):
+    return [float(os.getpid() == {os.getpid()}) for _ in completion_ids]
+
+def reluctant(completion_ids, **rest):
+    asked.update(tuple(ids) for ids in completion_ids)
+    if any(asked[tuple(ids)] < 4 for ids in completion_ids):  # together, alone, and once more is not enough
+        raise OSError("not yet")
+    return [1.0 for _ in completion_ids]
 """
 REGION = """
 from dataclasses import dataclass
@@ -39,6 +56,7 @@ nothing = Nothing()
 GROUPS = {"num_generations": 4, "advantage": "group_mean"}
 DECOUPLED = {"critic": "decoupled", "vf_learning_rate": 1e-3}
 LORA = {"use_peft": True}
+RELUCTANT = {"reward_funcs": "{models}/rewards.py:reluctant"}
 RECOMPUTED = {"anchor": "recomputed", "importance_cap": 1.0, "bf16": True}  # bf16: engine and trainer differ
 
 # setting: (what else is set, the value that shall make a difference)
@@ -73,6 +91,10 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "reward_model_path": ({}, "{models}/judge"),
     "reward_funcs": ({}, "{models}/rewards.py:length"),
     "reward_weights": ({"reward_funcs": ["{models}/rewards.py:low", "{models}/rewards.py:length"]}, [1.0, 0.5]),
+    "reward_workers": ({"reward_funcs": "{models}/rewards.py:place"}, 1),
+    "reward_timeout_seconds": ({"reward_funcs": "{models}/rewards.py:place"}, 100.0),
+    "on_reward_error": (RELUCTANT, "drop"),
+    "reward_retries": (RELUCTANT | {"on_reward_error": "retry", "reward_retries": 1}, 2),
     "missing_eos_penalty": ({}, 3.0),
     "non_eos_penalty": ({}, True),
     "penalty_reward_value": ({"non_eos_penalty": True}, -5.0),
@@ -147,7 +169,11 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "save_total_limit": ({"save_steps": 1}, 1),
 }
 # These have a test of their own below, for what they do lies outside a run on this machine.
-APART = {"use_cpu", "trust_remote_code", "dataset_config", "push_to_hub", "hub_model_id"}
+OF_SERVERS: dict[str, object] = {
+    "reward_url": "http://127.0.0.1:1/other", "reward_url_token_env": "A_TOKEN", "reward_url_timeout_seconds": 1.0,
+    "reward_url_retries": 0, "reward_url_batch_size": 3,
+}  # fmt: skip
+APART = {"use_cpu", "trust_remote_code", "dataset_config", "push_to_hub", "hub_model_id", *OF_SERVERS}
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",
     "reward_funcs": "{models}/rewards.py:low", "output_dir": "{folder}", "total_episodes": 16,
@@ -159,7 +185,7 @@ BASE: dict[str, object] = {
 
 def test_every_setting_has_its_effect_shown():
     assert {field.name for field in dataclasses.fields(PPOConfig)} == set(EFFECTS) | APART
-    assert all(f"test_{name}" in globals() for name in APART)
+    assert all(f"test_{name}" in globals() for name in APART - set(OF_SERVERS))
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +248,8 @@ def _traces(settings, models, folder, capsys) -> Traces:
             warnings.simplefilter("ignore")
             trainer = PPOTrainer(args=PPOConfig(**{name: place(value) for name, value in settings.items()}))
             trainer.train()
+    except RewardError as error:
+        return Traces((), (), frozenset(), str(error).partition("(")[0], Counter())
     finally:
         hook.remove()
     networks = [trainer.model] + ([] if trainer.value_model is None else [trainer.value_model])
@@ -249,6 +277,20 @@ def test_setting_changes_something(name, run, capsys):
     before = {**BASE, **others}
     assert before.get(name) != value
     assert run(before, capsys) != run({**before, name: value}, capsys)
+
+
+@pytest.mark.parametrize("name", OF_SERVERS)
+def test_setting_of_reward_servers(name, monkeypatch):
+    """Each reaches the server's description; what that does is shown in tests/rewards/test_remote.py."""
+    monkeypatch.setenv("A_TOKEN", "secret")
+    loading = Loading(torch.float32, False, False, 1024, lambda model: model, 0)
+
+    def server(**changes):
+        config = PPOConfig(**{"reward_url": "http://127.0.0.1:1/score", **changes})
+        return make_judges(config, [], byte_tokenizer, TokenizerIdentity("", None), loading)[0]._server
+
+    assert server() == server()
+    assert server() != server(**{name: OF_SERVERS[name]})
 
 
 def test_use_cpu(monkeypatch):
