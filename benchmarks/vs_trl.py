@@ -21,7 +21,7 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +33,7 @@ from benchmarks.harness.results import COLUMNS, Bars, Line, Side, lines_of, mark
 from benchmarks.harness.workload import Workload
 
 REPOSITORY = Path(__file__).parents[1]
-TRL_VERSION = "TRL 1.8.0"
+TRL_VERSION: Final = "TRL 1.8.0"
 ROWS = {"s": 32, "m": 16, "l": 64}
 
 
@@ -56,14 +56,15 @@ def rows(model: str, device: str, dtype: str) -> list[Row]:
     """The table of the bars at one size. On a GPU all is bfloat16."""
     base = Workload("", "ppo", model=model, rows=ROWS[model], device=device, dtype=dtype)
     groups = replace(base, kind="dppo", generations=8, trust_region="binary_tv")
-    long_prompts = {"shortest_prompt": 256, "longest_prompt": 256, "generations": 8}
+    long = replace(base, shortest_prompt=256, longest_prompt=256, generations=8)
+    long_groups = replace(groups, shortest_prompt=256, longest_prompt=256)
     chosen = [
         Row(f"PPO, {dtype}", base, Bars(time=0.38, memory=0.35, update_to_floor=1.3)),
         Row("rollout alone", replace(base, kind="rollout", updates=3), Bars(time=0.5)),
         Row("DPPO binary TV", groups, Bars(time=0.4)),
         Row("DPPO top-K TV", replace(groups, trust_region="topk_tv"), Bars(time=0.4)),
-        Row("PPO, 8 samples of 256-token prompts", replace(base, **long_prompts), Bars(time=0.17)),
-        Row("DPPO, 8 samples of 256-token prompts", replace(groups, **long_prompts), Bars()),
+        Row("PPO, 8 samples of 256-token prompts", long, Bars(time=0.17)),
+        Row("DPPO, 8 samples of 256-token prompts", long_groups, Bars()),
     ]
     if device == "cpu":
         chosen.insert(1, Row("PPO, bfloat16", replace(base, dtype="bfloat16"), Bars(time=0.38)))
