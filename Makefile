@@ -2,11 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+PLOTTING := .venv/plotting
+TRL := runs/trl
 
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint format check bench
+.PHONY: demo test test-slow lint format check bench alignment stability
 
 demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
 	$(BIN)/nearstep demo --output runs/demo
@@ -19,6 +21,12 @@ test-slow: $(INSTALLED)  ## the tests that take longer
 
 bench: $(INSTALLED)  ## what packing and the decode loop bring, as ratios in one run
 	$(BIN)/python -m benchmarks.packing
+
+alignment: $(PLOTTING)  ## the same rollouts through TRL 1.8.0, in an environment made for it, and through nearstep
+	$(BIN)/python -m benchmarks.alignment --venv $(TRL) $(ARGS)
+
+stability: $(PLOTTING)  ## every trust region with an engine that is not quite the trainer
+	$(BIN)/python -m benchmarks.stability $(ARGS)
 
 lint: $(INSTALLED)  ## style, format, types, import directions
 	$(BIN)/ruff check
@@ -35,4 +43,8 @@ check: lint test  ## what a change must pass, the same as in CI
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(PLOTTING): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@

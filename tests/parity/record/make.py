@@ -19,11 +19,13 @@ PACKAGES = ("torch==2.13.0", "transformers==5.23.0", "trl==1.8.0", "requests")
 
 
 def environment(folder: Path) -> Path:
-    """The Python of a virtual environment with TRL in it; made if it is not there."""
-    python = folder / "bin" / "python"
-    if not python.exists():
+    """The Python of a virtual environment with TRL in it; made if it is not there, or not whole."""
+    python, whole = folder.resolve() / "bin" / "python", folder / "installed"
+    if not whole.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        constraints = ["--constraint", str(REPOSITORY / "constraints.txt")]
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *constraints, *PACKAGES], check=True)
+        whole.touch()
     return python
 
 
