@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 BENCHED := .venv/benched
+TRL := runs/trl
 
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint format check bench bench-full bench-ladder bench-scaling
+.PHONY: demo test test-slow lint format check bench bench-full bench-ladder bench-scaling alignment stability
 
 demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
 	$(BIN)/nearstep demo --output runs/demo
@@ -29,6 +30,12 @@ bench-ladder: $(BENCHED)  ## what each technique of the update brings
 
 bench-scaling: $(BENCHED)  ## how time and memory grow
 	$(BIN)/python -m benchmarks.scaling
+
+alignment: $(BENCHED)  ## the same rollouts through TRL 1.8.0, in an environment made for it, and through nearstep
+	$(BIN)/python -m benchmarks.alignment --venv $(TRL) $(ARGS)
+
+stability: $(BENCHED)  ## every trust region with an engine that is not quite the trainer
+	$(BIN)/python -m benchmarks.stability $(ARGS)
 
 lint: $(INSTALLED)  ## style, format, types, import directions
 	$(BIN)/ruff check

@@ -19,13 +19,13 @@ PACKAGES = ("torch", "transformers", "trl==1.8.0", "requests")
 
 
 def environment(folder: Path) -> Path:
-    """The Python of a virtual environment with TRL in it, and otherwise our own versions; made if it is not there."""
-    python, done = folder / "bin" / "python", folder / "installed"
-    if not done.exists():
-        install = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(REPOSITORY / "constraints.txt")]
+    """The Python of a virtual environment with TRL in it; made if it is not there, or not whole."""
+    python, whole = folder.resolve() / "bin" / "python", folder / "installed"
+    if not whole.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([*install, *PACKAGES], check=True)
-        done.touch()
+        constraints = ["--constraint", str(REPOSITORY / "constraints.txt")]
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *constraints, *PACKAGES], check=True)
+        whole.touch()
     return python
 
 
