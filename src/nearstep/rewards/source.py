@@ -12,8 +12,10 @@ from nearstep.errors import ConfigError, RewardError, shorten
 from nearstep.rewards.batch import RewardBatch
 from nearstep.rewards.decoding import per_token, reward_batch
 from nearstep.rewards.event_loop import EventLoop
-from nearstep.rewards.failures import Heard, OnError, Panel, RewardSource
+from nearstep.rewards.failures import Heard, OnError, Panel
+from nearstep.rewards.failures import RewardSource as RewardSource
 from nearstep.rewards.values import LARGEST_REWARD, PerSpan, PerToken, total
+from nearstep.rewards.worker_reward import WorkerReward
 from nearstep.types import Prompts, Rollout, Scores
 
 
@@ -77,6 +79,12 @@ class Rewards:
             metrics=judgement.metrics,
             failures=judgement.failures,
         )
+
+    def close(self) -> None:
+        """End worker processes; the next call starts new ones."""
+        for source in self.sources:
+            if isinstance(source, WorkerReward):
+                source.close()
 
     def judge(self, batch: RewardBatch) -> Judgement:
         """Ask all sources about a batch and add up; raises as calling does."""

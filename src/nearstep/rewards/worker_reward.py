@@ -23,6 +23,10 @@ class WorkerReward:
         """Raise a RewardError if the function requires what it is not given with these data set columns."""
         self._function.check(columns)
 
+    def close(self) -> None:
+        """End the processes; the next row starts new ones."""
+        self._pool.close()
+
     def score(self, batch: RewardBatch) -> Answer:
         """One call for each row, as many at a time as there are workers, answers in the order of rows."""
         self.check(batch.columns)

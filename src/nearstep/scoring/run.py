@@ -1,6 +1,7 @@
 """`nearstep score`: every row of a file goes through the rewards as in training, its scores into another."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 from nearstep.casting import DTYPES
@@ -42,14 +43,11 @@ def score_file(options: ScoreOptions) -> Summary:
     summary, output = Summary(rewards.names), Path(options.output)
     unfinished = output.with_name(output.name + ".unfinished")
     unfinished.unlink(missing_ok=True)
-    file = JsonLines(unfinished)
-    try:
+    with closing(rewards), closing(JsonLines(unfinished)) as file:
         for episodes in batches:
             scores = rewards(episodes.prompts, episodes.rollout)
             file.write(_lines(episodes, scores, table))
             summary.add(episodes, scores)
-    finally:
-        file.close()
     os.replace(unfinished, output)
     return summary
 
