@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 BENCHED := .venv/benched
-TRL := runs/trl
+TRL := runs/trl-env
 
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1

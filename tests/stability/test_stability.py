@@ -5,12 +5,12 @@ import random
 
 import pytest
 import torch
-from benchmarks import stability
 from benchmarks.drift import task
 from benchmarks.drift.engine import DriftingEngine, rounded
 from benchmarks.drift.play import Moment, Regime, play
 from benchmarks.drift.report import Claim, Run, facts, plot, rows, table
 
+from benchmarks import stability
 from nearstep.conformance.world import PROMPTS, prompts_of, small_model
 from nearstep.models.roles import make_policy
 
