@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearstep.algorithm.ragged import row_numbers, sum_by_row, take_rows
+from nearstep.algorithm.ragged import lead_lengths, row_numbers, shared_leads, sum_by_row, take_rows
+from nearstep.algorithm.ragged import row_groups as row_groups
 from nearstep.messages import Message as Message
 from nearstep.messages import PromptInput as PromptInput
 
@@ -74,6 +75,16 @@ class Rollout:
     def action_positions(self) -> Int[Tensor, " actions"]:
         """Index into `tokens` of every action."""
         return self.is_action.nonzero().squeeze(-1)
+
+    @property
+    def prompt_lengths(self) -> Int[Tensor, " rows"]:
+        """Tokens before the first action of each row."""
+        return lead_lengths(self.is_action, self.row_lengths)
+
+    @property
+    def shared_prompts(self) -> Int[Tensor, " rows"]:
+        """Tokens of each row's prompt if the row before it has the same prompt, else 0."""
+        return shared_leads(self.tokens, self.row_lengths, self.prompt_lengths)
 
     @property
     def last_positions(self) -> Int[Tensor, " rows"]:
@@ -153,6 +164,7 @@ class Experience:
     """
 
     rollout: Rollout
+    prompt_numbers: Int[Tensor, " rows"]  # which prompt of the batch each row answers, counted over all processes
     scores: Float[Tensor, " rows"]  # after the rules for missing stop tokens
     old_logprobs: Float[Tensor, " actions"]  # of the anchor: what the engine recorded, or the trainer computed anew
     old_top: Float[Tensor, "actions k"] | None  # the anchor's log-probs of the recorded top tokens
@@ -177,6 +189,7 @@ class Experience:
         return replace(
             self,
             rollout=self.rollout.select(rows),
+            prompt_numbers=self.prompt_numbers[rows],
             scores=self.scores[rows],
             old_logprobs=self.old_logprobs[actions],
             old_top=None if self.old_top is None else self.old_top[actions],
@@ -193,26 +206,15 @@ class Experience:
         )
 
     def split(self, max_tokens: int, max_rows: int) -> Iterator["Experience"]:
-        """Micro-batches in row order: as many rows as fit into both limits, at least one."""
-        for rows in row_groups(self.rollout.row_lengths.tolist(), max_tokens, max_rows):
+        """Micro-batches in row order: as many rows as fit into both limits, at least one; shared prompts count once."""
+        lengths, shared = torch.stack([self.rollout.row_lengths, self.rollout.shared_prompts]).tolist()
+        for rows in row_groups(lengths, max_tokens, max_rows, shared):
             yield self.select(torch.arange(rows.start, rows.stop, device=self.scores.device))
 
     @property
     def action_rows(self) -> Int[Tensor, " actions"]:
         """Row number of every action."""
         return row_numbers(self.rollout.action_counts)
-
-
-def row_groups(lengths: list[int], max_tokens: int, max_rows: int) -> Iterator[range]:
-    """Cut consecutive rows into groups of at most `max_tokens` tokens and `max_rows` rows, at least one row each."""
-    start, tokens = 0, 0
-    for row, length in enumerate(lengths):
-        if row > start and (tokens + length > max_tokens or row - start >= max_rows):
-            yield range(start, row)
-            start, tokens = row, 0
-        tokens += length
-    if start < len(lengths):
-        yield range(start, len(lengths))
 
 
 @dataclass(frozen=True)

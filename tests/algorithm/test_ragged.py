@@ -4,7 +4,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearstep.algorithm.ragged import from_padded, places_in_row, row_numbers, sum_by_row, take_rows, to_padded
+from nearstep.algorithm.ragged import (
+    first_alike,
+    from_padded,
+    lead_lengths,
+    places_in_row,
+    row_numbers,
+    shared_leads,
+    sum_by_row,
+    take_rows,
+    to_padded,
+)
 
 lengths_of_rows = st.lists(st.integers(0, 5), min_size=1, max_size=6)
 
@@ -32,3 +42,28 @@ def test_sums_and_padding(lengths):
     padded = to_padded(values, counts)
     assert padded.sum() == values.sum()
     assert torch.equal(from_padded(padded, counts), values)
+
+
+def test_leads_by_hand():
+    flags = torch.tensor([0, 0, 1, 0, 0, 1, 1], dtype=torch.bool)
+    assert lead_lengths(flags, torch.tensor([4, 1, 2])).tolist() == [2, 1, 0]
+
+
+def test_shared_leads_by_hand():
+    items = torch.tensor([7, 8, 1, 7, 8, 7, 9, 1, 7, 9, 7])
+    lengths, leads = torch.tensor([3, 2, 3, 2, 1]), torch.tensor([2, 2, 2, 2, 1])
+    assert shared_leads(items, lengths, leads).tolist() == [0, 2, 0, 2, 0]
+    assert first_alike(items, lengths, leads).tolist() == [0, 0, 2, 2, 4]
+
+
+def test_leads_of_no_rows():
+    none = torch.zeros(0, dtype=torch.long)
+    assert shared_leads(none, none, none).tolist() == first_alike(none, none, none).tolist() == []
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=3), min_size=1, max_size=6))
+def test_leads_against_lists(rows):
+    items, lengths = torch.tensor([item for row in rows for item in row]), torch.tensor([len(row) for row in rows])
+    expected = [len(row) if number > 0 and rows[number - 1] == row else 0 for number, row in enumerate(rows)]
+    assert shared_leads(items, lengths, lengths).tolist() == expected
+    assert first_alike(items, lengths, lengths).tolist() == [rows.index(row) for row in rows]

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from nearstep.errors import TrainingError
-from nearstep.models.forward import packed_states, rollout_logprobs
+from nearstep.models import packing
+from nearstep.models.forward import rollout_logprobs, row_states
 from nearstep.training import update as update_module
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.loop import train
 from nearstep.training.state import State
 from nearstep.training.update import improve, minibatches, update
 from nearstep.types import Rollout, Scores
+from tests.tiny import tiny_causal_lm
 from tests.training.runs import play, small_recipe
 
 
@@ -41,7 +43,7 @@ def test_steps_are_epochs_times_minibatches_d1_d2(tmp_path, monkeypatch, rows, a
 
 
 def weights_after(tmp_path, **changes):
-    recipe = small_recipe(tmp_path, dtype=torch.float64, batch_size=8, num_mini_batches=2, **changes)
+    recipe = small_recipe(tmp_path, dtype=torch.float64, num_mini_batches=2, **{"batch_size": 8, **changes})
     train(recipe, State())
     models = (recipe.models.policy.model, recipe.models.critic.model)
     return torch.cat([parameter.detach().flatten() for model in models for parameter in model.parameters()])
@@ -55,6 +57,51 @@ def test_no_split_changes_the_weights_d11_r06(tmp_path, changes):
     whole = weights_after(tmp_path / "a")
     split = weights_after(tmp_path / "b", **changes)
     assert (whole - split).abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_tokens_per_microbatch": 20}, {"gradient_checkpointing": True}])
+def test_sharing_prompts_changes_no_weights(tmp_path, monkeypatch, changes):
+    """Four samples of each prompt, in minibatches that part a group; against rows that share nothing."""
+
+    def weights(folder):
+        parts = {"model": tiny_causal_lm("gpt_neox", dtype=torch.float64)}  # its norms compute in float64, too
+        return weights_after(folder, parts=parts, num_generations=4, batch_size=12, **changes)
+
+    shared = weights(tmp_path / "a")
+    monkeypatch.setattr(packing, "shared_leads", lambda items, lengths, leads: torch.zeros_like(leads))
+    apart = weights(tmp_path / "b")
+    assert (shared - apart).abs().max() <= 1e-10
+
+
+def test_samples_of_a_prompt_come_together_and_prompts_in_random_order(tmp_path):
+    recipe = small_recipe(tmp_path, num_mini_batches=2, num_generations=4, batch_size=24)
+    _, rollout, scores = play(recipe)
+    experience = make_experience(rollout, scores, recipe)
+    phase = recipe.schedule.phases(1)[0]
+    orders = []
+    for epoch in range(4):
+        prompts = [m.rollout.prompt_ids() for m in minibatches(experience, phase, epoch, recipe)]
+        assert sorted(ids for of in prompts for ids in of) == sorted(rollout.prompt_ids())
+        orders.append([[tuple(ids) for ids in of[::4]] for of in prompts])
+        assert all(of[start] == of[start + 3] for of in prompts for start in range(0, 12, 4))
+    assert any(order != orders[0] for order in orders)
+
+
+def test_micro_batches_count_a_shared_prompt_once(tmp_path):
+    with pytest.warns(UserWarning, match="without a stop token"):
+        recipe = small_recipe(tmp_path, num_generations=4, response_length=2, stop_token=None)
+    rollout = play(recipe)[1]
+    experience = make_experience(rollout, Scores(torch.zeros(8)), recipe)
+    assert rollout.shared_prompts.tolist() == [
+        0,
+        *[len(rollout.prompt_ids()[0])] * 3,
+        0,
+        *[len(rollout.prompt_ids()[4])] * 3,
+    ]
+    first = len(rollout.prompt_ids()[0]) + 4 * 2
+    assert len(next(experience.split(first, 8))) == 4
+    assert len(next(experience.split(first - 1, 8))) == 3
+    assert [len(m) for m in experience.split(10_000, 3)] == [3, 3, 2]
 
 
 def test_weights_do_change_and_depend_on_the_seed(tmp_path):
@@ -180,7 +227,7 @@ def test_the_value_loss_is_a_mean_over_states(tmp_path):
     assert finals > 0
     head = recipe.models.critic.head
     before = head.weight.detach().clone()
-    states = packed_states(recipe.models.critic, rollout.tokens, tuple(rollout.row_lengths.tolist())).detach()
+    states = row_states(recipe.models.critic, rollout.tokens, rollout.row_lengths).detach()
     places = torch.cat([rollout.action_positions - 1, rollout.last_positions[experience.train_final]])
     targets = torch.cat([experience.returns, experience.final_returns[experience.train_final]])
     improve(experience, recipe.schedule.phases(1)[0], recipe, first=True)

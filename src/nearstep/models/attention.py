@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
@@ -41,28 +41,46 @@ class AttentionPlan(Protocol):
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Every row sees itself, causally. `lengths` are the rows' tokens in the order in which they lie."""
+class Segment:
+    """Tokens that lie together: each sees those before it, and all of the segment with the number `prefix`."""
 
-    lengths: tuple[int, ...]
+    length: int
+    prefix: int | None = None
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Rows side by side, nothing between them. A prompt that several rows share is a segment of its own, their prefix;
+    any other row is one segment without a prefix."""
+
+    segments: tuple[Segment, ...]
+
+    @staticmethod
+    def of_rows(lengths: tuple[int, ...]) -> "Segments":
+        """Rows that have nothing to do with each other."""
+        return Segments(tuple(Segment(length) for length in lengths))
 
     def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
-        """Causal attention row by row: no work is spent across rows, and nothing can leak."""
-        queries = layer.query.split(self.lengths, dim=2)
-        keys = layer.key.split(self.lengths, dim=2)
-        values = layer.value.split(self.lengths, dim=2)
-        outputs = [attend_causally(q, k, v, layer) for q, k, v in zip(queries, keys, values, strict=True)]
+        """Segment by segment: no work is spent on what must not be seen, and nothing can leak."""
+        lengths = [segment.length for segment in self.segments]
+        queries, keys, values = (states.split(lengths, dim=2) for states in (layer.query, layer.key, layer.value))
+        outputs = []
+        for segment, query, key, value in zip(self.segments, queries, keys, values, strict=True):
+            if segment.prefix is not None:
+                key = torch.cat([keys[segment.prefix], key], dim=2)
+                value = torch.cat([values[segment.prefix], value], dim=2)
+            outputs.append(attend_causally(query, key, value, layer))
         return torch.cat(outputs, dim=2)
 
 
 def attend_causally(query: Tensor, key: Tensor, value: Tensor, layer: LayerInput) -> Tensor:
-    """Attention of one row over itself, within the layer's window."""
-    length = query.shape[2]
-    if layer.softcap is None and (layer.window is None or length <= layer.window):
+    """Attention of a row's last tokens over the whole row, within the layer's window."""
+    queries, length = query.shape[2], key.shape[2]
+    if queries == length and layer.softcap is None and (layer.window is None or length <= layer.window):
         grouped = query.shape[1] != key.shape[1]
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=layer.scaling, enable_gqa=grouped)
     places = torch.arange(length, device=query.device)
-    distance = places[:, None] - places[None, :]
+    distance = places[length - queries :, None] - places
     visible = (distance >= 0) & (distance < (layer.window or length))
     return attend_where(query, key, value, visible, layer)
 
@@ -80,11 +98,6 @@ def attend_where(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, lay
     weights = torch.tanh(query @ key.transpose(2, 3) * scale / layer.softcap) * layer.softcap
     weights = weights.masked_fill(~visible, -torch.inf).float().softmax(-1)
     return weights.to(value.dtype) @ value
-
-
-def positions_of(lengths: tuple[int, ...], device: torch.device) -> Int[Tensor, "1 tokens"]:
-    """Position ids that restart at 0 in every row."""
-    return torch.cat([torch.arange(length, device=device) for length in lengths])[None]
 
 
 def _attention(

@@ -8,9 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearstep.algorithm.precision import wide
-from nearstep.models.attention import AttentionPlan, Rows, positions_of
+from nearstep.models.attention import AttentionPlan
 from nearstep.models.distribution import Sampling
 from nearstep.models.head import ActionLogprobs, Head, action_logprobs
+from nearstep.models.packing import Packed, pack, pack_rollout
 from nearstep.types import Rollout
 
 
@@ -59,20 +60,26 @@ def hidden_states(
     return states[0]
 
 
-def packed_states(role: CausalRole | ScalarRole, tokens: Tensor, lengths: tuple[int, ...]) -> Tensor:
+def packed_states(role: CausalRole | ScalarRole, packed: Packed) -> Float[Tensor, "packed width"]:
+    """Hidden states of packed rows."""
+    return hidden_states(role.trunk, packed.tokens, packed.positions[None], packed.plan, autocast=role.autocast)
+
+
+def row_states(
+    role: CausalRole | ScalarRole, tokens: Int[Tensor, " tokens"], lengths: Int[Tensor, " rows"]
+) -> Float[Tensor, "tokens width"]:
     """Hidden states of rows that lie back to back, each seeing only itself."""
-    positions = positions_of(lengths, tokens.device)
-    return hidden_states(role.trunk, tokens, positions, Rows(lengths), autocast=role.autocast)
+    return packed_states(role, pack(tokens, lengths, torch.zeros_like(lengths)))
 
 
 def rollout_logprobs(
     policy: CausalRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
 ) -> ActionLogprobs:
     """What a policy says of every action of a rollout."""
-    states = packed_states(policy, rollout.tokens, tuple(rollout.row_lengths.tolist()))
-    before = states[rollout.action_positions - 1]
+    packed = pack_rollout(rollout)
+    before = packed_states(policy, packed)[packed.places[rollout.action_positions - 1]]
     top_ids = None if rollout.top is None else rollout.top.ids
-    with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=policy.autocast):
+    with torch.autocast(before.device.type, dtype=torch.bfloat16, enabled=policy.autocast):
         return action_logprobs(
             policy.head, before, rollout.actions, sampling, top_ids, entropy_gradient=entropy_gradient
         )
@@ -88,9 +95,10 @@ class StateValues:
 
 def rollout_values(critic: ScalarRole, rollout: Rollout) -> StateValues:
     """What a critic says of every state of a rollout, in float32 at least."""
-    states = packed_states(critic, rollout.tokens, tuple(rollout.row_lengths.tolist()))
-    places = torch.cat([rollout.action_positions - 1, rollout.last_positions])
+    packed = pack_rollout(rollout)
+    places = packed.places[torch.cat([rollout.action_positions - 1, rollout.last_positions])]
+    states = packed_states(critic, packed)[places]
     with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=critic.autocast):
-        values = wide(critic.head(states[places]).squeeze(-1))
+        values = wide(critic.head(states).squeeze(-1))
     before, final = values.split([len(rollout.logprobs), len(rollout)])
     return StateValues(before, final)

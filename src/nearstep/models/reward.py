@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from nearstep.algorithm.precision import wide
 from nearstep.errors import ModelError
-from nearstep.models.forward import packed_states
+from nearstep.models.forward import row_states
 from nearstep.models.roles import make_critic, transformers_model
 from nearstep.types import row_groups
 
@@ -33,10 +33,9 @@ class DecoderScorer:
         scores = []
         for group in row_groups(lengths, self.max_tokens, len(rows)):
             tokens = torch.tensor([token for row in group for token in rows[row]], device=device)
-            of_group = tuple(lengths[row] for row in group)
-            states = packed_states(self, tokens, of_group)
-            last = torch.tensor(of_group, device=device).cumsum(0) - 1
-            scores.append(wide(self.head(states[last]).squeeze(-1)))
+            of_group = torch.tensor([lengths[row] for row in group], device=device)
+            states = row_states(self, tokens, of_group)
+            scores.append(wide(self.head(states[of_group.cumsum(0) - 1]).squeeze(-1)))
         return torch.cat(scores)
 
 

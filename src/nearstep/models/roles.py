@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nearstep.errors import ModelError
 from nearstep.models.attention import PACKED
-from nearstep.models.forward import packed_states
+from nearstep.models.forward import row_states
 from nearstep.models.head import Head
 
 PROBE_LENGTHS = (5, 3)
@@ -98,7 +98,7 @@ def make_policy(
     expected = [_probe_alone(inner, row) for row in _probe_rows(inner)]
     _ready(inner, role, checkpointing)
     with torch.no_grad():
-        states = packed_states(policy, torch.cat(_probe_rows(inner)), PROBE_LENGTHS)
+        states = row_states(policy, torch.cat(_probe_rows(inner)), torch.tensor(PROBE_LENGTHS, device=inner.device))
         _compare(policy.head.logits(states), torch.cat(expected), inner, role)
     return replace(policy, autocast=autocast)
 
@@ -113,7 +113,8 @@ def make_critic(
     critic = Critic(model, inner.base_model, head)
     _ready(inner, role, checkpointing)
     with torch.no_grad():
-        _compare(packed_states(critic, torch.cat(_probe_rows(inner)), PROBE_LENGTHS), torch.cat(expected), inner, role)
+        states = row_states(critic, torch.cat(_probe_rows(inner)), torch.tensor(PROBE_LENGTHS, device=inner.device))
+        _compare(states, torch.cat(expected), inner, role)
     return replace(critic, autocast=autocast)
 
 

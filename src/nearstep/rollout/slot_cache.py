@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearstep.models.attention import LayerInput, Rows, attend_where
+from nearstep.models.attention import LayerInput, Segments, attend_where
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Prefill:
         for slot, (key, value) in enumerate(per_row, start=self.first_slot):
             keys[slot, :, : key.shape[1]] = key
             values[slot, :, : value.shape[1]] = value
-        return Rows(self.lengths).attend(layer)
+        return Segments.of_rows(self.lengths).attend(layer)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from nearstep.algorithm.ragged import places_in_row, row_numbers
-from nearstep.models.attention import positions_of
 from nearstep.models.distribution import Sampling, sampling_logprobs
 from nearstep.models.forward import hidden_states
 from nearstep.models.roles import Policy
@@ -111,7 +110,11 @@ class LiveBatch:
             tokens = torch.tensor([token for row in group for token in prompts[row]], device=device)
             plan = Prefill(self.cache, len(self.rows), lengths)
             states = hidden_states(
-                self.policy.trunk, tokens, positions_of(lengths, device), plan, autocast=self.policy.autocast
+                self.policy.trunk,
+                tokens,
+                places_in_row(torch.tensor(lengths, device=device))[None],
+                plan,
+                autocast=self.policy.autocast,
             )
             self.rows.extend(rows[row] for row in group)
             self.lengths.extend(lengths)

@@ -39,6 +39,7 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     learnable = rollout.finished if r.config.mask_truncated_completions else torch.ones_like(rollout.finished)
     return Experience(
         rollout=rollout,
+        prompt_numbers=_prompt_numbers(rollout, r),
         scores=judged,
         old_logprobs=old.sampled,
         old_top=old.top,
@@ -54,6 +55,13 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         trained=scores.scored & learnable,
         kl_coef=kl_coef,
     )
+
+
+def _prompt_numbers(rollout: Rollout, r: Recipe) -> Tensor:
+    """Which prompt of the batch each row answers: every prompt is played num_generations times in a row."""
+    before = sum(r.backend.gather(len(rollout))[: r.backend.rank])
+    rows = torch.arange(before, before + len(rollout), device=rollout.tokens.device)
+    return rows // r.config.num_generations
 
 
 def dense_rewards(scores: Scores, rollout: Rollout) -> Tensor:
@@ -101,8 +109,8 @@ def critic_values(rollout: Rollout, r: Recipe) -> StateValues:
 
 
 def _parts(rollout: Rollout, r: Recipe) -> Iterator[Rollout]:
-    lengths = rollout.row_lengths.tolist()
-    for rows in row_groups(lengths, r.batch.micro_tokens, r.config.local_rollout_forward_batch_size):
+    lengths, shared = torch.stack([rollout.row_lengths, rollout.shared_prompts]).tolist()
+    for rows in row_groups(lengths, r.batch.micro_tokens, r.config.local_rollout_forward_batch_size, shared):
         yield rollout.select(torch.arange(rows.start, rows.stop, device=rollout.tokens.device))
 
 

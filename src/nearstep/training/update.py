@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nearstep.algorithm.aggregation import denominator
+from nearstep.algorithm.ragged import first_alike
 from nearstep.errors import TrainingError
 from nearstep.reports.metrics import numbers
 from nearstep.streams import stream
@@ -42,12 +43,20 @@ def update(experience: Experience, phases: Sequence[Phase], r: Recipe) -> tuple[
 
 
 def minibatches(experience: Experience, phase: Phase, epoch: int, r: Recipe) -> Iterator[Experience]:
-    """This process's rows of each minibatch. Which rows of the batch come together does not depend on the processes."""
-    rows_by_rank = r.backend.gather(len(experience))
-    first = sum(rows_by_rank[: r.backend.rank])
-    order = torch.randperm(sum(rows_by_rank), generator=stream(r.config.seed, "minibatches", phase.update, epoch))
-    for rows in order.tensor_split(r.batch.minibatches):
+    """This process's rows of each minibatch. Which rows of the batch come together does not depend on the processes.
+
+    Samples of one prompt come together, and rows with one prompt stand beside each other, so that every micro-batch
+    computes its prompts once.
+    """
+    numbers_by_rank = r.backend.gather(experience.prompt_numbers.cpu())
+    numbers, first = torch.cat(numbers_by_rank), sum(len(of_rank) for of_rank in numbers_by_rank[: r.backend.rank])
+    draws = stream(r.config.seed, "minibatches", phase.update, epoch)
+    turns = torch.randperm(int(numbers.max()) + 1, generator=draws).argsort()  # when a prompt's turn comes
+    rollout = experience.rollout
+    same_prompt = first_alike(rollout.tokens, rollout.row_lengths, rollout.prompt_lengths).cpu()
+    for rows in turns[numbers].argsort(stable=True).tensor_split(r.batch.minibatches):
         mine = rows[(rows >= first) & (rows < first + len(experience))] - first
+        mine = mine[same_prompt[mine].argsort(stable=True)]
         yield experience.select(mine.to(experience.scores.device))
 
 
