@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nearstep.conformance import check_reward
 from nearstep.errors import RewardError
 from nearstep.rewards import builtin
 from nearstep.rewards.builtin.about import About
@@ -69,6 +70,12 @@ def test_values_lie_in_the_range_and_rows_do_not_touch_each_other(spec, texts):
 def test_nothing_said_is_worth_0(spec):
     found = values(read_spec(spec), *BLANK, **columns(3), completion_ids=[[], [5], [5, 5]], prompts=["The cat"] * 3)
     assert found == [0.0] * 3
+
+
+@pytest.mark.parametrize("spec", [*QUICK, "math_answer", "code_style"])
+def test_it_keeps_the_laws_that_rewards_of_users_are_held_to(spec):
+    texts = ["The cat sat.", "so 3 + 9 = 12", "```python\na = 1\n```"]
+    check_reward(read_spec(spec), rows=[{"prompt": "Say: ", "completion": text, **COLUMNS} for text in texts])
 
 
 @pytest.mark.parametrize("spec", QUICK)
