@@ -62,7 +62,7 @@ def test_a_model_behind_a_reward_is_loaded_before_the_run(tmp_path):
     ("given", "error", "complaint"),
     [
         ("rouge", RewardError, "no column 'reference'. Columns handed over: summary. .*rouge:reference=COLUMN"),
-        ("rogue", ConfigError, r"'rogue' is no built-in reward; did you mean rouge\?"),
+        ("rogue", ConfigError, r"'rogue' is no built-in reward and no folder; did you mean rouge\?"),
         ("length_target:wrods=3", ConfigError, "did you mean words"),
         ("hallucination", ConfigError, "use grounding or entailment or honesty"),
         ("sentiment:model=./none", ModelError, "the folder './none' does not exist"),

@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nearstep.errors import ConfigError
-from nearstep.rewards.builtin import page
+from nearstep.rewards.builtin import Regex, page
 from nearstep.rewards.builtin.about import parameters
 from nearstep.rewards.builtin.describe import details, overview
 from nearstep.rewards.builtin.other_names import COUNTERPARTS, SAME_NAMES
+from nearstep.rewards.builtin.spec import read_spec
 from nearstep.rewards.builtin.table import BUILT_INS
 
 PAGE = Path(__file__).parents[3] / "docs" / "rewards_builtin.md"
@@ -27,6 +29,17 @@ ALIGNTUNE = """
 def test_the_page_is_current():
     remedy = "docs/rewards_builtin.md is old: python -m nearstep.rewards.builtin.page > docs/rewards_builtin.md"
     assert PAGE.read_text() == page.page(), remedy
+
+
+def test_its_examples_run():
+    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
+    exec(blocks["python"])
+    for entry in yaml.safe_load(blocks["yaml"])["reward_funcs"]:
+        read_spec(entry)
+    words = blocks["bash"].split()
+    for entry in words[words.index("--reward_funcs") + 1 : words.index("--reward_weights")]:
+        read_spec(entry)
+    assert read_spec(yaml.safe_load(blocks["yaml"])["reward_funcs"][1]) == Regex(pattern=r"\d{1,3} apples")
 
 
 def test_every_name_of_aligntune_has_a_counterpart_or_a_reason():

@@ -27,16 +27,16 @@ reward_funcs: [repetition_penalty, "regex:pattern=\\\\d{1,3} apples", "keywords:
 reward_weights: [1.0, 0.5, 1.0]
 ```
 
+In Python names, objects and functions of yours stand side by side, in one weighted sum:
+`PPOTrainer(…, reward_funcs=["rouge", LengthTarget(words=40), my_function])`. A name may come twice, with other
+parameters. The objects are plain callables that follow TRL's convention, so they work without a run too:
+
 ```python
-from nearstep import PPOTrainer
-from nearstep.rewards.builtin import LengthTarget
+from nearstep.rewards.builtin import LengthTarget, Rouge
 
-PPOTrainer(..., reward_funcs=["rouge", LengthTarget(words=40), my_function])
+assert LengthTarget(words=3)(completions=["one two three"]) == [1.0]
+assert Rouge(reference="summary")(completions=["a cat", "a dog"], summary=["a cat", None]) == [1.0, None]
 ```
-
-Built-in ones stand beside functions of yours and reward models, in one weighted sum. A name may come twice, with other
-parameters. Without nearstep they are plain callables that follow TRL's convention:
-`LengthTarget(words=3)(completions=["one two three"])` is `[1.0]`.
 
 ## Rules that hold for all
 
@@ -47,7 +47,8 @@ parameters. Without nearstep they are plain callables that follow TRL's conventi
   of these; of several references the best counts. A column that is missing is an error before any weight is loaded. A
   row whose cell is empty gives None: the reward does not apply to it and leaves its sum. The columns `prompt` and
   `completion` belong to the prompt and are not handed over; rename a copy.
-- **Nothing said** is worth 0, whatever the reward. For a penalty that is no penalty: a penalty alone teaches silence.
+- **Nothing said** is worth 0, whatever the reward (overlong_penalty counts tokens, blank ones too). For a penalty that
+  is no penalty: a penalty alone teaches silence.
 - **Words** are runs of letters and digits; an ideograph or kana is a word by itself. Rewards of phrases know English
   only.
 - **Libraries** come with extras: `pip install 'nearstep[metrics]'` (pyphen, sacrebleu, rouge-score, nltk, jsonschema),

@@ -86,7 +86,7 @@ def absence(name: str) -> str:
         return f"is no built-in reward: {COUNTERPARTS[name].sentence}"
     near = difflib.get_close_matches(name, [*BUILT_INS, *COUNTERPARTS], n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"is no built-in reward; {hint}nearstep rewards lists them"
+    return f"is no built-in reward and no folder; {hint}nearstep rewards lists them"
 
 
 def _value(text: str, parameter: Field[Any], kind: type[Any]) -> object:
