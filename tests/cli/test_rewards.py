@@ -53,7 +53,10 @@ def test_listing_needs_the_standard_library_only():
 @pytest.mark.parametrize(
     ("entry", "complaint"),
     [
-        ("lenght_target:words=3", "reward_funcs: 'lenght_target' is no built-in reward and no folder; did you mean length_target"),
+        (
+            "lenght_target:words=3",
+            "reward_funcs: 'lenght_target' is no built-in reward and no folder; did you mean length_target",
+        ),
         ("length_target:words=-3", "reward_funcs: length_target: words = '-3' must be at least 1"),
         ("sentiment", "reward_funcs: sentiment needs model: write sentiment:model=…"),
         ("harmlessness", "reward_funcs: 'harmlessness' is no built-in reward: use safety"),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nearstep import ConfigError, ModelError, PPOTrainer, RewardError, casting
+from nearstep import ConfigError, ModelError, PPOTrainer, RewardError
 from nearstep.cli.main import main
 from nearstep.rewards.builtin import LengthTarget, Rouge, Sentiment
 from tests.rewards.builtin.asking import values
@@ -69,9 +69,34 @@ def test_a_model_behind_a_reward_is_loaded_before_the_run(tmp_path):
     ],
 )
 def test_what_cannot_work_is_refused_before_any_weight_is_loaded(given, error, complaint, tmp_path, monkeypatch):
-    monkeypatch.setattr(casting, "cast", None)  # loads all weights
+    monkeypatch.setattr("nearstep.assemble.cast", None)  # it would load all weights
     with pytest.raises(error, match=complaint):
         trainer_of(tmp_path, reward_funcs=[low_ids, given])
+
+
+def test_in_worker_processes_they_say_the_same(tmp_path):
+    folder = save_classifier(tmp_path / "mood", ["negative", "positive"])
+    given = ["rouge:reference=summary", LengthTarget(words=3), f"sentiment:model={folder}"]
+    for place, changes in {"here": {}, "there": {"reward_workers": 1, "reward_timeout_seconds": 60.0}}.items():
+        config = settings(tmp_path / place, total_episodes=8, **changes)
+        trainer_of(tmp_path / place, reward_funcs=given, config=config).train()
+    here, there = ([record["scores"] for record in rollouts(tmp_path / place)] for place in ("here", "there"))
+    assert there == [{name: pytest.approx(score, abs=1e-6) for name, score in row.items()} for row in here]
+
+
+def test_a_file_is_scored_by_them(tmp_path, capsys):
+    tiny_causal_lm().save_pretrained(tmp_path / "policy")
+    byte_tokenizer().save_pretrained(tmp_path / "policy")
+    rows = [{"prompt": "Say: ", "completion": text, "answer": 7} for text in ("It is 7", "3 + 4 = 8")]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = f"""score --input {tmp_path}/said.jsonl --model_name_or_path {tmp_path}/policy
+        --output {tmp_path}/scores.jsonl --reward_funcs numeric_answer arithmetic --reward_weights 1 0.5""".split()
+    assert main(words) == 0, capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [line["scores"] for line in lines] == [
+        {"numeric_answer": 1.0, "arithmetic": 0.0},
+        {"numeric_answer": 0.0, "arithmetic": -1.0},
+    ]
 
 
 def test_from_the_command_line(tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nearstep.errors import ConfigError
+from nearstep.errors import ConfigError, RewardError
 from nearstep.rewards.builtin import Brevity, Length, LengthTarget, OverlongPenalty
 from tests.rewards.builtin.asking import value, values
 
@@ -33,6 +33,11 @@ def test_overlong_penalty_has_the_values_of_its_paper():
     assert found == pytest.approx([0, 0, -0.000244140625, -0.5, -1, -1], abs=1e-12)
 
 
+def test_the_penalty_may_grow_from_the_first_token_on():
+    reward = OverlongPenalty(maximum_tokens=4, buffer_tokens=4)
+    assert values(reward, "x", "x", completion_ids=[[0], [0] * 4]) == [-0.25, -1.0]
+
+
 def test_the_same_word_over_and_over_is_worth_as_much():
     assert value(LengthTarget(words=3), "buy buy buy") == value(LengthTarget(words=3), "the sky is") == 1.0
 
@@ -55,6 +60,12 @@ def test_what_a_word_is(text, count):
 def test_a_conversation_is_judged_by_what_the_assistant_says():
     chat = [{"role": "user", "content": "one two three"}, {"role": "assistant", "content": "four five"}]
     assert value(LengthTarget(words=2), chat) == 1.0
+
+
+@pytest.mark.parametrize("completion", [None, 3, ["text"], [{"role": "assistant", "content": "a"}, "text"]])
+def test_a_completion_that_is_none_is_an_error(completion):
+    with pytest.raises(RewardError, match="a completion must be text or a list of messages, not "):
+        value(LengthTarget(words=2), completion)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,11 @@ def test_the_draft_is_the_one_that_the_schema_names():
     assert values(JsonSchema(), "3", "4", schema=[old, old]) == [0.0, 1.0]
 
 
+def test_a_value_nested_deeper_than_can_be_checked_is_not_accepted():
+    nested = '{"type": "array", "items": {"$ref": "#"}}'
+    assert values(JsonSchema(), "[[[]]]", "[" * 400 + "]" * 400, schema=[nested, nested]) == [1.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

@@ -23,7 +23,7 @@ def test_a_list_of_the_keywords_earns_it_all():
 
 
 def test_forbidden_words():
-    assert values(ForbiddenWords(words=("damn",)), "Damn it", "goddamned", "") == [-1.0, 0.0, 0.0]
+    assert values(ForbiddenWords(words=("damn", "hell")), "Damn it", "goddamned", "") == [-1.0, 0.0, 0.0]
     assert values(ForbiddenWords(), "a b", "a b", forbidden_words=["b", ""]) == [-1.0, None]
 
 
@@ -33,6 +33,28 @@ def test_relevance_is_the_share_of_content_words_of_the_prompt():
     assert value(Relevance(), "The city has a bridge.", prompts=prompt) == 0.5
     assert value(Relevance(), prompt, prompts=prompt) == 1.0
     assert value(Relevance(), "Text.", prompts="What is it?") is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "expected"),
+    [
+        # Plurals lose their s, short words and words with a double s do not.
+        ("bridges", "bridge", 1.0),
+        ("bus", "bu", 0.0),
+        ("glass", "glas", 0.0),
+        ("cats", "cat", 1.0),
+        # Single letters say nothing, single ideographs do.
+        ("x y cats", "cats", 1.0),
+        ("天空", "天", 0.5),
+    ],
+)
+def test_what_a_content_word_is(prompt, completion, expected):
+    assert value(Relevance(), completion, prompts=prompt) == expected
+
+
+def test_a_prompt_that_is_none_is_an_error():
+    with pytest.raises(RewardError, match="a prompt must be text or a list of messages, not 3"):
+        value(Relevance(), "text", prompts=3)
 
 
 def test_relevance_to_a_conversation_is_to_its_last_question():
