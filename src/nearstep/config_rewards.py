@@ -18,7 +18,9 @@ class OwnJudgeSettings(Settings):
     """Who judges a response on this machine."""
 
     reward_model_path: str | None = option(None, "reward model with one label, of any family and tokenizer")
-    reward_funcs: tuple[str, ...] = option((), "reward functions, each as file.py:name (or a reward model's folder)")
+    reward_funcs: tuple[str, ...] = option(
+        (), "reward functions: built-in ones as name or name:parameter=value, yours as file.py:name, models as folders"
+    )
     reward_weights: tuple[float, ...] | None = option(
         None, "one weight for each reward: the reward model first, reward_url last; 1 each if not given"
     )

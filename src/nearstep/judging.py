@@ -1,7 +1,6 @@
 """Which rewards judge: settings and objects of the user become sources, in training and outside it alike."""
 
 import os
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from nearstep.errors import ConfigError, ModelError
 from nearstep.models.load import load_scalar_model, load_tokenizer
 from nearstep.models.reward import make_scorer
 from nearstep.models.roles import transformers_model
+from nearstep.rewards.builtin.spec import meaning
 from nearstep.rewards.failures import OnError, RewardSource
-from nearstep.rewards.functions import FunctionReward, RewardFunction, function_name
+from nearstep.rewards.functions import FunctionReward, Prepares, RewardFunction, function_name
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.loading import load_function
 from nearstep.rewards.model import ModelReward
@@ -31,10 +31,10 @@ MOST_WORKERS = 8  # where reward_workers is not given
 
 @dataclass(frozen=True)
 class NamedFunction:
-    """A reward function, and the file.py:name that it was given by, where it was."""
+    """A reward function, and the text that it was given by, where it was: file.py:name or a built-in one."""
 
     function: RewardFunction
-    file: str | None
+    spec: str | None
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,18 @@ def judge_entries(
 ) -> list[JudgeEntry]:
     """All rewards but reward_url, in the order of reward_weights; functions are loaded and checked here.
 
-    Objects of the user stand before what the settings name. Raises ConfigError if there is no reward at all,
-    RewardError for a file or name that is not there, and for a function that requires what `columns` do not give
-    (None where they are not known yet).
+    Objects of the user stand before what the settings name. Raises ConfigError if there is no reward at all, and for
+    a built-in one that is not there or is written wrongly, RewardError for a file or name that is not there, and for a
+    function that requires what `columns` do not give (None where they are not known yet).
     """
-    given: list[RewardEntry] = [*reward_funcs, *settings.reward_funcs]
+    entries = [_entry(one) for one in (*reward_funcs, *settings.reward_funcs)]
     first = reward_model if reward_model is not None else settings.reward_model_path
     if first is not None:
-        given.insert(0, first)
-    if not given and not (isinstance(settings, JudgeSettings) and settings.reward_url is not None):
+        entries.insert(0, first)
+    if not entries and not (isinstance(settings, JudgeSettings) and settings.reward_url is not None):
         raise ConfigError(
             "no reward: pass reward_model or reward_funcs, or set reward_model_path, reward_funcs or reward_url"
         )
-    entries = [_entry(one) for one in given]
     for entry in entries:
         if isinstance(entry, NamedFunction):
             function = FunctionReward(entry.function)
@@ -84,7 +83,7 @@ def judge_entries(
 
 def _entry(given: RewardEntry) -> JudgeEntry:
     if isinstance(given, str):
-        return NamedFunction(load_function(given), given) if re.search(r"\.py:\w+$", given) else given
+        return given if meaning(given) == "model" else NamedFunction(load_function(given), given)
     return given if isinstance(given, nn.Module) else NamedFunction(given, None)
 
 
@@ -170,9 +169,12 @@ def _functions(settings: OwnJudgeSettings, entries: Sequence[NamedFunction]) -> 
     """Functions in this process, or in workers if the settings name a number of them or a time limit."""
     judges = [FunctionReward(entry.function) for entry in entries]
     if not judges or (settings.reward_workers is None and settings.reward_timeout_seconds is None):
+        for entry in entries:
+            if isinstance(entry.function, Prepares):
+                entry.function.prepare()
         return list(judges)
     cores = os.cpu_count() or 1
-    deliveries = [deliver(e.function, function_name(e.function), e.file) for e in entries]
+    deliveries = [deliver(e.function, function_name(e.function), e.spec) for e in entries]
     pool = WorkerPool(deliveries, settings.reward_workers or min(cores, MOST_WORKERS), settings.reward_timeout_seconds)
     pool.check()
     return [WorkerReward(judge, number, pool) for number, judge in enumerate(judges)]

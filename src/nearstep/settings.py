@@ -203,7 +203,7 @@ def _read(cls: type[SettingsT], raw: Mapping[str, object], texts: bool) -> _Find
             if name != given.replace("-", "_"):
                 findings.notes.append(f"{given} is called {name} here")
             try:
-                findings.values[name] = _convert(value, settings[name], texts)
+                findings.values[name] = convert(value, settings[name], texts)
             except UnfitError as unfit:
                 findings.problems.append(Problem(f"{given} = {shorten(value)} must be {unfit}", (name,)))
         elif name not in RETIRED:
@@ -233,7 +233,8 @@ def _nearest(name: str, settings: Iterable[str]) -> str:
     return f"; did you mean {current_name(matches[0])}?" if matches else "; there is none with a similar name"
 
 
-def _convert(value: object, setting: Field[Any], texts: bool) -> object:
+def convert(value: object, setting: Field[Any], texts: bool) -> object:
+    """`value` as the type of a field and within its limits; with `texts`, text is converted. Else an UnfitError."""
     converted = as_type(value, setting.type, texts)
     limits = option_of(setting)
     if not limits.allows(converted):

@@ -14,9 +14,17 @@ HEAVY = {
     "accelerate",
     "datasets",
     "deepspeed",
+    "jsonschema",
+    "math_verify",
     "matplotlib",
+    "nltk",
     "peft",
     "pyarrow",
+    "pyphen",
+    "regex",
+    "rouge_score",
+    "sacrebleu",
+    "sentence_transformers",
     "tensorboard",
     "trackio",
     "vllm",
@@ -52,7 +60,15 @@ def test_a_configuration_needs_the_standard_library_only():
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["ppo", "--help"], ["demo", "--help"], ["check", "--help"], ["--version"], ["ppo", "--sead", "1"]],
+    [
+        ["--help"],
+        ["ppo", "--help"],
+        ["demo", "--help"],
+        ["check", "--help"],
+        ["rewards"],
+        ["--version"],
+        ["ppo", "--sead", "1"],
+    ],
 )
 def test_help_and_refusals_need_the_standard_library_only(words):
     loaded = loaded_after(f"from nearstep.cli.main import main; main({words})")

@@ -25,6 +25,7 @@ class Command(Generic[SettingsT]):
     run: Callable[[SettingsT], None]
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # settings that belong together, by name
     operand: str | None = None  # the setting that a word before all flags gives
+    note: str = ""  # the last lines of --help
 
     def read(self, words: Sequence[str]) -> SettingsT:
         """The settings that the words after the command ask for. Raises ConfigError with every problem."""

@@ -45,6 +45,8 @@ def command_help(command: Command[Any]) -> str:
         if setting.name in titles:
             lines += ["", titles[setting.name]]
         lines += _entry(f"--{setting.name} {_type_name(setting.type)}".rstrip(), _meaning(setting))
+    if command.note:
+        lines += ["", *textwrap.wrap(command.note, _width(), break_on_hyphens=False)]
     return "\n".join(lines)
 
 
@@ -56,10 +58,9 @@ def _recipes(command: Command[Any]) -> Iterator[str]:
 
 def _entry(names: str, meaning: str) -> Iterator[str]:
     """The names, then the meaning in a column of its own; names too long for theirs get a line to themselves."""
-    width = max(60, min(120, shutil.get_terminal_size().columns))
-    first, *rest = textwrap.wrap(meaning, width - _NAMES_WIDTH - 4, break_on_hyphens=False)
+    first, *rest = textwrap.wrap(meaning, _width() - _NAMES_WIDTH - 4, break_on_hyphens=False)
     if len(names) > _NAMES_WIDTH:
-        yield from (f"  {line}" for line in _broken_at_choices(names, width - 4))
+        yield from (f"  {line}" for line in _broken_at_choices(names, _width() - 4))
         names = ""
     yield f"  {names:<{_NAMES_WIDTH}}  {first}"
     yield from (f"  {'':<{_NAMES_WIDTH}}  {line}" for line in rest)
@@ -74,6 +75,10 @@ def _broken_at_choices(names: str, width: int) -> Iterator[str]:
             line = "    "
         line += choice
     yield line
+
+
+def _width() -> int:
+    return max(60, min(120, shutil.get_terminal_size().columns))
 
 
 def _meaning(setting: Field[Any]) -> str:

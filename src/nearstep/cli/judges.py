@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from nearstep.cli.places import absent_places, absent_reward_files
 from nearstep.config_rewards import JudgeSettings, OwnJudgeSettings, judge_count
+from nearstep.rewards.builtin.spec import meaning, problems_of
 from nearstep.settings import Problem
 
 
@@ -13,14 +14,16 @@ def judge_lacks(settings: OwnJudgeSettings) -> Iterator[Problem]:
     sources = ("reward_model_path", "reward_funcs")
     rewards = judge_count(settings)
     if rewards == 0:
-        yield Problem("no reward: give reward_model_path, or reward_funcs as file.py:name", sources)
+        yield Problem("no reward: give reward_model_path, or reward_funcs (nearstep rewards lists them)", sources)
     if settings.reward_weights is not None and 0 < rewards < len(settings.reward_weights):
         yield Problem(
             f"reward_weights has {len(settings.reward_weights)} weights for {rewards} reward(s)",
             ("reward_weights", *sources),
         )
     yield from absent_places({"reward_model_path": settings.reward_model_path})
-    yield from absent_reward_files(settings.reward_funcs)
+    yield from absent_reward_files(entry for entry in settings.reward_funcs if meaning(entry) != "built-in")
+    for entry in settings.reward_funcs:
+        yield from (Problem(f"reward_funcs: {text}", ("reward_funcs",)) for text in problems_of(entry))
     if isinstance(settings, JudgeSettings) and settings.reward_url is not None:
         variable = settings.reward_url_token_env
         if variable is not None and not os.environ.get(variable):

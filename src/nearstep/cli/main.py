@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__, config, config_judging
-from nearstep.cli import check, demo, ppo, score, serve_reward
+from nearstep.cli import check, demo, ppo, rewards, score, serve_reward
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
 from nearstep.errors import ConfigError, NearstepError
@@ -21,6 +21,16 @@ COMMANDS: tuple[Command[Any], ...] = (
         problems=ppo.ppo_problems,
         run=ppo.run_ppo,
         recipes=RECIPES,
+        note=rewards.NOTE,
+    ),
+    Command(
+        name="rewards",
+        summary="The reward functions that are built in: what they measure, their ranges, needs and weaknesses.",
+        settings=rewards.RewardsOptions,
+        sections=rewards.SECTIONS,
+        problems=lambda options: (),
+        run=rewards.run_rewards,
+        operand="names",
     ),
     Command(
         name="score",

@@ -11,6 +11,7 @@ from urllib.request import getproxies
 from nearstep.cli.judges import judge_lacks
 from nearstep.cli.places import absent_places
 from nearstep.config import PPOConfig
+from nearstep.rewards.builtin.spec import model_of
 from nearstep.settings import Problem
 
 HUB_TIMEOUT_SECONDS = 5
@@ -29,8 +30,9 @@ def stay_offline_if_hub_is_silent(config: PPOConfig) -> None:
 
     Must come before that library is imported, for it reads the variable once.
     """
-    named = {**_models(config), **_data(config), "reward_model_path": config.reward_model_path}
-    asked = [place for place in named.values() if place and not Path(place).exists()]
+    places = [*_models(config).values(), *_data(config).values(), config.reward_model_path]
+    places += [model_of(entry) for entry in config.reward_funcs]
+    asked = [place for place in places if place and not Path(place).exists()]
     if not asked or getproxies():
         return
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))

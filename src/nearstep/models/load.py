@@ -18,7 +18,7 @@ from nearstep.models.roles import scalar_head
 
 def load_tokenizer(name: str, *, role: str = "tokenizer", trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub name. Raises ModelError if there is none."""
-    _check_folder(name, role)
+    check_folder(name, role)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -37,7 +37,7 @@ def load_tokenizer(name: str, *, role: str = "tokenizer", trust_remote_code: boo
 
 def load_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
     """A causal language model. Raises ModelError naming the role if it cannot be read or has missing weights."""
-    _check_folder(name, role)
+    check_folder(name, role)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
@@ -46,13 +46,13 @@ def load_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: 
         raise ModelError(
             f"{role}: no causal language model could be read from {name!r}: {_first_line(error)}"
         ) from error
-    _check_weights(info["missing_keys"], name, role)
+    check_weights(info["missing_keys"], name, role)
     return model
 
 
 def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
     """A classification model with one label and a trained head; a missing head is an error, never random."""
-    _check_folder(name, role)
+    check_folder(name, role)
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
@@ -61,7 +61,7 @@ def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust_remote_
         raise ModelError(
             f"{role}: no classification model could be read from {name!r}: {_first_line(error)}"
         ) from error
-    _check_weights(info["missing_keys"], name, role)
+    check_weights(info["missing_keys"], name, role)
     if model.config.num_labels != 1:
         raise ModelError(
             f"{role}: the model in {name!r} has {model.config.num_labels} labels, one is needed: a reward is one "
@@ -89,7 +89,7 @@ def critic_from_trunk(policy: PreTrainedModel, pad_token_id: int | None) -> PreT
     return critic.to(policy.device)
 
 
-def _check_folder(name: str, role: str) -> None:
+def check_folder(name: str, role: str) -> None:
     """A path that is no folder must not be taken for a hub name."""
     path = Path(name).expanduser()
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.exists()
@@ -101,7 +101,7 @@ def _check_folder(name: str, role: str) -> None:
         raise ModelError(f"{role}: the folder {name!r} holds no config.json, so it is no model folder.")
 
 
-def _check_weights(missing: set[str], name: str, role: str) -> None:
+def check_weights(missing: set[str], name: str, role: str) -> None:
     if missing:
         shown = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
         raise ModelError(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from inspect import Parameter
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from nearstep.errors import RewardError, shorten
+from nearstep.errors import NearstepError, RewardError, shorten
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.values import as_number
 
@@ -17,6 +17,24 @@ RewardFunction: TypeAlias = Callable[..., object]
 ALWAYS_GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 # Every column of the data set is handed over but these: TRL's rule.
 LEFT_OUT = ("prompt", "completion", "completion_ids")
+
+
+@runtime_checkable
+class ChecksColumns(Protocol):
+    """A reward function that knows more of what it needs than its signature says, such as columns named by parameters.
+
+    `check_columns` is called before any weight is loaded; it raises an error for the user where the function cannot
+    work with these data set columns, or not on this machine.
+    """
+
+    def check_columns(self, columns: Collection[str]) -> None: ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A reward function that loads something, such as a model: `prepare` does so before the first row comes."""
+
+    def prepare(self) -> None: ...
 
 
 class FunctionReward:
@@ -37,7 +55,16 @@ class FunctionReward:
         self._required = [p.name for p in named if p.default is Parameter.empty]
 
     def check(self, columns: Collection[str]) -> None:
-        """Raise a RewardError if the function requires what it is not given with these data set columns."""
+        """Raise a RewardError if the function requires what it is not given with these data set columns.
+
+        A function that checks columns by itself raises what it finds wrong.
+        """
+        self.check_signature(columns)
+        if isinstance(self._function, ChecksColumns):
+            self._function.check_columns(columns)
+
+    def check_signature(self, columns: Collection[str]) -> None:
+        """The same by the signature alone: what is checked again with every batch."""
         clashes = [column for column in columns if column in ALWAYS_GIVEN and column not in LEFT_OUT]
         if clashes:
             raise RewardError(
@@ -62,7 +89,7 @@ class FunctionReward:
 
     def score(self, batch: RewardBatch) -> Answer | Awaitable[Answer]:
         """Call the function; raises a RewardError, caused by the original error, where it fails."""
-        self.check(batch.columns)
+        self.check_signature(batch.columns)
         log = _Log()
         arguments = self._arguments(batch, log)
         try:
@@ -96,8 +123,9 @@ class FunctionReward:
     def _failure(self, error: BaseException, batch: RewardBatch) -> RewardError:
         frames = traceback.extract_tb(error.__traceback__)
         place = next((frame for frame in frames if frame.filename != __file__), frames[-1])  # the user's own line
+        detail = str(error) if isinstance(error, NearstepError) else shorten(str(error))
         return RewardError(
-            f"reward function {self.name!r} raised {type(error).__name__}: {shorten(str(error))} "
+            f"reward function {self.name!r} raised {type(error).__name__}: {detail} "
             f"({place.filename}, line {place.lineno}) on {batch.span()}."
         )
 

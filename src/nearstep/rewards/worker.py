@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TypeAlias
 
-from nearstep.errors import RewardError
+from nearstep.errors import NearstepError, RewardError
 from nearstep.rewards.batch import Answer, RewardBatch
-from nearstep.rewards.functions import FunctionReward
+from nearstep.rewards.functions import FunctionReward, Prepares
 from nearstep.rewards.loading import load_function
 from nearstep.rewards.values import PerSpan, PerToken, Value, read_entries
 
@@ -25,18 +25,22 @@ Json: TypeAlias = dict[str, object]
 
 @dataclass(frozen=True)
 class Delivery:
-    """How a function reaches a worker: as file.py:name, or as a pickle that names its module."""
+    """How a function reaches a worker: as file.py:name or a built-in one, or as a pickle that names its module."""
 
     name: str
-    file: str | None
+    spec: str | None
     pickled: bytes | None
 
     def load(self) -> FunctionReward:
-        """The function, in the process that this is called in."""
-        if self.file is not None:
-            return FunctionReward(load_function(self.file), self.name)
-        assert self.pickled is not None
-        return FunctionReward(pickle.loads(self.pickled), self.name)
+        """The function, in the process that this is called in, with what it needs to judge."""
+        if self.spec is not None:
+            function = load_function(self.spec)
+        else:
+            assert self.pickled is not None
+            function = pickle.loads(self.pickled)
+        if isinstance(function, Prepares):
+            function.prepare()
+        return FunctionReward(function, self.name)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def _load(deliveries: tuple[Delivery, ...]) -> tuple[list[FunctionReward], str |
     for delivery in deliveries:
         try:
             functions.append(delivery.load())
-        except RewardError as error:
+        except NearstepError as error:
             return [], str(error)
         except (pickle.UnpicklingError, AttributeError, ImportError, TypeError) as error:
             return [], (

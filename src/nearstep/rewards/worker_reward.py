@@ -29,7 +29,7 @@ class WorkerReward:
 
     def score(self, batch: RewardBatch) -> Answer:
         """One call for each row, as many at a time as there are workers, answers in the order of rows."""
-        self.check(batch.columns)
+        self._function.check_signature(batch.columns)
         needed = self._function.needed(batch)
         replies = self._pool.run([Task(self._number, needed.select([row])) for row in range(len(batch))])
         extras: dict[str, list[object]] = {}
@@ -51,13 +51,13 @@ class WorkerReward:
         return Answer(values, extras, metrics)
 
 
-def deliver(function: RewardFunction, name: str, file: str | None) -> Delivery:
-    """How a function gets into a worker: by the file it was named with, else by pickle.
+def deliver(function: RewardFunction, name: str, spec: str | None) -> Delivery:
+    """How a function gets into a worker: by the text it was named with, else by pickle.
 
     Raises a RewardError for one that can be given neither way: a lambda, or a function inside another.
     """
-    if file is not None:
-        return Delivery(name, file, None)
+    if spec is not None:
+        return Delivery(name, spec, None)
     try:
         return Delivery(name, None, pickle.dumps(function))
     except (pickle.PicklingError, AttributeError, TypeError) as error:

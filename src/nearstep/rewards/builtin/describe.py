@@ -1,0 +1,99 @@
+"""What `nearstep rewards` prints: all built-in rewards in a list, and one in full."""
+
+import inspect
+import shutil
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from nearstep.errors import ConfigError
+from nearstep.rewards.builtin.about import About, parameter_entry, parameters
+from nearstep.rewards.builtin.spec import absence
+from nearstep.rewards.builtin.table import BUILT_INS, GROUPS
+from nearstep.settings import option_of
+
+_NAME_WIDTH = 26
+_RANGE_WIDTH = 9
+_FACT_WIDTH = 10
+_PARAMETER_WIDTH = 30
+
+
+def overview() -> str:
+    """All built-in rewards by group: name, range, what it measures and needs."""
+    lines = []
+    for group, kinds in GROUPS.items():
+        lines += ["", group]
+        for kind in kinds:
+            about = about_of(kind)
+            needs = f" Needs {about.needs}." if about.needs else ""
+            name = f"{name_of(kind):<{_NAME_WIDTH}}{range_of(about)}"
+            lines += _entry(name, f"{summary_of(kind)}{needs}", _NAME_WIDTH + _RANGE_WIDTH)
+    lines += ["", *_wrapped("nearstep rewards NAME shows one in full, with its parameters and how it is gamed.", "")]
+    return "\n".join(lines[1:])
+
+
+def details(name: str) -> str:
+    """One built-in reward in full. Raises a ConfigError if there is none of this name."""
+    if name not in BUILT_INS:
+        raise ConfigError(f"{name!r} {absence(name)}")
+    kind = BUILT_INS[name]
+    about = about_of(kind)
+    lines = [name, *_wrapped(measures_of(kind), "  "), ""]
+    facts = {"range": range_of(about), "needs": about.needs or "nothing", "gaming": about.gaming}
+    if about.extra:
+        facts["install"] = f"pip install 'nearstep[{about.extra}]'"
+    for fact, value in facts.items():
+        lines += _entry(fact, value, _FACT_WIDTH)
+    lines += ["", "  parameters" if parameters(kind) else "  no parameters"]
+    for parameter in parameters(kind):
+        lines += _entry(f"  {parameter_entry(parameter)}", option_of(parameter).help, _PARAMETER_WIDTH)
+    return "\n".join(lines)
+
+
+def name_of(kind: type[Any]) -> str:
+    """The name under which a built-in reward is asked for and reported."""
+    return str(vars(kind)["__name__"])
+
+
+def about_of(kind: type[Any]) -> About:
+    """The facts of a built-in reward."""
+    about: About = kind.about
+    return about
+
+
+def measures_of(kind: type[Any]) -> str:
+    """What a built-in reward measures, in full, as its docstring says."""
+    paragraphs = inspect.cleandoc(kind.__doc__ or "").split("\n\n")
+    return "\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def summary_of(kind: type[Any]) -> str:
+    """What a built-in reward measures, in a sentence."""
+    return measures_of(kind).split("\n")[0]
+
+
+def range_of(about: About) -> str:
+    """The range of the values in words."""
+    return f"{about.low} to {about.high}"
+
+
+def _entry(name: str, text: str, width: int) -> Iterator[str]:
+    """A name, then the text in a column of its own; a name too long for its column gets a line to itself."""
+    first, *rest = _wrapped(text, " " * (width + 2))
+    if len(name) >= width:
+        yield f"  {name}"
+        yield first
+    else:
+        yield f"  {name:<{width}}{first.strip()}"
+    yield from rest
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    width = max(60, min(120, shutil.get_terminal_size().columns))
+    return [
+        line
+        for paragraph in text.split("\n")
+        for line in textwrap.wrap(
+            paragraph, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+        )
+    ]

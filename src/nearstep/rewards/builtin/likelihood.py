@@ -1,0 +1,52 @@
+"""A reward for how likely a language model finds a completion."""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+from nearstep.rewards.builtin.about import About, Values, required, settle
+from nearstep.rewards.builtin.classifiers import DEVICE, at_rows, spoken
+from nearstep.rewards.builtin.text import texts_of
+from nearstep.settings import option
+
+if TYPE_CHECKING:
+    from nearstep.rewards.builtin.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """1 / perplexity: the geometric mean of the probabilities of its tokens, after the prompt, by a language model."""
+
+    __name__: ClassVar[str] = "likelihood"
+    about: ClassVar[About] = About(
+        low=0, high=1, gaming="Loops and stock phrases are the likeliest text: add repetition_penalty.",
+        needs="parameter model",
+    )  # fmt: skip
+    model: str = required("folder or hub name of a causal language model")
+    batch_tokens: int = option(16384, "most tokens read together", at_least=1)
+    device: str = option("auto", DEVICE)
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise a ModelError if there is no such model."""
+        self._reader.check()
+
+    def prepare(self) -> None:
+        """Load the model. Raises a ModelError if it cannot be read or lacks weights."""
+        self._reader.policy  # noqa: B018
+
+    def __call__(self, completions: Sequence[object], prompts: Sequence[object], **columns: object) -> Values:
+        said = texts_of(completions)
+        rows = spoken(said)
+        logprobs = self._reader.mean_logprobs([prompts[row] for row in rows], [said[row] for row in rows])
+        return at_rows(rows, [math.exp(value) for value in logprobs], len(said))
+
+    @cached_property
+    def _reader(self) -> "LanguageModel":
+        from nearstep.rewards.builtin.language_model import LanguageModel
+
+        return LanguageModel(f"reward {self.__name__!r}", self.model, self.batch_tokens, self.device)

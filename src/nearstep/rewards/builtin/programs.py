@@ -1,0 +1,193 @@
+"""Rewards for Python code: that it parses, is well styled, runs, and passes tests. Nothing is run in this process."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from nearstep.errors import RewardError, shorten
+from nearstep.rewards.builtin.about import About, Values, need_package, settle
+from nearstep.rewards.builtin.columns import Cell, need_column, read_texts
+from nearstep.rewards.builtin.text import texts_of
+from nearstep.rewards.sandbox import Outcome, check_isolation, run_python
+from nearstep.settings import option
+
+_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_PYTHON = ("", "python", "py", "python3")
+ISOLATION = "namespaces, or process for no protection: your files and network are open to it then"
+_SANDBOX_GAMING = "Code and tests share an interpreter: code that patches what the tests compare can cheat them."
+
+
+@dataclass(frozen=True)
+class CodeSyntax:
+    """The share of Python code fences that parse and hold a statement; without fences, the whole text is the code."""
+
+    __name__: ClassVar[str] = "code_syntax"
+    about: ClassVar[About] = About(low=0, high=1, gaming="pass parses, and so does any single word: see code_tests.")
+
+    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
+        blocks = [_blocks(text) for text in texts_of(completions)]
+        return [sum(_parses(block) for block in row) / len(row) if row else 0.0 for row in blocks]
+
+
+@dataclass(frozen=True)
+class CodeStyle:
+    """1 minus the findings of ruff per line of code, at least 0; code that does not parse is worth 0."""
+
+    __name__: ClassVar[str] = "code_style"
+    about: ClassVar[About] = About(
+        low=0, high=1, gaming="Many harmless lines thin the findings out; what the code does is not seen.",
+        package="ruff", extra="code",
+    )  # fmt: skip
+    rules: tuple[str, ...] = option(("E", "F", "W", "B", "C4", "SIM", "N"), "ruff rules to check")
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise a RewardError if ruff is not installed or knows one of the rules not."""
+        need_package(self)
+        self._findings(["pass\n"])
+
+    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
+        need_package(self)
+        programs = [code_of(text) for text in texts_of(completions)]
+        findings = self._findings(programs)
+        return [
+            max(0.0, 1 - findings[row] / _lines(program)) if _parses(program) else 0.0
+            for row, program in enumerate(programs)
+        ]
+
+    def _findings(self, programs: Sequence[str]) -> Counter[int]:
+        """How many findings there are in each program; one run of ruff for all."""
+        with tempfile.TemporaryDirectory(prefix="nearstep-style-") as folder:
+            for row, program in enumerate(programs):
+                Path(folder, f"program_{row}.py").write_text(program + "\n", encoding="utf-8", errors="replace")
+            command = ["check", "--isolated", "--no-cache", "--exit-zero", "--output-format=json"]
+            run = subprocess.run(
+                [sys.executable, "-m", "ruff", *command, f"--select={','.join(self.rules)}", "."],
+                cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False,
+            )  # fmt: skip
+        if run.returncode != 0:
+            raise RewardError(f"code_style: ruff failed with rules {','.join(self.rules)}: {shorten(run.stderr)}")
+        return Counter(
+            int(Path(finding["filename"]).stem.removeprefix("program_")) for finding in json.loads(run.stdout)
+        )
+
+
+@dataclass(frozen=True)
+class CodeExecution:
+    """1 if the code runs to its end without an error, in the sandbox and within its limits, else 0."""
+
+    __name__: ClassVar[str] = "code_execution"
+    about: ClassVar[About] = About(
+        low=0, high=1, gaming="pass runs, and so does code whose errors are all caught: see code_tests.",
+        needs="a sandbox (Linux user namespaces)",
+    )  # fmt: skip
+    timeout_seconds: float = option(10.0, "longest run", above=0)
+    memory_bytes: int = option(1 << 30, "most memory", above=0)
+    isolation: Literal["namespaces", "process"] = option("namespaces", ISOLATION)
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise a RewardError if code cannot be isolated here."""
+        check_isolation(self.isolation)
+
+    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
+        programs = [code_of(text) for text in texts_of(completions)]
+        can_run = [_parses(program) for program in programs]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(self._worth, programs, can_run))
+
+    def _worth(self, program: str, can_run: bool) -> float:
+        return float(can_run and _run(self, program, ()).ending == "done")
+
+
+@dataclass(frozen=True)
+class CodeTests:
+    """The share of tests that pass after the code has run, in the sandbox and within its limits.
+
+    A test is Python that raises where it fails, such as an assert: MBPP's test_list, or one text with all of them. It
+    finds what the code defined. A row without tests gives None.
+    """
+
+    __name__: ClassVar[str] = "code_tests"
+    about: ClassVar[About] = About(
+        low=0, high=1, gaming=f"Answers for just the tested inputs. {_SANDBOX_GAMING}",
+        needs="column tests; a sandbox (Linux user namespaces)",
+    )  # fmt: skip
+    tests: str = option("tests", "column with the tests: a text, or a list of texts of which each counts")
+    setup: str | None = option(None, "column with code to run before, such as imports")
+    timeout_seconds: float = option(10.0, "longest run of the code and all its tests", above=0)
+    memory_bytes: int = option(1 << 30, "most memory", above=0)
+    isolation: Literal["namespaces", "process"] = option("namespaces", ISOLATION)
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise a RewardError if a column is not there, or code cannot be isolated here."""
+        need_column(self, "tests", self.tests, columns)
+        if self.setup is not None:
+            need_column(self, "setup", self.setup, columns)
+        check_isolation(self.isolation)
+
+    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
+        programs = [code_of(text) for text in texts_of(completions)]
+        tests = read_texts(self, self.tests, columns)
+        setups: list[Cell] = [None] * len(programs) if self.setup is None else read_texts(self, self.setup, columns)
+        can_run = [_parses(program) for program in programs]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(self._share, programs, can_run, setups, tests))
+
+    def _share(self, program: str, can_run: bool, setup: Cell, tests: Cell) -> float | None:
+        if tests is None:
+            return None
+        if not can_run:
+            return 0.0
+        passed = _run(self, "\n".join([*(setup or ()), program]), tests).passed
+        return sum(passed) / len(passed)
+
+
+def code_of(text: str) -> str:
+    """The Python code in a text: its fences one after another, or without fences all of it."""
+    return "\n\n".join(_blocks(text))
+
+
+def _blocks(text: str) -> list[str]:
+    fences = _FENCE.findall(text)
+    blocks = [code for language, code in fences if language.lower() in _PYTHON] if fences else [text]
+    return [block for block in blocks if block.strip()]
+
+
+def _parses(program: str) -> bool:
+    """Whether a program is Python with at least one statement; it is not compiled, let alone run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about code that is not ours
+        try:
+            return bool(ast.parse(program).body)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # the parser gives up on deep nesting so
+            return False
+
+
+def _run(reward: CodeExecution | CodeTests, program: str, tests: Sequence[str]) -> Outcome:
+    return run_python(
+        program, tests, timeout_seconds=reward.timeout_seconds, memory_bytes=reward.memory_bytes,
+        isolation=reward.isolation,
+    )  # fmt: skip
+
+
+def _lines(program: str) -> int:
+    return sum(bool(line.strip()) for line in program.splitlines())
