@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 
 from nearstep.errors import ModelError, shorten
 from nearstep.models.distribution import Sampling
-from nearstep.models.forward import packed_states
+from nearstep.models.forward import row_states
 from nearstep.models.head import action_logprobs
 from nearstep.models.roles import Policy, make_policy
 from nearstep.rewards.builtin.about import fields_only
@@ -55,7 +55,8 @@ class LanguageModel:
         tokens = torch.tensor([token for prompt, text in rows for token in prompt + text], device=self._place)
         is_text = [of_text for prompt, text in rows for of_text in [False] * len(prompt) + [True] * len(text)]
         places = torch.tensor(is_text, device=self._place).nonzero()[:, 0]
-        states = packed_states(self.policy, tokens, tuple(len(prompt) + len(text) for prompt, text in rows))
+        lengths = torch.tensor([len(prompt) + len(text) for prompt, text in rows], device=self._place)
+        states = row_states(self.policy, tokens, lengths)
         logprobs = action_logprobs(self.policy.head, states[places - 1], tokens[places], Sampling()).sampled
         return [float(of_text.mean()) for of_text in logprobs.cpu().split([len(b) for b in after])]
 
