@@ -6,6 +6,7 @@ import json
 import pytest
 
 from nearstep.cli.main import main
+from nearstep.scoring.episodes import read_episodes
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
 REWARDS = """
@@ -142,11 +143,13 @@ def test_what_is_printed_adds_up(folder, capsys):
     rows = [{"prompt": "p", "completion": "x" * length} for length in range(1, 6)]
     rows.append({"prompt": "p", "completion": "bad"})
     score(folder, written(folder / "t.jsonl", rows), *rewards_of(folder, "picky"), "--on_reward_error", "drop")
-    lines = [line for line in capsys.readouterr().out.splitlines() if "picky" in line or "total" in line]
-    for line in lines:
-        cells = [cell.strip() for cell in line.strip("│┃ ").split("│")]
-        assert cells[1:4] == ["5", "1", "3"]  # scored, failed, mean
-        assert cells[5:] == ["1", "1.2", "2", "3", "4", "4.8", "5"]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["6", "rows", "picky", "total"] in lines
+    for statistic, number in {
+        "scored": "5", "failed": "1", "mean": "3", "std": "1.414", "min": "1", "5%": "1.2", "25%": "2", "50%": "3",
+        "75%": "4", "95%": "4.8", "max": "5",
+    }.items():  # fmt: skip
+        assert [statistic, number, number] in lines
 
 
 def test_messages_and_unfinished_completions_are_taken(folder):
@@ -185,3 +188,9 @@ def test_what_a_command_lacks_is_told_at_once(capsys, tmp_path):
     said = capsys.readouterr().err
     for words in ("input is missing", "model_name_or_path is missing", "is a folder; give a file", "no reward: give"):
         assert words in said
+
+
+def test_rows_of_a_run_are_judged_together_as_its_updates_had_them(folder):
+    train(folder, TEXTS, *rewards_of(folder, "tokens"))
+    _, batches = read_episodes(str(folder / "run" / "rollouts.jsonl"), byte_tokenizer(), batch_size=3)
+    assert [(batch.first, len(batch.prompts)) for batch in batches] == [(0, 8), (8, 8)]

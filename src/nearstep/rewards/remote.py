@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx2
 import torch
 
+from nearstep.config_rewards import is_loopback
 from nearstep.errors import RewardError, shorten
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.identity import TokenizerIdentity
@@ -70,7 +71,8 @@ class RemoteReward:
         size, gate = self._server.batch_size, asyncio.Semaphore(REQUESTS_AT_A_TIME)
         parts = [batch.select(range(start, min(start + size, len(batch)))) for start in range(0, len(batch), size)]
         # The time limit is for a whole request, and asyncio keeps it: a server that drips would never overrun httpx2's.
-        async with httpx2.AsyncClient(timeout=None, follow_redirects=False) as client:
+        trust_env = not is_loopback(urlsplit(self._server.url).hostname or "")  # no proxy leads to this machine
+        async with httpx2.AsyncClient(timeout=None, follow_redirects=False, trust_env=trust_env) as client:
 
             async def ask(part: RewardBatch) -> Answer:
                 async with gate:

@@ -11,6 +11,7 @@ from nearstep.scoring.episodes import Episodes
 from nearstep.types import Scores
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+LOG_WIDTH = 160  # where there is no terminal whose width counts
 
 
 class Summary:
@@ -35,21 +36,28 @@ class Summary:
         self.differences += [abs(total - logged) for total, logged in pairs if logged is not None]
 
     def table(self) -> Table:
-        """One line for each part of the reward, the total last."""
-        table = Table(title=f"{self.rows} rows")
-        headings = ["min", *(f"{share:.0%}" for share in QUANTILES[1:-1]), "max"]
-        table.add_column("reward")
-        for heading in ("scored", "failed", "mean", "std", *headings):
-            table.add_column(heading, justify="right")
-        for name, values in self.values.items():
-            numbers = [] if not values else [np.mean(values), np.std(values), *np.quantile(values, QUANTILES)]
-            shown = [f"{number:.4g}" for number in numbers] or [""] * (2 + len(QUANTILES))
-            table.add_row(name, str(len(values)), str(self.failed[name]), *shown)
+        """One column for each part of the reward, the total last; one line for each statistic."""
+        table = Table(box=None, pad_edge=False)
+        table.add_column(f"{self.rows} rows", no_wrap=True)
+        for name in self.values:
+            table.add_column(name, justify="right", overflow="ellipsis", no_wrap=True, min_width=8)
+        quantiles = ["min", *(f"{share:.0%}" for share in QUANTILES[1:-1]), "max"]
+        columns = [self._column(name) for name in self.values]
+        for statistic, *numbers in zip(["scored", "failed", "mean", "std", *quantiles], *columns, strict=True):
+            table.add_row(statistic, *numbers)
         return table
+
+    def _column(self, name: str) -> list[str]:
+        values = self.values[name]
+        numbers = [np.mean(values), np.std(values), *np.quantile(values, QUANTILES)] if values else []
+        shown = [f"{number:.4g}" for number in numbers] or [""] * (2 + len(QUANTILES))
+        return [str(len(values)), str(self.failed[name]), *shown]
 
     def print(self, output: str) -> None:
         """Show the table, how the scores compare with those of the run, and where they were written."""
         console = Console(highlight=False, markup=False)
+        if not console.is_terminal:
+            console.width = LOG_WIDTH
         console.print(self.table())
         if self.differences:
             equal = sum(difference == 0 for difference in self.differences)
