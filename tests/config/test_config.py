@@ -109,6 +109,10 @@ WITHOUT_EFFECT = {
         "importance_rule": "mask",
         "anchor": "recomputed",
     },
+    "reward_retries has no effect with on_reward_error = drop": {"reward_retries": 5, "on_reward_error": "drop"},
+    "reward_url_retries has no effect without reward_url": {"reward_url_retries": 1},
+    "reward_url_token_env has no effect without reward_url": {"reward_url_token_env": "TOKEN"},
+    "the token of reward_url goes to h unencrypted": {"reward_url": "http://h/s", "reward_url_token_env": "TOKEN"},
     "save_total_limit has no effect without save_steps": {"save_total_limit": 2},
     "hub_model_id has no effect without push_to_hub": {"hub_model_id": "me/policy"},
     "without a stop token all response_length tokens": {"stop_token": None},  # D28

@@ -44,6 +44,23 @@ WRONG = {
         {"reward_model_path": "rm", "reward_funcs": "a.py:f", "reward_weights": 1},
         "reward_weights has 1 weight(s) for 2 rewards",
     ),
+    "no retry": ({"on_reward_error": "retry", "reward_retries": 0}, "reward_retries = 0 must be at least 1"),
+    "no such policy": ({"on_reward_error": "zero"}, "on_reward_error = 'zero' must be one of raise, retry, drop"),
+    "no time": ({"reward_timeout_seconds": 0}, "reward_timeout_seconds = 0 must be above 0"),
+    "no worker": ({"reward_workers": 0}, "reward_workers = 0 must be at least 1"),
+    "no address": ({"reward_url": "127.0.0.1:8000"}, "reward_url must be an address such as http://127.0.0.1:8000"),
+    "a file": ({"reward_url": "file:///etc/passwd"}, "reward_url must be an address such as"),
+    "a port of words": ({"reward_url": "http://h:one/score"}, "reward_url is no address"),
+    "a password": ({"reward_url": "http://u:canary@h/score"}, "reward_url must have no user, password, query"),
+    "a key": ({"reward_url": "https://h/score?key=canary"}, "reward_url must have no user, password, query"),
+    "a token for its variable": (
+        {"reward_url": "https://h/score", "reward_url_token_env": "canary-token"},
+        "reward_url_token_env is not the name of an environment variable",
+    ),
+    "too few weights with a server": (
+        {"reward_url": "https://h/score", "reward_funcs": "a.py:f", "reward_weights": 1},
+        "reward_weights has 1 weight(s) for 2 rewards",
+    ),
     "uneven groups": (
         {"batch_size": 10, "num_generations": 4},
         "batch_size = 10 is no multiple of num_generations = 4",
@@ -88,6 +105,7 @@ def test_a_wrong_configuration_is_refused_in_words(given, words):
     assert title == "1 problem in the settings:"
     assert len(problems) == 1
     assert words in problems[0]
+    assert "canary" not in problems[0]  # what may be a secret is not repeated
 
 
 def test_there_are_at_least_thirty():
