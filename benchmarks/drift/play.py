@@ -27,8 +27,8 @@ class Regime:
 
     stale_by: int = 0  # updates that the engine's weights are behind
     precision: torch.dtype | None = None  # what the engine's matrices are rounded to
-    learning_rate: float = 5e-4
-    updates: int = 80
+    learning_rate: float = 6e-4
+    updates: int = 60
     length: int = 8  # letters to be sorted
     supervised_steps: int = 1000
     slips: float = 0.15
@@ -36,6 +36,13 @@ class Regime:
     batch_size: int = 128
     num_generations: int = 8
     num_mini_batches: int = 4
+
+    @property
+    def drift(self) -> str:
+        """How the engine differs from the trainer, in words; empty where it does not."""
+        stale = f"the engine {self.stale_by} updates behind" if self.stale_by else ""
+        name = str(self.precision).removeprefix("torch.")
+        return ", ".join(filter(None, [stale, f"the engine's matrices in {name}" if self.precision else ""]))
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,13 @@ def facts(found: Sequence[Row], claims: Sequence[Claim]) -> str:
     ordered = sorted(found, key=lambda row: -row.final)
     ranking = ", ".join(f"{row.method} {row.final:.2f} ± {row.spread:.2f}" for row in ordered)
     fallen = ", ".join(f"{row.method} ({row.collapsed} of {len(row.finals)} seeds)" for row in found if row.collapsed)
-    sentences = [f"Reward at the end, best first: {ranking}.", f"Collapsed: {fallen or 'none'}."]
+    widest, narrowest = max(found, key=lambda row: row.gap_last), min(found, key=lambda row: row.gap_last)
+    sentences = [
+        f"Reward at the end, best first: {ranking}.",
+        f"Collapsed: {fallen or 'none'}.",
+        f"Mean |π − μ| at the end is largest with {widest.method} ({widest.gap_last:.3f}) and smallest with "
+        f"{narrowest.method} ({narrowest.gap_last:.3f}).",
+    ]
     for claim in claims:
         there = {row.method: row for row in found if row.method in claim.methods}
         against = [name for name, row in there.items() if not claim.fits(row)]
