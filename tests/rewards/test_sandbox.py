@@ -209,7 +209,7 @@ def test_where_namespaces_are_forbidden_nothing_is_run(monkeypatch, tmp_path):
     launcher.write_text(sandbox.LAUNCHER.read_text().replace("if __name__", forbidden))
     monkeypatch.setattr(sandbox, "LAUNCHER", launcher)
     canary = tmp_path / "canary"
-    with pytest.raises(RewardError, match=r"not run, for the isolation 'namespaces'.*code_isolation='process'"):
+    with pytest.raises(RewardError, match=r"not run, for the isolation 'namespaces'.*isolation='process'"):
         run(f"open({str(canary)!r}, 'w')")
     assert not canary.exists()
 

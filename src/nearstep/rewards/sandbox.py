@@ -152,7 +152,7 @@ def _outcome(lines: list[str], tests: int, stdout: str, stderr: str, isolation: 
         raise RewardError(
             f"code of a model is not run, for the isolation {isolation!r} cannot be had here ({reason}). Run where "
             "unprivileged user namespaces are allowed, or, only if you trust the code as your own, say "
-            "code_isolation='process', which lets it read your files and use the network."
+            "isolation='process', which lets it read your files and use the network."
         )
     passed = tuple(f"passed {number}" in lines for number in range(tests))
     return Outcome(_ending(lines), passed, stdout, stderr)

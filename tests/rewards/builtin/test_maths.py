@@ -88,6 +88,10 @@ def test_a_lucky_number_counts():
         # Not between numbers, or not all of it.
         ("2x + 3 = 7", []),
         ("x - 3 = 5", []),
+        ("let y2 + 3 = 7", []),
+        ("2**3 = 8", []),
+        ("7//2 = 3", []),
+        ("+".join("1" * 300) + " = 300", [True]),
         ("f(2) = 4*1", []),
         ("sqrt(16) = 4", []),
         ("2 * 3 = 6x", []),
