@@ -13,6 +13,7 @@ from nearstep.config import PPOConfig
 from nearstep.errors import ConfigError, ModelError
 from nearstep.judging import JudgeEntry, Loading, RewardEntry, load_reward_model, make_judges, reward_tokenizer
 from nearstep.models.adapters import add_adapters, is_adapted, lora_from, with_adapters_merged
+from nearstep.models.attention_gpu import kernel_of_model
 from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model, load_tokenizer
 from nearstep.models.reward import is_decoder
 from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
@@ -127,6 +128,8 @@ def cast(
         loading,
     )
     reference = _reference(config, parts, policy, backend, notes)
+    kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=config.bf16)
+    notes.append(f"Attention over packed rows: {kernel.value}.")
     value = None
     if critic is not None:
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)

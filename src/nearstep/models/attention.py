@@ -16,6 +16,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from nearstep.algorithm.precision import wide
+
 PACKED = "nearstep_packed"
 
 
@@ -55,11 +57,6 @@ class Segments:
 
     segments: tuple[Segment, ...]
 
-    @staticmethod
-    def of_rows(lengths: tuple[int, ...]) -> "Segments":
-        """Rows that have nothing to do with each other."""
-        return Segments(tuple(Segment(length) for length in lengths))
-
     def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
         """Segment by segment: no work is spent on what must not be seen, and nothing can leak."""
         lengths = [segment.length for segment in self.segments]
@@ -96,7 +93,7 @@ def attend_where(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, lay
     key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     scale = layer.scaling if layer.scaling is not None else query.shape[-1] ** -0.5
     weights = torch.tanh(query @ key.transpose(2, 3) * scale / layer.softcap) * layer.softcap
-    weights = weights.masked_fill(~visible, -torch.inf).float().softmax(-1)
+    weights = wide(weights.masked_fill(~visible, -torch.inf)).softmax(-1)
     return weights.to(value.dtype) @ value
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nearstep.algorithm.ragged import places_in_row, row_numbers, row_starts, shared_leads
 from nearstep.models.attention import Segment, Segments
+from nearstep.models.attention_gpu import SegmentsOnGPU, plan_of
 from nearstep.types import Rollout
 
 
@@ -17,7 +18,7 @@ class Packed:
 
     tokens: Int[Tensor, " packed"]
     positions: Int[Tensor, " packed"]  # places in the row, so they restart with every row
-    plan: Segments
+    plan: Segments | SegmentsOnGPU
     places: Int[Tensor, " tokens"]
 
 
@@ -38,12 +39,12 @@ def pack(tokens: Int[Tensor, " tokens"], lengths: Int[Tensor, " rows"], leads: I
     return Packed(
         tokens=tokens[computed],
         positions=places[computed],
-        plan=_segments(*torch.stack([lengths, leads, shared]).tolist()),
+        plan=plan_of(_segments(*torch.stack([lengths, leads, shared]).tolist()), tokens.device),
         places=where_computed[torch.where(computed, torch.arange(len(tokens), device=tokens.device), twins)],
     )
 
 
-def _segments(lengths: list[int], leads: list[int], shared: list[int]) -> Segments:
+def _segments(lengths: list[int], leads: list[int], shared: list[int]) -> tuple[Segment, ...]:
     """One segment for a row that is alone; for rows that share a lead, one for the lead and one for each rest."""
     segments: list[Segment] = []
     prefix = 0
@@ -57,4 +58,4 @@ def _segments(lengths: list[int], leads: list[int], shared: list[int]) -> Segmen
             segments.append(Segment(lead))
         if length > lead:
             segments.append(Segment(length - lead, prefix))
-    return Segments(tuple(segments))
+    return tuple(segments)

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearstep.models.attention import LayerInput, Segments, attend_where
+from nearstep.models.attention import LayerInput, Segment, attend_where
+from nearstep.models.attention_gpu import plan_of
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Prefill:
         for slot, (key, value) in enumerate(per_row, start=self.first_slot):
             keys[slot, :, : key.shape[1]] = key
             values[slot, :, : value.shape[1]] = value
-        return Segments.of_rows(self.lengths).attend(layer)
+        return plan_of(tuple(map(Segment, self.lengths)), layer.query.device).attend(layer)
 
 
 @dataclass(frozen=True)
