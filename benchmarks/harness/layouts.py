@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.harness.workload import LengthPlan, Workload, causal_model, scalar_model
-from nearstep.models.attention import positions_of
+from nearstep.algorithm.ragged import places_in_row
 from nearstep.models.distribution import Sampling, sampling_logprobs
 from nearstep.models.forward import packed_states, rollout_logprobs, rollout_values
 from nearstep.models.roles import Critic, Policy, make_critic, make_policy
@@ -56,6 +57,11 @@ class Networks:
     def of(workload: Workload) -> "Networks":
         """Fresh ones, the same each time."""
         return Networks(causal_model(workload).eval(), scalar_model(workload, seed=3).eval())
+
+    @cached_property
+    def roles(self) -> tuple[Policy, Critic]:
+        """The same as nearstep makes them ready; from then on they attend in its way."""
+        return make_policy(self.policy), make_critic(self.critic)
 
     def gradients(self) -> Tensor:
         """All gradients in one line, in float32."""
@@ -144,7 +150,7 @@ def dense_mask(networks: Networks, workload: Workload, rows: list[Row]) -> None:
     count = sum(len(row.response) for row in rows)
     for micro in micro_batches(rows, workload, None):
         rollout = rollout_of(micro, workload)
-        positions = positions_of(tuple(row.length for row in micro), rollout.tokens.device)
+        positions = places_in_row(rollout.row_lengths)[None]
         inputs = {"input_ids": rollout.tokens[None], "position_ids": positions, "use_cache": False}
         before = rollout.action_positions - 1
         states = networks.policy.base_model(**inputs).last_hidden_state[0, before]
@@ -174,7 +180,7 @@ def rollout_of(rows: Sequence[Row], workload: Workload) -> Rollout:
 
 def per_row_attention(networks: Networks, workload: Workload, rows: list[Row]) -> None:
     """Packed rows, each attending to itself alone; still all logits of a micro-batch at once."""
-    policy, critic = _roles(networks)
+    policy, critic = networks.roles
     count = sum(len(row.response) for row in rows)
     for micro in micro_batches(rows, workload, None):
         rollout = rollout_of(micro, workload)
@@ -186,16 +192,12 @@ def per_row_attention(networks: Networks, workload: Workload, rows: list[Row]) -
 
 def fused_head(networks: Networks, workload: Workload, rows: list[Row], budget: int | None = None) -> None:
     """nearstep's forward passes as they are."""
-    policy, critic = _roles(networks)
+    policy, critic = networks.roles
     count = sum(len(row.response) for row in rows)
     for micro in micro_batches(rows, workload, budget):
         rollout = rollout_of(micro, workload)
         logprobs = rollout_logprobs(policy, rollout, SAMPLING).sampled
         backward(micro, count, logprobs, rollout_values(critic, rollout).before_actions)
-
-
-def _roles(networks: Networks) -> tuple[Policy, Critic]:
-    return make_policy(networks.policy), make_critic(networks.critic)
 
 
 Layout = Callable[[Networks, Workload, list[Row]], None]
