@@ -114,7 +114,7 @@ def _ground(config: PPOConfig, parts: Parts) -> _Ground:
         tokenizer, stop_token=config.stop_token, stop_token_id=config.stop_token_id, vocab_size=family.vocab_size
     )
     train, held_out = _prompt_sets(config, parts, tokenizer, family)
-    entries = reward_entries(config, parts, columns=train.take([0], [0]).columns)
+    entries = reward_entries(config, parts, columns=train.columns)
     batch = batch_sizes(config, len(train), backend.world_size)
     return _Ground(backend, tokenizer, stops, train, held_out, entries, batch)
 

@@ -54,7 +54,7 @@ def test_summary_counts_and_quantiles():
     rows = [{"prompt": "a" * length} for length in (10, 3, 1, 2, 4, 5, 6, 7, 8, 9, 50)]
     said = summary(prompt_set(rows, max_prompt_length=20, on_long_prompt="drop")).split("\n")
     assert said == [
-        "Prompts from data set 'mine', split 'train': 10 of 11 rows, column 'prompt'",
+        "Prompts from data set 'mine', split 'train': 10 of 11 rows, format prompt",
         "  tokens: shortest 1, median 5, 90 % up to 9, longest 10",
         "  1 of 11 prompts were left out: longer than 20 tokens.",
     ]

@@ -75,7 +75,7 @@ class TestColumns:
     def test_other_columns_pass(self):
         rows = [{"prompt": "a", "answer": 1, "completion": "x"}, {"prompt": "b", "answer": 2, "extra": []}]
         columns = everything(prompt_set(rows)).columns
-        assert columns == {"answer": [1, 2], "completion": ["x", None], "extra": [None, []]}
+        assert columns == {"answer": [1, 2], "completion": ["x", None], "extra": [None, []], "reference": ["x", None]}
 
     def test_data_set_tokenised_as_in_old_scripts(self):
         tokenizer = byte_tokenizer()

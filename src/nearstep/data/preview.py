@@ -2,6 +2,7 @@
 
 import math
 
+from nearstep.data.formats.recognise import contradicted_hint
 from nearstep.data.prompts import PromptSet
 
 SHOWN_CHARACTERS = 4000
@@ -17,9 +18,12 @@ def summary(prompts: PromptSet) -> str:
     """How many rows became prompts and how long these are."""
     report, lengths = prompts.report, prompts.lengths.sort().values
     median, most = (int(lengths[math.ceil(share * len(prompts)) - 1]) for share in (0.5, 0.9))
+    shown = report.layout.format
+    hint = None if shown is None else contradicted_hint(prompts.table.name, shown)
     return "\n".join(
         [
-            f"Prompts from {prompts.table.label}: {len(prompts)} of {report.rows} rows, column {report.columns.ids!r}",
+            f"Prompts from {prompts.table.label}: {len(prompts)} of {report.rows} rows, format {report.layout.name}",
+            *([f"  {hint}"] if hint else []),
             f"  tokens: shortest {int(lengths[0])}, median {median}, 90 % up to {most}, longest {int(lengths[-1])}",
             *(f"  {sentence}" for sentence in report.sentences()),
         ]

@@ -1,8 +1,8 @@
 """Which prompts a data set gives, as token ids, and what was done to get them."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -10,9 +10,11 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.data.checks import BadValueError, bad_rows, prompt_input
+from nearstep.data.faults import BadRow, BadValueError, Fault, bad_rows, counted
+from nearstep.data.layout import Layout, layout_of_table
+from nearstep.data.reader import BATCH_ROWS, OnLongPrompt, PromptReader, ReadPrompt
 from nearstep.data.table import Table
-from nearstep.data.tokenise import PromptColumns, PromptTokenizer
+from nearstep.data.tokenise import PromptStyle, PromptTokenizer
 from nearstep.errors import DataError
 from nearstep.types import PromptInput, Prompts
 
@@ -22,24 +24,32 @@ class PromptReport:
     """What happened to the rows of a data set on their way to prompts."""
 
     rows: int
-    columns: PromptColumns
+    layout: Layout
     max_prompt_length: int | None = None
+    bad: tuple[BadRow, ...] = ()  # left out
     dropped: int = 0  # longer than max_prompt_length
     cut: int = 0  # longer than max_prompt_length
+    shortened: int = 0  # longer than max_prompt_length
     unpadded: int = 0  # had positions with attention_mask 0
     eos_taken_off: int = 0  # texts that the tokenizer had ended with EOS
 
     def sentences(self) -> list[str]:
         """One sentence for each thing that changed what the policy sees; none if nothing did."""
-        limit = f"{self.max_prompt_length} tokens"
-        two_columns = self.columns.shown not in (self.columns.ids, None)
-        whole = " Rewards still see them whole." if self.columns.shown is not None else ""
+        limit, rows = f"{self.max_prompt_length} tokens", self.rows
+        shown = self.layout.format
+        whole = " Rewards still see them whole." if shown is not None else ""
+        first = f"{self.bad[0].place}, {self.bad[0].said}" if self.bad else ""
+        faults = counted(row.fault for row in self.bad)
+        two_columns = self.layout.has_ids and shown is not None
+        column = shown.column if shown is not None else ""
         said = [
-            (self.dropped, f"{self.dropped} of {self.rows} prompts were left out: longer than {limit}."),
-            (self.cut, f"{self.cut} of {self.rows} prompts keep only their last tokens: longer than {limit}.{whole}"),
-            (self.unpadded, f"{self.unpadded} of {self.rows} prompts had padding, which was taken off."),
+            (self.bad, f"{len(self.bad)} of {rows} rows were left out: {faults}. The first is {first}."),
+            (self.dropped, f"{self.dropped} of {rows} prompts were left out: longer than {limit}."),
+            (self.shortened, f"{self.shortened} of {rows} posts lost their last paragraphs to fit into {limit}."),
+            (self.cut, f"{self.cut} of {rows} prompts keep only their last tokens: longer than {limit}.{whole}"),
+            (self.unpadded, f"{self.unpadded} of {rows} prompts had padding, which was taken off."),
             (self.eos_taken_off, f"The tokenizer's EOS was taken off the end of {self.eos_taken_off} prompts."),
-            (two_columns, f"The policy sees the column {self.columns.ids!r}, rewards see {self.columns.shown!r}."),
+            (two_columns, f"The policy sees the column 'input_ids', rewards see {column!r}."),
         ]
         return [sentence for holds, sentence in said if holds]
 
@@ -49,14 +59,25 @@ class PromptSet:
     """Every usable prompt of a data set, in its order, by number from 0."""
 
     table: Table
-    tokenizer: PreTrainedTokenizerBase
+    reader: PromptReader
     table_rows: Int[Tensor, " prompts"]  # which row of the table each prompt is
     tokens: Int[Tensor, " tokens"]  # of all prompts, back to back
     ends: Int[Tensor, " prompts"]  # where each prompt's tokens end
     report: PromptReport
+    shorter: Mapping[int, int] = field(default_factory=dict)  # row of the table → which shorter version it gives
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The policy's tokenizer."""
+        return self.reader.tokenizer.tokenizer
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that rewards get beside the prompt."""
+        return self.reader.layout.passed_on(self.table.columns)
 
     @property
     def lengths(self) -> Int[Tensor, " prompts"]:
@@ -74,14 +95,19 @@ class PromptSet:
 
     def take(self, numbers: Sequence[int], episodes: Sequence[int]) -> Prompts:
         """The prompts of the given numbers, one row each, for the given episodes."""
-        rows = {number: self.table.rows[int(self.table_rows[number])] for number in set(numbers)}
-        names = [name for name in self.table.columns if name not in self.report.columns.own]
+        seen = {number: self._seen(number) for number in set(numbers)}
         return Prompts(
             ids=[self.ids(number) for number in numbers],
-            inputs=[self._shown(number, rows[number]) for number in numbers],
-            columns={name: [rows[number].get(name) for number in numbers] for name in names},
+            inputs=[seen[number][0] for number in numbers],
+            columns={name: [seen[number][1].get(name) for number in numbers] for name in self.columns},
             episodes=list(episodes),
         )
+
+    def subset(self, numbers: Sequence[int]) -> "PromptSet":
+        """The set of some of its prompts, in the given order."""
+        ids = [torch.tensor(self.ids(number), dtype=torch.int32) for number in numbers]
+        ends = torch.tensor([len(prompt) for prompt in ids]).cumsum(0)
+        return replace(self, table_rows=self.table_rows[list(numbers)], tokens=torch.cat(ids), ends=ends)
 
     def in_order(self, chunk_size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[Prompts]:
         """Every prompt once, in order, `chunk_size` over all ranks at a time; `episodes` are the prompts' numbers.
@@ -93,11 +119,16 @@ class PromptSet:
             numbers = range(start + share.start, start + share.stop)
             yield self.take(numbers, numbers)
 
-    def _shown(self, number: int, row: Mapping[str, object]) -> PromptInput:
-        if self.report.columns.shown is not None:
-            return prompt_input(row, self.report.columns.shown)
-        text: str = self.tokenizer.decode(self.ids(number), skip_special_tokens=True)
-        return text
+    def _seen(self, number: int) -> tuple[PromptInput, Mapping[str, object]]:
+        """What rewards see of a prompt: the prompt, and the row with its reference."""
+        place = int(self.table_rows[number])
+        row = self.table.rows[place]
+        shown, reference = self.reader.shown(row, self.shorter.get(place))
+        if shown is None:
+            shown = self.tokenizer.decode(self.ids(number), skip_special_tokens=True)
+        if self.reader.layout.gives_reference(self.table.columns):
+            row = {**row, "reference": reference}
+        return shown, row
 
 
 def rank_share(count: int, rank: int, world_size: int) -> range:
@@ -111,67 +142,77 @@ def encode_prompts(
     *,
     vocab_size: int,
     max_prompt_length: int | None = None,
-    on_long_prompt: Literal["error", "drop", "cut_left"] = "error",
+    on_long_prompt: OnLongPrompt = "error",
+    on_bad_row: Literal["raise", "drop"] = "raise",
+    dataset_format: str | None = None,
+    prompt_type: PromptStyle = "none",
 ) -> PromptSet:
     """Tokenise every row, so that a bad one is known before the run starts; `vocab_size` is the policy's.
 
     Raises `DataError` that names data set, split and, for the first bad rows, place, column and value.
     """
-    columns, encoder = PromptColumns.of(table), PromptTokenizer.of(tokenizer, vocab_size)
-    encoded, report = _encode_rows(table, encoder, columns)
-    longest = sys.maxsize if max_prompt_length is None else max_prompt_length
-    long = {row for row, ids in encoded.items() if len(ids) > longest}
-    if long and on_long_prompt == "error":
-        raise bad_rows(
-            table, [(row, _too_long(table, row, columns.ids, len(encoded[row]), longest)) for row in sorted(long)]
-        )
-    if on_long_prompt == "drop":
-        encoded = {row: ids for row, ids in encoded.items() if row not in long}
-        report = replace(report, dropped=len(long))
-    else:
-        encoded = {row: ids[-longest:] if row in long else ids for row, ids in encoded.items()}
-        report = replace(report, cut=len(long))
-    if not encoded:
+    layout = layout_of_table(table, dataset_format)
+    reader = PromptReader(
+        layout, PromptTokenizer.of(tokenizer, vocab_size, prompt_type), max_prompt_length, on_long_prompt
+    )
+    if layout.format is not None:
+        table = layout.format.prompt_rows(table)
+    found = _Found.of(table, reader)
+    rows, bad = len(table) + len(table.broken), (*table.broken, *found.bad)
+    if bad and on_bad_row == "raise":
+        raise bad_rows(table.label, bad, rows)
+    if not found.rows and bad:
+        raise DataError(f"{table.label}: none of its {rows} rows can be used: {counted(row.fault for row in bad)}.")
+    if not found.rows:
         raise DataError(
-            f"{table.label}: all {len(table)} prompts are longer than {longest} tokens. Raise max_prompt_length."
+            f"{table.label}: all {rows} prompts are longer than {max_prompt_length} tokens. Raise max_prompt_length."
         )
-    return PromptSet(
-        table=table,
-        tokenizer=tokenizer,
-        table_rows=torch.tensor(list(encoded)),
-        tokens=torch.cat(list(encoded.values())),
-        ends=torch.tensor([len(ids) for ids in encoded.values()]).cumsum(0),
-        report=replace(report, max_prompt_length=max_prompt_length),
-    )
+    report = PromptReport(
+        rows, layout, max_prompt_length, bad, dropped=found.too_long, cut=found.cut, shortened=len(found.shorter),
+        unpadded=found.unpadded, eos_taken_off=found.eos_taken_off,
+    )  # fmt: skip
+    ends = torch.tensor([len(ids) for ids in found.ids]).cumsum(0)
+    return PromptSet(table, reader, torch.tensor(found.rows), torch.cat(found.ids), ends, report, found.shorter)
 
 
-def _encode_rows(
-    table: Table, encoder: PromptTokenizer, columns: PromptColumns
-) -> tuple[dict[int, Tensor], PromptReport]:
-    """The ids of every row, whatever their number; raises `DataError` if any row is bad."""
-    encoded: dict[int, Tensor] = {}
-    bad: list[tuple[int, BadValueError]] = []
-    unpadded = eos_taken_off = 0
-    for number, row in enumerate(table.rows):
-        try:
-            prompt = encoder.encode(row, columns.ids)
-            if columns.shown is not None:
-                prompt_input(row, columns.shown)
-        except BadValueError as error:
-            bad.append((number, error.with_traceback(None)))  # which would keep its row's frames alive
-            continue
+@dataclass
+class _Found:
+    """What reading a table row by row collects."""
+
+    rows: list[int] = field(default_factory=list)
+    ids: list[Tensor] = field(default_factory=list)
+    shorter: dict[int, int] = field(default_factory=dict)
+    bad: list[BadRow] = field(default_factory=list)
+    too_long: int = 0
+    cut: int = 0
+    unpadded: int = 0
+    eos_taken_off: int = 0
+
+    @staticmethod
+    def of(table: Table, reader: PromptReader) -> "_Found":
+        """Read every row of the table."""
+        found = _Found()
+        rows = iter(table.rows)
+        first = 0
+        while batch := list(islice(rows, BATCH_ROWS)):
+            for number, entry in enumerate(reader.read(batch), start=first):
+                found.add(number, entry, table, reader)
+            first += len(batch)
+        return found
+
+    def add(self, row: int, entry: ReadPrompt | BadValueError, table: Table, reader: PromptReader) -> None:
+        """Take in what became of a row."""
+        if isinstance(entry, BadValueError):
+            if entry.fault is Fault.LONG and reader.on_long_prompt == "drop":
+                self.too_long += 1
+            else:
+                self.bad.append(table.bad_row(row, entry))
+            return
+        self.rows.append(row)
         # Python integers would take nine times the memory.
-        encoded[number] = torch.tensor(prompt.ids, dtype=torch.int32)
-        unpadded += prompt.had_padding
-        eos_taken_off += prompt.had_eos
-    if bad:
-        raise bad_rows(table, bad)
-    return encoded, PromptReport(len(table), columns, unpadded=unpadded, eos_taken_off=eos_taken_off)
-
-
-def _too_long(table: Table, row: int, column: str, length: int, longest: int) -> BadValueError:
-    problem = f"{length} tokens, and at most {longest} are allowed"
-    remedy = (
-        "Set on_long_prompt to drop or cut_left, or raise max_prompt_length as far as the policy's positions allow."
-    )
-    return BadValueError(column, table.rows[row][column], problem, remedy)
+        self.ids.append(torch.tensor(entry.ids, dtype=torch.int32))
+        if entry.shorter is not None:
+            self.shorter[row] = entry.shorter
+        self.cut += entry.cut
+        self.unpadded += entry.had_padding
+        self.eos_taken_off += entry.had_eos
