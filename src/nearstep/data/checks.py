@@ -93,7 +93,7 @@ def check_prompt(messages: list[Message], column: str, tools: Collection[str] | 
         raise BadValueError(Fault.ROLE, column, messages, problem, remedy)
     if role == "assistant" and not str(messages[-1].get("content") or "").strip():
         problem = "the last message is from 'assistant' and has no text, so there is nothing to continue"
-        remedy = "End each prompt with the message that the policy shall answer, or with the text that it shall continue."
+        remedy = "End each prompt with a message to answer, or with text to continue."
         raise BadValueError(Fault.ROLE, column, messages, problem, remedy)
 
 

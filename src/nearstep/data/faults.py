@@ -52,7 +52,7 @@ class BadRow:
     def of(error: BadValueError, place: str) -> "BadRow":
         """What `error` says of the row at `place`; the value itself is let go, for it may be large."""
         return BadRow(
-            error.fault, place, f"column {error.column!r}: {error.problem}: {shorten(error.value)}", error.remedy
+            error.fault, place, f", column {error.column!r}: {error.problem}: {shorten(error.value)}", error.remedy
         )
 
 
@@ -60,7 +60,7 @@ def bad_rows(label: str, bad: Sequence[BadRow], rows: int) -> DataError:
     """The error that names the first bad rows of a data set of `rows` rows, and says what to do about them."""
     named = bad[:NAMED_BAD_ROWS]
     lines = [f"{len(bad)} of {rows} rows of {label}, cannot be used:"]
-    lines += [f"  {row.place}, {row.said}" for row in named]
+    lines += [f"  {row.place}{row.said}" for row in named]
     if len(bad) > len(named):
         lines.append(f"  … and {len(bad) - len(named)} more")
     return DataError("\n".join([*lines, *dict.fromkeys(row.remedy for row in named), LEAVE_OUT]))

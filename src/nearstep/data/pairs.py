@@ -36,7 +36,7 @@ class PairSet:
             first = self.bad[0]
             said.append(
                 f"{len(self.bad)} rows were left out: {counted(row.fault for row in self.bad)}. "
-                f"The first is {first.place}, {first.said}."
+                f"The first is {first.place}{first.said}."
             )
         return [*said, *([self.hint] if self.hint else [])]
 

@@ -38,7 +38,7 @@ class PromptReport:
         limit, rows = f"{self.max_prompt_length} tokens", self.rows
         shown = self.layout.format
         whole = " Rewards still see them whole." if shown is not None else ""
-        first = f"{self.bad[0].place}, {self.bad[0].said}" if self.bad else ""
+        first = f"{self.bad[0].place}{self.bad[0].said}" if self.bad else ""
         faults = counted(row.fault for row in self.bad)
         two_columns = self.layout.has_ids and shown is not None
         column = shown.column if shown is not None else ""

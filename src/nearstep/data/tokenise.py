@@ -171,7 +171,7 @@ def _names(tools: list[Any]) -> list[str]:
     for tool in tools:
         schema = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(schema, Mapping) or not isinstance(schema.get("name"), str):
-            problem = "a tool has no name"
-            raise BadValueError(Fault.TOOL, "tools", tool, problem, "Give {'type': 'function', 'function': {'name': …}}.")
+            remedy = "Give {'type': 'function', 'function': {'name': …}}."
+            raise BadValueError(Fault.TOOL, "tools", tool, "a tool has no name", remedy)
         names.append(schema["name"])
     return names

@@ -46,7 +46,7 @@ def _before_the_answer(chat: list[Message], column: str) -> PromptRow:
     if not chat or chat[-1].get("role") != "assistant":
         return PromptRow(chat)
     if len(chat) == 1:
-        remedy = "Give conversations in which somebody asks, or name the column 'prompt' if the policy shall continue it."
+        remedy = "Give conversations in which somebody asks, or put what shall be continued into 'prompt'."
         raise BadValueError(Fault.EMPTY, column, chat, "there is no message before the answer", remedy)
     return PromptRow(chat[:-1], answer_text(chat[-1:]))
 

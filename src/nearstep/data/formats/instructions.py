@@ -37,7 +37,7 @@ def _history(row: Row) -> list[Message]:
     messages: list[Message] = []
     for turn in turns:
         if not isinstance(turn, list | tuple) or len(turn) != 2 or not all(isinstance(said, str) for said in turn):
-            raise wrong_type("history", history, "a list of [question, answer]", "Give two texts for each earlier turn.")
+            raise wrong_type("history", history, "a list of [question, answer]", "Give two texts for each turn.")
         messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
     return messages
 

@@ -9,6 +9,7 @@ from nearstep.data.formats.format import Format, PreferencePair, PromptRow, Row,
 from nearstep.types import Message, PromptInput
 
 NO_START = "Give the prompt in a column of its own, 'prompt', or begin both answers with it."
+ALIKE_REMEDY = "Take out pairs without a difference."
 
 
 def checked_pair(pair: PreferencePair, column: str = "chosen", other: str = "rejected") -> PreferencePair:
@@ -24,7 +25,7 @@ def checked_pair(pair: PreferencePair, column: str = "chosen", other: str = "rej
             _check_answer(prompt, answer, name)
     if pair.chosen == pair.rejected:
         problem = f"{column} and {other} are the same answer"
-        raise BadValueError(Fault.ALIKE, column, pair.chosen, problem, "Take out pairs without a difference.")
+        raise BadValueError(Fault.ALIKE, column, pair.chosen, problem, ALIKE_REMEDY)
     return pair
 
 
@@ -93,9 +94,8 @@ def _shared_text(chosen: str, rejected: str) -> str:
     pairs = zip(chosen, rejected, strict=False)
     same = next((number for number, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)))
     if same == len(chosen) == len(rejected):
-        raise BadValueError(
-            Fault.ALIKE, "chosen", chosen, "chosen and rejected are the same text", "Take out pairs without a difference."
-        )
+        problem = "chosen and rejected are the same text"
+        raise BadValueError(Fault.ALIKE, "chosen", chosen, problem, ALIKE_REMEDY)
     while same and not chosen[same - 1].isspace():
         same -= 1
     return chosen[:same].rstrip() if same else ""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from nearstep.data.checks import check_text, text_of, value_of
+from nearstep.data.checks import check_text, text_of, value_of, wrong_type
 from nearstep.data.faults import BadValueError, Fault
 from nearstep.data.formats.format import Format, PreferencePair, PromptRow, Row
 from nearstep.data.formats.preferences import checked_pair
@@ -55,7 +55,7 @@ def _prompt(row: Row) -> PromptRow:
 def _comparison_prompt(row: Row) -> PromptRow:
     info = value_of(row, "info")
     if not isinstance(info, dict):
-        raise BadValueError(Fault.TYPE, "info", info, "expected an object with the post", "Give subreddit, title, post.")
+        raise wrong_type("info", info, "an object with the post", "Give subreddit, title and post.")
     if isinstance(info.get("article"), str) and not isinstance(info.get("post"), str):
         check_text(info["article"], "info", "the article")
         return PromptRow(f"{info['article']}\n\nTL;DR:")
@@ -69,15 +69,13 @@ def _comparison_prompt(row: Row) -> PromptRow:
 def _comparison_pair(row: Row) -> list[PreferencePair]:
     prompt = _comparison_prompt(row).prompt
     summaries, choice = value_of(row, "summaries"), value_of(row, "choice")
-    texts = [item.get("text") if isinstance(item, dict) else None for item in summaries if item is not None] if (
-        isinstance(summaries, list)
-    ) else []
-    if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
-        problem = "expected two summaries with a 'text' each"
-        raise BadValueError(Fault.TYPE, "summaries", summaries, problem, "Give two summaries.")
+    listed = summaries if isinstance(summaries, list) else []
+    texts = [item["text"] for item in listed if isinstance(item, dict) and isinstance(item.get("text"), str)]
+    if len(texts) != 2 or len(listed) != 2:
+        raise wrong_type("summaries", summaries, "two summaries with a 'text' each", "Give two summaries.")
     if choice not in (0, 1) or isinstance(choice, bool):
         raise BadValueError(Fault.NUMBER, "choice", choice, "expected 0 or 1, the better summary", "Correct it.")
-    better, worse = (_spaced(str(texts[number])) for number in (int(choice), 1 - int(choice)))
+    better, worse = (_spaced(texts[number]) for number in (int(choice), 1 - int(choice)))
     return [checked_pair(PreferencePair(prompt, better, worse), "summaries", "summaries")]
 
 
