@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nearstep import config_rules
-from nearstep.config_shared import DataSettings, ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+from nearstep.config_data import DataSettings, PromptSettings
+from nearstep.config_shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
 from nearstep.settings import Problem, Settings, accepts_old_names, option, sections
 
 
@@ -211,6 +212,7 @@ class PPOConfig(
     KLSettings,
     RewardSettings,
     SamplingSettings,
+    PromptSettings,
     DataSettings,
     RoleSettings,
     ModelSettings,
@@ -236,6 +238,7 @@ SECTIONS = sections(
     ("Models", ModelSettings),
     ("Roles", RoleSettings),
     ("Data", DataSettings),
+    ("Prompts", PromptSettings),
     ("Sampling", SamplingSettings),
     ("Reward", RewardSettings),
     ("KL", KLSettings),

@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from nearstep.config_data import data_problems, prompt_problems, prompt_remarks
 from nearstep.settings import Problem
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ TRUST_REGIONS = ("clip", *DIVERGENCES, "unbounded")
 
 def clashes(config: "PPOConfig") -> Iterator[Problem]:
     """Settings that contradict each other. Types and limits are checked before."""
+    yield from data_problems(config)
+    yield from prompt_problems(config, config.dataset_name, config.total_episodes)
     yield from _reward_problems(config)
     yield from _batch_problems(config)
     yield from _kl_problems(config)
@@ -38,13 +41,20 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
     """Settings without effect, and one whose effect surprises."""
     if config.stop_token is None and config.stop_token_id is None:
         yield "without a stop token all response_length tokens of a response are scored and trained on"
+    changed = {field.name for field in dataclasses.fields(config) if vars(config)[field.name] != field.default}
+    for reason, applies, names in (*_without_effect(config), *prompt_remarks(config, config.dataset_name)):
+        if applies:
+            yield from (f"{name} has no effect {reason}" for name in names if name in changed)
+
+
+def _without_effect(config: "PPOConfig") -> tuple[tuple[str, bool, tuple[str, ...]], ...]:
+    """Reason, whether it applies, and the settings that have no effect then."""
     clip, divergence = ("cliprange", "cliprange_high", "dual_clip"), ("divergence_low", "divergence_high")
     decoupled = ("num_vf_epochs", "vf_update_frequency")
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
-    changed = {field.name for field in dataclasses.fields(config) if vars(config)[field.name] != field.default}
     limits = (config.importance_cap, config.importance_floor)
-    for reason, applies, names in (
+    return (
         ("without use_peft", not config.use_peft, lora),
         ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
         ("beside total_episodes", config.total_episodes is not None, ("num_train_epochs",)),
@@ -91,9 +101,7 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
         ),
         ("without save_steps", config.save_steps is None, ("save_total_limit",)),
         ("without push_to_hub", not config.push_to_hub, ("hub_model_id",)),
-    ):
-        if applies:
-            yield from (f"{name} has no effect {reason}" for name in names if name in changed)
+    )
 
 
 def _reward_problems(config: "PPOConfig") -> Iterator[Problem]:

@@ -4,7 +4,8 @@ Sources: TRL 0.7 to 1.12, transformers' TrainingArguments, the N+ reproduction (
 MindSpeed-LLM's trl_ppo, OpenRLHF.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 RENAMED: dict[str, str] = {
     # Run
@@ -39,6 +40,12 @@ RENAMED: dict[str, str] = {
     "eval_dataset": "eval_dataset_name",
     "max_prompt_len": "max_prompt_length",
     "prompt_max_len": "max_prompt_length",
+    "dataset_streaming": "streaming",
+    "buffer_size": "shuffle_buffer",
+    "interleave_probs": "dataset_weights",
+    "prompt_data": "dataset_name",
+    "prompt_data_probs": "dataset_weights",
+    "prompt_split": "dataset_train_split",
     # Sampling
     "max_new_tokens": "response_length",
     "max_completion_length": "response_length",
@@ -150,7 +157,6 @@ RETIRED: dict[str, Retired] = {
     "remove_unused_columns": Retired("all columns reach the reward functions"),
     "dataloader_drop_last": Retired(_IN_PLACE),
     "dataloader_pin_memory": Retired(_IN_PLACE),
-    "dataset_streaming": Retired(_IN_PLACE, (None, False)),
     "per_device_eval_batch_size": Retired("local_rollout_forward_batch_size holds for evaluation too"),
     "local_rank": Retired("torchrun tells each process its number"),
     "torch_compile": Retired("models are not compiled", (None, False)),
@@ -192,3 +198,14 @@ RETIRED: dict[str, Retired] = {
     "do_eval": Retired("eval_dataset_name or dataset_test_split switches evaluation on", (None, True)),
     "overwrite_output_dir": Retired("output_dir is used as it is"),
 }
+
+
+@dataclass(frozen=True)
+class OldNames:
+    """The names that one command understands beside its own."""
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    retired: Mapping[str, Retired] = field(default_factory=dict)
+
+
+OF_TRAINING = OldNames(RENAMED, RETIRED)

@@ -3,6 +3,7 @@
 from tokenizers.processors import TemplateProcessing
 
 from nearstep.data.load import table_of
+from nearstep.data.mix import PromptMix
 from nearstep.data.prompts import encode_prompts
 from tests.tiny import byte_tokenizer
 
@@ -31,6 +32,11 @@ def prompt_set(rows, *, tokenizer=None, **options):
     tokenizer = byte_tokenizer() if tokenizer is None else tokenizer
     table = table_of(rows, "mine", "train")
     return encode_prompts(table, tokenizer, **{"vocab_size": VOCAB_SIZE, **options})
+
+
+def mix(*sets, weights=None):
+    """Prompt sets as what a run plays."""
+    return PromptMix(tuple(sets), weights)
 
 
 def user(text):

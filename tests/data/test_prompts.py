@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nearstep.errors import DataError
-from tests.data.making import BOS, EOS, PAD, framing_tokenizer, ids_of_text, prompt_set, user
+from tests.data.making import BOS, EOS, PAD, framing_tokenizer, ids_of_text, mix, prompt_set, user
 from tests.tiny import byte_tokenizer
 
 
@@ -15,7 +15,7 @@ def ids(prompts):
 
 
 def everything(prompts):
-    [chunk] = prompts.in_order(len(prompts))
+    [chunk] = mix(prompts).in_order(len(prompts))
     return chunk
 
 

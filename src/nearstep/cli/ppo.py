@@ -28,7 +28,7 @@ def stay_offline_if_hub_is_silent(config: PPOConfig) -> None:
 
     Must come before that library is imported, for it reads the variable once.
     """
-    asked = [place for place in {**_models(config), **_data(config)}.values() if place and not Path(place).exists()]
+    asked = [place for _, place in [*_models(config), *_data(config)] if not Path(place).expanduser().exists()]
     if not asked or getproxies():
         return
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
@@ -39,18 +39,20 @@ def stay_offline_if_hub_is_silent(config: PPOConfig) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def _models(config: PPOConfig) -> dict[str, str | None]:
-    return {
+def _models(config: PPOConfig) -> list[tuple[str, str]]:
+    places = {
         "model_name_or_path": config.model_name_or_path,
         "sft_model_path": config.sft_model_path,
         "ref_model_path": config.ref_model_path,
         "value_model_path": config.value_model_path,
         "reward_model_path": config.reward_model_path,
     }
+    return [(name, place) for name, place in places.items() if place is not None]
 
 
-def _data(config: PPOConfig) -> dict[str, str | None]:
-    return {"dataset_name": config.dataset_name, "eval_dataset_name": config.eval_dataset_name}
+def _data(config: PPOConfig) -> list[tuple[str, str]]:
+    settings = {"dataset_name": config.dataset_name, "eval_dataset_name": config.eval_dataset_name}
+    return [(name, place) for name, places in settings.items() for place in places]
 
 
 def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
@@ -64,9 +66,11 @@ def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
             f"reward_weights has {len(config.reward_weights)} weights for {rewards} reward(s)",
             ("reward_weights", *sources),
         )
-    evaluation = ("eval_dataset_name", "dataset_test_split")
-    if config.eval_steps is not None and config.eval_dataset_name is None and config.dataset_test_split is None:
-        yield Problem("eval_steps needs eval_dataset_name or dataset_test_split", ("eval_steps", *evaluation))
+    evaluation = ("eval_dataset_name", "dataset_test_split", "num_eval_rows")
+    has_evaluation = config.eval_dataset_name or config.dataset_test_split or config.num_eval_rows
+    if config.eval_steps is not None and not has_evaluation:
+        text = "eval_steps needs eval_dataset_name, dataset_test_split or num_eval_rows"
+        yield Problem(text, ("eval_steps", *evaluation))
 
 
 def _missing(config: PPOConfig) -> Iterator[Problem]:
@@ -75,7 +79,7 @@ def _missing(config: PPOConfig) -> Iterator[Problem]:
             "model_name_or_path is missing: the policy to train, a folder or a hub name",
             ("model_name_or_path", "sft_model_path"),
         )
-    if config.dataset_name is None:
+    if not config.dataset_name:
         yield Problem("dataset_name is missing: the prompts, a file, a folder or a hub name", ("dataset_name",))
     if config.reward_model_path is None and not config.reward_funcs:
         yield Problem(
@@ -85,8 +89,8 @@ def _missing(config: PPOConfig) -> Iterator[Problem]:
 
 
 def _absent_paths(config: PPOConfig) -> Iterator[Problem]:
-    for name, place in (_models(config) | _data(config)).items():
-        if place is not None and _is_local(place) and not Path(place).exists():
+    for name, place in [*_models(config), *_data(config)]:
+        if _is_local(place) and not Path(place).expanduser().exists():
             yield Problem(f"{name} = {place}: no such file or folder", (name,))
     for source in config.reward_funcs:
         file = source.rpartition(":")[0] or source

@@ -56,10 +56,14 @@ class BadRow:
         )
 
 
-def bad_rows(label: str, bad: Sequence[BadRow], rows: int) -> DataError:
-    """The error that names the first bad rows of a data set of `rows` rows, and says what to do about them."""
+def bad_rows(label: str, bad: Sequence[BadRow], rows: int | None) -> DataError:
+    """The error that names the first bad rows of a data set and says what to do about them.
+
+    `rows` is how many there are in all, None where reading stopped at the bad ones.
+    """
     named = bad[:NAMED_BAD_ROWS]
-    lines = [f"{len(bad)} of {rows} rows of {label}, cannot be used:"]
+    of_all = "" if rows is None else f" of {rows}"
+    lines = [f"{len(bad)}{of_all} rows of {label}, cannot be used:"]
     lines += [f"  {row.place}{row.said}" for row in named]
     if len(bad) > len(named):
         lines.append(f"  … and {len(bad) - len(named)} more")

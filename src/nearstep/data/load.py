@@ -17,9 +17,7 @@ SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 KINDS = ", ".join(SUFFIXES)
 
 
-def load_rows(
-    name: str, *, split: str, config: str | None, on_bad_row: Literal["raise", "drop"] = "raise"
-) -> Table:
+def load_rows(name: str, *, split: str, config: str | None, on_bad_row: Literal["raise", "drop"] = "raise") -> Table:
     """The rows of a local file, a local folder, or else of a hub data set.
 
     Raises `DataError` naming data set, split and, where a file is broken, the line.
@@ -28,8 +26,8 @@ def load_rows(
     if isinstance(place, Files):
         return read_files(place.paths, name, split, on_bad_row)
     if isinstance(place, Saved):
-        return _load_from_disk(place.path, name, split)
-    return table_of(_load_from_hub(name, split, config), name, split)
+        return table_of(saved_split(place.path, name, split), name, split)
+    return table_of(load_from_hub(name, split, config), name, split)
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,8 @@ def _split_of(file: Path) -> str:
     return first_word if first_word in SPLITS else "train"
 
 
-def _load_from_disk(path: Path, name: str, split: str) -> Table:
+def saved_split(path: Path, name: str, split: str) -> Any:
+    """A split of a folder made by `datasets.save_to_disk`, read where it lies. Raises `DataError` if there is none."""
     import datasets
 
     try:
@@ -110,7 +109,7 @@ def _load_from_disk(path: Path, name: str, split: str) -> Table:
         raise DataError(f"{label(name, split)}: no folder of datasets.save_to_disk: {_first_lines(error)}") from error
     by_split = found if isinstance(found, datasets.DatasetDict) else {str(found.split or "train"): found}
     _check_split(split, by_split, name)
-    return table_of(by_split[split], name, split)
+    return by_split[split]
 
 
 def _check_split(split: str, found: Iterable[str], name: str) -> None:
@@ -118,11 +117,12 @@ def _check_split(split: str, found: Iterable[str], name: str) -> None:
         raise DataError(f"{label(name, split)}: there is no such split, only {_listed(found)}")
 
 
-def _load_from_hub(name: str, split: str, config: str | None, *, streaming: bool = False) -> Any:
+def load_from_hub(name: str, split: str, config: str | None, *, streaming: bool = False) -> Any:
+    """A data set of the hub, or of its cache. Raises `DataError` where it cannot be had."""
     import datasets
 
     try:
-        found = datasets.load_dataset(name, config, split=split, **({"streaming": True} if streaming else {}))
+        found = datasets.load_dataset(name, config, split=split, streaming=streaming)
     except ConnectionError as error:
         raise DataError(
             f"{label(name, split)}: there is no such file or folder, and the hub cannot be reached: "
@@ -160,7 +160,7 @@ def _why_no_table(dataset: object) -> str:
     import datasets
 
     if isinstance(dataset, datasets.IterableDataset | datasets.IterableDatasetDict):
-        return "a streamed data set cannot be read by row number. Load it without streaming=True."
+        return "a streamed data set cannot be read by row number. Load it without streaming=True, or set streaming."
     if isinstance(dataset, datasets.DatasetDict):
         return f"it holds the splits {_listed(dataset)}. Give one of them, as in dataset['train']."
     if isinstance(dataset, Mapping):

@@ -1,6 +1,6 @@
 """Which prompts a data set gives, as token ids, and what was done to get them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal
@@ -55,6 +55,15 @@ class PromptReport:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """One prompt as the policy gets it, as rewards and people see it, and the row that it comes from."""
+
+    ids: list[int]
+    shown: PromptInput
+    row: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class PromptSet:
     """Every usable prompt of a data set, in its order, by number from 0."""
 
@@ -93,15 +102,17 @@ class PromptSet:
         """Where the prompt stands in its data set, as in error messages."""
         return self.table.position(int(self.table_rows[number]))
 
-    def take(self, numbers: Sequence[int], episodes: Sequence[int]) -> Prompts:
-        """The prompts of the given numbers, one row each, for the given episodes."""
-        seen = {number: self._seen(number) for number in set(numbers)}
-        return Prompts(
-            ids=[self.ids(number) for number in numbers],
-            inputs=[seen[number][0] for number in numbers],
-            columns={name: [seen[number][1].get(name) for number in numbers] for name in self.columns},
-            episodes=list(episodes),
-        )
+    def prompt(self, number: int) -> Prompt:
+        """A prompt as its row has it."""
+        place = int(self.table_rows[number])
+        row = self.table.rows[place]
+        ids = self.ids(number)
+        shown, reference = self.reader.shown(row, self.shorter.get(place))
+        if shown is None:
+            shown = self.tokenizer.decode(ids, skip_special_tokens=True)
+        if self.reader.layout.gives_reference(self.table.columns):
+            row = {**row, "reference": reference}
+        return Prompt(ids, shown, row)
 
     def subset(self, numbers: Sequence[int]) -> "PromptSet":
         """The set of some of its prompts, in the given order."""
@@ -109,26 +120,15 @@ class PromptSet:
         ends = torch.tensor([len(prompt) for prompt in ids]).cumsum(0)
         return replace(self, table_rows=self.table_rows[list(numbers)], tokens=torch.cat(ids), ends=ends)
 
-    def in_order(self, chunk_size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[Prompts]:
-        """Every prompt once, in order, `chunk_size` over all ranks at a time; `episodes` are the prompts' numbers.
 
-        All ranks get equally many chunks; those of the last may be empty.
-        """
-        for start in range(0, len(self), chunk_size):
-            share = rank_share(min(chunk_size, len(self) - start), rank, world_size)
-            numbers = range(start + share.start, start + share.stop)
-            yield self.take(numbers, numbers)
-
-    def _seen(self, number: int) -> tuple[PromptInput, Mapping[str, object]]:
-        """What rewards see of a prompt: the prompt, and the row with its reference."""
-        place = int(self.table_rows[number])
-        row = self.table.rows[place]
-        shown, reference = self.reader.shown(row, self.shorter.get(place))
-        if shown is None:
-            shown = self.tokenizer.decode(self.ids(number), skip_special_tokens=True)
-        if self.reader.layout.gives_reference(self.table.columns):
-            row = {**row, "reference": reference}
-        return shown, row
+def prompts_of(prompts: Sequence[Prompt], columns: Sequence[str], episodes: Sequence[int]) -> Prompts:
+    """Prompts as one batch, one row for each episode."""
+    return Prompts(
+        ids=[prompt.ids for prompt in prompts],
+        inputs=[prompt.shown for prompt in prompts],
+        columns={name: [prompt.row.get(name) for prompt in prompts] for name in columns},
+        episodes=list(episodes),
+    )
 
 
 def rank_share(count: int, rank: int, world_size: int) -> range:

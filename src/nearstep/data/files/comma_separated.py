@@ -12,7 +12,7 @@ from nearstep.errors import DataError, shorten
 
 
 class _Lines:
-    """The lines of a file as text; remembers where the record at hand began and the first byte in it that is no text."""
+    """The lines of a file as text; remembers where a record began, and its first byte that is no text."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream

@@ -56,6 +56,7 @@ def _parsed(line: bytes, place: str) -> Entry:
     except json.JSONDecodeError as error:
         near = shorten(text[error.pos : error.pos + 60])
         said = f", character {error.colno}: no valid JSON ({error.msg}), at {near}."
-        return broken(place, said, "A file has one object per line." if error.msg == "Extra data" else "Correct the line.")
+        remedy = "A file has one object per line." if error.msg == "Extra data" else "Correct the line."
+        return broken(place, said, remedy)
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
         return broken(place, f": JSON that cannot be read ({error}), at {shorten(text[:60])}.")
