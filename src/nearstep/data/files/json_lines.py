@@ -27,7 +27,7 @@ class LineChunk:
         """The rows in order, each with its line."""
         for number, line in enumerate(self.lines, start=self.first_line):
             if line.strip():
-                yield _parsed(line, f"{self.file}line {number}")
+                yield _parsed(line.rstrip(b"\r\n"), f"{self.file}line {number}")
 
 
 def line_chunks(path: Path, file: str) -> Iterator[LineChunk]:

@@ -42,8 +42,17 @@ def _asked(head: str, post: str) -> str:
 def _post_prompt(subreddit: str, title: str, post: str) -> PromptRow:
     check_text(post, "post", "the post")
     head = f"SUBREDDIT: r/{subreddit.removeprefix('r/')}\n\nTITLE: {title}\n\nPOST: "
-    breaks = [number for number, character in enumerate(post) if character == "\n" and post[:number].strip()]
-    return PromptRow(_asked(head, post), shorter=_Shorter(head, post, tuple(reversed(breaks))))
+    return PromptRow(_asked(head, post), shorter=_Shorter(head, post, _ends_of_paragraphs(post)))
+
+
+def _ends_of_paragraphs(post: str) -> tuple[int, ...]:
+    """Where the paragraphs before the last one end, the latest first."""
+    ends, start = [], 0
+    for line in post.rstrip().split("\n")[:-1]:
+        if line.strip():
+            ends.append(start + len(line.rstrip()))
+        start += len(line) + 1
+    return tuple(reversed(ends))
 
 
 def _prompt(row: Row) -> PromptRow:

@@ -11,7 +11,7 @@ from itertools import combinations
 from nearstep.data.checks import text_of, value_of
 from nearstep.data.faults import BadValueError, Fault
 from nearstep.data.formats.format import Format, PreferencePair, PromptRow, Row
-from nearstep.data.formats.preferences import checked_pair
+from nearstep.data.formats.preferences import checked_pair, number_of
 from nearstep.data.table import Table
 from nearstep.types import Message
 
@@ -115,10 +115,7 @@ def _pairs(row: Row) -> list[PreferencePair]:
 
 
 def _rank(row: Row) -> float:
-    rank = row["rank"]
-    if isinstance(rank, int | float) and not isinstance(rank, bool) and rank == rank:
-        return rank
-    raise BadValueError(Fault.NUMBER, "rank", rank, "expected a number, 0 for the best reply", "Correct it.")
+    return number_of(row, "rank")
 
 
 def _chat(row: Row) -> list[Message]:
