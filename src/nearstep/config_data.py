@@ -83,12 +83,19 @@ def data_problems(settings: DataSettings) -> Iterator[Problem]:
             yield Problem(text, (name, "dataset_name"))
     if not settings.dataset_train_split:
         yield Problem("dataset_train_split is empty: name the split to train on", ("dataset_train_split",))
-    if settings.dataset_format is not None and settings.dataset_format not in FORMATS:
-        yield _unknown("dataset_format", settings.dataset_format, FORMATS)
+    yield from data_name_problems(settings.dataset_format)
     ours = [name for name, _ in settings.columns]
     twice = sorted({name for name in ours if ours.count(name) > 1})
     if twice:
         yield Problem(f"columns names {', '.join(twice)} more than once", ("columns",))
+
+
+def data_name_problems(dataset_format: str | None, prompt_type: str = PROMPT_TYPES[0]) -> Iterator[Problem]:
+    """Formats and prompt types that there are not."""
+    if dataset_format is not None and dataset_format not in FORMATS:
+        yield _unknown("dataset_format", dataset_format, FORMATS)
+    if prompt_type not in PROMPT_TYPES and not prompt_type.endswith(TEMPLATE_SUFFIX):
+        yield _unknown("prompt_type", prompt_type, PROMPT_TYPES)
 
 
 def prompt_problems(settings: PromptSettings, sources: Sequence[str], total_episodes: int | None) -> Iterator[Problem]:
@@ -97,8 +104,7 @@ def prompt_problems(settings: PromptSettings, sources: Sequence[str], total_epis
     if weights is not None and sources and len(weights) != len(sources):
         text = f"dataset_weights has {len(weights)} entries for {len(sources)} data sets: give one for each"
         yield Problem(text, ("dataset_weights", "dataset_name"))
-    if settings.prompt_type not in PROMPT_TYPES and not settings.prompt_type.endswith(TEMPLATE_SUFFIX):
-        yield _unknown("prompt_type", settings.prompt_type, PROMPT_TYPES)
+    yield from data_name_problems(None, settings.prompt_type)
     if settings.streaming and total_episodes is None:
         text = "streaming needs total_episodes: nobody knows how many rows a stream has"
         yield Problem(text, ("streaming", "total_episodes"))

@@ -206,6 +206,44 @@ class OldNames:
 
     renamed: Mapping[str, str] = field(default_factory=dict)
     retired: Mapping[str, Retired] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by setting: theirs → ours
 
 
-OF_TRAINING = OldNames(RENAMED, RETIRED)
+_PROMPT_TYPES = {"empty": "raw", "trl": "raw_bos"}
+
+OF_TRAINING = OldNames(RENAMED, RETIRED, {"prompt_type": _PROMPT_TYPES})
+
+# MindSpeed-LLM's preprocess_data.py.
+OF_PREPARE = OldNames(
+    renamed={
+        "input_name": "input",
+        "output_prefix": "output",
+        "tokenizer_name_or_path": "tokenizer",
+        "handler": "dataset_format",
+        "handler_name": "dataset_format",
+        "format": "dataset_format",
+        "seq_length": "max_length",
+        "max_prompt_length": "max_length",
+        "num_proc": "workers",
+        "dataset_num_proc": "workers",
+        "dataset_config_name": "dataset_config",
+    },
+    retired={
+        "tokenizer_type": Retired("the tokenizer's own files say what it is"),
+        "append_eod": Retired("a prompt does not end with EOS: the policy goes on from there", (False, None)),
+        "pack": Retired("prompts are not packed: each is played on its own", (False, None)),
+        "n_subs": Retired("files are cut into pieces as they are read"),
+        "streaming": Retired("rows are always streamed"),
+        "cache_dir": Retired("nothing is cached"),
+        "overwrite_cache": Retired("nothing is cached"),
+        "dataset_impl": Retired("the output is Arrow, which `nearstep ppo` and `datasets` open"),
+    },
+    values={
+        "prompt_type": _PROMPT_TYPES,
+        "dataset_format": {
+            "PPOAlpacaStyleInstructionHandler": "alpaca",
+            "AlpacaStyleInstructionHandler": "alpaca",
+            "SharegptStyleInstructionHandler": "sharegpt",
+        },
+    },
+)

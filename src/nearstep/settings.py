@@ -192,6 +192,7 @@ def _read(cls: type[SettingsT], raw: Mapping[str, object], texts: bool) -> _Find
             spelled[name] = given
             if name != given.replace("-", "_"):
                 findings.notes.append(f"{given} is called {name} here")
+            value = _today(name, given, value, old, findings.notes)
             try:
                 findings.values[name] = _convert(value, settings[name], texts)
             except UnfitError as unfit:
@@ -203,6 +204,15 @@ def _read(cls: type[SettingsT], raw: Mapping[str, object], texts: bool) -> _Find
         else:
             findings.problems.append(Problem(f"{given} = {shorten(value)}: {old.retired[name].sentence}"))
     return findings
+
+
+def _today(name: str, given: str, value: object, old: OldNames, notes: list[str]) -> object:
+    """The value by its name here, where it has another one elsewhere."""
+    values = old.values.get(name, {})
+    if not isinstance(value, str) or value not in values:
+        return value
+    notes.append(f"{given} {value} is called {values[value]} here")
+    return values[value]
 
 
 def _unchecked(cls: type[SettingsT], values: Mapping[str, object]) -> SettingsT:

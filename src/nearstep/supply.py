@@ -9,12 +9,13 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from nearstep.config import PPOConfig
+from nearstep.data.encode import encode_prompts
 from nearstep.data.formats.format import Format
 from nearstep.data.load import load_rows, table_of
 from nearstep.data.mix import PromptMix, turns_between
 from nearstep.data.preview import preview
 from nearstep.data.prompt_stream import PromptStream, StreamSource
-from nearstep.data.prompts import PromptSet, encode_prompts
+from nearstep.data.prompts import PromptSet
 from nearstep.data.source import Play, PromptSource
 from nearstep.data.stream import RowStream, open_stream, stream_of
 from nearstep.data.table import Table, with_columns

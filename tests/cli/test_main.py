@@ -47,7 +47,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"nearstep {nearstep.__version__}\n"
 
 
-@pytest.mark.parametrize(("word", "nearest"), [("pop", "ppo"), ("dmeo", "demo"), ("zzz", "ppo or demo")])
+@pytest.mark.parametrize(("word", "nearest"), [("pop", "ppo"), ("dmeo", "demo"), ("zzz", "ppo or prepare or demo")])
 def test_an_unknown_command_names_the_nearest(word, nearest, capsys):
     assert main([word]) == 2
     assert f"unknown command {word}; did you mean {nearest}?" in capsys.readouterr().err

@@ -2,9 +2,9 @@
 
 from tokenizers.processors import TemplateProcessing
 
+from nearstep.data.encode import encode_prompts
 from nearstep.data.load import table_of
 from nearstep.data.mix import PromptMix
-from nearstep.data.prompts import encode_prompts
 from tests.tiny import byte_tokenizer
 
 EOS, PAD, BOS = 256, 257, 258

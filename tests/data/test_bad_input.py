@@ -8,8 +8,8 @@ import numpy
 import pytest
 import torch
 
+from nearstep.data.encode import encode_prompts
 from nearstep.data.load import load_rows, table_of
-from nearstep.data.prompts import encode_prompts
 from nearstep.errors import DataError
 from tests.data.making import PAD, VOCAB_SIZE, prompt_set, user
 from tests.tiny import byte_tokenizer

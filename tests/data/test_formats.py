@@ -209,7 +209,16 @@ class TestPreferences:
 
 
 def message(name, parent, role, text, **more):
-    return {"message_id": name, "parent_id": parent, "role": role, "text": text, "rank": None, "lang": "en", **more}
+    return {
+        "message_id": name,
+        "parent_id": parent,
+        "role": role,
+        "text": text,
+        "rank": None,
+        "lang": "en",
+        "deleted": False,
+        **more,
+    }
 
 
 TREE = [
@@ -232,7 +241,7 @@ class TestTrees:
             "message_id": ["a", "e"],
             "rank": [None, None],
             "lang": ["en", "en"],
-            "deleted": [None] * 2,
+            "deleted": [False] * 2,
         }
         assert [prompts.position(number) for number in range(2)] == ["row index 0", "row index 4"]
 

@@ -157,9 +157,7 @@ def test_a_bad_row_is_named_when_it_is_reached(monkeypatch):
     monkeypatch.setattr("nearstep.data.prompt_stream.BATCH_ROWS", 2)
     batches = stream_source(stream_of(BAD, "mine", "train"), batch_size=2).batches(after=0, until=2)
     assert next(batches).columns["number"] == [0, 1]
-    with pytest.raises(
-        DataError, match=r"1 rows of data set 'mine', split 'train'.*\n  row index 3, column 'prompt': "
-    ):
+    with pytest.raises(DataError, match=r"1 row of data set 'mine', split 'train'.*\n  row index 3, column 'prompt': "):
         next(batches)
 
 

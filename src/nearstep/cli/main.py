@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__, config
-from nearstep.cli import demo, ppo
+from nearstep.cli import demo, ppo, prepare
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
 from nearstep.errors import ConfigError, NearstepError
@@ -21,6 +21,14 @@ COMMANDS: tuple[Command[Any], ...] = (
         problems=ppo.ppo_problems,
         run=ppo.run_ppo,
         recipes=RECIPES,
+    ),
+    Command(
+        name="prepare",
+        summary="Tokenise prompts ahead of a run, by several processes.",
+        settings=prepare.PrepareOptions,
+        sections=prepare.SECTIONS,
+        problems=prepare.prepare_problems,
+        run=prepare.run_prepare,
     ),
     Command(
         name="demo",

@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -17,18 +17,18 @@ _DATA_FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 def run_ppo(config: PPOConfig) -> None:
     """Train, save and report as the configuration says."""
-    stay_offline_if_hub_is_silent(config)
+    stay_offline_if_hub_is_silent([place for _, place in [*_models(config), *_data(config)]])
     from nearstep.trainer import PPOTrainer
 
     PPOTrainer(args=config).train()
 
 
-def stay_offline_if_hub_is_silent(config: PPOConfig) -> None:
+def stay_offline_if_hub_is_silent(places: Iterable[str]) -> None:
     """Without a network, look for hub names in the cache alone: the hub's library would retry for most of a minute.
 
     Must come before that library is imported, for it reads the variable once.
     """
-    asked = [place for _, place in [*_models(config), *_data(config)] if not Path(place).expanduser().exists()]
+    asked = [place for place in places if not Path(place).expanduser().exists()]
     if not asked or getproxies():
         return
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))

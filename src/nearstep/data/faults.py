@@ -62,8 +62,8 @@ def bad_rows(label: str, bad: Sequence[BadRow], rows: int | None) -> DataError:
     `rows` is how many there are in all, None where reading stopped at the bad ones.
     """
     named = bad[:NAMED_BAD_ROWS]
-    of_all = "" if rows is None else f" of {rows}"
-    lines = [f"{len(bad)}{of_all} rows of {label}, cannot be used:"]
+    count = f"{len(bad)} row{'s' * (len(bad) > 1)}" if rows is None else f"{len(bad)} of {rows} rows"
+    lines = [f"{count} of {label}, cannot be used:"]
     lines += [f"  {row.place}{row.said}" for row in named]
     if len(bad) > len(named):
         lines.append(f"  … and {len(bad) - len(named)} more")

@@ -3,11 +3,12 @@
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from nearstep.data.files.read import SUFFIXES, columns_of, read_files
+from nearstep.data.manifest import Prepared, read_manifest
 from nearstep.data.table import Table, label, row_index
 from nearstep.errors import DataError, shorten
 
@@ -26,7 +27,10 @@ def load_rows(name: str, *, split: str, config: str | None, on_bad_row: Literal[
     if isinstance(place, Files):
         return read_files(place.paths, name, split, on_bad_row)
     if isinstance(place, Saved):
-        return table_of(saved_split(place.path, name, split), name, split)
+        manifest = read_manifest(place.path, label(name, split))
+        dataset = saved_split(place.path, name, split)
+        prepared = None if manifest is None else Prepared(manifest, dataset)
+        return replace(table_of(dataset, name, split), prepared=prepared)
     return table_of(load_from_hub(name, split, config), name, split)
 
 

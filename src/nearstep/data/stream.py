@@ -9,6 +9,7 @@ from nearstep.data.faults import BadRow
 from nearstep.data.files.chunks import Chunk, Entry, dataset_chunks, in_chunks, refused
 from nearstep.data.files.read import columns_of, file_chunks
 from nearstep.data.load import Files, Hub, load_from_hub, locate, saved_split, table_of
+from nearstep.data.manifest import Manifest, read_manifest
 from nearstep.data.table import Table, label, rename, row_index
 from nearstep.errors import DataError
 
@@ -21,6 +22,7 @@ class RowStream:
     split: str
     chunks: Callable[[int], Iterator[Chunk]]
     names: Mapping[str, str] = field(default_factory=dict)  # columns: ours → theirs
+    manifest: Manifest | None = None  # where `nearstep prepare` has written the rows
 
     @property
     def label(self) -> str:
@@ -80,7 +82,8 @@ def open_stream(name: str, *, split: str, config: str | None, from_hub_in_parts:
         return RowStream(name, split, lambda number: file_chunks(place.paths, label(name, split)))
     if isinstance(place, Hub):
         return stream_of(load_from_hub(name, split, config, streaming=from_hub_in_parts), name, split)
-    return stream_of(saved_split(place.path, name, split), name, split)
+    manifest = read_manifest(place.path, label(name, split))
+    return replace(stream_of(saved_split(place.path, name, split), name, split), manifest=manifest)
 
 
 def stream_of(dataset: object, name: str, split: str) -> RowStream:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from nearstep.data.faults import BadRow, BadValueError
+from nearstep.data.manifest import Prepared
 from nearstep.errors import DataError
 
 
@@ -24,7 +25,7 @@ class Table:
     """One split of a data set: at least one row, `DataError` otherwise.
 
     `renamed` is what the user calls a column that has one of our names here; `broken` are the rows of its files that
-    could not be read and were left out.
+    could not be read and were left out; `prepared` is what is known where `nearstep prepare` has written it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Table:
     position: Callable[[int], str]  # of row number i, as its owner counts: "line 12"
     renamed: Mapping[str, str] = field(default_factory=dict)
     broken: tuple[BadRow, ...] = ()
+    prepared: Prepared | None = None
 
     def __post_init__(self) -> None:
         if len(self.rows) == 0:

@@ -1,7 +1,7 @@
 """What a format of a data set is: how one of its rows becomes a prompt, and how it becomes preference pairs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from nearstep.data.table import Table
@@ -60,6 +60,10 @@ class Format:
     prompt_rows: Callable[[Table], Table] = _as_they_stand
     pair_rows: Callable[[Table], Table] = _as_they_stand
     gathers: bool = False  # rows cannot be converted before all are there
+
+    def giving_reference(self, has_reference: bool) -> "Format":
+        """The format of data that holds answers, or of data that does not."""
+        return replace(self, has_reference=has_reference)
 
     @property
     def column(self) -> str:

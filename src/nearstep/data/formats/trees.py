@@ -15,7 +15,7 @@ from nearstep.data.formats.preferences import checked_pair, number_of
 from nearstep.data.table import Table
 from nearstep.types import Message
 
-COLUMNS = ("message_id", "parent_id", "text", "role")
+GATHERED = ("path", "replies", "broken")  # what a gathered row has beside the columns of its message
 ROLES = {"prompter": "user", "assistant": "assistant"}
 _WHOLE = "Give every message of a tree, each with an id of its own."
 
