@@ -1,12 +1,14 @@
-# The commands of the workshop. The first of them makes .venv; after that nothing is downloaded.
+# The commands of the workshop. The first of them makes .venv; after that only the benchmarks download anything, once.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+BENCHED := .venv/benched
+TRL := runs/trl-env
 
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint format check bench
+.PHONY: demo test test-slow lint format check bench bench-full bench-ladder bench-scaling alignment stability
 
 demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
 	$(BIN)/nearstep demo --output runs/demo
@@ -17,8 +19,23 @@ test: $(INSTALLED)  ## every test that takes seconds
 test-slow: $(INSTALLED)  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
 
-bench: $(INSTALLED)  ## what packing and the decode loop bring, as ratios in one run
-	$(BIN)/python -m benchmarks.packing
+bench: $(BENCHED)  ## nearstep against TRL: time, memory, the machine's floor; within 30 minutes on 2 cores
+	$(BIN)/python -m benchmarks.vs_trl
+
+bench-full: $(BENCHED)  ## the same, with 60 M weights besides: some hours
+	$(BIN)/python -m benchmarks.vs_trl --full
+
+bench-ladder: $(BENCHED)  ## what each technique of the update brings
+	$(BIN)/python -m benchmarks.ladder
+
+bench-scaling: $(BENCHED)  ## how time and memory grow
+	$(BIN)/python -m benchmarks.scaling
+
+alignment: $(BENCHED)  ## the same rollouts through TRL 1.8.0, in an environment made for it, and through nearstep
+	$(BIN)/python -m benchmarks.alignment --venv $(TRL) $(ARGS)
+
+stability: $(BENCHED)  ## every trust region with an engine that is not quite the trainer
+	$(BIN)/python -m benchmarks.stability $(ARGS)
 
 lint: $(INSTALLED)  ## style, format, types, import directions
 	$(BIN)/ruff check
@@ -35,4 +52,8 @@ check: lint test  ## what a change must pass, the same as in CI
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(BENCHED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@

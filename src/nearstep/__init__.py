@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nearstep.config import PPOConfig
-    from nearstep.errors import ConfigError, DataError, ModelError, NearstepError, RewardError, TrainingError
+    from nearstep.errors import (
+        ConfigError,
+        ConformanceError,
+        DataError,
+        ModelError,
+        NearstepError,
+        RewardError,
+        TrainingError,
+    )
     from nearstep.presets import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
     from nearstep.trainer import PPOTrainer
     from nearstep.training.experience import make_experience
@@ -30,6 +38,7 @@ _HOMES = {
     "Metrics": "nearstep.types",
     "NearstepError": "nearstep.errors",
     "ConfigError": "nearstep.errors",
+    "ConformanceError": "nearstep.errors",
     "DataError": "nearstep.errors",
     "ModelError": "nearstep.errors",
     "RewardError": "nearstep.errors",
@@ -38,6 +47,7 @@ _HOMES = {
 
 __all__ = [
     "ConfigError",
+    "ConformanceError",
     "DataError",
     "DecoupledPPOConfig",
     "DivergencePPOConfig",

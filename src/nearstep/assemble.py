@@ -8,10 +8,10 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.axes import ratio_cap, schedule, trust_region, vf_learning_rate
-from nearstep.casting import Cast, Parts, RewardEntry, cast, policy_family, policy_tokenizer, reward_entries
+from nearstep.casting import Cast, Parts, cast, policy_family, policy_tokenizer
 from nearstep.config import PPOConfig
-from nearstep.data.source import Play
 from nearstep.data.templates import with_template
+from nearstep.judging import JudgeEntry, judge_entries, on_error
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Policy
 from nearstep.models.stop_tokens import stop_ids
@@ -41,7 +41,7 @@ class _Ground:
     tokenizer: PreTrainedTokenizerBase
     stops: tuple[int, ...]
     supply: Supply
-    entries: list[RewardEntry]
+    entries: list[JudgeEntry]
     batch: BatchSizes
 
 
@@ -67,11 +67,16 @@ def assemble(config: PPOConfig, parts: Parts | None = None) -> Recipe:
         has_eval=supply.held_out is not None, rank=backend.rank, local_rank=backend.local_rank,
         world_size=backend.world_size,
     )  # fmt: skip
-    rewards = Rewards(chosen.judges, ground.tokenizer, weights=config.reward_weights, state=lambda: callbacks.state)
+    rewards = Rewards(
+        chosen.judges,
+        ground.tokenizer,
+        weights=config.reward_weights,
+        on_error=on_error(config),
+        state=lambda: callbacks.state,
+    )
     settings = _generation(config, ground.stops)
     evaluator = _evaluator(config, ground, models.policy, settings, rewards)
-    play = Play(config.seed, batch.batch, config.num_generations, backend.rank, backend.world_size)
-    prompts = supply.source(config, play)
+    prompts = supply.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
     clock = Clock(backend.device)
     reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0)
     return Recipe(
@@ -114,7 +119,12 @@ def _ground(config: PPOConfig, parts: Parts) -> _Ground:
         config, train_dataset=parts.train_dataset, eval_dataset=parts.eval_dataset, tokenizer=tokenizer, family=family,
         main=backend.rank == 0,
     )  # fmt: skip
-    entries = reward_entries(config, parts, columns=supply.prompts.columns)
+    entries = judge_entries(
+        config,
+        columns=supply.prompts.columns,
+        reward_model=parts.reward_model,
+        reward_funcs=parts.reward_funcs,
+    )
     batch = batch_sizes(config, supply.rows, backend.world_size)
     return _Ground(backend, tokenizer, stops, supply, entries, batch)
 

@@ -1,11 +1,9 @@
 """Which models, tokenizers and functions play which role, given the settings and the user's objects."""
 
 import copy
-import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,17 +11,14 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from nearstep.config import PPOConfig
 from nearstep.errors import ConfigError, ModelError
+from nearstep.judging import JudgeEntry, Loading, RewardEntry, load_reward_model, make_judges, reward_tokenizer
 from nearstep.models.adapters import add_adapters, is_adapted, lora_from, with_adapters_merged
 from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model, load_tokenizer
-from nearstep.models.reward import is_decoder, make_scorer
+from nearstep.models.reward import is_decoder
 from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
-from nearstep.rewards.functions import FunctionReward
-from nearstep.rewards.loading import load_function
-from nearstep.rewards.model import ModelReward, same_tokens
-from nearstep.rewards.source import RewardSource
+from nearstep.rewards.failures import RewardSource
+from nearstep.rewards.identity import TokenizerIdentity, same_tokens
 from nearstep.scale.backend import Backend
-
-RewardEntry: TypeAlias = Callable[..., Any] | nn.Module | str
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -95,30 +90,10 @@ def policy_tokenizer(config: PPOConfig, parts: Parts) -> PreTrainedTokenizerBase
     return load_tokenizer(name, role="processing_class", trust_remote_code=config.trust_remote_code)
 
 
-def reward_entries(config: PPOConfig, parts: Parts, columns: Collection[str]) -> list[RewardEntry]:
-    """All rewards in the order of reward_weights, the reward model first; functions are loaded and checked here.
-
-    Raises ConfigError if there is none, RewardError for a file or name that is not there, and for a function that
-    requires what the data set's `columns` do not give.
-    """
-    entries: list[RewardEntry] = [*parts.reward_funcs, *config.reward_funcs]
-    first = parts.reward_model if parts.reward_model is not None else config.reward_model_path
-    if first is not None:
-        entries.insert(0, first)
-    if not entries:
-        raise ConfigError("no reward: pass reward_model or reward_funcs, or set reward_model_path or reward_funcs")
-    is_file = re.compile(r"\.py:\w+$")
-    entries = [load_function(e) if isinstance(e, str) and is_file.search(e) else e for e in entries]
-    for entry in entries:
-        if not isinstance(entry, str | nn.Module):
-            FunctionReward(entry).check(columns)
-    return entries
-
-
 def cast(
     config: PPOConfig,
     parts: Parts,
-    entries: Sequence[RewardEntry],
+    entries: Sequence[JudgeEntry],
     tokenizer: PreTrainedTokenizerBase,
     backend: Backend,
 ) -> Cast:
@@ -135,12 +110,22 @@ def cast(
     plain = given if isinstance(given, nn.Module) else load_policy(
         given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code
     )  # fmt: skip
-    loaded = [_reward_model(entry, config) for entry in entries]
-    critic = _critic(config, parts, plain, loaded[0], tokenizer, notes) if config.advantage == "gae" else None
+    loading = Loading(
+        dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed
+    )
+    loaded = [load_reward_model(entry, loading) for entry in entries]
+    first = loaded[0] if loaded else None
+    critic = _critic(config, parts, plain, first, tokenizer, notes) if config.advantage == "gae" else None
     policy = make_policy(
         backend.place(_adapted(plain, config, parts)), autocast=config.bf16, checkpointing=config.gradient_checkpointing
     )
-    judges = [_judge(e, m, config, parts, tokenizer, backend) for e, m in zip(entries, loaded, strict=True)]
+    judges = make_judges(
+        config,
+        list(zip(entries, loaded, strict=True)),
+        lambda model: reward_tokenizer(model, parts.reward_tokenizer, tokenizer),
+        TokenizerIdentity.of(tokenizer),
+        loading,
+    )
     reference = _reference(config, parts, policy, backend, notes)
     value = None
     if critic is not None:
@@ -174,15 +159,6 @@ def _adapted(model: nn.Module, config: PPOConfig, parts: Parts) -> nn.Module:
     return add_adapters(model, lora_from(config), seed=config.seed) if config.use_peft else model
 
 
-def _reward_model(entry: RewardEntry, config: PPOConfig) -> PreTrainedModel | None:
-    """The reward model of an entry; None for a function."""
-    if isinstance(entry, str):
-        return load_scalar_model(
-            entry, role="reward_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
-        )
-    return transformers_model(entry, "reward_model") if isinstance(entry, nn.Module) else None
-
-
 def _critic(
     config: PPOConfig,
     parts: Parts,
@@ -202,7 +178,8 @@ def _critic(
         )
         return critic
     if reward_model is not None and is_decoder(reward_model):
-        if same_tokens(_tokenizer_of(reward_model, parts, tokenizer), tokenizer):
+        own = reward_tokenizer(reward_model, parts.reward_tokenizer, tokenizer)
+        if same_tokens(own, tokenizer):
             notes.append("The critic starts from the reward model.")
             critic = copy.deepcopy(reward_model).requires_grad_(True)
             return critic
@@ -231,49 +208,6 @@ def _reference(config: PPOConfig, parts: Parts, policy: Policy, backend: Backend
         notes.append("The reference is the policy with its adapters off.")
         return Reference(policy, adapters_off=True)
     return frozen_copy(policy)
-
-
-def _judge(
-    entry: RewardEntry,
-    model: PreTrainedModel | None,
-    config: PPOConfig,
-    parts: Parts,
-    tokenizer: PreTrainedTokenizerBase,
-    backend: Backend,
-) -> RewardSource:
-    """A reward function or reward model as a source of rewards."""
-    if model is None:
-        assert callable(entry)
-        return FunctionReward(entry)
-    own = _tokenizer_of(model, parts, tokenizer)
-    text = model.config.get_text_config()
-    scorer = make_scorer(
-        backend.place(model), role="reward_model", pad_token_id=own.pad_token_id,
-        max_tokens=config.max_tokens_per_microbatch, autocast=config.bf16,
-    )  # fmt: skip
-    return ModelReward(
-        Path(_origin(model) or "reward_model").name,
-        scorer,
-        tokenizer=own,
-        policy_tokenizer=tokenizer,
-        vocabulary_size=text.vocab_size,
-        max_length=text.to_dict().get("max_position_embeddings"),
-    )
-
-
-def _tokenizer_of(model: PreTrainedModel, parts: Parts, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A reward model's tokenizer: as given, else from where the model came; one made in memory shares the policy's."""
-    if parts.reward_tokenizer is not None:
-        return parts.reward_tokenizer
-    if model.config.name_or_path:
-        return load_tokenizer(model.config.name_or_path, role="reward_model")
-    if model.config.get_text_config().vocab_size < len(tokenizer):
-        raise ModelError(
-            f"reward_model: it was made in memory and knows {model.config.get_text_config().vocab_size} tokens, "
-            "the policy's "
-            f"tokenizer has {len(tokenizer)}. Pass reward_processing_class, its own tokenizer."
-        )
-    return tokenizer
 
 
 def _origin(model: nn.Module) -> str | None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from nearstep import config_rules
 from nearstep.config_data import DataSettings, PromptSettings
+from nearstep.config_rewards import JudgeSettings, OwnJudgeSettings
 from nearstep.config_shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
 from nearstep.settings import Problem, Settings, accepts_old_names, option, sections
 
@@ -43,14 +44,9 @@ class SamplingSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardSettings(Settings):
-    """Who judges a response, and what becomes of the score."""
+class ScoreSettings(Settings):
+    """What becomes of a score."""
 
-    reward_model_path: str | None = option(None, "reward model with one label, of any family and tokenizer")
-    reward_funcs: tuple[str, ...] = option((), "reward functions, each as file.py:name (or a reward model's folder)")
-    reward_weights: tuple[float, ...] | None = option(
-        None, "one weight for each reward, the reward model first; 1 each if not given"
-    )
     missing_eos_penalty: float | None = option(
         None, "subtracted from the score of a response that did not end itself", at_least=0
     )
@@ -210,7 +206,8 @@ class PPOConfig(
     PolicySettings,
     AdvantageSettings,
     KLSettings,
-    RewardSettings,
+    ScoreSettings,
+    JudgeSettings,
     SamplingSettings,
     PromptSettings,
     DataSettings,
@@ -240,7 +237,8 @@ SECTIONS = sections(
     ("Data", DataSettings),
     ("Prompts", PromptSettings),
     ("Sampling", SamplingSettings),
-    ("Reward", RewardSettings),
+    ("Reward", OwnJudgeSettings),
+    ("Score", ScoreSettings),
     ("KL", KLSettings),
     ("Advantage", AdvantageSettings),
     ("Policy", PolicySettings),

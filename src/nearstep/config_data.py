@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nearstep.settings import Problem, Settings, option
+from nearstep.settings import Problem, Settings, option, without_effect
 
 FORMATS = (
     "prompt", "prompt/completion", "query", "messages", "sharegpt", "alpaca", "tldr", "tldr-comparisons",
@@ -113,11 +113,14 @@ def prompt_problems(settings: PromptSettings, sources: Sequence[str], total_epis
         yield Problem(text, ("streaming", "dataset_weights", "dataset_name"))
 
 
-def prompt_remarks(settings: PromptSettings, sources: Sequence[str]) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
-    """Reason, whether it applies, and the settings that have no effect then."""
-    yield "with one data set", len(sources) == 1, ("dataset_weights",)
-    yield "without streaming", not settings.streaming, ("shuffle_buffer",)
-    yield "without shuffle_dataset", settings.streaming and not settings.shuffle_dataset, ("shuffle_buffer",)
+def prompt_remarks(settings: PromptSettings, sources: Sequence[str]) -> Iterator[str]:
+    """Settings without effect."""
+    return without_effect(
+        settings,
+        ("with one data set", len(sources) == 1, ("dataset_weights",)),
+        ("without streaming", not settings.streaming, ("shuffle_buffer",)),
+        ("without shuffle_dataset", settings.streaming and not settings.shuffle_dataset, ("shuffle_buffer",)),
+    )
 
 
 def _unknown(name: str, value: str, known: Sequence[str]) -> Problem:

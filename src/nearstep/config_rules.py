@@ -1,12 +1,12 @@
 """Which settings clash, and which have no effect beside others."""
 
-import dataclasses
 import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nearstep.config_data import data_problems, prompt_problems, prompt_remarks
-from nearstep.settings import Problem
+from nearstep.config_rewards import judge_problems, judge_remarks
+from nearstep.settings import Problem, without_effect
 
 if TYPE_CHECKING:
     from nearstep.config import PPOConfig
@@ -24,7 +24,8 @@ def clashes(config: "PPOConfig") -> Iterator[Problem]:
     """Settings that contradict each other. Types and limits are checked before."""
     yield from data_problems(config)
     yield from prompt_problems(config, config.dataset_name, config.total_episodes)
-    yield from _reward_problems(config)
+    yield from judge_problems(config)
+    yield from _stop_problems(config)
     yield from _batch_problems(config)
     yield from _kl_problems(config)
     yield from _region_problems(config)
@@ -41,20 +42,15 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
     """Settings without effect, and one whose effect surprises."""
     if config.stop_token is None and config.stop_token_id is None:
         yield "without a stop token all response_length tokens of a response are scored and trained on"
-    changed = {field.name for field in dataclasses.fields(config) if vars(config)[field.name] != field.default}
-    for reason, applies, names in (*_without_effect(config), *prompt_remarks(config, config.dataset_name)):
-        if applies:
-            yield from (f"{name} has no effect {reason}" for name in names if name in changed)
-
-
-def _without_effect(config: "PPOConfig") -> tuple[tuple[str, bool, tuple[str, ...]], ...]:
-    """Reason, whether it applies, and the settings that have no effect then."""
     clip, divergence = ("cliprange", "cliprange_high", "dual_clip"), ("divergence_low", "divergence_high")
     decoupled = ("num_vf_epochs", "vf_update_frequency")
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
     limits = (config.importance_cap, config.importance_floor)
-    return (
+    yield from judge_remarks(config)
+    yield from prompt_remarks(config, config.dataset_name)
+    yield from without_effect(
+        config,
         ("without use_peft", not config.use_peft, lora),
         ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
         ("beside total_episodes", config.total_episodes is not None, ("num_train_epochs",)),
@@ -104,7 +100,7 @@ def _without_effect(config: "PPOConfig") -> tuple[tuple[str, bool, tuple[str, ..
     )
 
 
-def _reward_problems(config: "PPOConfig") -> Iterator[Problem]:
+def _stop_problems(config: "PPOConfig") -> Iterator[Problem]:
     stops = ("stop_token", "stop_token_id")
     if config.stop_token not in (None, "eos") and config.stop_token_id is not None:
         yield Problem("stop_token and stop_token_id both say what ends a response: give one", stops)
@@ -128,15 +124,6 @@ def _reward_problems(config: "PPOConfig") -> Iterator[Problem]:
         yield Problem(
             f"overlong_buffer = {config.overlong_buffer} is more than response_length = {config.response_length}",
             ("overlong_buffer", "response_length"),
-        )
-    for source in config.reward_funcs:
-        if source.endswith((".py", ".py:")):
-            yield Problem(f"reward_funcs: {source} names no function; write file.py:name", ("reward_funcs",))
-    rewards = len(config.reward_funcs) + (config.reward_model_path is not None)
-    if config.reward_weights is not None and len(config.reward_weights) < rewards:
-        yield Problem(
-            f"reward_weights has {len(config.reward_weights)} weight(s) for {rewards} rewards",
-            ("reward_weights", "reward_funcs", "reward_model_path"),
         )
 
 

@@ -25,6 +25,10 @@ class TrainingError(NearstepError, RuntimeError):
     """A run cannot go on: a gradient is not finite, or nothing can be written."""
 
 
+class ConformanceError(NearstepError, AssertionError):
+    """An object breaks a law of its axis. Gives the law and a counterexample."""
+
+
 def shorten(value: object, limit: int = 200) -> str:
     """Show `value` in an error message, cut to `limit` characters."""
     text = repr(value)

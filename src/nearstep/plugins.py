@@ -14,6 +14,14 @@ from nearstep.errors import NearstepError
 def load_object(spec: str, *, kind: str, error: type[NearstepError]) -> object:
     """The object called `name` in "path/to/file.py:name"; of a class, an instance made without arguments.
 
+    Raises `error`, in which `kind` says what was looked for, where `load_named` or `made` do.
+    """
+    return made(load_named(spec, kind=kind, error=error), f"{kind} {spec!r}", error)
+
+
+def load_named(spec: str, *, kind: str, error: type[NearstepError]) -> object:
+    """What is called `name` in "path/to/file.py:name", a class as it is.
+
     The file runs as a module of its own; its folder does not become importable. Raises `error`, in which `kind`
     says what was looked for, where the file or the name is missing, or the file fails.
     """
@@ -27,7 +35,21 @@ def load_object(spec: str, *, kind: str, error: type[NearstepError]) -> object:
     if name not in contents:
         raise error(f"{kind} {spec!r}: {file.name} defines no {name!r}. {_suggestion(name, contents)}")
     found: object = contents[name]
-    return _instance(found, f"{kind} {spec!r}", error) if inspect.isclass(found) else found
+    return found
+
+
+def made(found: object, what: str, error: type[NearstepError]) -> object:
+    """An instance of a class, made without arguments; anything else as it is. Raises `error` where that fails."""
+    if not inspect.isclass(found):
+        return found
+    try:
+        instance: object = found()
+    except Exception as cause:
+        raise error(
+            f"{what} is a class and could not be made without arguments ({type(cause).__name__}: {cause}). "
+            "Make the object in the file and name that."
+        ) from cause
+    return instance
 
 
 def _load_module(file: Path, what: str, error: type[NearstepError]) -> ModuleType:
@@ -47,16 +69,6 @@ def _load_module(file: Path, what: str, error: type[NearstepError]) -> ModuleTyp
         del sys.modules[name]
         raise error(f"{what}: {file.name} failed while loading: {type(cause).__name__}: {cause}") from cause
     return module
-
-
-def _instance(found: type, what: str, error: type[NearstepError]) -> object:
-    try:
-        return found()
-    except Exception as cause:
-        raise error(
-            f"{what} is a class and could not be made without arguments ({type(cause).__name__}: {cause}). "
-            "Make the object in the file and name that."
-        ) from cause
 
 
 def _suggestion(name: str, contents: dict[str, object]) -> str:

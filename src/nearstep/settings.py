@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -101,6 +101,19 @@ def option_of(setting: Field[Any]) -> Option:
 def sections(*titled: tuple[str, type[Settings]]) -> tuple[tuple[str, str], ...]:
     """Title and first setting of each part of a configuration, for `--help`."""
     return tuple((title, next(iter(part.__annotations__))) for title, part in titled)
+
+
+def without_effect(settings: Settings, *rules: tuple[str, bool, tuple[str, ...]]) -> Iterator[str]:
+    """A sentence for every setting that was changed although, by a rule that applies, it has no effect.
+
+    A rule is a reason, whether it applies, and the names of the settings that mean nothing then.
+    """
+    changed = {
+        setting.name for setting in dataclasses.fields(settings) if vars(settings)[setting.name] != setting.default
+    }
+    for reason, applies, names in rules:
+        if applies:
+            yield from (f"{name} has no effect {reason}" for name in names if name in changed)
 
 
 def accepts_old_names(cls: type[SettingsT]) -> type[SettingsT]:

@@ -42,8 +42,9 @@ class Supply:
         """What the data sets are called."""
         return [prompts.table.name for prompts in self.prompts.sets]
 
-    def source(self, config: PPOConfig, play: Play) -> PromptSource | StreamSource:
-        """Where the prompts of each update come from."""
+    def source(self, config: PPOConfig, batch_size: int, *, rank: int, world_size: int) -> PromptSource | StreamSource:
+        """Where the prompts of each update come from; `batch_size` counts episodes over all ranks."""
+        play = Play(config.seed, batch_size, config.num_generations, rank, world_size)
         if not self.streams:
             return PromptSource(self.prompts, play, config.shuffle_dataset)
         buffer = config.shuffle_buffer if config.shuffle_dataset else 1

@@ -1,6 +1,7 @@
 """PPOTrainer, the public face: assembles a run and starts the loop."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.assemble import assemble
-from nearstep.casting import Parts, RewardEntry
+from nearstep.casting import Parts
 from nearstep.config import PPOConfig
 from nearstep.hub import push_to_hub
+from nearstep.judging import RewardEntry
 from nearstep.training.loop import train
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
@@ -87,7 +89,7 @@ class PPOTrainer:
         """Run all updates, evaluate, and save policy and critic under `output_dir`."""
         r = self.recipe
         folder = Path(r.config.output_dir)
-        with r.report.reporter as reporter:
+        with r.report.reporter as reporter, closing(r.rewards):
             reporter.begin(r.batch.table(), r.introduction)
             train(r, self.state)
             r.checkpoint.save_final(self.state)

@@ -14,9 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearstep.algorithm.ragged import row_numbers, sum_by_row, take_rows
-
-Message: TypeAlias = dict[str, object]
-PromptInput: TypeAlias = str | list[Message]
+from nearstep.messages import Message as Message
+from nearstep.messages import PromptInput as PromptInput
 
 
 @dataclass(frozen=True)
@@ -132,12 +131,17 @@ class Scores:
     parts: dict[str, Float[Tensor, " rows"]] = field(default_factory=dict)
     extras: dict[str, list[object]] = field(default_factory=dict)  # columns for the record, one value per row
     metrics: dict[str, float] = field(default_factory=dict)  # numbers that reward functions reported
+    failures: dict[str, dict[int, str]] = field(default_factory=dict)  # why a part failed, by its name and the row
     dense: Float[Tensor, " actions"] | None = None  # rewards of single actions, weighted, beside the total
 
     @property
     def scored(self) -> Bool[Tensor, " rows"]:
         """Rows that were judged: where no judge could, the total is NaN, and the row is left out of everything."""
         return ~self.total.isnan()
+
+    def with_dense(self, totals: Float[Tensor, " rows"], rollout: Rollout) -> Float[Tensor, " rows"]:
+        """`totals` plus what the actions of each row were paid on the way."""
+        return totals if self.dense is None else totals + sum_by_row(self.dense, rollout.action_counts)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def test_a_configuration_needs_the_standard_library_only():
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["ppo", "--help"], ["demo", "--help"], ["--version"], ["ppo", "--sead", "1"]]
+    "words",
+    [["--help"], ["ppo", "--help"], ["demo", "--help"], ["check", "--help"], ["--version"], ["ppo", "--sead", "1"]],
 )
 def test_help_and_refusals_need_the_standard_library_only(words):
     loaded = loaded_after(f"from nearstep.cli.main import main; main({words})")

@@ -16,7 +16,7 @@ def attributes_read():
     files = [
         file
         for file in SOURCE.rglob("*.py")
-        if file.name not in ("config.py", "config_shared.py") and file.parent.name != "cli"
+        if file.name not in ("config.py", "config_rewards.py", "config_shared.py") and file.parent.name != "cli"
     ]
     nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
     return {node.attr for node in nodes if isinstance(node, ast.Attribute)}

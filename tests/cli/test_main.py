@@ -47,10 +47,18 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"nearstep {nearstep.__version__}\n"
 
 
-@pytest.mark.parametrize(("word", "nearest"), [("pop", "ppo"), ("dmeo", "demo"), ("zzz", "ppo or prepare or demo")])
+EVERY_COMMAND = " or ".join(command.name for command in COMMANDS)
+
+
+@pytest.mark.parametrize(("word", "nearest"), [("pop", "ppo"), ("dmeo", "demo"), ("zzz", EVERY_COMMAND)])
 def test_an_unknown_command_names_the_nearest(word, nearest, capsys):
     assert main([word]) == 2
     assert f"unknown command {word}; did you mean {nearest}?" in capsys.readouterr().err
+
+
+def test_a_command_without_flags_says_what_is_missing(capsys):
+    assert main(["ppo"]) == 2
+    assert "model_name_or_path is missing" in capsys.readouterr().err
 
 
 def test_ppo_trains_with_the_settings(trainer, capsys):

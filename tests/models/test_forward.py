@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearstep.models import head as head_module
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward import rollout_logprobs, rollout_values
 from nearstep.models.roles import make_critic, make_policy
@@ -129,35 +128,6 @@ def test_no_row_sees_another(kind):
     two = rollout_logprobs(policy, rollout_of(changed), Sampling())
     assert torch.equal(one.sampled[2:], two.sampled[2:])
     assert not torch.equal(one.sampled[:2], two.sampled[:2])
-
-
-def test_head_in_chunks_is_the_whole_head(monkeypatch):
-    def run(logits_at_a_time):
-        monkeypatch.setattr(head_module, "LOGITS_AT_A_TIME", logits_at_a_time)
-        policy = make_policy(tiny_causal_lm(dtype=torch.float64))
-        rows = [([1, 2], list(range(3, 40))), ([7], list(range(50, 80)))]
-        found = rollout_logprobs(policy, rollout_of(rows), Sampling(0.9))
-        found.sampled.sum().backward()
-        return found.sampled, found.entropy, policy.head.linear.weight.grad
-
-    for ours, plain in zip(run(258 * 5), run(2**23), strict=True):
-        torch.testing.assert_close(ours, plain, atol=1e-10, rtol=1e-10)
-
-
-def test_no_chunk_of_logits_is_larger_than_its_budget_d22(monkeypatch):
-    sizes = []
-    plain = head_module.sampling_logprobs
-
-    def spy(logits, *rest):
-        sizes.append(logits.numel())
-        return plain(logits, *rest)
-
-    monkeypatch.setattr(head_module, "sampling_logprobs", spy)
-    monkeypatch.setattr(head_module, "LOGITS_AT_A_TIME", 258 * 20)
-    policy = make_policy(tiny_causal_lm())
-    rollout_logprobs(policy, rollout_of([([1], [2] * 200)]), Sampling()).sampled.sum().backward()
-    assert max(sizes) == 258 * 20
-    assert len(sizes) == 20  # ten chunks, forward and backward
 
 
 def test_entropy_by_hand():

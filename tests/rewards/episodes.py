@@ -2,7 +2,8 @@
 
 import torch
 
-from nearstep.rewards.batch import RewardBatch, reward_batch
+from nearstep.rewards.batch import RewardBatch
+from nearstep.rewards.decoding import reward_batch
 from nearstep.types import PromptInput, Prompts, Rollout
 from tests.tiny import byte_tokenizer
 

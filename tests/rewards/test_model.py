@@ -5,7 +5,8 @@ import torch
 from tokenizers import processors
 
 from nearstep.errors import RewardError
-from nearstep.rewards.model import ModelReward, same_tokens
+from nearstep.rewards.identity import TokenizerIdentity, same_tokens
+from nearstep.rewards.model import ModelReward
 from nearstep.rewards.source import Rewards
 from tests.rewards.episodes import judged, play
 from tests.tiny import byte_tokenizer, tiny_scalar_model
@@ -39,7 +40,7 @@ class Model:
 def read(batch, tokenizer, **options):
     """The rows as the reward model reads them."""
     scorer = Recorder()
-    settings = {"policy_tokenizer": byte_tokenizer(), "vocabulary_size": 300, **options}
+    settings = {"policy": TokenizerIdentity.of(byte_tokenizer()), "vocabulary_size": 300, **options}
     ModelReward("rm", scorer, tokenizer=tokenizer, **settings).score(batch)
     return scorer.rows
 
@@ -151,6 +152,13 @@ def test_a_conversation_is_read_under_the_template_of_the_reward_model_once():
     assert read(judged(["yes", "yes"], [CHAT, CHAT], finished=[True, False]), other) == [expected, expected[:-1]]
 
 
+def test_an_answer_that_the_prompt_has_begun_goes_on_in_the_same_message():
+    begun = [*CHAT, {"role": "assistant", "content": "It is "}]
+    other = byte_tokenizer(shift=7)
+    whole = [*CHAT, {"role": "assistant", "content": "It is yes"}]
+    assert read(judged(["yes"], [begun]), other) == [other.apply_chat_template(whole, return_dict=False)]
+
+
 @pytest.mark.parametrize(
     ("template_end", "finished_end", "cut_end"),
     [
@@ -223,7 +231,7 @@ def test_a_score_that_is_not_finite_is_an_error_naming_model_and_row():
             return torch.tensor([0.0, torch.nan])
 
     model = ModelReward(
-        "rm", Broken(), tokenizer=byte_tokenizer(), policy_tokenizer=byte_tokenizer(), vocabulary_size=258
+        "rm", Broken(), tokenizer=byte_tokenizer(), policy=TokenizerIdentity.of(byte_tokenizer()), vocabulary_size=258
     )
     with pytest.raises(RewardError, match=r"reward 'rm' returned nan for row 1 of the batch \(episode 101\)"):
         Rewards([model], byte_tokenizer())(*play(["a", "b"]))
@@ -236,8 +244,14 @@ def test_a_score_that_is_not_finite_is_an_error_naming_model_and_row():
 @pytest.mark.parametrize("chat", [False, True])
 def test_the_score_equals_offline_scoring_of_the_same_text(shift, chat):
     other, model = byte_tokenizer(shift=shift), tiny_scalar_model()
+    policy = TokenizerIdentity.of(byte_tokenizer())
     reward = ModelReward(
-        "rm", Model(model), tokenizer=other, policy_tokenizer=byte_tokenizer(), vocabulary_size=258, max_length=512
+        "rm",
+        Model(model),
+        tokenizer=other,
+        policy=policy,
+        vocabulary_size=258,
+        max_length=512,
     )
     prompts = [CHAT, [{"role": "user", "content": "Grüße 日本"}]] if chat else ["Say: ", "Grüße 日本: "]
     scores = Rewards([reward], byte_tokenizer())(*play(["yes", "très bien 🙂"], prompts))

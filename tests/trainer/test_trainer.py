@@ -8,9 +8,10 @@ import sys
 import pytest
 import torch
 from examples import own_loop
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
-from nearstep import ConfigError, DataError, ModelError, PPOTrainer, RewardError
+from nearstep import ConfigError, DataError, DecoupledPPOConfig, ModelError, PPOConfig, PPOTrainer, RewardError
+from nearstep.training.state import Steps
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import PROMPTS, low_ids, settings
 
@@ -168,24 +169,37 @@ def test_adapters_are_on_again_after_an_error_d36(tmp_path):
     assert torch.equal(trainer.model(ids).logits, before)
 
 
-def test_tokenised_prompts_as_in_the_seeds_quick_start(tmp_path):
-    """A script in the manner of the old documentation: ids made by `map`, every model given as an object."""
-    from datasets import Dataset
+@pytest.mark.parametrize("config", [PPOConfig, DecoupledPPOConfig])
+def test_the_quick_starts_of_older_documentation_run_with_the_import_changed(tmp_path, config):
+    """Folders, a pad token added by hand, ids made by `map`, every model given as an object."""
+    from datasets import load_dataset
 
-    tokenizer = byte_tokenizer()
-    dataset = Dataset.from_list(ROWS)
+    tiny_causal_lm("gpt_neox").save_pretrained(tmp_path / "pythia")
+    byte_tokenizer(pad=None).save_pretrained(tmp_path / "pythia")
+    (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps({**row, "other": 1}) for row in ROWS))
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "pythia", padding_side="left")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    judge = AutoModelForSequenceClassification
+    dataset = load_dataset("json", data_files=str(tmp_path / "prompts.jsonl"), split="train")
 
     def tokenize(element):
         return {"input_ids": tokenizer(element["prompt"], padding=False)["input_ids"]}
 
-    dataset = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names)
     trainer = PPOTrainer(
-        args=settings(tmp_path, gradient_accumulation_steps=4, per_device_train_batch_size=2),
+        args=config(
+            output_dir=str(tmp_path / "out"), learning_rate=3e-6, vf_learning_rate=1e-4, per_device_train_batch_size=2,
+            gradient_accumulation_steps=4, total_episodes=24, num_ppo_epochs=4, response_length=8,
+        ),
         processing_class=tokenizer,
-        model=tiny_causal_lm(), ref_model=tiny_causal_lm(), reward_model=tiny_scalar_model(),
-        value_model=tiny_scalar_model(seed=2), train_dataset=dataset,
+        model=AutoModelForCausalLM.from_pretrained(tmp_path / "pythia"),
+        ref_model=AutoModelForCausalLM.from_pretrained(tmp_path / "pythia"),
+        reward_model=judge.from_pretrained(tmp_path / "pythia", num_labels=1),
+        value_model=judge.from_pretrained(tmp_path / "pythia", num_labels=1),
+        train_dataset=dataset.map(tokenize, batched=True, remove_columns=dataset.column_names),
     )  # fmt: skip
     assert trainer.train().updates == 3
+    assert trainer.state.steps == Steps(12, 12 if config is PPOConfig else 3)
 
 
 def test_evaluation_covers_all_rows_and_comes_when_due_d16(tmp_path):

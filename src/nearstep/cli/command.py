@@ -26,9 +26,12 @@ class Command(Generic[SettingsT]):
     problems: Callable[[SettingsT], Iterable[Problem]]
     run: Callable[[SettingsT], None]
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # settings that belong together, by name
+    operand: str | None = None  # the setting that a word before all flags gives
 
     def read(self, words: Sequence[str]) -> SettingsT:
         """The settings that the words after the command ask for. Raises ConfigError with every problem."""
+        if self.operand is not None and words and not words[0].startswith("--"):
+            words = [f"--{self.operand}", *words]
         flags = read_flags(self.settings, words)
         old = self.settings.old_names
         flagged = {current_name(name, old) for name in flags.values}

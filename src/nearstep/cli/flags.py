@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import get_origin
 
@@ -59,6 +60,6 @@ def _before_flags(words: Sequence[str]) -> list[str]:
 def _flags(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Each flag with the words up to the next one. A negative number starts with one dash, a flag with two."""
     starts = [index for index, word in enumerate(words) if word.startswith("--")]
-    for start, stop in zip(starts, [*starts[1:], len(words)], strict=True):
+    for start, stop in pairwise([*starts, len(words)]):
         name, equals, value = words[start].removeprefix("--").partition("=")
         yield name, [value] * bool(equals) + list(words[start + 1 : stop])

@@ -18,7 +18,7 @@ _NAMES_WIDTH = 30
 
 def overview(commands: Sequence[Command[Any]]) -> str:
     """Help on all commands."""
-    names = [f"  {command.name:<8} {command.summary}" for command in commands]
+    names = [f"  {command.name:<12} {command.summary}" for command in commands]
     return "\n".join(
         [
             "usage: nearstep COMMAND [--name value …]",
@@ -33,8 +33,9 @@ def overview(commands: Sequence[Command[Any]]) -> str:
 def command_help(command: Command[Any]) -> str:
     """Help on one command: every setting with its type, meaning and default."""
     titles = {first: title for title, first in command.sections}
+    operand = f" {command.operand.upper()}" if command.operand else ""
     lines = [
-        f"usage: nearstep {command.name} [--config FILE] [--name value …]",
+        f"usage: nearstep {command.name}{operand} [--config FILE] [--name value …]",
         "",
         command.summary,
         "",

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from nearstep import __version__, config
-from nearstep.cli import demo, ppo, prepare
+from nearstep import __version__, config, config_judging
+from nearstep.cli import check, demo, ppo, prepare, score, serve_reward
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
 from nearstep.errors import ConfigError, NearstepError
@@ -23,6 +23,22 @@ COMMANDS: tuple[Command[Any], ...] = (
         recipes=RECIPES,
     ),
     Command(
+        name="score",
+        summary="Judge the completions of a file, or of a run, by exactly the path that training uses.",
+        settings=config_judging.ScoreOptions,
+        sections=config_judging.SCORE_SECTIONS,
+        problems=score.score_problems,
+        run=score.run_score,
+    ),
+    Command(
+        name="serve-reward",
+        summary="Serve a reward model or reward functions over HTTP, for reward_url.",
+        settings=config_judging.ServeOptions,
+        sections=config_judging.SERVE_SECTIONS,
+        problems=serve_reward.serve_problems,
+        run=serve_reward.run_serve,
+    ),
+    Command(
         name="prepare",
         summary="Tokenise prompts ahead of a run, by several processes.",
         settings=prepare.PrepareOptions,
@@ -37,6 +53,15 @@ COMMANDS: tuple[Command[Any], ...] = (
         sections=demo.SECTIONS,
         problems=lambda options: (),
         run=demo.run_demo,
+    ),
+    Command(
+        name="check",
+        summary="Hold a trust region, reward, schedule, engine or backend of your own to the laws of its axis.",
+        settings=check.CheckOptions,
+        sections=check.SECTIONS,
+        problems=lambda options: (),
+        run=check.run_check,
+        operand="object",
     ),
 )
 

@@ -1,16 +1,21 @@
 """What a language-model head says about the chosen actions, without ever holding [actions × vocabulary]."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from nearstep.models.distribution import Sampling, sampling_logprobs
 
-SMALLEST_LOGPROB = -1e4
-LOGITS_AT_A_TIME = 2**23  # 32 MiB in float32; a larger vocabulary gets fewer actions per chunk, not more memory
+# How many logits are held at a time: a larger vocabulary gets fewer actions per chunk, not more memory.
+LOGITS_HELD = {"cpu": 2**24, "cuda": 2**28}
+# How many of them are worked on in float32 at a time: few enough for a processor's cache, many enough for a GPU.
+LOGITS_IN_WORK = {"cpu": 2**19, "cuda": 2**26}
+IMPOSSIBLE = -1e4  # a finite log-probability whose probability is 0 in any type
 
 
 @dataclass(frozen=True)
@@ -23,14 +28,18 @@ class Head:
 
     def logits(self, hidden: Float[Tensor, "places width"]) -> Float[Tensor, "places vocabulary"]:
         """Logits at the given places, in the model's type."""
-        logits = self.linear(hidden) * self.scale if self.scale != 1 else self.linear(hidden)
+        return self.shaped(self.linear(hidden))
+
+    def shaped(self, linear: Float[Tensor, "places vocabulary"]) -> Float[Tensor, "places vocabulary"]:
+        """Logits from what the linear layer gave."""
+        logits = linear if self.scale == 1 else linear * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
 @dataclass(frozen=True)
 class ActionLogprobs:
     """Of every action, in nats: log-prob of the chosen token, entropy of its distribution, log-probs of the recorded
-    top tokens if they were asked for. The entropy carries a gradient only if that was asked for."""
+    top tokens if they were asked for."""
 
     sampled: Float[Tensor, " actions"]
     entropy: Float[Tensor, " actions"]
@@ -46,26 +55,142 @@ def action_logprobs(
     *,
     entropy_gradient: bool = False,
 ) -> ActionLogprobs:
-    """Log-probabilities under the sampling distribution, chunk by chunk.
+    """Log-probabilities under the sampling distribution, chunk by chunk: memory does not grow with the vocabulary.
 
-    The logits of a chunk are dropped after use and made again in the backward pass, so memory does not grow with the
-    number of actions or the size of the vocabulary.
+    The logits of the last chunk stay until the backward pass and become their own gradient there; those of other
+    chunks, if there are any, are made again. The gradient of the head's weights is added to their `.grad` where it
+    lies: `backward()` trains them, `torch.autograd.grad` does not see them. The entropy has a gradient only with
+    `entropy_gradient`.
     """
-    size = max(16, LOGITS_AT_A_TIME // head.linear.out_features)
-    ids = [None] * len(actions.split(size)) if top_ids is None else top_ids.split(size)
-    chunks = zip(hidden.split(size), actions.split(size), ids, strict=True)
-    parts = [checkpoint(_chunk, head, *chunk, sampling, entropy_gradient, use_reentrant=False) for chunk in chunks]
-    sampled, entropy, top = zip(*parts, strict=True)
-    return ActionLogprobs(torch.cat(sampled), torch.cat(entropy), None if top_ids is None else torch.cat(top))
+    device, weight = hidden.device.type, head.linear.weight
+    compute_type = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    asked = actions[:, None] if top_ids is None else torch.cat([actions[:, None], top_ids], dim=1)
+    work = _Work(head, asked, sampling)
+    logprobs, entropy = _Logprobs.apply(hidden.to(compute_type), weight, head.linear.bias, work)  # type: ignore[no-untyped-call]
+    return ActionLogprobs(
+        sampled=logprobs[:, 0],
+        entropy=entropy if entropy_gradient else entropy.detach(),
+        top=None if top_ids is None else logprobs[:, 1:],
+    )
 
 
-def _chunk(
-    head: Head, hidden: Tensor, actions: Tensor, top_ids: Tensor | None, sampling: Sampling, entropy_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    logprobs = sampling_logprobs(head.logits(hidden), sampling, actions)
-    sampled = logprobs.gather(-1, actions[:, None]).squeeze(-1)
-    top = None if top_ids is None else logprobs.gather(-1, top_ids)
-    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-        # A token that is cut has log-prob −inf: held finite, 0 · log 0 is 0 in both passes.
-        entropy = -(logprobs.exp() * logprobs.clamp(min=SMALLEST_LOGPROB)).sum(-1)
-    return sampled, entropy, top
+@dataclass(frozen=True)
+class _Work:
+    """What is asked of a head: log-probs of the ids `asked` at every action, the chosen token first."""
+
+    head: Head
+    asked: Int[Tensor, "actions ids"]
+    sampling: Sampling
+
+    @property
+    def chunks(self) -> list[slice]:
+        """Actions whose logits are held together. The first may be short; the last, which stays, is not."""
+        size = max(16, LOGITS_HELD[self.asked.device.type] // self.head.linear.out_features)
+        ends = range(len(self.asked), 0, -size)
+        return [slice(max(0, end - size), end) for end in reversed(ends)]
+
+    def room(self, hidden: Tensor) -> Tensor:
+        """Memory for the logits of the largest chunk."""
+        largest = max((chunk.stop - chunk.start for chunk in self.chunks), default=0)
+        return hidden.new_empty(largest, self.head.linear.out_features)
+
+    def blocks(self, chunk: slice) -> Iterator[tuple[slice, slice]]:
+        """Actions of a chunk that are worked on together, as places among all actions and as lines of the chunk."""
+        size = max(4, LOGITS_IN_WORK[self.asked.device.type] // self.head.linear.out_features)
+        for start in range(chunk.start, chunk.stop, size):
+            stop = min(start + size, chunk.stop)
+            yield slice(start, stop), slice(start - chunk.start, stop - chunk.start)
+
+    def logprobs(self, linear: Tensor, places: slice) -> tuple[Tensor, Tensor]:
+        """Logits and log-probs of the whole vocabulary, from what the linear layer gave."""
+        logits = self.head.shaped(linear)
+        return logits, sampling_logprobs(logits, self.sampling, self.asked[places, 0])
+
+    def gradient(
+        self, linear: Tensor, places: slice, of_asked: Tensor, of_entropy: Tensor | None, entropy: Tensor
+    ) -> Tensor:
+        """Gradient of the linear layer's output, from those of the log-probs that were asked for and of the entropy.
+
+        With z the logits over the temperature: ∂ log p_a / ∂z = onehot_a − p, and ∂H / ∂z = −p · (log p + H).
+        """
+        logits, logprobs = self.logprobs(linear, places)
+        of_asked = of_asked * (self.head.scale / self.sampling.temperature)
+        cut = logprobs == -torch.inf if self.sampling.cuts else None
+        probabilities, total = logprobs.exp(), of_asked.sum(1, keepdim=True)
+        if of_entropy is None:
+            gradient = probabilities.mul_(-total)
+        else:
+            weight = of_entropy[:, None] * (self.head.scale / self.sampling.temperature)
+            factor = logprobs.clamp_(min=IMPOSSIBLE).add_(entropy[:, None]).mul_(weight).add_(total)
+            gradient = probabilities.mul_(factor.neg_())
+        gradient.scatter_add_(1, self.asked[places], of_asked)
+        if cut is not None:
+            gradient.masked_fill_(cut, 0)
+        if self.head.softcap is not None:
+            gradient.mul_(1 - (logits / self.head.softcap).square())
+        return gradient
+
+
+class _Logprobs(torch.autograd.Function):
+    """(hidden states, weight, bias) → log-probs of what is asked, [actions, ids], and entropies, [actions]."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work) -> tuple[Tensor, Tensor]:
+        outcome = torch.promote_types(hidden.dtype, torch.float32)
+        logprobs = hidden.new_empty(work.asked.shape, dtype=outcome)
+        entropy = hidden.new_empty(len(hidden), dtype=outcome)
+        held = work.room(hidden)
+        for chunk in work.chunks:
+            linear = _linear(hidden[chunk], weight, bias, into=held)
+            for places, lines in work.blocks(chunk):
+                _, of_block = work.logprobs(linear[lines], places)
+                logprobs[places] = of_block.gather(1, work.asked[places])
+                entropy[places] = -torch.linalg.vecdot(of_block.exp(), of_block.clamp_(min=IMPOSSIBLE))
+        ctx.save_for_backward(hidden, weight, bias, entropy)
+        ctx.set_materialize_grads(False)
+        ctx.work, ctx.held = work, held
+        return logprobs, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, of_logprobs: Tensor | None, of_entropy: Tensor | None
+    ) -> tuple[Tensor | None, None, None, None]:
+        hidden, weight, bias, entropy = ctx.saved_tensors
+        work, kept = ctx.work, ctx.held
+        ctx.held = None  # overwritten here: a second backward pass over the same graph makes all logits again
+        held = work.room(hidden) if kept is None else kept
+        if of_logprobs is None:
+            of_logprobs = entropy.new_zeros(work.asked.shape)
+        of_hidden = torch.empty_like(hidden)
+        for chunk in reversed(work.chunks):
+            linear = held[: chunk.stop - chunk.start]
+            if kept is None or chunk != work.chunks[-1]:
+                _linear(hidden[chunk], weight, bias, into=held)
+            for places, lines in work.blocks(chunk):
+                of_entropies = None if of_entropy is None else of_entropy[places]
+                linear[lines] = work.gradient(linear[lines], places, of_logprobs[places], of_entropies, entropy[places])
+            torch.mm(linear, weight.to(linear.dtype), out=of_hidden[chunk])
+            _add_gradients(linear, hidden[chunk], weight, bias)
+        return of_hidden, None, None, None
+
+
+def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, into: Tensor) -> Tensor:
+    """hidden @ weightᵀ + bias in the first lines of `into`."""
+    product = torch.mm(hidden, weight.to(hidden.dtype).T, out=into[: len(hidden)])
+    return product if bias is None else product.add_(bias)
+
+
+def _add_gradients(of_linear: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Add to the weights' gradients in place: one more tensor of their size would be the largest of all."""
+    for parameter in (weight, bias):
+        if parameter is not None and parameter.requires_grad and parameter.grad is None:
+            assert parameter.is_leaf, "the output layer's weights must be parameters of their own"
+            parameter.grad = torch.zeros_like(parameter)
+    if weight.requires_grad and weight.grad is not None:
+        if weight.dtype == hidden.dtype:
+            weight.grad.addmm_(of_linear.T, hidden)
+        else:
+            weight.grad.add_(of_linear.T @ hidden)
+    if bias is not None and bias.grad is not None:
+        bias.grad.add_(of_linear.sum(0))

@@ -31,6 +31,8 @@ MEANINGS: dict[str, str] = {
     "reward/<name>": "mean of one part of the reward, before its weight, over the episodes where it applied.",
     "reward/<name>_std": "standard deviation of that part over the same episodes.",
     "reward/<name>_none": "share of episodes where that part did not apply (the function gave None).",
+    "reward/<name>_failed": "share of episodes on which that part failed: left out of the update with "
+    "on_reward_error=drop, asked about again with retry. Absent with raise, where a failure ends the run.",
     "policy/approxkl_avg": "how far the policy has left the one that sampled: mean of ½ (log ρ)² per token. "
     "Usually below 0.02.",
     "policy/clipfrac_avg": "share of tokens that the trust region leaves without a gradient, where the clip "
@@ -108,7 +110,7 @@ def meaning(name: str) -> str:
     if group == "eval":
         return f"on the evaluation prompts: {meaning(rest)}"
     if group == "reward":
-        ending = next((ending for ending in ("_std", "_none") if rest.endswith(ending)), "")
+        ending = next((ending for ending in ("_std", "_none", "_failed") if rest.endswith(ending)), "")
         return MEANINGS[f"reward/<name>{ending}"]
     return "logged by code of the user."
 

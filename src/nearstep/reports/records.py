@@ -35,8 +35,10 @@ class JsonLines:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file; closing twice is fine."""
+        """Close the file, and leave none behind that nothing was written to; closing twice is fine."""
         self._file.close()
+        if self.path.exists() and self.path.stat().st_size == 0:
+            self.path.unlink()
 
 
 def set_aside(path: Path) -> Path | None:
@@ -82,10 +84,10 @@ def rollout_records(
     """The lines of rollouts.jsonl, one per episode, plain enough to be sent between processes.
 
     `final_scores` are the totals after the rules for missing stop tokens, `extras` the columns that reward functions
-    logged; null stands where a part of the reward did not apply. `decode` should show special tokens.
+    logged; null stands where a part of the reward did not apply, or nothing was scored. `decode` should show special
+    tokens. Everything that rewards were given is there too, so that `nearstep score` can judge the episodes again.
     """
-    parts = {name: part.tolist() for name, part in scores.parts.items()}
-    totals, finals, finished = scores.total.tolist(), final_scores.tolist(), rollout.finished.tolist()
+    judged, finals, finished = score_fields(scores, rollout), final_scores.tolist(), rollout.finished.tolist()
     lengths = rollout.action_counts.tolist()
     return [
         {
@@ -93,15 +95,35 @@ def rollout_records(
             "episode": prompts.episodes[row],
             "prompt": decode(prompts.ids[row]),
             "completion": decode(completion),
-            "scores": {name: _finite(part[row]) for name, part in parts.items()},
-            "total_score": _finite(totals[row]),
+            **judged[row],
             "final_score": _finite(finals[row]),
             "finished": finished[row],
             "response_length": lengths[row],
-            "extras": {name: _plain_value(column[row]) for name, column in scores.extras.items()},
+            "input": prompts.inputs[row],
+            "columns": {name: column[row] for name, column in prompts.columns.items() if _is_json(column[row])},
+            "prompt_ids": prompts.ids[row],
+            "completion_ids": completion,
         }
         for row, completion in enumerate(rollout.completion_ids())
     ]
+
+
+def score_fields(scores: Scores, rollout: Rollout) -> list[Record]:
+    """What the rewards said of each row: every part, the total, what tokens were paid, why a part failed, extras."""
+    parts = {name: part.tolist() for name, part in scores.parts.items()}
+    totals = scores.with_dense(scores.total, rollout).tolist()
+    dense = None if scores.dense is None else scores.dense.cpu().split(rollout.action_counts.tolist())
+    fields: list[Record] = []
+    for row, total in enumerate(totals):
+        failed = {name: reasons[row] for name, reasons in scores.failures.items() if row in reasons}
+        fields.append({
+            "scores": {name: _finite(part[row]) for name, part in parts.items()},
+            "total_score": _finite(total),
+            **({} if dense is None else {"token_rewards": dense[row].tolist()}),
+            **({"failures": failed} if failed else {}),
+            "extras": {name: _plain_value(column[row]) for name, column in scores.extras.items()},
+        })  # fmt: skip
+    return fields
 
 
 def sample_records(update: int, rows: Sequence[tuple[str, str, float]]) -> list[Record]:
@@ -117,6 +139,15 @@ def _plain_value(value: object) -> object:
     if isinstance(value, float):
         return _finite(value)
     return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _is_json(value: object) -> bool:
+    """Whether strict JSON can hold a value as it is."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _finite(number: int | float) -> int | float | None:

@@ -1,12 +1,13 @@
-"""What a reward sees of a rollout, and what it answers."""
+"""What a reward sees of a rollout, and what it answers.
 
-import copy
-from dataclasses import dataclass, field
+Imports no torch: the processes that run reward functions hold a batch and would pay for it in time and memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from transformers import PreTrainedTokenizerBase
-
-from nearstep.types import Message, PromptInput, Prompts, Rollout
+from nearstep.messages import Message, PromptInput
 
 Completion: TypeAlias = str | list[Message]
 
@@ -16,7 +17,8 @@ class RewardBatch:
     """The episodes to be judged, one entry per row in every list.
 
     `completions` are texts without the stop token, or, where the prompt is a conversation, one assistant message
-    each; `completion_ids` are what the policy chose, its stop token included.
+    each; `completion_ids` are what the policy chose, its stop token included. `numbers` are the rows' places in the
+    whole batch, where this is a part of it.
     """
 
     prompts: list[PromptInput]
@@ -27,49 +29,53 @@ class RewardBatch:
     columns: dict[str, list[object]]
     episodes: list[int]
     trainer_state: object = None
+    numbers: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def text(self, row: int) -> str:
+        """The completion of a row as text, whichever form it has."""
+        completion = self.completions[row]
+        return completion if isinstance(completion, str) else str(completion[-1]["content"])
+
+    def select(self, rows: Sequence[int]) -> "RewardBatch":
+        """The given rows alone, which keep their names."""
+        return replace(
+            self,
+            prompts=[self.prompts[row] for row in rows],
+            completions=[self.completions[row] for row in rows],
+            prompt_ids=[self.prompt_ids[row] for row in rows],
+            completion_ids=[self.completion_ids[row] for row in rows],
+            finished=[self.finished[row] for row in rows],
+            columns={name: [values[row] for row in rows] for name, values in self.columns.items()},
+            episodes=[self.episodes[row] for row in rows],
+            numbers=tuple(self.number(row) for row in rows),
+        )
+
+    def number(self, row: int) -> int:
+        """The row's place in the whole batch."""
+        return row if self.numbers is None else self.numbers[row]
+
     def place(self, row: int) -> str:
         """Name a row in an error message."""
-        return f"row {row} of the batch (episode {self.episodes[row]})"
+        return f"row {self.number(row)} of the batch (episode {self.episodes[row]})"
 
     def span(self) -> str:
         """Name all rows in an error message."""
-        return f"rows 0 to {len(self) - 1} of the batch (episodes {self.episodes[0]} to {self.episodes[-1]})"
+        if len(self) == 1:
+            return self.place(0)
+        first, last = self.number(0), self.number(len(self) - 1)
+        return f"rows {first} to {last} of the batch (episodes {self.episodes[0]} to {self.episodes[-1]})"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a source said of a batch, still unchecked: its values, and what it logged by the way."""
+    """What a source said of a batch, still unchecked: its values, and what it logged by the way.
+
+    An entry of `values` that is a RewardError says that the source failed on that row and no other.
+    """
 
     values: object
     extras: dict[str, list[object]] = field(default_factory=dict)
     metrics: dict[str, list[float]] = field(default_factory=dict)
-
-
-def reward_batch(
-    prompts: Prompts, rollout: Rollout, tokenizer: PreTrainedTokenizerBase, trainer_state: object = None
-) -> RewardBatch:
-    """Decode the responses with the policy's tokenizer, without special tokens and the final stop token."""
-    finished = rollout.finished.tolist()
-    completion_ids = rollout.completion_ids()
-    # The stop token may be an ordinary one ("\n") that the decoder would leave in, so it is cut by position.
-    visible = [ids[:-1] if ended else ids for ids, ended in zip(completion_ids, finished, strict=True)]
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in visible]
-    return RewardBatch(
-        # Row by row: a function that edits its prompt must reach neither the data set nor another sample.
-        prompts=[copy.deepcopy(prompt) for prompt in prompts.inputs],
-        completions=[_completion(text, prompt) for text, prompt in zip(texts, prompts.inputs, strict=True)],
-        prompt_ids=rollout.prompt_ids(),
-        completion_ids=completion_ids,
-        finished=finished,
-        columns={name: list(values) for name, values in prompts.columns.items()},
-        episodes=prompts.episodes,
-        trainer_state=trainer_state,
-    )
-
-
-def _completion(text: str, prompt: PromptInput) -> Completion:
-    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]

@@ -4,6 +4,7 @@ import functools
 import inspect
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import replace
 from inspect import Parameter
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -53,6 +54,12 @@ class FunctionReward:
                 f"always given: {', '.join(ALWAYS_GIVEN)}. Rename the parameter, give it a default, or add the column."
             )
 
+    def needed(self, batch: RewardBatch) -> RewardBatch:
+        """The batch with no more than the function takes; the trainer's state only if its signature names it."""
+        columns = {name: values for name, values in batch.columns.items() if self._takes_all or name in self._accepted}
+        state = batch.trainer_state if "trainer_state" in self._accepted else None
+        return replace(batch, columns=columns, trainer_state=state)
+
     def score(self, batch: RewardBatch) -> Answer | Awaitable[Answer]:
         """Call the function; raises a RewardError, caused by the original error, where it fails."""
         self.check(batch.columns)
@@ -60,7 +67,7 @@ class FunctionReward:
         arguments = self._arguments(batch, log)
         try:
             returned = self._function(**arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure(error, batch) from error
         if inspect.isawaitable(returned):
             return self._wait(returned, log, batch)
@@ -69,7 +76,7 @@ class FunctionReward:
     async def _wait(self, returned: Awaitable[object], log: "_Log", batch: RewardBatch) -> Answer:
         try:
             values = await returned
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure(error, batch) from error
         return Answer(values, log.extras, log.metrics)
 
@@ -86,7 +93,7 @@ class FunctionReward:
         }
         return {name: value for name, value in given.items() if self._takes_all or name in self._accepted}
 
-    def _failure(self, error: Exception, batch: RewardBatch) -> RewardError:
+    def _failure(self, error: BaseException, batch: RewardBatch) -> RewardError:
         frames = traceback.extract_tb(error.__traceback__)
         place = next((frame for frame in frames if frame.filename != __file__), frames[-1])  # the user's own line
         return RewardError(

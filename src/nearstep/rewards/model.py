@@ -1,5 +1,6 @@
 """How a reward model of any family reads an episode: the same ids where tokenizers agree, else text."""
 
+import copy
 from functools import cached_property
 from itertools import takewhile
 from operator import itemgetter
@@ -11,18 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.errors import RewardError, shorten
-from nearstep.rewards.batch import Answer, RewardBatch
-from nearstep.types import Message
-
-# What tells tokenizers of one vocabulary apart: added special tokens, spaces, case, digits, accents, scripts.
-PROBES = (
-    "",
-    "Word",
-    " A  small\n\ttest of 1234.5 things!",
-    "Déjà vu ﬁ ½ Ｆ",
-    "日本語 привет 🙂🏽",
-    "a\u0301\u200b\r\n",
-)
+from nearstep.rewards.batch import Answer, Completion, RewardBatch
+from nearstep.rewards.identity import TokenizerIdentity
+from nearstep.types import Message, PromptInput
 
 
 @runtime_checkable
@@ -47,22 +39,29 @@ class ModelReward:
         scorer: Scorer,
         *,
         tokenizer: PreTrainedTokenizerBase,
-        policy_tokenizer: PreTrainedTokenizerBase,
+        policy: TokenizerIdentity,
         vocabulary_size: int,
         max_length: int | None = None,
     ) -> None:
-        """`vocabulary_size` and `max_length` (in tokens, None for no limit) are those of the model in `scorer`."""
+        """`policy` is the tokenizer that wrote the ids of the rollout; `vocabulary_size` and `max_length` (in tokens,
+        None for no limit) are those of the model in `scorer`.
+        """
         self.name = name
         self._scorer = scorer
         self._tokenizer = tokenizer
         self._vocabulary_size = vocabulary_size
         self._max_length = max_length
-        self._same_tokens = same_tokens(tokenizer, policy_tokenizer)
-        # A missing template does not differ: the ids under the policy's template are then all there is to read.
-        self._same_template = tokenizer.chat_template in (None, policy_tokenizer.chat_template)
+        self._identity = TokenizerIdentity.of(tokenizer)
+        self._policy = policy
         self._start, end = _frame(tokenizer)
         # An encoder knows no text without its closing token, which says nothing of whether a response ended.
         self._encoder_end = [] if tokenizer.cls_token_id is None else end
+
+    def for_policy(self, policy: TokenizerIdentity) -> "ModelReward":
+        """The same model, for rollouts of a policy with another tokenizer."""
+        other = copy.copy(self)
+        other._policy = policy
+        return other
 
     def score(self, batch: RewardBatch) -> Answer:
         """Score every row; raises a RewardError naming a row that the model cannot read."""
@@ -74,11 +73,14 @@ class ModelReward:
     def _read(self, batch: RewardBatch, row: int) -> list[int]:
         """The ids under which the model reads a row."""
         prompt, completion = batch.prompts[row], batch.completions[row]
-        if self._same_tokens and (isinstance(prompt, str) or self._same_template):
+        same_tokens = self._identity.tokens == self._policy.tokens
+        # A missing template does not differ: the ids under the policy's template are then all there is to read.
+        same_template = self._identity.chat_template in (None, self._policy.chat_template)
+        if same_tokens and (isinstance(prompt, str) or same_template):
             return batch.prompt_ids[row] + batch.completion_ids[row]
         if isinstance(prompt, str) and isinstance(completion, str):
             return self._read_text(prompt + completion, batch.finished[row])
-        return self._read_messages([*prompt, *completion], batch.finished[row], batch.place(row))
+        return self._read_messages(conversation(prompt, completion), batch.finished[row], batch.place(row))
 
     def _read_text(self, text: str, finished: bool) -> list[int]:
         ids = self._encode(text)
@@ -144,16 +146,14 @@ class ModelReward:
             )
 
 
-def same_tokens(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
-    """Whether ids of one tokenizer mean the same to the other: vocabulary, BOS and EOS, and probe texts.
-
-    PAD is not compared beyond its place in the vocabulary, since nothing is padded.
-    """
-    if a is b:
-        return True
-    if (a.bos_token_id, a.eos_token_id) != (b.bos_token_id, b.eos_token_id) or a.get_vocab() != b.get_vocab():
-        return False
-    return all(a(probe)["input_ids"] == b(probe)["input_ids"] for probe in PROBES)
+def conversation(prompt: PromptInput, completion: Completion) -> list[Message]:
+    """Prompt and completion as messages; an answer that the prompt has begun goes on in the same message."""
+    before: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    said: list[Message] = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    if not before or before[-1].get("role") != "assistant":
+        return [*before, *said]
+    begun, first, *rest = before[-1], *said
+    return [*before[:-1], {**begun, "content": f"{begun['content']}{first['content']}"}, *rest]
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

@@ -1,31 +1,43 @@
-"""What is a source of rewards, and how several are added up: weighted, each by its name, None left out."""
+"""How what several rewards said is added up: weighted, each by its name, None left out, a failed row not scored."""
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.errors import ConfigError, RewardError, shorten
-from nearstep.rewards.batch import Answer, RewardBatch, reward_batch
+from nearstep.rewards.batch import RewardBatch
+from nearstep.rewards.decoding import per_token, reward_batch
 from nearstep.rewards.event_loop import EventLoop
-from nearstep.rewards.values import LARGEST_REWARD, read_values
+from nearstep.rewards.failures import Heard, OnError, Panel
+from nearstep.rewards.failures import RewardSource as RewardSource
+from nearstep.rewards.values import LARGEST_REWARD, PerSpan, PerToken, total
+from nearstep.rewards.worker_reward import WorkerReward
 from nearstep.types import Prompts, Rollout, Scores
 
 
-@runtime_checkable
-class RewardSource(Protocol):
-    """Anything that judges a batch: at once, or by an awaitable, awaited together with those of other sources."""
+@dataclass(frozen=True)
+class Judgement:
+    """What became of a batch, in Python's float64; NaN for a row that was not scored.
+
+    `last` is what a row is paid at its end, `tokens` what its tokens are paid on the way (None where nothing is); both
+    are weighted. `parts` are the sums of every source before its weight, NaN where it did not apply or failed.
+    """
+
+    last: list[float]
+    tokens: list[list[float] | None]
+    parts: dict[str, list[float]]
+    failures: dict[str, dict[int, str]]  # by source and row, why it failed at last
+    extras: dict[str, list[object]]
+    metrics: dict[str, float]
 
     @property
-    def name(self) -> str:
-        """Under which its part of the reward is reported."""
-
-    def score(self, batch: RewardBatch) -> Answer | Awaitable[Answer]:
-        """One value per row, None where the reward does not apply."""
+    def totals(self) -> list[float]:
+        """Everything that a row is paid; NaN for one that was not scored."""
+        return [last + math.fsum(tokens or ()) for last, tokens in zip(self.last, self.tokens, strict=True)]
 
 
 class Rewards:
@@ -37,6 +49,7 @@ class Rewards:
         tokenizer: PreTrainedTokenizerBase,
         *,
         weights: Sequence[float] | None = None,
+        on_error: OnError | None = None,
         state: Callable[[], object] = lambda: None,
     ) -> None:
         """Without `weights` each source weighs 1; `tokenizer` is the policy's, `state()` the trainer's state.
@@ -44,85 +57,141 @@ class Rewards:
         Raises a ConfigError where the weights are not one finite number for each source.
         """
         self.sources = list(sources)
-        self.names = _distinct(source.name for source in sources)
-        self.weights = [1.0] * len(self.sources) if weights is None else list(weights)
-        _check_weights(self.weights, self.names)
+        self.names = distinct(source.name for source in sources)
+        self.weights = checked_weights(weights, self.names)
         self._tokenizer = tokenizer
         self._state = state
-        self._event_loop = EventLoop()
+        self._on_error = on_error or OnError()
+        self._panel = Panel(self.sources, self.names, self._on_error, EventLoop())
 
     def __call__(self, prompts: Prompts, rollout: Rollout) -> Scores:
-        """Judge every row; raises a RewardError where a source fails or returns what is no reward."""
-        batch = reward_batch(prompts, rollout, self._tokenizer, self._state())
-        answers = self._ask(batch)
-        values = [read_values(a.values, batch, name) for a, name in zip(answers, self.names, strict=True)]
-        parts = torch.tensor(values, dtype=torch.float64)
-        total = self._add_up(parts, batch)
+        """Judge every row; raises a RewardError where a source fails and the user wants no row dropped."""
+        judgement = self.judge(reward_batch(prompts, rollout, self._tokenizer, self._state()))
         device = rollout.tokens.device
         return Scores(
-            total=total.float().to(device),
-            parts={name: part.float().to(device) for name, part in zip(self.names, parts, strict=True)},
-            extras=self._extras(answers, batch),
-            metrics=_means(answers),
+            total=torch.tensor(judgement.last, dtype=torch.float64).float().to(device),
+            parts={
+                name: torch.tensor(part, dtype=torch.float64).float().to(device)
+                for name, part in judgement.parts.items()
+            },
+            dense=_dense(judgement.tokens, rollout),
+            extras=judgement.extras,
+            metrics=judgement.metrics,
+            failures=judgement.failures,
         )
 
-    def _ask(self, batch: RewardBatch) -> list[Answer]:
-        """Plain sources one after another, then all awaitables together."""
-        said = [source.score(batch) for source in self.sources]
-        waiting = [answer for answer in said if not isinstance(answer, Answer)]
-        arrived = iter(self._event_loop.gather(waiting))
-        return [answer if isinstance(answer, Answer) else next(arrived) for answer in said]
+    def close(self) -> None:
+        """End worker processes; the next call starts new ones."""
+        for source in self.sources:
+            if isinstance(source, WorkerReward):
+                source.close()
 
-    def _add_up(self, parts: Float[Tensor, "sources rows"], batch: RewardBatch) -> Float[Tensor, " rows"]:
-        """Σ weight · part over the parts that apply."""
-        uncovered = parts.isnan().all(dim=0)
-        if uncovered.any():
-            row = int(uncovered.nonzero()[0])
+    def judge(self, batch: RewardBatch) -> Judgement:
+        """Ask all sources about a batch and add up; raises as calling does."""
+        heard = self._panel.hear(batch)
+        rows = range(len(batch))
+        scored = [self._is_scored(heard, row, batch) for row in rows]
+        return Judgement(
+            last=[self._at_the_end(heard, row, batch) if scored[row] else math.nan for row in rows],
+            tokens=[self._on_the_way(heard, row, batch) if scored[row] else None for row in rows],
+            parts={said.name: [_part(said, row) for row in rows] for said in heard},
+            failures={said.name: reasons for said in heard if (reasons := _reasons(said))},
+            extras=merged_extras(heard),
+            metrics={name: sum(values) / len(values) for name, values in merged_metrics(heard).items()}
+            | self._failed_shares(heard),
+        )
+
+    def _is_scored(self, heard: Sequence[Heard], row: int, batch: RewardBatch) -> bool:
+        """Whether the row has a reward: no source failed on it, and one at least applies."""
+        if any(isinstance(said.values[row], RewardError) for said in heard):
+            return False
+        if any(said.values[row] is not None for said in heard):
+            return True
+        if self._on_error.policy == "drop":
+            return False
+        raise RewardError(
+            f"no reward applies to {batch.place(row)}, completion {shorten(batch.completions[row])}: "
+            f"{', '.join(self.names)} returned None. A made-up 0 would be learned from; "
+            "let at least one reward judge every row."
+        )
+
+    def _at_the_end(self, heard: Sequence[Heard], row: int, batch: RewardBatch) -> float:
+        """Σ weight · value over the sources that gave one number; checks the sum over all of them."""
+        parts = [(weight, _part(said, row)) for weight, said in zip(self.weights, heard, strict=True)]
+        whole = sum(weight * part for weight, part in parts if not math.isnan(part))
+        if abs(whole) > LARGEST_REWARD:
             raise RewardError(
-                f"no reward applies to {batch.place(row)}, completion {shorten(batch.completions[row])}: "
-                f"{', '.join(self.names)} returned None. A made-up 0 would be learned from; "
-                "let at least one reward judge every row."
-            )
-        total = (torch.tensor(self.weights, dtype=torch.float64)[:, None] * parts).nansum(dim=0)
-        excessive = total.abs() > LARGEST_REWARD
-        if excessive.any():
-            row = int(excessive.nonzero()[0])
-            raise RewardError(
-                f"the weighted sum of {', '.join(self.names)} is {total[row]:g} for {batch.place(row)}: "
+                f"the weighted sum of {', '.join(self.names)} is {whole:g} for {batch.place(row)}: "
                 f"beyond ±{LARGEST_REWARD:g} the value loss would overflow. Lower the weights."
             )
-        return total
+        numbers = ((weight, said.values[row]) for weight, said in zip(self.weights, heard, strict=True))
+        return sum((weight * value for weight, value in numbers if isinstance(value, float)), start=0.0)
 
-    def _extras(self, answers: list[Answer], batch: RewardBatch) -> dict[str, list[object]]:
-        logged = [
-            (source, column, values)
-            for source, answer in zip(self.names, answers, strict=True)
-            for column, values in answer.extras.items()
+    def _on_the_way(self, heard: Sequence[Heard], row: int, batch: RewardBatch) -> list[float] | None:
+        """Σ weight · value of every token, over the sources that spread their reward; None if there is none."""
+        ids, finished = batch.completion_ids[row], batch.finished[row]
+        spread = [
+            [weight * paid for paid in per_token(value, ids, finished, self._tokenizer)]
+            for weight, said in zip(self.weights, heard, strict=True)
+            if isinstance(value := said.values[row], PerToken | PerSpan)
         ]
-        for source, column, values in logged:
-            if len(values) != len(batch):
-                raise RewardError(
-                    f"reward {source!r} logged {len(values)} values as extra column {column!r} "
-                    f"for {len(batch)} completions: log one for each."
-                )
-        columns = _distinct(column for _, column, _ in logged)
-        return {column: values for column, (_, _, values) in zip(columns, logged, strict=True)}
+        return [sum(of_token) for of_token in zip(*spread, strict=True)] if spread else None
+
+    def _failed_shares(self, heard: Sequence[Heard]) -> dict[str, float]:
+        """The share of rows on which each source failed, where the user lets a run go on after that."""
+        if self._on_error.policy == "raise":
+            return {}
+        return {f"reward/{said.name}_failed": len(said.failed) / len(said.values) for said in heard}
 
 
-def _check_weights(weights: list[float], names: list[str]) -> None:
+def _reasons(said: Heard) -> dict[int, str]:
+    return {row: str(said.values[row]) for row in said.open_rows}
+
+
+def _part(said: Heard, row: int) -> float:
+    value = said.values[row]
+    return math.nan if isinstance(value, RewardError) else total(value)
+
+
+def _dense(tokens: Sequence[list[float] | None], rollout: Rollout) -> Tensor | None:
+    """The rewards of all actions back to back; None if no row has any."""
+    if all(paid is None for paid in tokens):
+        return None
+    rows = zip(rollout.completion_ids(), tokens, rollout.is_action.split(rollout.row_lengths.tolist()), strict=True)
+    of_actions = []
+    for row, (ids, paid, is_action) in enumerate(rows):
+        own = torch.tensor([0.0] * len(ids) if paid is None else paid, dtype=torch.float64)
+        chosen = is_action[len(is_action) - len(ids) :].cpu()
+        if own[~chosen].any():
+            raise RewardError(f"row {row}: a reward is spread over tokens that the policy did not choose: pay them 0.")
+        of_actions.append(own[chosen])
+    return torch.cat(of_actions).float().to(rollout.tokens.device)
+
+
+def merged_extras(heard: Sequence[Heard]) -> dict[str, list[object]]:
+    """The columns that sources logged, by names told apart."""
+    logged = [(column, values) for said in heard for column, values in said.extras.items()]
+    columns = distinct(column for column, _ in logged)
+    return {column: values for column, (_, values) in zip(columns, logged, strict=True)}
+
+
+def checked_weights(weights: Sequence[float] | None, names: Sequence[str]) -> list[float]:
+    """One finite weight for each reward, 1 each if none are given; ConfigError otherwise."""
     if not names:
-        raise ConfigError("there is no reward: give a reward model, reward functions, or both")
-    if len(weights) != len(names):
+        raise ConfigError("there is no reward: give a reward model, reward functions, a reward_url, or several")
+    checked = [1.0] * len(names) if weights is None else list(weights)
+    if len(checked) != len(names):
         raise ConfigError(
-            f"{len(weights)} reward weight(s) for {len(names)} reward(s) ({', '.join(names)}): "
+            f"{len(checked)} reward weight(s) for {len(names)} reward(s) ({', '.join(names)}): "
             "give one for each, the reward model's first"
         )
-    for name, weight in zip(names, weights, strict=True):
+    for name, weight in zip(names, checked, strict=True):
         if not math.isfinite(weight):
             raise ConfigError(f"the weight of reward {name!r} is {weight}: give a finite number")
+    return checked
 
 
-def _distinct(names: Iterable[str]) -> list[str]:
+def distinct(names: Iterable[str]) -> list[str]:
     """The same names, a repeated one with the first free number behind it: a, a give a, a_2."""
     taken: list[str] = []
     for name in names:
@@ -133,9 +202,10 @@ def _distinct(names: Iterable[str]) -> list[str]:
     return taken
 
 
-def _means(answers: list[Answer]) -> dict[str, float]:
+def merged_metrics(heard: Sequence[Heard]) -> dict[str, list[float]]:
+    """The numbers that sources reported, by name."""
     logged: dict[str, list[float]] = {}
-    for answer in answers:
-        for name, values in answer.metrics.items():
+    for said in heard:
+        for name, values in said.metrics.items():
             logged.setdefault(name, []).extend(values)
-    return {name: sum(values) / len(values) for name, values in logged.items()}
+    return logged

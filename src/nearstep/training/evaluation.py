@@ -63,17 +63,19 @@ class Evaluator:
         """Query, response and score of a few prompts, as the policy is now."""
         self.engine.load(self.policy, version=0)
         rollout = self.engine.generate(self.sample_prompts)
-        scores = self.rewards(self.sample_prompts, rollout).total.tolist()
-        texts = zip(rollout.prompt_ids(), rollout.completion_ids(), scores, strict=True)
+        scores = self.rewards(self.sample_prompts, rollout)
+        totals = scores.with_dense(scores.total, rollout).tolist()
+        texts = zip(rollout.prompt_ids(), rollout.completion_ids(), totals, strict=True)
         return [(self.decode(query), self.decode(response), score) for query, response, score in texts]
 
 
 def _metrics(rollout: Rollout, scores: Scores) -> Metrics:
     lengths = rollout.action_counts.float()
     parts = {name: part[~part.isnan()] for name, part in scores.parts.items()}
+    totals = scores.with_dense(scores.total, rollout)[scores.scored]
     return Metrics({
-        "objective/scores": Mean.of(scores.total),
-        "objective/score_spread": Spread.of(scores.total),
+        "objective/scores": Mean.of(totals),
+        "objective/score_spread": Spread.of(totals),
         "response/length_mean": Mean.of(lengths),
         "response/length_max": Max.of(lengths),
         "response/truncated": Mean.of((~rollout.finished).float()),

@@ -113,7 +113,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, config.kl_estimator)
     kl_k3 = kl_estimate(rollout.logprobs, experience.ref_logprobs, "k3")
     non_score = -experience.kl_coef * sum_by_row(kl, counts)
-    judged = experience.scores + sum_by_row(dense_rewards(scores, rollout), counts)
+    judged = scores.with_dense(experience.scores, rollout)
     metrics: dict[str, Metric] = {
         "objective/kl": Mean.of(sum_by_row(kl, counts)),
         "objective/kl_per_token": Mean.of(kl),
@@ -122,7 +122,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         "objective/non_score_reward": Mean.of(non_score),
         "objective/rlhf_reward": Mean.of((non_score + judged)[scored]),
         "objective/scores": Mean.of(judged[scored]),
-        "objective/scores_raw": Mean.of(scores.total[scored]),
+        "objective/scores_raw": Mean.of(scores.with_dense(scores.total, rollout)[scored]),
         "objective/score_spread": Spread.of(judged[scored]),
         "response/length_mean": Mean.of(counts.float()),
         "response/length_max": Max.of(counts.float()),
@@ -142,7 +142,8 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
 def _describe_parts(scores: Scores) -> Metrics:
     """Every part of the reward by its name, over the rows where it applied."""
     metrics: dict[str, Metric] = {}
-    for name, part in scores.parts.items():
+    for name, of_all in scores.parts.items():
+        part = of_all[scores.scored]
         applied = part[~part.isnan()]
         metrics[f"reward/{name}"] = Mean.of(applied)
         metrics[f"reward/{name}_spread"] = Spread.of(applied)

@@ -30,6 +30,17 @@ class PromptBatches(Protocol):
         """This process's prompts of updates after + 1 … until."""
 
 
+@runtime_checkable
+class Judges(Protocol):
+    """Who scores rollouts; the rewards room's Rewards is one."""
+
+    def __call__(self, prompts: Prompts, rollout: Rollout) -> Scores:
+        """A score for every row, NaN for one that could not be judged."""
+
+    def close(self) -> None:
+        """End what is kept running between calls."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The parts of a run: one choice on each axis, and what they all need."""
@@ -41,7 +52,7 @@ class Recipe:
     prompts: PromptBatches
     engine: RolloutEngine
     sampling: Sampling
-    rewards: Callable[[Prompts, Rollout], Scores]
+    rewards: Judges
     trust_region: TrustRegion
     ratio_cap: float | None  # largest importance weight of a token
     schedule: CriticSchedule

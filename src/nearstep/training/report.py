@@ -58,7 +58,9 @@ class Report:
                 decode=self.evaluator.decode,
                 rollout=experience.rollout,
                 scores=scores,
-                final_scores=torch.where(scores.scored, experience.scores, torch.nan),
+                final_scores=torch.where(
+                    scores.scored, scores.with_dense(experience.scores, experience.rollout), torch.nan
+                ),
             )
         )
         tokens, metrics = len(experience.rollout.tokens), metrics.cpu()

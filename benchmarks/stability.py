@@ -1,0 +1,139 @@
+"""Which trust regions stay stable when the engine is not quite the trainer: the sanity test of Divergence PPO, small.
+
+    make stability        # or: python -m benchmarks.stability [--quick]
+
+The paper (2602.04879) trains on questions that a model can solve, so that the training reward ought to reach 1, and
+looks at which methods get there and stay. Here a small Llama (2 layers, 64 wide) sorts 8 letters. It learned that from
+teachers who slip at 15 % of the letters, and slips as they do: about a fourth of its answers is right, the rest fails
+by tokens of small probability that must be unlearned, and reward 1 is possible. Everything is made on the spot.
+
+As in the paper: 8 responses to a prompt, group-mean advantages without standard deviation, no KL penalty, 4 optimizer
+steps on each rollout, token-mean loss. What is made hard is how far the engine is from the trainer (`REGIMES`):
+
+* `stale`: it plays the weights of 8 updates ago, as an asynchronous engine does;
+* `rounded`: its matrices are rounded to 8 bits (float8 e5m2, scaled by rows), as a fast engine's are.
+
+The engine is a wrapper of the built-in one (`benchmarks/drift/engine.py`) and records what it sampled from. Beside the
+reward stands the mismatch: mean |π − μ| of the sampled tokens and KL(μ ‖ π) by k3, trainer against engine, before each
+update. Every method has the same seeds, starts, prompts and learning rate. Three seeds on a small task are no proof for
+large models; they show whether the mechanism is there.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks.drift.play import Regime, play
+from benchmarks.drift.report import Claim, Run, facts, plot, rows, table
+from benchmarks.drift.task import beginner
+
+NO_LIMIT = 1e6  # of an importance weight
+
+# What the paper compares, with its thresholds. "recomputed" is a trainer that does not ask the engine for log-probs.
+METHODS: Mapping[str, Mapping[str, object]] = {
+    "PG-IS": {"trust_region": "unbounded"},
+    "CISPO": {"trust_region": "unbounded", "ratio_cap": 3.0},
+    "clip": {},
+    "clip-higher": {"cliprange_high": 0.28},
+    "recomputed": {"cliprange_high": 0.28, "anchor": "recomputed"},
+    "MiniRL": {"cliprange_high": 0.28, "anchor": "recomputed", "importance_cap": NO_LIMIT},
+    "MiniRL-TIS": {"cliprange_high": 0.28, "anchor": "recomputed", "importance_cap": 3.0},
+    "binary TV": {"trust_region": "binary_tv"},
+    "binary KL": {"trust_region": "binary_kl"},
+    "top-K TV": {"trust_region": "topk_tv"},
+    "top-K KL": {"trust_region": "topk_kl"},
+}
+DIVERGENCES = ("binary TV", "binary KL", "top-K TV", "top-K KL")
+
+REGIMES: Mapping[str, Regime] = {
+    "stale": Regime(stale_by=8),
+    "rounded": Regime(precision=torch.float8_e5m2),
+}
+SEEDS = (0, 1, 2)
+
+CLAIMS = (
+    Claim("PG-IS and CISPO, without a trust region, collapse", ("PG-IS", "CISPO"), collapses=True),
+    Claim("MiniRL, anchored on log-probs computed anew, collapses, with TIS as well", ("MiniRL", "MiniRL-TIS"), True),
+    Claim("divergence regions hold", DIVERGENCES, collapses=False),
+)
+
+
+def runs(regimes: Mapping[str, Regime], seeds: Sequence[int]) -> Iterator[Run]:
+    """Every method with every seed in every regime; methods of one seed share their start."""
+    for name, regime in regimes.items():
+        for seed in seeds:
+            start = beginner(regime.length, regime.supervised_steps, regime.slips, seed)
+            for method, settings in METHODS.items():
+                moments = play(regime, settings, start, seed)
+                yield Run(name, method, seed, regime.updates, tuple(moments))
+
+
+def quick(regime: Regime) -> Regime:
+    """The same in a few updates, only to see that all parts work."""
+    return replace(regime, updates=6, length=3, supervised_steps=150, stale_by=min(regime.stale_by, 2))
+
+
+def page(found: Sequence[Run], regimes: Mapping[str, Regime], seconds: float) -> str:
+    """The results in Markdown: a table and a paragraph of facts for each regime."""
+    versions = f"torch {torch.__version__}, {seconds / 60:.0f} minutes on one thread"
+    parts = ["# Stability with an engine that is not quite the trainer", f"By `make stability` ({versions}). {ABOUT}"]
+    for name, regime in regimes.items():
+        of_regime = rows([run for run in found if run.regime == name])
+        drift = f"the engine {regime.stale_by} updates behind" if regime.stale_by else ""
+        drift = drift or f"the engine's matrices in {str(regime.precision).removeprefix('torch.')}"
+        parts += [
+            f"## {name}: {drift}",
+            f"Learning rate {regime.learning_rate:g}, {regime.updates} updates of {regime.batch_size} responses with "
+            f"{regime.num_mini_batches} optimizer steps each.",
+            table(of_regime),
+            facts(of_regime, CLAIMS),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+ABOUT = (
+    "Reward at the end is the mean over the last tenth of the updates, best the highest mean of as many updates in a "
+    "row; ± is half the distance between the best and the worst seed. A run has collapsed where it ends below half of "
+    "its own best. π is the trainer's probability of a sampled token, μ the engine's, both before the update."
+)
+
+
+def main() -> None:
+    """Play everything, print the tables, and write json, md and png."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help="a few updates, to see that all parts work; proves nothing"
+    )
+    parser.add_argument("--output", type=Path, help="benchmarks/results, or runs/stability with --quick")
+    parser.add_argument("--regimes", nargs="+", choices=list(REGIMES), default=list(REGIMES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    regimes = {name: quick(REGIMES[name]) if options.quick else REGIMES[name] for name in options.regimes}
+    console, began = Console(width=140), time.perf_counter()
+    found = []
+    for run in runs(regimes, options.seeds):
+        found.append(run)
+        minutes = (time.perf_counter() - began) / 60
+        console.print(
+            f"{minutes:5.1f} min  {run.regime}, seed {run.seed}, {run.method:<11} reward {run.moments[0].reward:.2f} → "
+            f"{run.final:.2f}, best {run.best:.2f}{', collapsed' if run.collapsed else ''}",
+            highlight=False,
+        )
+    text = page(found, regimes, time.perf_counter() - began)
+    print(text)
+    folder = options.output or Path("runs/stability" if options.quick else "benchmarks/results")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stability.md").write_text(text, encoding="utf-8")
+    (folder / "stability.json").write_text(json.dumps([asdict(run) for run in found]) + "\n", encoding="utf-8")
+    plot(found, folder / "stability.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""`nearstep check`: hold an object of the user's to the laws of its axis."""
+
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nearstep.errors import ConfigError, shorten
+from nearstep.settings import Problem, Settings, accepts_old_names, option
+
+if TYPE_CHECKING:
+    from nearstep.conformance import Verdict
+
+
+@accepts_old_names
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(Settings):
+    """Settings of the check."""
+
+    object: str | None = option(None, "what to check: path/to/file.py:Name")
+    kind: Literal["auto", "trust_region", "reward", "engine", "critic_schedule", "backend"] = option(
+        "auto", "what it shall be; auto tells it from its members"
+    )
+    skip: tuple[str, ...] = option((), "laws that it is not held to, by name; those that training relies on stay")
+    rows: str | None = option(
+        None, "reward: samples to judge, a jsonl file of objects with prompt, completion and the columns it reads"
+    )
+    updates: int = option(100, "critic_schedule: length of the run in updates", at_least=1)
+
+    def problems(self) -> Iterator[Problem]:
+        """Places that are not there."""
+        if self.object is None:
+            yield Problem("say what to check: nearstep check path/to/file.py:Name", ("object",))
+        elif ".py:" not in self.object:
+            yield Problem(f"object = {self.object}: write it as path/to/file.py:Name", ("object",))
+        if self.rows is not None and not Path(self.rows).is_file():
+            yield Problem(f"rows = {self.rows}: no such file", ("rows",))
+
+
+SECTIONS = (("Check", "object"),)
+
+
+def run_check(options: CheckOptions) -> None:
+    """Print the laws that hold. Raises ConformanceError with the first that does not."""
+    from nearstep.plugins import load_named
+
+    assert options.object is not None
+    found = load_named(options.object, kind="object", error=ConfigError)
+    print("\n".join(_check(found, options).lines()))
+
+
+def _check(found: object, options: CheckOptions) -> "Verdict":
+    """The object under the suite of its kind. Of a class an instance is checked; an engine is built from settings."""
+    from nearstep import conformance
+    from nearstep.conformance.kinds import kind_of
+    from nearstep.plugins import made
+    from nearstep.rollout.engine import RolloutEngine
+
+    is_engine = options.kind == "engine" or (inspect.isclass(found) and issubclass(found, RolloutEngine))
+    thing = found if is_engine else made(found, f"object {options.object!r}", ConfigError)
+    match kind_of(thing) if options.kind == "auto" else options.kind:
+        case "trust_region":
+            return conformance.check_trust_region(thing, skip=options.skip)
+        case "reward":
+            rows = {} if options.rows is None else {"rows": _rows(Path(options.rows))}
+            return conformance.check_reward(thing, skip=options.skip, **rows)
+        case "critic_schedule":
+            return conformance.check_critic_schedule(thing, updates=options.updates, skip=options.skip)
+        case "backend":
+            return conformance.check_backend(thing() if callable(thing) else thing, skip=options.skip)
+        case "engine":
+            if not callable(thing):
+                raise ConfigError(
+                    f"engine {shorten(thing)}: name its class, or a function that builds it from GenerationSettings"
+                )
+            return conformance.check_engine(thing, skip=options.skip)
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """The samples in a file, one JSON object per line. Raises ConfigError with the line that is none."""
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{file}, line {number} is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ConfigError(f"{file}, line {number} is {shorten(row)}; write one object per line")
+        rows.append(row)
+    return rows

@@ -1,0 +1,30 @@
+"""Whether a name that a user gives is a place on this machine, and whether it is there."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from nearstep.settings import Problem
+
+DATA_FILES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+def is_local(place: str) -> bool:
+    """Whether a name can only mean a place on this machine; a hub name is `name` or `owner/name`."""
+    if place.startswith((".", "/", "~")) or place.endswith(DATA_FILES) or place.count("/") > 1:
+        return True
+    return "/" in place and Path(place).parent.is_dir()
+
+
+def absent_places(places: Mapping[str, str | None]) -> Iterator[Problem]:
+    """Settings, by name, whose value can only be a place on this machine and is not there."""
+    for name, place in places.items():
+        if place is not None and is_local(place) and not Path(place).expanduser().exists():
+            yield Problem(f"{name} = {place}: no such file or folder", (name,))
+
+
+def absent_reward_files(reward_funcs: Iterable[str]) -> Iterator[Problem]:
+    """Reward functions whose file is not there."""
+    for source in reward_funcs:
+        file = source.rpartition(":")[0] or source
+        if (file.endswith(".py") or is_local(file)) and not Path(file).exists():
+            yield Problem(f"reward_funcs = {source}: no such file or folder {file}", ("reward_funcs",))

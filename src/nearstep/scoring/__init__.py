@@ -1,0 +1,1 @@
+"""Completions from a file are judged by the path that training uses."""

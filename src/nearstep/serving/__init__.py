@@ -1,0 +1,1 @@
+"""Rewards of this machine are served to trainers elsewhere."""

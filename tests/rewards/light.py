@@ -1,0 +1,38 @@
+"""Rewards in worker processes for the tests; imports no torch, so that fresh processes start at once."""
+
+import os
+
+from nearstep.rewards.batch import RewardBatch
+from nearstep.rewards.functions import FunctionReward
+from nearstep.rewards.loading import load_function
+from nearstep.rewards.worker_reward import WorkerReward, deliver
+from nearstep.rewards.workers import WorkerPool
+
+
+def texts(completions: list[str], **columns: list[object]) -> RewardBatch:
+    """A batch of plain texts, one token per byte, all of them ended."""
+    rows = len(completions)
+    return RewardBatch(
+        prompts=["Say: "] * rows,
+        completions=completions,
+        prompt_ids=[[1, 2]] * rows,
+        completion_ids=[[*text.encode(), 256] for text in completions],
+        finished=[True] * rows,
+        columns=columns,
+        episodes=list(range(100, 100 + rows)),
+    )
+
+
+def in_workers(file, *names, count=1, timeout=None):
+    """Functions of a file as sources that run in `count` processes, and their pool."""
+    specs = [f"{file}:{name}" for name in names]
+    functions = [load_function(spec) for spec in specs]
+    judges = [FunctionReward(function) for function in functions]
+    deliveries = [deliver(f, j.name, spec) for f, j, spec in zip(functions, judges, specs, strict=True)]
+    pool = WorkerPool(deliveries, count, timeout)
+    return [WorkerReward(judge, number, pool) for number, judge in enumerate(judges)], pool
+
+
+def is_elsewhere(completions):
+    """Whether this runs in another process than the one whose number is the completion."""
+    return [float(os.getpid() != int(text)) for text in completions]

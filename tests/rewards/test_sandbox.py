@@ -1,0 +1,236 @@
+"""Code of a model is contained: what it may do, what each probe of a prisoner meets, and that nothing runs without."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nearstep.errors import RewardError
+from nearstep.rewards import sandbox
+from nearstep.rewards.sandbox import check_isolation, run_python
+
+MIB = 1 << 20
+
+
+def possible(isolation) -> bool:
+    try:
+        check_isolation(isolation)
+    except RewardError:
+        return False
+    return True
+
+
+shut_in = pytest.mark.skipif(not possible("namespaces"), reason="user namespaces are forbidden on this machine")
+BOTH = [pytest.param("namespaces", marks=shut_in), "process"]
+
+
+def run(code, tests=(), *, isolation="namespaces", timeout=10.0, memory=512 * MIB, stdin=""):
+    return run_python(code, tests, timeout_seconds=timeout, memory_bytes=memory, stdin=stdin, isolation=isolation)
+
+
+# --- What code may do
+
+
+@pytest.mark.parametrize("isolation", BOTH)
+def test_every_test_gets_the_state_after_the_code_and_a_copy_of_its_own(isolation):
+    tests = ["assert f(1) == 2; seen.append(1)", "assert f(1) == 3", "assert seen == []", "import os; os._exit(0)"]
+    outcome = run("seen = []\ndef f(x): return x + 1\nprint('hi')", tests, isolation=isolation)
+    assert outcome.ending == "done"
+    assert outcome.passed == (True, False, True, False)
+    assert (outcome.stdout, outcome.stderr) == ("hi\n", "AssertionError\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "ending", "stderr"),
+    [
+        ("raise ValueError('no')", "error", "ValueError: no\n"),
+        ("def (", "error", "SyntaxError"),
+        ("import sys; sys.exit(3)", "error", ""),
+        ("import sys; sys.exit(0)", "done", ""),
+        ("import os; os._exit(0)", "error", ""),  # before its end: no test is passed
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed", ""),
+        ("import ctypes; ctypes.string_at(0)", "killed", ""),
+        ("x = bytearray(2 << 30)", "error", "MemoryError"),
+    ],
+)
+def test_how_it_ended_is_told(code, ending, stderr):
+    outcome = run(code, ["pass"], isolation="process")
+    assert outcome.ending == ending
+    assert stderr in outcome.stderr
+    assert outcome.passed == (ending == "done",)
+
+
+@pytest.mark.parametrize("isolation", BOTH)
+@pytest.mark.parametrize("code", ["while True: pass", "import re; re.match('(a+)+$', 'a' * 40 + 'b')"])
+def test_a_hang_ends_at_the_limit_even_where_it_keeps_the_interpreter_lock(code, isolation):
+    outcome = run(code, ["pass"], isolation=isolation, timeout=0.3)
+    assert (outcome.ending, outcome.passed) == ("timeout", (False,))
+
+
+def test_tests_that_were_reached_before_the_limit_count():
+    outcome = run("", ["pass", "while True: pass", "pass"], isolation="process", timeout=1.0)
+    assert (outcome.ending, outcome.passed) == ("timeout", (True, False, False))
+
+
+@shut_in
+def test_it_reads_its_input_and_imports_what_the_interpreter_can():
+    code = "import dataclasses, jinja2, tempfile\nopen(tempfile.mkstemp()[1], 'w').write('x')\nprint(input()[::-1])"
+    outcome = run(code, stdin="abc", memory=1 << 30)
+    assert (outcome.ending, outcome.stdout) == ("done", "cba\n"), outcome.stderr
+
+
+def test_easy_cheats_pass_no_test():
+    cheats = [
+        "import builtins; builtins.exec = lambda *a: None",
+        "import os\nfor fd in range(3, 30):\n    try: os.write(fd, b'ran\\npassed 0\\n')\n    except OSError: pass",
+        "import os; os.fork = lambda: 1",
+        "print('passed 0')",
+    ]
+    for cheat in cheats:
+        assert run(cheat, ["assert False"], isolation="process").passed == (False,), cheat
+
+
+def test_sandboxes_run_side_by_side():
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = pool.map(lambda n: run(f"print({n})", isolation="process").stdout, range(8))
+    assert list(outcomes) == [f"{n}\n" for n in range(8)]
+
+
+# --- What a prisoner meets: each probe raises, or prints what it found
+
+PROBES = {
+    "reads a file of the user": "open({canary!r})",
+    "lists a folder of the user": "import os; os.listdir({folder!r})",
+    "reads the users of the machine": "open('/etc/passwd')",
+    "writes beside the interpreter": "import json; open(json.__file__, 'a')",
+    "writes into /usr": "open('/usr/canary', 'w')",
+    "writes into the root": "open('/canary', 'w')",
+    "follows a link out": "import os; os.symlink({canary!r}, '/tmp/link'); open('/tmp/link')",
+    "connects to loopback": "import socket; socket.create_connection(('127.0.0.1', {port}), 2)",
+    "sends a datagram": "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))",
+    "connects to an abstract socket": "import socket; socket.socket(socket.AF_UNIX).connect({abstract!r})",
+    "signals the trainer": "import os; os.kill({pid}, 9)",
+    "mounts": "import ctypes, os\nif ctypes.CDLL(None).mount(b'none', b'/tmp', b'tmpfs', 0, None): raise OSError",
+    "becomes root": "import os; os.chroot('/tmp')",
+    "names the machine": "import socket; socket.sethostname('canary')",
+    "fills the disk": "f = open('/tmp/big', 'wb')\nfor _ in range(64): f.write(bytes(1 << 20))",
+    "fills /tmp with files": "for n in range(100_000): open(f'/tmp/{{n}}', 'w')",
+    "opens many files": "kept = [open('/dev/null') for _ in range(1000)]",
+    "takes all memory": "x = bytearray(1 << 32)",
+    "raises its limits": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+    "prints without end": "for _ in range(1000): print('x' * 100_000)",
+}
+
+
+@shut_in
+@pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
+def test_a_probe_is_refused(probe, tmp_path):
+    canary = tmp_path / "canary"
+    canary.write_text("secret")
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX) as abstract:
+        name = f"\0nearstep-{os.getpid()}"
+        abstract.bind(name)
+        abstract.listen()
+        code = probe.format(
+            canary=str(canary), folder=str(tmp_path), port=listener.getsockname()[1], abstract=name, pid=os.getpid()
+        )
+        outcome = run(code)
+    assert outcome.ending in ("error", "killed"), outcome
+    assert "SyntaxError" not in outcome.stderr
+    assert len(outcome.stdout) <= sandbox.SHOWN_BYTES
+    assert canary.read_text() == "secret"
+
+
+@shut_in
+def test_the_environment_is_empty_and_nobody_else_is_there(monkeypatch):
+    monkeypatch.setenv("SECRET_CANARY", "secret")
+    code = (
+        "import os\nprint('SECRET_CANARY' in os.environ, os.getpid() < 10, os.path.exists('/proc'), os.listdir('/dev'))"
+    )
+    outcome = run(code)
+    assert outcome.stdout.startswith("False True False ['"), outcome
+    assert "secret" not in outcome.stdout
+
+
+@shut_in
+def test_a_fork_bomb_is_bounded_and_leaves_nothing():
+    code = "import os, time\nfor _ in range(1000):\n    if os.fork() == 0: time.sleep(1000)"
+    started = time.monotonic()
+    assert run(code, timeout=2.0).ending == "error"  # the kernel refuses the 15th process or so
+    assert time.monotonic() - started < sandbox.STARTUP_SECONDS
+    assert not processes_that_sleep()
+
+
+@pytest.mark.parametrize("isolation", BOTH)
+def test_a_child_that_is_left_behind_ends_with_the_code(isolation):
+    code = (
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(1000)\n    os._exit(0)"
+    )
+    assert run(code, isolation=isolation).ending == "done"
+    assert not processes_that_sleep()
+
+
+def processes_that_sleep() -> list[str]:
+    """Launchers that are still there; their ends may take a moment."""
+    for _ in range(100):
+        commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+        found = [str(command) for command in commands if b"sandbox_launcher" in command]
+        if not found:
+            break
+        time.sleep(0.05)
+    return found
+
+
+@shut_in
+def test_nothing_stays_on_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run("open('/tmp/left', 'w').write('x')")
+    assert list(tmp_path.iterdir()) == []
+
+
+@shut_in
+def test_root_runs_it_as_nobody():
+    if os.geteuid() != 0:
+        pytest.skip("the tests do not run as root")
+    assert run("import os; print(os.getuid(), os.getgid(), os.getgroups())").stdout == "1 1 []\n"
+
+
+# --- Without isolation nothing runs
+
+
+def test_where_namespaces_are_forbidden_nothing_is_run(monkeypatch, tmp_path):
+    launcher = tmp_path / "launcher.py"
+    forbidden = "LIBC.unshare = lambda flags: -1\n\nif __name__"
+    launcher.write_text(sandbox.LAUNCHER.read_text().replace("if __name__", forbidden))
+    monkeypatch.setattr(sandbox, "LAUNCHER", launcher)
+    canary = tmp_path / "canary"
+    with pytest.raises(RewardError, match=r"not run, for the isolation 'namespaces'.*code_isolation='process'"):
+        run(f"open({str(canary)!r}, 'w')")
+    assert not canary.exists()
+
+
+def test_a_launcher_that_breaks_is_no_outcome(monkeypatch, tmp_path):
+    launcher = tmp_path / "launcher.py"
+    launcher.write_text("raise SystemExit('broken')")
+    monkeypatch.setattr(sandbox, "LAUNCHER", launcher)
+    with pytest.raises(RewardError, match="broken"):
+        run("", isolation="process")
+
+
+@shut_in
+def test_it_ends_with_the_trainer():
+    trainer = (
+        "import threading, time; from nearstep.rewards.sandbox import run_python\n"
+        "code = 'print(1)\\nwhile True: pass'\n"
+        "threading.Thread(target=run_python, args=(code,), kwargs={'timeout_seconds': 60, 'memory_bytes': 1 << 30})"
+        ".start()\ntime.sleep(1)\nprint('up', flush=True)\ntime.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", trainer], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.kill()
+    assert not processes_that_sleep()

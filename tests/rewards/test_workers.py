@@ -1,0 +1,314 @@
+"""R22: whatever a reward function does to its process: the trainer lives, other rows are judged, nothing is left."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nearstep.errors import RewardError
+from nearstep.rewards import workers
+from nearstep.rewards.failures import OnError
+from nearstep.rewards.functions import FunctionReward
+from nearstep.rewards.loading import load_function
+from nearstep.rewards.source import Rewards
+from nearstep.rewards.worker import Delivery
+from nearstep.rewards.worker_reward import WorkerReward, deliver
+from nearstep.rewards.workers import WorkerPool
+from tests.rewards.episodes import play
+from tests.rewards.light import in_workers, is_elsewhere, texts
+from tests.tiny import byte_tokenizer
+
+SOURCE = """
+import asyncio, ctypes, os, re, signal, subprocess, sys, time
+
+def lengths(completions, **kwargs):
+    return [float(len(text)) for text in completions]
+
+def misbehaves(completions, log_extra):
+    (text,) = completions
+    if text == "sleep": time.sleep(1000)
+    if text == "loop":
+        while True: pass
+    if text == "regex": re.match("(a+)+$", "a" * 64 + "b")
+    if text == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(1000)
+    if text == "leave": os._exit(0)
+    if text == "crash": ctypes.string_at(0)
+    if text == "exit": sys.exit(3)
+    if text == "raise": raise ValueError("no")
+    if text == "nan": return [float("nan")]
+    if text == "memory": return [float(len(bytearray(1 << 45)))]
+    if text == "much": log_extra("text", ["x" * (17 << 20)])
+    if text == "child":
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)  # left behind"])
+    if text == "orphan" and os.fork() == 0:
+        time.sleep(1000)  # holds the pipe of the worker
+    if text in ("orphan", "killed"): os.kill(os.getpid(), signal.SIGKILL)
+    return [float(len(text))]
+
+def sees(prompts, completions, completion_ids, answer, log_extra, log_metric, trainer_state=None):
+    log_extra("shown", [f"{prompts[0]} {completion_ids[0]} {answer[0]} {trainer_state}"])
+    log_metric("rows", len(completions))
+    return [answer[0] == completions[0]]
+
+async def waits(completions):
+    await asyncio.sleep(0.001)
+    return [len(text) for text in completions]
+
+def per_token(completion_ids, **kwargs):
+    return [[1.0] * len(ids) for ids in completion_ids]
+
+def spans(completions):
+    return [[(0, 1, 2.5)]]
+
+def logs_two(completions, log_extra):
+    log_extra("text", ["a", "b"])
+    return [1.0]
+
+class Counter:
+    calls = 0
+
+    def __call__(self, completions):
+        self.calls += 1
+        return [float(self.calls)]
+
+def process(completions):
+    return [float(os.getpid())]
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "rewards.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def values(file, name, completions, **options):
+    columns = options.pop("columns", {})
+    (source,), pool = in_workers(file, name, **options)
+    answer = source.score(texts(completions, **columns))
+    pool.close()
+    return answer
+
+
+def gone(pool_pids):
+    """Whether processes end; a killed one may take a moment."""
+    for _ in range(200):
+        if not any(Path("/proc", str(pid)).exists() for pid in pool_pids):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def left_behind():
+    """Processes started by the functions of these tests that are still there."""
+    for _ in range(100):
+        found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"left behind" in read(path)]
+        if not found:
+            return []
+        time.sleep(0.02)
+    return found
+
+
+def read(path):
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended since
+        return b""
+
+
+# --- Misbehaviour
+
+HARMS = {
+    "sleep": "did not answer within reward_timeout_seconds = 1 on row 1 of the batch (episode 101)",
+    "loop": "did not answer within reward_timeout_seconds = 1",
+    "regex": "did not answer within reward_timeout_seconds = 1",
+    "deaf": "did not answer within reward_timeout_seconds = 1",
+    "leave": "ended its worker process (exit code 0) on row 1 of the batch (episode 101)",
+    "crash": "ended its worker process (signal SIGSEGV)",
+    "orphan": "ended its worker process (signal SIGKILL)",
+    "exit": "raised SystemExit: '3'",
+    "raise": "raised ValueError: 'no'",
+    "nan": "returned nan for row 1 of the batch (episode 101)",
+    "memory": "raised MemoryError",
+    "much": "answered with more than 16 MiB on row 1 of the batch (episode 101)",
+}
+
+
+@pytest.mark.parametrize(("harm", "words"), HARMS.items(), ids=HARMS)
+def test_harm_costs_its_row_and_no_other(file, harm, words):
+    started = time.monotonic()
+    said = values(file, "misbehaves", ["a", harm, "ccc"], timeout=1.0).values
+    assert time.monotonic() - started < 30  # it would be a thousand
+    assert (said[0], said[2]) == (1.0, 3.0)
+    assert isinstance(said[1], RewardError)
+    assert words in str(said[1])
+
+
+def test_a_child_that_a_function_started_ends_with_its_worker(file):
+    assert values(file, "misbehaves", ["child"]).values == [5.0]
+    assert left_behind() == []
+
+
+def test_every_row_may_fail_and_workers_are_replaced(file):
+    completions = ["leave", "a", "crash", "bb", "killed", "leave"] * 3
+    said = values(file, "misbehaves", completions, count=3).values
+    assert [not isinstance(value, RewardError) for value in said] == [False, True, False, True, False, False] * 3
+
+
+def test_rows_keep_their_order_and_run_at_the_same_time(file):
+    (source,), pool = in_workers(file, "process", count=2)
+    pids = {int(value) for value in source.score(texts(["x"] * 40)).values}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    pool.close()
+    assert gone(pids)
+    said = values(file, "lengths", ["x" * length for length in range(40)], count=2).values
+    assert said == [float(length) for length in range(40)]
+
+
+# --- The contract holds there too
+
+
+def test_what_a_function_is_given_and_logs_is_what_it_is_in_the_trainer(file):
+    columns = {"answer": ["yes", "no"], "unused": [object(), object()]}  # which could not be sent
+    answer = values(file, "sees", ["yes", "yes"], columns=columns)
+    here = FunctionReward(load_function(f"{file}:sees")).score(texts(["yes", "yes"], answer=["yes", "no"]))
+    assert [float(value) for value in answer.values] == [1.0, 0.0]
+    assert answer.extras == here.extras | {"shown": answer.extras["shown"]}
+    assert answer.extras["shown"][0] == here.extras["shown"][0]
+    assert answer.metrics == {"rows": [1.0, 1.0]}  # one call per row
+
+
+@pytest.mark.parametrize("name", ["lengths", "waits", "per_token", "spans", "Counter"])
+def test_scores_are_those_of_the_same_function_in_the_trainer(file, name):
+    rows = [play([text]) for text in ("a", "bb", "ccc")]  # one call per row, as in a worker
+    (source,), _ = in_workers(file, name)
+    for judges in zip(*(
+        [rewards(*row) for row in rows]
+        for rewards in (
+            Rewards([FunctionReward(load_function(f"{file}:{name}"))], byte_tokenizer()),
+            Rewards([source], byte_tokenizer()),
+        )
+    ), strict=True):  # fmt: skip
+        here, there = judges
+        assert here.total.tolist() == there.total.tolist()
+        assert (here.dense is None) == (there.dense is None)
+        assert here.dense is None or here.dense.tolist() == there.dense.tolist()
+
+
+def test_an_extra_column_must_have_one_value_for_the_row(file):
+    said = values(file, "logs_two", ["x"]).values
+    assert "logged 2 values as extra column 'text' for row 0" in str(said[0])
+
+
+def test_a_column_that_cannot_be_sent_is_told(file):
+    said = values(file, "lengths", ["x"], columns={"handle": [sys.stdout]}).values
+    assert "row 0 of the batch (episode 100) cannot be given to a worker process: one of handle" in str(said[0])
+
+
+def test_what_a_function_requires_is_checked_before_any_worker_starts(file):
+    (source,), pool = in_workers(file, "sees")
+    with pytest.raises(RewardError, match="requires 'answer'"):
+        source.score(texts(["x"]))
+    assert pool._workers == []
+
+
+def test_failures_follow_the_policy(file):
+    (source,), _ = in_workers(file, "misbehaves", timeout=0.5, count=2)
+    rewards = Rewards([source], byte_tokenizer(), on_error=OnError("drop"))
+    scores = rewards(*play(["a", "sleep", "leave", "nan", "dddd", "eeeee"]))
+    assert scores.total.isnan().tolist() == [False, True, True, True, False, False]
+    assert scores.metrics == {"reward/misbehaves_failed": 0.5}
+    with pytest.raises(RewardError, match="did not answer within"):
+        Rewards([source], byte_tokenizer())(*play(["a", "sleep"]))
+    with pytest.raises(RewardError, match="It was asked 2 times"):
+        Rewards([source], byte_tokenizer(), on_error=OnError("retry", 1))(*play(["a", "leave"]))
+
+
+# --- How a function gets there
+
+
+def test_a_function_of_a_module_is_given_by_pickle():
+    pool = WorkerPool([deliver(is_elsewhere, "is_elsewhere", None)], 1, None)
+    source = WorkerReward(FunctionReward(is_elsewhere), 0, pool)
+    assert source.score(texts([str(os.getpid())])).values == [1.0]
+
+
+def test_a_function_inside_another_cannot_be_given(file):
+    with pytest.raises(RewardError, match=r"cannot be given to worker processes.*at the top of a module.*file.py:name"):
+        deliver(lambda completions: [0.0], "<lambda>", None)
+
+
+def test_one_that_a_worker_does_not_find_is_told_at_once(file):
+    missing = Delivery("here", None, pickle.dumps(is_elsewhere).replace(b"is_elsewhere", b"is_not_there"))
+    with pytest.raises(RewardError, match=r"'here' is not to be found from a worker process.*file.py:name"):
+        WorkerPool([missing], 1, None).check()
+
+
+def test_a_file_that_fails_in_a_worker_is_told_at_once(tmp_path):
+    path = tmp_path / "rewards.py"
+    path.write_text(
+        f"import os\nif os.getpid() != {os.getpid()}: raise ValueError('not here')\ndef f(completions): ..."
+    )
+    with pytest.raises(RewardError, match="failed while loading: ValueError: not here"):
+        WorkerPool([deliver(len, "f", f"{path}:f")], 1, None).check()
+    path.write_text("import os\nos._exit(7)")
+    with pytest.raises(RewardError, match=r"'f' did not come up \(exit code 7\)"):
+        WorkerPool([deliver(len, "f", f"{path}:f")], 1, None).check()
+
+
+def test_a_worker_that_never_comes_up_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "STARTUP_SECONDS", 0.3)
+    path = tmp_path / "rewards.py"
+    path.write_text("import time\ntime.sleep(1000)")
+    with pytest.raises(RewardError, match=r"did not come up \(not within 0.3 s\)"):
+        WorkerPool([deliver(len, "f", f"{path}:f")], 1, None).check()
+
+
+def test_a_worker_imports_neither_torch_nor_transformers():
+    code = "import sys, nearstep.rewards.worker; print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+# --- How workers end
+
+
+def test_they_end_with_their_pool(file):
+    (source,), pool = in_workers(file, "process")
+    pids = [int(value) for value in source.score(texts(["x"])).values]
+    del source, pool
+    assert gone(pids)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_they_end_with_the_trainer_even_in_the_middle_of_a_row(file, how):
+    root = Path(__file__).parents[2]
+    code = (
+        f"import sys; sys.path.insert(0, {str(root)!r})\n"
+        "from tests.rewards.light import in_workers, texts\n"
+        f"(first, second), pool = in_workers({str(file)!r}, 'process', 'misbehaves', timeout=60.0)\n"
+        "print(int(first.score(texts(['x'])).values[0]), flush=True)\n"
+        "second.score(texts(['sleep']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as trainer:
+        pid = int(trainer.stdout.readline())
+        time.sleep(0.3)
+        trainer.send_signal(how)
+        trainer.wait(30)
+        if how == signal.SIGINT:
+            assert "KeyboardInterrupt" in trainer.stderr.read()
+            assert gone([pid])
+        else:  # nobody is left to kill it: the kernel does, a little after the limit
+            assert Path("/proc", str(pid)).exists()
+            os.kill(pid, signal.SIGALRM)  # what the kernel will send, and the worker must not survive
+            assert gone([pid])

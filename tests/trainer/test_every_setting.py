@@ -1,0 +1,368 @@
+"""Every setting changes something: two short runs that differ in it alone leave different traces."""
+
+import dataclasses
+import json
+import os
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_hook
+from transformers import AutoConfig
+
+from nearstep import DataError, PPOConfig, PPOTrainer, RewardError
+from nearstep.judging import Loading, make_judges
+from nearstep.rewards.identity import TokenizerIdentity
+from nearstep.scale.torch_backend import torch_backend
+from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
+
+PROMPTS = ["a", "bc", "def", "ghij", "klmno", "pq", "r", "stuvwx"]
+REWARD = f"""
+import collections
+import os
+
+asked = collections.Counter()
+
+def low(completion_ids, **rest):
+    return [sum(token < 100 for token in ids) / len(ids) for ids in completion_ids]
+
+def length(completion_ids, **rest):
+    return [float(len(ids)) for ids in completion_ids]
+
+def place(completion_ids, **rest):
+    return [float(os.getpid() == {os.getpid()}) for _ in completion_ids]
+
+def reluctant(completion_ids, **rest):
+    asked.update(tuple(ids) for ids in completion_ids)
+    if any(asked[tuple(ids)] < 4 for ids in completion_ids):  # together, alone, and once more is not enough
+        raise OSError("not yet")
+    return [1.0 for _ in completion_ids]
+"""
+REGION = """
+from dataclasses import dataclass
+import torch
+
+@dataclass(frozen=True)
+class Nothing:
+    top_k: int = 0
+
+    def inside(self, now, old, advantages):
+        return torch.zeros_like(advantages, dtype=torch.bool)
+
+nothing = Nothing()
+"""
+GROUPS = {"num_generations": 4, "advantage": "group_mean"}
+DECOUPLED = {"critic": "decoupled", "vf_learning_rate": 1e-3}
+LORA = {"use_peft": True}
+RELUCTANT = {"reward_funcs": "{models}/rewards.py:reluctant"}
+RECOMPUTED = {"anchor": "recomputed", "importance_cap": 1.0, "bf16": True}  # bf16: engine and trainer differ
+
+# setting: (what else is set, the value that shall make a difference)
+EFFECTS: dict[str, tuple[dict[str, object], object]] = {
+    "output_dir": ({}, "{folder}/elsewhere"),
+    "run_name": ({"report_to": "tensorboard"}, "named"),
+    "seed": ({}, 7),
+    "model_name_or_path": ({"sft_model_path": None}, "{models}/other"),
+    "dtype": ({}, "bfloat16"),
+    "bf16": ({}, True),
+    "gradient_checkpointing": ({}, True),
+    "use_peft": ({}, True),
+    "lora_r": (LORA, 2),
+    "lora_alpha": (LORA, 3),
+    "lora_target_modules": (LORA, ["q_proj"]),
+    "sft_model_path": ({}, "{models}/other"),
+    "ref_model_path": ({}, "{models}/other"),
+    "value_model_path": ({}, "{models}/judge"),
+    "dataset_name": ({}, "{models}/fewer.jsonl"),
+    "dataset_train_split": ({"dataset_name": "{models}/splits"}, "test"),
+    "eval_dataset_name": ({}, "{models}/fewer.jsonl"),
+    "dataset_weights": ({"dataset_name": ["{models}/prompts.jsonl", "{models}/fewer.jsonl"]}, [1.0, 5.0]),
+    "dataset_format": ({"dataset_name": "{models}/two.jsonl"}, "query"),
+    "columns": ({"dataset_name": "{models}/two.jsonl"}, ["prompt=query"]),
+    "on_bad_row": ({"dataset_name": "{models}/bad.jsonl"}, "drop"),
+    "prompt_type": ({}, "chat"),
+    "num_eval_rows": ({}, 2),
+    "shuffle_dataset": ({}, False),
+    "streaming": ({}, True),
+    "shuffle_buffer": ({"streaming": True}, 3),
+    "dataset_test_split": ({"dataset_name": "{models}/splits"}, "test"),
+    "max_prompt_length": ({"on_long_prompt": "cut_left"}, 2),
+    "on_long_prompt": ({"max_prompt_length": 3, "on_long_prompt": "drop"}, "cut_left"),
+    "response_length": ({}, 5),
+    "temperature": ({}, 0.5),
+    "top_p": ({}, 0.5),
+    "top_k": ({}, 3),
+    "stop_token": ({}, "a"),
+    "stop_token_id": ({}, [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
+    "num_generations": ({}, 4),
+    "reward_model_path": ({}, "{models}/judge"),
+    "reward_funcs": ({}, "{models}/rewards.py:length"),
+    "reward_weights": ({"reward_funcs": ["{models}/rewards.py:low", "{models}/rewards.py:length"]}, [1.0, 0.5]),
+    "reward_workers": ({"reward_funcs": "{models}/rewards.py:place"}, 1),
+    "reward_timeout_seconds": ({"reward_funcs": "{models}/rewards.py:place"}, 100.0),
+    "on_reward_error": (RELUCTANT, "drop"),
+    "reward_retries": (RELUCTANT | {"on_reward_error": "retry", "reward_retries": 1}, 2),
+    "missing_eos_penalty": ({}, 3.0),
+    "non_eos_penalty": ({}, True),
+    "penalty_reward_value": ({"non_eos_penalty": True}, -5.0),
+    "normalize_scores": ({"whiten_advantages": False}, "scale"),
+    "reward_clip": ({}, 0.3),
+    "overlong_buffer": ({}, 4),
+    "overlong_penalty": ({"overlong_buffer": 4}, 3.0),
+    "kl_coef": ({}, 0.5),
+    "kl_estimator": ({}, "k3"),
+    "kl_in": ({"kl_estimator": "k3"}, "loss"),
+    "kl_target": ({}, 0.01),
+    "kl_horizon": ({"kl_target": 0.01}, 16),
+    "score_position": ({"stop_token_id": list(range(5, 60))}, "after_eos"),
+    "whiten_rewards": ({}, True),
+    "whiten_advantages": ({}, False),
+    "gamma": ({}, 0.5),
+    "lam": ({}, 0.5),
+    "lam_length_alpha": ({}, 0.5),
+    "lam_critic": ({}, 0.5),
+    "bootstrap_truncated": ({}, True),
+    "advantage": ({"num_generations": 4}, "leave_one_out"),
+    "num_ppo_epochs": ({}, 1),
+    "num_mini_batches": ({}, 2),
+    "trust_region": ({}, "{models}/region.py:nothing"),
+    "ratio_level": ({"cliprange": 1e-3}, "sequence"),
+    "cliprange": ({}, 0.01),
+    "cliprange_high": ({}, 0.01),
+    "dual_clip": ({}, 1.01),
+    "divergence_low": ({"trust_region": "binary_kl"}, 1e-6),
+    "divergence_high": ({"trust_region": "binary_kl"}, 1e-6),
+    "divergence_top_k": ({"trust_region": "topk_tv", "divergence_low": 1e-3, "divergence_high": 1e-3}, 1),
+    "anchor": ({"bf16": True}, "recomputed"),
+    "importance_cap": (RECOMPUTED, 0.5),
+    "importance_floor": (RECOMPUTED | {"importance_cap": 9.0}, 2.0),
+    "importance_rule": ({"anchor": "recomputed", "importance_floor": 1.1}, "mask"),
+    "entropy_coef": ({}, 0.5),
+    "loss_aggregation": ({"optim": "sgd", "stop_token_id": list(range(5, 60))}, "sequence_mean"),
+    "mask_truncated_completions": ({"stop_token_id": list(range(5, 60))}, True),
+    "early_stop_kl": ({"num_ppo_epochs": 4}, 1e-6),
+    "ratio_cap": ({}, 0.9),
+    "critic": ({}, "decoupled"),
+    "cliprange_value": ({}, 1e-3),
+    "vf_coef": ({}, 1.0),
+    "vf_learning_rate": ({}, 1e-4),
+    "num_vf_epochs": (DECOUPLED, 3),
+    "vf_update_frequency": (DECOUPLED | {"total_episodes": 24}, 3),
+    "vf_warmup_updates": ({}, 1),
+    "vf_warmup_lam": ({"vf_warmup_updates": 1}, 0.5),
+    "total_episodes": ({}, 24),
+    "num_train_epochs": ({"total_episodes": None, "num_train_epochs": 2.0}, 1.0),
+    "per_device_train_batch_size": ({"batch_size": 8}, 3),
+    "gradient_accumulation_steps": ({"per_device_train_batch_size": 4, "batch_size": None}, 2),
+    "batch_size": ({}, 4),
+    "max_tokens_per_microbatch": ({}, 20),
+    "local_rollout_forward_batch_size": ({}, 3),
+    "learning_rate": ({}, 1e-3),
+    "lr_scheduler_type": ({}, "linear"),
+    "warmup_steps": ({"lr_scheduler_type": "linear"}, 1),
+    "optim": ({}, "sgd"),
+    "weight_decay": ({}, 0.5),
+    "adam_beta1": ({}, 0.5),
+    "adam_beta2": ({}, 0.5),
+    "adam_epsilon": ({}, 1e-2),
+    "max_grad_norm": ({"optim": "sgd"}, 0.01),
+    "logging_steps": ({}, 2),
+    "log_style": ({}, "two_line"),
+    "report_to": ({}, "tensorboard"),
+    "num_sample_generations": ({}, 2),
+    "log_rollouts": ({}, True),
+    "eval_steps": ({"eval_dataset_name": "{models}/fewer.jsonl"}, 1),
+    "save_steps": ({}, 1),
+    "save_total_limit": ({"save_steps": 1}, 1),
+}
+# These have a test of their own below, for what they do lies outside a run on this machine.
+OF_SERVERS: dict[str, object] = {
+    "reward_url": "http://127.0.0.1:1/other", "reward_url_token_env": "A_TOKEN", "reward_url_timeout_seconds": 1.0,
+    "reward_url_retries": 0, "reward_url_batch_size": 3,
+}  # fmt: skip
+APART = {"use_cpu", "trust_remote_code", "dataset_config", "push_to_hub", "hub_model_id", *OF_SERVERS}
+BASE: dict[str, object] = {
+    "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",
+    "reward_funcs": "{models}/rewards.py:low", "output_dir": "{folder}", "total_episodes": 16,
+    "per_device_train_batch_size": 8, "response_length": 6, "temperature": 1.0, "learning_rate": 1e-2,
+    "lr_scheduler_type": "constant", "num_ppo_epochs": 2, "num_sample_generations": 0, "log_rollouts": False,
+    "use_cpu": True,
+}  # fmt: skip
+
+
+def test_every_setting_has_its_effect_shown():
+    assert {field.name for field in dataclasses.fields(PPOConfig)} == set(EFFECTS) | APART
+    assert all(f"test_{name}" in globals() for name in APART - set(OF_SERVERS))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for name, model in (
+        ("policy", tiny_causal_lm()), ("other", tiny_causal_lm(seed=5)), ("judge", tiny_scalar_model()),
+    ):  # fmt: skip
+        model.save_pretrained(folder / name)
+        byte_tokenizer().save_pretrained(folder / name)
+    (folder / "rewards.py").write_text(REWARD)
+    (folder / "region.py").write_text(REGION)
+    (folder / "splits").mkdir()
+    for file, texts in (
+        ("prompts.jsonl", PROMPTS), ("fewer.jsonl", PROMPTS[:3]),
+        ("splits/train.jsonl", PROMPTS), ("splits/test.jsonl", PROMPTS[:3]),
+    ):  # fmt: skip
+        (folder / file).write_text("\n".join(json.dumps({"prompt": text}) for text in texts))
+    two = [{"prompt": text, "query": text * 2} for text in PROMPTS]
+    (folder / "two.jsonl").write_text("\n".join(map(json.dumps, two)))
+    (folder / "bad.jsonl").write_text("\n".join(map(json.dumps, [*two, {"prompt": ""}])))
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Traces:
+    """What a run leaves: weights, metrics without times, names of files, printed lines, calls of every layer."""
+
+    weights: tuple[float, ...]
+    metrics: tuple[dict[str, float], ...]
+    files: frozenset[str]
+    printed: str
+    calls: Counter[tuple[str, int]]
+
+
+@pytest.fixture(scope="module")
+def run(models, tmp_path_factory):
+    """Run settings and return their traces; equal settings run once."""
+    known: dict[str, Traces] = {}
+
+    def traces(settings, capsys, *, again=False):
+        key = json.dumps(settings, sort_keys=True)
+        if again or key not in known:
+            known[key] = _traces(settings, models, tmp_path_factory.mktemp("run"), capsys)
+        return known[key]
+
+    return traces
+
+
+def _traces(settings, models, folder, capsys) -> Traces:
+    def place(value):
+        if isinstance(value, list):
+            return [place(entry) for entry in value]
+        return value.format(models=models, folder=folder) if isinstance(value, str) else value
+
+    calls: Counter[tuple[str, int]] = Counter()
+    hook = register_module_forward_hook(
+        lambda module, inputs, _: calls.update([(type(module).__name__, inputs[0].numel())]) if inputs else None
+    )
+    capsys.readouterr()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = PPOTrainer(args=PPOConfig(**{name: place(value) for name, value in settings.items()}))
+            trainer.train()
+    except (DataError, RewardError) as error:
+        return Traces((), (), frozenset(), str(error).partition("(")[0], Counter())
+    finally:
+        hook.remove()
+    networks = [trainer.model] + ([] if trainer.value_model is None else [trainer.value_model])
+    weights = [float(weight.double().sum()) for network in networks for weight in network.state_dict().values()]
+    out = Path(trainer.recipe.config.output_dir)
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    clocks = ("time/", "seconds", "eps", "tokens_per_second")
+    return Traces(
+        tuple(weights),
+        tuple({name: value for name, value in entry.items() if not name.startswith(clocks)} for entry in metrics),
+        frozenset(str(path.relative_to(folder)).split("tfevents")[0] for path in folder.rglob("*")),
+        "\n".join(line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("iter")),
+        calls,
+    )
+
+
+def test_the_same_settings_leave_the_same_traces(run, capsys):
+    """Or any difference below would show nothing."""
+    assert run(BASE, capsys) == run(BASE, capsys, again=True)
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_setting_changes_something(name, run, capsys):
+    others, value = EFFECTS[name]
+    before = {**BASE, **others}
+    assert before.get(name) != value
+    assert run(before, capsys) != run({**before, name: value}, capsys)
+
+
+@pytest.mark.parametrize("name", OF_SERVERS)
+def test_setting_of_reward_servers(name, monkeypatch):
+    """Each reaches the server's description; what that does is shown in tests/rewards/test_remote.py."""
+    monkeypatch.setenv("A_TOKEN", "secret")
+    loading = Loading(torch.float32, False, False, 1024, lambda model: model, 0)
+
+    def server(**changes):
+        config = PPOConfig(**{"reward_url": "http://127.0.0.1:1/score", **changes})
+        return make_judges(config, [], byte_tokenizer, TokenizerIdentity("", None), loading)[0]._server
+
+    assert server() == server()
+    assert server() != server(**{name: OF_SERVERS[name]})
+
+
+def test_use_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    assert torch_backend(use_cpu=False).device.type == "cuda"
+    assert torch_backend(use_cpu=True).device.type == "cpu"
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_trust_remote_code(allowed, models, tmp_path, monkeypatch):
+    asked = []
+    real = AutoConfig.from_pretrained
+
+    def recording(place, **options):
+        asked.append(options.get("trust_remote_code"))
+        return real(place, **options)
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", recording)
+    texts = {"model_name_or_path": str(models / "policy"), "dataset_name": str(models / "prompts.jsonl")}
+    funcs = f"{models}/rewards.py:low"
+    PPOTrainer(args=PPOConfig(**texts, reward_funcs=funcs, output_dir=str(tmp_path), trust_remote_code=allowed))
+    assert asked
+    assert allowed in asked
+    assert (not allowed) not in asked
+
+
+def test_dataset_config(models, tmp_path, monkeypatch):
+    """It names a part of a hub data set, and is handed to the library that loads those."""
+    import datasets
+
+    asked = []
+
+    def recording(place, config=None, **options):
+        asked.append((place, config))
+        return datasets.Dataset.from_list([{"prompt": text} for text in PROMPTS])
+
+    monkeypatch.setattr(datasets, "load_dataset", recording)
+    for name in (None, "part"):
+        settings = {**BASE, "dataset_name": "someone/prompts", "dataset_config": name}
+        placed = {
+            key: value.format(models=models, folder=tmp_path) if isinstance(value, str) else value
+            for key, value in settings.items()
+        }
+        PPOTrainer(args=PPOConfig(**placed))
+    assert asked == [("someone/prompts", None), ("someone/prompts", "part")]
+
+
+@pytest.mark.parametrize(("changes", "uploads"), [
+    ({}, []), ({"push_to_hub": True}, ["run"]), ({"push_to_hub": True, "hub_model_id": "me/policy"}, ["me/policy"]),
+])  # fmt: skip
+def test_push_to_hub(changes, uploads, models, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr("nearstep.trainer.push_to_hub", lambda folder, repository: found.append(repository))
+    placed = {
+        key: value.format(models=models, folder=tmp_path / "run") if isinstance(value, str) else value
+        for key, value in {**BASE, **changes}.items()
+    }
+    PPOTrainer(args=PPOConfig(**placed)).train()
+    assert found == uploads
+
+
+test_hub_model_id = test_push_to_hub
