@@ -5,17 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from nearstep.axes import ratio_cap, schedule, trust_region, vf_learning_rate
 from nearstep.casting import Cast, Parts, cast, policy_family, policy_tokenizer
 from nearstep.config import PPOConfig
-from nearstep.data.load import load_rows, table_of
-from nearstep.data.preview import preview
-from nearstep.data.prompts import PromptSet, encode_prompts
-from nearstep.data.source import PromptSource
-from nearstep.data.table import Table
-from nearstep.errors import ConfigError
+from nearstep.data.templates import with_template
 from nearstep.judging import JudgeEntry, judge_entries, on_error
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Policy
@@ -27,6 +22,7 @@ from nearstep.rewards.source import Rewards
 from nearstep.rollout.transformers_engine import GenerationSettings, TransformersEngine
 from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
+from nearstep.supply import Supply, make_supply
 from nearstep.training.batches import BatchSizes, batch_sizes
 from nearstep.training.checkpoint import Checkpoint
 from nearstep.training.clock import Clock
@@ -44,8 +40,7 @@ class _Ground:
     backend: Backend
     tokenizer: PreTrainedTokenizerBase
     stops: tuple[int, ...]
-    train: PromptSet
-    held_out: PromptSet | None
+    supply: Supply
     entries: list[JudgeEntry]
     batch: BatchSizes
 
@@ -57,7 +52,7 @@ def assemble(config: PPOConfig, parts: Parts | None = None) -> Recipe:
     """
     parts = parts or Parts()
     ground = _ground(config, parts)
-    backend, batch, train = ground.backend, ground.batch, ground.train
+    backend, batch, supply = ground.backend, ground.batch, ground.supply
     chosen = cast(config, parts, ground.entries, ground.tokenizer, backend)
     models = chosen.models
     learners = Learners(
@@ -69,7 +64,7 @@ def assemble(config: PPOConfig, parts: Parts | None = None) -> Recipe:
     callbacks = Callbacks(
         config, parts.callbacks, model=models.policy.model, processing_class=ground.tokenizer,
         total_updates=batch.updates, optimizer=learners.policy.optimizer, lr_scheduler=learners.policy.schedule,
-        has_eval=ground.held_out is not None, rank=backend.rank, local_rank=backend.local_rank,
+        has_eval=supply.held_out is not None, rank=backend.rank, local_rank=backend.local_rank,
         world_size=backend.world_size,
     )  # fmt: skip
     rewards = Rewards(
@@ -81,7 +76,7 @@ def assemble(config: PPOConfig, parts: Parts | None = None) -> Recipe:
     )
     settings = _generation(config, ground.stops)
     evaluator = _evaluator(config, ground, models.policy, settings, rewards)
-    prompts = PromptSource(train, config.seed, batch.batch, config.num_generations, backend.rank, backend.world_size)
+    prompts = supply.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
     clock = Clock(backend.device)
     reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0)
     return Recipe(
@@ -105,10 +100,10 @@ def assemble(config: PPOConfig, parts: Parts | None = None) -> Recipe:
         ),
         checkpoint=Checkpoint(
             Path(config.output_dir), models, ground.tokenizer, backend, config.save_total_limit,
-            _card(config, chosen, rewards, train, reporter), reporter.saved,
+            _card(config, chosen, rewards, supply, reporter), reporter.saved,
         ),
         evaluate=evaluator.evaluate,
-        introduction="\n".join([preview(train), *prompts.notes(), *chosen.notes]),
+        introduction="\n".join([supply.introduction(), *prompts.notes(), *chosen.notes]),
     )  # fmt: skip
 
 
@@ -116,28 +111,31 @@ def _ground(config: PPOConfig, parts: Parts) -> _Ground:
     """Everything that can be checked without weights."""
     backend = torch_backend(use_cpu=config.use_cpu)
     tracker_callbacks(config.report_to, main=backend.rank == 0)
-    tokenizer, family = policy_tokenizer(config, parts), policy_family(config, parts)
+    tokenizer, family = with_template(policy_tokenizer(config, parts), config.prompt_type), policy_family(config, parts)
     stops = stop_ids(
         tokenizer, stop_token=config.stop_token, stop_token_id=config.stop_token_id, vocab_size=family.vocab_size
     )
-    train, held_out = _prompt_sets(config, parts, tokenizer, family)
+    supply = make_supply(
+        config, train_dataset=parts.train_dataset, eval_dataset=parts.eval_dataset, tokenizer=tokenizer, family=family,
+        main=backend.rank == 0,
+    )  # fmt: skip
     entries = judge_entries(
         config,
-        columns=train.take([0], [0]).columns,
+        columns=supply.prompts.columns,
         reward_model=parts.reward_model,
         reward_funcs=parts.reward_funcs,
     )
-    batch = batch_sizes(config, len(train), backend.world_size)
-    return _Ground(backend, tokenizer, stops, train, held_out, entries, batch)
+    batch = batch_sizes(config, supply.rows, backend.world_size)
+    return _Ground(backend, tokenizer, stops, supply, entries, batch)
 
 
 def _evaluator(
     config: PPOConfig, ground: _Ground, policy: Policy, settings: GenerationSettings, rewards: Rewards
 ) -> Evaluator:
     """Greedy play over the evaluation prompts; samples come from them, or from the training prompts."""
-    held_out, backend = ground.held_out, ground.backend
+    held_out, backend = ground.supply.held_out, ground.backend
     chunk = config.local_rollout_forward_batch_size * backend.world_size
-    shown = held_out or ground.train
+    shown = held_out or ground.supply.prompts
     rows = range(min(SAMPLE_ROWS, len(shown)))
     return Evaluator(
         policy=policy,
@@ -153,65 +151,17 @@ def _evaluator(
 
 
 def _card(
-    config: PPOConfig, chosen: Cast, rewards: Rewards, train: PromptSet, reporter: Reporter
+    config: PPOConfig, chosen: Cast, rewards: Rewards, supply: Supply, reporter: Reporter
 ) -> Callable[[State, Literal["policy", "value"]], str]:
     """The text of a model card at a given moment of the run."""
     names = chosen.names
     facts = RunFacts(
         config, updates=0, episodes=0, policy=names.policy, reference=names.reference, critic=names.critic,
-        rewards=rewards.names, dataset=train.table.label,
+        rewards=rewards.names, dataset=", ".join(supply.names),
     )  # fmt: skip
     return lambda state, role: model_card(
         replace(facts, updates=state.update, episodes=state.episodes, metrics=reporter.latest), role
     )
-
-
-def _prompt_sets(
-    config: PPOConfig, parts: Parts, tokenizer: PreTrainedTokenizerBase, family: PreTrainedConfig
-) -> tuple[PromptSet, PromptSet | None]:
-    """Training prompts and, if there are any, evaluation prompts, each checked row by row."""
-    if parts.train_dataset is None and config.dataset_name is None:
-        raise ConfigError("no prompts: pass train_dataset, or set dataset_name")
-    train = _table(parts.train_dataset, "train_dataset", config.dataset_name, config.dataset_train_split, config)
-    held_out = None
-    if parts.eval_dataset is not None or config.eval_dataset_name is not None:
-        split = config.dataset_test_split or "train"
-        held_out = _table(parts.eval_dataset, "eval_dataset", config.eval_dataset_name, split, config)
-    elif config.dataset_test_split is not None:
-        held_out = _table(None, "eval_dataset", config.dataset_name, config.dataset_test_split, config)
-    encoded = [
-        None if table is None else encode_prompts(
-            table, tokenizer, vocab_size=family.vocab_size,
-            max_prompt_length=_longest_prompt(config, family), on_long_prompt=config.on_long_prompt,
-        )
-        for table in (train, held_out)
-    ]  # fmt: skip
-    assert encoded[0] is not None
-    return encoded[0], encoded[1]
-
-
-def _table(given: object, role: str, name: str | None, split: str, config: PPOConfig) -> Table:
-    """Rows of an object that the user passed, else of a file, folder or hub name."""
-    if given is not None and not isinstance(given, str):
-        return table_of(given, role, split)
-    place = given if isinstance(given, str) else name
-    assert place is not None
-    return load_rows(place, split=split, config=config.dataset_config if place == config.dataset_name else None)
-
-
-def _longest_prompt(config: PPOConfig, family: PreTrainedConfig) -> int | None:
-    """max_prompt_length, or what the policy's positions leave beside a response."""
-    positions: int | None = family.to_dict().get("max_position_embeddings")
-    if positions is None:
-        return config.max_prompt_length
-    room = positions - config.response_length
-    if room < 1 or (config.max_prompt_length or 0) > room:
-        raise ConfigError(
-            f"the policy has {positions} positions: max_prompt_length = {config.max_prompt_length} and "
-            "response_length = "
-            f"{config.response_length} together are more. Lower one of them."
-        )
-    return config.max_prompt_length or room
 
 
 def _generation(config: PPOConfig, stops: tuple[int, ...]) -> GenerationSettings:

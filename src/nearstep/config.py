@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nearstep import config_rules
+from nearstep.config_data import DataSettings, PromptSettings
 from nearstep.config_rewards import JudgeSettings, OwnJudgeSettings
-from nearstep.config_shared import DataSettings, ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+from nearstep.config_shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
 from nearstep.settings import Problem, Settings, accepts_old_names, option, sections
 
 
@@ -208,6 +209,7 @@ class PPOConfig(
     ScoreSettings,
     JudgeSettings,
     SamplingSettings,
+    PromptSettings,
     DataSettings,
     RoleSettings,
     ModelSettings,
@@ -233,6 +235,7 @@ SECTIONS = sections(
     ("Models", ModelSettings),
     ("Roles", RoleSettings),
     ("Data", DataSettings),
+    ("Prompts", PromptSettings),
     ("Sampling", SamplingSettings),
     ("Reward", OwnJudgeSettings),
     ("Score", ScoreSettings),

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from nearstep.config_data import data_problems, prompt_problems, prompt_remarks
 from nearstep.config_rewards import judge_problems, judge_remarks
 from nearstep.settings import Problem, without_effect
 
@@ -21,6 +22,8 @@ TRUST_REGIONS = ("clip", *DIVERGENCES, "unbounded")
 
 def clashes(config: "PPOConfig") -> Iterator[Problem]:
     """Settings that contradict each other. Types and limits are checked before."""
+    yield from data_problems(config)
+    yield from prompt_problems(config, config.dataset_name, config.total_episodes)
     yield from judge_problems(config)
     yield from _stop_problems(config)
     yield from _batch_problems(config)
@@ -45,6 +48,7 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
     limits = (config.importance_cap, config.importance_floor)
     yield from judge_remarks(config)
+    yield from prompt_remarks(config, config.dataset_name)
     yield from without_effect(
         config,
         ("without use_peft", not config.use_peft, lora),

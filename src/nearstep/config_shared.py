@@ -34,25 +34,6 @@ class ModelSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings(Settings):
-    """What is read."""
-
-    dataset_name: str | None = option(None, "prompts: a jsonl, json, csv or parquet file, a folder, or a hub name")
-    dataset_config: str | None = option(None, "configuration of a hub data set")
-    dataset_train_split: str = option("train", "split that gives the prompts")
-    eval_dataset_name: str | None = option(
-        None, "prompts to evaluate on; none if neither this nor dataset_test_split is given"
-    )
-    dataset_test_split: str | None = option(None, "split to evaluate on, of eval_dataset_name or else of dataset_name")
-    max_prompt_length: int | None = option(
-        None, "longest prompt in tokens; no limit but the model's if not given", at_least=1
-    )
-    on_long_prompt: Literal["error", "drop", "cut_left"] = option(
-        "error", "what happens to a longer prompt: stop and name it, leave it out, or keep its last tokens"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class OptimizerSettings(Settings):
     """How gradients become steps."""
 

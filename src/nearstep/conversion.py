@@ -1,11 +1,15 @@
 """How a given value becomes what the type of a setting asks for: from Python as it is, from a text by its meaning."""
 
+import json
 import math
 import numbers
 import os
 import types
-from collections.abc import Callable
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, get_args, get_origin
+
+# Pairs of names, each given as ours=theirs or all of them as a mapping.
+Names: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class UnfitError(ValueError):
@@ -14,6 +18,8 @@ class UnfitError(ValueError):
 
 def as_type(value: object, annotation: Any, texts: bool) -> object:
     """`value` as the annotated type, or UnfitError."""
+    if annotation == Names:
+        return _as_names(value)
     choices = get_args(annotation)
     is_none = value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
     if get_origin(annotation) is types.UnionType:
@@ -27,6 +33,28 @@ def as_type(value: object, annotation: Any, texts: bool) -> object:
         entries = () if is_none else value if isinstance(value, list | tuple) else (value,)
         return tuple(as_type(entry, choices[0], texts) for entry in entries)
     return _SCALARS[annotation](value, texts)
+
+
+def _as_names(value: object) -> Names:
+    """Pairs of a mapping, of `ours=theirs` texts, or of a JSON object in a text."""
+    unfit = UnfitError("names such as prompt=question")
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise unfit from None
+    if value is None or value == "none":
+        return ()
+    pairs: list[Any]
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+    else:
+        entries = value if isinstance(value, list | tuple) else [value]
+        pairs = [entry.split("=", 1) if isinstance(entry, str) else entry for entry in entries]
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(n, str) and n for n in pair):
+            raise unfit
+    return tuple((ours, theirs) for ours, theirs in pairs)
 
 
 def _as_bool(value: object, texts: bool) -> bool:

@@ -4,7 +4,8 @@ Sources: TRL 0.7 to 1.12, transformers' TrainingArguments, the N+ reproduction (
 MindSpeed-LLM's trl_ppo, OpenRLHF.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 RENAMED: dict[str, str] = {
     # Run
@@ -39,6 +40,12 @@ RENAMED: dict[str, str] = {
     "eval_dataset": "eval_dataset_name",
     "max_prompt_len": "max_prompt_length",
     "prompt_max_len": "max_prompt_length",
+    "dataset_streaming": "streaming",
+    "buffer_size": "shuffle_buffer",
+    "interleave_probs": "dataset_weights",
+    "prompt_data": "dataset_name",
+    "prompt_data_probs": "dataset_weights",
+    "prompt_split": "dataset_train_split",
     # Sampling
     "max_new_tokens": "response_length",
     "max_completion_length": "response_length",
@@ -150,7 +157,6 @@ RETIRED: dict[str, Retired] = {
     "remove_unused_columns": Retired("all columns reach the reward functions"),
     "dataloader_drop_last": Retired(_IN_PLACE),
     "dataloader_pin_memory": Retired(_IN_PLACE),
-    "dataset_streaming": Retired(_IN_PLACE, (None, False)),
     "per_device_eval_batch_size": Retired("local_rollout_forward_batch_size holds for evaluation too"),
     "local_rank": Retired("torchrun tells each process its number"),
     "torch_compile": Retired("models are not compiled", (None, False)),
@@ -192,3 +198,52 @@ RETIRED: dict[str, Retired] = {
     "do_eval": Retired("eval_dataset_name or dataset_test_split switches evaluation on", (None, True)),
     "overwrite_output_dir": Retired("output_dir is used as it is"),
 }
+
+
+@dataclass(frozen=True)
+class OldNames:
+    """The names that one command understands beside its own."""
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    retired: Mapping[str, Retired] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by setting: theirs → ours
+
+
+_PROMPT_TYPES = {"empty": "raw", "trl": "raw_bos"}
+
+OF_TRAINING = OldNames(RENAMED, RETIRED, {"prompt_type": _PROMPT_TYPES})
+
+# MindSpeed-LLM's preprocess_data.py.
+OF_PREPARE = OldNames(
+    renamed={
+        "input_name": "input",
+        "output_prefix": "output",
+        "tokenizer_name_or_path": "tokenizer",
+        "handler": "dataset_format",
+        "handler_name": "dataset_format",
+        "format": "dataset_format",
+        "seq_length": "max_length",
+        "max_prompt_length": "max_length",
+        "num_proc": "workers",
+        "dataset_num_proc": "workers",
+        "dataset_config_name": "dataset_config",
+    },
+    retired={
+        "tokenizer_type": Retired("the tokenizer's own files say what it is"),
+        "append_eod": Retired("a prompt does not end with EOS: the policy goes on from there", (False, None)),
+        "pack": Retired("prompts are not packed: each is played on its own", (False, None)),
+        "n_subs": Retired("files are cut into pieces as they are read"),
+        "streaming": Retired("rows are always streamed"),
+        "cache_dir": Retired("nothing is cached"),
+        "overwrite_cache": Retired("nothing is cached"),
+        "dataset_impl": Retired("the output is Arrow, which `nearstep ppo` and `datasets` open"),
+    },
+    values={
+        "prompt_type": _PROMPT_TYPES,
+        "dataset_format": {
+            "PPOAlpacaStyleInstructionHandler": "alpaca",
+            "AlpacaStyleInstructionHandler": "alpaca",
+            "SharegptStyleInstructionHandler": "sharegpt",
+        },
+    },
+)

@@ -9,11 +9,11 @@ import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from nearstep.conversion import UnfitError, as_type
 from nearstep.errors import ConfigError, shorten
-from nearstep.old_names import RENAMED, RETIRED
+from nearstep.old_names import OF_TRAINING, OldNames
 
 T = TypeVar("T")
 Number: TypeAlias = int | float
@@ -30,6 +30,8 @@ class Problem:
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a configuration says about itself beside its fields, which are all made by `option`."""
+
+    old_names: ClassVar[OldNames] = OF_TRAINING
 
     def problems(self) -> Iterable[Problem]:
         """Values that clash. Types and limits are checked before."""
@@ -157,10 +159,10 @@ def from_mapping(
     return cls(**findings.values)
 
 
-def current_name(name: str) -> str:
+def current_name(name: str, old: OldNames = OF_TRAINING) -> str:
     """The field that a name means: dashes are underscores, and names of other libraries are translated."""
     name = name.replace("-", "_")
-    return RENAMED.get(name, name)
+    return old.renamed.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -191,10 +193,11 @@ def _examine(
 def _read(cls: type[SettingsT], raw: Mapping[str, object], texts: bool) -> _Findings:
     """Names resolved and values converted, before any rule."""
     settings = {setting.name: setting for setting in dataclasses.fields(cls)}
+    old = cls.old_names
     spelled: dict[str, str] = {}
     findings = _Findings()
     for given, value in raw.items():
-        name = current_name(given)
+        name = current_name(given, old)
         if name in spelled:
             text = f"{spelled[name]} and {given} are the same setting: give one"
             findings.problems.append(Problem(text, (name,)))
@@ -202,17 +205,27 @@ def _read(cls: type[SettingsT], raw: Mapping[str, object], texts: bool) -> _Find
             spelled[name] = given
             if name != given.replace("-", "_"):
                 findings.notes.append(f"{given} is called {name} here")
+            value = _today(name, given, value, old, findings.notes)
             try:
                 findings.values[name] = convert(value, settings[name], texts)
             except UnfitError as unfit:
                 findings.problems.append(Problem(f"{given} = {shorten(value)} must be {unfit}", (name,)))
-        elif name not in RETIRED:
-            findings.problems.append(Problem(f"unknown setting {given}{_nearest(name, settings)}"))
-        elif RETIRED[name].is_harmless(value):
-            findings.notes.append(f"{given} has no effect: {RETIRED[name].sentence}")
+        elif name not in old.retired:
+            findings.problems.append(Problem(f"unknown setting {given}{_nearest(name, settings, old)}"))
+        elif old.retired[name].is_harmless(value):
+            findings.notes.append(f"{given} has no effect: {old.retired[name].sentence}")
         else:
-            findings.problems.append(Problem(f"{given} = {shorten(value)}: {RETIRED[name].sentence}"))
+            findings.problems.append(Problem(f"{given} = {shorten(value)}: {old.retired[name].sentence}"))
     return findings
+
+
+def _today(name: str, given: str, value: object, old: OldNames, notes: list[str]) -> object:
+    """The value by its name here, where it has another one elsewhere."""
+    values = old.values.get(name, {})
+    if not isinstance(value, str) or value not in values:
+        return value
+    notes.append(f"{given} {value} is called {values[value]} here")
+    return values[value]
 
 
 def _unchecked(cls: type[SettingsT], values: Mapping[str, object]) -> SettingsT:
@@ -228,9 +241,9 @@ def _refuse(problems: Sequence[Problem]) -> None:
         raise ConfigError("\n".join([f"{count} in the settings:", *(f"  - {problem.text}" for problem in problems)]))
 
 
-def _nearest(name: str, settings: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, [*settings, *RENAMED], n=1)
-    return f"; did you mean {current_name(matches[0])}?" if matches else "; there is none with a similar name"
+def _nearest(name: str, settings: Iterable[str], old: OldNames) -> str:
+    matches = difflib.get_close_matches(name, [*settings, *old.renamed], n=1)
+    return f"; did you mean {current_name(matches[0], old)}?" if matches else "; there is none with a similar name"
 
 
 def convert(value: object, setting: Field[Any], texts: bool) -> object:

@@ -123,7 +123,7 @@ LACKING = {
     "reward_funcs = score.py:f: no such file or folder score.py": ("--reward_funcs", "score.py:f"),
     "output_dir = taken is a file; give a folder": ("--output_dir", "taken"),
     "reward_weights has 2 weights for 1 reward(s)": ("--reward_weights", "1", "2"),
-    "eval_steps needs eval_dataset_name or dataset_test_split": ("--eval_steps", "5"),
+    "eval_steps needs eval_dataset_name, dataset_test_split or num_eval_rows": ("--eval_steps", "5"),
 }
 
 

@@ -4,7 +4,6 @@ import os
 import socket
 
 from nearstep.cli import ppo
-from nearstep.config import PPOConfig
 
 
 def test_a_silent_hub_is_not_asked_again_and_again(tmp_path, monkeypatch, capsys):
@@ -14,12 +13,11 @@ def test_a_silent_hub_is_not_asked_again_and_again(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(socket, "create_connection", no_route)
     monkeypatch.setattr(ppo, "getproxies", dict)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    config = PPOConfig(model_name_or_path="some/model", dataset_name=str(tmp_path))
-    ppo.stay_offline_if_hub_is_silent(config)
+    ppo.stay_offline_if_hub_is_silent(["some/model", str(tmp_path)])
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert "some/model can only come from its cache" in capsys.readouterr().err
 
 
 def test_local_folders_ask_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", None)
-    ppo.stay_offline_if_hub_is_silent(PPOConfig(model_name_or_path=str(tmp_path), dataset_name=str(tmp_path)))
+    ppo.stay_offline_if_hub_is_silent([str(tmp_path)])

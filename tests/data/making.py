@@ -2,8 +2,9 @@
 
 from tokenizers.processors import TemplateProcessing
 
+from nearstep.data.encode import encode_prompts
 from nearstep.data.load import table_of
-from nearstep.data.prompts import encode_prompts
+from nearstep.data.mix import PromptMix
 from tests.tiny import byte_tokenizer
 
 EOS, PAD, BOS = 256, 257, 258
@@ -31,6 +32,11 @@ def prompt_set(rows, *, tokenizer=None, **options):
     tokenizer = byte_tokenizer() if tokenizer is None else tokenizer
     table = table_of(rows, "mine", "train")
     return encode_prompts(table, tokenizer, **{"vocab_size": VOCAB_SIZE, **options})
+
+
+def mix(*sets, weights=None):
+    """Prompt sets as what a run plays."""
+    return PromptMix(tuple(sets), weights)
 
 
 def user(text):

@@ -8,8 +8,8 @@ import numpy
 import pytest
 import torch
 
+from nearstep.data.encode import encode_prompts
 from nearstep.data.load import load_rows, table_of
-from nearstep.data.prompts import encode_prompts
 from nearstep.errors import DataError
 from tests.data.making import PAD, VOCAB_SIZE, prompt_set, user
 from tests.tiny import byte_tokenizer
@@ -41,7 +41,8 @@ BAD_VALUES = [
     ("messages", [{"role": "User", "content": "x"}], "has the role 'User'"),
     ("messages", [{"role": ["user"], "content": "x"}], "has the role ['user']"),
     ("messages", user(""), "the content of message 1 of 1 is empty"),
-    ("messages", [*user("x"), ASSISTANT], "the last message is from 'assistant'"),
+    ("messages", [ASSISTANT], "there is no message before the answer"),
+    ("prompt", [*user("x"), {"role": "assistant", "content": " "}], "there is nothing to continue"),
     ("messages", [SYSTEM], "the last message is from 'system'"),
     ("messages", [*user("x"), SYSTEM, *user("y")], "message 2 of 3 is from 'system' and follows 'user'"),
     ("messages", [TOOL], "message 1 of 1 is from 'tool' and stands first"),
@@ -142,7 +143,7 @@ def test_only_the_first_bad_rows_are_told_and_all_are_counted():
     assert said.startswith("8 of 8 rows")
     assert [f"row index {row}," in said for row in range(8)] == [True] * 5 + [False] * 3
     assert "… and 3 more" in said
-    assert said.count("Take empty prompts out.") == 1
+    assert said.count("Take empty rows out.") == 1
 
 
 def test_bad_row_of_a_data_set_with_a_column_of_nothing():

@@ -165,7 +165,7 @@ class TestNamesThatAreNotThere:
 
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
         table = load("owner/data-v1.5", split="train[:2]", config="main")
-        assert asked == [(("owner/data-v1.5", "main"), {"split": "train[:2]"})]
+        assert asked == [(("owner/data-v1.5", "main"), {"split": "train[:2]", "streaming": False})]
         assert (table.name, table.split, len(table)) == ("owner/data-v1.5", "train[:2]", 2)
 
     @pytest.mark.parametrize("error", [ValueError("Unknown split"), FileNotFoundError("gone"), RuntimeError("scripts")])

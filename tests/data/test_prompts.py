@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nearstep.errors import DataError
-from tests.data.making import BOS, EOS, PAD, framing_tokenizer, ids_of_text, prompt_set, user
+from tests.data.making import BOS, EOS, PAD, framing_tokenizer, ids_of_text, mix, prompt_set, user
 from tests.tiny import byte_tokenizer
 
 
@@ -15,7 +15,7 @@ def ids(prompts):
 
 
 def everything(prompts):
-    [chunk] = prompts.in_order(len(prompts))
+    [chunk] = mix(prompts).in_order(len(prompts))
     return chunk
 
 
@@ -75,7 +75,7 @@ class TestColumns:
     def test_other_columns_pass(self):
         rows = [{"prompt": "a", "answer": 1, "completion": "x"}, {"prompt": "b", "answer": 2, "extra": []}]
         columns = everything(prompt_set(rows)).columns
-        assert columns == {"answer": [1, 2], "completion": ["x", None], "extra": [None, []]}
+        assert columns == {"answer": [1, 2], "completion": ["x", None], "extra": [None, []], "reference": ["x", None]}
 
     def test_data_set_tokenised_as_in_old_scripts(self):
         tokenizer = byte_tokenizer()

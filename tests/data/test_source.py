@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearstep.data.source import PromptSource
+from nearstep.data.source import Play, PromptSource
 from nearstep.errors import ConfigError
-from tests.data.making import prompt_set
+from tests.data.making import mix, prompt_set
 
 
 def source(count=5, **options):
     rows = [{"prompt": f"prompt {number}", "number": number} for number in range(count)]
-    return PromptSource(prompt_set(rows), **{"seed": 0, "batch_size": 4, **options})
+    return PromptSource(mix(prompt_set(rows)), Play(**{"seed": 0, "batch_size": 4, **options}))
 
 
 def numbers(prompts):
@@ -51,7 +51,7 @@ def test_batch_depends_on_nothing_but_seed_and_update(count, prompts_per_update,
     for _ in used.batches(after=0, until=3):
         pass
     assert used.batch(update) == source(count, **options).batch(update)
-    assert used.batch(update).episodes[0] == (update - 1) * used.batch_size
+    assert used.batch(update).episodes[0] == (update - 1) * used.play.batch_size
 
 
 @settings(max_examples=60, deadline=None)

@@ -152,6 +152,13 @@ def test_a_conversation_is_read_under_the_template_of_the_reward_model_once():
     assert read(judged(["yes", "yes"], [CHAT, CHAT], finished=[True, False]), other) == [expected, expected[:-1]]
 
 
+def test_an_answer_that_the_prompt_has_begun_goes_on_in_the_same_message():
+    begun = [*CHAT, {"role": "assistant", "content": "It is "}]
+    other = byte_tokenizer(shift=7)
+    whole = [*CHAT, {"role": "assistant", "content": "It is yes"}]
+    assert read(judged(["yes"], [begun]), other) == [other.apply_chat_template(whole, return_dict=False)]
+
+
 @pytest.mark.parametrize(
     ("template_end", "finished_end", "cut_end"),
     [

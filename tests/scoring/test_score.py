@@ -139,6 +139,15 @@ def test_files_of_every_kind_are_scored(folder, suffix, capsys):
     assert "totals equal" not in said
 
 
+def test_completions_are_not_handed_to_rewards_as_references(folder):
+    (folder / "seen.py").write_text(
+        "def seen(completions, **rest): return [float('reference' in rest)] * len(completions)"
+    )
+    path = written(folder / "plain.jsonl", [{"prompt": "p", "completion": "x"}])
+    scored = score(folder, path, "--reward_funcs", f"{folder}/seen.py:seen")
+    assert [line["scores"]["seen"] for line in scored] == [0.0]
+
+
 def test_what_is_printed_adds_up(folder, capsys):
     rows = [{"prompt": "p", "completion": "x" * length} for length in range(1, 6)]
     rows.append({"prompt": "p", "completion": "bad"})

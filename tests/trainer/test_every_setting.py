@@ -12,7 +12,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoConfig
 
-from nearstep import PPOConfig, PPOTrainer, RewardError
+from nearstep import DataError, PPOConfig, PPOTrainer, RewardError
 from nearstep.judging import Loading, make_judges
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.scale.torch_backend import torch_backend
@@ -78,6 +78,15 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "dataset_name": ({}, "{models}/fewer.jsonl"),
     "dataset_train_split": ({"dataset_name": "{models}/splits"}, "test"),
     "eval_dataset_name": ({}, "{models}/fewer.jsonl"),
+    "dataset_weights": ({"dataset_name": ["{models}/prompts.jsonl", "{models}/fewer.jsonl"]}, [1.0, 5.0]),
+    "dataset_format": ({"dataset_name": "{models}/two.jsonl"}, "query"),
+    "columns": ({"dataset_name": "{models}/two.jsonl"}, ["prompt=query"]),
+    "on_bad_row": ({"dataset_name": "{models}/bad.jsonl"}, "drop"),
+    "prompt_type": ({}, "chat"),
+    "num_eval_rows": ({}, 2),
+    "shuffle_dataset": ({}, False),
+    "streaming": ({}, True),
+    "shuffle_buffer": ({"streaming": True}, 3),
     "dataset_test_split": ({"dataset_name": "{models}/splits"}, "test"),
     "max_prompt_length": ({"on_long_prompt": "cut_left"}, 2),
     "on_long_prompt": ({"max_prompt_length": 3, "on_long_prompt": "drop"}, "cut_left"),
@@ -204,6 +213,9 @@ def models(tmp_path_factory):
         ("splits/train.jsonl", PROMPTS), ("splits/test.jsonl", PROMPTS[:3]),
     ):  # fmt: skip
         (folder / file).write_text("\n".join(json.dumps({"prompt": text}) for text in texts))
+    two = [{"prompt": text, "query": text * 2} for text in PROMPTS]
+    (folder / "two.jsonl").write_text("\n".join(map(json.dumps, two)))
+    (folder / "bad.jsonl").write_text("\n".join(map(json.dumps, [*two, {"prompt": ""}])))
     return folder
 
 
@@ -248,7 +260,7 @@ def _traces(settings, models, folder, capsys) -> Traces:
             warnings.simplefilter("ignore")
             trainer = PPOTrainer(args=PPOConfig(**{name: place(value) for name, value in settings.items()}))
             trainer.train()
-    except RewardError as error:
+    except (DataError, RewardError) as error:
         return Traces((), (), frozenset(), str(error).partition("(")[0], Counter())
     finally:
         hook.remove()

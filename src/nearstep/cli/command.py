@@ -1,5 +1,6 @@
 """What a command is, and how its settings are read from flags and file."""
 
+import dataclasses
 import difflib
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Generic
 
 from nearstep.cli.config_file import read_config_file
 from nearstep.cli.flags import read_flags
+from nearstep.conversion import Names
 from nearstep.settings import Problem, SettingsT, current_name, from_mapping
 
 
@@ -32,12 +34,14 @@ class Command(Generic[SettingsT]):
         if self.operand is not None and words and not words[0].startswith("--"):
             words = [f"--{self.operand}", *words]
         flags = read_flags(self.settings, words)
-        flagged = {current_name(name) for name in flags.values}
-        file = read_config_file(flags.config_file) if flags.config_file else {}
+        old = self.settings.old_names
+        flagged = {current_name(name, old) for name in flags.values}
+        mappings = [setting.name for setting in dataclasses.fields(self.settings) if setting.type == Names]
+        file = read_config_file(flags.config_file, mappings) if flags.config_file else {}
         found = [*flags.problems, *self._recipe_problems(flags.recipe)]
         values = {
             **self.recipes.get(flags.recipe or "", {}),
-            **{current_name(name): value for name, value in file.items()},
+            **{current_name(name, old): value for name, value in file.items()},
         }
         values = {name: value for name, value in values.items() if name not in flagged}
         with warnings.catch_warnings(record=True) as notes:

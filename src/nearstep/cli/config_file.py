@@ -1,12 +1,16 @@
 """How a settings file is read: flat YAML, one `name: value` for each setting."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from nearstep.errors import ConfigError
 
 
-def read_config_file(path: Path) -> dict[str, object]:
-    """The settings in a file, typed as YAML types them. Raises ConfigError with the lines that are not such."""
+def read_config_file(path: Path, mappings: Collection[str] = ()) -> dict[str, object]:
+    """The settings in a file, typed as YAML types them; those in `mappings` may be written as mappings.
+
+    Raises ConfigError with the lines that are no settings.
+    """
     import yaml
 
     try:
@@ -23,7 +27,7 @@ def read_config_file(path: Path) -> dict[str, object]:
             line = f"{path}, line {key.start_mark.line + 1}: {name}"
             if name in settings:
                 problems.append(f"{line} stands there twice")
-            elif isinstance(value, yaml.MappingNode) or not isinstance(key, yaml.ScalarNode):
+            elif not isinstance(key, yaml.ScalarNode) or (isinstance(value, yaml.MappingNode) and name not in mappings):
                 problems.append(f"{line} is nested; write every setting as `name: value` at the margin")
             else:
                 settings[name] = constructor.construct_object(value, deep=True)

@@ -26,11 +26,12 @@ def read_flags(cls: type[Settings], words: Sequence[str]) -> Flags:
     A later flag beats an earlier one of the same spelling. Values are not converted here.
     """
     types = {field.name: field.type for field in dataclasses.fields(cls)}
+    old = cls.old_names
     values: dict[str, object] = {}
     problems = [Problem(f"{word} belongs to no setting; write --name value") for word in _before_flags(words)]
     for name, texts in _flags(words):
-        kind = types.get(current_name(name))
-        switched_off = current_name(name.replace("-", "_").removeprefix("no_"))
+        kind = types.get(current_name(name, old))
+        switched_off = current_name(name.replace("-", "_").removeprefix("no_"), old)
         if texts:
             values[name] = texts if len(texts) > 1 else texts[0]
         elif get_origin(kind) is tuple:
@@ -40,7 +41,7 @@ def read_flags(cls: type[Settings], words: Sequence[str]) -> Flags:
         elif kind is None:
             values[switched_off] = False
         else:
-            problems.append(Problem(f"--{name} needs a value", (current_name(name),)))
+            problems.append(Problem(f"--{name} needs a value", (current_name(name, old),)))
     config_file, recipe = values.pop("config", None), values.pop("recipe", None)
     if config_file is not None and not isinstance(config_file, str):
         problems.append(Problem("--config takes one file"))

@@ -10,6 +10,7 @@ from dataclasses import Field
 from typing import Any, Literal, get_args, get_origin
 
 from nearstep.cli.command import Command
+from nearstep.conversion import Names
 from nearstep.settings import option_of
 
 _NAMES_WIDTH = 30
@@ -87,11 +88,14 @@ def _meaning(setting: Field[Any]) -> str:
         return f"{meaning} (on; --no-{setting.name} switches it off)"
     if setting.default in (None, ()) or setting.default is False:
         return meaning
-    return f"{meaning} (default {setting.default})"
+    default = setting.default
+    return f"{meaning} (default {' '.join(default) if isinstance(default, tuple) else default})"
 
 
 def _type_name(annotation: Any) -> str:
     """The type as help shows it: `INT`, `TEXT …` for several, `linear|cosine` for choices, nothing for a switch."""
+    if annotation == Names:
+        return "OURS=THEIRS …"
     arguments = get_args(annotation)
     if get_origin(annotation) is types.UnionType:
         return _type_name(next(choice for choice in arguments if choice is not types.NoneType))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__, config, config_judging
-from nearstep.cli import check, demo, ppo, rewards, score, serve_reward
+from nearstep.cli import check, demo, ppo, prepare, rewards, score, serve_reward
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
 from nearstep.errors import ConfigError, NearstepError
@@ -47,6 +47,14 @@ COMMANDS: tuple[Command[Any], ...] = (
         sections=config_judging.SERVE_SECTIONS,
         problems=serve_reward.serve_problems,
         run=serve_reward.run_serve,
+    ),
+    Command(
+        name="prepare",
+        summary="Tokenise prompts ahead of a run, by several processes.",
+        settings=prepare.PrepareOptions,
+        sections=prepare.SECTIONS,
+        problems=prepare.prepare_problems,
+        run=prepare.run_prepare,
     ),
     Command(
         name="demo",

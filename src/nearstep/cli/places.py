@@ -18,7 +18,7 @@ def is_local(place: str) -> bool:
 def absent_places(places: Mapping[str, str | None]) -> Iterator[Problem]:
     """Settings, by name, whose value can only be a place on this machine and is not there."""
     for name, place in places.items():
-        if place is not None and is_local(place) and not Path(place).exists():
+        if place is not None and is_local(place) and not Path(place).expanduser().exists():
             yield Problem(f"{name} = {place}: no such file or folder", (name,))
 
 

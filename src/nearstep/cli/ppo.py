@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -19,20 +19,18 @@ HUB_TIMEOUT_SECONDS = 5
 
 def run_ppo(config: PPOConfig) -> None:
     """Train, save and report as the configuration says."""
-    stay_offline_if_hub_is_silent(config)
+    stay_offline_if_hub_is_silent([place for _, place in [*_models(config), *_data(config), *_judge(config)]])
     from nearstep.trainer import PPOTrainer
 
     PPOTrainer(args=config).train()
 
 
-def stay_offline_if_hub_is_silent(config: PPOConfig) -> None:
+def stay_offline_if_hub_is_silent(places: Iterable[str]) -> None:
     """Without a network, look for hub names in the cache alone: the hub's library would retry for most of a minute.
 
     Must come before that library is imported, for it reads the variable once.
     """
-    places = [*_models(config).values(), *_data(config).values(), config.reward_model_path]
-    places += [model_of(entry) for entry in config.reward_funcs]
-    asked = [place for place in places if place and not Path(place).exists()]
+    asked = [place for place in places if not Path(place).expanduser().exists()]
     if not asked or getproxies():
         return
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
@@ -43,17 +41,26 @@ def stay_offline_if_hub_is_silent(config: PPOConfig) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def _models(config: PPOConfig) -> dict[str, str | None]:
-    return {
+def _models(config: PPOConfig) -> list[tuple[str, str]]:
+    places = {
         "model_name_or_path": config.model_name_or_path,
         "sft_model_path": config.sft_model_path,
         "ref_model_path": config.ref_model_path,
         "value_model_path": config.value_model_path,
     }
+    return [(name, place) for name, place in places.items() if place is not None]
 
 
-def _data(config: PPOConfig) -> dict[str, str | None]:
-    return {"dataset_name": config.dataset_name, "eval_dataset_name": config.eval_dataset_name}
+def _data(config: PPOConfig) -> list[tuple[str, str]]:
+    settings = {"dataset_name": config.dataset_name, "eval_dataset_name": config.eval_dataset_name}
+    return [(name, place) for name, places in settings.items() for place in places]
+
+
+def _judge(config: PPOConfig) -> list[tuple[str, str]]:
+    """The reward model, and models that built-in rewards read."""
+    of_functions = [("reward_funcs", model_of(entry)) for entry in config.reward_funcs]
+    places = [("reward_model_path", config.reward_model_path), *of_functions]
+    return [(name, place) for name, place in places if place is not None]
 
 
 def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
@@ -63,12 +70,15 @@ def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
             "model_name_or_path is missing: the policy to train, a folder or a hub name",
             ("model_name_or_path", "sft_model_path"),
         )
-    if config.dataset_name is None:
+    if not config.dataset_name:
         yield Problem("dataset_name is missing: the prompts, a file, a folder or a hub name", ("dataset_name",))
     yield from judge_lacks(config)
-    yield from absent_places(_models(config) | _data(config))
+    for name, place in [*_models(config), *_data(config)]:
+        yield from absent_places({name: place})
     if Path(config.output_dir).is_file():
         yield Problem(f"output_dir = {config.output_dir} is a file; give a folder", ("output_dir",))
-    evaluation = ("eval_dataset_name", "dataset_test_split")
-    if config.eval_steps is not None and config.eval_dataset_name is None and config.dataset_test_split is None:
-        yield Problem("eval_steps needs eval_dataset_name or dataset_test_split", ("eval_steps", *evaluation))
+    evaluation = ("eval_dataset_name", "dataset_test_split", "num_eval_rows")
+    has_evaluation = config.eval_dataset_name or config.dataset_test_split or config.num_eval_rows
+    if config.eval_steps is not None and not has_evaluation:
+        text = "eval_steps needs eval_dataset_name, dataset_test_split or num_eval_rows"
+        yield Problem(text, ("eval_steps", *evaluation))

@@ -3,9 +3,12 @@
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
-from nearstep.data.files import SUFFIXES, columns_of, read_files
+from nearstep.data.files.read import SUFFIXES, columns_of, read_files
+from nearstep.data.manifest import Prepared, read_manifest
 from nearstep.data.table import Table, label, row_index
 from nearstep.errors import DataError, shorten
 
@@ -15,38 +18,70 @@ SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 KINDS = ", ".join(SUFFIXES)
 
 
-def load_rows(name: str, *, split: str, config: str | None) -> Table:
+def load_rows(name: str, *, split: str, config: str | None, on_bad_row: Literal["raise", "drop"] = "raise") -> Table:
     """The rows of a local file, a local folder, or else of a hub data set.
 
     Raises `DataError` naming data set, split and, where a file is broken, the line.
     """
+    place = locate(name, split=split, config=config)
+    if isinstance(place, Files):
+        return read_files(place.paths, name, split, on_bad_row)
+    if isinstance(place, Saved):
+        manifest = read_manifest(place.path, label(name, split))
+        dataset = saved_split(place.path, name, split)
+        prepared = None if manifest is None else Prepared(manifest, dataset)
+        return replace(table_of(dataset, name, split), prepared=prepared)
+    return table_of(load_from_hub(name, split, config), name, split)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Local files of one kind that make up a split."""
+
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A folder made by `datasets.save_to_disk`."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set of the hub, or one that its cache holds."""
+
+
+def locate(name: str, *, split: str, config: str | None) -> Files | Saved | Hub:
+    """Where a name leads; nothing is read but the names of files. Raises `DataError` where it leads nowhere."""
     path = Path(os.path.expanduser(name))
     if not name or not os.path.exists(path):
         if not HUB_NAME.fullmatch(name) or path.suffix.lower() in SUFFIXES + FOREIGN_SUFFIXES:
             raise DataError(f"{label(name, split)}: there is no such file or folder, seen from {os.getcwd()!r}")
-        return _load_from_hub(name, split, config)
+        return Hub()
     if config is not None:
         raise DataError(
             f"{label(name, split)}: dataset_config = {config!r} chooses a part of a hub data set, and this "
             "one is local. Leave it out."
         )
-    return _load_folder(path, name, split) if path.is_dir() else _load_file(path, name, split)
+    return _locate_folder(path, name, split) if path.is_dir() else _locate_file(path, name, split)
 
 
-def _load_file(path: Path, name: str, split: str) -> Table:
+def _locate_file(path: Path, name: str, split: str) -> Files:
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{label(name, split)}: cannot read files of the kind {path.suffix!r}, only {KINDS}")
     if split != "train":
         raise DataError(
             f"{label(name, split)}: a single file has only the split 'train'. Name the file of {split!r} itself."
         )
-    return read_files([path], name, split)
+    return Files((path,))
 
 
-def _load_folder(path: Path, name: str, split: str) -> Table:
+def _locate_folder(path: Path, name: str, split: str) -> Files | Saved:
     """A folder made by `datasets.save_to_disk`, or one with files of one kind."""
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-        return _load_from_disk(path, name, split)
+        return Saved(path)
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
     if not files:
         raise DataError(f"{label(name, split)}: the folder holds no file that ends in {KINDS}")
@@ -59,7 +94,7 @@ def _load_folder(path: Path, name: str, split: str) -> Table:
         raise DataError(
             f"{label(name, split)}: the folder mixes kinds of files ({found}). Name one file, or part them."
         )
-    return read_files(by_split[split], name, split)
+    return Files(tuple(by_split[split]))
 
 
 def _split_of(file: Path) -> str:
@@ -68,7 +103,8 @@ def _split_of(file: Path) -> str:
     return first_word if first_word in SPLITS else "train"
 
 
-def _load_from_disk(path: Path, name: str, split: str) -> Table:
+def saved_split(path: Path, name: str, split: str) -> Any:
+    """A split of a folder made by `datasets.save_to_disk`, read where it lies. Raises `DataError` if there is none."""
     import datasets
 
     try:
@@ -77,7 +113,7 @@ def _load_from_disk(path: Path, name: str, split: str) -> Table:
         raise DataError(f"{label(name, split)}: no folder of datasets.save_to_disk: {_first_lines(error)}") from error
     by_split = found if isinstance(found, datasets.DatasetDict) else {str(found.split or "train"): found}
     _check_split(split, by_split, name)
-    return table_of(by_split[split], name, split)
+    return by_split[split]
 
 
 def _check_split(split: str, found: Iterable[str], name: str) -> None:
@@ -85,11 +121,12 @@ def _check_split(split: str, found: Iterable[str], name: str) -> None:
         raise DataError(f"{label(name, split)}: there is no such split, only {_listed(found)}")
 
 
-def _load_from_hub(name: str, split: str, config: str | None) -> Table:
+def load_from_hub(name: str, split: str, config: str | None, *, streaming: bool = False) -> Any:
+    """A data set of the hub, or of its cache. Raises `DataError` where it cannot be had."""
     import datasets
 
     try:
-        found = datasets.load_dataset(name, config, split=split)
+        found = datasets.load_dataset(name, config, split=split, streaming=streaming)
     except ConnectionError as error:
         raise DataError(
             f"{label(name, split)}: there is no such file or folder, and the hub cannot be reached: "
@@ -100,7 +137,7 @@ def _load_from_hub(name: str, split: str, config: str | None) -> Table:
             f"{label(name, split)}, configuration {config!r}: cannot be loaded from the hub: {_first_lines(error)}. "
             "Check name, split and configuration on its page, and `hf auth login` if it is private."
         ) from error
-    return table_of(found, name, split)
+    return found
 
 
 def table_of(dataset: object, name: str, split: str) -> Table:
@@ -127,7 +164,7 @@ def _why_no_table(dataset: object) -> str:
     import datasets
 
     if isinstance(dataset, datasets.IterableDataset | datasets.IterableDatasetDict):
-        return "a streamed data set cannot be read by row number. Load it without streaming=True."
+        return "a streamed data set cannot be read by row number. Load it without streaming=True, or set streaming."
     if isinstance(dataset, datasets.DatasetDict):
         return f"it holds the splits {_listed(dataset)}. Give one of them, as in dataset['train']."
     if isinstance(dataset, Mapping):

@@ -2,24 +2,40 @@
 
 import math
 
+from nearstep.data.formats.recognise import contradicted_hint
+from nearstep.data.mix import PromptMix
 from nearstep.data.prompts import PromptSet
 
 SHOWN_CHARACTERS = 4000
 SHOWN_IDS = 8
 
 
-def preview(prompts: PromptSet, rows: int = 2) -> str:
-    """The first prompts as the model sees them: decoded from their ids with every special token, and quoted by line."""
-    return "\n".join([summary(prompts), *(_shown(prompts, number) for number in range(min(rows, len(prompts))))])
+def preview(mix: PromptMix, rows: int = 2, *, streaming: bool = False) -> str:
+    """The first prompts as the model sees them: decoded from their ids with every special token, and quoted by line.
+
+    `streaming`: the prompts are only the first of what will be played.
+    """
+    rows = rows if len(mix.sets) == 1 else 1
+    lines = []
+    for prompts, share in zip(mix.sets, mix.shares, strict=True):
+        lines.append(summary(prompts, streaming=streaming))
+        if len(mix.sets) > 1:
+            lines.append(f"  {share / sum(mix.shares):.1%} of what is played comes from here")
+        lines += [_shown(prompts, number) for number in range(min(rows, len(prompts)))]
+    return "\n".join(lines)
 
 
-def summary(prompts: PromptSet) -> str:
+def summary(prompts: PromptSet, *, streaming: bool = False) -> str:
     """How many rows became prompts and how long these are."""
     report, lengths = prompts.report, prompts.lengths.sort().values
     median, most = (int(lengths[math.ceil(share * len(prompts)) - 1]) for share in (0.5, 0.9))
+    shown = report.layout.format
+    hint = None if shown is None else contradicted_hint(prompts.table.name, shown)
     return "\n".join(
         [
-            f"Prompts from {prompts.table.label}: {len(prompts)} of {report.rows} rows, column {report.columns.ids!r}",
+            f"Prompts from {prompts.table.label}: {len(prompts)} of {'the first ' * streaming}{report.rows} rows, "
+            f"format {report.layout.name}",
+            *([f"  {hint}"] if hint else []),
             f"  tokens: shortest {int(lengths[0])}, median {median}, 90 % up to {most}, longest {int(lengths[-1])}",
             *(f"  {sentence}" for sentence in report.sentences()),
         ]

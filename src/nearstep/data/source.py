@@ -1,24 +1,21 @@
 """Which prompts each update plays: a pure function of seed and update number."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from nearstep.data.prompts import PromptSet, rank_share
+from nearstep.data.mix import PromptMix, turns_between
+from nearstep.data.prompts import rank_share
 from nearstep.errors import ConfigError
 from nearstep.streams import stream
 from nearstep.types import Prompts
 
 
 @dataclass(frozen=True)
-class PromptSource:
-    """Endless passes over a prompt set, each in an order of its own; batches run on over the end of a pass.
+class Play:
+    """What an update plays over all ranks: `batch_size` episodes, every prompt `num_generations` times in a row."""
 
-    `batch_size` counts episodes of one update over all ranks. Every prompt is played `num_generations` times in a row.
-    """
-
-    prompts: PromptSet
     seed: int
     batch_size: int
     num_generations: int = 1
@@ -31,20 +28,51 @@ class PromptSource:
                 f"batch_size = {self.batch_size} must be a multiple of num_generations = {self.num_generations}"
             )
 
+    @property
+    def prompts(self) -> int:
+        """Prompts of an update, over all ranks."""
+        return self.batch_size // self.num_generations
+
+    def episodes(self, update: int) -> range:
+        """This rank's episodes of an update (from 1): consecutive ones, as even a share as can be."""
+        if update < 1:
+            raise ValueError(f"updates are counted from 1, not {update}")
+        first = (update - 1) * self.batch_size
+        share = rank_share(self.batch_size, self.rank, self.world_size)
+        return range(first + share.start, first + share.stop)
+
+    def places(self, episodes: Sequence[int]) -> list[int]:
+        """The place of each episode's prompt among all prompts of the run."""
+        return [episode // self.num_generations for episode in episodes]
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Endless passes over prompts, each in an order of its own; batches run on over the end of a pass.
+
+    Several sets of prompts take turns by their weights, and each has passes of its own.
+    """
+
+    prompts: PromptMix
+    play: Play
+    shuffle: bool = True
+
     def __len__(self) -> int:
         """Number of prompts in one pass."""
         return len(self.prompts)
 
     def batch(self, update: int) -> Prompts:
-        """This rank's rows of an update (from 1): consecutive episodes, as even a share as can be."""
-        if update < 1:
-            raise ValueError(f"updates are counted from 1, not {update}")
-        first = (update - 1) * self.batch_size
-        share = rank_share(self.batch_size, self.rank, self.world_size)
-        episodes = range(first + share.start, first + share.stop)
-        passes = [divmod(episode // self.num_generations, len(self)) for episode in episodes]
-        orders = {number: self._order(number) for number in {number for number, _ in passes}}
-        return self.prompts.take([orders[number][place] for number, place in passes], episodes)
+        """This rank's rows of an update (from 1)."""
+        episodes = self.play.episodes(update)
+        places = self.play.places(episodes)
+        if not places:
+            return self.prompts.take([], [])
+        turns = turns_between(self.prompts.shares, places[0], places[-1] - places[0] + 1)
+        starts = self.prompts.starts
+        passes = [(place, *divmod(count, len(self.prompts.sets[place]))) for place, count in turns]
+        orders = {key: self._order(*key) for key in {(place, number) for place, number, _ in passes}}
+        numbers = [starts[place] + orders[place, number][index] for place, number, index in passes]
+        return self.prompts.take([numbers[place - places[0]] for place in places], episodes)
 
     def batches(self, *, after: int, until: int) -> Iterator[Prompts]:
         """The batches of updates `after` + 1 to `until`."""
@@ -52,11 +80,16 @@ class PromptSource:
 
     def notes(self) -> list[str]:
         """What the user should know before the run about how prompts are drawn, one sentence each."""
-        needed = self.batch_size // self.num_generations
+        needed = self.play.prompts
         if needed <= len(self):
             return []
         return [f"An update needs {needed} prompts and there are {len(self)}: prompts repeat within every update."]
 
-    def _order(self, number: int) -> list[int]:
-        order: list[int] = torch.randperm(len(self), generator=stream(self.seed, "prompts", number)).tolist()
+    def _order(self, place: int, number: int) -> list[int]:
+        """The order of a set's prompts in one of its passes."""
+        count = len(self.prompts.sets[place])
+        if not self.shuffle:
+            return list(range(count))
+        position = (number,) if place == 0 else (number, place)
+        order: list[int] = torch.randperm(count, generator=stream(self.play.seed, "prompts", *position)).tolist()
         return order

@@ -1,51 +1,29 @@
-"""How one row becomes token ids: text, chat messages, or ids that were there already."""
+"""How one prompt becomes token ids: text, chat messages, or ids that were there already."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.data.checks import (
-    BadValueError,
-    attended,
-    check_messages,
-    check_text,
-    checked_ids,
-    prompt_input,
-    value_of,
-)
-from nearstep.data.table import Table
-from nearstep.errors import DataError
+from nearstep.data.checks import attended, check_prompt, check_text, checked_ids, value_of, wrong_type
+from nearstep.data.faults import BadValueError, Fault
+from nearstep.errors import ConfigError
 from nearstep.types import Message, PromptInput
+
+# none: text under the tokenizer's own rule, chats under its template. raw: text and nothing else. raw_bos: BOS before
+# it. chat: text as the message of a user.
+PromptStyle: TypeAlias = Literal["none", "raw", "raw_bos", "chat"]
 
 
 @dataclass(frozen=True)
-class PromptColumns:
-    """`ids` is the column from which the token ids come, `shown` the one that rewards and people see.
+class Written:
+    """A prompt as the text that is tokenised; a chat brings its special tokens with it."""
 
-    Both are the same unless the data set has `input_ids`; `shown` is None where it has nothing else.
-    """
-
-    ids: str
-    shown: str | None
-
-    @staticmethod
-    def of(table: Table) -> "PromptColumns":
-        """`input_ids` if the data set has it, else `prompt`, else `messages`, else `query`; `DataError` if none."""
-        shown = next((name for name in ("prompt", "messages", "query") if name in table.columns), None)
-        ids = "input_ids" if "input_ids" in table.columns else shown
-        if ids is None:
-            raise DataError(
-                f"{table.label}: it has no column 'prompt', 'messages', 'query' or 'input_ids', only "
-                f"{list(table.columns)}. Rename the one that holds the prompts to 'prompt'."
-            )
-        return PromptColumns(ids, shown)
-
-    @property
-    def own(self) -> frozenset[str]:
-        """Columns that belong to the prompt itself, all others are passed on to the rewards."""
-        return frozenset({"prompt", "input_ids", "attention_mask", self.ids, self.shown or "prompt"})
+    text: str
+    is_chat: bool
 
 
 @dataclass(frozen=True)
@@ -64,50 +42,45 @@ class PromptTokenizer:
     tokenizer: PreTrainedTokenizerBase
     vocab_size: int  # of the policy's embedding
     adds_eos: bool
+    style: PromptStyle = "none"
 
     @staticmethod
-    def of(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> "PromptTokenizer":
-        """Find out whether the tokenizer ends texts with EOS."""
+    def of(tokenizer: PreTrainedTokenizerBase, vocab_size: int, style: PromptStyle = "none") -> "PromptTokenizer":
+        """Find out whether the tokenizer ends texts with EOS. Raises ConfigError for a style that it cannot follow."""
+        if style == "raw_bos" and tokenizer.bos_token_id is None:
+            raise ConfigError("prompt_type = raw_bos begins prompts with BOS, and the tokenizer has none")
         eos = tokenizer.eos_token_id
-        return PromptTokenizer(
-            tokenizer, vocab_size, adds_eos=eos is not None and tokenizer("a")["input_ids"][-1:] == [eos]
-        )
+        adds_eos = eos is not None and tokenizer("a")["input_ids"][-1:] == [eos]
+        return PromptTokenizer(tokenizer, vocab_size, adds_eos, style)
 
-    def encode(self, row: Mapping[str, object], column: str) -> Encoded:
-        """The ids of the prompt in `column`; raises `BadValueError`."""
-        encoded = self._given(row) if column == "input_ids" else self._written(prompt_input(row, column), column)
-        if not encoded.ids:
-            raise BadValueError(column, row[column], "there is no token", "Take empty prompts out.")
-        for token in (min(encoded.ids), max(encoded.ids)):
-            if not 0 <= token < self.vocab_size:
-                problem = f"id {token} lies outside the policy's vocabulary of {self.vocab_size}"
-                raise BadValueError(column, row[column], problem, "Use the tokenizer that belongs to the policy.")
-        return encoded
+    def shown(self, prompt: PromptInput) -> PromptInput:
+        """The prompt as rewards and people see it: under the style `chat` a text is what a user says."""
+        if self.style == "chat" and isinstance(prompt, str):
+            return [{"role": "user", "content": prompt}]
+        return prompt
 
-    def _written(self, prompt: PromptInput, column: str) -> Encoded:
-        if not isinstance(prompt, str):
-            return Encoded(self._chat_ids(prompt, column))
-        check_text(prompt, column)
-        ids: list[int] = self.tokenizer(prompt, verbose=False)["input_ids"]
-        return Encoded(ids[:-1], had_eos=True) if self.adds_eos else Encoded(ids)
+    def write(self, prompt: PromptInput, column: str, tools: object = None) -> Written:
+        """The text of a prompt; raises `BadValueError`. `tools` are the functions that a chat offers, or None."""
+        if isinstance(prompt, str):
+            check_text(prompt, column)
+        prompt = self.shown(prompt)
+        if isinstance(prompt, str):
+            return Written(prompt, is_chat=False)
+        if self.style in ("raw", "raw_bos"):
+            remedy = "Set prompt_type to none, to chat or to the name of a template."
+            raise BadValueError(Fault.TYPE, column, prompt, f"prompt_type {self.style} takes text, no messages", remedy)
+        return Written(self._rendered(prompt, column, _tools(tools)), is_chat=True)
 
-    def _chat_ids(self, messages: list[Message], column: str) -> list[int]:
-        check_messages(messages, column)
-        if self.tokenizer.chat_template is None:
-            problem = "these are chat messages, and the tokenizer has no chat template"
-            raise BadValueError(column, messages, problem, "Set tokenizer.chat_template, or give prompts as text.")
-        try:
-            ids: list[int] = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=False, tokenizer_kwargs={"verbose": False}
-            )
-        except (TemplateError, TypeError) as error:
-            problem = f"the tokenizer's chat template refuses these messages: {error}"
-            raise BadValueError(
-                column, messages, problem, "Change the messages, or tokenizer.chat_template."
-            ) from error
-        return ids
+    def encode(self, written: Sequence[Written]) -> list[Encoded]:
+        """The ids of many prompts, in their order."""
+        texts = [prompt.text for prompt in written if not prompt.is_chat]
+        chats = [prompt.text for prompt in written if prompt.is_chat]
+        of_texts = iter(self._ids(texts, special_tokens=self.style == "none"))
+        of_chats = iter(self._ids(chats, special_tokens=False))
+        return [Encoded(next(of_chats)) if prompt.is_chat else self._framed(next(of_texts)) for prompt in written]
 
-    def _given(self, row: Mapping[str, object]) -> Encoded:
+    def given(self, row: Mapping[str, object]) -> Encoded:
+        """The ids that a row brings, without padding; raises `BadValueError`."""
         value = value_of(row, "input_ids")
         ids = checked_ids(value, "input_ids")
         if row.get("attention_mask") is not None:
@@ -116,8 +89,52 @@ class PromptTokenizer:
         if ids and self._pad_id in (ids[0], ids[-1]):
             problem = f"there is padding (id {self._pad_id}) at an end, and no attention_mask"
             remedy = "Tokenise with padding=False, or keep the column attention_mask: padding is then taken off."
-            raise BadValueError("input_ids", value, problem, remedy)
+            raise BadValueError(Fault.PADDING, "input_ids", value, problem, remedy)
         return Encoded(ids)
+
+    def check(self, ids: Sequence[int], column: str, value: object) -> None:
+        """Refuse a prompt without tokens, or with tokens that the policy does not know."""
+        if not ids:
+            raise BadValueError(Fault.EMPTY, column, value, "there is no token", "Take empty rows out.")
+        for token in (min(ids), max(ids)):
+            if not 0 <= token < self.vocab_size:
+                problem = f"id {token} lies outside the policy's vocabulary of {self.vocab_size}"
+                remedy = "Use the tokenizer that belongs to the policy."
+                raise BadValueError(Fault.VOCABULARY, column, value, problem, remedy)
+
+    def _framed(self, ids: list[int]) -> Encoded:
+        if self.style == "raw_bos":
+            bos = self.tokenizer.bos_token_id
+            return Encoded([bos, *ids])
+        return Encoded(ids[:-1], had_eos=True) if self.adds_eos and self.style == "none" else Encoded(ids)
+
+    def _ids(self, texts: list[str], *, special_tokens: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            texts, add_special_tokens=special_tokens, verbose=False,
+            return_attention_mask=False, return_token_type_ids=False,
+        )  # fmt: skip
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def _rendered(self, messages: list[Message], column: str, tools: list[Any] | None) -> str:
+        check_prompt(messages, column, None if tools is None else _names(tools))
+        if self.tokenizer.chat_template is None:
+            problem = "these are chat messages, and the tokenizer has no chat template"
+            remedy = "Set tokenizer.chat_template, set prompt_type to the name of a template, or give prompts as text."
+            raise BadValueError(Fault.TEMPLATE, column, messages, problem, remedy)
+        continues = messages[-1]["role"] == "assistant"
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                messages, tools=tools, tokenize=False,
+                add_generation_prompt=not continues, continue_final_message=continues,
+            )  # fmt: skip
+        except (TemplateError, TypeError, ValueError) as error:
+            problem = f"the tokenizer's chat template refuses these messages: {error}"
+            remedy = "Change the messages, or tokenizer.chat_template."
+            raise BadValueError(Fault.TEMPLATE, column, messages, problem, remedy) from error
+        return text
 
     @property
     def _pad_id(self) -> int | None:
@@ -125,3 +142,36 @@ class PromptTokenizer:
         pad = self.tokenizer.pad_token_id
         others = (self.tokenizer.eos_token_id, self.tokenizer.bos_token_id, self.tokenizer.unk_token_id)
         return None if pad in others else pad
+
+
+def _tools(value: object) -> list[Any] | None:
+    """The functions that a row offers, as the template takes them; they may be written as JSON."""
+    if value is None:
+        return None
+    try:
+        tools = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        problem = "the list of tools is no JSON"
+        raise BadValueError(Fault.TOOL, "tools", value, problem, "Give a list of function schemas.") from error
+    if not isinstance(tools, list | tuple):
+        raise wrong_type("tools", value, "a list of function schemas", "Give one schema for each tool.")
+    return [_without_none(tool) for tool in tools] or None
+
+
+def _without_none(value: object) -> object:
+    """A schema without the keys that `datasets` adds where only some of its neighbours have them."""
+    if isinstance(value, Mapping):
+        return {key: _without_none(part) for key, part in value.items() if part is not None}
+    return [_without_none(part) for part in value] if isinstance(value, list) else value
+
+
+def _names(tools: list[Any]) -> list[str]:
+    """The names of the functions that are offered."""
+    names = []
+    for tool in tools:
+        schema = tool.get("function", tool) if isinstance(tool, Mapping) else None
+        if not isinstance(schema, Mapping) or not isinstance(schema.get("name"), str):
+            remedy = "Give {'type': 'function', 'function': {'name': …}}."
+            raise BadValueError(Fault.TOOL, "tools", tool, "a tool has no name", remedy)
+        names.append(schema["name"])
+    return names

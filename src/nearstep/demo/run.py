@@ -56,7 +56,7 @@ def ppo_settings(folders: Folders, output: Path, *, seed: int, quick: bool) -> P
         use_cpu=True,
         model_name_or_path=str(folders.policy),
         reward_model_path=str(folders.reward),
-        dataset_name=str(folders.prompts),
+        dataset_name=(str(folders.prompts),),
         response_length=RESPONSE_LENGTH,
         temperature=1.0,
         missing_eos_penalty=2.0,

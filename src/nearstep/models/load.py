@@ -15,10 +15,12 @@ from transformers import (
 from nearstep.errors import ModelError
 from nearstep.models.roles import scalar_head
 
+MODEL_FILES = ("config.json", "adapter_config.json")
+
 
 def load_tokenizer(name: str, *, role: str = "tokenizer", trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub name. Raises ModelError if there is none."""
-    check_folder(name, role)
+    check_folder(name, role, ("tokenizer_config.json", "tokenizer.json", *MODEL_FILES))
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -89,15 +91,15 @@ def critic_from_trunk(policy: PreTrainedModel, pad_token_id: int | None) -> PreT
     return critic.to(policy.device)
 
 
-def check_folder(name: str, role: str) -> None:
-    """A path that is no folder must not be taken for a hub name."""
+def check_folder(name: str, role: str, files: tuple[str, ...] = MODEL_FILES) -> None:
+    """A path that is no folder must not be taken for a hub name; a folder holds at least one of `files`."""
     path = Path(name).expanduser()
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.exists()
     if looks_local and not path.is_dir():
         raise ModelError(
             f"{role}: the folder {name!r} does not exist. Give a folder made by save_pretrained, or a hub name."
         )
-    if path.is_dir() and not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+    if path.is_dir() and not any((path / file).is_file() for file in files):
         raise ModelError(f"{role}: the folder {name!r} holds no config.json, so it is no model folder.")
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.errors import RewardError, shorten
-from nearstep.rewards.batch import Answer, RewardBatch
+from nearstep.rewards.batch import Answer, Completion, RewardBatch
 from nearstep.rewards.identity import TokenizerIdentity
-from nearstep.types import Message
+from nearstep.types import Message, PromptInput
 
 
 @runtime_checkable
@@ -80,7 +80,7 @@ class ModelReward:
             return batch.prompt_ids[row] + batch.completion_ids[row]
         if isinstance(prompt, str) and isinstance(completion, str):
             return self._read_text(prompt + completion, batch.finished[row])
-        return self._read_messages([*prompt, *completion], batch.finished[row], batch.place(row))
+        return self._read_messages(conversation(prompt, completion), batch.finished[row], batch.place(row))
 
     def _read_text(self, text: str, finished: bool) -> list[int]:
         ids = self._encode(text)
@@ -144,6 +144,16 @@ class ModelReward:
                 f"{max(ids)}: the tokenizer is not the one that the model was trained with. Load it from the "
                 "model's own folder."
             )
+
+
+def conversation(prompt: PromptInput, completion: Completion) -> list[Message]:
+    """Prompt and completion as messages; an answer that the prompt has begun goes on in the same message."""
+    before: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    said: list[Message] = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    if not before or before[-1].get("role") != "assistant":
+        return [*before, *said]
+    begun, first, *rest = before[-1], *said
+    return [*before[:-1], {**begun, "content": f"{begun['content']}{first['content']}"}, *rest]
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

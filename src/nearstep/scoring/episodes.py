@@ -7,8 +7,9 @@ from itertools import groupby
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from nearstep.data.encode import encode_prompts
 from nearstep.data.load import load_rows
-from nearstep.data.prompts import encode_prompts
+from nearstep.data.mix import PromptMix
 from nearstep.data.table import Table
 from nearstep.errors import DataError, shorten
 from nearstep.types import Prompts, Rollout
@@ -64,7 +65,9 @@ def _of_a_run(table: Table) -> Iterator[Episodes]:
 
 def _of_texts(table: Table, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Iterator[Episodes]:
     """Prompts become ids as in training; a completion is its text's ids, with EOS behind one that has ended."""
-    encoded = encode_prompts(table, tokenizer, vocab_size=len(tokenizer))
+    # Completions are what is judged here: they must not reach rewards as the data set's own answers.
+    as_prompts = "prompt" if "prompt" in table.columns else None
+    encoded = PromptMix((encode_prompts(table, tokenizer, vocab_size=len(tokenizer), dataset_format=as_prompts),))
     for first in range(0, len(table), batch_size):
         numbers = range(first, min(first + batch_size, len(table)))
         prompts = encoded.take(numbers, numbers)

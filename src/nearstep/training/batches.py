@@ -20,7 +20,7 @@ class BatchSizes:
     micro_tokens: int
     updates: int
     world_size: int
-    dataset_rows: int
+    dataset_rows: int | None  # None: a stream, of which nobody knows
     requested_episodes: int
 
     @property
@@ -39,7 +39,6 @@ class BatchSizes:
         rows = f"{smallest}" if smallest == largest else f"{smallest} or {largest}"
         extra = self.episodes - self.requested_episodes
         more = f", {extra} more than asked for, to fill the last batch" if extra else ""
-        passes = self.updates * self.prompts / self.dataset_rows
         return [
             (
                 "episodes per update",
@@ -59,10 +58,19 @@ class BatchSizes:
                 f"and ≤ {self.micro_tokens:,} tokens; only memory depends on it",
             ),
             ("updates", f"{self.updates:,}", f"⌈{self.requested_episodes:,} episodes / {self.batch:,}⌉"),
-            ("episodes in all", f"{self.episodes:,}", f"{passes:.2f} passes over {self.dataset_rows:,} prompts{more}"),
+            ("episodes in all", f"{self.episodes:,}", f"{self._passes()}{more}"),
             *self._critic_rows(),
             ("optimizer steps in all", f"{self.updates * self.steps_per_update:,}", "updates × steps per update"),
         ]
+
+    def passes(self, updates: int) -> float:
+        """Passes over the prompts that so many updates make; of a stream the share of the run."""
+        return updates * self.prompts / self.dataset_rows if self.dataset_rows is not None else updates / self.updates
+
+    def _passes(self) -> str:
+        if self.dataset_rows is None:
+            return f"{self.updates * self.prompts:,} prompts of a stream"
+        return f"{self.passes(self.updates):.2f} passes over {self.dataset_rows:,} prompts"
 
     def _critic_rows(self) -> list[tuple[str, str, str]]:
         if self.critic_epochs is None:
@@ -72,7 +80,7 @@ class BatchSizes:
         return [("critic steps where it trains", f"{steps}", how)]
 
 
-def batch_sizes(config: PPOConfig, dataset_rows: int, world_size: int) -> BatchSizes:
+def batch_sizes(config: PPOConfig, dataset_rows: int | None, world_size: int) -> BatchSizes:
     """Work out the numbers of a run. Raises ConfigError where they are impossible.
 
     Unlike TRL 1.8, `num_mini_batches` divides the batch whatever `gradient_accumulation_steps` is (defects D1, D2
@@ -91,6 +99,8 @@ def batch_sizes(config: PPOConfig, dataset_rows: int, world_size: int) -> BatchS
         )
     if config.total_episodes is not None:
         requested = config.total_episodes
+    elif dataset_rows is None:
+        raise ConfigError("a streamed data set needs total_episodes: nobody knows how many rows it has")
     else:
         requested = max(1, math.floor(config.num_train_epochs * dataset_rows * generations))
     return BatchSizes(

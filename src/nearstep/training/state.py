@@ -30,7 +30,7 @@ class State:
 
     update: int = 0  # number of the update that runs or ran last, from 1
     episodes: int = 0  # played over all processes
-    epoch: float = 0.0  # passes over the prompts
+    epoch: float = 0.0  # passes over the prompts; of a stream the share of the run
     steps: Steps = field(default_factory=Steps)
     kl_scale: float = 1.0  # what kl_target has made of kl_coef: the coefficient in use is their product
     score_moments: Moments = field(default_factory=Moments)  # of all scores so far, over all processes
@@ -48,7 +48,7 @@ class State:
         """The update is done, with these optimizer steps."""
         self.steps += steps
         self.episodes += batch.batch
-        self.epoch = self.update * batch.prompts / batch.dataset_rows
+        self.epoch = batch.passes(self.update)
 
     def adapt_kl(self, experience: Experience, config: PPOConfig, backend: Backend) -> None:
         """Move the KL coefficient towards what keeps `objective/kl` at kl_target."""

@@ -1,0 +1,64 @@
+"""How local files are read: as a table, or as chunks one after the other."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from nearstep.data.faults import BadRow
+from nearstep.data.files.chunks import Chunk, in_chunks, refused
+from nearstep.data.files.comma_separated import csv_entries
+from nearstep.data.files.json_array import json_entries
+from nearstep.data.files.json_lines import line_chunks
+from nearstep.data.files.parquet import file_prefix, parquet_chunks, parquet_rows
+from nearstep.data.table import Rows, Table, label
+from nearstep.errors import DataError
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+def read_files(paths: Sequence[Path], name: str, split: str, on_bad_row: Literal["raise", "drop"]) -> Table:
+    """The rows of files of one kind, one file after the other.
+
+    Raises `DataError` naming the file and its line (from 1), or the row's index (from 0) where the format has no lines.
+    Rows that cannot be read are dropped where `on_bad_row` says so; a file that breaks as a whole never is.
+    """
+    where = label(name, split)
+    if paths[0].suffix.lower() == ".parquet":
+        dataset, position = parquet_rows(paths, where)
+        return Table(name, split, dataset, tuple(dataset.column_names), position)
+    places, rows, bad = [], [], []
+    for chunk in file_chunks(paths, where):
+        for entry in chunk.entries():
+            if not isinstance(entry, BadRow):
+                places.append(entry[0])
+                rows.append(entry[1])
+            elif on_bad_row == "drop":
+                bad.append(entry)
+            else:
+                raise refused(where, entry)
+    return Table(name, split, rows, columns_of(rows), places.__getitem__, broken=tuple(bad))
+
+
+def file_chunks(paths: Sequence[Path], where: str) -> Iterator[Chunk]:
+    """The rows of files of one kind, one file after the other. Raises `DataError` naming the file."""
+    suffix = paths[0].suffix.lower()
+    if suffix == ".parquet":
+        yield from parquet_chunks(paths, where)
+        return
+    for path in paths:
+        file = file_prefix(path, paths)
+        try:
+            if suffix == ".jsonl":
+                yield from line_chunks(path, file)
+            else:
+                read = json_entries if suffix == ".json" else csv_entries
+                yield from in_chunks(read(path, file, where))
+        except OSError as error:
+            raise DataError(
+                f"{where}, file {path.name!r}: cannot be read: {error.strerror}. Check its permissions."
+            ) from error
+
+
+def columns_of(rows: Rows) -> tuple[str, ...]:
+    """The columns of any row, in order of appearance."""
+    return tuple(dict.fromkeys(column for row in rows for column in row))

@@ -1,0 +1,112 @@
+"""What stands beside prepared prompts: where they come from, how they were made, and what was left out."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nearstep.errors import DataError
+
+MANIFEST = "manifest.json"
+VERSION = 1  # of the file's own layout
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of the data set."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the prompts are, in tokens."""
+
+    total: int
+    shortest: int
+    median: int
+    ninety_percent: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that is known of prepared prompts beside themselves."""
+
+    nearstep: str  # its version
+    source: str  # as given
+    split: str
+    dataset_format: str
+    columns: Mapping[str, str]  # ours → those of the source
+    tokenizer: str  # as given
+    tokenizer_class: str
+    fingerprint: str
+    prompt_type: str
+    chat_template: str | None  # the one in use, where there is one
+    max_length: int | None
+    on_long_prompt: str
+    max_samples: int | None
+    seed: int
+    rows_read: int
+    rows_written: int
+    left_out: Mapping[str, int]  # why → how many
+    left_out_first: tuple[str, ...]  # the first of them, each with place, column and value
+    cut: int
+    shortened: int
+    unpadded: int
+    eos_taken_off: int
+    chats: int
+    tokens: Lengths
+    shards: tuple[Shard, ...]
+    sha256: str  # of the hashes of all shards
+    version: int = VERSION
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into a folder."""
+        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Prepared prompts: what is known of them, and the `datasets.Dataset` itself."""
+
+    manifest: Manifest
+    dataset: Any
+
+
+def read_manifest(folder: Path, label: str) -> Manifest | None:
+    """The manifest of a folder, None if it has none; files that are missing or cut are an error.
+
+    Raises `DataError` naming the file.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        manifest = _from(values)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{label}: {MANIFEST} cannot be read ({error}). Prepare the data again.") from error
+    for shard in manifest.shards:
+        found = folder / shard.file
+        size = found.stat().st_size if found.is_file() else None
+        if size != shard.bytes:
+            has = "is missing" if size is None else f"has {size} bytes, and {shard.bytes} were written"
+            raise DataError(f"{label}, file {shard.file!r} {has}. Copy it again, or prepare the data again.")
+    return manifest
+
+
+def _from(values: dict[str, Any]) -> Manifest:
+    if values["version"] != VERSION:
+        raise ValueError(f"it has version {values['version']}, and this nearstep reads version {VERSION}")
+    shards = tuple(Shard(**shard) for shard in values["shards"])
+    return Manifest(**{
+        **values, "shards": shards, "tokens": Lengths(**values["tokens"]),
+        "left_out_first": tuple(values["left_out_first"]),
+    })  # fmt: skip

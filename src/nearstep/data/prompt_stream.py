@@ -1,0 +1,140 @@
+"""How prompts are played while they are read: in order, through a buffer that shuffles, with a position that is exact.
+
+The prompts of a run are a pure function of data and seed here too, but to find those of update k all before them are
+read again: a resumed run reads on from the beginning, and plays the very prompts that the unbroken run would have.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import torch
+
+from nearstep.data.faults import BadRow, BadValueError, Fault, bad_rows, counted
+from nearstep.data.files.chunks import Entry
+from nearstep.data.mix import turns
+from nearstep.data.prompts import Prompt, prompts_of
+from nearstep.data.reader import BATCH_ROWS, PromptReader
+from nearstep.data.source import Play
+from nearstep.data.stream import RowStream
+from nearstep.errors import DataError
+from nearstep.streams import stream
+from nearstep.types import Prompts
+
+
+@dataclass(frozen=True)
+class PromptStream:
+    """The usable prompts of a row stream. `skipped` are rows at its beginning that are held out."""
+
+    rows: RowStream
+    reader: PromptReader
+    on_bad_row: Literal["raise", "drop"]
+    gives_reference: bool
+    tell: Callable[[str], None]
+    skipped: int = 0
+
+    def prompts(self, number: int) -> Iterator[Prompt]:
+        """The prompts of a pass (from 0), in the order of the rows.
+
+        Raises `DataError` naming a bad row once it is reached; dropped ones are counted and told at the end of a pass.
+        """
+        left_out: Counter[Fault] = Counter()
+        usable = 0
+        entries = self._after_skipped(self.rows.entries(number))
+        while batch := list(islice(entries, BATCH_ROWS)):
+            for read in self._read(batch):
+                if isinstance(read, BadRow):
+                    self._leave_out(read, left_out)
+                else:
+                    usable += 1
+                    yield read
+        rows = f"{usable + left_out.total()} rows of {self.rows.label}"
+        if not usable:
+            raise DataError(f"none of the {rows}, can be used: {counted(left_out.elements()) or 'there are none'}.")
+        if left_out:
+            self.tell(f"{left_out.total()} of {rows}, were left out: {counted(left_out.elements())}.")
+
+    def _after_skipped(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        """What comes after the rows that are held out, not counting what cannot be read."""
+        skipped = 0
+        for entry in entries:
+            if skipped < self.skipped and not isinstance(entry, BadRow):
+                skipped += 1
+            elif skipped == self.skipped:
+                yield entry
+
+    def _read(self, batch: Sequence[Entry]) -> Iterator[Prompt | BadRow]:
+        """What becomes of some entries, in their order."""
+        good = [entry for entry in batch if not isinstance(entry, BadRow)]
+        read = iter(self.reader.read([row for _, row in good]))
+        for entry in batch:
+            if isinstance(entry, BadRow):
+                yield entry
+                continue
+            place, row = entry
+            prompt = next(read)
+            if isinstance(prompt, BadValueError):
+                prompt.column = self.rows.owner_column(prompt.column)
+                yield BadRow.of(prompt, place)
+                continue
+            shown = prompt.shown
+            if shown is None:
+                shown = self.reader.tokenizer.tokenizer.decode(prompt.ids, skip_special_tokens=True)
+            more = {"reference": prompt.reference} if self.gives_reference else {}
+            yield Prompt(prompt.ids, shown, {**row, **more})
+
+    def _leave_out(self, row: BadRow, left_out: Counter[Fault]) -> None:
+        drop = self.reader.on_long_prompt == "drop" if row.fault is Fault.LONG else False
+        if self.on_bad_row == "raise" and not drop:
+            raise bad_rows(self.rows.label, [row], None)
+        left_out[row.fault] += 1
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """Endless passes over streams, which take turns by their weights; each is shuffled through a buffer of prompts."""
+
+    streams: tuple[PromptStream, ...]
+    weights: tuple[float, ...]
+    columns: list[str]
+    play: Play
+    buffer: int = 1  # prompts among which the next is drawn; 1 for the order of the rows
+
+    def batches(self, *, after: int, until: int) -> Iterator[Prompts]:
+        """The batches of updates `after` + 1 to `until`. What comes before is read again and left."""
+        feeds = [self._endless(place) for place in range(len(self.streams))]
+        prompts = (next(feeds[place]) for place, _ in turns(self.weights))
+        next(islice(prompts, after * self.play.prompts, after * self.play.prompts), None)
+        for update in range(after + 1, until + 1):
+            read = list(islice(prompts, self.play.prompts))
+            episodes = self.play.episodes(update)
+            first = (update - 1) * self.play.prompts
+            yield prompts_of([read[place - first] for place in self.play.places(episodes)], self.columns, episodes)
+
+    def notes(self) -> list[str]:
+        """What the user should know before the run about how prompts are drawn, one sentence each."""
+        return [
+            "Prompts are read while they are played: bad rows are met on the way, and a resumed run reads again what "
+            "was played."
+        ]
+
+    def _endless(self, place: int) -> Iterator[Prompt]:
+        number = 0
+        while True:
+            yield from self._shuffled(self.streams[place].prompts(number), place, number)
+            number += 1
+
+    def _shuffled(self, prompts: Iterator[Prompt], place: int, number: int) -> Iterator[Prompt]:
+        """The prompts of a pass, each drawn out of the next few."""
+        generator = stream(self.play.seed, "prompt stream", place, number)
+        held: list[Prompt] = []
+        for prompt in prompts:
+            if len(held) < self.buffer:
+                held.append(prompt)
+                continue
+            drawn = int(torch.randint(len(held), (), generator=generator))
+            yield held[drawn]
+            held[drawn] = prompt
+        yield from (held[drawn] for drawn in torch.randperm(len(held), generator=generator).tolist())
