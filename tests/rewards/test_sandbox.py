@@ -1,6 +1,7 @@
 """Code of a model is contained: what it may do, what each probe of a prisoner meets, and that nothing runs without."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -158,32 +159,45 @@ def test_the_environment_is_empty_and_nobody_else_is_there(monkeypatch):
 
 
 @shut_in
-def test_a_fork_bomb_is_bounded_and_leaves_nothing():
+def test_a_fork_bomb_is_bounded_and_leaves_nothing(own_launcher):
     code = "import os, time\nfor _ in range(1000):\n    if os.fork() == 0: time.sleep(1000)"
     started = time.monotonic()
     assert run(code, timeout=2.0).ending == "error"  # the kernel refuses the 15th process or so
     assert time.monotonic() - started < sandbox.STARTUP_SECONDS
-    assert not processes_that_sleep()
+    assert not still_there(own_launcher)
 
 
 @pytest.mark.parametrize("isolation", BOTH)
-def test_a_child_that_is_left_behind_ends_with_the_code(isolation):
+def test_a_child_that_is_left_behind_ends_with_the_code(isolation, own_launcher):
     code = (
         "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(1000)\n    os._exit(0)"
     )
     assert run(code, isolation=isolation).ending == "done"
-    assert not processes_that_sleep()
+    assert not still_there(own_launcher)
 
 
-def processes_that_sleep() -> list[str]:
-    """Launchers that are still there; their ends may take a moment."""
+@pytest.fixture
+def own_launcher(tmp_path, monkeypatch):
+    """A copy of the launcher, by whose name its processes are told from those of other tests."""
+    monkeypatch.setattr(sandbox, "LAUNCHER", Path(shutil.copy(sandbox.LAUNCHER, tmp_path)))
+    return sandbox.LAUNCHER
+
+
+def still_there(launcher) -> list[str]:
+    """Processes of a launcher; their ends may take a moment."""
     for _ in range(100):
-        commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-        found = [str(command) for command in commands if b"sandbox_launcher" in command]
+        found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(launcher).encode() in read(path)]
         if not found:
             break
         time.sleep(0.05)
     return found
+
+
+def read(path):
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended since
+        return b""
 
 
 @shut_in
@@ -223,14 +237,16 @@ def test_a_launcher_that_breaks_is_no_outcome(monkeypatch, tmp_path):
 
 
 @shut_in
-def test_it_ends_with_the_trainer():
+def test_it_ends_with_the_trainer(own_launcher):
     trainer = (
-        "import threading, time; from nearstep.rewards.sandbox import run_python\n"
+        "import pathlib, threading, time; from nearstep.rewards import sandbox\n"
+        f"sandbox.LAUNCHER = pathlib.Path({str(own_launcher)!r})\n"
         "code = 'print(1)\\nwhile True: pass'\n"
-        "threading.Thread(target=run_python, args=(code,), kwargs={'timeout_seconds': 60, 'memory_bytes': 1 << 30})"
-        ".start()\ntime.sleep(1)\nprint('up', flush=True)\ntime.sleep(60)"
+        "limits = {'timeout_seconds': 60, 'memory_bytes': 1 << 30}\n"
+        "threading.Thread(target=sandbox.run_python, args=(code,), kwargs=limits).start()\n"
+        "time.sleep(1)\nprint('up', flush=True)\ntime.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", trainer], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         process.kill()
-    assert not processes_that_sleep()
+    assert not still_there(own_launcher)

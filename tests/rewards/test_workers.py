@@ -46,7 +46,7 @@ def misbehaves(completions, log_extra):
     if text == "memory": return [float(len(bytearray(1 << 45)))]
     if text == "much": log_extra("text", ["x" * (17 << 20)])
     if text == "child":
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)  # left behind"])
+        subprocess.Popen([sys.executable, "-c", f"import time; time.sleep(1000)  # from {__file__}"])
     if text == "orphan" and os.fork() == 0:
         time.sleep(1000)  # holds the pipe of the worker
     if text in ("orphan", "killed"): os.kill(os.getpid(), signal.SIGKILL)
@@ -107,10 +107,10 @@ def gone(pool_pids):
     return False
 
 
-def left_behind():
-    """Processes started by the functions of these tests that are still there."""
+def left_behind(file):
+    """Processes started by the functions of this file that are still there."""
     for _ in range(100):
-        found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"left behind" in read(path)]
+        found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if f"from {file}".encode() in read(path)]
         if not found:
             return []
         time.sleep(0.02)
@@ -154,7 +154,7 @@ def test_harm_costs_its_row_and_no_other(file, harm, words):
 
 def test_a_child_that_a_function_started_ends_with_its_worker(file):
     assert values(file, "misbehaves", ["child"]).values == [5.0]
-    assert left_behind() == []
+    assert left_behind(file) == []
 
 
 def test_every_row_may_fail_and_workers_are_replaced(file):
