@@ -85,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="s", help="s: 10 M weights, m: 60 M, l: 1.2 B")
     parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=1, help="responses to each prompt; more than one share it")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results")
@@ -96,15 +97,19 @@ def main() -> None:
         Path(options.record).write_text(json.dumps(spent))
         return
     workload = Workload(
-        "ladder", "ppo", model=options.model, rows=options.rows, dtype=options.dtype, device=options.device
-    )
+        "ladder", "ppo", model=options.model, rows=options.rows, generations=options.samples, dtype=options.dtype,
+        device=options.device,
+    )  # fmt: skip
     rungs = climb(workload)
     rows = [cells(step, rung, rungs["0 TRL's layout"]) for step, rung in rungs.items()]
-    shown = Table(*COLUMNS, title=f"one epoch, policy and value: {options.model}, {options.rows} rows, {options.dtype}")
+    shown = Table(
+        *COLUMNS,
+        title=f"one epoch, policy and value: {options.model}, {options.rows} rows, {options.samples} to a prompt, {options.dtype}",
+    )
     for row in rows:
         shown.add_row(*row)
     Console(width=120).print(shown)
-    name = f"ladder_{options.model}_{options.dtype}_{options.device}"
+    name = f"ladder_{options.model}_{options.dtype}_{options.samples}_{options.device}"
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / f"{name}.json").write_text(
         json.dumps(

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from benchmarks.harness.workload import LengthPlan, Workload, causal_model, scalar_model
 from nearstep.algorithm.ragged import places_in_row
 from nearstep.models.distribution import Sampling, sampling_logprobs
-from nearstep.models.forward import packed_states, rollout_logprobs, rollout_values
+from nearstep.models.forward import rollout_logprobs, rollout_values, row_states
 from nearstep.models.roles import Critic, Policy, make_critic, make_policy
 from nearstep.types import Rollout, row_groups
 
@@ -184,8 +184,7 @@ def per_row_attention(networks: Networks, workload: Workload, rows: list[Row]) -
     count = sum(len(row.response) for row in rows)
     for micro in micro_batches(rows, workload, None):
         rollout = rollout_of(micro, workload)
-        lengths = tuple(row.length for row in micro)
-        states = packed_states(policy, rollout.tokens, lengths)[rollout.action_positions - 1]
+        states = row_states(policy, rollout.tokens, rollout.row_lengths)[rollout.action_positions - 1]
         logprobs = chosen_logprobs(policy.head.logits(states), rollout)
         backward(micro, count, logprobs, rollout_values(critic, rollout).before_actions)
 
@@ -209,7 +208,7 @@ LADDER: Mapping[str, Layout] = {
     "2 rows sorted, micro-batches trimmed": lambda n, w, r: padded(n, w, r, all_logits=False, trimmed=True),
     "3 packed rows, dense block mask": dense_mask,
     "4 attention row by row": per_row_attention,
-    "5 head in chunks": fused_head,
+    "5 head in chunks, shared prompts once": fused_head,
     "5b budget of 1024 tokens": lambda n, w, r: fused_head(n, w, r, 1024),
     "5c budget of 512 tokens": lambda n, w, r: fused_head(n, w, r, 512),
 }
