@@ -104,7 +104,8 @@ def main() -> None:
     rows = [cells(step, rung, rungs["0 TRL's layout"]) for step, rung in rungs.items()]
     shown = Table(
         *COLUMNS,
-        title=f"one epoch, policy and value: {options.model}, {options.rows} rows, {options.samples} to a prompt, {options.dtype}",
+        title=f"one epoch, policy and value: {options.model}, {options.rows} rows, "
+        f"{options.samples} to a prompt, {options.dtype}",
     )
     for row in rows:
         shown.add_row(*row)
