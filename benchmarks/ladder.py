@@ -100,26 +100,23 @@ def main() -> None:
         "ladder", "ppo", model=options.model, rows=options.rows, generations=options.samples, dtype=options.dtype,
         device=options.device,
     )  # fmt: skip
-    rungs = climb(workload)
+    write(options.output, workload, climb(workload))
+
+
+def write(folder: Path, workload: Workload, rungs: dict[str, Rung]) -> None:
+    """Print the table, write it as JSON and Markdown."""
     rows = [cells(step, rung, rungs["0 TRL's layout"]) for step, rung in rungs.items()]
-    shown = Table(
-        *COLUMNS,
-        title=f"one epoch, policy and value: {options.model}, {options.rows} rows, "
-        f"{options.samples} to a prompt, {options.dtype}",
-    )
+    about = f"{workload.model}, {workload.rows} rows, {workload.generations} to a prompt, {workload.dtype}"
+    shown = Table(*COLUMNS, title=f"one epoch of policy and value: {about}")
     for row in rows:
         shown.add_row(*row)
     Console(width=120).print(shown)
-    name = f"ladder_{options.model}_{options.dtype}_{options.samples}_{options.device}"
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / f"{name}.json").write_text(
-        json.dumps(
-            {"workload": asdict(workload), "steps": {step: asdict(rung) for step, rung in rungs.items()}}, indent=1
-        )
-        + "\n"
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"ladder_{workload.model}_{workload.dtype}_{workload.generations}_{workload.device}"
+    record = {"workload": asdict(workload), "steps": {step: asdict(rung) for step, rung in rungs.items()}}
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
-    (options.output / f"{name}.md").write_text("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+    (folder / f"{name}.md").write_text("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
 
 
 if __name__ == "__main__":
