@@ -292,3 +292,31 @@ def test_names_are_those_of_the_function_or_the_class():
     assert function_name(named) == "count_b"
     assert function_name(AsyncCounter().method) == "method"
     assert FunctionReward(length_only, "length").name == "length"
+
+
+# --- What a function may check and prepare by itself
+
+
+class Particular:
+    """Knows more of what it needs than its signature says."""
+
+    def __init__(self):
+        self.checked = []
+
+    def check_columns(self, columns):
+        self.checked.append(list(columns))
+        if "topic" not in columns:
+            raise RewardError("no topic")
+
+    def __call__(self, completions, **columns):
+        return [0.0] * len(completions)
+
+
+def test_a_function_that_checks_columns_is_asked_once_before_the_run_not_with_every_batch():
+    function = Particular()
+    reward = FunctionReward(function)
+    reward.check(["topic"])
+    reward.score(judged(["a"]))
+    assert function.checked == [["topic"]]
+    with pytest.raises(RewardError, match="no topic"):
+        reward.check(["answer"])

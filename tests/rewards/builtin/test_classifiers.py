@@ -110,6 +110,14 @@ def test_of_a_long_source_the_best_window_counts(inference):
     assert found == pytest.approx(max(expected), abs=1e-6)
 
 
+def test_only_the_source_is_divided(inference):
+    # 16 tokens: three special ones and eight of the sentence leave five for the source, which has six.
+    sentence = "it is not good and awful today ."
+    pairs = [{"text": piece, "text_pair": sentence} for piece in ("the cat sat on a", "mat")]
+    found = value(Entailment(model=inference, window_tokens=16), sentence, context="the cat sat on a mat")
+    assert found == pytest.approx(max(judged(inference, pairs, "entailment")), abs=1e-6)
+
+
 def test_a_sentence_that_leaves_no_room_for_its_source_is_an_error(inference):
     with pytest.raises(ModelError, match=r"a text of 30 tokens is to be compared, but the model reads 32"):
         value(Entailment(model=inference, window_tokens=32), "cat " * 30, context="the cat")

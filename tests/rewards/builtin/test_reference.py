@@ -1,6 +1,8 @@
 """Likeness to references: worked by hand, and equal to the libraries that do the work."""
 
 import math
+import os
+import subprocess
 import sys
 
 import pytest
@@ -135,6 +137,27 @@ def test_meteor_matches_a_repeated_word_with_its_last_place():
 
 def test_meteor_matches_stems():
     assert value(Meteor(synonyms=False), "cats running", reference="cat runs") == pytest.approx(1 - 0.5 / 8)
+
+
+def test_meteor_matches_synonyms_where_wordnet_is_there(tmp_path):
+    folder = tmp_path / "corpora" / "wordnet"
+    folder.mkdir(parents=True)
+    names = [f"{kind}.{part}" for kind in ("index", "data") for part in ("adj", "adv", "noun", "verb", "sense")]
+    for name in [*names, "adj.exc", "adv.exc", "noun.exc", "verb.exc", "cntlist.rev"]:
+        (folder / name).write_text("")
+    (folder / "lexnames").write_text("00\tnoun.artifact\t1\n")
+    (folder / "data.noun").write_text("00000000 00 n 02 car 0 auto 0 000 | a vehicle  \n")
+    (folder / "index.noun").write_text("auto n 1 0 1 0 00000000  \ncar n 1 0 1 0 00000000  \n")
+    code = (  # in a process of its own, for nltk keeps the first data that it finds
+        "from nearstep.rewards.builtin import Meteor\n"
+        "for reward in (Meteor(), Meteor(synonyms=False)):\n"
+        "    reward.check_columns(['reference'])\n"
+        "    print(*reward(completions=['the auto'], reference=['the car']))"
+    )
+    environment = {**os.environ, "NLTK_DATA": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    # Two matches in one run: 1 - ½ (1/2)³. Of one match of two words P = R = ½, and the penalty is ½.
+    assert [float(line) for line in run.stdout.splitlines()] == pytest.approx([15 / 16, 0.25])
 
 
 def test_meteor_without_wordnet_says_how_to_go_on(monkeypatch, tmp_path):

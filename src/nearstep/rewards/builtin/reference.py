@@ -174,8 +174,8 @@ class _NoSynonyms:
 class Meteor:
     """METEOR of nltk: recall-weighted matches of words, stems and synonyms, less where they are scattered.
 
-    Synonyms are those of WordNet, which nltk downloads apart; without them it is METEOR of words and stems. A word that
-    the reference repeats is matched with its last place, so that fragmentation can be overrated.
+    Synonyms are those of WordNet, which nltk downloads apart and looks up by stems; without them it is METEOR of words
+    and stems. A word that the reference repeats is matched with its last place, so that fragmentation can be overrated.
     """
 
     __name__: ClassVar[str] = "meteor"
