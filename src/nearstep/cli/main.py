@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from nearstep import __version__, config, config_judging
-from nearstep.cli import check, demo, ppo, prepare, score, serve_reward
+from nearstep import __version__, config, config_judging, config_reward_modeling
+from nearstep.cli import check, demo, ppo, prepare, reward, score, serve_reward
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
 from nearstep.errors import ConfigError, NearstepError
@@ -21,6 +21,14 @@ COMMANDS: tuple[Command[Any], ...] = (
         problems=ppo.ppo_problems,
         run=ppo.run_ppo,
         recipes=RECIPES,
+    ),
+    Command(
+        name="reward",
+        summary="Train a reward model from preference pairs, or from what other rewards say.",
+        settings=config_reward_modeling.RewardConfig,
+        sections=config_reward_modeling.SECTIONS,
+        problems=reward.reward_problems,
+        run=reward.run_reward,
     ),
     Command(
         name="score",
