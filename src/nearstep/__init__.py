@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nearstep.config import PPOConfig
+    from nearstep.config_reward_modeling import RewardConfig
     from nearstep.errors import (
         ConfigError,
         ConformanceError,
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from nearstep.presets import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
+    from nearstep.reward_modeling.trainer import RewardModelTrainer
     from nearstep.trainer import PPOTrainer
     from nearstep.training.experience import make_experience
     from nearstep.training.update import update
@@ -29,6 +31,8 @@ _HOMES = {
     "DivergencePPOConfig": "nearstep.presets",
     "TRLParityConfig": "nearstep.presets",
     "PPOTrainer": "nearstep.trainer",
+    "RewardConfig": "nearstep.config_reward_modeling",
+    "RewardModelTrainer": "nearstep.reward_modeling.trainer",
     "make_experience": "nearstep.training.experience",
     "update": "nearstep.training.update",
     "Prompts": "nearstep.types",
@@ -58,7 +62,9 @@ __all__ = [
     "PPOConfig",
     "PPOTrainer",
     "Prompts",
+    "RewardConfig",
     "RewardError",
+    "RewardModelTrainer",
     "Rollout",
     "Scores",
     "TRLParityConfig",

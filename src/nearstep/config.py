@@ -195,10 +195,22 @@ class BatchSettings(Settings):
     local_rollout_forward_batch_size: int = option(64, "rows that a process generates or scores at a time", at_least=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EpisodeReportSettings(Settings):
+    """What is shown and recorded of the episodes."""
+
+    log_style: Literal["line", "two_line"] = option(
+        "line", "what is printed of an update: the headline, or two lines with the losses of policy and critic"
+    )
+    num_sample_generations: int = option(10, "tables of sample completions in the run; 0 for none", at_least=0)
+    log_rollouts: bool = option(True, "write every episode to rollouts.jsonl")
+
+
 @accepts_old_names
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(
     # Fields stand in the opposite order: dataclasses read their bases from the last to the first.
+    EpisodeReportSettings,
     ReportSettings,
     OptimizerSettings,
     BatchSettings,
@@ -246,4 +258,5 @@ SECTIONS = sections(
     ("Batches", BatchSettings),
     ("Optimizer", OptimizerSettings),
     ("Reports", ReportSettings),
+    ("Episodes", EpisodeReportSettings),
 )  # the sections of `--help`: title, first setting

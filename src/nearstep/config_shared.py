@@ -20,13 +20,13 @@ class RunSettings(Settings):
 class ModelSettings(Settings):
     """The model that is trained, its type and its adapters."""
 
-    model_name_or_path: str | None = option(None, "policy and tokenizer: a folder or a hub name")
+    model_name_or_path: str | None = option(None, "model to train, and its tokenizer: a folder or a hub name")
     dtype: Literal["float32", "bfloat16", "float64"] = option(
         "float32", "type of the weights of models that are loaded from a path"
     )
     bf16: bool = option(False, "compute forward and backward in bfloat16 (autocast), weights stay as they are")
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: less memory, more time")
-    use_peft: bool = option(False, "train LoRA adapters on the policy; the reference is the policy without them")
+    use_peft: bool = option(False, "train LoRA adapters instead of all weights")
     lora_r: int = option(16, "rank of the adapters", at_least=1)
     lora_alpha: int = option(32, "scale of the adapters (alpha / rank)", at_least=1)
     lora_target_modules: tuple[str, ...] | None = option(None, "modules that get adapters; peft's choice if not given")
@@ -47,9 +47,7 @@ class OptimizerSettings(Settings):
     adam_beta1: float = option(0.9, "decay of Adam's first moment", at_least=0, below=1)
     adam_beta2: float = option(0.999, "decay of Adam's second moment", at_least=0, below=1)
     adam_epsilon: float = option(1e-8, "Adam's epsilon; the N+ study used 1e-5", above=0)
-    max_grad_norm: float | None = option(
-        1.0, "norm to which gradients of policy and critic together are cut; 'none' for none", above=0
-    )
+    max_grad_norm: float | None = option(1.0, "norm to which all gradients together are cut; 'none' for none", above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +55,9 @@ class ReportSettings(Settings):
     """What is logged, evaluated, saved and uploaded."""
 
     logging_steps: int = option(1, "updates between two entries of the metrics", at_least=1)
-    log_style: Literal["line", "two_line"] = option(
-        "line", "what is printed of an update: the headline, or two lines with the losses of policy and critic"
-    )
     report_to: tuple[str, ...] = option((), "trackers: tensorboard, wandb, trackio, … (transformers' integrations)")
-    num_sample_generations: int = option(10, "tables of sample completions in the run; 0 for none", at_least=0)
-    log_rollouts: bool = option(True, "write every episode to rollouts.jsonl")
     eval_steps: int | None = option(None, "updates between two evaluations; only at the end if not given", at_least=1)
     save_steps: int | None = option(None, "updates between two saved models; only at the end if not given", at_least=1)
     save_total_limit: int | None = option(None, "how many of the folders made by save_steps are kept", at_least=1)
-    push_to_hub: bool = option(False, "upload the final policy to the hub")
+    push_to_hub: bool = option(False, "upload the final model to the hub")
     hub_model_id: str | None = option(None, "repository for push_to_hub; the folder's name if not given")

@@ -1,4 +1,4 @@
-"""How a finished policy is uploaded."""
+"""How a finished model is uploaded."""
 
 from pathlib import Path
 
@@ -9,5 +9,5 @@ def push_to_hub(folder: Path, repository: str) -> str:
 
     api = HfApi()
     address = api.create_repo(repository, exist_ok=True)
-    api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message="Policy trained with nearstep")
+    api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message="Trained with nearstep")
     return str(address)

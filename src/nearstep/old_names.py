@@ -13,6 +13,7 @@ RENAMED: dict[str, str] = {
     "no_cuda": "use_cpu",
     # Models
     "model": "model_name_or_path",
+    "base_model_name": "model_name_or_path",
     "model_name": "model_name_or_path",
     "base_model": "model_name_or_path",
     "sft_model": "sft_model_path",
@@ -26,6 +27,7 @@ RENAMED: dict[str, str] = {
     "reward_model_name_or_path": "reward_model_path",
     "reward_functions": "reward_funcs",
     "reward_function_weights": "reward_weights",
+    "composite_weights": "reward_weights",
     "torch_dtype": "dtype",
     "use_lora": "use_peft",
     "lora_rank": "lora_r",
@@ -159,6 +161,12 @@ RETIRED: dict[str, Retired] = {
     "dataloader_pin_memory": Retired(_IN_PLACE),
     "per_device_eval_batch_size": Retired("local_rollout_forward_batch_size holds for evaluation too"),
     "local_rank": Retired("torchrun tells each process its number"),
+    "disable_dropout": Retired("dropout is off in every model", (None, True)),
+    "activation_offloading": Retired("gradient_checkpointing saves memory", (None, False)),
+    "pad_token": Retired("nothing is padded"),
+    "pad_to_multiple_of": Retired("nothing is padded"),
+    "eos_token": Retired("the end of a text is the tokenizer's own EOS", (None,)),
+    "chat_template_path": Retired("set the tokenizer's own chat_template", (None,)),
     "torch_compile": Retired("models are not compiled", (None, False)),
     "use_vllm": Retired("responses are sampled by the policy itself, in this process", (None, False)),
     # Models
@@ -212,6 +220,11 @@ class OldNames:
 _PROMPT_TYPES = {"empty": "raw", "trl": "raw_bos"}
 
 OF_TRAINING = OldNames(RENAMED, RETIRED, {"prompt_type": _PROMPT_TYPES})
+
+OF_REWARD_MODELS = OldNames(
+    {**RENAMED, "max_seq_length": "max_length", "label_smoothing_factor": "label_smoothing"},
+    {name: retired for name, retired in RETIRED.items() if name != "max_seq_length"},
+)
 
 # MindSpeed-LLM's preprocess_data.py.
 OF_PREPARE = OldNames(

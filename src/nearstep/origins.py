@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from nearstep.config import PPOConfig
+from nearstep.config_data import DataSettings
 from nearstep.data.encode import encode_prompts
 from nearstep.data.load import load_rows, table_of
 from nearstep.data.prepared import check_prepared
@@ -26,11 +27,11 @@ class Origin:
     split: str
     config: str | None = None
 
-    def table(self, config: PPOConfig) -> Table:
+    def table(self, settings: DataSettings) -> Table:
         """All rows."""
         if self.given is not None:
             return table_of(self.given, self.name, self.split)
-        return load_rows(self.name, split=self.split, config=self.config, on_bad_row=config.on_bad_row)
+        return load_rows(self.name, split=self.split, config=self.config, on_bad_row=settings.on_bad_row)
 
     def stream(self) -> RowStream:
         """The rows one after the other, none read yet."""
@@ -39,7 +40,45 @@ class Origin:
         return open_stream(self.name, split=self.split, config=self.config)
 
 
-def origins_of(
+def training_origins(settings: DataSettings, given: object, *, wanted: str) -> list[Origin]:
+    """The data sets to train on. Raises ConfigError, which says what was `wanted`, if there is none."""
+    if given is None and not settings.dataset_name:
+        raise ConfigError(f"no {wanted}: pass train_dataset, or set dataset_name")
+    return _origins(
+        given, "train_dataset", settings.dataset_name, settings.dataset_train_split, settings.dataset_config
+    )
+
+
+def evaluation_origins(settings: DataSettings, given: object) -> list[Origin] | None:
+    """The data sets to evaluate on; None if neither object, name nor split is given."""
+    split = settings.dataset_test_split or "train"
+    if given is not None or settings.eval_dataset_name:
+        return _origins(given, "eval_dataset", settings.eval_dataset_name, (split,), ())
+    if settings.dataset_test_split is not None and settings.dataset_name:
+        return _origins(None, "eval_dataset", settings.dataset_name, (split,), settings.dataset_config)
+    return None
+
+
+def tables_of(settings: DataSettings, origins: Sequence[Origin]) -> list[Table]:
+    """The rows of data sets, their columns under our names.
+
+    Raises DataError for what cannot be read, and for a wanted column that is in none of them.
+    """
+    tables = [origin.table(settings) for origin in origins]
+    found = {column for table in tables for column in table.columns}
+    missing = [theirs for _, theirs in settings.columns if theirs not in found]
+    if missing:
+        label = "; ".join(table.label for table in tables)
+        raise DataError(f"{label}: columns asks for {', '.join(map(repr, missing))}, there is only {sorted(found)}.")
+    return [with_columns(table, wanted_names(settings, table.columns)) for table in tables]
+
+
+def wanted_names(settings: DataSettings, columns: Sequence[str]) -> dict[str, str]:
+    """The wanted names of a data set's columns: of several data sets each may have some of them."""
+    return {ours: theirs for ours, theirs in settings.columns if theirs in columns}
+
+
+def _origins(
     given: object, role: str, names: Sequence[str], splits: Sequence[str], configs: Sequence[str]
 ) -> list[Origin]:
     """One origin for each data set; splits and configurations are one for all, or one for each."""
@@ -72,22 +111,7 @@ class Encoder:
 
     def sets(self, origins: Sequence[Origin]) -> list[PromptSet]:
         """The prompts of each data set."""
-        tables = [origin.table(self.config) for origin in origins]
-        self.check_columns([table.columns for table in tables], "; ".join(table.label for table in tables))
-        return [self.encode(with_columns(table, self.names(table.columns))) for table in tables]
-
-    def names(self, columns: Sequence[str]) -> dict[str, str]:
-        """The wanted names of a data set's columns: of several data sets each may have some of them."""
-        return {ours: theirs for ours, theirs in self.config.columns if theirs in columns}
-
-    def check_columns(self, columns: Sequence[Sequence[str]], label: str) -> None:
-        """Raise DataError for a column that is in none of the data sets."""
-        found = {column for each in columns for column in each}
-        missing = [theirs for _, theirs in self.config.columns if theirs not in found]
-        if missing:
-            raise DataError(
-                f"{label}: columns asks for {', '.join(map(repr, missing))}, there is only {sorted(found)}."
-            )
+        return [self.encode(table) for table in tables_of(self.config, origins)]
 
     def check_stream(self, rows: RowStream) -> list[str]:
         """Refuse prepared rows that do not fit the policy; what else the user should know of them."""

@@ -17,7 +17,7 @@ from nearstep.data.source import Play, PromptSource
 from nearstep.data.stream import RowStream
 from nearstep.data.templates import template_notes
 from nearstep.errors import ConfigError, DataError
-from nearstep.origins import Encoder, Origin, origins_of
+from nearstep.origins import Encoder, Origin, evaluation_origins, training_origins, wanted_names
 from nearstep.streams import stream
 
 HEAD_ROWS = 100  # of a stream, read before the run to recognise, check and show them
@@ -68,7 +68,7 @@ def make_supply(
 
     Raises ConfigError or DataError.
     """
-    origins = _trainingorigins_of(config, train_dataset)
+    origins = training_origins(config, train_dataset, wanted="prompts")
     encoder = Encoder(config, tokenizer, family)
     held_out = _held_out(config, eval_dataset, encoder)
     notes = tuple(template_notes(tokenizer, config.prompt_type))
@@ -84,22 +84,10 @@ def make_supply(
     return Supply(rest, drawn, notes=(*notes, *_overlap(rest, drawn)))
 
 
-def _trainingorigins_of(config: PPOConfig, given: object) -> list[Origin]:
-    if given is None and not config.dataset_name:
-        raise ConfigError("no prompts: pass train_dataset, or set dataset_name")
-    return origins_of(given, "train_dataset", config.dataset_name, config.dataset_train_split, config.dataset_config)
-
-
 def _held_out(config: PPOConfig, given: object, encoder: "Encoder") -> PromptMix | None:
     """The evaluation data, if any is given."""
-    split = config.dataset_test_split or "train"
-    if given is not None or config.eval_dataset_name:
-        origins = origins_of(given, "eval_dataset", config.eval_dataset_name, (split,), ())
-    elif config.dataset_test_split is not None and config.dataset_name:
-        origins = origins_of(None, "eval_dataset", config.dataset_name, (split,), config.dataset_config)
-    else:
-        return None
-    return PromptMix(tuple(encoder.sets(origins)))
+    origins = evaluation_origins(config, given)
+    return None if origins is None else PromptMix(tuple(encoder.sets(origins)))
 
 
 def _is_stream(given: object) -> bool:
@@ -133,7 +121,7 @@ def _streams(
     for origin, skipped in zip(origins, held, strict=True):
         rows = origin.stream()
         notes += encoder.check_stream(rows)
-        names = encoder.names(rows.head(HEAD_ROWS, config.on_bad_row).columns)
+        names = wanted_names(config, rows.head(HEAD_ROWS, config.on_bad_row).columns)
         rows = rows.with_columns(names)
         head = encoder.encode(rows.head(skipped + HEAD_ROWS, config.on_bad_row))
         streams.append(_stream(rows, head, config, skipped, main))

@@ -162,10 +162,10 @@ def test_an_answer_that_the_prompt_has_begun_goes_on_in_the_same_message():
 @pytest.mark.parametrize(
     ("template_end", "finished_end", "cut_end"),
     [
-        ("<eos>\n", "<eos>\n", ""),
-        ("</turn>\n", "</turn>\n", ""),
+        ("<eos>\n", "<eos>", ""),
+        ("</turn>\n", "</turn>", ""),
         ("", "<eos>", ""),
-        ("\n", "\n<eos>", ""),
+        ("\n", "<eos>", ""),
     ],
 )
 def test_the_turn_is_closed_by_the_template_or_else_by_eos_and_only_if_it_ended(template_end, finished_end, cut_end):
@@ -199,7 +199,8 @@ def test_a_template_that_refuses_the_messages_is_reported_with_the_row():
     picky = "{% if messages[0]['content'] == 'Hi' %}{{ raise_exception('no greetings') }}{% endif %}"
     shows = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     other = with_template(byte_tokenizer(shift=7), picky + shows)
-    refused(r"refuses the messages of row 0 of the batch \(episode 100\): no greetings", judged(["yes"], [CHAT]), other)
+    message = r"row 0 of the batch \(episode 100\): .* refuses the messages: no greetings"
+    refused(message, judged(["yes"], [CHAT]), other)
 
 
 def test_a_template_that_leaves_out_the_reply_is_refused():

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import torch
-from examples import own_loop
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
+from examples import own_loop
 from nearstep import ConfigError, DataError, DecoupledPPOConfig, ModelError, PPOConfig, PPOTrainer, RewardError
 from nearstep.training.state import Steps
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model

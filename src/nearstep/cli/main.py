@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from nearstep import __version__, config, config_judging
-from nearstep.cli import check, demo, ppo, prepare, rewards, score, serve_reward
+from nearstep import __version__, config, config_judging, config_reward_modeling
+from nearstep.cli import check, demo, ppo, prepare, reward, rewards, score, serve_reward
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
 from nearstep.errors import ConfigError, NearstepError
@@ -31,6 +31,14 @@ COMMANDS: tuple[Command[Any], ...] = (
         problems=lambda options: (),
         run=rewards.run_rewards,
         operand="names",
+    ),
+    Command(
+        name="reward",
+        summary="Train a reward model from preference pairs, or from what other rewards say.",
+        settings=config_reward_modeling.RewardConfig,
+        sections=config_reward_modeling.SECTIONS,
+        problems=reward.reward_problems,
+        run=reward.run_reward,
     ),
     Command(
         name="score",

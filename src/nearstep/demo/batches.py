@@ -51,7 +51,6 @@ class Batch:
     mask: Bool[Tensor, "rows 1 width width"]
     targets: Int[Tensor, " actions"]  # all tokens of all completions
     sources: Int[Tensor, " actions"]  # for each of them, where in the flattened rows its predecessor stands
-    lasts: Int[Tensor, " completions"]  # where in the flattened rows each completion ends
 
 
 def pack(groups: Sequence[Group]) -> Batch:
@@ -59,7 +58,6 @@ def pack(groups: Sequence[Group]) -> Batch:
     width = max(group.tokens for group in groups)
     ids, positions, segments = (torch.zeros(len(groups), width, dtype=torch.long) for _ in range(3))
     sources: list[int] = []
-    lasts: list[int] = []
     for row, group in enumerate(groups):
         start, prompt_end = row * width, len(group.prompt)
         ends = list(accumulate(map(len, group.completions), initial=prompt_end))
@@ -69,11 +67,10 @@ def pack(groups: Sequence[Group]) -> Batch:
             segments[row, begin:end] = number
             positions[row, begin:end] = torch.arange(prompt_end, prompt_end + end - begin)
             sources += [start + prompt_end - 1, *range(start + begin, start + end - 1)]
-            lasts.append(start + end - 1)
     same = segments[:, :, None] == segments[:, None, :]
     visible = (same | (segments == 0)[:, None, :]) & torch.ones(width, width, dtype=torch.bool).tril()
     targets = [token for group in groups for completion in group.completions for token in completion]
-    return Batch(ids, positions, visible[:, None], torch.tensor(targets), torch.tensor(sources), torch.tensor(lasts))
+    return Batch(ids, positions, visible[:, None], torch.tensor(targets), torch.tensor(sources))
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "positions hidden"]:

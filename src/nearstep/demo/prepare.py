@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,8 +10,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.demo.batches import tokenize
-from nearstep.demo.preferences import draw_rankings
-from nearstep.demo.reward import accuracy, new_reward_model, train_reward_model
+from nearstep.demo.preferences import Ranking, draw_rankings
+from nearstep.demo.reward import train_reward_model
 from nearstep.demo.supervised import ModelSize, new_policy, train_policy
 from nearstep.demo.tokenizer import train_tokenizer
 from nearstep.demo.world import Post, draw_posts, draw_references
@@ -42,12 +42,14 @@ class Folders:
     policy: Path
     reward: Path
     prompts: Path
+    pairs: Path
     held_out: Path
 
     @staticmethod
     def under(folder: Path) -> "Folders":
         """The places under the demo's folder."""
-        return Folders(folder / "sft", folder / "reward", folder / "prompts.jsonl", folder / "heldout.jsonl")
+        files = (folder / f"{name}.jsonl" for name in ("prompts", "pairs", "heldout"))
+        return Folders(folder / "sft", folder / "reward", *files)
 
 
 def prepare_world(folder: Path, *, seed: int, scale: Scale, say: Say) -> Folders:
@@ -80,12 +82,23 @@ def _make_reward_model(
 ) -> None:
     rankings = draw_rankings(seed, "ranked", draw_posts(seed, "ranked", scale.ranked_posts))
     unseen = draw_rankings(seed, "ranked, unseen", draw_posts(seed, "ranked, unseen", max(64, scale.held_out // 2)))
-    model = new_reward_model(folders.policy, seed=seed)
-    train_reward_model(model, tokenizer, rankings, batch_groups=scale.ranked_batch, seed=seed)
-    model.save_pretrained(folders.reward)
-    tokenizer.save_pretrained(folders.reward)
+    found = train_reward_model(
+        folders.policy, tokenizer, rankings, unseen, batch_groups=scale.ranked_batch, seed=seed, target=folders.reward
+    )
+    write_lines(folders.pairs, _pair_rows(rankings))
     pairs = sum(len(ranking.pairs()) for ranking in rankings)
-    tell(f"agrees with the labeller on {accuracy(model, tokenizer, unseen):.0%} of unseen pairs, {pairs:,} seen")
+    tell(f"agrees with the labeller on {found.accuracy:.0%} of unseen pairs, {pairs:,} seen")
+
+
+def _pair_rows(rankings: Sequence[Ranking]) -> Iterator[Mapping[str, object]]:
+    """A better and a worse summary of each post, for a reward model of one's own; those that break off are left out."""
+    for ranking in rankings:
+        texts = [summary.text if summary.finished else None for summary in ranking.summaries]
+        pairs = [(texts[better], texts[worse]) for better, worse in ranking.pairs()]
+        different = [(better, worse) for better, worse in pairs if better and worse and better != worse]
+        if different:
+            chosen, rejected = different[0]
+            yield {"prompt": ranking.prompt, "chosen": chosen, "rejected": rejected}
 
 
 def _held_out_rows(seed: int, posts: list[Post]) -> Iterator[Mapping[str, object]]:

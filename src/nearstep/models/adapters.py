@@ -1,27 +1,45 @@
-"""How LoRA adapters come onto a policy. peft is imported here and nowhere else in this room."""
+"""How LoRA adapters come onto a model. peft is imported here and nowhere else in this room."""
 
 import copy
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from nearstep.config import PPOConfig
+from nearstep.config_shared import ModelSettings
 from nearstep.errors import ConfigError, ModelError
 from nearstep.streams import stream_seed
 
 
-def lora_from(config: PPOConfig) -> Any:
+def lora_from(config: ModelSettings, *, task: str = "CAUSAL_LM") -> Any:
     """peft's LoraConfig for the settings. Raises ConfigError where peft is not installed."""
     peft = _peft()
     return peft.LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         target_modules=None if config.lora_target_modules is None else list(config.lora_target_modules),
-        task_type="CAUSAL_LM",
+        task_type=task,
     )
+
+
+def with_head_trained(peft_config: Any, heads: Sequence[str]) -> Any:
+    """The same adapters, and the head trained whole and saved beside them, whatever the configuration forgot."""
+    changed = copy.copy(peft_config)
+    changed.modules_to_save = list(dict.fromkeys([*(peft_config.modules_to_save or ()), *heads]))
+    return changed
+
+
+def trained_copy(module: nn.Module) -> nn.Module:
+    """The copy of a module that peft trains and saves whole, where it does; else the module itself."""
+    peft = sys.modules.get("peft")
+    if peft is None or not isinstance(module, peft.utils.ModulesToSaveWrapper):
+        return module
+    (name,) = module.active_adapters
+    copies: nn.ModuleDict = module.modules_to_save
+    return copies[name]
 
 
 def add_adapters(model: nn.Module, peft_config: Any, *, seed: int) -> nn.Module:
@@ -56,3 +74,25 @@ def is_adapted(model: nn.Module) -> bool:
 def with_adapters_merged(model: nn.Module) -> PreTrainedModel:
     """A copy of a peft model with its adapters added to the base weights."""
     return copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
+
+
+def saved_tensor_names(folder: str, role: str) -> tuple[set[str], str]:
+    """The tensors in a folder of adapters, and the model that the adapters belong to."""
+    peft = _peft()
+    try:
+        base: str | None = peft.PeftConfig.from_pretrained(folder).base_model_name_or_path
+        names = set(peft.load_peft_weights(folder, device="cpu"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{role}: no adapters could be read from {folder!r}: {error}") from error
+    if base is None:
+        raise ModelError(
+            f"{role}: the adapters in {folder!r} do not say to which model they belong (base_model_name_or_path). "
+            "Give the folder of the merged model instead."
+        )
+    return names, base
+
+
+def merge_adapters_from(folder: str, model: PreTrainedModel) -> PreTrainedModel:
+    """The model with the adapters of a folder added to its weights."""
+    merged: PreTrainedModel = _peft().PeftModel.from_pretrained(model, folder).merge_and_unload()
+    return merged

@@ -1,5 +1,7 @@
 """How models and tokenizers come from a folder or hub name, and what is wrong with those that cannot be used."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,9 +13,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from nearstep.errors import ModelError
-from nearstep.models.roles import scalar_head
+from nearstep.models.adapters import merge_adapters_from, saved_tensor_names
+from nearstep.models.head_bias import add_bias, stored_bias
+from nearstep.models.roles import HEAD_NAMES, output_layer, scalar_head
 
 MODEL_FILES = ("config.json", "adapter_config.json")
 
@@ -53,42 +58,93 @@ def load_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: 
 
 
 def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A classification model with one label and a trained head; a missing head is an error, never random."""
+    """A classification model with one label and a trained head; a missing head is an error, never random.
+
+    A folder of adapters gives the model that they were trained on, with the adapters merged.
+    """
     check_folder(name, role)
-    try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{role}: no classification model could be read from {name!r}: {_first_line(error)}"
-        ) from error
-    check_weights(info["missing_keys"], name, role)
+    if _holds_adapters(name):
+        return _load_adapted(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+    model, missing = load_classifier(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+    check_weights(missing, name, role)
     if model.config.num_labels != 1:
         raise ModelError(
             f"{role}: the model in {name!r} has {model.config.num_labels} labels, one is needed: a reward is one "
             "number. "
             "Train or export it with num_labels=1."
         )
+    if stored_bias(model.config) is not None:
+        add_bias(model, output_layer(model, role))
     return model
+
+
+def load_classifier(
+    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool, num_labels: int | None = None
+) -> tuple[PreTrainedModel, set[str]]:
+    """A classification model, and the names of its tensors that the folder lacks, which are random now."""
+    labels = {} if num_labels is None else {"num_labels": num_labels}
+    try:
+        with _no_loading_report():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **labels
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{role}: no classification model could be read from {name!r}: {_first_line(error)}"
+        ) from error
+    return model, set(info["missing_keys"])
+
+
+@contextmanager
+def _no_loading_report() -> Iterator[None]:
+    """Keep transformers from printing which tensors it missed: whether they may be missing is decided here."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _holds_adapters(name: str) -> bool:
+    return Path(name, "adapter_config.json").is_file() and not Path(name, "config.json").is_file()
+
+
+def _load_adapted(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    """The model under a folder of adapters, with these merged. The head must be in the folder, or in the model."""
+    tensors, base = saved_tensor_names(name, role)
+    model, missing = load_classifier(base, role=role, dtype=dtype, trust_remote_code=trust_remote_code, num_labels=1)
+    heads = [head for head in HEAD_NAMES if f"base_model.model.{head}.weight" in tensors]
+    check_weights({key for key in missing if key.split(".")[0] not in heads}, f"{name} (on {base})", role)
+    if any(f"base_model.model.{head}.bias" in tensors for head in heads):
+        add_bias(model, output_layer(model, role))
+    merged = merge_adapters_from(name, model)
+    merged.config.name_or_path = name  # its tokenizer lies beside the adapters
+    return merged
 
 
 def critic_from_trunk(policy: PreTrainedModel, pad_token_id: int | None) -> PreTrainedModel:
     """A critic with the policy's trunk and a head of zeros: its first value is 0 everywhere."""
+    critic = scalar_from_trunk(policy, pad_token_id, role="value_model")
+    nn.init.zeros_(scalar_head(critic, "value_model").weight)
+    return critic
+
+
+def scalar_from_trunk(policy: PreTrainedModel, pad_token_id: int | None, *, role: str) -> PreTrainedModel:
+    """A classification model with one label, a copy of the policy's trunk, and a random head."""
     settings = {name: value for name, value in policy.config.to_dict().items() if name not in ("id2label", "label2id")}
     config = type(policy.config).from_dict({**settings, "num_labels": 1})
     config.pad_token_id = pad_token_id
     try:
-        critic = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
     except ValueError as error:
         raise ModelError(
-            f"value_model: transformers has no classification model for the family {config.model_type!r}, so no "
-            "critic can be "
-            "started from the policy. Pass value_model or value_model_path."
+            f"{role}: transformers has no classification model for the family {config.model_type!r}, so none can be "
+            "started from the policy. Pass a model of AutoModelForSequenceClassification with num_labels=1."
         ) from error
-    critic.base_model.load_state_dict(policy.base_model.state_dict())
-    nn.init.zeros_(scalar_head(critic, "value_model").weight)
-    return critic.to(policy.device)
+    missing = model.base_model.load_state_dict(policy.base_model.state_dict(), strict=False).missing_keys
+    check_weights({key for key in missing if not key.startswith("pooler.")}, type(policy).__name__, role)
+    return model.to(policy.device)
 
 
 def check_folder(name: str, role: str, files: tuple[str, ...] = MODEL_FILES) -> None:
@@ -104,6 +160,7 @@ def check_folder(name: str, role: str, files: tuple[str, ...] = MODEL_FILES) -> 
 
 
 def check_weights(missing: set[str], name: str, role: str) -> None:
+    """Raise ModelError where tensors are missing."""
     if missing:
         shown = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
         raise ModelError(

@@ -1,7 +1,8 @@
-"""How a reward model of any family scores rows of ids: at each row's own last token, not by pad ids."""
+"""How a reward model of any family reads rows of ids: at each row's own last token, not by pad ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,8 +11,9 @@ from transformers import PreTrainedModel
 
 from nearstep.algorithm.precision import wide
 from nearstep.errors import ModelError
-from nearstep.models.forward import row_states
-from nearstep.models.roles import make_critic, transformers_model
+from nearstep.models.forward import ScalarRole, hidden_states, row_states
+from nearstep.models.roles import make_critic, recompute_activations, transformers_model
+from nearstep.models.shared_prefix import pack_groups
 from nearstep.types import row_groups
 
 
@@ -51,16 +53,70 @@ class EncoderScorer:
     def score(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, " rows"]:
         """One score per row, in float32 at least, on the model's device."""
         widest = max(len(row) for row in rows)
-        scores = []
-        for group in row_groups([widest] * len(rows), self.max_tokens, len(rows)):
-            padded = [list(rows[row]) + [self.pad_token_id] * (widest - len(rows[row])) for row in group]
-            mask = [[1] * len(rows[row]) + [0] * (widest - len(rows[row])) for row in group]
-            output = self.model(
-                input_ids=torch.tensor(padded, device=self.model.device),
-                attention_mask=torch.tensor(mask, device=self.model.device),
-            )
-            scores.append(wide(output.logits[:, 0]))
-        return torch.cat(scores)
+        groups = row_groups([widest] * len(rows), self.max_tokens, len(rows))
+        return torch.cat([encoder_rewards(self.model, [rows[row] for row in g], self.pad_token_id) for g in groups])
+
+
+@runtime_checkable
+class RewardReader(Protocol):
+    """A reward model that is being trained."""
+
+    def rewards(self, groups: Sequence[Sequence[Sequence[int]]]) -> Float[Tensor, " rows"]:
+        """The reward of every row of ids, group by group, with gradient; the rows of a group often begin alike."""
+
+
+@dataclass(frozen=True)
+class DecoderReader:
+    """A decoder with a linear head: groups are packed, what the rows of a group begin with is read once."""
+
+    role: ScalarRole
+
+    def rewards(self, groups: Sequence[Sequence[Sequence[int]]]) -> Float[Tensor, " rows"]:
+        """See RewardReader.rewards."""
+        role = self.role
+        packed = pack_groups(groups, next(role.trunk.parameters()).device)
+        states = hidden_states(role.trunk, packed.tokens, packed.positions, packed.plan, autocast=role.autocast)
+        with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=role.autocast):
+            return wide(role.head(states[packed.row_ends]).squeeze(-1))
+
+
+@dataclass(frozen=True)
+class EncoderReader:
+    """A bidirectional classifier: every row by itself, padded on the right under an explicit mask."""
+
+    model: PreTrainedModel
+    pad_token_id: int
+    autocast: bool = False
+
+    def rewards(self, groups: Sequence[Sequence[Sequence[int]]]) -> Float[Tensor, " rows"]:
+        """See RewardReader.rewards."""
+        rows = [row for group in groups for row in group]
+        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            return encoder_rewards(self.model, rows, self.pad_token_id)
+
+
+def encoder_rewards(model: PreTrainedModel, rows: Sequence[Sequence[int]], pad_token_id: int) -> Float[Tensor, " rows"]:
+    """A classifier's first output for rows of ids, in float32 at least."""
+    widest = max(map(len, rows))
+    padded = [list(row) + [pad_token_id] * (widest - len(row)) for row in rows]
+    mask = [[1] * len(row) + [0] * (widest - len(row)) for row in rows]
+    output = model(
+        input_ids=torch.tensor(padded, device=model.device), attention_mask=torch.tensor(mask, device=model.device)
+    )
+    return wide(output.logits[:, 0])
+
+
+def make_reader(
+    model: nn.Module, *, role: str, pad_token_id: int | None, autocast: bool = False, checkpointing: bool = False
+) -> DecoderReader | EncoderReader:
+    """Make a reward model ready to be trained: dropout off. Raises ModelError as `make_critic` does."""
+    inner = transformers_model(model, role)
+    if is_decoder(inner):
+        return DecoderReader(make_critic(model, role=role, autocast=autocast, checkpointing=checkpointing))
+    inner.eval()
+    if checkpointing:
+        recompute_activations(inner)
+    return EncoderReader(inner, pad_token_id if pad_token_id is not None else 0, autocast)
 
 
 def make_scorer(

@@ -13,11 +13,14 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nearstep.errors import ModelError
+from nearstep.models.adapters import trained_copy
 from nearstep.models.attention import PACKED
 from nearstep.models.forward import row_states
 from nearstep.models.head import Head
+from nearstep.models.head_bias import add_bias, stored_bias
 
 PROBE_LENGTHS = (5, 3)
+HEAD_NAMES = ("score", "classifier")
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ def make_critic(
     """Make a classification model with one label ready to be a critic. Raises ModelError if it cannot be one."""
     inner = transformers_model(model, role)
     head = scalar_head(inner, role)
+    if stored_bias(inner.config) is not None:
+        add_bias(inner, head)
     expected = [_probe_alone(inner.base_model, row) for row in _probe_rows(inner)]
     critic = Critic(model, inner.base_model, head)
     _ready(inner, role, checkpointing)
@@ -119,8 +124,11 @@ def make_critic(
 
 
 def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
-    """The output layer with one label, under the names that transformers' classification models use."""
-    heads = [child for name, child in model.named_children() if name in ("score", "classifier")]
+    """The output layer with one label, under the names that transformers' classification models use.
+
+    Where peft trains it whole, this is its trained copy.
+    """
+    heads = [trained_copy(child) for name, child in model.named_children() if name in HEAD_NAMES]
     if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
         raise ModelError(
             f"{role}: {type(model).__name__} has no linear head named score or classifier. Use a model of "
@@ -133,6 +141,19 @@ def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
             "head was trained with one, or train a model that gives one number."
         )
     return heads[0]
+
+
+def output_layer(model: PreTrainedModel, role: str) -> nn.Linear:
+    """The layer from which the one number of a classification model comes, of decoders and encoders alike."""
+    heads = [trained_copy(child) for name, child in model.named_children() if name in HEAD_NAMES]
+    layers = [layer for head in heads for layer in head.modules() if isinstance(layer, nn.Linear)]
+    final = [layer for layer in layers if layer.out_features == 1]
+    if len(final) != 1:
+        raise ModelError(
+            f"{role}: {type(model).__name__} has {len(final)} layers with one output in its head, one is needed. Use a "
+            "model of AutoModelForSequenceClassification with num_labels=1."
+        )
+    return final[0]
 
 
 def frozen_copy(policy: Policy) -> Reference:
@@ -168,14 +189,19 @@ def _ready(model: PreTrainedModel, role: str, checkpointing: bool) -> None:
             "rows need. Families like Llama, Qwen, Mistral, Gemma, GPT-NeoX and GPT-2 do."
         )
     if checkpointing:
-        with warnings.catch_warnings():
-            # Newer versions prefer another name for it, which the oldest supported one does not know.
-            warnings.simplefilter("ignore", FutureWarning)
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # Layers recompute only in training mode; their children, dropout among them, stay in evaluation mode.
-        for layer in model.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer.training = True
+        recompute_activations(model)
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Switch gradient checkpointing on, and nothing else: dropout stays off."""
+    with warnings.catch_warnings():
+        # Newer versions prefer another name for it, which the oldest supported one does not know.
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # Layers recompute only in training mode; their children, dropout among them, stay in evaluation mode.
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True
 
 
 def _probe_rows(model: PreTrainedModel) -> list[Tensor]:

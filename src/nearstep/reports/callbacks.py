@@ -53,7 +53,8 @@ class Callbacks:
             TrainerState,
         )
 
-        _check_callbacks(callbacks)
+        check_callbacks(callbacks)
+        _warn_of_events(callbacks)
         trackers = tracker_callbacks(config.report_to, main=rank == 0)
         self._arguments = arguments_view(config, has_eval=has_eval, world_size=world_size, rank=rank)
         self._handler = CallbackHandler(
@@ -189,18 +190,28 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return f"report_to = {name} is no tracker: {nearest}Known are {', '.join(sorted(known))}"
 
 
-def _check_callbacks(callbacks: Sequence[object]) -> None:
-    """ConfigError for what is no callback; a warning for a method that our loop never calls."""
+def check_callbacks(callbacks: Sequence[object]) -> None:
+    """Raise ConfigError for what is no callback."""
     from transformers.trainer_callback import TrainerCallback
 
     for number, callback in enumerate(callbacks):
-        kind = callback if isinstance(callback, type) else type(callback)
-        if not issubclass(kind, TrainerCallback):
+        if not issubclass(_kind(callback), TrainerCallback):
             raise ConfigError(
                 f"callbacks[{number}] = {shorten(callback)} is no callback: derive its class from "
                 "transformers.TrainerCallback"
             )
+
+
+def _warn_of_events(callbacks: Sequence[object]) -> None:
+    """A warning for a method that our loop never calls."""
+    from transformers.trainer_callback import TrainerCallback
+
+    for kind in map(_kind, callbacks):
         own = {name for each in kind.__mro__[: kind.__mro__.index(TrainerCallback)] for name in vars(each)}
         for name in NEVER_CALLED:
             if name in own:
                 warnings.warn(f"{kind.__name__}.{name} is never called: PPO updates have no such event", stacklevel=3)
+
+
+def _kind(callback: object) -> type:
+    return callback if isinstance(callback, type) else type(callback)

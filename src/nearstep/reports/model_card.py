@@ -13,6 +13,7 @@ import yaml
 
 from nearstep.config import PPOConfig
 from nearstep.reports.metrics import Numbers, escape_cell, meaning
+from nearstep.settings import Settings
 
 PACKAGES = ("nearstep", "torch", "transformers")
 SHOWN_GROUPS = ("objective/", "reward/", "response/", "val/explained_variance", "val/num_eos_tokens", "eval/")
@@ -73,15 +74,15 @@ class RunFacts:
 def model_card(facts: RunFacts, role: Literal["policy", "value"] = "policy") -> str:
     """The text of README.md for one of the saved models: YAML front matter that the hub reads, tables for people."""
     front = yaml.safe_dump(_front_matter(facts, role), sort_keys=False, allow_unicode=True)
-    run = _public(facts.config.run_name or Path(facts.config.output_dir).resolve().name)
+    run = public_name(facts.config.run_name or Path(facts.config.output_dir).resolve().name)
     body = BODY.substitute(
         title=run if role == "policy" else f"{run}: critic",
         summary=SUMMARIES[role],
         auto_class=AUTO_CLASSES[role],
-        facts=_table(("fact", "value"), _fact_rows(facts)),
-        metrics=_table(("metric", "value", "meaning"), _metric_rows(facts.metrics)),
-        settings=_table(("setting", "value"), _setting_rows(facts.config)),
-        versions=_table(("package", "version"), list(package_versions().items())),
+        facts=markdown_table(("fact", "value"), _fact_rows(facts)),
+        metrics=markdown_table(("metric", "value", "meaning"), _metric_rows(facts.metrics)),
+        settings=markdown_table(("setting", "value"), setting_rows(facts.config)),
+        versions=markdown_table(("package", "version"), list(package_versions().items())),
     )
     return f"---\n{front}---\n\n{body}"
 
@@ -112,11 +113,11 @@ def _front_matter(facts: RunFacts, role: Literal["policy", "value"]) -> dict[str
 
 def _fact_rows(facts: RunFacts) -> list[tuple[str, str]]:
     return [
-        ("policy started from", _shown(facts.policy)),
-        ("reference", _shown(facts.reference, "a frozen copy of the policy as it started")),
-        ("critic started from", _shown(facts.critic, "the reward model, or the policy's trunk")),
-        ("rewards", ", ".join(_shown(name) for name in facts.rewards) or "none named"),
-        ("prompts", _shown(facts.dataset)),
+        ("policy started from", shown_name(facts.policy)),
+        ("reference", shown_name(facts.reference, "a frozen copy of the policy as it started")),
+        ("critic started from", shown_name(facts.critic, "the reward model, or the policy's trunk")),
+        ("rewards", ", ".join(shown_name(name) for name in facts.rewards) or "none named"),
+        ("prompts", shown_name(facts.dataset)),
         ("updates", str(facts.updates)),
         ("episodes", str(facts.episodes)),
     ]
@@ -130,7 +131,7 @@ def _metric_rows(metrics: Numbers) -> list[tuple[str, str, str]]:
     ]
 
 
-def _setting_rows(config: PPOConfig) -> list[tuple[str, str]]:
+def setting_rows(config: Settings) -> list[tuple[str, str]]:
     """Settings that were changed, in the order of their declaration."""
     values: Mapping[str, object] = dataclasses.asdict(config)
     return [
@@ -143,19 +144,21 @@ def _setting_rows(config: PPOConfig) -> list[tuple[str, str]]:
 def _setting(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(_setting(entry) for entry in value)
-    return f"`{_public(str(value))}`"
+    return f"`{public_name(str(value))}`"
 
 
-def _shown(name: str | None, otherwise: str = "an object in memory") -> str:
-    return otherwise if name is None else f"`{_public(name)}`"
+def shown_name(name: str | None, otherwise: str = "an object in memory") -> str:
+    """A model's or data set's name as a card shows it."""
+    return otherwise if name is None else f"`{public_name(name)}`"
 
 
-def _public(name: str) -> str:
+def public_name(name: str) -> str:
     """An absolute path tells about the machine, not about the model: only its last part is shown."""
     return f"…/{Path(name).name}" if Path(name).is_absolute() else name
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; a sentence where it has no rows."""
     if not rows:
         return "None.\n"
     lines = [header, ["---"] * len(header), *rows]

@@ -11,7 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.errors import TrainingError
 from nearstep.models.adapters import is_adapted, with_adapters_merged
-from nearstep.models.roles import Models, transformers_model
+from nearstep.models.head_bias import store_bias
+from nearstep.models.roles import Models, scalar_head, transformers_model
+from nearstep.models.saving import write_model
 from nearstep.scale.backend import Backend
 from nearstep.training.state import State
 
@@ -69,7 +71,9 @@ class Checkpoint:
                 else:
                     self._folder(target, "policy", transformers_model(policy, "model"), of_policy, state)
                 if critic is not None:
-                    self._folder(target, "value", transformers_model(critic, "value_model"), of_critic, state)
+                    inner = transformers_model(critic, "value_model")
+                    weights = store_bias(inner, scalar_head(inner, "value_model"), of_critic)
+                    self._folder(target, "value", inner, weights, state)
             except OSError as error:
                 free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
                 raise TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free)") from error
@@ -78,12 +82,5 @@ class Checkpoint:
     def _folder(
         self, folder: Path, role: Role, model: PreTrainedModel, weights: dict[str, Tensor] | None, state: State
     ) -> None:
-        """Write a model folder under another name first, so that the folder is never half a model."""
-        target, unfinished = folder / role, folder / f".{role}.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        model.save_pretrained(unfinished, state_dict=weights)
-        self.tokenizer.save_pretrained(unfinished)
-        (unfinished / "README.md").write_text(self.card(state, role), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
+        """Write `folder`/`role`."""
+        write_model(folder / role, model, weights, self.tokenizer, self.card(state, role))

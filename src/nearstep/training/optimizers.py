@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from nearstep.config import PPOConfig
+from nearstep.config_shared import OptimizerSettings
 from nearstep.training.schedules import Phase
 
 
@@ -54,14 +55,17 @@ class Learners:
 def make_learner(model: nn.Module, config: PPOConfig, learning_rate: float, updates: int) -> Learner:
     """Optimizer and schedule over the weights of `model` that require gradients."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = _optimizer(parameters, config, learning_rate)
+    optimizer = make_optimizer(parameters, config, learning_rate)
     schedule = get_scheduler(
         config.lr_scheduler_type, optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=updates
     )
     return Learner(parameters, optimizer, schedule)
 
 
-def _optimizer(parameters: list[nn.Parameter], config: PPOConfig, learning_rate: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: list[nn.Parameter], config: OptimizerSettings, learning_rate: float
+) -> torch.optim.Optimizer:
+    """The optimizer that the settings name."""
     if config.optim == "sgd":
         return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=config.weight_decay)
     return torch.optim.AdamW(

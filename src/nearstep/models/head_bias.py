@@ -1,0 +1,40 @@
+"""Where the bias of a reward model's or critic's head lives, for families whose own head has none.
+
+transformers builds the one-label heads of decoders (Llama, Qwen, GPT-NeoX, …) without a bias, and would drop one found
+in a file. In memory the head gets a bias like any other weight; in a folder it stands in config.json as `head_bias`, so
+that plain `from_pretrained` still opens the folder and its scores are lower by exactly that number.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+SETTING = "head_bias"
+
+
+def stored_bias(config: PreTrainedConfig) -> float | None:
+    """The bias that a configuration keeps for a head without one; None where there is none to keep."""
+    stored: float | None = config.to_dict().get(SETTING)
+    return stored
+
+
+def add_bias(model: PreTrainedModel, head: nn.Linear) -> None:
+    """Give the head a bias: the one that the model's configuration keeps, else 0. One that has a bias keeps it."""
+    if head.bias is not None:
+        return
+    start = stored_bias(model.config) or 0.0
+    head.bias = nn.Parameter(torch.full((1,), start, dtype=head.weight.dtype, device=head.weight.device))
+    model.config.update({SETTING: start})
+
+
+def store_bias(model: PreTrainedModel, head: nn.Linear, weights: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The state dict to save, its bias moved into the configuration if the family's head has no place for it.
+
+    `weights` are those of the model where a backend has gathered them already.
+    """
+    weights = dict(model.state_dict() if weights is None else weights)
+    if stored_bias(model.config) is None or head.bias is None:
+        return weights
+    (name,) = (name for name, parameter in model.named_parameters() if parameter is head.bias)
+    model.config.update({SETTING: weights.pop(name).item()})
+    return weights

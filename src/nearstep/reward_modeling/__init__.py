@@ -1,0 +1,1 @@
+"""Reward models: from preference pairs, or from the scores of other rewards, to a folder that PPO opens."""

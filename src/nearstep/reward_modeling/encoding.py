@@ -1,0 +1,126 @@
+"""How texts become the rows that a reward model learns from, and what happens to those it cannot read whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nearstep.data.faults import BadRow, BadValueError, Fault, bad_rows
+from nearstep.data.pairs import PairSet, PreferencePair
+from nearstep.errors import DataError
+from nearstep.reward_modeling.examples import Comparison, Verdict
+from nearstep.rewards.batch import Completion
+from nearstep.rewards.reading import EpisodeReader, UnreadableError
+from nearstep.types import PromptInput
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Prompt and answer as ids, the way in which the finished model will read them in PPO; never cut."""
+
+    reader: EpisodeReader
+    vocab_size: int  # of the model's embedding
+    max_length: int | None  # in tokens
+
+    def encode(self, prompt: PromptInput, answer: Completion, column: str, *, finished: bool = True) -> list[int]:
+        """The ids of a text; raises BadValueError for one that is too long or cannot be read."""
+        try:
+            ids = self.reader.read(prompt, answer, finished=finished)
+        except UnreadableError as error:
+            remedy = "Change the messages, or tokenizer.chat_template, or give texts."
+            raise BadValueError(Fault.TEMPLATE, column, answer, f"for this model {error}", remedy) from error
+        self.check(ids, answer, column)
+        return ids
+
+    def check(self, ids: list[int], answer: Completion, column: str) -> None:
+        """Raise BadValueError for ids that the model cannot read, or not whole."""
+        if not ids:
+            raise BadValueError(Fault.EMPTY, column, answer, "there is no token", "Take empty texts out.")
+        if max(ids) >= self.vocab_size:
+            problem = f"id {max(ids)} lies outside the model's vocabulary of {self.vocab_size}"
+            raise BadValueError(Fault.VOCABULARY, column, answer, problem, "Use the tokenizer of the model.")
+        if self.max_length is not None and len(ids) > self.max_length:
+            problem = f"{len(ids)} tokens with its prompt, and at most {self.max_length} are allowed"
+            remedy = "Set on_long_text to drop, or raise max_length as far as the model's positions allow."
+            raise BadValueError(Fault.LONG, column, answer, problem, remedy)
+
+
+@dataclass
+class Leavings:
+    """The rows that give nothing to learn from. Each is an error, or left out and counted, as the user wishes."""
+
+    on_long_text: Literal["error", "drop"]
+    on_bad_row: Literal["raise", "drop"] = "raise"
+    too_long: int = 0
+    bad: list[BadRow] = field(default_factory=list)
+
+    def add(self, error: BadValueError, place: str) -> None:
+        """Take note of a row."""
+        if error.fault is Fault.LONG and self.on_long_text == "drop":
+            self.too_long += 1
+        else:
+            self.bad.append(BadRow.of(error, place))
+
+    def settle(self, label: str, rows: int, kept: int) -> list[str]:
+        """A sentence for each kind of rows left out. Raises DataError for bad rows, or where no row is left."""
+        if self.bad and self.on_bad_row == "raise":
+            raise bad_rows(label, self.bad, rows)
+        if not kept and self.too_long:
+            raise DataError(f"{label}: all {rows} rows have texts that are too long. Raise max_length.")
+        if not kept:
+            raise bad_rows(label, self.bad, rows)
+        said = []
+        if self.too_long:
+            said.append(f"{self.too_long} of {rows} rows were left out: a text is longer than max_length.")
+        if self.bad:
+            first = f"{self.bad[0].place}{self.bad[0].said}"
+            said.append(f"{len(self.bad)} of {rows} rows were left out. The first is {first}.")
+        return said
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Comparisons, for each the prompt that its rows answer, and what was done to get them."""
+
+    comparisons: list[Comparison]
+    prompts: list[str]
+    sentences: list[str]
+
+    def __add__(self, other: "Compared") -> "Compared":
+        return Compared(
+            self.comparisons + other.comparisons, self.prompts + other.prompts, self.sentences + other.sentences
+        )
+
+
+def compare(found: PairSet, encoder: TextEncoder, leavings: Leavings) -> Compared:
+    """Every usable pair of a data set as a comparison. Raises DataError naming bad rows."""
+    comparisons, prompts = [], []
+    for pair in found.pairs:
+        try:
+            comparisons.append(encode_pair(pair, encoder))
+        except BadValueError as error:
+            leavings.add(error, pair.place)
+            continue
+        prompts.append(repr(pair.prompt))
+    left_out = leavings.settle(found.label, len(found), len(comparisons))
+    return Compared(comparisons, prompts, [*found.sentences(), *left_out, *_of_labels(found.pairs)])
+
+
+def encode_pair(pair: PreferencePair, encoder: TextEncoder) -> Comparison:
+    """The two rows of a pair; raises BadValueError."""
+    rows = (
+        encoder.encode(pair.prompt, pair.chosen, "chosen"),
+        encoder.encode(pair.prompt, pair.rejected, "rejected"),
+    )
+    if rows[0] == rows[1]:
+        problem = "chosen and rejected are the same tokens"
+        raise BadValueError(Fault.ALIKE, "chosen", pair.chosen, problem, "Take out pairs without a difference.")
+    return Comparison(rows, (Verdict(0, 1, pair.margin or 0.0),))
+
+
+def _of_labels(pairs: Sequence[PreferencePair]) -> list[str]:
+    """What the pairs say beside which text is better."""
+    margins = [pair.margin for pair in pairs if pair.margin is not None]
+    if not margins:
+        return []
+    mean = sum(margins) / len(margins)
+    return [f"{len(margins)} of {len(pairs)} pairs have a margin, {mean:.3g} in the mean."]

@@ -1,0 +1,100 @@
+"""What a reward model learns from, as token ids: texts compared with one another, or texts with a score each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which of two rows of a comparison is the better one.
+
+    `preference` is the probability that it is: 1 for a plain pair, ½ for a tie. `margin` is by how much it is better.
+    """
+
+    better: int
+    worse: int
+    margin: float = 0.0
+    preference: float = 1.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows of ids, usually answers to one prompt, and what is known of their order. A pair has two rows."""
+
+    rows: tuple[list[int], ...]
+    verdicts: tuple[Verdict, ...]
+
+    def best_rows(self) -> list[list[int]]:
+        """The rows that lost no comparison: for a pair the chosen one, for a tie both."""
+        lost = {verdict.worse for verdict in self.verdicts if verdict.preference > 0.5}
+        return [row for number, row in enumerate(self.rows) if number not in lost]
+
+    def pairs(self) -> list["Comparison"]:
+        """A comparison of two rows for every verdict."""
+        return [
+            Comparison(
+                (self.rows[verdict.better], self.rows[verdict.worse]),
+                (Verdict(0, 1, verdict.margin, verdict.preference),),
+            )
+            for verdict in self.verdicts
+        ]
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A row of ids and the reward that it shall get."""
+
+    row: list[int]
+    target: float
+
+    def best_rows(self) -> list[list[int]]:
+        """The row: nothing is known to be better."""
+        return [self.row]
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Rows by group, and all pairs among them by the numbers of their rows, counted through all groups."""
+
+    groups: list[list[list[int]]]
+    better: Int[Tensor, " pairs"]
+    worse: Int[Tensor, " pairs"]
+    margins: Float[Tensor, " pairs"]
+    preferences: Float[Tensor, " pairs"]
+
+    @staticmethod
+    def of(comparisons: Sequence[Comparison]) -> "PairBatch":
+        """The batch of some comparisons, in order."""
+        better: list[int] = []
+        worse: list[int] = []
+        verdicts: list[Verdict] = []
+        start = 0
+        for comparison in comparisons:
+            better += [start + verdict.better for verdict in comparison.verdicts]
+            worse += [start + verdict.worse for verdict in comparison.verdicts]
+            verdicts += comparison.verdicts
+            start += len(comparison.rows)
+        return PairBatch(
+            [list(comparison.rows) for comparison in comparisons],
+            torch.tensor(better),
+            torch.tensor(worse),
+            torch.tensor([verdict.margin for verdict in verdicts]),
+            torch.tensor([verdict.preference for verdict in verdicts]),
+        )
+
+
+@dataclass(frozen=True)
+class GradeBatch:
+    """Rows, each a group of its own, and their targets."""
+
+    groups: list[list[list[int]]]
+    targets: Float[Tensor, " rows"]
+
+    @staticmethod
+    def of(grades: Sequence[Grade]) -> "GradeBatch":
+        """The batch of some grades, in order."""
+        return GradeBatch([[grade.row] for grade in grades], torch.tensor([grade.target for grade in grades]))

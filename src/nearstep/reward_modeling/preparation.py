@@ -1,0 +1,102 @@
+"""How the model that shall become a reward model is chosen, started, and made ready to learn."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from nearstep.config_reward_modeling import RewardConfig
+from nearstep.errors import ConfigError, ModelError
+from nearstep.models.adapters import add_adapters, lora_from, with_head_trained
+from nearstep.models.load import load_tokenizer
+from nearstep.models.reward import RewardReader, make_reader
+from nearstep.models.reward_start import start_reward_model
+from nearstep.models.roles import HEAD_NAMES, output_layer, transformers_model
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+PEFT_TASKS = (None, "SEQ_CLS", "TOKEN_CLS")
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """The model under training: `model` is peft's wrapper where there are adapters, `inner` transformers' own."""
+
+    model: nn.Module
+    inner: PreTrainedModel
+    head: nn.Linear
+    reader: RewardReader
+    notes: list[str]
+
+
+def choose_model(config: RewardConfig, given: nn.Module | str | None) -> nn.Module | str:
+    """The model as given: an object, a folder or a hub name. Raises ConfigError if there is none."""
+    chosen = given if given is not None else config.model_name_or_path
+    if chosen is None:
+        raise ConfigError("no model: pass model, or set model_name_or_path")
+    return chosen
+
+
+def choose_tokenizer(
+    config: RewardConfig, given: PreTrainedTokenizerBase | None, model: nn.Module | str
+) -> PreTrainedTokenizerBase:
+    """The tokenizer as given, else that of model_name_or_path, else that of the model."""
+    if given is not None:
+        return given
+    name = config.model_name_or_path or model
+    if isinstance(name, nn.Module):
+        name = transformers_model(name, "model").config.name_or_path
+    if not name:
+        raise ConfigError("no tokenizer: pass processing_class, or set model_name_or_path")
+    return load_tokenizer(name, role="processing_class", trust_remote_code=config.trust_remote_code)
+
+
+def family_of(config: RewardConfig, model: nn.Module | str) -> PreTrainedConfig:
+    """The model's own text configuration, read without loading weights."""
+    if isinstance(model, nn.Module):
+        return transformers_model(model, "model").config.get_text_config()
+    try:
+        return AutoConfig.from_pretrained(model, trust_remote_code=config.trust_remote_code).get_text_config()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model: no model configuration could be read from {model!r}: {error}") from error
+
+
+def longest_text(config: RewardConfig, family: PreTrainedConfig) -> int | None:
+    """max_length, or the model's positions; None where neither limits. Raises ConfigError where they clash."""
+    positions: int | None = family.to_dict().get("max_position_embeddings")
+    if positions is not None and (config.max_length or 0) > positions:
+        raise ConfigError(f"max_length = {config.max_length} is more than the model's {positions} positions")
+    return config.max_length or positions
+
+
+def prepare(
+    config: RewardConfig, given: nn.Module | str, tokenizer: PreTrainedTokenizerBase, peft_config: Any
+) -> Pupil:
+    """Load the model, give it a head and adapters as asked. Raises ModelError for one that cannot learn rewards."""
+    # PAD only tells plain transformers where a row ends. Where it is EOS, it would tell the wrong place.
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
+    model, is_new = start_reward_model(
+        given, seed=config.seed, dtype=DTYPES[config.dtype], pad_token_id=pad,
+        trust_remote_code=config.trust_remote_code,
+    )  # fmt: skip
+    adapted = _adapted(model, config, peft_config)
+    reader = make_reader(
+        adapted, role="model", pad_token_id=pad, autocast=config.bf16, checkpointing=config.gradient_checkpointing
+    )
+    note = "The head is new." if is_new else "The model has a head already, which goes on learning."
+    return Pupil(adapted, model, output_layer(model, "model"), reader, [note])
+
+
+def _adapted(model: nn.Module, config: RewardConfig, peft_config: Any) -> nn.Module:
+    """The model with adapters if they are asked for; its head is trained whole in any case."""
+    if peft_config is None and not config.use_peft:
+        return model
+    chosen = peft_config if peft_config is not None else lora_from(config, task="SEQ_CLS")
+    if chosen.task_type not in PEFT_TASKS:
+        raise ModelError(
+            f"peft_config: its task_type is {chosen.task_type}, and a reward model is a classification model. Use "
+            "SEQ_CLS."
+        )
+    heads = [name for name, _ in model.named_children() if name in HEAD_NAMES]
+    return add_adapters(model, with_head_trained(chosen, heads), seed=config.seed)

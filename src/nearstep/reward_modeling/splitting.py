@@ -1,0 +1,37 @@
+"""Which examples are kept from training for the report: those of some prompts, so that no prompt is on both sides."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+
+from nearstep.streams import stream
+
+FEW_PROMPTS = 20  # with fewer, a part of them would say nothing of the others
+
+ExampleT = TypeVar("ExampleT")
+
+
+def hold_out(
+    examples: Sequence[ExampleT], prompts: Sequence[str], share: float, *, seed: int
+) -> tuple[list[ExampleT], list[ExampleT]]:
+    """Examples to train on and examples to report on, at least one of the former; the latter are about `share` of all.
+
+    Where there are few different prompts, examples are drawn one by one.
+    """
+    if share == 0:
+        return list(examples), []
+    keys = list(prompts) if len(set(prompts)) >= FEW_PROMPTS else [str(number) for number in range(len(examples))]
+    different = list(dict.fromkeys(keys))
+    order = torch.randperm(len(different), generator=stream(seed, "held out")).tolist()
+    counts = dict.fromkeys(different, 0)
+    for key in keys:
+        counts[key] += 1
+    wanted, taken, kept_out = share * len(examples), 0, set()
+    for number in order[:-1]:
+        if taken >= wanted:
+            break
+        kept_out.add(different[number])
+        taken += counts[different[number]]
+    pairs = list(zip(examples, keys, strict=True))
+    return [each for each, key in pairs if key not in kept_out], [each for each, key in pairs if key in kept_out]

@@ -1,0 +1,141 @@
+"""RewardModelTrainer, the public face: from judgements on texts to a reward model that PPO opens."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from nearstep.config_reward_modeling import RewardConfig
+from nearstep.errors import ConfigError
+from nearstep.hub import push_to_hub
+from nearstep.judging import RewardEntry
+from nearstep.reward_modeling.examples import Comparison, Grade
+from nearstep.reward_modeling.fit import Fit
+from nearstep.reward_modeling.measures import GradeMeasures, PairMeasures, grade_measures, pair_measures
+from nearstep.reward_modeling.objective import LearningModel
+from nearstep.reward_modeling.progress import Progress
+from nearstep.reward_modeling.report import RewardReport
+from nearstep.reward_modeling.run import Parts, RewardRun, assemble
+from nearstep.reward_modeling.saving import save
+from nearstep.reward_modeling.scale import Scale
+from nearstep.reward_modeling.scoring import ExampleScorer
+
+
+class RewardModelTrainer:
+    """Trains a reward model: from preference pairs, or from what other rewards say of texts.
+
+    Model and data may be objects, folders or hub names. With `reward_funcs` (or reward_model_path, reward_url) it
+    learns their weighted sum, or with objective = pairwise which of two texts they like better; where the data has
+    prompts alone, or there is none, the model itself writes the texts that they judge. A data set may also be a list
+    of `Comparison`: rows of ids, for several answers to a prompt, ties, and answers that were cut off.
+    `base_model_name`, `reward_functions` and `composite_weights` are AlignTune's names for `model`, `reward_funcs` and
+    `args.reward_weights`.
+
+    Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
+    written.
+    """
+
+    def __init__(
+        self,
+        args: RewardConfig | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        model: nn.Module | str | None = None,
+        train_dataset: object = None,
+        eval_dataset: object = None,
+        *,
+        reward_funcs: RewardEntry | Sequence[RewardEntry] = (),
+        peft_config: Any = None,
+        callbacks: Sequence[object] | None = None,
+        base_model_name: nn.Module | str | None = None,
+        reward_functions: Sequence[RewardEntry] = (),
+        composite_weights: Sequence[float] | None = None,
+    ) -> None:
+        config = args if args is not None else RewardConfig()
+        if model is not None and base_model_name is not None:
+            raise ConfigError("model and base_model_name are the same: give one")
+        if composite_weights is not None:
+            config = replace(config, reward_weights=tuple(composite_weights))
+        is_several = isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
+        funcs = tuple(reward_funcs) if is_several else (reward_funcs,)  # type: ignore[arg-type]
+        parts = Parts(
+            tokenizer=processing_class,
+            model=model if model is not None else base_model_name,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            peft_config=peft_config,
+            callbacks=tuple(callbacks or ()),
+            reward_funcs=(*funcs, *reward_functions),
+        )
+        self.run: RewardRun = assemble(config, parts)
+        self.report: RewardReport | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The reward model, as it is now."""
+        return self.run.pupil.model
+
+    def train(self, console: Console | None = None) -> Path:
+        """Fit, normalise, report and save; the folder of the reward model, `reward` under `output_dir`.
+
+        What happens is printed to `console`, to the terminal if none is given.
+        """
+        r = self.run
+        folder = Path(r.config.output_dir)
+        with Progress(folder, r.backend, console) as progress:
+            for line in r.introduction():
+                progress.say(line)
+            steps = self._fit(progress)
+            scorer = ExampleScorer(r.pupil.reader, r.backend, r.config.per_device_eval_batch_size)
+            r.lessons.objective.scale.fold_into(r.pupil.head)
+            scale, normalized = self._scale(scorer)
+            scale.fold_into(r.pupil.head)
+            self.report = RewardReport(
+                r.lessons.kind,
+                steps,
+                len(r.lessons.train),
+                r.lessons.unit,
+                self._measure(scorer),
+                normalized,
+                scale.offset,
+            )
+            if r.backend.rank == 0:
+                save(folder, r.pupil, r.tokenizer, r.config, self.report, r.origins)
+                if r.config.push_to_hub:
+                    push_to_hub(folder / "reward", r.config.hub_model_id or folder.resolve().name)
+            r.backend.wait_for_all()
+            for table in self.report.tables():
+                progress.say(table)
+            progress.say(f"The reward model is in {folder / 'reward'}, the report in {folder / 'report.json'}.")
+        return folder / "reward"
+
+    def _fit(self, progress: Progress) -> int:
+        r = self.run
+        learner = LearningModel(r.pupil.model, r.pupil.reader, r.lessons.objective)
+        best = "accuracy" if r.lessons.kind == "pairwise" else "loss"
+        return Fit(
+            r.config, learner, r.lessons.objective, r.lessons.train, r.lessons.watched, best, progress, r.callbacks
+        ).run()
+
+    def _scale(self, scorer: ExampleScorer) -> tuple[Scale, str]:
+        """Where the rewards' zero goes, and the name of that."""
+        wish, lessons = self.run.config.normalize, self.run.lessons
+        if wish == "none" or (wish == "auto" and lessons.kind == "regression"):
+            return Scale(), "none"
+        rows = [row for each in lessons.train for row in each.best_rows()]
+        return Scale.putting_at_zero(scorer.rows(rows), unit=wish == "mean_and_std"), "mean" if wish == "auto" else wish
+
+    def _measure(self, scorer: ExampleScorer) -> PairMeasures | GradeMeasures | None:
+        """How the model as it is now does on the examples kept from training."""
+        pairs = [each for each in self.run.lessons.held_out if isinstance(each, Comparison)]
+        grades = [each for each in self.run.lessons.held_out if isinstance(each, Grade)]
+        if pairs:
+            scored = scorer.pairs(pairs)
+            return pair_measures(scored.chosen, scored.rejected, scored.preferences, scored.margins)
+        if not grades:
+            return None
+        return grade_measures(scorer.grades(grades), torch.tensor([grade.target for grade in grades]))
