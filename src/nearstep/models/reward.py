@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,9 +12,9 @@ from transformers import PreTrainedModel
 
 from nearstep.algorithm.precision import wide
 from nearstep.errors import ModelError
-from nearstep.models.forward import ScalarRole, hidden_states, row_states
+from nearstep.models.forward import ScalarRole, packed_states, row_states
+from nearstep.models.packing import pack
 from nearstep.models.roles import make_critic, recompute_activations, transformers_model
-from nearstep.models.shared_prefix import pack_groups
 from nearstep.types import row_groups
 
 
@@ -73,11 +74,21 @@ class DecoderReader:
 
     def rewards(self, groups: Sequence[Sequence[Sequence[int]]]) -> Float[Tensor, " rows"]:
         """See RewardReader.rewards."""
-        role = self.role
-        packed = pack_groups(groups, next(role.trunk.parameters()).device)
-        states = hidden_states(role.trunk, packed.tokens, packed.positions, packed.plan, autocast=role.autocast)
-        with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=role.autocast):
-            return wide(role.head(states[packed.row_ends]).squeeze(-1))
+        device = next(self.role.trunk.parameters()).device
+        rows = [row for group in groups for row in group]
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        leads = torch.tensor([shared for group in groups for shared in [shared_length(group)] * len(group)])
+        packed = pack(torch.tensor([token for row in rows for token in row], device=device), lengths, leads.to(device))
+        states = packed_states(self.role, packed)[packed.places[lengths.cumsum(0) - 1]]
+        with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=self.role.autocast):
+            return wide(self.role.head(states).squeeze(-1))
+
+
+def shared_length(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows begin with; 0 for a single row."""
+    if len(rows) == 1:
+        return 0
+    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False)))
 
 
 @dataclass(frozen=True)
