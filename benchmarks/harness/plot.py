@@ -16,6 +16,7 @@ def plot(rows: Mapping[str, tuple[Side, Side, Floor]], path: Path) -> None:
 
     figure = Figure(figsize=(14, 1.2 + 0.7 * len(rows)), layout="constrained")
     seconds, memory = figure.subplots(1, 2, sharey=True)
+    longest = max(side.total for theirs, ours, _ in rows.values() for side in (theirs, ours))
     for place, (theirs, ours, floor) in enumerate(rows.values()):
         for side, offset in ((theirs, -0.2), (ours, 0.2)):
             left = 0.0
@@ -31,6 +32,6 @@ def plot(rows: Mapping[str, tuple[Side, Side, Floor]], path: Path) -> None:
     seconds.legend()
     seconds.set_yticks(range(len(rows)), list(rows))
     seconds.invert_yaxis()
-    seconds.set(xlabel="CPU seconds per update (above: the other, below: nearstep)")
+    seconds.set(xlim=(0, 1.05 * longest), xlabel="CPU seconds per update (above: the other, below: nearstep)")
     memory.set(xlabel="peak MiB above the weights")
     figure.savefig(path, dpi=100)
