@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.drift.play import Moment
 
-TENTHS = 10
+PARTS = 5  # a run is judged by fifths: some updates together, for one alone is noisy
 COLLAPSE = 0.5  # a run has collapsed that ends below this share of its own best
 
 
@@ -22,22 +22,22 @@ class Run:
     moments: tuple[Moment, ...]
 
     @property
-    def tenth(self) -> int:
-        """Updates in a tenth of the run, at least one."""
-        return max(1, self.updates // TENTHS)
+    def fifth(self) -> int:
+        """Updates in a fifth of the run, at least one."""
+        return max(1, self.updates // PARTS)
 
     @property
     def final(self) -> float:
-        """Mean reward of the last tenth; 0 for a run that ended early, for its weights are lost."""
+        """Mean reward of the last fifth; 0 for a run that ended early, for its weights are lost."""
         if len(self.moments) < self.updates:
             return 0.0
-        return statistics.fmean(moment.reward for moment in self.moments[-self.tenth :])
+        return statistics.fmean(moment.reward for moment in self.moments[-self.fifth :])
 
     @property
     def best(self) -> float:
         """The highest mean reward of as many updates in a row; 0 if there were not that many."""
         rewards = [moment.reward for moment in self.moments]
-        windows = [rewards[place : place + self.tenth] for place in range(len(rewards) - self.tenth + 1)]
+        windows = [rewards[place : place + self.fifth] for place in range(len(rewards) - self.fifth + 1)]
         return max((statistics.fmean(window) for window in windows), default=0.0)
 
     @property
@@ -54,7 +54,7 @@ class Row:
     finals: tuple[float, ...]
     best: float
     collapsed: int
-    gap_first: float  # mean |π − μ|, over the second tenth: in the first a stale engine is not stale yet
+    gap_first: float  # mean |π − μ|, over the second fifth: in the first a stale engine is not stale yet
     gap_last: float
     kl_last: float
     dropped: float
@@ -79,8 +79,8 @@ def rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def _row(method: str, runs: Sequence[Run]) -> Row:
-    early = [moment for run in runs for moment in run.moments[run.tenth : 2 * run.tenth]]
-    late = [moment for run in runs for moment in run.moments[-run.tenth :]]
+    early = [moment for run in runs for moment in run.moments[run.fifth : 2 * run.fifth]]
+    late = [moment for run in runs for moment in run.moments[-run.fifth :]]
     every = [moment for run in runs for moment in run.moments]
     return Row(
         method=method,
