@@ -113,11 +113,11 @@ ABOUT = (
 # What was seen before the regimes were fixed, so that nobody takes them for the only ones.
 CHOICE = (
     "How the regimes were chosen, with one seed and 60 to 80 updates, by the mean reward of the last ten: without "
-    "drift PG-IS, clip and binary TV rise alike at a learning rate of 3e-4 (0.81, 0.82, 0.84, batches of 256) and "
-    "part at 1e-3 (0.44, 0.67, 0.61). With the engine 4 updates behind they still rise at 3e-4 (0.67, 0.73, "
-    "0.78); at 1e-3 none of eight methods ends above 0.32. Matrices in float8 e4m3 hardly tell five methods apart "
-    "at 6e-4 (0.50 to 0.65, batches of 128). After a supervised start without slips the reward hardly rose at "
-    "1e-4 or less, and fell at 1e-3, with any method."
+    "drift PG-IS, clip and binary TV rise alike at a learning rate of 3e-4 (0.81, 0.82, 0.84, batches of 256) and part "
+    "at 1e-3 (0.44, 0.67, 0.61). With the engine 4 updates behind they still rise at 3e-4 (0.67, 0.73, 0.78); at 1e-3 "
+    "none of eight methods ends above 0.32. Matrices in float8 e4m3 hardly tell five methods apart at 6e-4 (0.50 to "
+    "0.65, batches of 128). After a supervised start without slips the reward hardly rose at 1e-4 or less, and fell at "
+    "1e-3, with any method."
 )
 
 

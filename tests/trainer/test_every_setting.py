@@ -62,7 +62,7 @@ RECOMPUTED = {"anchor": "recomputed", "importance_cap": 1.0, "bf16": True}  # bf
 # setting: (what else is set, the value that shall make a difference)
 EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "output_dir": ({}, "{folder}/elsewhere"),
-    "run_name": ({"report_to": "tensorboard"}, "named"),
+    "run_name": ({}, "named"),
     "seed": ({}, 7),
     "model_name_or_path": ({"sft_model_path": None}, "{models}/other"),
     "dtype": ({}, "bfloat16"),
@@ -273,7 +273,16 @@ def _traces(settings, models, folder, capsys) -> Traces:
         tuple(weights),
         tuple({name: value for name, value in entry.items() if not name.startswith(clocks)} for entry in metrics),
         frozenset(str(path.relative_to(folder)).split("tfevents")[0] for path in folder.rglob("*")),
-        "\n".join(line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("iter")),
+        "\n".join(
+            [
+                *(line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("iter")),
+                *(
+                    line.replace(out.name, "")
+                    for line in (out / "policy" / "README.md").read_text().splitlines()
+                    if line.startswith("# ")
+                ),
+            ]
+        ),
         calls,
     )
 

@@ -248,7 +248,10 @@ def test_moments_survive_in_the_state_as_plain_numbers():
 @pytest.mark.parametrize("name", ["cispo", "gspo", "dapo", "vapo"])
 def test_recipes_learn(tmp_path, name):
     """From a third of low tokens to nearly all, each with its own way to hold the policy."""
-    changes: dict[str, object] = {"dapo": {"stop_token_id": tuple(range(20))}, "vapo": {"vf_warmup_updates": 3}}
+    changes: dict[str, object] = {
+        "dapo": {"stop_token_id": tuple(range(20))},
+        "vapo": {"vf_warmup_updates": 3, "total_episodes": 64 * 40},
+    }
     given = {
         "batch_size": 64, "per_device_train_batch_size": 64, "total_episodes": 64 * 25, "num_ppo_epochs": 3,
         "log_rollouts": False, **RECIPES[name], **changes.get(name, {}), "learning_rate": 3e-3,
