@@ -8,6 +8,7 @@ import pytest
 
 from nearstep.config import PPOConfig
 
+DECLARED = ("config.py", "config_data.py", "config_rewards.py", "config_shared.py")
 SOURCE = Path(__file__).parents[2] / "src" / "nearstep"
 
 
@@ -16,7 +17,8 @@ def attributes_read():
     files = [
         file
         for file in SOURCE.rglob("*.py")
-        if file.name not in ("config.py", "config_rewards.py", "config_shared.py") and file.parent.name != "cli"
+        if file.name not in ("config.py", "config_data.py", "config_rewards.py", "config_shared.py")
+        and file.parent.name != "cli"
     ]
     nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
     return {node.attr for node in nodes if isinstance(node, ast.Attribute)}
