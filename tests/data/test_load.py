@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nearstep.data.load import load_rows, table_of
+from nearstep.data.stream import open_stream
 from nearstep.errors import DataError
 
 ROWS = [{"prompt": "a", "n": 1}, {"prompt": "b, c\u2028d", "n": 2}]
@@ -126,6 +127,40 @@ class TestFolders:
         (tmp_path / "saved" / "train" / "state.json").unlink()
         with pytest.raises(DataError, match=r"no folder of datasets.save_to_disk.*state.json"):
             load(tmp_path / "saved")
+
+
+class TestPartsOfSplits:
+    @pytest.mark.parametrize(
+        ("part", "rows"),
+        [("[:3]", range(3)), ("[3:]", range(3, 10)), ("[2:5]", range(2, 5)), ("[:90%]", range(9)), ("[90%:]", [9]),
+         ("[-2:]", [8, 9]), ("[:25%]", [0, 1]), ("[:]", range(10)), ("[8:99]", [8, 9])],
+    )  # fmt: skip
+    @pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved"])
+    def test_rows_and_their_places(self, tmp_path, part, rows, kind):
+        numbered = [{"prompt": "a", "n": number} for number in range(10)]
+        path = tmp_path / f"a.{kind}"
+        if kind == "jsonl":
+            write_jsonl(path, numbered)
+        elif kind == "parquet":
+            datasets.Dataset.from_list(numbered).to_parquet(path)
+        else:
+            datasets.Dataset.from_list(numbered).save_to_disk(path)
+        table = load(path, split=f"train{part}")
+        assert [row["n"] for row in table.rows] == [table.rows[n]["n"] for n in range(len(table))] == list(rows)
+        assert places(table) == [f"line {n + 1}" if kind == "jsonl" else f"row index {n}" for n in rows]
+        assert f"split 'train{part}'" in table.label
+
+    def test_streams(self, tmp_path):
+        path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "a", "n": number} for number in range(10)])
+        rows = open_stream(str(path), split="train[2:4]", config=None)
+        assert [(place, row["n"]) for place, row in rows.entries()] == [("line 3", 2), ("line 4", 3)]
+        with pytest.raises(DataError, match="nobody knows where 50% of a stream is"):
+            list(open_stream(str(path), split="train[:50%]", config=None).entries())
+
+    def test_nothing_left(self, tmp_path):
+        path = write_jsonl(tmp_path / "a.jsonl", ROWS)
+        with pytest.raises(DataError, match=r"split 'train\[5:\]': the split has 2 rows, and none of them"):
+            load(path, split="train[5:]")
 
 
 class TestNamesThatAreNotThere:

@@ -277,6 +277,14 @@ class TestOpening:
         ):
             opened(tmp_path / "out", max_prompt_length=1)
 
+    def test_a_part(self, tmp_path, tokenizer_folder):
+        path = write(tmp_path / "a.jsonl", SOURCES["text"])
+        prepared(path, tokenizer_folder, tmp_path / "out", split="train[2:8]")
+        table = load_rows(str(tmp_path / "out"), split="train[50%:]", config=None)
+        found = encode_prompts(table, byte_tokenizer(), vocab_size=VOCAB_SIZE)
+        assert everything(found).inputs == ["p5", "p6", "p7"]
+        assert found.ids(1) == ids_of_text("p6")
+
     def test_as_a_stream(self, tmp_path, tokenizer_folder):
         prepared(write(tmp_path / "a.jsonl", SOURCES["text"]), tokenizer_folder, tmp_path / "out")
         rows = open_stream(str(tmp_path / "out"), split="train", config=None)

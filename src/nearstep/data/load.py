@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from nearstep.data.files.read import SUFFIXES, columns_of, read_files
 from nearstep.data.manifest import Prepared, read_manifest
+from nearstep.data.slices import parted
 from nearstep.data.table import Table, label, row_index
 from nearstep.errors import DataError, shorten
 
@@ -23,15 +24,18 @@ def load_rows(name: str, *, split: str, config: str | None, on_bad_row: Literal[
 
     Raises `DataError` naming data set, split and, where a file is broken, the line.
     """
-    place = locate(name, split=split, config=config)
+    whole, part = parted(split)
+    place = locate(name, split=whole, config=config)
+    if isinstance(place, Hub):
+        return table_of(load_from_hub(name, split, config), name, split)
     if isinstance(place, Files):
-        return read_files(place.paths, name, split, on_bad_row)
-    if isinstance(place, Saved):
+        table = replace(read_files(place.paths, name, whole, on_bad_row), split=split)
+    else:
         manifest = read_manifest(place.path, label(name, split))
-        dataset = saved_split(place.path, name, split)
+        dataset = saved_split(place.path, name, whole)
         prepared = None if manifest is None else Prepared(manifest, dataset)
-        return replace(table_of(dataset, name, split), prepared=prepared)
-    return table_of(load_from_hub(name, split, config), name, split)
+        table = replace(table_of(dataset, name, split), prepared=prepared)
+    return table if part is None else part.of_table(table)
 
 
 @dataclass(frozen=True)

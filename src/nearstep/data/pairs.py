@@ -57,7 +57,7 @@ def load_pairs(
     set holds no preferences; `ConfigError` for an unknown format.
     """
     if isinstance(source, str):
-        table = load_rows(source, split=split, config=config)
+        table = load_rows(source, split=split, config=config, on_bad_row=on_bad_row)
     else:
         table = table_of(source, "train_dataset", split)
     return pairs_of(with_columns(table, columns or {}), dataset_format=dataset_format, on_bad_row=on_bad_row)

@@ -10,6 +10,7 @@ from nearstep.data.files.chunks import Chunk, Entry, dataset_chunks, in_chunks, 
 from nearstep.data.files.read import columns_of, file_chunks
 from nearstep.data.load import Files, Hub, load_from_hub, locate, saved_split, table_of
 from nearstep.data.manifest import Manifest, read_manifest
+from nearstep.data.slices import Slice, parted
 from nearstep.data.table import Table, label, rename, row_index
 from nearstep.errors import DataError
 
@@ -53,6 +54,14 @@ class RowStream:
         renamed = {ours: theirs for ours, theirs in self.names.items() if ours != theirs}
         return Table(self.name, self.split, found, columns, places.__getitem__, renamed, tuple(bad))
 
+    def part(self, part: Slice) -> "RowStream":
+        """The stream of some of its rows."""
+
+        def entries(number: int) -> Iterator[Entry]:
+            return (entry for chunk in self.chunks(number) for entry in chunk.entries())
+
+        return replace(self, chunks=lambda number: in_chunks(part.of_entries(entries(number), self.label)))
+
     def owner_column(self, column: str) -> str:
         """What the user calls a column that has one of our names here."""
         return self.names.get(column, column)
@@ -77,13 +86,16 @@ def open_stream(name: str, *, split: str, config: str | None, from_hub_in_parts:
     A hub data set comes over the network while it is read, unless `from_hub_in_parts` is false: then it is downloaded
     first. Raises `DataError` where the name leads nowhere.
     """
-    place = locate(name, split=split, config=config)
-    if isinstance(place, Files):
-        return RowStream(name, split, lambda number: file_chunks(place.paths, label(name, split)))
+    whole, part = parted(split)
+    place = locate(name, split=whole, config=config)
     if isinstance(place, Hub):
         return stream_of(load_from_hub(name, split, config, streaming=from_hub_in_parts), name, split)
-    manifest = read_manifest(place.path, label(name, split))
-    return replace(stream_of(saved_split(place.path, name, split), name, split), manifest=manifest)
+    if isinstance(place, Files):
+        rows = RowStream(name, split, lambda number: file_chunks(place.paths, label(name, split)))
+    else:
+        manifest = read_manifest(place.path, label(name, split))
+        rows = replace(stream_of(saved_split(place.path, name, whole), name, split), manifest=manifest)
+    return rows if part is None else rows.part(part)
 
 
 def stream_of(dataset: object, name: str, split: str) -> RowStream:

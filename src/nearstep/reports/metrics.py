@@ -72,7 +72,7 @@ MEANINGS: dict[str, str] = {
     "vf_lr": "learning rate of the critic in this update.",
     "update": "updates done: one rollout and its optimizer steps each.",
     "episode": "episodes (responses) sampled so far, over all processes.",
-    "epoch": "passes over the prompts so far.",
+    "epoch": "passes over the prompts so far; of a stream, the share of the run.",
     "eps": "episodes per second over the last 20 updates.",
     "tokens_per_second": "tokens of prompts and responses per second of this update, over all processes.",
     "seconds": "wall-clock time of this update.",

@@ -1,0 +1,61 @@
+"""Which part of a split is meant by `train[:1000]` or `train[90%:]`, as the `datasets` library writes it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from nearstep.data.files.chunks import Entry
+from nearstep.data.table import PartOfRows, Table
+from nearstep.errors import DataError
+
+_SPLIT = re.compile(r"(?P<name>[^\[\]]+)\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """From where to where a split is taken: numbers of rows or percentages, negative ones counted from the end."""
+
+    start: str | None
+    stop: str | None
+
+    def rows(self, count: int) -> range:
+        """The rows of a split that has `count` of them."""
+        return range(count)[_number(self.start, count) : _number(self.stop, count)]
+
+    def of_table(self, table: Table) -> Table:
+        """The part of a table. Raises `DataError` where nothing is left."""
+        import datasets
+
+        numbers = self.rows(len(table))
+        if not numbers:
+            raise DataError(f"{table.label}: the split has {len(table)} rows, and none of them is in this part of it")
+        rows, prepared = table.rows, table.prepared
+        if isinstance(rows, datasets.Dataset):
+            rows = rows.select(numbers)
+            prepared = prepared and replace(prepared, dataset=rows)
+        else:
+            rows = PartOfRows(rows, numbers)
+        return replace(table, rows=rows, position=lambda row: table.position(numbers[row]), prepared=prepared)
+
+    def of_entries(self, entries: Iterator[Entry], label: str) -> Iterator[Entry]:
+        """The part of a stream. Raises `DataError` for one that needs to know how long the stream is."""
+        for end in (self.start, self.stop):
+            if end is not None and (end.startswith("-") or end.endswith("%")):
+                raise DataError(f"{label}: nobody knows where {end} of a stream is; give a number of rows")
+        return islice(entries, int(self.start or 0), None if self.stop is None else int(self.stop))
+
+
+def parted(split: str) -> tuple[str, Slice | None]:
+    """The name of a split, and the part of it that is meant if it is not the whole."""
+    found = _SPLIT.fullmatch(split)
+    if found is None:
+        return split, None
+    return found["name"], Slice(found["start"], found["stop"])
+
+
+def _number(end: str | None, count: int) -> int | None:
+    """The row at which a slice starts or stops; of percentages the nearest."""
+    if end is None:
+        return None
+    return round(int(end[:-1]) * count / 100) if end.endswith("%") else int(end)
