@@ -15,16 +15,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "nearstep"
 
 @pytest.fixture(scope="module")
 def attributes_read():
-<<<<<<< HEAD
     files = [file for file in SOURCE.rglob("*.py") if file.name not in DECLARING and file.parent.name != "cli"]
-=======
-    files = [
-        file
-        for file in SOURCE.rglob("*.py")
-        if file.name not in ("config.py", "config_data.py", "config_rewards.py", "config_shared.py")
-        and file.parent.name != "cli"
-    ]
->>>>>>> data
     nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
     return {node.attr for node in nodes if isinstance(node, ast.Attribute)}
 
