@@ -24,8 +24,9 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -38,6 +39,7 @@ from benchmarks.drift.task import beginner
 NO_LIMIT = 1e6  # of an importance weight
 
 # What the paper compares, with its thresholds. "recomputed" is a trainer that does not ask the engine for log-probs.
+# TIS caps π_old/μ here, as those who proposed it do; the paper's code caps π/μ.
 METHODS: Mapping[str, Mapping[str, object]] = {
     "PG-IS": {"trust_region": "unbounded"},
     "CISPO": {"trust_region": "unbounded", "ratio_cap": 3.0},
@@ -105,8 +107,8 @@ def page(found: Sequence[Run], regimes: Mapping[str, Regime], seconds: float) ->
 
 ABOUT = (
     "Reward at the end is the mean over the last fifth of the updates, best the highest mean of as many updates in a "
-    "row; ± is half the distance between the best and the worst seed. A run has collapsed where it ends below half of "
-    "its own best. π is the trainer's probability of a sampled token, μ the engine's, both before the update."
+    "row; ± is half the distance between the best and the worst seed. A run has collapsed where it ends below the mean "
+    "of its first fifth. π is the trainer's probability of a sampled token, μ the engine's, both before the update."
 )
 
 
@@ -139,7 +141,7 @@ def main() -> None:
     file = folder / "stability.json"
     if not options.report_only:
         seconds, found = follow(runs(regimes, options.seeds))
-        kept = {"seconds": seconds, "runs": [asdict(run) for run in found]}
+        kept = {"seconds": seconds, "runs": [packed(run) for run in found]}
         file.write_text(json.dumps(kept) + "\n", encoding="utf-8")
     seconds, found = read(file)
     played = {run.regime for run in found}
@@ -163,11 +165,25 @@ def follow(played: Iterator[Run]) -> tuple[float, list[Run]]:
     return time.process_time() - began, found
 
 
+def packed(run: Run) -> dict[str, object]:
+    """A run for the json: a list for each quantity, with five digits."""
+    columns = {field.name: [] for field in fields(Moment)}
+    for moment in run.moments:
+        for name, number in asdict(moment).items():
+            columns[name].append(float(f"{number:.5g}"))
+    return {**vars(run), "moments": columns}
+
+
+def unpacked(kept: Mapping[str, Any]) -> Run:
+    """The inverse, up to the digits."""
+    moments = zip(*(kept["moments"][field.name] for field in fields(Moment)), strict=True)
+    return Run(**{**kept, "moments": tuple(Moment(*numbers) for numbers in moments)})
+
+
 def read(file: Path) -> tuple[float, list[Run]]:
     """Seconds and runs, as they were written."""
     kept = json.loads(file.read_text(encoding="utf-8"))
-    found = [Run(**{**run, "moments": tuple(Moment(**moment) for moment in run["moments"])}) for run in kept["runs"]]
-    return kept["seconds"], found
+    return kept["seconds"], [unpacked(run) for run in kept["runs"]]
 
 
 if __name__ == "__main__":

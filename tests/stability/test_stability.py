@@ -103,11 +103,12 @@ def test_final_and_best_are_means_of_a_fifth():
     assert rising.final == pytest.approx((0.8 + 0.9) / 2)
     assert rising.best == rising.final
     assert not rising.collapsed
-    fallen = run("a", *[0.2] * 3, 1.0, 0.8, *[0.44] * 5)
+    fallen = run("a", 0.3, 0.5, 1.0, 0.8, *[0.39] * 6)
+    assert fallen.first == pytest.approx(0.4)
     assert fallen.best == pytest.approx(0.9)
-    assert fallen.final == pytest.approx(0.44)
+    assert fallen.final == pytest.approx(0.39)
     assert fallen.collapsed
-    assert not run("a", *[0.2] * 3, 1.0, 0.8, *[0.46] * 5).collapsed
+    assert not run("a", 0.3, 0.5, 1.0, 0.8, *[0.41] * 6).collapsed
 
 
 def test_a_run_that_ended_early_has_lost_all():
@@ -126,6 +127,11 @@ def test_rows_are_means_over_seeds():
     assert found[0].gap_last == pytest.approx(0.2)
     lines = table(found).splitlines()
     assert lines[2] == "| a | 0.300 | 0.20 0.40 | 0.300 | 0 of 2 | 0.2000 | 0.2000 | 0.2000 | 0.300 |"
+
+
+def test_a_run_is_read_as_it_was_written():
+    played = run("a", 0.25, 0.123456789, 0.5)
+    assert stability.unpacked(stability.packed(played)) == run("a", 0.25, 0.12346, 0.5)
 
 
 def test_the_gap_is_that_of_the_second_and_of_the_last_fifth():
@@ -147,7 +153,7 @@ def test_facts_say_where_the_paper_is_contradicted():
     assert facts(found, claims) == (
         "Reward at the end, best first: good 0.90 ± 0.00, mixed 0.40 ± 0.40, bad 0.10 ± 0.00. "
         "Collapsed: bad (1 of 1 seeds), mixed (1 of 2 seeds). "
-        "Mean |π − μ| at the end is largest with bad (0.300) and smallest with good (0.020). "
+        "Mean |π − μ| at the end is largest with bad (0.3) and smallest with good (0.02). "
         "The paper: some fall; so here. The paper: others hold; not so for mixed."
     )
 
