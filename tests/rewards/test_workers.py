@@ -80,6 +80,14 @@ class Counter:
 
 def process(completions):
     return [float(os.getpid())]
+
+def two_processes(completions):
+    # It answers once a second process has been asked too.
+    here = os.path.dirname(__file__)
+    open(os.path.join(here, f"{os.getpid()}.asked"), "w").close()
+    while sum(name.endswith(".asked") for name in os.listdir(here)) < 2:
+        time.sleep(0.01)
+    return [float(os.getpid())]
 """
 
 
@@ -164,7 +172,7 @@ def test_every_row_may_fail_and_workers_are_replaced(file):
 
 
 def test_rows_keep_their_order_and_run_at_the_same_time(file):
-    (source,), pool = in_workers(file, "process", count=2)
+    (source,), pool = in_workers(file, "two_processes", count=2, timeout=60.0)
     pids = {int(value) for value in source.score(texts(["x"] * 40)).values}
     assert len(pids) == 2
     assert os.getpid() not in pids
