@@ -42,7 +42,9 @@ class OptimizerSettings(Settings):
         "linear", "course of the learning rate over the updates, stepped once per update"
     )
     warmup_steps: int = option(0, "updates over which the learning rate rises", at_least=0)
-    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd"] = option("adamw_torch", "the optimizer")
+    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd"] = option(
+        "adamw_torch_fused", "the optimizer; fused takes a step in one pass over the weights"
+    )
     weight_decay: float = option(0.0, "decoupled weight decay", at_least=0)
     adam_beta1: float = option(0.9, "decay of Adam's first moment", at_least=0, below=1)
     adam_beta2: float = option(0.999, "decay of Adam's second moment", at_least=0, below=1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from nearstep.models.reward import make_reader, shared_length
+from nearstep.models.reward import common_leads, make_reader, make_scorer, shared_length
 from tests.models.test_roles_and_loading import SMALL
 from tests.tiny import tiny_scalar_model
 
@@ -75,6 +75,42 @@ def test_the_common_beginning_is_read_once():
     model.get_input_embeddings().register_forward_hook(lambda module, inputs, _: seen.append(inputs[0][0].tolist()))
     reader.rewards(GROUPS[:2])
     assert seen == [[7, 8, 9, 10, 11, 12, 13, 3, 4, 5]]
+
+
+def read_by(model):
+    """Token ids of every forward pass from now on."""
+    seen = []
+    model.get_input_embeddings().register_forward_hook(lambda module, inputs, _: seen.append(inputs[0][0].tolist()))
+    return seen
+
+
+ROWS = [[*START, 1], [*START, 2], [*START, 1], [7, 8, 30], [40], [*START, 3]]
+
+
+def test_a_scorer_reads_once_what_neighbours_begin_with():
+    model = tiny_scalar_model()
+    scorer = make_scorer(model, role="reward_model", pad_token_id=257, max_tokens=100)
+    seen = read_by(model)
+    scorer.score(ROWS)
+    assert seen == [[*START, 1, 2, 1, 7, 8, 30, 40, *START, 3]]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 6, 7, 9, 100])
+def test_scores_are_those_of_each_row_alone(max_tokens):
+    model = tiny_scalar_model(dtype=torch.float64)
+    scorer = make_scorer(model, role="reward_model", pad_token_id=257, max_tokens=max_tokens)
+    expected = torch.cat([scorer.score([row]) for row in ROWS])
+    seen = read_by(model)
+    torch.testing.assert_close(scorer.score(ROWS), expected, atol=1e-12, rtol=1e-12)
+    assert all(len(ids) <= max(max_tokens, 5) for ids in seen)
+
+
+def test_common_leads():
+    assert common_leads(ROWS) == [4, 4, 4, 0, 0, 0]
+    assert common_leads([[1, 2, 3], [1, 2, 4], [1, 5], [1, 6], [1, 7]]) == [1] * 5  # four times 1 beats once 2
+    assert common_leads([[1, 2, 3, 4], [1, 2, 3, 5], [1, 6]]) == [3, 3, 0]  # twice 1 does not beat once 3
+    assert common_leads([[1, 2], [1, 2], [1, 2]]) == [2, 2, 2]
+    assert common_leads([[1]]) == [0]
 
 
 def test_shared_length():

@@ -97,6 +97,18 @@ def test_samples_of_one_prompt_differ_and_global_generators_do_not_matter():
     assert rows_of(engine_of(seed=1).generate(prompts_of([[5, 6]] * 6))) != first
 
 
+def test_a_prompt_of_several_rows_is_read_once_and_each_row_is_what_it_is_alone():
+    ids = [[5, 6, 8]] * 3 + [[9, 10]] + [[5, 6, 8]] * 2
+    together, apart = (engine_of(model=tiny_causal_lm(dtype=torch.float64), max_rows=rows) for rows in (6, 1))
+    seen = []
+    embedding = together.policy.model.get_input_embeddings()
+    embedding.register_forward_hook(lambda module, inputs, _: seen.append(inputs[0][0].tolist()))
+    found, expected = (engine.generate(prompts_of(ids)) for engine in (together, apart))
+    assert seen[0] == [5, 6, 8, 9, 10]
+    assert rows_of(found) == rows_of(expected)
+    torch.testing.assert_close(found.logprobs, expected.logprobs, atol=1e-12, rtol=0)
+
+
 def test_limits_by_row():
     rollout = engine_of(stop_ids=()).generate(prompts_of(PROMPTS[:3]), limits=[1, 5, 3])
     assert rollout.action_counts.tolist() == [1, 5, 3]

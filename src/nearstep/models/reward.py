@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from nearstep.algorithm.precision import wide
 from nearstep.errors import ModelError
-from nearstep.models.forward import ScalarRole, packed_states, row_states
+from nearstep.models.forward import ScalarRole, packed_states
 from nearstep.models.packing import pack
 from nearstep.models.roles import make_critic, recompute_activations, transformers_model
 from nearstep.types import row_groups
@@ -20,7 +20,8 @@ from nearstep.types import row_groups
 
 @dataclass(frozen=True)
 class DecoderScorer:
-    """A decoder with a linear head: rows are packed, the head sees each row's last token only."""
+    """A decoder with a linear head: rows are packed, what neighbours begin with is read once, the head sees each row's
+    last token only."""
 
     model: nn.Module
     trunk: nn.Module
@@ -31,14 +32,15 @@ class DecoderScorer:
     @torch.no_grad()
     def score(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, " rows"]:
         """One score per row, in float32 at least, on the model's device."""
-        lengths = [len(row) for row in rows]
-        device = next(self.model.parameters()).device
+        leads = common_leads(rows)
+        shared = [0] + [
+            lead if before[:lead] == row[:lead] else 0
+            for (before, row), lead in zip(pairwise(rows), leads[1:], strict=True)
+        ]
         scores = []
-        for group in row_groups(lengths, self.max_tokens, len(rows)):
-            tokens = torch.tensor([token for row in group for token in rows[row]], device=device)
-            of_group = torch.tensor([lengths[row] for row in group], device=device)
-            states = row_states(self, tokens, of_group)
-            scores.append(wide(self.head(states[of_group.cumsum(0) - 1]).squeeze(-1)))
+        for group in row_groups([len(row) for row in rows], self.max_tokens, len(rows), shared):
+            states = _last_states(self, rows[group.start : group.stop], leads[group.start : group.stop])
+            scores.append(wide(self.head(states).squeeze(-1)))
         return torch.cat(scores)
 
 
@@ -74,14 +76,39 @@ class DecoderReader:
 
     def rewards(self, groups: Sequence[Sequence[Sequence[int]]]) -> Float[Tensor, " rows"]:
         """See RewardReader.rewards."""
-        device = next(self.role.trunk.parameters()).device
         rows = [row for group in groups for row in group]
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        leads = torch.tensor([shared for group in groups for shared in [shared_length(group)] * len(group)])
-        packed = pack(torch.tensor([token for row in rows for token in row], device=device), lengths, leads.to(device))
-        states = packed_states(self.role, packed)[packed.places[lengths.cumsum(0) - 1]]
+        leads = [lead for group in groups for lead in [shared_length(group)] * len(group)]
+        states = _last_states(self.role, rows, leads)
         with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=self.role.autocast):
             return wide(self.role.head(states).squeeze(-1))
+
+
+def _last_states(role: ScalarRole, rows: Sequence[Sequence[int]], leads: Sequence[int]) -> Float[Tensor, "rows width"]:
+    """Hidden states of the last token of every row; neighbours with the same first `leads` tokens share them."""
+    device = next(role.trunk.parameters()).device
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    tokens = torch.tensor([token for row in rows for token in row], device=device)
+    packed = pack(tokens, lengths, torch.tensor(leads, device=device))
+    return packed_states(role, packed)[packed.places[lengths.cumsum(0) - 1]]
+
+
+def common_leads(rows: Sequence[Sequence[int]]) -> list[int]:
+    """How many tokens each row shares with those beside it: 5 or 0 for all rows of a stretch that begins alike.
+
+    A stretch grows as long as less has to be computed for it.
+    """
+    leads: list[int] = []
+    start, lead = 0, 0
+    for row in range(1, len(rows) + 1):
+        alike = shared_length(rows[row - 1 : row + 1]) if row < len(rows) else 0
+        alone = row - 1 == start
+        longer = alike if alone else min(lead, alike)
+        if longer > 0 and longer * (row - start) >= lead * (row - start - 1):
+            lead = longer
+            continue
+        leads += [0 if alone else lead] * (row - start)
+        start, lead = row, 0
+    return leads
 
 
 def shared_length(rows: Sequence[Sequence[int]]) -> int:

@@ -34,19 +34,20 @@ class SlotCache:
 
 @dataclass(frozen=True)
 class Prefill:
-    """New rows, packed: each attends to itself and leaves its keys and values in the slots from `first_slot` on."""
+    """New prompts, packed: each attends to itself and leaves its keys and values in the slots of all its rows."""
 
     cache: SlotCache
-    first_slot: int
     lengths: tuple[int, ...]
+    slots: tuple[tuple[int, ...], ...]
 
     def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
-        """Store, then attend row by row."""
+        """Store, then attend prompt by prompt."""
         keys, values = self.cache.of_layer(layer)
-        per_row = zip(layer.key[0].split(self.lengths, 1), layer.value[0].split(self.lengths, 1), strict=True)
-        for slot, (key, value) in enumerate(per_row, start=self.first_slot):
-            keys[slot, :, : key.shape[1]] = key
-            values[slot, :, : value.shape[1]] = value
+        of_prompts = (states[0].split(self.lengths, dim=1) for states in (layer.key, layer.value))
+        for slots, key, value in zip(self.slots, *of_prompts, strict=True):
+            for slot in slots:
+                keys[slot, :, : key.shape[1]] = key
+                values[slot, :, : value.shape[1]] = value
         return plan_of(tuple(map(Segment, self.lengths)), layer.query.device).attend(layer)
 
 

@@ -102,24 +102,25 @@ class LiveBatch:
         return not self.rows or self.free >= max(1, self.cache.slots // 4)
 
     def enter(self, rows: list[int], prompts: list[list[int]]) -> Tensor:
-        """Prefill new rows; logits of their first response token, [rows, vocabulary]."""
+        """Prefill new rows, a prompt of several rows once; logits of their first response token, [rows, vocabulary]."""
         device = self.policy.head.linear.weight.device
+        slots: dict[tuple[int, ...], list[int]] = {}
+        for slot, ids in enumerate(prompts, start=len(self.rows)):
+            slots.setdefault(tuple(ids), []).append(slot)
+        distinct = list(slots)
         logits = []
-        for group in row_groups([len(ids) for ids in prompts], self.settings.max_tokens, len(rows)):
-            lengths = tuple(len(prompts[row]) for row in group)
-            tokens = torch.tensor([token for row in group for token in prompts[row]], device=device)
-            plan = Prefill(self.cache, len(self.rows), lengths)
-            states = hidden_states(
-                self.policy.trunk,
-                tokens,
-                places_in_row(torch.tensor(lengths, device=device))[None],
-                plan,
-                autocast=self.policy.autocast,
-            )
-            self.rows.extend(rows[row] for row in group)
-            self.lengths.extend(lengths)
-            logits.append(self._logits(states[torch.tensor(lengths, device=device).cumsum(0) - 1]))
-        return torch.cat(logits)
+        for group in row_groups([len(ids) for ids in distinct], self.settings.max_tokens, len(distinct)):
+            of_group = distinct[group.start : group.stop]
+            lengths = torch.tensor([len(ids) for ids in of_group], device=device)
+            tokens = torch.tensor([token for ids in of_group for token in ids], device=device)
+            plan = Prefill(self.cache, tuple(map(len, of_group)), tuple(tuple(slots[ids]) for ids in of_group))
+            places = places_in_row(lengths)[None]
+            states = hidden_states(self.policy.trunk, tokens, places, plan, autocast=self.policy.autocast)
+            logits.append(self._logits(states[lengths.cumsum(0) - 1]))
+        self.rows.extend(rows)
+        self.lengths.extend(map(len, prompts))
+        numbers = {ids: number for number, ids in enumerate(distinct)}
+        return torch.cat(logits)[[numbers[tuple(ids)] for ids in prompts]]
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feed each live row its newest token; logits of the next, [live, vocabulary]."""
