@@ -58,16 +58,21 @@ class Segments:
     segments: tuple[Segment, ...]
 
     def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
-        """Segment by segment: no work is spent on what must not be seen, and nothing can leak."""
+        """Segment by segment: no work is spent on what must not be seen, and nothing can leak.
+
+        A CPU attends in float32 at least: in bfloat16 its kernels are slower, and less exact.
+        """
         lengths = [segment.length for segment in self.segments]
-        queries, keys, values = (states.split(lengths, dim=2) for states in (layer.query, layer.key, layer.value))
+        kind = torch.promote_types(layer.query.dtype, torch.float32) if layer.query.is_cpu else layer.query.dtype
+        of_all = (states.to(kind) for states in (layer.query, layer.key, layer.value))
+        queries, keys, values = (states.split(lengths, dim=2) for states in of_all)
         outputs = []
         for segment, query, key, value in zip(self.segments, queries, keys, values, strict=True):
             if segment.prefix is not None:
                 key = torch.cat([keys[segment.prefix], key], dim=2)
                 value = torch.cat([values[segment.prefix], value], dim=2)
             outputs.append(attend_causally(query, key, value, layer))
-        return torch.cat(outputs, dim=2)
+        return torch.cat(outputs, dim=2).to(layer.query.dtype)
 
 
 def attend_causally(query: Tensor, key: Tensor, value: Tensor, layer: LayerInput) -> Tensor:
