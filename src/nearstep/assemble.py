@@ -157,7 +157,7 @@ def _card(
     names = chosen.names
     facts = RunFacts(
         config, updates=0, episodes=0, policy=names.policy, reference=names.reference, critic=names.critic,
-        rewards=rewards.names, dataset=", ".join(supply.names),
+        has_reference=chosen.models.reference is not None, rewards=rewards.names, dataset=", ".join(supply.names),
     )  # fmt: skip
     return lambda state, role: model_card(
         replace(facts, updates=state.update, episodes=state.episodes, metrics=reporter.latest), role

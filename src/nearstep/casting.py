@@ -135,7 +135,7 @@ def cast(
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
     names = Names(
         policy=_origin(policy.model),
-        reference=_origin(reference.policy.model),
+        reference=None if reference is None else _origin(reference.policy.model),
         critic=None if value is None else _origin(value.model),
     )
     return Cast(Models(policy, reference, value), judges, names, notes)
@@ -197,9 +197,17 @@ def _critic(
     return critic
 
 
-def _reference(config: PPOConfig, parts: Parts, policy: Policy, backend: Backend, notes: list[str]) -> Reference:
-    """The reference as given, else the policy with its adapters off, else a frozen copy of the policy as it starts."""
+def _reference(config: PPOConfig, parts: Parts, policy: Policy, backend: Backend, notes: list[str]) -> Reference | None:
+    """The reference as given, else the policy with its adapters off, else a frozen copy of the policy as it starts.
+
+    None where no KL is measured.
+    """
     given = parts.ref_model if parts.ref_model is not None else config.ref_model_path
+    if config.measure_kl is False or (config.measure_kl is None and config.kl_coef == 0 and given is None):
+        if parts.ref_model is not None:
+            raise ModelError("ref_model: with measure_kl = false nothing would read it; leave one of the two out")
+        notes.append("No KL is measured: kl_coef = 0, so no reference is loaded (measure_kl = true measures it).")
+        return None
     if isinstance(given, str):
         given = load_policy(
             given, role="ref_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code

@@ -73,6 +73,9 @@ class KLSettings(Settings):
     )
     kl_target: float | None = option(None, "objective/kl to be kept: kl_coef then adapts after every update", above=0)
     kl_horizon: int = option(10000, "kl_target: episodes over which kl_coef adapts", at_least=1)
+    measure_kl: bool | None = option(
+        None, "load a reference and measure the KL to it; if not given, where kl_coef > 0 or a reference is named"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,6 +83,7 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
         ("without overlong_buffer", config.overlong_buffer is None, ("overlong_penalty",)),
         ("with kl_coef = 0", config.kl_coef == 0, ("kl_in",)),
         ("without kl_target", config.kl_target is None, ("kl_horizon",)),
+        ("with measure_kl = false", config.measure_kl is False, ("ref_model_path", "kl_estimator")),
         ("with one epoch", config.num_ppo_epochs == 1, ("early_stop_kl",)),
         (
             "without vf_warmup_updates",
@@ -134,6 +135,8 @@ def _kl_problems(config: "PPOConfig") -> Iterator[Problem]:
         )
     if config.kl_target is not None and config.kl_coef == 0:
         yield Problem("kl_target adapts kl_coef by a factor, and kl_coef = 0 stays 0", ("kl_target", "kl_coef"))
+    if config.measure_kl is False and config.kl_coef > 0:
+        yield Problem("a KL penalty needs the KL: set kl_coef = 0, or measure_kl = true", ("measure_kl", "kl_coef"))
 
 
 def _region_problems(config: "PPOConfig") -> Iterator[Problem]:

@@ -169,7 +169,7 @@ class Experience:
     old_logprobs: Float[Tensor, " actions"]  # of the anchor: what the engine recorded, or the trainer computed anew
     old_top: Float[Tensor, "actions k"] | None  # the anchor's log-probs of the recorded top tokens
     importance: Float[Tensor, " actions"]  # weight of each action's loss; 1 where the anchor is what was recorded
-    ref_logprobs: Float[Tensor, " actions"]
+    ref_logprobs: Float[Tensor, " actions"] | None  # None where there is no reference
     values: Float[Tensor, " actions"]
     rewards: Float[Tensor, " actions"]
     advantages: Float[Tensor, " actions"]
@@ -194,7 +194,7 @@ class Experience:
             old_logprobs=self.old_logprobs[actions],
             old_top=None if self.old_top is None else self.old_top[actions],
             importance=self.importance[actions],
-            ref_logprobs=self.ref_logprobs[actions],
+            ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[actions],
             values=self.values[actions],
             rewards=self.rewards[actions],
             advantages=self.advantages[actions],

@@ -70,6 +70,7 @@ WRONG = {
         "num_mini_batches = 8 is more than batch_size = 4",
     ),
     "no gradient on average": ({"kl_in": "loss"}, "kl_in = loss needs kl_estimator = k2 or k3"),
+    "a penalty on what is not measured": ({"measure_kl": False}, "a KL penalty needs the KL"),
     "nothing to adapt": ({"kl_target": 6, "kl_coef": 0}, "kl_coef = 0 stays 0"),
     "one ratio for a row of distributions": (
         {"ratio_level": "sequence", "trust_region": "topk_kl"},

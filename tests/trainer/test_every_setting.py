@@ -115,6 +115,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "kl_estimator": ({}, "k3"),
     "kl_in": ({"kl_estimator": "k3"}, "loss"),
     "kl_target": ({}, 0.01),
+    "measure_kl": ({"kl_coef": 0.0}, True),
     "kl_horizon": ({"kl_target": 0.01}, 16),
     "score_position": ({"stop_token_id": list(range(5, 60))}, "after_eos"),
     "whiten_rewards": ({}, True),

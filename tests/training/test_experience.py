@@ -1,5 +1,4 @@
-"""Experience: where the score lands, what whitening does, which numbers do not depend on padding or on PAD "
-"being EOS."""
+"""Experience: where the score lands, what whitening does, what does not depend on padding or on PAD being EOS."""
 
 import dataclasses
 
@@ -31,6 +30,21 @@ def plain(tmp_path, **changes):
     given = {"kl_coef": 0.0, "lam": 1.0, "whiten_advantages": False, **changes}
     critic = tiny_scalar_model(dtype=torch.float64)
     return small_recipe(tmp_path, dtype=torch.float64, parts={"value_model": critic}, **given)
+
+
+def test_without_a_penalty_no_reference_is_loaded_unless_it_is_asked_for(tmp_path):
+    without, measured = plain(tmp_path / "a"), plain(tmp_path / "b", measure_kl=True)
+    assert without.models.reference is None
+    found = [make_experience(hand_rollout(), SCORES, recipe) for recipe in (without, measured)]
+    assert found[0].ref_logprobs is None
+    assert torch.equal(found[0].advantages, found[1].advantages)
+    described = [
+        numbers(describe(experience, SCORES, recipe))
+        for experience, recipe in zip(found, (without, measured), strict=True)
+    ]
+    assert described[0].keys() == described[1].keys() - {"objective/kl", "objective/kl_per_token", "objective/kl_k3"}
+    assert described[0]["objective/rlhf_reward"] == described[0]["objective/scores"] == 2.5
+    assert "No KL is measured" in without.introduction
 
 
 SCORES = Scores(torch.tensor([2.0, 3.0]))

@@ -65,7 +65,7 @@ class Models:
     """The roles of one run that the loop itself uses. Reward models belong to the rewards."""
 
     policy: Policy
-    reference: Reference
+    reference: Reference | None  # None where no KL is measured
     critic: Critic | None  # None where advantages need none
 
 

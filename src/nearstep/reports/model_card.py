@@ -65,6 +65,7 @@ class RunFacts:
     episodes: int
     policy: str | None
     reference: str | None = None
+    has_reference: bool = True
     critic: str | None = None
     rewards: Sequence[str] = ()
     dataset: str | None = None
@@ -114,13 +115,19 @@ def _front_matter(facts: RunFacts, role: Literal["policy", "value"]) -> dict[str
 def _fact_rows(facts: RunFacts) -> list[tuple[str, str]]:
     return [
         ("policy started from", shown_name(facts.policy)),
-        ("reference", shown_name(facts.reference, "a frozen copy of the policy as it started")),
+        ("reference", _reference(facts)),
         ("critic started from", shown_name(facts.critic, "the reward model, or the policy's trunk")),
         ("rewards", ", ".join(shown_name(name) for name in facts.rewards) or "none named"),
         ("prompts", shown_name(facts.dataset)),
         ("updates", str(facts.updates)),
         ("episodes", str(facts.episodes)),
     ]
+
+
+def _reference(facts: RunFacts) -> str:
+    if not facts.has_reference:
+        return "none: no KL was measured"
+    return shown_name(facts.reference, "a frozen copy of the policy as it started")
 
 
 def _metric_rows(metrics: Numbers) -> list[tuple[str, str, str]]:

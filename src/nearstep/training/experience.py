@@ -32,7 +32,7 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     judged = judge(scores, rollout, r.config, state.score_moments).to(states.final.dtype)
     kl_coef = r.config.kl_coef * state.kl_scale
     penalty = dense_rewards(scores, rollout).to(judged.dtype)
-    if r.config.kl_in == "reward":
+    if r.config.kl_in == "reward" and ref_logprobs is not None:
         penalty = penalty - kl_coef * kl_estimate(rollout.logprobs, ref_logprobs, r.config.kl_estimator)
     paid = pay(judged, penalty, scores.scored, rollout, r)
     credit = give_credit(paid, states, scores.scored, rollout, r)
@@ -93,8 +93,10 @@ def anchor_logprobs(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs, Tensor]
     )
 
 
-def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor:
-    """Log-probability of every action under the reference, in forward passes of limited size."""
+def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor | None:
+    """Log-probability of every action under the reference, in forward passes of limited size; None without one."""
+    if r.models.reference is None:
+        return None
     with r.models.reference.active() as reference:
         parts = [rollout_logprobs(reference, part, r.sampling).sampled for part in _parts(rollout, r)]
     return torch.cat(parts)
@@ -118,14 +120,10 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     """The metrics of a rollout as they stand before the update; `reports/metrics.py` says what they mean."""
     rollout, config = experience.rollout, r.config
     counts, scored = rollout.action_counts, scores.scored
-    kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, config.kl_estimator)
-    kl_k3 = kl_estimate(rollout.logprobs, experience.ref_logprobs, "k3")
-    non_score = -experience.kl_coef * sum_by_row(kl, counts)
+    non_score, of_kl = _describe_kl(experience, r)
     judged = scores.with_dense(experience.scores, rollout)
     metrics: dict[str, Metric] = {
-        "objective/kl": Mean.of(sum_by_row(kl, counts)),
-        "objective/kl_per_token": Mean.of(kl),
-        "objective/kl_k3": Mean.of(sum_by_row(kl_k3, counts)),
+        **of_kl,
         "objective/entropy": Mean.of(sum_by_row(-rollout.logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),
         "objective/rlhf_reward": Mean.of((non_score + judged)[scored]),
@@ -145,6 +143,21 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         metrics["critic/return"] = Spread.of(experience.returns)
         metrics["critic/residual"] = Spread.of(experience.returns - experience.values)
     return Metrics(metrics) + _describe_parts(scores)
+
+
+def _describe_kl(experience: Experience, r: Recipe) -> tuple[Tensor, dict[str, Metric]]:
+    """What the KL penalty costs every row, and the KL's own metrics, where there is a reference."""
+    rollout = experience.rollout
+    if experience.ref_logprobs is None:
+        return torch.zeros_like(experience.scores), {}
+    kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, r.config.kl_estimator)
+    of_rows = sum_by_row(kl, rollout.action_counts)
+    k3 = kl_estimate(rollout.logprobs, experience.ref_logprobs, "k3")
+    return -experience.kl_coef * of_rows, {
+        "objective/kl": Mean.of(of_rows),
+        "objective/kl_per_token": Mean.of(kl),
+        "objective/kl_k3": Mean.of(sum_by_row(k3, rollout.action_counts)),
+    }
 
 
 def _describe_parts(scores: Scores) -> Metrics:

@@ -37,7 +37,7 @@ def policy_objective(micro: Experience, r: Recipe, *, first: bool) -> tuple[Tens
     inside = r.trust_region.inside(fixed, anchor, micro.advantages)
     loss = micro.importance * policy_loss(now.sampled, anchor.sampled, micro.advantages, inside, r.ratio_cap)
     metrics = _policy_metrics(micro, now, anchor, inside, loss.detach(), r, first=first)
-    if config.kl_in == "loss":
+    if config.kl_in == "loss" and micro.ref_logprobs is not None:
         # Also where the region leaves a token out: the reference holds the policy everywhere.
         loss = loss + micro.kl_coef * kl_estimate(now.sampled, micro.ref_logprobs, config.kl_estimator)
     if config.entropy_coef != 0:

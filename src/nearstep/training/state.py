@@ -55,6 +55,7 @@ class State:
         if config.kl_target is None:
             return
         rollout = experience.rollout
+        assert experience.ref_logprobs is not None, "kl_target needs a KL penalty, and that a reference"
         kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, config.kl_estimator)
         total, rows = backend.add_up(torch.stack([kl.double().sum(), kl.new_tensor(len(rollout)).double()])).tolist()
         self.kl_scale = adapted_kl_coef(
