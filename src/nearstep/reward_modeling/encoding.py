@@ -106,7 +106,7 @@ def compare(found: PairSet, encoder: TextEncoder, leavings: Leavings) -> Compare
 
 
 def encode_pair(pair: PreferencePair, encoder: TextEncoder) -> Comparison:
-    """The two rows of a pair; raises BadValueError."""
+    """The two rows of a pair, that which is more often better first; raises BadValueError."""
     rows = (
         encoder.encode(pair.prompt, pair.chosen, "chosen"),
         encoder.encode(pair.prompt, pair.rejected, "rejected"),
@@ -114,13 +114,18 @@ def encode_pair(pair: PreferencePair, encoder: TextEncoder) -> Comparison:
     if rows[0] == rows[1]:
         problem = "chosen and rejected are the same tokens"
         raise BadValueError(Fault.ALIKE, "chosen", pair.chosen, problem, "Take out pairs without a difference.")
-    return Comparison(rows, (Verdict(0, 1, pair.margin or 0.0),))
+    if pair.preference < 0.5:
+        return Comparison(rows[::-1], (Verdict(0, 1, preference=1 - pair.preference),))
+    return Comparison(rows, (Verdict(0, 1, pair.margin or 0.0, pair.preference),))
 
 
 def _of_labels(pairs: Sequence[PreferencePair]) -> list[str]:
     """What the pairs say beside which text is better."""
     margins = [pair.margin for pair in pairs if pair.margin is not None]
-    if not margins:
-        return []
-    mean = sum(margins) / len(margins)
-    return [f"{len(margins)} of {len(pairs)} pairs have a margin, {mean:.3g} in the mean."]
+    ties = sum(pair.preference == 0.5 for pair in pairs)
+    said = [f"{ties} of {len(pairs)} pairs are ties."] if ties else []
+    if margins:
+        said.append(
+            f"{len(margins)} of {len(pairs)} pairs have a margin, {sum(margins) / len(margins):.3g} in the mean."
+        )
+    return said
