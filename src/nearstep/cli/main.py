@@ -39,6 +39,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         sections=config_reward_modeling.SECTIONS,
         problems=reward.reward_problems,
         run=reward.run_reward,
+        note=reward.NOTE,
     ),
     Command(
         name="score",

@@ -110,6 +110,8 @@ class RewardModelTrainer:
             r.backend.wait_for_all()
             for table in self.report.tables():
                 progress.say(table)
+            if (remark := self.report.remark()) is not None:
+                progress.say(remark)
             progress.say(f"The reward model is in {folder / 'reward'}, the report in {folder / 'report.json'}.")
         return folder / "reward"
 
