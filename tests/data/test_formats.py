@@ -198,6 +198,10 @@ class TestPreferences:
         rows = [{**row, "score_chosen": 9.0, "score_rejected": 1.5}]
         assert [pair.margin for pair in pairs_of(table_of(rows, "mine", "train")).pairs] == [7.5]
 
+    def test_a_margin_below_zero_is_none(self):
+        with pytest.raises(DataError, match="column 'margin': below 0, rejected would be the better answer: -1.0"):
+            pairs({"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1})
+
     def test_preferences(self):
         row = {"prompt": "a", "chosen": "b", "rejected": "c"}
         rows = [row, {**row, "preference": 0.5}, {**row, "preference": 0.9, "margin": 1}, {**row, "preference": None}]

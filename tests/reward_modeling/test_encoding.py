@@ -85,7 +85,9 @@ def test_a_pair_whose_chosen_answer_is_less_often_better_is_turned_round():
 
 
 def test_a_long_text_is_an_error_that_names_row_and_column():
-    with pytest.raises(DataError, match=r"row index 1, column 'rejected': 13 tokens with its prompt, and at most 9"):
+    with pytest.raises(
+        DataError, match=r"\n  row index 1, column 'rejected': 13 tokens with its prompt, and at most 9"
+    ):
         compared([PAIR[0], {**PAIR[0], "rejected": " no more"}], max_length=9)
 
 

@@ -1,7 +1,7 @@
 """How texts become the rows that a reward model learns from, and what happens to those it cannot read whole."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from nearstep.data.faults import BadRow, BadValueError, Fault, bad_rows
@@ -62,18 +62,18 @@ class Leavings:
 
     def settle(self, label: str, rows: int, kept: int) -> list[str]:
         """A sentence for each kind of rows left out. Raises DataError for bad rows, or where no row is left."""
-        if self.bad and self.on_bad_row == "raise":
-            raise bad_rows(label, self.bad, rows)
+        bad = [replace(row, place=row.place.removeprefix(f"{label}, ")) for row in self.bad]
+        if bad and self.on_bad_row == "raise":
+            raise bad_rows(label, bad, rows)
         if not kept and self.too_long:
             raise DataError(f"{label}: all {rows} rows have texts that are too long. Raise max_length.")
         if not kept:
-            raise bad_rows(label, self.bad, rows)
+            raise bad_rows(label, bad, rows)
         said = []
         if self.too_long:
             said.append(f"{self.too_long} of {rows} rows were left out: a text is longer than max_length.")
-        if self.bad:
-            first = f"{self.bad[0].place}{self.bad[0].said}"
-            said.append(f"{len(self.bad)} of {rows} rows were left out. The first is {first}.")
+        if bad:
+            said.append(f"{len(bad)} of {rows} rows were left out. The first is {bad[0].place}{bad[0].said}.")
         return said
 
 

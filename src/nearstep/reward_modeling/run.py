@@ -71,11 +71,12 @@ class RewardRun:
         unit = self.lessons.unit
         processes = self.backend.world_size
         rows = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
-        steps = config.max_steps or math.ceil(math.ceil(count / rows) * self.epochs)
+        steps_of_a_pass = math.ceil(count / rows)
+        steps = config.max_steps or math.ceil(steps_of_a_pass * self.epochs)
         return (
             f"{steps:,} steps of {rows} {unit} ({config.per_device_train_batch_size} × "
-            f"{config.gradient_accumulation_steps} passes × {processes} processes), {steps * rows / count:.2f} passes "
-            f"over {count:,} {unit}."
+            f"{config.gradient_accumulation_steps} passes × {processes} processes), {steps / steps_of_a_pass:.2f} "
+            f"passes over {count:,} {unit}."
         )
 
 

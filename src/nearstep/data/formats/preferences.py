@@ -37,7 +37,16 @@ def checked_pair(pair: PreferencePair, column: str = "chosen", other: str = "rej
 def margin_of(row: Row) -> float | None:
     """By how much the chosen answer is better: `margin`, else the gap of `score_chosen` and `score_rejected`."""
     if row.get("margin") is not None:
-        return number_of(row, "margin")
+        margin = number_of(row, "margin")
+        if margin < 0:
+            raise BadValueError(
+                Fault.NUMBER,
+                "margin",
+                margin,
+                "below 0, rejected would be the better answer",
+                "Exchange the two answers.",
+            )
+        return margin
     if row.get("score_chosen") is None or row.get("score_rejected") is None:
         return None
     gap = number_of(row, "score_chosen") - number_of(row, "score_rejected")
