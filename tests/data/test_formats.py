@@ -199,7 +199,7 @@ class TestPreferences:
         assert [pair.margin for pair in pairs_of(table_of(rows, "mine", "train")).pairs] == [7.5]
 
     def test_a_margin_below_zero_is_none(self):
-        with pytest.raises(DataError, match="column 'margin': below 0, rejected would be the better answer: -1.0"):
+        with pytest.raises(DataError, match=r"column 'margin': below 0, rejected would be the better answer: -1\.0"):
             pairs({"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1})
 
     def test_preferences(self):
