@@ -173,10 +173,11 @@ def unread(*words, buffered, stderr=subprocess.PIPE):
     reading, writing = os.pipe()
     os.close(reading)
     code = "import sys; from nearstep.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     options = [] if buffered else ["-u"]
     run = subprocess.run(
         [sys.executable, *options, "-c", code, *words],
-        stdout=writing, stderr=writing if stderr is None else stderr, text=True,
+        stdout=writing, stderr=writing if stderr is None else stderr, text=True, env=environment,
     )  # fmt: skip
     os.close(writing)
     return run
