@@ -88,7 +88,8 @@ def policy_tokenizer(config: PPOConfig, parts: Parts) -> PreTrainedTokenizerBase
         name = transformers_model(name, "model").config.name_or_path
     if not name:
         raise ConfigError("no tokenizer: pass processing_class, or set model_name_or_path")
-    return load_tokenizer(name, role="processing_class", trust_remote_code=config.trust_remote_code)
+    role = "model" if config.model_name_or_path is None else "model_name_or_path"
+    return load_tokenizer(name, role=role, trust_remote_code=config.trust_remote_code)
 
 
 def cast(

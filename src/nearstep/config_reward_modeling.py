@@ -66,7 +66,11 @@ class WritingSettings(Settings):
 class StepSettings(Settings):
     """How many steps there are, and how many rows in each."""
 
-    num_train_epochs: float = option(1.0, "passes over the data; reward models overfit after one", above=0)
+    num_train_epochs: float | None = option(
+        None,
+        "passes over the data; if not given 1 for pairs, on which reward models soon overfit, 3 for scores",
+        above=0,
+    )
     max_steps: int | None = option(None, "optimizer steps, instead of num_train_epochs", at_least=1)
     per_device_train_batch_size: int = option(
         8, "pairs (or texts) that a process holds in one forward and backward pass", at_least=1

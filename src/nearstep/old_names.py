@@ -192,6 +192,7 @@ RETIRED: dict[str, Retired] = {
     "ref_adapter_name": Retired("the reference is the policy without its adapter, or ref_model_path", (None,)),
     "stage": Retired("the command `nearstep ppo` says it", ("trl_ppo",)),
     "algorithm": Retired("the command `nearstep ppo` says it", ("ppo",)),
+    "backend": Retired("there is one loop, on transformers' models", (None, "auto", "trl", "unsloth")),
     # Reports
     "sanity_check": Retired("for a short run give a small total_episodes", (None, False)),
     "resume_from_checkpoint": Retired("a run cannot be resumed yet", (None, False)),

@@ -1,5 +1,6 @@
 """What the command line prints and what it ends with: 0 done, 1 failed, 2 wrongly asked, 130 interrupted."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +166,40 @@ def test_it_runs_as_a_module():
     run = subprocess.run([sys.executable, "-m", "nearstep", "ppo", "--sead", "1"], capture_output=True, text=True)
     assert run.returncode == 2
     assert "unknown setting sead; did you mean seed?" in run.stderr
+
+
+def unread(*words, buffered, stderr=subprocess.PIPE):
+    """A command whose output goes into a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "import sys; from nearstep.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    options = [] if buffered else ["-u"]
+    run = subprocess.run(
+        [sys.executable, *options, "-c", code, *words],
+        stdout=writing, stderr=writing if stderr is None else stderr, text=True, env=environment,
+    )  # fmt: skip
+    os.close(writing)
+    return run
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("reward", "--help"), ("rewards",)], ids=" ".join)
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_that_nobody_reads_is_no_error_of_ours(words, buffered):
+    run = unread(*words, buffered=buffered)
+    assert (run.returncode, run.stderr) == (1, "")
+
+
+def test_nor_is_an_error_message_that_nobody_reads():
+    assert unread("ppo", "--sead", "1", buffered=True, stderr=None).returncode == 1
+
+
+def test_another_broken_pipe_keeps_its_traceback(trainer):
+    trainer.failure = BrokenPipeError("of a server")
+    with pytest.raises(BrokenPipeError, match="of a server"):
+        main(["ppo", *RUNNABLE])
+
+
+def test_a_closed_standard_output_is_no_error():
+    run = subprocess.run(["sh", "-c", f"{sys.executable} -m nearstep --version >&-"], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")

@@ -198,6 +198,28 @@ class TestPreferences:
         rows = [{**row, "score_chosen": 9.0, "score_rejected": 1.5}]
         assert [pair.margin for pair in pairs_of(table_of(rows, "mine", "train")).pairs] == [7.5]
 
+    def test_a_margin_below_zero_is_none(self):
+        with pytest.raises(DataError, match=r"column 'margin': below 0, rejected would be the better answer: -1\.0"):
+            pairs({"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1})
+
+    def test_preferences(self):
+        row = {"prompt": "a", "chosen": "b", "rejected": "c"}
+        rows = [row, {**row, "preference": 0.5}, {**row, "preference": 0.9, "margin": 1}, {**row, "preference": None}]
+        found = pairs_of(table_of(rows, "mine", "train")).pairs
+        assert [pair.preference for pair in found] == [1, 0.5, 0.9, 1]
+
+    @pytest.mark.parametrize(
+        ("more", "words"),
+        [
+            ({"preference": 1.5}, "column 'preference': it is no probability: 1.5"),
+            ({"preference": "tie"}, "column 'preference': expected a finite number: 'tie'"),
+            ({"preference": 0.5, "margin": 2}, "chosen is not the better answer, and yet better by a margin of 2"),
+        ],
+    )
+    def test_preferences_that_are_none(self, more, words):
+        with pytest.raises(DataError, match=words):
+            pairs({"prompt": "a", "chosen": "b", "rejected": "c", **more})
+
     def test_a_pair_knows_its_place(self):
         rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
         [pair] = pairs_of(table_of(rows, "mine", "train")).pairs

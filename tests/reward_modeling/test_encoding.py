@@ -5,6 +5,7 @@ import pytest
 from nearstep.data.pairs import load_pairs
 from nearstep.errors import DataError
 from nearstep.reward_modeling.encoding import Leavings, TextEncoder, compare
+from nearstep.reward_modeling.examples import Verdict
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.model import ModelReward
 from nearstep.rewards.reading import EpisodeReader
@@ -70,8 +71,23 @@ def test_margins_are_kept_and_told():
     assert "1 of 2 pairs have a margin, 2 in the mean." in found.sentences
 
 
+def test_ties_are_kept_and_told():
+    found = compared([{**PAIR[0], "preference": 0.5}, PAIR[0]])
+    assert [comparison.verdicts[0].preference for comparison in found.comparisons] == [0.5, 1]
+    assert "1 of 2 pairs are ties." in found.sentences
+
+
+def test_a_pair_whose_chosen_answer_is_less_often_better_is_turned_round():
+    turned, plain = compared([{**PAIR[0], "preference": 0.25}, PAIR[0]]).comparisons
+    assert turned.rows == plain.rows[::-1]
+    assert turned.verdicts == (Verdict(0, 1, preference=0.75),)
+    assert turned.best_rows() == [plain.rows[1]]
+
+
 def test_a_long_text_is_an_error_that_names_row_and_column():
-    with pytest.raises(DataError, match=r"row index 1, column 'rejected': 13 tokens with its prompt, and at most 9"):
+    with pytest.raises(
+        DataError, match=r"\n  row index 1, column 'rejected': 13 tokens with its prompt, and at most 9"
+    ):
         compared([PAIR[0], {**PAIR[0], "rejected": " no more"}], max_length=9)
 
 

@@ -63,6 +63,14 @@ def test_bands_by_label_gap_where_the_data_has_margins():
     assert [(band.pairs, band.accuracy) for band in found.by_label_gap] == [(2, 0.5), (2, 1.0)]
 
 
+def test_gaps_of_rewards_are_correlated_with_those_of_labels():
+    # Gaps 1, 2, 6 and margins 1, 2, 3: deviations (−2, −1, 3) and (−1, 0, 1).
+    found = measured([1, 2, 6, 9], [0, 0, 0, 0], [1.0, 1.0, 1.0, 0.5], margins=[1, 2, 3, 0])
+    assert found.gap_correlation == pytest.approx(5 / math.sqrt(14 * 2))
+    assert math.isnan(measured([1, 2], [0, 0]).gap_correlation)
+    assert math.isnan(measured([1.0], [0.0], [0.5]).gap_correlation)
+
+
 def test_equal_gaps_make_one_band():
     (band,) = measured([1, 1], [0, 0]).by_reward_gap
     assert (band.pairs, band.low, band.high) == (2, 1, 1)

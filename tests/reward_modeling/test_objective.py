@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nearstep.errors import TrainingError
+from nearstep.errors import DataError, TrainingError
 from nearstep.models.reward import make_reader
 from nearstep.reports.metrics import numbers
 from nearstep.reward_modeling.examples import Comparison, Grade, PairBatch, Verdict
@@ -65,6 +65,28 @@ def test_margins_smoothing_and_centring_each_enter_the_loss():
     assert passed(Pairwise(0.2, margins=0.0), [pair])["loss"].item() == pytest.approx(smooth)
     centred = passed(Pairwise(centring=0.1, margins=0.0), [pair])["loss"].item()
     assert centred == pytest.approx(softplus(-2) + 0.1 * 16)
+
+
+def test_preferences_weigh_both_orders_and_smoothing_draws_them_to_one_half():
+    loss = {
+        (preference, smoothing): passed(Pairwise(smoothing), [comparison(3, 1, verdicts=((0, 1, 0.0, preference),))])
+        for preference in (0.5, 0.75) for smoothing in (0.0, 0.1)
+    }  # fmt: skip
+    for given, p in {(0.5, 0.0): 0.5, (0.5, 0.1): 0.5, (0.75, 0.0): 0.75, (0.75, 0.1): 0.7}.items():
+        assert loss[given]["loss"].item() == pytest.approx(p * softplus(-2) + (1 - p) * softplus(2))
+
+
+def test_a_tie_draws_both_rewards_together():
+    rewards = torch.tensor([3.0, 1.0], requires_grad=True)
+    tie = Pairwise().inputs([comparison(0, 0, verdicts=((0, 1, 0.0, 0.5),))])["batch"]
+    Pairwise().judge(rewards, tie).losses.sum().backward()
+    assert rewards.grad.tolist() == pytest.approx([1 / (1 + math.exp(-2)) - 0.5, 0.5 - 1 / (1 + math.exp(-2))])
+
+
+@pytest.mark.parametrize("preference", [0.49, 1.01, math.nan])
+def test_the_better_row_is_the_better_one(preference):
+    with pytest.raises(DataError, match=r"must be from 0\.5, a tie, to 1"):
+        Verdict(0, 1, preference=preference)
 
 
 def test_regression_learns_shifted_and_scaled_targets():

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 from nearstep.config_reward_modeling import RewardConfig
-from nearstep.errors import ConfigError, DataError, ModelError
+from nearstep.errors import ConfigError, DataError, ModelError, TrainingError
 from nearstep.models.head_bias import add_bias
 from nearstep.models.load import load_scalar_model
 from nearstep.models.reward import make_scorer
@@ -130,6 +130,20 @@ def test_no_report_without_held_out_pairs(tmp_path, capsys):
 def test_evaluation_data_of_its_own(tmp_path):
     trained = trainer(tmp_path, pairs(20), eval_dataset=pairs(6, seed=1), held_out_share=0.1)
     assert (len(trained.run.lessons.train), len(trained.run.lessons.held_out)) == (20, 6)
+
+
+def test_passes_are_those_that_are_made(tmp_path):
+    # 7 pairs in steps of 4 are two steps, the second of three pairs.
+    trained = trainer(tmp_path, pairs(7), held_out_share=0.0, num_train_epochs=2.0)
+    assert "4 steps of 4 pairs (4 × 1 passes × 1 processes), 2.00 passes over 7 pairs." in trained.run.introduction()
+    trained.train()
+    assert trained.report.steps == 4
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl cannot be written: .* Give another place"):
+        trainer(tmp_path / "file" / "out").train()
 
 
 # --- What is learnt

@@ -7,6 +7,7 @@ from typing import Any
 
 from nearstep import __version__, config, config_judging, config_reward_modeling
 from nearstep.cli import check, demo, ppo, prepare, reward, rewards, score, serve_reward
+from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
 from nearstep.errors import ConfigError, NearstepError
@@ -39,6 +40,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         sections=config_reward_modeling.SECTIONS,
         problems=reward.reward_problems,
         run=reward.run_reward,
+        note=reward.NOTE,
     ),
     Command(
         name="score",
@@ -87,9 +89,20 @@ COMMANDS: tuple[Command[Any], ...] = (
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command that `words` (by default those of the command line) ask for; return the exit code.
 
-    0 done, 1 failed, 2 wrongly asked, 130 interrupted.
+    0 done, 1 failed (or nobody reads on: `nearstep --help | head -1`), 2 wrongly asked, 130 interrupted.
     """
-    words = sys.argv[1:] if words is None else words
+    try:
+        code = _answer(sys.argv[1:] if words is None else words)
+        if sys.stdout is not None:  # it is where the shell closed it
+            sys.stdout.flush()  # at the interpreter's end a broken pipe could no more be caught
+    except BrokenPipeError:
+        if not silence_unread_streams():
+            raise
+        return 1
+    return code
+
+
+def _answer(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(overview(COMMANDS))
         return 0

@@ -10,6 +10,13 @@ from nearstep.config_reward_modeling import RewardConfig
 from nearstep.config_rewards import judge_count
 from nearstep.settings import Problem
 
+NOTE = (
+    "Data with chosen and rejected answers teaches which is the better one; columns margin (by how much) and "
+    "preference (how surely; 0.5 is a tie) are heeded. Where rewards judge, the model learns their scores instead: of "
+    "the answers in the data, or of those that it writes itself. The model is left in output_dir/reward, which "
+    "`nearstep ppo --reward_model_path` takes, and what it is worth on unseen texts in output_dir/report.json."
+)
+
 JUDGES = ("reward_funcs", "reward_model_path", "reward_url")
 
 

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from jaxtyping import Float
 from torch import Tensor
 
+from nearstep.errors import TrainingError
 from nearstep.reports.metrics import Numbers
 from nearstep.types import Prompts, Rollout, Scores
 
@@ -18,15 +19,21 @@ BLOCK_BYTES = 1 << 16
 
 
 class JsonLines:
-    """A file of JSON objects, one per line. An existing file is continued, less a torn last line."""
+    """A file of JSON objects, one per line. An existing file is continued, less a torn last line.
+
+    Raises TrainingError where it cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _cut_torn_line(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                _cut_torn_line(path)
+            # A lone surrogate becomes \udXXX, which is what JSON wants for it.
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be written: {error}. Give another place.") from error
         self.path = path
-        # A lone surrogate becomes \udXXX, which is what JSON wants for it.
-        self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
 
     def write(self, records: Sequence[Record]) -> None:
         """Append the records and flush, so that a reader sees them at once. ValueError for NaN and infinity."""

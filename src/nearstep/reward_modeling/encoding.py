@@ -1,7 +1,7 @@
 """How texts become the rows that a reward model learns from, and what happens to those it cannot read whole."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from nearstep.data.faults import BadRow, BadValueError, Fault, bad_rows
@@ -62,18 +62,18 @@ class Leavings:
 
     def settle(self, label: str, rows: int, kept: int) -> list[str]:
         """A sentence for each kind of rows left out. Raises DataError for bad rows, or where no row is left."""
-        if self.bad and self.on_bad_row == "raise":
-            raise bad_rows(label, self.bad, rows)
+        bad = [replace(row, place=row.place.removeprefix(f"{label}, ")) for row in self.bad]
+        if bad and self.on_bad_row == "raise":
+            raise bad_rows(label, bad, rows)
         if not kept and self.too_long:
             raise DataError(f"{label}: all {rows} rows have texts that are too long. Raise max_length.")
         if not kept:
-            raise bad_rows(label, self.bad, rows)
+            raise bad_rows(label, bad, rows)
         said = []
         if self.too_long:
             said.append(f"{self.too_long} of {rows} rows were left out: a text is longer than max_length.")
-        if self.bad:
-            first = f"{self.bad[0].place}{self.bad[0].said}"
-            said.append(f"{len(self.bad)} of {rows} rows were left out. The first is {first}.")
+        if bad:
+            said.append(f"{len(bad)} of {rows} rows were left out. The first is {bad[0].place}{bad[0].said}.")
         return said
 
 
@@ -106,7 +106,7 @@ def compare(found: PairSet, encoder: TextEncoder, leavings: Leavings) -> Compare
 
 
 def encode_pair(pair: PreferencePair, encoder: TextEncoder) -> Comparison:
-    """The two rows of a pair; raises BadValueError."""
+    """The two rows of a pair, that which is more often better first; raises BadValueError."""
     rows = (
         encoder.encode(pair.prompt, pair.chosen, "chosen"),
         encoder.encode(pair.prompt, pair.rejected, "rejected"),
@@ -114,13 +114,18 @@ def encode_pair(pair: PreferencePair, encoder: TextEncoder) -> Comparison:
     if rows[0] == rows[1]:
         problem = "chosen and rejected are the same tokens"
         raise BadValueError(Fault.ALIKE, "chosen", pair.chosen, problem, "Take out pairs without a difference.")
-    return Comparison(rows, (Verdict(0, 1, pair.margin or 0.0),))
+    if pair.preference < 0.5:
+        return Comparison(rows[::-1], (Verdict(0, 1, preference=1 - pair.preference),))
+    return Comparison(rows, (Verdict(0, 1, pair.margin or 0.0, pair.preference),))
 
 
 def _of_labels(pairs: Sequence[PreferencePair]) -> list[str]:
     """What the pairs say beside which text is better."""
     margins = [pair.margin for pair in pairs if pair.margin is not None]
-    if not margins:
-        return []
-    mean = sum(margins) / len(margins)
-    return [f"{len(margins)} of {len(pairs)} pairs have a margin, {mean:.3g} in the mean."]
+    ties = sum(pair.preference == 0.5 for pair in pairs)
+    said = [f"{ties} of {len(pairs)} pairs are ties."] if ties else []
+    if margins:
+        said.append(
+            f"{len(margins)} of {len(pairs)} pairs have a margin, {sum(margins) / len(margins):.3g} in the mean."
+        )
+    return said

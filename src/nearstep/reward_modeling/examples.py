@@ -7,18 +7,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nearstep.errors import DataError
+
 
 @dataclass(frozen=True)
 class Verdict:
     """Which of two rows of a comparison is the better one.
 
     `preference` is the probability that it is: 1 for a plain pair, ½ for a tie. `margin` is by how much it is better.
+    Raises DataError for a row that is called better and less often is.
     """
 
     better: int
     worse: int
     margin: float = 0.0
     preference: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.preference <= 1:
+            raise DataError(
+                f"the preference of a verdict is {self.preference:g}, and must be from 0.5, a tie, to 1. If the other "
+                "row is the better one, exchange better and worse."
+            )
 
 
 @dataclass(frozen=True)

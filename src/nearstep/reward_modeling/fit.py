@@ -30,6 +30,7 @@ class Fit:
     config: RewardConfig
     learner: LearningModel
     objective: Objective[Any]
+    epochs: float
     train: Sequence[Comparison] | Sequence[Grade]
     held_out: Sequence[Comparison] | Sequence[Grade]
     best_metric: str  # which evaluation is the best: by accuracy, or by loss
@@ -45,7 +46,7 @@ class Fit:
         with callers_generators_kept():
             trainer = Trainer(
                 model=self.learner,
-                args=_arguments(config, best_metric=self.best_metric if self.held_out else None),
+                args=_arguments(config, self.epochs, best_metric=self.best_metric if self.held_out else None),
                 data_collator=self.objective.inputs,
                 train_dataset=self.train,
                 eval_dataset=self.held_out or None,
@@ -75,7 +76,7 @@ def checkpoint_of(config: RewardConfig) -> str | None:
     return place
 
 
-def _arguments(config: RewardConfig, *, best_metric: str | None) -> Any:
+def _arguments(config: RewardConfig, epochs: float, *, best_metric: str | None) -> Any:
     """The settings as the trainer wants them; `best_metric` is None where there is nothing to evaluate on.
 
     Trackers are callbacks, dropout and precision the model's own affair.
@@ -88,7 +89,7 @@ def _arguments(config: RewardConfig, *, best_metric: str | None) -> Any:
         run_name=config.run_name or Path(config.output_dir).resolve().name,
         seed=config.seed % 2**32,  # numpy takes no more
         use_cpu=config.use_cpu,
-        num_train_epochs=config.num_train_epochs,
+        num_train_epochs=epochs,
         max_steps=config.max_steps or -1,
         per_device_train_batch_size=config.per_device_train_batch_size,
         per_device_eval_batch_size=config.per_device_eval_batch_size,

@@ -42,6 +42,11 @@ class Lessons:
     sentences: list[str]
 
     @property
+    def usual_epochs(self) -> float:
+        """Passes over the data where nobody wants another number."""
+        return 1.0 if self.kind == "pairwise" else 3.0
+
+    @property
     def watched(self) -> Sequence[Comparison] | Sequence[Grade]:
         """What is kept for the report, pair by pair, as the trainer evaluates it."""
         pairs = [pair for each in self.held_out if isinstance(each, Comparison) for pair in each.pairs()]

@@ -39,6 +39,7 @@ class PairMeasures:
     mean_chosen: float
     mean_rejected: float
     mean_gap: float
+    gap_correlation: float  # Pearson's, of reward gaps and margins, ties apart; NaN where no margins differ
     by_reward_gap: tuple[Band, ...]
     by_label_gap: tuple[Band, ...]  # by margin, or by gap of scores; empty where neither is known
 
@@ -91,6 +92,7 @@ def pair_measures(
         mean_chosen=_mean(chosen),
         mean_rejected=_mean(rejected),
         mean_gap=_mean(signed[clear]),
+        gap_correlation=correlation(signed[clear], margins.double()[clear]),
         by_reward_gap=by_gap,
         by_label_gap=_bands(margins.double()[clear], right, signed[clear].abs().sigmoid(), bands)
         if has_margins
@@ -124,10 +126,12 @@ def wilson(share: float, count: int, z: float = Z_95) -> tuple[float, float]:
 
 
 def correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
-    """Pearson's correlation; NaN where either side is constant."""
+    """Pearson's correlation; NaN where either side is constant or empty."""
+    if len(a) == 0 or a.min() == a.max() or b.min() == b.max():
+        return math.nan
     a, b = a - a.mean(), b - b.mean()
-    scale = a.norm() * b.norm()
-    return math.nan if scale == 0 else (a @ b / scale).item()
+    found: float = (a @ b / (a.norm() * b.norm())).item()
+    return found
 
 
 def ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -49,7 +49,8 @@ def choose_tokenizer(
         name = transformers_model(name, "model").config.name_or_path
     if not name:
         raise ConfigError("no tokenizer: pass processing_class, or set model_name_or_path")
-    return load_tokenizer(name, role="processing_class", trust_remote_code=config.trust_remote_code)
+    role = "model" if config.model_name_or_path is None else "model_name_or_path"
+    return load_tokenizer(name, role=role, trust_remote_code=config.trust_remote_code)
 
 
 def family_of(config: RewardConfig, model: nn.Module | str) -> PreTrainedConfig:

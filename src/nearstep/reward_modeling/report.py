@@ -37,6 +37,23 @@ class RewardReport:
                 return [_grade_table(found)]
         return []
 
+    def remark(self) -> str | None:
+        """What must be said where the model learnt nothing that holds for unseen texts."""
+        match self.held_out:
+            case PairMeasures() as found:
+                is_chance = found.pairs > 0 and found.accuracy_low <= 0.5
+            case GradeMeasures() as found:
+                is_chance = not found.explained_variance > 0
+            case None:
+                return None
+        if not is_chance:
+            return None
+        return (
+            "On unseen texts this model is no better than chance, as far as these few texts can tell: PPO against it "
+            "would follow noise. More data, more steps or a higher learning_rate may help; a larger held_out_share "
+            "tells more exactly."
+        )
+
     def facts(self) -> list[tuple[str, str]]:
         """The few numbers that a model card shows."""
         match self.held_out:
@@ -59,15 +76,18 @@ class RewardReport:
 def _pair_table(found: PairMeasures) -> Table:
     ties = f", {found.ties} ties apart" if found.ties else ""
     table = _table(f"{found.pairs} unseen pairs{ties}", "measure", "value", "meaning")
-    for name, value, meaning in (
+    rows = [
         ("accuracy", f"{found.accuracy:.1%}", "pairs whose better text gets the higher reward"),
         ("95 % interval", f"{found.accuracy_low:.1%} – {found.accuracy_high:.1%}", "of the accuracy"),
         ("log loss", f"{found.log_loss:.3f}", "nats per pair; 0.693 knows nothing"),
         ("calibration error", f"{found.calibration_error:.3f}", "accuracy against promise, see below"),
         ("reward, better", f"{found.mean_chosen:.3f}", "mean of the better texts"),
         ("reward, worse", f"{found.mean_rejected:.3f}", "mean of the others"),
-    ):
-        table.add_row(name, value, meaning)
+    ]
+    if math.isfinite(found.gap_correlation):
+        rows.append(("gap correlation", f"{found.gap_correlation:.3f}", "Pearson's, of gaps of rewards and of labels"))
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -61,16 +61,22 @@ class RewardRun:
         """What the user should read before the run."""
         return [*self.lessons.sentences, *self.pupil.notes, self._arithmetic()]
 
+    @property
+    def epochs(self) -> float:
+        """Passes over the data, where max_steps is not given."""
+        return self.config.num_train_epochs or self.lessons.usual_epochs
+
     def _arithmetic(self) -> str:
         config, count = self.config, len(self.lessons.train)
         unit = self.lessons.unit
         processes = self.backend.world_size
         rows = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
-        steps = config.max_steps or math.ceil(math.ceil(count / rows) * config.num_train_epochs)
+        steps_of_a_pass = math.ceil(count / rows)
+        steps = config.max_steps or math.ceil(steps_of_a_pass * self.epochs)
         return (
             f"{steps:,} steps of {rows} {unit} ({config.per_device_train_batch_size} × "
-            f"{config.gradient_accumulation_steps} passes × {processes} processes), {steps * rows / count:.2f} passes "
-            f"over {count:,} {unit}."
+            f"{config.gradient_accumulation_steps} passes × {processes} processes), {steps / steps_of_a_pass:.2f} "
+            f"passes over {count:,} {unit}."
         )
 
 

@@ -110,15 +110,23 @@ class RewardModelTrainer:
             r.backend.wait_for_all()
             for table in self.report.tables():
                 progress.say(table)
+            if (remark := self.report.remark()) is not None:
+                progress.say(remark)
             progress.say(f"The reward model is in {folder / 'reward'}, the report in {folder / 'report.json'}.")
         return folder / "reward"
 
     def _fit(self, progress: Progress) -> int:
-        r = self.run
-        learner = LearningModel(r.pupil.model, r.pupil.reader, r.lessons.objective)
-        best = "accuracy" if r.lessons.kind == "pairwise" else "loss"
+        r, lessons = self.run, self.run.lessons
         return Fit(
-            r.config, learner, r.lessons.objective, r.lessons.train, r.lessons.watched, best, progress, r.callbacks
+            config=r.config,
+            learner=LearningModel(r.pupil.model, r.pupil.reader, lessons.objective),
+            objective=lessons.objective,
+            epochs=r.epochs,
+            train=lessons.train,
+            held_out=lessons.watched,
+            best_metric="accuracy" if lessons.kind == "pairwise" else "loss",
+            progress=progress,
+            callbacks=r.callbacks,
         ).run()
 
     def _scale(self, scorer: ExampleScorer) -> tuple[Scale, str]:

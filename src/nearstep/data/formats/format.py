@@ -28,14 +28,15 @@ class PreferencePair:
     """Two answers to one prompt, the better one first: all three texts, or all three messages.
 
     A text is continued by its answer as it stands, without anything between; messages of an answer follow those of
-    the prompt. `margin` is by how much the one is better, where the data set says so; `place` is where the pair
-    stands, for messages to the user.
+    the prompt. `margin` is by how much the one is better, where the data set says so; `preference` is the probability
+    that it is, ½ for a tie; `place` is where the pair stands, for messages to the user.
     """
 
     prompt: PromptInput
     chosen: PromptInput
     rejected: PromptInput
     margin: float | None = None
+    preference: float = 1.0
     place: str = ""
 
 

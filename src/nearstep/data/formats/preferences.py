@@ -2,11 +2,16 @@
 
 import math
 import numbers
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
 
 from nearstep.data.checks import check_chat, check_text, text_or_messages
 from nearstep.data.faults import BadValueError, Fault
 from nearstep.data.formats.format import Format, PreferencePair, PromptRow, Row, answer_text, shared_start
 from nearstep.types import Message, PromptInput
+
+PairsOfRow: TypeAlias = Callable[[Row], list[PreferencePair]]
 
 NO_START = "Give the prompt in a column of its own, 'prompt', or begin both answers with it."
 ALIKE_REMEDY = "Take out pairs without a difference."
@@ -32,7 +37,16 @@ def checked_pair(pair: PreferencePair, column: str = "chosen", other: str = "rej
 def margin_of(row: Row) -> float | None:
     """By how much the chosen answer is better: `margin`, else the gap of `score_chosen` and `score_rejected`."""
     if row.get("margin") is not None:
-        return number_of(row, "margin")
+        margin = number_of(row, "margin")
+        if margin < 0:
+            raise BadValueError(
+                Fault.NUMBER,
+                "margin",
+                margin,
+                "below 0, rejected would be the better answer",
+                "Exchange the two answers.",
+            )
+        return margin
     if row.get("score_chosen") is None or row.get("score_rejected") is None:
         return None
     gap = number_of(row, "score_chosen") - number_of(row, "score_rejected")
@@ -133,6 +147,29 @@ def _said(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 
-EXPLICIT = Format("prompt/chosen/rejected", ("prompt",), _explicit_prompt, _explicit_pair, has_reference=True)
-SHARED = Format("chosen/rejected", ("chosen", "rejected"), _shared_prompt, _pair_with_shared_start, has_reference=True)
+def _labelled(convert: PairsOfRow) -> PairsOfRow:
+    """The same conversion, with the column `preference` heeded."""
+    return lambda row: [replace(pair, preference=_preference_of(row, pair.margin)) for pair in convert(row)]
+
+
+def _preference_of(row: Row, margin: float | None) -> float:
+    """The probability that the chosen answer is the better one; 1 where nothing else is said."""
+    if row.get("preference") is None:
+        return 1.0
+    preference = number_of(row, "preference")
+    remedy = "Give the probability that chosen is better: 1 if it surely is, 0.5 for a tie."
+    if not 0 <= preference <= 1:
+        raise BadValueError(Fault.NUMBER, "preference", preference, "it is no probability", remedy)
+    if preference <= 0.5 and margin:
+        problem = f"chosen is not the better answer, and yet better by a margin of {margin:g}"
+        raise BadValueError(Fault.NUMBER, "preference", preference, problem, remedy)
+    return preference
+
+
+EXPLICIT = Format(
+    "prompt/chosen/rejected", ("prompt",), _explicit_prompt, _labelled(_explicit_pair), has_reference=True
+)
+SHARED = Format(
+    "chosen/rejected", ("chosen", "rejected"), _shared_prompt, _labelled(_pair_with_shared_start), has_reference=True
+)
 BINARIZED = Format("ultrafeedback_binarized", ("prompt",), _explicit_prompt, _explicit_pair, has_reference=True)
