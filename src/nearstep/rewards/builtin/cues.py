@@ -20,6 +20,7 @@ _CAUSE = re.compile(
     re.IGNORECASE,
 )
 
+
 def _word(alternatives: str) -> re.Pattern[str]:
     return re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE)
 
