@@ -81,7 +81,8 @@ def make_supply(
     if held_out is not None:
         return Supply(prompts, _subset(held_out, config), notes=notes)
     drawn, rest = _held_back(prompts, config)
-    return Supply(rest, drawn, notes=(*notes, *_overlap(rest, drawn)))
+    told = f"{len(drawn)} prompts, drawn by the seed, are held out to evaluate on."
+    return Supply(rest, drawn, notes=(*notes, told, *_overlap(rest, drawn)))
 
 
 def _held_out(config: PPOConfig, given: object, encoder: "Encoder") -> PromptMix | None:
@@ -126,6 +127,7 @@ def _streams(
         head = encoder.encode(rows.head(skipped + HEAD_ROWS, config.on_bad_row))
         streams.append(_stream(rows, head, config, skipped, main))
         is_held = head.table_rows < skipped
+        notes += [f"The first {skipped} rows of {rows.label}, are held out to evaluate on."] if skipped else []
         evaluated += [head.subset(is_held.nonzero().flatten().tolist())] if is_held.any() else []
         if is_held.all():
             raise DataError(f"{rows.label}: num_eval_rows = {hold} leaves none of its first rows to train on.")

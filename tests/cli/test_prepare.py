@@ -68,6 +68,15 @@ def test_map_keys_are_mindspeeds_words(folder):
     )  # fmt: skip
 
 
+def test_files_that_are_not_there_are_told_at_once(capsys):
+    given = ["--input", "data/none.jsonl", "--tokenizer", "./none", "--output", "out"]
+    assert main(["prepare", *given]) == 2
+    said = capsys.readouterr().err
+    assert "input = data/none.jsonl: no such file or folder" in said
+    assert "tokenizer = ./none: no such file or folder" in said
+    assert "hub" not in said
+
+
 def test_what_is_missing_is_told_at_once(capsys):
     assert main(["prepare"]) == 2
     said = capsys.readouterr().err

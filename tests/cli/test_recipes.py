@@ -40,9 +40,12 @@ def test_a_recipe_by_name_runs(name, given, tmp_path):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_recipe_file_holds_the_preset_and_runs(file, given, tmp_path):
+def test_a_recipe_file_holds_the_preset(file, given):
     assert PPO.read([*given, "--config", str(file)]) == PPO.read([*given, "--recipe", file.stem])
-    assert main(["ppo", *given, "--config", str(file)]) == 0
+
+
+def test_a_recipe_file_runs(given, tmp_path):
+    assert main(["ppo", *given, "--config", str(FILES[0])]) == 0
     assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 2
 
 

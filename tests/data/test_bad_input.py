@@ -5,11 +5,13 @@ import json
 
 import datasets
 import numpy
+import pyarrow.parquet
 import pytest
 import torch
 
 from nearstep.data.encode import encode_prompts
 from nearstep.data.load import load_rows, table_of
+from nearstep.data.stream import open_stream
 from nearstep.errors import DataError
 from tests.data.making import PAD, VOCAB_SIZE, prompt_set, user
 from tests.tiny import byte_tokenizer
@@ -172,6 +174,9 @@ BROKEN_FILES = [
     (".json", b'[{"prompt": "a"}, 3]', "row index 1: expected an object"),
     (".json", b'{"prompt": "a"}', "line 1: expected a list of objects"),
     (".json", LINE + LINE, "line 2, character 1: no valid JSON (Extra data)"),
+    (".json", b'[{"prompt": "a"},\n {"pro', "line 2, character 3: the file ends in the middle of a value, as if cut"),
+    (".json", b'[{"prompt": "a"},\n', "line 2, character 1: the file ends in the middle of a value, as if cut"),
+    (".json", b'[{"prompt": "a"}\n', "line 2, character 1: the file ends in the middle of a value, as if cut"),
     (".json", b"", "has no rows"),
     (".json", b"[]", "has no rows"),
     (".csv", b'prompt,n\na,1\nb,"cut', "line 3: no valid CSV"),
@@ -183,8 +188,9 @@ BROKEN_FILES = [
     (".csv", b"prompt\n" + b"a" * 200_000 + b"\n", "line 2: no valid CSV (field larger"),
     (".csv", b"", "has no rows"),
     (".csv", b"prompt\n", "has no rows"),
-    (".parquet", b"", "file 'bad.parquet': no readable Parquet"),
-    (".parquet", b"PAR1 and then nothing PAR1", "file 'bad.parquet': no readable Parquet"),
+    (".parquet", b"", "file 'bad.parquet': no readable Parquet: byte 1: it does not begin with PAR1"),
+    (".parquet", b"PAR1 and then nothing PAR1", "no readable Parquet: its footer, which ends at byte 26, is broken"),
+    (".parquet", b"PAR1 and then", "no readable Parquet: it ends at byte 13 without its closing PAR1, as if cut"),
     (".txt", b"a prompt\n", "cannot read files of the kind '.txt'"),
     (".jsonl.gz", b"\x1f\x8b\x08\x00", "cannot read files of the kind '.gz'"),
 ]
@@ -202,12 +208,20 @@ def test_broken_file_is_named(tmp_path, suffix, content, problem):
     assert len(said) < 600 + len(str(path))
 
 
-def test_truncated_parquet(tmp_path):
-    datasets.Dataset.from_list([{"prompt": "a" * 1000}] * 50).to_parquet(tmp_path / "a.parquet")
-    whole = (tmp_path / "a.parquet").read_bytes()
-    (tmp_path / "a.parquet").write_bytes(whole[:-10])
-    with pytest.raises(DataError, match=r"file 'a.parquet': no readable Parquet"):
-        load_rows(str(tmp_path / "a.parquet"), split="train", config=None)
+def test_damage_within_parquet_is_named_by_bytes_column_and_rows(tmp_path):
+    rows = datasets.Dataset.from_list([{"number": n, "prompt": f"{n} is a number"} for n in range(100)])
+    path = tmp_path / "a.parquet"
+    rows.to_parquet(path, batch_size=50)
+    column = pyarrow.parquet.read_metadata(path).row_group(1).column(1)
+    start, size = column.dictionary_page_offset, column.total_compressed_size
+    content = bytearray(path.read_bytes())
+    content[start : start + size] = bytes(size)
+    path.write_bytes(content)
+    place = f"bytes {start + 1:,} to {start + size:,}, column 'prompt' of row index 50 to 99"
+    with pytest.raises(DataError, match=f"file 'a.parquet': no readable Parquet: {place} "):
+        load_rows(str(path), split="train", config=None)
+    with pytest.raises(DataError, match=f"file 'a.parquet': no readable Parquet: {place} "):
+        list(open_stream(str(path), split="train", config=None).chunks(0))
 
 
 def test_bad_file_of_a_folder_is_named(tmp_path):

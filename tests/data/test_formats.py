@@ -331,6 +331,9 @@ class TestInstructions:
         assert prompt_of({"instruction": "add", "input": "1 2", "output": "3"}) == ("add\n1 2", "3")
         assert prompt_of({"instruction": "add", "input": "", "output": "3"}) == ("add", "3")
         assert prompt_of({"instruction": "add"}) == ("add", None)
+        assert prompt_of({"instruction": " ", "input": "1 2", "output": "3"}) == ("1 2", "3")
+        with pytest.raises(DataError, match="column 'instruction': the text is empty"):
+            prompt_of({"instruction": " ", "input": "\n"})
 
     def test_alpaca_with_system_and_history(self):
         row = {"instruction": "c", "input": None, "system": "s", "history": [["a", "b"]]}

@@ -106,6 +106,12 @@ def test_special_tokens_are_those_of_training(tmp_path, prompt_type):
     assert manifest.eos_taken_off == (10 if prompt_type == "none" else 0)
 
 
+def test_each_worker_keeps_to_one_core_though_its_server_was_started_before(monkeypatch):
+    monkeypatch.delenv(pool.ONE_CORE, raising=False)
+    pool.start_server(preload="nearstep.data.preparing.work")
+    assert list(pool.in_order(os.getenv, [pool.ONE_CORE] * 3, 2)) == ["false"] * 3
+
+
 def test_two_workers_write_what_one_writes(tmp_path, tokenizer_folder, small_chunks):
     rows = [*SOURCES["text"], {"prompt": ""}, {"n": 3}, *SOURCES["mixed"]] * 3
     path = write(tmp_path / "a.jsonl", rows)

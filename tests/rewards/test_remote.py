@@ -352,6 +352,15 @@ def test_the_token_is_sent_and_shown_nowhere():
     assert TOKEN not in repr(Server(server.url, Secret(TOKEN)))
 
 
+@pytest.mark.parametrize("before", [0, 185, 990])
+def test_the_token_is_not_shown_where_the_text_is_cut_or_in_a_row_that_failed(before):
+    text = "a" * before + TOKEN
+    for step in ((500, {}, text.encode()), said([1.0, {"error": text}])):
+        with Scripted(step) as server, pytest.raises(RewardError) as raised:
+            ask(server, token=TOKEN, retries=0)
+        assert TOKEN[:6] not in str(raised.value)
+
+
 def test_the_path_of_the_address_is_not_shown_either():
     for step in ((500, {}, b""), (404, {}, b""), reset):
         with Scripted(step) as server, pytest.raises(RewardError) as raised:

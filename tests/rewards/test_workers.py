@@ -144,10 +144,10 @@ def read(path):
 # --- Misbehaviour
 
 HARMS = {
-    "sleep": "did not answer within reward_timeout_seconds = 1 on row 1 of the batch (episode 101)",
-    "loop": "did not answer within reward_timeout_seconds = 1",
-    "regex": "did not answer within reward_timeout_seconds = 1",
-    "deaf": "did not answer within reward_timeout_seconds = 1",
+    "sleep": "did not answer within reward_timeout_seconds = 0.5 on row 1 of the batch (episode 101)",
+    "loop": "did not answer within reward_timeout_seconds = 0.5",
+    "regex": "did not answer within reward_timeout_seconds = 0.5",
+    "deaf": "did not answer within reward_timeout_seconds = 0.5",
     "leave": "ended its worker process (exit code 0) on row 1 of the batch (episode 101)",
     "crash": "ended its worker process (signal SIGSEGV)",
     "orphan": "ended its worker process (signal SIGKILL)",
@@ -162,7 +162,7 @@ HARMS = {
 @pytest.mark.parametrize(("harm", "words"), HARMS.items(), ids=HARMS)
 def test_harm_costs_its_row_and_no_other(file, harm, words):
     started = time.monotonic()
-    said = values(file, "misbehaves", ["a", harm, "ccc"], timeout=1.0).values
+    said = values(file, "misbehaves", ["a", harm, "ccc"], timeout=0.5).values
     assert time.monotonic() - started < 30  # it would be a thousand
     assert (said[0], said[2]) == (1.0, 3.0)
     assert isinstance(said[1], RewardError)

@@ -71,6 +71,7 @@ class TestEvaluation:
         held_out = {chunk_row for chunk in self.chunks(trainer) for chunk_row in chunk}
         trained = {row for batch in trainer.recipe.prompts.batches(after=0, until=8) for row in batch.columns["number"]}
         assert (len(held_out), len(trained)) == (5, 15)
+        assert "5 prompts, drawn by the seed, are held out to evaluate on." in trainer.recipe.introduction
         assert held_out.isdisjoint(trained)
         again = trainer_of(tmp_path, numbered(20), num_eval_rows=5)
         assert {row for chunk in self.chunks(again) for row in chunk} == held_out
@@ -108,6 +109,7 @@ class TestStreams:
         path.write_text("".join(json.dumps(row) + "\n" for row in numbered(400)))
         trainer = trainer_of(tmp_path, None, dataset_name=str(path), streaming=True, shuffle_buffer=20, num_eval_rows=3)
         assert "100 of the first 103 rows, format prompt" in trainer.recipe.introduction
+        assert "a.jsonl', split 'train', are held out to evaluate on." in trainer.recipe.introduction
         assert "Prompts are read while they are played" in trainer.recipe.introduction
         trainer.train()
         played = [int(row["prompt"][1:]) for row in lines(tmp_path, "rollouts.jsonl")]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, NoReturn
 
 from nearstep import __version__
+from nearstep.cli.places import absent_places
 from nearstep.cli.ppo import stay_offline_if_hub_is_silent
 from nearstep.config_data import FORMATS, PROMPT_TYPES, TEMPLATE_SUFFIX, data_name_problems
 from nearstep.old_names import OF_PREPARE, OldNames
@@ -88,6 +89,7 @@ def prepare_problems(options: PrepareOptions) -> Iterator[Problem]:
     ):
         if value is None:
             yield Problem(f"{name} is missing: {meaning}", (name,))
+    yield from absent_places({"input": options.input, "tokenizer": options.tokenizer})
 
 
 def run_prepare(options: PrepareOptions) -> None:

@@ -171,4 +171,4 @@ def check_weights(missing: set[str], name: str, role: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:300]
+    return str(error).strip().split("\n")[0][:300].rstrip(".")

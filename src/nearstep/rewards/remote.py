@@ -20,7 +20,6 @@ from nearstep.streams import stream
 FIRST_PAUSE_SECONDS = 0.5  # doubled after every try
 LONGEST_PAUSE_SECONDS = 60.0  # of backoff, and of what a server may ask for by Retry-After
 REQUESTS_AT_A_TIME = 4
-SHOWN_BYTES = 1000  # of the body that comes with a refusal
 PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)  # the server may do better in a moment
 
 
@@ -104,7 +103,7 @@ class RemoteReward:
             ):
                 if response.status_code != 200:
                     return await self._refusal(response)
-                return decode_answer(await _limited_body(response), part, self._server.shown)
+                return decode_answer(await _limited_body(response), part, self._server.shown, self._without_secrets)
         except TimeoutError:
             return _Failure(f"no answer within {self._server.timeout_seconds:g} s", may_pass=True)
         except httpx2.HTTPError as error:  # no connection, or a broken one
@@ -118,8 +117,9 @@ class RemoteReward:
             host = urlsplit(response.headers.get("location", "")).hostname or urlsplit(self._server.url).hostname
             return _Failure(f"{status}, a redirect to {host}, which is not followed: give the address itself")
         after_seconds = _retry_after(response.headers.get("retry-after"))
-        detail = (await _limited_body(response))[:SHOWN_BYTES].decode("utf-8", "replace")
-        what = status + (f", {self._without_secrets(shorten(detail))}" if detail else "")
+        # Secrets go before the text is cut: half of one at the cut would not be known again.
+        detail = self._without_secrets((await _limited_body(response)).decode("utf-8", "replace"))
+        what = status + (f", {shorten(detail)}" if detail else "")
         return _Failure(what, may_pass=response.status_code in PASSING_STATUS, after_seconds=after_seconds)
 
     def _headers(self) -> dict[str, str]:

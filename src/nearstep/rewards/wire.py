@@ -1,7 +1,7 @@
 """The protocol of rewards over HTTP, version 1: what is asked, and what is answered. docs/rewards.md describes it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nearstep.errors import RewardError, shorten
@@ -90,14 +90,17 @@ def encode_answer(answer: Answer) -> bytes:
     return json.dumps(said, default=str).encode()
 
 
-def decode_answer(body: bytes, batch: RewardBatch, server: str) -> Answer:
-    """What a response says of the rows of `batch`. Raises RewardError where it is not of this protocol."""
+def decode_answer(body: bytes, batch: RewardBatch, server: str, conceal: Callable[[str], str] = str) -> Answer:
+    """What a response says of the rows of `batch`, with the words of failed rows as `conceal` leaves them.
+
+    Raises RewardError where it is not of this protocol.
+    """
     said = _parse(body)
     rewards = said.get("rewards")
     if not isinstance(rewards, list) or len(rewards) != len(batch):
         counted = f"{len(rewards)} rewards" if isinstance(rewards, list) else "no list of rewards"
         raise RewardError(f"{server} sent {counted} for {len(batch)} completions")
-    entries = [_entry(reward, batch.place(row), server) for row, reward in enumerate(rewards)]
+    entries = [_entry(reward, batch.place(row), server, conceal) for row, reward in enumerate(rewards)]
     extras, metrics = _lists(said.get("extras", {}), server), _lists(said.get("metrics", {}), server)
     if any(len(values) != len(batch) for values in extras.values()):
         raise RewardError(f"{server} sent extras that are not one for each of {len(batch)} completions")
@@ -107,9 +110,9 @@ def decode_answer(body: bytes, batch: RewardBatch, server: str) -> Answer:
     return Answer(entries, extras, {name: [n for n in numbers if n is not None] for name, numbers in logged.items()})
 
 
-def _entry(reward: Any, place: str, server: str) -> object:
+def _entry(reward: Any, place: str, server: str, conceal: Callable[[str], str]) -> object:
     if isinstance(reward, dict) and "error" in reward:
-        return RewardError(f"{server} failed on {place}: {shorten(str(reward['error']), 1000)}")
+        return RewardError(f"{server} failed on {place}: {shorten(conceal(str(reward['error'])), 1000)}")
     return reward
 
 

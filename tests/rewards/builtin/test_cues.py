@@ -86,6 +86,11 @@ def test_counterfactuals(sentence):
     assert value(CounterfactualReasoning(), sentence) == 1.0
 
 
+@pytest.mark.parametrize("filling", ["if ", "if had ", "had one ", "would if ", "otherwise "])
+def test_what_almost_is_a_counterfactual_is_read_in_linear_time(filling):
+    assert value(CounterfactualReasoning(), filling * 20_000) in (0.0, 1.0)
+
+
 def test_if_alone_is_no_counterfactual():
     assert values(CounterfactualReasoning(), "If it rains, take a coat.", "She had a coat.") == [0.0, 0.0]
 

@@ -39,7 +39,10 @@ def test_what_is_read(spec, expected):
     [
         ("rogue", r"'rogue' is no built-in reward and no folder; did you mean rouge\? nearstep rewards lists them"),
         ("zzzzzz:a=1", "'zzzzzz' is no built-in reward and no folder; nearstep rewards lists them"),
-        ("length_target:wrods=3", r"no parameter 'wrods'; did you mean words\?. Its parameters: words=120 \(number"),
+        (
+            "length_target:wrods=3",
+            r"no parameter 'wrods' \(did you mean words\?\)\. Its parameters: words=120 \(number",
+        ),
         ("length_target:120", "no parameter '120'. Its parameters: words=120"),
         ("length_target:words=many", "words = 'many' must be a number. Its parameters: words=120"),
         ("length_target:words=0", "words = '0' must be at least 1"),

@@ -109,12 +109,12 @@ class _Text:
         return self._column + position if line_end < 0 else position - line_end
 
     def _refuse(self, message: str, position: int) -> NoReturn:
+        where = f"{self._where}line {self._line_of(position)}, character {self._column_of(position)}"
+        if self._ended and (position >= len(self._block.rstrip()) or message.startswith("Unterminated")):
+            raise DataError(f"{where}: the file ends in the middle of a value, as if cut. Copy it again.")
         near = shorten(self._block[position : position + 60])
         hint = "A file with one object per line ends in .jsonl." if message == "Extra data" else "Correct the line."
-        raise DataError(
-            f"{self._where}line {self._line_of(position)}, character {self._column_of(position)}: no valid JSON "
-            f"({message}), at {near}. {hint}"
-        )
+        raise DataError(f"{where}: no valid JSON ({message}), at {near}. {hint}")
 
 
 def _no_utf8(path: Path) -> str:

@@ -10,6 +10,8 @@ from nearstep.data.files.chunks import CHUNK_ROWS, DatasetChunk
 from nearstep.data.table import row_index
 from nearstep.errors import DataError
 
+MARK = b"PAR1"  # how a file begins and ends
+
 
 def parquet_rows(paths: Sequence[Path], label: str) -> tuple[Any, Callable[[int], str]]:
     """All rows as one `datasets.Dataset`, and the place of each. Raises `DataError` naming the file."""
@@ -45,7 +47,7 @@ def parquet_chunks(paths: Sequence[Path], label: str) -> Iterator[DatasetChunk]:
                     yield DatasetChunk(file, first, Dataset(pyarrow.concat_tables(parts, promote_options="default")))
                     first += len(batch)
         except (pyarrow.ArrowException, OSError) as error:
-            raise _unreadable(path, label, error, f" after {file}{row_index(first)}" if first else "") from error
+            raise _unreadable(path, label, error) from error
 
 
 def file_prefix(path: Path, paths: Sequence[Path]) -> str:
@@ -79,10 +81,52 @@ def _places(paths: Sequence[Path], lengths: Sequence[int]) -> Callable[[int], st
     return place
 
 
-def _unreadable(path: Path, label: str, error: Exception, place: str = "") -> DataError:
+def _unreadable(path: Path, label: str, error: Exception) -> DataError:
+    if isinstance(error, OSError) and error.errno is not None:
+        return DataError(f"{label}, file {path.name!r}: cannot be read: {error.strerror}. Check its permissions.")
+    said = str(error).rstrip(".")
     return DataError(
-        f"{label}, file {path.name!r}: no readable Parquet{place} ({error}). Copy it again, or write it anew."
+        f"{label}, file {path.name!r}: no readable Parquet: {_damage(path)} ({said}). Copy it again, or write it anew."
     )
+
+
+def _damage(path: Path) -> str:
+    """At which bytes a file is broken, as far as its marks and its footer tell."""
+    import pyarrow.parquet
+
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        begins = file.read(len(MARK))
+        file.seek(max(0, size - len(MARK)))
+        ends = file.read()
+    if begins != MARK:
+        return f"byte 1: it does not begin with {MARK.decode()}"
+    if ends != MARK or size <= 2 * len(MARK):
+        return f"it ends at byte {size:,} without its closing {MARK.decode()}, as if cut"
+    try:
+        source = pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError):
+        return f"its footer, which ends at byte {size:,}, is broken"
+    with source:
+        return next(_broken_columns(source), "each of its parts can be read, all of them together cannot")
+
+
+def _broken_columns(source: Any) -> Iterator[str]:
+    """The parts of a file that cannot be read, each a column of a row group."""
+    import pyarrow
+
+    first = 0
+    for number in range(source.num_row_groups):
+        group = source.metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            name, last = column.path_in_schema, first + group.num_rows - 1
+            try:
+                source.read_row_group(number, columns=[name])
+            except (pyarrow.ArrowException, OSError):
+                start = column.dictionary_page_offset or column.data_page_offset
+                end = start + column.total_compressed_size
+                yield f"bytes {start + 1:,} to {end:,}, column {name!r} of row index {first} to {last}"
+        first += group.num_rows
 
 
 def _disagreeing(label: str, error: Exception) -> DataError:

@@ -13,12 +13,15 @@ RATINGS = ("overall_score", "fine-grained_score")
 
 
 def _alpaca(row: Row) -> PromptRow:
-    """The instruction, and below it its input; a chat where there is a system message or a history."""
+    """The instruction, and below it its input; a chat where there is a system message or a history.
+
+    Either may be blank: some data sets put the whole question into the input.
+    """
     instruction = text_of(row, "instruction")
     given = row.get("input")
     if given is not None and not isinstance(given, str):
         raise wrong_type("input", given, "text", "Give text, or leave the input out.")
-    prompt = f"{instruction}\n{given}" if given and given.strip() else instruction
+    prompt = "\n".join(part for part in (instruction, given) if part and part.strip()) or instruction
     before = [*_system(row), *_history(row)]
     reference = answer_text(row.get("output"))
     return PromptRow([*before, {"role": "user", "content": prompt}] if before else prompt, reference)

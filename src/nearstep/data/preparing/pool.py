@@ -34,7 +34,7 @@ def usable_cores() -> int:
 
 
 def start_server(preload: str) -> None:
-    """Start the process that others are forked from, and let it import a module meanwhile."""
+    """Start the process that others are forked from, and let it import a module meanwhile, unless it runs already."""
     if _method() == "forkserver":
         multiprocessing.get_context("forkserver").set_forkserver_preload([preload])
         forkserver.ensure_running()
@@ -47,11 +47,12 @@ def in_order(work: Callable[[Piece], Result], pieces: Iterable[Piece], workers: 
     `DataError` where a process dies.
     """
     if workers == 1:
-        with _one_core_each():
+        with _one_core():
             yield from map(work, pieces)
         return
+    start_server(preload=work.__module__)
     context = multiprocessing.get_context(_method())
-    with _one_core_each(), ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as executor:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as executor:
         waiting: deque[Future[Result]] = deque()
         try:
             for piece in pieces:
@@ -74,7 +75,11 @@ def _method() -> str:
 
 
 def _begin() -> None:
-    """What a worker does first: leave Ctrl-C to its parent, and end when the parent does."""
+    """What a worker does first: keep to one core, leave Ctrl-C to its parent, and end when the parent does.
+
+    Its variables are those of the server that it was forked from, not those that its parent has now.
+    """
+    os.environ[ONE_CORE] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -87,8 +92,8 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _one_core_each() -> Iterator[None]:
-    """A tokenizer would otherwise use all cores in each process, and they would get in each other's way."""
+def _one_core() -> Iterator[None]:
+    """A tokenizer would otherwise use all cores, in each process."""
     before = os.environ.get(ONE_CORE)
     os.environ[ONE_CORE] = "false"
     try:

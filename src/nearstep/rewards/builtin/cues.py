@@ -5,7 +5,7 @@ without any is worth ½, each cue counts once however often it stands there, and
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,11 +19,20 @@ _CAUSE = re.compile(
     r"|in turn)\b",
     re.IGNORECASE,
 )
-_COUNTERFACTUAL = re.compile(
-    r"\b(?:(?:would|could|might) (?:not )?have|if\b.*\b(?:had|were|hadn't|weren't)\b.*\b(?:would|could|might)"
-    r"|(?:had|were) \w+.*,.*\b(?:would|could|might)|(?:would|could|might)\b.*\bif\b.*\b(?:had|were|hadn't|weren't)"
-    r"|what if|suppose|imagine (?:that|if)|otherwise,? .*\bwould)\b",
-    re.IGNORECASE | re.DOTALL,
+
+
+def _word(alternatives: str) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE)
+
+
+_IF, _HAD, _WOULD = _word("if"), _word("had|were|hadn't|weren't"), _word("would|could|might")
+# Each in this order, with anything between. One pattern with .* between would take time with a power of the length.
+_COUNTERFACTUALS = (
+    (_word(r"(?:would|could|might) (?:not )?have|what if|suppose|imagine (?:that|if)"),),
+    (_IF, _HAD, _WOULD),
+    (_word(r"(?:had|were) \w+"), re.compile(","), _WOULD),
+    (_WOULD, _IF, _HAD),
+    (_word("otherwise"), _word("would")),
 )
 
 
@@ -106,7 +115,7 @@ class CausalReasoning:
     about: ClassVar[About] = About(low=0, high=1, gaming="“Because” in every sentence earns 1, sound or not.")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        return [_share(text, _CAUSE) for text in texts_of(completions)]
+        return [_share(text, _states_cause) for text in texts_of(completions)]
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ class CounterfactualReasoning:
     about: ClassVar[About] = About(low=0, high=1, gaming="“What if” in every sentence earns 1, sound or not.")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        return [_share(text, _COUNTERFACTUAL) for text in texts_of(completions)]
+        return [_share(text, _is_counterfactual) for text in texts_of(completions)]
 
 
 def _balance(text: str, good: tuple[str, ...], bad: tuple[str, ...]) -> float:
@@ -131,6 +140,25 @@ def _absence(text: str, phrases: tuple[str, ...]) -> float:
     return 1 / (1 + cue_phrases.found(text, phrases)) if words_of(text) else 0.0
 
 
-def _share(text: str, pattern: re.Pattern[str]) -> float:
+def _share(text: str, holds: Callable[[str], bool]) -> float:
     said = sentences_of(text)
-    return sum(pattern.search(sentence) is not None for sentence in said) / len(said) if said else 0.0
+    return sum(map(holds, said)) / len(said) if said else 0.0
+
+
+def _states_cause(sentence: str) -> bool:
+    return _CAUSE.search(sentence) is not None
+
+
+def _is_counterfactual(sentence: str) -> bool:
+    return any(_stand_in_order(patterns, sentence) for patterns in _COUNTERFACTUALS)
+
+
+def _stand_in_order(patterns: Sequence[re.Pattern[str]], sentence: str) -> bool:
+    """Whether the patterns match one after the other, in time that grows with the length alone."""
+    position = 0
+    for pattern in patterns:
+        match = pattern.search(sentence, position)
+        if match is None:
+            return False
+        position = match.end()
+    return True

@@ -103,4 +103,4 @@ def _value(text: str, parameter: Field[Any], kind: type[Any]) -> object:
 
 def _nearest(key: str, known: Iterable[str]) -> str:
     matches = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""
+    return f" (did you mean {matches[0]}?)" if matches else ""
