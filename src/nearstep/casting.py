@@ -151,8 +151,7 @@ def _check_distinct(parts: Parts) -> None:
             if name != other and isinstance(model, nn.Module) and model is same:
                 raise ModelError(
                     f"{name} and {other} are the same object, but {name} is trained: pass a copy (copy.deepcopy), "
-                    "or None for "
-                    "what nearstep makes itself"
+                    "or None for what nearstep makes itself"
                 )
 
 

@@ -138,7 +138,6 @@ def _longest_prompt(config: PPOConfig, family: PreTrainedConfig) -> int | None:
     if room < 1 or (config.max_prompt_length or 0) > room:
         raise ConfigError(
             f"the policy has {positions} positions: max_prompt_length = {config.max_prompt_length} and "
-            "response_length = "
-            f"{config.response_length} together are more. Lower one of them."
+            f"response_length = {config.response_length} together are more. Lower one of them."
         )
     return config.max_prompt_length or room

@@ -70,8 +70,7 @@ def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust_remote_
     if model.config.num_labels != 1:
         raise ModelError(
             f"{role}: the model in {name!r} has {model.config.num_labels} labels, one is needed: a reward is one "
-            "number. "
-            "Train or export it with num_labels=1."
+            "number. Train or export it with num_labels=1."
         )
     if stored_bias(model.config) is not None:
         add_bias(model, output_layer(model, role))
@@ -165,8 +164,7 @@ def check_weights(missing: set[str], name: str, role: str) -> None:
         shown = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
         raise ModelError(
             f"{role}: {name!r} lacks {len(missing)} of the model's tensors ({shown}). They would be random, so "
-            "this is refused. "
-            "Give a folder in which this model was saved after training."
+            "this is refused. Give a folder in which this model was saved after training."
         )
 
 

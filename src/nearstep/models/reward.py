@@ -172,8 +172,7 @@ def make_scorer(
     if tuple(output[0].shape) != (1, 1):
         raise ModelError(
             f"{role}: {type(inner).__name__} gives {list(output[0].shape)} numbers for one text, one is needed. "
-            "Use a model of "
-            "AutoModelForSequenceClassification with num_labels=1."
+            "Use a model of AutoModelForSequenceClassification with num_labels=1."
         )
     return scorer
 

@@ -94,8 +94,7 @@ def make_policy(
     if not isinstance(output, nn.Linear):
         raise ModelError(
             f"{role}: {type(inner).__name__} has {type(output).__name__} where a linear output layer is needed. "
-            "Use a causal "
-            "language model (AutoModelForCausalLM), and no adapters on its output layer."
+            "Use a causal language model (AutoModelForCausalLM), and no adapters on its output layer."
         )
     policy = Policy(model, inner.base_model, _head(inner, output))
     expected = [_probe_alone(inner, row) for row in _probe_rows(inner)]
@@ -137,8 +136,7 @@ def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
     if heads[0].out_features != 1:
         raise ModelError(
             f"{role}: {type(model).__name__} has {heads[0].out_features} labels, one is needed. Load it with "
-            "num_labels=1 if its "
-            "head was trained with one, or train a model that gives one number."
+            "num_labels=1 if its head was trained with one, or train a model that gives one number."
         )
     return heads[0]
 

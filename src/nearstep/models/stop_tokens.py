@@ -41,6 +41,5 @@ def stop_ids(
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ConfigError(
         f"stop_token = {stop_token!r} is {len(ids)} tokens of the tokenizer, one is needed{hint} Use 'eos', the "
-        "text of one "
-        "token, or stop_token_id."
+        "text of one token, or stop_token_id."
     )

@@ -94,8 +94,7 @@ def batch_sizes(config: PPOConfig, dataset_rows: int | None, world_size: int) ->
     if config.num_mini_batches > batch:
         raise ConfigError(
             f"num_mini_batches = {config.num_mini_batches} is more than the {batch} episodes of an update. Raise "
-            "batch_size, or "
-            "per_device_train_batch_size × gradient_accumulation_steps."
+            "batch_size, or per_device_train_batch_size × gradient_accumulation_steps."
         )
     if config.total_episodes is not None:
         requested = config.total_episodes

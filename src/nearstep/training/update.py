@@ -113,8 +113,7 @@ def _clip(learners: dict[str, Learner], phase: Phase, r: Recipe) -> Metrics:
     if not torch.isfinite(total):
         raise TrainingError(
             f"update {phase.update}: the gradient is not finite. The weights are those before this step. Look at "
-            "the last "
-            "rows of rollouts.jsonl, lower learning_rate, or check the reward."
+            "the last rows of rollouts.jsonl, lower learning_rate, or check the reward."
         )
     if r.config.max_grad_norm is not None:
         for learner in learners.values():
