@@ -37,7 +37,7 @@ def test_weights_are_the_same_d12_r06(runs, place):
     assert one.keys() == two.keys()
     for model, state in one.items():
         for name, weights in state.items():
-            assert (weights - two[model][name]).abs().max() <= 1e-6, f"{model}: {name}"
+            assert (weights - two[model][name]).abs().max() <= 1e-10, f"{model}: {name}"
 
 
 def test_metrics_are_the_same_d13(runs):
@@ -47,7 +47,7 @@ def test_metrics_are_the_same_d13(runs):
         kept = {name for name in first if not name.startswith("time/") and name not in WALL_CLOCK}
         assert kept == {name for name in second if not name.startswith("time/") and name not in WALL_CLOCK}
         for name in kept:
-            assert first[name] == pytest.approx(second[name], rel=1e-6, abs=1e-6), name
+            assert first[name] == pytest.approx(second[name], rel=1e-9, abs=1e-9), name
 
 
 def test_every_episode_of_every_process_is_on_record(runs):

@@ -7,6 +7,7 @@ import torch
 
 from nearstep.training.loop import train
 from nearstep.training.state import State
+from tests.tiny import tiny_causal_lm
 from tests.training.runs import small_recipe
 
 torch.set_num_threads(1)
@@ -28,7 +29,8 @@ def main(folder: Path) -> None:
 
 def play(folder: Path, **changes) -> None:
     """Three updates, with all that a run writes."""
-    recipe = small_recipe(folder, **SHARED, **changes)
+    model = tiny_causal_lm("gpt2", dtype=torch.float64)  # Llama's norms compute in float32, and rows are packed otherwise
+    recipe = small_recipe(folder, parts={"model": model}, **SHARED, **changes)
     state = State()
     with recipe.report.reporter as reporter:
         reporter.begin(recipe.batch.table(), recipe.introduction)
