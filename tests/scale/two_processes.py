@@ -29,7 +29,8 @@ def main(folder: Path) -> None:
 
 def play(folder: Path, **changes) -> None:
     """Three updates, with all that a run writes."""
-    model = tiny_causal_lm("gpt2", dtype=torch.float64)  # Llama's norms compute in float32, and rows are packed otherwise
+    # Processes pack rows otherwise than one does; Llama's norms, which compute in float32, would round otherwise.
+    model = tiny_causal_lm("gpt2", dtype=torch.float64)
     recipe = small_recipe(folder, parts={"model": model}, **SHARED, **changes)
     state = State()
     with recipe.report.reporter as reporter:
