@@ -1,9 +1,10 @@
 """Where keys and values of the rows that are being generated lie: live rows in the first slots, without gaps."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearstep.models.attention import LayerInput, Segment, attend_where
@@ -62,13 +63,9 @@ class DecodeStep:
     def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
         """Store the new key and value behind the row's others, then attend to all of them."""
         keys, values = self.cache.of_layer(layer)
-        slots = torch.arange(len(self.lengths), device=self.lengths.device)
-        keys[slots, :, self.lengths] = layer.key[0].transpose(0, 1)
-        values[slots, :, self.lengths] = layer.value[0].transpose(0, 1)
-        places = torch.arange(self.longest + 1, device=self.lengths.device)
-        visible = places <= self.lengths[:, None]
-        if layer.window is not None:
-            visible &= places > self.lengths[:, None] - layer.window
+        keys[self._slots, :, self.lengths] = layer.key[0].transpose(0, 1)
+        values[self._slots, :, self.lengths] = layer.value[0].transpose(0, 1)
+        visible = self._filled if layer.window is None else self._filled & (self._age < layer.window)
         live, width = len(self.lengths), self.longest + 1
         output = attend_where(
             layer.query[0].transpose(0, 1)[:, :, None],
@@ -78,3 +75,16 @@ class DecodeStep:
             layer,
         )
         return output[:, :, 0].transpose(0, 1)[None]
+
+    @cached_property
+    def _slots(self) -> Int[Tensor, " live"]:
+        return torch.arange(len(self.lengths), device=self.lengths.device)
+
+    @cached_property
+    def _age(self) -> Int[Tensor, "live places"]:
+        """How far each place lies behind the new token; negative where nothing stands yet."""
+        return self.lengths[:, None] - torch.arange(self.longest + 1, device=self.lengths.device)
+
+    @cached_property
+    def _filled(self) -> Bool[Tensor, "live places"]:
+        return self._age >= 0
