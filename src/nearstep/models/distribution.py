@@ -32,10 +32,15 @@ def sampling_logprobs(
 
     A token in `sampled` is never cut: the trainer asks for its log-probability also when the policy has moved since.
     """
-    logits = wide(logits) / sampling.temperature
+    logits = tempered(logits, sampling)
     if sampling.cuts:
         logits = logits.masked_fill(~_kept(logits.detach(), sampling, sampled), -torch.inf)
     return logits.log_softmax(-1)
+
+
+def tempered(logits: Float[Tensor, "places vocabulary"], sampling: Sampling) -> Float[Tensor, "places vocabulary"]:
+    """Logits over the temperature, in float32 at least; always a new tensor."""
+    return wide(logits) / sampling.temperature
 
 
 def _kept(logits: Tensor, sampling: Sampling, sampled: Tensor | None) -> Tensor:

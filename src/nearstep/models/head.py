@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nearstep.models.distribution import Sampling, sampling_logprobs
+from nearstep.models.distribution import Sampling, sampling_logprobs, tempered
 
 # How many logits are held at a time: a larger vocabulary gets fewer actions per chunk, not more memory.
 LOGITS_HELD = {"cpu": 2**24, "cuda": 2**28}
@@ -106,14 +106,28 @@ class _Work:
         logits = self.head.shaped(linear)
         return logits, sampling_logprobs(logits, self.sampling, self.asked[places, 0])
 
+    def logprobs_again(self, linear: Tensor, places: slice, sampled: Tensor) -> tuple[Tensor, Tensor]:
+        """The same once more: a chosen token whose log-prob is known says what the logits are to be lowered by."""
+        if self.sampling.cuts:
+            return self.logprobs(linear, places)
+        logits = self.head.shaped(linear)
+        scaled = tempered(logits, self.sampling)
+        return logits, scaled.sub_(scaled.gather(1, self.asked[places, :1]) - sampled[:, None])
+
     def gradient(
-        self, linear: Tensor, places: slice, of_asked: Tensor, of_entropy: Tensor | None, entropy: Tensor
+        self,
+        linear: Tensor,
+        places: slice,
+        sampled: Tensor,
+        entropy: Tensor,
+        of_asked: Tensor,
+        of_entropy: Tensor | None,
     ) -> Tensor:
         """Gradient of the linear layer's output, from those of the log-probs that were asked for and of the entropy.
 
         With z the logits over the temperature: ∂ log p_a / ∂z = onehot_a − p, and ∂H / ∂z = −p · (log p + H).
         """
-        logits, logprobs = self.logprobs(linear, places)
+        logits, logprobs = self.logprobs_again(linear, places, sampled)
         of_asked = of_asked * (self.head.scale / self.sampling.temperature)
         cut = logprobs == -torch.inf if self.sampling.cuts else None
         probabilities, total = logprobs.exp(), of_asked.sum(1, keepdim=True)
@@ -146,7 +160,7 @@ class _Logprobs(torch.autograd.Function):
                 _, of_block = work.logprobs(linear[lines], places)
                 logprobs[places] = of_block.gather(1, work.asked[places])
                 entropy[places] = -torch.linalg.vecdot(of_block.exp(), of_block.clamp_(min=IMPOSSIBLE))
-        ctx.save_for_backward(hidden, weight, bias, entropy)
+        ctx.save_for_backward(hidden, weight, bias, logprobs[:, 0].clone(), entropy)
         ctx.set_materialize_grads(False)
         ctx.work, ctx.held = work, held
         return logprobs, entropy
@@ -156,7 +170,7 @@ class _Logprobs(torch.autograd.Function):
     def backward(
         ctx: Any, of_logprobs: Tensor | None, of_entropy: Tensor | None
     ) -> tuple[Tensor | None, None, None, None]:
-        hidden, weight, bias, entropy = ctx.saved_tensors
+        hidden, weight, bias, sampled, entropy = ctx.saved_tensors
         work, kept = ctx.work, ctx.held
         ctx.held = None  # overwritten here: a second backward pass over the same graph makes all logits again
         held = work.room(hidden) if kept is None else kept
@@ -169,7 +183,9 @@ class _Logprobs(torch.autograd.Function):
                 _linear(hidden[chunk], weight, bias, into=held)
             for places, lines in work.blocks(chunk):
                 of_entropies = None if of_entropy is None else of_entropy[places]
-                linear[lines] = work.gradient(linear[lines], places, of_logprobs[places], of_entropies, entropy[places])
+                linear[lines] = work.gradient(
+                    linear[lines], places, sampled[places], entropy[places], of_logprobs[places], of_entropies
+                )
             torch.mm(linear, weight.to(linear.dtype), out=of_hidden[chunk])
             _add_gradients(linear, hidden[chunk], weight, bias)
         return of_hidden, None, None, None
