@@ -27,7 +27,7 @@ from nearstep.training.batches import BatchSizes, batch_sizes
 from nearstep.training.checkpoint import Checkpoint
 from nearstep.training.clock import Clock
 from nearstep.training.evaluation import SAMPLE_ROWS, Evaluator
-from nearstep.training.optimizers import Learners, make_learner
+from nearstep.training.optimizers import make_learners
 from nearstep.training.recipe import Recipe
 from nearstep.training.report import Report
 from nearstep.training.state import State
@@ -55,12 +55,7 @@ def assemble(config: PPOConfig, parts: Parts | None = None) -> Recipe:
     backend, batch, supply = ground.backend, ground.batch, ground.supply
     chosen = cast(config, parts, ground.entries, ground.tokenizer, backend)
     models = chosen.models
-    learners = Learners(
-        policy=make_learner(models.policy.model, config, config.learning_rate, batch.updates),
-        critic=None
-        if models.critic is None
-        else make_learner(models.critic.model, config, vf_learning_rate(config), batch.updates),
-    )
+    learners = make_learners(models, config, vf_learning_rate(config), batch.updates)
     callbacks = Callbacks(
         config, parts.callbacks, model=models.policy.model, processing_class=ground.tokenizer,
         total_updates=batch.updates, optimizer=learners.policy.optimizer, lr_scheduler=learners.policy.schedule,

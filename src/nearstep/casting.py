@@ -12,11 +12,12 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from nearstep.config import PPOConfig
 from nearstep.errors import ConfigError, ModelError
 from nearstep.judging import JudgeEntry, Loading, RewardEntry, load_reward_model, make_judges, reward_tokenizer
-from nearstep.models.adapters import add_adapters, is_adapted, lora_from, with_adapters_merged
+from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
 from nearstep.models.attention_gpu import kernel_of_model
 from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model, load_tokenizer
 from nearstep.models.reward import is_decoder
 from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
+from nearstep.models.shared_trunk import critic_under_adapters, value_head
 from nearstep.rewards.failures import RewardSource
 from nearstep.rewards.identity import TokenizerIdentity, same_tokens
 from nearstep.scale.backend import Backend
@@ -101,10 +102,7 @@ def cast(
 ) -> Cast:
     """Load and prepare every model. Raises ModelError for one that cannot play its role."""
     _check_distinct(parts)
-    if config.advantage != "gae" and parts.value_model is not None:
-        raise ModelError(
-            f"value_model: advantage = {config.advantage} has no critic; leave it out, or use advantage = gae"
-        )
+    _check_critic(config, parts)
     notes: list[str] = []
     dtype = DTYPES[config.dtype]
 
@@ -117,10 +115,12 @@ def cast(
     )
     loaded = [load_reward_model(entry, loading) for entry in entries]
     first = loaded[0] if loaded else None
-    critic = _critic(config, parts, plain, first, tokenizer, notes) if config.advantage == "gae" else None
-    policy = make_policy(
-        backend.place(_adapted(plain, config, parts)), autocast=config.bf16, checkpointing=config.gradient_checkpointing
-    )
+    separate = config.advantage == "gae" and config.critic_trunk == "separate"
+    critic = _critic(config, parts, plain, first, tokenizer, notes) if separate else None
+    model = backend.place(_adapted(plain, config, parts))
+    if config.advantage == "gae" and config.critic_trunk == "adapter":
+        critic = _critic_under_adapters(config, parts, model, tokenizer, notes)
+    policy = make_policy(model, autocast=config.bf16, checkpointing=config.gradient_checkpointing)
     judges = make_judges(
         config,
         list(zip(entries, loaded, strict=True)),
@@ -134,6 +134,9 @@ def cast(
     value = None
     if critic is not None:
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
+    elif config.advantage == "gae":
+        value = value_head(policy, _pad(tokenizer))
+        notes.append("The critic is a head of zeros on the policy's trunk.")
     names = Names(
         policy=_origin(policy.model),
         reference=None if reference is None else _origin(reference.policy.model),
@@ -153,6 +156,21 @@ def _check_distinct(parts: Parts) -> None:
                     f"{name} and {other} are the same object, but {name} is trained: pass a copy (copy.deepcopy), "
                     "or None for what nearstep makes itself"
                 )
+
+
+def _check_critic(config: PPOConfig, parts: Parts) -> None:
+    """A critic can be passed only where it has a model of its own."""
+    if parts.value_model is None:
+        return
+    if config.advantage != "gae":
+        raise ModelError(
+            f"value_model: advantage = {config.advantage} has no critic; leave it out, or use advantage = gae"
+        )
+    if config.critic_trunk != "separate":
+        raise ModelError(
+            f"value_model: with critic_trunk = {config.critic_trunk} the critic is made from the policy's weights; "
+            "leave it out, or use critic_trunk = separate"
+        )
 
 
 def _adapted(model: nn.Module, config: PPOConfig, parts: Parts) -> nn.Module:
@@ -192,9 +210,28 @@ def _critic(
     else:
         notes.append("The critic starts from the policy's trunk, its head at zero.")
     start = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    critic = critic_from_trunk(start, pad)
+    critic = critic_from_trunk(start, _pad(tokenizer))
     return critic
+
+
+def _critic_under_adapters(
+    config: PPOConfig, parts: Parts, policy: nn.Module, tokenizer: PreTrainedTokenizerBase, notes: list[str]
+) -> nn.Module:
+    """A critic on the policy's frozen weights. Raises ConfigError where the policy has no adapters over them."""
+    if not is_adapted(policy):
+        raise ConfigError(
+            "critic_trunk = adapter: the critic uses the frozen weights under the policy's adapters, and it has none. "
+            "Set use_peft, pass peft_config, or use critic_trunk = separate or shared"
+        )
+    notes.append("The critic has adapters of its own on the policy's frozen weights, its head at zero.")
+    chosen = parts.peft_config if parts.peft_config is not None else adapters_of(policy)
+    return critic_under_adapters(policy, chosen, _pad(tokenizer), seed=config.seed)
+
+
+def _pad(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that a critic's folder names as padding."""
+    pad: int | None = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return pad
 
 
 def _reference(config: PPOConfig, parts: Parts, policy: Policy, backend: Backend, notes: list[str]) -> Reference | None:

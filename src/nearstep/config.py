@@ -162,16 +162,23 @@ class CriticSettings(Settings):
     critic: Literal["joint", "decoupled"] = option(
         "joint", "joint: policy and critic take every step together; decoupled: the critic trains after the policy"
     )
+    critic_trunk: Literal["separate", "shared", "adapter"] = option(
+        "separate",
+        "separate: the critic is a model of its own; shared: a value head on the policy's trunk, one pass for both; "
+        "adapter: adapters of its own on the frozen weights under the policy's adapters",
+    )
     cliprange_value: float = option(0.2, "how far a value may move from its value at rollout", above=0)
     vf_coef: float = option(0.1, "joint: weight of the value loss", at_least=0)
     vf_learning_rate: float | None = option(
-        None, "peak step size of the critic; learning_rate if not given", at_least=0
+        None, "peak step size of the critic (shared trunk: of its head); learning_rate if not given", at_least=0
     )
     num_vf_epochs: int = option(1, "decoupled: passes of the critic over a rollout", at_least=1)
     vf_update_frequency: int = option(
         1, "decoupled: the critic trains on every Nth rollout, and on the last", at_least=1
     )
-    vf_warmup_updates: int = option(0, "first updates in which only the critic trains", at_least=0)
+    vf_warmup_updates: int = option(
+        0, "first updates in which only the critic trains (shared trunk: its head)", at_least=0
+    )
     vf_warmup_lam: float = option(
         1.0, "lambda of the critic's targets in those updates; 1 is the Monte-Carlo return", at_least=0, at_most=1
     )

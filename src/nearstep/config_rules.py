@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
 CRITIC_SETTINGS = (
-    "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "cliprange_value",
-    "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency", "vf_warmup_updates", "vf_warmup_lam",
-    "lam_length_alpha",
+    "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_trunk",
+    "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency", "vf_warmup_updates",
+    "vf_warmup_lam", "lam_length_alpha",
 )  # fmt: skip
 TRUST_REGIONS = ("clip", *DIVERGENCES, "unbounded")
 
@@ -29,6 +29,7 @@ def clashes(config: "PPOConfig") -> Iterator[Problem]:
     yield from _batch_problems(config)
     yield from _kl_problems(config)
     yield from _region_problems(config)
+    yield from _critic_problems(config)
     if config.advantage in ("group_mean", "group_normalized", "leave_one_out") and config.num_generations < 2:
         yield Problem(
             f"advantage = {config.advantage} compares responses to one prompt: num_generations must be at least 2",
@@ -154,6 +155,22 @@ def _region_problems(config: "PPOConfig") -> Iterator[Problem]:
     if low is not None and high is not None and low > high:
         yield Problem(
             f"importance_floor = {low:g} is above importance_cap = {high:g}", ("importance_floor", "importance_cap")
+        )
+
+
+def _critic_problems(config: "PPOConfig") -> Iterator[Problem]:
+    trunk = config.critic_trunk
+    if trunk == "shared" and config.critic == "decoupled" and config.advantage == "gae":
+        yield Problem(
+            "critic = decoupled trains the critic apart from the policy, and with critic_trunk = shared they have one "
+            "trunk: use critic = joint, or critic_trunk = separate or adapter",
+            ("critic", "critic_trunk", "advantage"),
+        )
+    if trunk != "separate" and config.value_model_path is not None:
+        yield Problem(
+            f"value_model_path is a model of its own, and with critic_trunk = {trunk} the critic is made from the "
+            "policy's weights: give one",
+            ("value_model_path", "critic_trunk"),
         )
 
 

@@ -146,6 +146,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "early_stop_kl": ({"num_ppo_epochs": 4}, 1e-6),
     "ratio_cap": ({}, 0.9),
     "critic": ({}, "decoupled"),
+    "critic_trunk": ({}, "shared"),
     "cliprange_value": ({}, 1e-3),
     "vf_coef": ({}, 1.0),
     "vf_learning_rate": ({}, 1e-4),

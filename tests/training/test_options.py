@@ -33,8 +33,15 @@ def gradient(loss, model):
     )
 
 
+def says_now(experience, recipe):
+    entropy_gradient = recipe.config.entropy_coef != 0
+    return rollout_logprobs(
+        recipe.models.policy, experience.rollout, recipe.sampling, entropy_gradient=entropy_gradient
+    )
+
+
 def objective_gradient(recipe, experience):
-    loss, _ = policy_objective(experience, recipe, first=True)
+    loss, _ = policy_objective(experience, says_now(experience, recipe), recipe, first=True)
     return gradient(loss, recipe.models.policy.model)
 
 
@@ -232,7 +239,7 @@ def test_limits_of_importance_weights(tmp_path, rule):
 def test_a_sequence_ratio_is_the_same_for_all_tokens_of_a_row(tmp_path):
     recipe = recipe_of(tmp_path, ratio_level="sequence", cliprange=3e-4, cliprange_high=4e-4, trust_region="unbounded")
     experience = moved_experience(recipe)
-    _, metrics = policy_objective(experience, recipe, first=True)
+    _, metrics = policy_objective(experience, says_now(experience, recipe), recipe, first=True)
     now = rollout_logprobs(recipe.models.policy, experience.rollout, recipe.sampling).sampled
     gaps = (now - experience.old_logprobs).detach()
     rows = gaps.split(experience.rollout.action_counts.tolist())

@@ -76,6 +76,21 @@ def with_adapters_merged(model: nn.Module) -> PreTrainedModel:
     return copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
 
 
+def without_adapters(model: nn.Module) -> PreTrainedModel:
+    """The model under peft's wrapper as a second set of modules over the same tensors: no weight is copied.
+
+    Adapters of either one do not reach the other.
+    """
+    tensors: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    base: PreTrainedModel = copy.deepcopy(model, tensors).unload()  # type: ignore[operator]
+    return base
+
+
+def adapters_of(model: nn.Module) -> Any:
+    """The configuration of the adapters that a peft model uses now."""
+    return model.active_peft_config
+
+
 def saved_tensor_names(folder: str, role: str) -> tuple[set[str], str]:
     """The tensors in a folder of adapters, and the model that the adapters belong to."""
     peft = _peft()

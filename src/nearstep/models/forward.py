@@ -72,19 +72,6 @@ def row_states(
     return packed_states(role, pack(tokens, lengths, torch.zeros_like(lengths)))
 
 
-def rollout_logprobs(
-    policy: CausalRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
-) -> ActionLogprobs:
-    """What a policy says of every action of a rollout."""
-    packed = pack_rollout(rollout)
-    before = packed_states(policy, packed)[packed.places[rollout.action_positions - 1]]
-    top_ids = None if rollout.top is None else rollout.top.ids
-    with torch.autocast(before.device.type, dtype=torch.bfloat16, enabled=policy.autocast):
-        return action_logprobs(
-            policy.head, before, rollout.actions, sampling, top_ids, entropy_gradient=entropy_gradient
-        )
-
-
 @dataclass(frozen=True)
 class StateValues:
     """The critic's value of the state before every action, and of the state after every row's last token."""
@@ -93,11 +80,58 @@ class StateValues:
     final: Float[Tensor, " rows"]
 
 
-def rollout_values(critic: ScalarRole, rollout: Rollout) -> StateValues:
-    """What a critic says of every state of a rollout, in float32 at least."""
+def rollout_logprobs(
+    policy: CausalRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
+) -> ActionLogprobs:
+    """What a policy says of every action of a rollout."""
+    before = _states_at(policy, rollout, rollout.action_positions - 1)
+    return _logprobs(policy, before, rollout, sampling, entropy_gradient)
+
+
+def rollout_values(critic: ScalarRole, rollout: Rollout, *, head_only: bool = False) -> StateValues:
+    """What a critic says of every state of a rollout, in float32 at least; `head_only`: no gradient in its trunk."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not head_only):
+        states = _states_at(critic, rollout, _valued_positions(rollout))
+    return _values(critic, states, rollout)
+
+
+def rollout_logprobs_and_values(
+    policy: CausalRole, critic: ScalarRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
+) -> tuple[ActionLogprobs, StateValues]:
+    """What a policy and a critic on its trunk say of a rollout, from one pass through the trunk."""
+    states = _states_at(policy, rollout, _valued_positions(rollout))
+    before = states[: len(rollout.logprobs)]
+    return _logprobs(policy, before, rollout, sampling, entropy_gradient), _values(critic, states, rollout)
+
+
+def _valued_positions(rollout: Rollout) -> Int[Tensor, " states"]:
+    """Index into `tokens` of the token before every action, then of every row's last token."""
+    return torch.cat([rollout.action_positions - 1, rollout.last_positions])
+
+
+def _states_at(
+    role: CausalRole | ScalarRole, rollout: Rollout, positions: Int[Tensor, " states"]
+) -> Float[Tensor, "states width"]:
+    """Hidden states at some of the tokens of a rollout."""
     packed = pack_rollout(rollout)
-    places = packed.places[torch.cat([rollout.action_positions - 1, rollout.last_positions])]
-    states = packed_states(critic, packed)[places]
+    return packed_states(role, packed)[packed.places[positions]]
+
+
+def _logprobs(
+    policy: CausalRole,
+    before_actions: Float[Tensor, "actions width"],
+    rollout: Rollout,
+    sampling: Sampling,
+    entropy_gradient: bool,
+) -> ActionLogprobs:
+    top_ids = None if rollout.top is None else rollout.top.ids
+    with torch.autocast(before_actions.device.type, dtype=torch.bfloat16, enabled=policy.autocast):
+        return action_logprobs(
+            policy.head, before_actions, rollout.actions, sampling, top_ids, entropy_gradient=entropy_gradient
+        )
+
+
+def _values(critic: ScalarRole, states: Float[Tensor, "states width"], rollout: Rollout) -> StateValues:
     with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=critic.autocast):
         values = wide(critic.head(states).squeeze(-1))
     before, final = values.split([len(rollout.logprobs), len(rollout)])

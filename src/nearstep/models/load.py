@@ -131,6 +131,14 @@ def critic_from_trunk(policy: PreTrainedModel, pad_token_id: int | None) -> PreT
 
 def scalar_from_trunk(policy: PreTrainedModel, pad_token_id: int | None, *, role: str) -> PreTrainedModel:
     """A classification model with one label, a copy of the policy's trunk, and a random head."""
+    model = new_classifier(policy, pad_token_id, role=role)
+    missing = model.base_model.load_state_dict(policy.base_model.state_dict(), strict=False).missing_keys
+    check_weights({key for key in missing if not key.startswith("pooler.")}, type(policy).__name__, role)
+    return model.to(policy.device)
+
+
+def new_classifier(policy: PreTrainedModel, pad_token_id: int | None, *, role: str) -> PreTrainedModel:
+    """A random classification model with one label, of the policy's family and widths."""
     settings = {name: value for name, value in policy.config.to_dict().items() if name not in ("id2label", "label2id")}
     config = type(policy.config).from_dict({**settings, "num_labels": 1})
     config.pad_token_id = pad_token_id
@@ -141,9 +149,7 @@ def scalar_from_trunk(policy: PreTrainedModel, pad_token_id: int | None, *, role
             f"{role}: transformers has no classification model for the family {config.model_type!r}, so none can be "
             "started from the policy. Pass a model of AutoModelForSequenceClassification with num_labels=1."
         ) from error
-    missing = model.base_model.load_state_dict(policy.base_model.state_dict(), strict=False).missing_keys
-    check_weights({key for key in missing if not key.startswith("pooler.")}, type(policy).__name__, role)
-    return model.to(policy.device)
+    return model
 
 
 def check_folder(name: str, role: str, files: tuple[str, ...] = MODEL_FILES) -> None:

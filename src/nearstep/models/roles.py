@@ -68,6 +68,11 @@ class Models:
     reference: Reference | None  # None where no KL is measured
     critic: Critic | None  # None where advantages need none
 
+    @property
+    def one_trunk(self) -> bool:
+        """Whether the critic is a head on the policy's own trunk, so that one pass gives log-probs and values."""
+        return self.critic is not None and self.critic.trunk is self.policy.trunk
+
 
 def transformers_model(model: nn.Module, role: str) -> PreTrainedModel:
     """The transformers model itself, also where peft wraps it. Raises ModelError for anything else."""

@@ -14,6 +14,7 @@ from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.head_bias import store_bias
 from nearstep.models.roles import Models, scalar_head, transformers_model
 from nearstep.models.saving import write_model
+from nearstep.models.shared_trunk import whole_critic
 from nearstep.scale.backend import Backend
 from nearstep.training.state import State
 
@@ -59,21 +60,23 @@ class Checkpoint:
         self.backend.wait_for_all()
 
     def _write(self, target: Path, state: State) -> None:
-        policy = self.models.policy.model
-        critic = None if self.models.critic is None else self.models.critic.model
+        policy, critic = self.models.policy.model, self.models.critic
         of_policy = self.backend.weights_to_save(policy)
-        of_critic = None if critic is None else self.backend.weights_to_save(critic)
+        of_critic = None if critic is None else self.backend.weights_to_save(critic.model)
         if self.backend.rank == 0:
             try:
-                if is_adapted(policy):
+                merged = with_adapters_merged(policy) if is_adapted(policy) else None
+                if merged is not None:
                     policy.save_pretrained(target / "policy_adapter")  # type: ignore[operator]
-                    self._folder(target, "policy", with_adapters_merged(policy), None, state)
+                    self._folder(target, "policy", merged, None, state)
                 else:
                     self._folder(target, "policy", transformers_model(policy, "model"), of_policy, state)
                 if critic is not None:
-                    inner = transformers_model(critic, "value_model")
-                    weights = store_bias(inner, scalar_head(inner, "value_model"), of_critic)
-                    self._folder(target, "value", inner, weights, state)
+                    whole = whole_critic(critic, merged if self.models.one_trunk else None)
+                    weights = store_bias(
+                        whole, scalar_head(whole, "value_model"), of_critic if whole is critic.model else None
+                    )
+                    self._folder(target, "value", whole, weights, state)
             except OSError as error:
                 free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
                 raise TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free)") from error

@@ -9,7 +9,9 @@ from nearstep.algorithm.kl import kl_estimate
 from nearstep.algorithm.losses import importance_weight
 from nearstep.algorithm.ragged import sum_by_row
 from nearstep.algorithm.trust_regions import TokenLogprobs
-from nearstep.models.forward import StateValues, rollout_logprobs, rollout_values
+from nearstep.config import PPOConfig
+from nearstep.models.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
+from nearstep.models.head import ActionLogprobs
 from nearstep.training.credit import give_credit, judge, pay
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
@@ -27,8 +29,8 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         state = State()
         state.see(scores, r.config, r.backend)
     ref_logprobs = reference_logprobs(rollout, r)
-    states = critic_values(rollout, r)
-    old, importance = anchor_logprobs(rollout, r)
+    computed, states = before_first_step(rollout, r)
+    old, importance = anchor_logprobs(rollout, computed, r.config)
     judged = judge(scores, rollout, r.config, state.score_moments).to(states.final.dtype)
     kl_coef = r.config.kl_coef * state.kl_scale
     penalty = dense_rewards(scores, rollout).to(judged.dtype)
@@ -69,27 +71,52 @@ def dense_rewards(scores: Scores, rollout: Rollout) -> Tensor:
     return torch.zeros_like(rollout.logprobs) if scores.dense is None else scores.dense
 
 
-def anchor_logprobs(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs, Tensor]:
+def before_first_step(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs | None, StateValues]:
+    """What policy and critic say now, in forward passes of limited size: log-probs where ratios are taken against them,
+    the value of every state, 0 if there is no critic. On one trunk both come from one pass."""
+    policy, critic, anew = r.models.policy, r.models.critic, r.config.anchor == "recomputed"
+    logprobs: list[ActionLogprobs] = []
+    values: list[StateValues] = []
+    for part in _parts(rollout, r):
+        if critic is not None and anew and r.models.one_trunk:
+            of_part, states = rollout_logprobs_and_values(policy, critic, part, r.sampling)
+            logprobs.append(of_part)
+            values.append(states)
+            continue
+        if anew:
+            logprobs.append(rollout_logprobs(policy, part, r.sampling))
+        values.append(_no_values(part) if critic is None else rollout_values(critic, part))
+    states = StateValues(torch.cat([v.before_actions for v in values]), torch.cat([v.final for v in values]))
+    if not anew:
+        return None, states
+    top = None if rollout.top is None else torch.cat([each.top for each in logprobs if each.top is not None])
+    return TokenLogprobs(torch.cat([each.sampled for each in logprobs]), top), states
+
+
+def _no_values(rollout: Rollout) -> StateValues:
+    return StateValues(torch.zeros_like(rollout.logprobs), rollout.logprobs.new_zeros(len(rollout)))
+
+
+def anchor_logprobs(
+    rollout: Rollout, computed: TokenLogprobs | None, config: PPOConfig
+) -> tuple[TokenLogprobs, Tensor]:
     """What ratios are taken against, and the weight of each action's loss.
 
     Recorded log-probs need no weight. Log-probs computed anew by the trainer may be given the importance weight
     π_old / μ within limits, which corrects for an engine that samples from something slightly else.
     """
     recorded = TokenLogprobs(rollout.logprobs, None if rollout.top is None else rollout.top.logprobs)
-    if r.config.anchor == "sampled":
+    if computed is None:
         return recorded, torch.ones_like(rollout.logprobs)
-    parts = [rollout_logprobs(r.models.policy, part, r.sampling) for part in _parts(rollout, r)]
-    top = None if rollout.top is None else torch.cat([part.top for part in parts if part.top is not None])
-    old = TokenLogprobs(torch.cat([part.sampled for part in parts]), top)
-    low, high = r.config.importance_floor, r.config.importance_cap
+    low, high = config.importance_floor, config.importance_cap
     if low is None and high is None:
-        return old, torch.ones_like(rollout.logprobs)
-    return old, importance_weight(
-        old.sampled,
+        return computed, torch.ones_like(rollout.logprobs)
+    return computed, importance_weight(
+        computed.sampled,
         recorded.sampled,
         low=0.0 if low is None else low,
         high=torch.inf if high is None else high,
-        mask=r.config.importance_rule == "mask",
+        mask=config.importance_rule == "mask",
     )
 
 
@@ -100,14 +127,6 @@ def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor | None:
     with r.models.reference.active() as reference:
         parts = [rollout_logprobs(reference, part, r.sampling).sampled for part in _parts(rollout, r)]
     return torch.cat(parts)
-
-
-def critic_values(rollout: Rollout, r: Recipe) -> StateValues:
-    """The critic's value of every state, in forward passes of limited size; 0 everywhere if there is no critic."""
-    if r.models.critic is None:
-        return StateValues(torch.zeros_like(rollout.logprobs), rollout.logprobs.new_zeros(len(rollout)))
-    parts = [rollout_values(r.models.critic, part) for part in _parts(rollout, r)]
-    return StateValues(torch.cat([p.before_actions for p in parts]), torch.cat([p.final for p in parts]))
 
 
 def _parts(rollout: Rollout, r: Recipe) -> Iterator[Rollout]:

@@ -1,5 +1,8 @@
 """What policy and critic minimise on a micro-batch, and what is measured by the way."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -15,19 +18,54 @@ from nearstep.algorithm.losses import (
     value_loss,
 )
 from nearstep.algorithm.trust_regions import Clip, TokenLogprobs
-from nearstep.models.forward import rollout_logprobs, rollout_values
+from nearstep.models.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
 from nearstep.models.head import ActionLogprobs
 from nearstep.training.recipe import Recipe
+from nearstep.training.schedules import Phase
 from nearstep.types import Experience, Max, Mean, Metric, Metrics, Spread
 
 
-def policy_objective(micro: Experience, r: Recipe, *, first: bool) -> tuple[Tensor, Metrics]:
-    """Weighted sum of the policy loss over the actions of a micro-batch; the minibatch's `denominator` divides it.
+@dataclass(frozen=True)
+class Divisors:
+    """What the sums over a minibatch are divided by, over all processes: fixed before any split."""
+
+    policy: Tensor
+    critic: Tensor
+
+
+def losses(
+    micro: Experience, phase: Phase, divisors: Divisors, r: Recipe, *, first: bool
+) -> Iterator[tuple[Tensor, Metrics]]:
+    """What a micro-batch adds to the loss of its minibatch: one loss for each pass forward and backward.
+
+    A model's graph is gone before the next one begins. A critic on the policy's trunk is trained in the same pass as
+    the policy; where it is trained alone, only its head learns, for the trunk is the policy's.
+    """
+    policy, critic, entropy = r.models.policy, r.models.critic, r.config.entropy_coef != 0
+    if phase.policy and phase.critic and critic is not None and r.models.one_trunk:
+        now, values = rollout_logprobs_and_values(policy, critic, micro.rollout, r.sampling, entropy_gradient=entropy)
+        of_policy, policy_metrics = policy_objective(micro, now, r, first=first)
+        of_critic, critic_metrics = value_objective(micro, values, r)
+        loss = of_policy / divisors.policy + r.config.vf_coef * of_critic / divisors.critic
+        yield loss, policy_metrics + critic_metrics
+        return
+    if phase.policy:
+        now = rollout_logprobs(policy, micro.rollout, r.sampling, entropy_gradient=entropy)
+        loss, metrics = policy_objective(micro, now, r, first=first)
+        yield loss / divisors.policy, metrics
+    if phase.critic:
+        assert critic is not None, "a phase that trains the critic needs one"
+        loss, metrics = value_objective(micro, rollout_values(critic, micro.rollout, head_only=r.models.one_trunk), r)
+        weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
+        yield weight * loss / divisors.critic, metrics
+
+
+def policy_objective(micro: Experience, now: ActionLogprobs, r: Recipe, *, first: bool) -> tuple[Tensor, Metrics]:
+    """Weighted sum of the policy loss over the actions of a micro-batch, of which the policy says `now`.
 
     The trust region's loss, the KL penalty where it belongs to the loss, and the entropy bonus.
     """
     config = r.config
-    now = rollout_logprobs(r.models.policy, micro.rollout, r.sampling, entropy_gradient=config.entropy_coef != 0)
     fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
     old = TokenLogprobs(micro.old_logprobs, micro.old_top)
     counts = micro.rollout.action_counts
@@ -88,10 +126,8 @@ def _policy_metrics(
     return Metrics(metrics)
 
 
-def value_objective(micro: Experience, r: Recipe) -> tuple[Tensor, Metrics]:
+def value_objective(micro: Experience, now: StateValues, r: Recipe) -> tuple[Tensor, Metrics]:
     """Sum of the value loss over the states before every action, and after the stop token where it is trained."""
-    assert r.models.critic is not None, "a value loss needs a critic"
-    now = rollout_values(r.models.critic, micro.rollout)
     final = micro.train_final
     values = torch.cat([now.before_actions, now.final[final]])
     old_values = torch.cat([micro.values, micro.final_values[final]])

@@ -3,14 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from nearstep.algorithm.aggregation import denominator
 from nearstep.algorithm.ragged import first_alike
 from nearstep.errors import TrainingError
 from nearstep.reports.metrics import numbers
 from nearstep.streams import stream
-from nearstep.training.objectives import policy_objective, value_objective
+from nearstep.training.objectives import Divisors, losses
 from nearstep.training.optimizers import Learner
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
@@ -69,18 +68,12 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
     learners = r.learners.of(phase)
     for learner in learners.values():
         learner.optimizer.zero_grad(set_to_none=True)
-    divisor, states = _divisors(minibatch, r)
+    divisors = _divisors(minibatch, r)
     metrics = Metrics()
     for micro in minibatch.split(r.batch.micro_tokens, r.batch.micro_rows):
-        if phase.policy:
-            loss, of_policy = policy_objective(micro, r, first=first)
-            (loss / divisor).backward()
-            metrics += of_policy
-        if phase.critic:
-            loss, of_critic = value_objective(micro, r)
-            weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
-            (weight * loss / states).backward()
-            metrics += of_critic
+        for loss, of_loss in losses(micro, phase, divisors, r, first=first):
+            loss.backward()
+            metrics += of_loss
     for learner in learners.values():
         r.backend.add_up_gradients(learner.parameters)
     metrics += _clip(learners, phase, r)
@@ -89,13 +82,13 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
     return metrics
 
 
-def _divisors(minibatch: Experience, r: Recipe) -> tuple[Tensor, Tensor]:
-    """What the policy's sum is divided by, and the states that the critic is trained on, over all processes."""
+def _divisors(minibatch: Experience, r: Recipe) -> Divisors:
+    """The policy's by loss_aggregation; the critic's is the number of states it is trained on."""
     actions = torch.tensor(len(minibatch.old_logprobs), device=minibatch.scores.device)
     states = actions + minibatch.train_final.sum()
     rows = (minibatch.rollout.action_counts > 0).sum()
     actions, states, rows = r.backend.add_up(torch.stack([actions, states, rows]))
-    return denominator(r.config.loss_aggregation, tokens=actions, rows=rows), states.clamp(min=1)
+    return Divisors(denominator(r.config.loss_aggregation, tokens=actions, rows=rows), states.clamp(min=1))
 
 
 def _went_too_far(of_epoch: Metrics, r: Recipe) -> bool:

@@ -1,0 +1,71 @@
+"""How a critic stands on the policy's own weights: as a head on its trunk, or under adapters of its own."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from nearstep.errors import ModelError
+from nearstep.models.adapters import add_adapters, is_adapted, with_adapters_merged, with_head_trained, without_adapters
+from nearstep.models.load import new_classifier
+from nearstep.models.roles import HEAD_NAMES, Critic, Policy, scalar_head, transformers_model
+
+ROLE = "value_model"
+
+
+def value_head(policy: Policy, pad_token_id: int | None) -> Critic:
+    """A critic that is one linear layer on the policy's trunk, zero at first; its model holds that trunk, no copy."""
+    model = classifier_around(transformers_model(policy.model, "model"), pad_token_id)
+    return Critic(model, policy.trunk, scalar_head(model, ROLE), policy.autocast)
+
+
+def classifier_around(model: PreTrainedModel, pad_token_id: int | None) -> PreTrainedModel:
+    """A classification model with one label around the trunk of `model` itself, its head zero."""
+    with torch.device("meta"):
+        classifier = new_classifier(model, pad_token_id, role=ROLE)
+    if type(classifier.base_model) is not type(model.base_model):
+        raise ModelError(
+            f"{ROLE}: {type(classifier).__name__} has another kind of trunk than {type(model).__name__}, so it cannot "
+            "use the policy's. Use critic_trunk = separate."
+        )
+    classifier.add_module(classifier.base_model_prefix, model.base_model)
+    head = scalar_head(classifier, ROLE).to_empty(device=model.device)
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    return classifier.eval()
+
+
+def critic_under_adapters(policy: nn.Module, peft_config: Any, pad_token_id: int | None, *, seed: int) -> nn.Module:
+    """A critic on the frozen weights under the policy's adapters, with fresh adapters and a head of its own.
+
+    Raises ModelError where the policy trains some of those weights themselves.
+    """
+    learned = {id(parameter) for parameter in policy.parameters() if parameter.requires_grad}
+    classifier = classifier_around(without_adapters(policy), pad_token_id)
+    shared = [name for name, parameter in classifier.named_parameters() if id(parameter) in learned]
+    if shared:
+        raise ModelError(
+            f"{ROLE}: the policy's adapters train {shared[0]} itself (modules_to_save, or a bias), so it cannot be the "
+            "critic's base. Leave that out, or use critic_trunk = separate or shared."
+        )
+    own = copy.copy(peft_config)
+    own.task_type, own.inference_mode, own.modules_to_save = "SEQ_CLS", False, None
+    heads = [name for name, _ in classifier.named_children() if name in HEAD_NAMES]
+    return add_adapters(classifier, with_head_trained(own, heads), seed=seed)
+
+
+def whole_critic(critic: Critic, merged_policy: PreTrainedModel | None) -> PreTrainedModel:
+    """The critic as a plain classification model: adapters merged, its own and those of a policy whose trunk it is on.
+
+    `merged_policy` is the policy with its adapters merged, None where it has none or the trunk is not shared.
+    """
+    if is_adapted(critic.model):
+        return with_adapters_merged(critic.model)
+    model = transformers_model(critic.model, ROLE)
+    if merged_policy is None:
+        return model
+    plain = classifier_around(merged_policy, model.config.pad_token_id)
+    scalar_head(plain, ROLE).load_state_dict(critic.head.state_dict())
+    return plain
