@@ -66,6 +66,8 @@ def rows(model: str, device: str, dtype: str) -> list[Row]:
         Row("PPO, 8 samples of 256-token prompts", long, Bars(time=0.17)),
         Row("DPPO, 8 samples of 256-token prompts", long_groups, Bars()),
     ]
+    shared = replace(base, shared_trunk=True)
+    chosen.append(Row("PPO, critic on a shared trunk", shared, Bars(update=0.6), against="separate critic"))
     if device == "cpu":
         chosen.insert(1, Row("PPO, bfloat16", replace(base, dtype="bfloat16"), Bars(time=0.38)))
     return [replace(row, work=f"{model}: {row.work}") for row in chosen]

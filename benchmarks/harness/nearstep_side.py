@@ -58,15 +58,17 @@ def new_recipe(workload: Workload, folder: str) -> Recipe:
         per_device_train_batch_size=workload.micro_rows,
         gradient_accumulation_steps=workload.rows // workload.micro_rows, num_ppo_epochs=workload.epochs,
         num_generations=workload.generations, response_length=workload.response_length, num_sample_generations=0,
-        use_cpu=workload.device == "cpu", seed=0, **(divergence if workload.kind == "dppo" else {}),
+        use_cpu=workload.device == "cpu", seed=0, critic_trunk="shared" if workload.shared_trunk else "separate",
+        **(divergence if workload.kind == "dppo" else {}),
     )  # fmt: skip
     with_critic = workload.kind == "ppo"
+    own_critic = with_critic and not workload.shared_trunk
     trainer = PPOTrainer(
         args=config,
         processing_class=tokenizer(workload),
         model=causal_model(workload),
         reward_model=scalar_model(workload, seed=2) if with_critic else None,
-        value_model=scalar_model(workload, seed=3) if with_critic else None,
+        value_model=scalar_model(workload, seed=3) if own_critic else None,
         reward_funcs=() if with_critic else arbitrary_reward,
         train_dataset=[{"input_ids": ids} for ids in workload.prompts()],
     )

@@ -34,9 +34,10 @@ class PPOTrainer:
 
     Models may be objects, folders or hub names; what is left out is taken from `args` or made: the reference is a
     frozen copy of the policy (or the policy with its adapters off), the critic starts from the reward model if
-    both read the same tokens, else from the policy's trunk with a head of zeros. `reward_funcs` follow TRL's
-    convention, or name `file.py:function`. `reward_processing_class` is the reward model's own tokenizer, where
-    the model was not loaded from a folder that has it.
+    both read the same tokens, else from the policy's trunk with a head of zeros; with `critic_trunk` it is made on the
+    policy's own weights. `reward_funcs` follow TRL's convention, or name `file.py:function`.
+    `reward_processing_class` is the reward model's own tokenizer, where the model was not loaded from a folder that
+    has it.
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.
@@ -82,7 +83,7 @@ class PPOTrainer:
 
     @property
     def value_model(self) -> nn.Module | None:
-        """The critic, as it is now; None where advantages need none."""
+        """The critic, as it is now; None where advantages need none. Its trunk may be the policy's (critic_trunk)."""
         return None if self.recipe.models.critic is None else self.recipe.models.critic.model
 
     def train(self) -> TrainOutput:

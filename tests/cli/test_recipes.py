@@ -49,6 +49,14 @@ def test_a_recipe_file_runs(given, tmp_path):
     assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize("flags", [("shared",), ("adapter", "--use_peft")], ids=lambda flags: flags[0])
+def test_a_critic_on_the_policys_weights_runs(flags, given, tmp_path):
+    assert main(["ppo", "--critic_trunk", *flags, *given]) == 0
+    last = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"value/grad_norm", "loss/value_avg", "vf_lr", "val/explained_variance"} <= last.keys()
+    assert (tmp_path / "out" / "value" / "config.json").is_file()
+
+
 def test_file_beats_recipe_and_flag_beats_both(given, tmp_path):
     (tmp_path / "run.yaml").write_text("temperature: 0.5\nkl-coef: 0.3\n")
     settings = PPO.read(["--recipe", "divergence", "--config", str(tmp_path / "run.yaml"), "--kl_coef", "0.4", *given])

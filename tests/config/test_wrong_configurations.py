@@ -94,6 +94,14 @@ WRONG = {
     "half precision": ({"fp16": True}, "fp16 = True: float16 loses small gradients; use bf16"),
     "steps": ({"max_steps": 100}, "max_steps = 100: the length of a run is total_episodes"),
     "size that follows": ({"mini_batch_size": 16}, "mini_batch_size = 16: it follows from"),
+    "one trunk, two times": (
+        {"critic": "decoupled", "critic_trunk": "shared"},
+        "critic = decoupled trains the critic apart from the policy, and with critic_trunk = shared they have one",
+    ),
+    "two critics": (
+        {"critic_trunk": "adapter", "value_model_path": "critic"},
+        "value_model_path is a model of its own, and with critic_trunk = adapter",
+    ),
     "resume": ({"resume_from_checkpoint": True}, "resume_from_checkpoint = True: a run cannot be resumed yet"),
 }
 

@@ -31,7 +31,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("place", [".", "groups"])
+@pytest.mark.parametrize("place", [".", "one_trunk", "groups"])
 def test_weights_are_the_same_d12_r06(runs, place):
     one, two = (torch.load(folder / place / "weights.pt") for folder in runs)
     assert one.keys() == two.keys()

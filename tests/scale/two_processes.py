@@ -21,8 +21,9 @@ SHARED = {
 
 
 def main(folder: Path) -> None:
-    """Nine episodes over the processes in four minibatches; with a critic, then against groups that processes share."""
+    """Nine episodes over the processes in four minibatches: a critic, one on the policy's trunk, shared groups."""
     play(folder, whiten_rewards=True)
+    play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1)
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv")
     dist_close()
 

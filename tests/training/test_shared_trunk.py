@@ -313,7 +313,7 @@ def test_weights_that_the_policy_trains_whole_cannot_be_the_critics_base(tmp_pat
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["c_attn"], fan_in_fan_out=True, **whole)
     given = peft.get_peft_model(tiny_causal_lm("gpt2"), config)
-    with pytest.raises(ModelError, match="the policy's adapters train .* itself"):
+    with pytest.raises(ModelError, match=r"the policy's adapters train .* itself"):
         small_recipe(tmp_path, critic_trunk="adapter", parts={"model": given})
 
 

@@ -45,12 +45,14 @@ MEANINGS: dict[str, str] = {
     "policy/mismatch_kl": "mean of ρ − 1 − log ρ before the first optimizer step of an update: how far engine and "
     "trainer disagree. About 1e-12 in float32, 1e-4 in bfloat16.",
     "policy/entropy_avg": "mean entropy of the next token's distribution, at the sampling temperature, in nats.",
-    "policy/grad_norm": "L2 norm of the policy's gradient before it is cut to max_grad_norm, mean over steps.",
+    "policy/grad_norm": "L2 norm of the policy's gradient before it is cut to max_grad_norm, mean over steps. With "
+    "critic_trunk = shared the value loss has its part in it.",
     "loss/policy_avg": "policy loss, mean per token. About 0 by construction where advantages are whitened.",
     "loss/policy_abs": "mean per token of the larger of |A·ρ| and |A·clip(ρ)| (without a clip, of the absolute loss): "
     "does not cancel, so runs can be compared by it.",
     "loss/value_avg": "value loss, ½ · mean of the larger (V − R)² with and without clipping; without vf_coef.",
-    "value/grad_norm": "L2 norm of the critic's gradient before it is cut to max_grad_norm, mean over steps.",
+    "value/grad_norm": "L2 norm of the critic's gradient before it is cut to max_grad_norm, mean over steps. With "
+    "critic_trunk = shared of its head alone.",
     "value/optimizer_steps": "optimizer steps of the critic so far.",
     "val/clipfrac_avg": "share of tokens where the clip decided the value loss.",
     "val/ratio": "mean of ρ per token. Stays near 1; above 2 or below 0.1 the steps are too large.",
