@@ -44,12 +44,12 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
     if config.stop_token is None and config.stop_token_id is None:
         yield "without a stop token all response_length tokens of a response are scored and trained on"
     clip, divergence = ("cliprange", "cliprange_high", "dual_clip"), ("divergence_low", "divergence_high")
-    decoupled = ("num_vf_epochs", "vf_update_frequency")
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
     limits = (config.importance_cap, config.importance_floor)
     yield from judge_remarks(config)
     yield from prompt_remarks(config, config.dataset_name)
+    yield from _critic_remarks(config)
     yield from without_effect(
         config,
         ("without use_peft", not config.use_peft, lora),
@@ -86,6 +86,15 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
         ("without kl_target", config.kl_target is None, ("kl_horizon",)),
         ("with measure_kl = false", config.measure_kl is False, ("ref_model_path", "kl_estimator")),
         ("with one epoch", config.num_ppo_epochs == 1, ("early_stop_kl",)),
+        ("without save_steps", config.save_steps is None, ("save_total_limit",)),
+        ("without push_to_hub", not config.push_to_hub, ("hub_model_id",)),
+    )
+
+
+def _critic_remarks(config: "PPOConfig") -> Iterator[str]:
+    decoupled = ("num_vf_epochs", "vf_update_frequency")
+    yield from without_effect(
+        config,
         (
             "without vf_warmup_updates",
             config.advantage == "gae" and config.vf_warmup_updates == 0,
@@ -97,8 +106,6 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
             config.critic == "decoupled",
             ("vf_coef",),
         ),
-        ("without save_steps", config.save_steps is None, ("save_total_limit",)),
-        ("without push_to_hub", not config.push_to_hub, ("hub_model_id",)),
     )
 
 
