@@ -82,7 +82,7 @@ def test_a_broken_region_fails_with_the_law(mine, capsys):
     ("words", "first"),
     [
         (["DUAL", "--skip", "returning"], "trust region Clip: 13 laws hold, 1 skipped (returning)"),
-        (["reward", "--rows", "rows.jsonl"], "reward reward: 7 laws hold"),
+        (["reward", "--rows", "rows.jsonl"], "reward reward: 8 laws hold"),
         (["Schedule"], "critic schedule Schedule: 7 laws hold"),
         (["SHORT", "--updates", "7"], "critic schedule Decoupled: 7 laws hold"),
         (["torch_backend", "--kind", "backend"], "backend TorchBackend: 9 laws hold"),

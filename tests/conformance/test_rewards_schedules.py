@@ -39,7 +39,32 @@ class Source:
         return Answer([float(len(ids)) for ids in batch.completion_ids])
 
 
-@pytest.mark.parametrize("reward", [brevity, slowly, only_questions, Source()])
+class EarlySource(Source):
+    """Judges rows as they come; `forgets` what it has been told of."""
+
+    def __init__(self, forgets=False):
+        self.forgets = forgets
+
+    def begin_early(self, rows):
+        return EarlyValues(self, self.forgets)
+
+
+class EarlyValues:
+    def __init__(self, source, forgets):
+        self.source, self.forgets, self.begun = source, forgets, {}
+
+    def add(self, row):
+        (self.begun[row.number(0)],) = self.source.score(row).values
+
+    def cancel(self):
+        self.begun.clear()
+
+    def score(self, batch):
+        values = self.source.score(batch).values
+        return Answer([0.0 if self.forgets and row in self.begun else value for row, value in enumerate(values)])
+
+
+@pytest.mark.parametrize("reward", [brevity, slowly, only_questions, Source(), EarlySource()])
 def test_rewards_of_every_kind_keep_the_laws(reward):
     assert [law for law, _ in check_reward(reward).held] == [law.name for law in rewards.LAWS]
 
@@ -110,6 +135,7 @@ BROKEN_REWARDS = {
     "unfinished": needs_the_stop_token,
     "inputs_untouched": tidies_up,
     "own_row": against_the_others,
+    "head_start": EarlySource(forgets=True),
 }
 
 
@@ -194,5 +220,5 @@ def test_the_length_of_the_run_counts():
 
 
 def test_all_laws_are_broken_by_one():
-    assert [*BROKEN_REWARDS, "repeatable"] == [law.name for law in rewards.LAWS]
+    assert [*list(BROKEN_REWARDS)[:-1], "repeatable", "head_start"] == [law.name for law in rewards.LAWS]
     assert list(BROKEN_SCHEDULES) == [law.name for law in schedules.LAWS]

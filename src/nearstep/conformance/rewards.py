@@ -2,13 +2,14 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from nearstep.conformance.law import Law, Verdict, hold
 from nearstep.errors import ConfigError, shorten
 from nearstep.rewards.batch import Answer, RewardBatch
+from nearstep.rewards.early import JudgesEarly
 from nearstep.rewards.event_loop import EventLoop
 from nearstep.rewards.failures import RewardSource
 from nearstep.rewards.functions import FunctionReward, function_name
@@ -29,8 +30,8 @@ def check_reward(reward: object, *, rows: Sequence[Mapping[str, object]] = ROWS,
     """Hold a reward function, or a RewardSource, to its laws. Raises ConformanceError with the first that is broken.
 
     `rows` are samples with a `prompt`, a `completion`, and every column that the reward reads; texts, or lists of chat
-    messages. `own_row` and `repeatable` are not universal: a reward may compare the rows of a batch, or ask a judge
-    that answers differently each time. Raises ConfigError for rows without prompt or completion.
+    messages. `own_row`, `repeatable` and `head_start` are not universal: a reward may compare the rows of a batch, or
+    ask a judge that answers differently each time. Raises ConfigError for rows without prompt or completion.
     """
     for number, row in enumerate(rows):
         missing = [name for name in ("prompt", "completion") if name not in row]
@@ -77,7 +78,10 @@ class Trial:
 
     def values(self, batch: RewardBatch) -> list[float]:
         """What the reward says, NaN where it says None. Raises RewardError for anything that is no reward."""
-        said = self.source().score(batch)
+        return self.read(self.source().score(batch), batch)
+
+    def read(self, said: Answer | Awaitable[Answer], batch: RewardBatch) -> list[float]:
+        """The values of an answer, as `values` gives them."""
         answer = said if isinstance(said, Answer) else EventLoop().gather([said])[0]
         return read_values(answer.values, batch, self.source().name)
 
@@ -135,6 +139,18 @@ def _repeatable(trial: Trial) -> str | None:
     return _differs(trial, first, again, "when asked again")
 
 
+def _head_start(trial: Trial) -> str | None:
+    source = trial.source()
+    if not isinstance(source, JudgesEarly):
+        return None
+    batch = trial.batch()
+    begun = source.begin_early(len(batch))
+    for row in range(len(batch) - 1, 0, -1):  # in any order, and not all
+        begun.add(batch.select([row]))
+    values = trial.read(begun.score(batch), batch)
+    return _differs(trial, trial.values(trial.batch()), values, "with a head start")
+
+
 def _differs(trial: Trial, values: list[float], others: list[float], where: str) -> str | None:
     for row, one, two in zip(trial.rows, values, others, strict=True):
         if one != two and not (math.isnan(one) and math.isnan(two)):
@@ -150,4 +166,7 @@ LAWS: tuple[Law[Trial], ...] = (
     Law("inputs_untouched", "what it is given stays as it is", _inputs_untouched),
     Law("own_row", "the reward of a completion does not depend on the others in the batch", _own_row, False),
     Law("repeatable", "the same completion gets the same reward again", _repeatable, False),
+    Law(
+        "head_start", "a source that judges early says the same of rows that were begun and others", _head_start, False
+    ),
 )

@@ -53,6 +53,27 @@ class RewardBatch:
             numbers=tuple(self.number(row) for row in rows),
         )
 
+    @staticmethod
+    def joined(rows: Sequence["RewardBatch"]) -> "RewardBatch":
+        """Parts of one batch as one part, in the given order; at least one."""
+        return replace(
+            rows[0],
+            prompts=[prompt for part in rows for prompt in part.prompts],
+            completions=[completion for part in rows for completion in part.completions],
+            prompt_ids=[ids for part in rows for ids in part.prompt_ids],
+            completion_ids=[ids for part in rows for ids in part.completion_ids],
+            finished=[ended for part in rows for ended in part.finished],
+            columns={name: [value for part in rows for value in part.columns[name]] for name in rows[0].columns},
+            episodes=[episode for part in rows for episode in part.episodes],
+            numbers=tuple(part.number(row) for part in rows for row in range(len(part))),
+        )
+
+    def has_the_ids_of(self, other: "RewardBatch") -> bool:
+        """Whether both hold the same episodes, token by token, so that one answer serves both."""
+        return (self.prompt_ids, self.completion_ids, self.finished, self.episodes) == (
+            other.prompt_ids, other.completion_ids, other.finished, other.episodes,
+        )  # fmt: skip
+
     def number(self, row: int) -> int:
         """The row's place in the whole batch."""
         return row if self.numbers is None else self.numbers[row]

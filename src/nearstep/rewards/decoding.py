@@ -16,19 +16,40 @@ def reward_batch(
     """Decode the responses with the policy's tokenizer, without special tokens and the final stop token."""
     finished = rollout.finished.tolist()
     completion_ids = rollout.completion_ids()
-    # The stop token may be an ordinary one ("\n") that the decoder would leave in, so it is cut by position.
-    visible = [_visible(ids, ended) for ids, ended in zip(completion_ids, finished, strict=True)]
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in visible]
+    endings = zip(prompts.inputs, completion_ids, finished, strict=True)
     return RewardBatch(
         # Row by row: a function that edits its prompt must reach neither the data set nor another sample.
         prompts=[copy.deepcopy(prompt) for prompt in prompts.inputs],
-        completions=[_completion(text, prompt) for text, prompt in zip(texts, prompts.inputs, strict=True)],
+        completions=[_completion(prompt, ids, ended, tokenizer) for prompt, ids, ended in endings],
         prompt_ids=rollout.prompt_ids(),
         completion_ids=completion_ids,
         finished=finished,
         columns={name: list(values) for name, values in prompts.columns.items()},
         episodes=prompts.episodes,
         trainer_state=trainer_state,
+    )
+
+
+def reward_row(
+    prompts: Prompts,
+    row: int,
+    completion_ids: list[int],
+    finished: bool,
+    tokenizer: PreTrainedTokenizerBase,
+    trainer_state: object = None,
+) -> RewardBatch:
+    """One row of the same batch alone, for which nothing but its own response is needed."""
+    prompt = prompts.inputs[row]
+    return RewardBatch(
+        prompts=[copy.deepcopy(prompt)],
+        completions=[_completion(prompt, completion_ids, finished, tokenizer)],
+        prompt_ids=[prompts.ids[row]],
+        completion_ids=[completion_ids],
+        finished=[finished],
+        columns={name: [values[row]] for name, values in prompts.columns.items()},
+        episodes=[prompts.episodes[row]],
+        trainer_state=trainer_state,
+        numbers=(row,),
     )
 
 
@@ -75,5 +96,7 @@ def _visible(ids: list[int], finished: bool) -> list[int]:
     return ids[:-1] if finished else ids
 
 
-def _completion(text: str, prompt: PromptInput) -> Completion:
+def _completion(prompt: PromptInput, ids: list[int], finished: bool, tokenizer: PreTrainedTokenizerBase) -> Completion:
+    # The stop token may be an ordinary one ("\n") that the decoder would leave in, so it is cut by position.
+    text = tokenizer.decode(_visible(ids, finished), skip_special_tokens=True)
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]

@@ -3,8 +3,9 @@
 import asyncio
 import threading
 import weakref
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Coroutine, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
@@ -19,11 +20,15 @@ class EventLoop:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    def submit(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """Begin with a coroutine and return at once; cancelling the future cancels it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._started())
+
     def gather(self, awaitables: Sequence[Awaitable[Result]]) -> list[Result]:
         """Await all concurrently, results in their order; the first error cancels the rest and is raised."""
         if not awaitables:
             return []
-        future = asyncio.run_coroutine_threadsafe(_gather(awaitables), self._started())
+        future = self.submit(_gather(awaitables))
         try:
             return future.result()
         finally:

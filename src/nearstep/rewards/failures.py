@@ -5,12 +5,13 @@ a worker process. A source that fails as a whole says nothing of which row was t
 asked again row by row, so that only the rows that fail alone are lost.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from nearstep.errors import RewardError
 from nearstep.rewards.batch import Answer, RewardBatch
+from nearstep.rewards.early import NOTHING_BEGUN, HeadStart
 from nearstep.rewards.event_loop import EventLoop
 from nearstep.rewards.values import Value, read_entries
 
@@ -76,6 +77,7 @@ class Call:
 
     source: int
     rows: Sequence[int]
+    begun: HeadStart | None = None  # what the source has done of them already
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,15 @@ class Panel:
     on_error: OnError
     event_loop: EventLoop
 
-    def hear(self, batch: RewardBatch) -> list[Heard]:
-        """Ask every source about every row. Raises RewardError as the policy says, or if over half the rows failed."""
+    def hear(self, batch: RewardBatch, begun: Mapping[int, HeadStart] = NOTHING_BEGUN) -> list[Heard]:
+        """Ask every source about every row; `begun` holds what some, by number, have done of that already.
+
+        Raises RewardError as the policy says, or if over half the rows failed.
+        """
         unheard = RewardError("nothing was said of this row")
         heard = [Heard(name, [unheard] * len(batch)) for name in self.names]
-        failed_whole = self._ask([Call(source, range(len(batch))) for source in range(len(heard))], batch, heard)
+        first = [Call(source, range(len(batch)), begun.get(source)) for source in range(len(heard))]
+        failed_whole = self._ask(first, batch, heard)
         if self.on_error.policy == "raise":
             _raise_first(heard)
         elif self.on_error.policy == "retry":
@@ -131,7 +137,7 @@ class Panel:
         return failed_whole
 
     def _begin(self, call: Call, part: RewardBatch) -> Answer | RewardError | Awaitable[Answer | RewardError]:
-        source = self.sources[call.source]
+        source = self.sources[call.source] if call.begun is None else call.begun
         if self.on_error.policy == "raise":
             return source.score(part)
         try:

@@ -4,6 +4,7 @@ import asyncio
 import email.utils
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ import torch
 from nearstep.config_rewards import is_loopback
 from nearstep.errors import RewardError, shorten
 from nearstep.rewards.batch import Answer, RewardBatch
+from nearstep.rewards.event_loop import EventLoop
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.wire import LARGEST_BODY_BYTES, decode_answer, encode_question
 from nearstep.streams import stream
@@ -64,22 +66,29 @@ class RemoteReward:
         """`policy` is the tokenizer that wrote the ids of the rollout."""
         self._server = server
         self._policy = policy
+        self._event_loop = EventLoop()
+
+    def begin_early(self, rows: int) -> "RemoteHeadStart":
+        """Take the rows of the next batch one by one; see JudgesEarly."""
+        requests = [range(start, min(start + self.batch_size, rows)) for start in range(0, rows, self.batch_size)]
+        return RemoteHeadStart(self, requests, self._event_loop)
 
     async def score(self, batch: RewardBatch) -> Answer:
         """Ask about all rows, some at a time; rows about which nothing could be learnt are failed rows."""
-        size, gate = self._server.batch_size, asyncio.Semaphore(REQUESTS_AT_A_TIME)
-        parts = [batch.select(range(start, min(start + size, len(batch)))) for start in range(0, len(batch), size)]
+        return await self.begin_early(len(batch)).score(batch)
+
+    @property
+    def batch_size(self) -> int:
+        """Most rows in one request."""
+        return self._server.batch_size
+
+    def client(self) -> httpx2.AsyncClient:
+        """Connections to the server, to be closed by the caller."""
         # The time limit is for a whole request, and asyncio keeps it: a server that drips would never overrun httpx2's.
         trust_env = not is_loopback(urlsplit(self._server.url).hostname or "")  # no proxy leads to this machine
-        async with httpx2.AsyncClient(timeout=None, follow_redirects=False, trust_env=trust_env) as client:
+        return httpx2.AsyncClient(timeout=None, follow_redirects=False, trust_env=trust_env)
 
-            async def ask(part: RewardBatch) -> Answer:
-                async with gate:
-                    return await self._ask(part, client)
-
-            return _joined(parts, await asyncio.gather(*(ask(part) for part in parts)))
-
-    async def _ask(self, part: RewardBatch, client: httpx2.AsyncClient) -> Answer:
+    async def ask(self, part: RewardBatch, client: httpx2.AsyncClient) -> Answer:
         """The server's answer; after the last try, or where another makes no sense, an error in place of every row."""
         body, tries = encode_question(part, self._policy), 0
         while True:
@@ -141,6 +150,73 @@ class RemoteReward:
         chance = float(torch.rand((), generator=generator))
         backoff = FIRST_PAUSE_SECONDS * 2.0 ** (tries - 1) * (0.5 + 0.5 * chance)
         return min(max(backoff, after_seconds or 0.0), LONGEST_PAUSE_SECONDS)
+
+
+class RemoteHeadStart:
+    """Requests about one batch: each is sent once all of its rows have ended; see HeadStart.
+
+    The rows of a request are neighbours, as they are without a head start: a server that judges them together must not
+    see others, and a run must not depend on which row ends first.
+    """
+
+    def __init__(self, remote: RemoteReward, requests: Sequence[range], event_loop: EventLoop) -> None:
+        self._remote = remote
+        self._requests = requests
+        self._event_loop = event_loop
+        self._rows: dict[int, RewardBatch] = {}
+        self._begun: dict[int, tuple[RewardBatch, Future[Answer]]] = {}  # by the first row
+        self._gate = asyncio.Semaphore(REQUESTS_AT_A_TIME)
+        self._client: httpx2.AsyncClient | None = None
+
+    def add(self, row: RewardBatch) -> None:
+        """Note that a row has ended, and send the request that it completes."""
+        number = row.number(0)
+        self._rows[number] = row
+        rows = self._requests[number // self._remote.batch_size]
+        if all(other in self._rows for other in rows):
+            self._ask(RewardBatch.joined([self._rows[other] for other in rows]))
+
+    async def score(self, batch: RewardBatch) -> Answer:
+        """The answers to all requests; those that were not sent, or whose rows have changed since, are sent now."""
+        parts = [batch.select(rows) for rows in self._requests]
+        try:
+            futures = [self._answer(part) for part in parts]
+            answers = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        finally:
+            self.cancel()
+        return _joined(parts, answers)
+
+    def cancel(self) -> None:
+        """Give up requests that are not answered, and close the connections."""
+        begun, self._begun = self._begun, {}
+        for _, future in begun.values():
+            future.cancel()
+        if begun:
+            self._event_loop.submit(self._close())
+
+    def _answer(self, part: RewardBatch) -> Future[Answer]:
+        begun, future = self._begun.get(part.number(0), (None, None))
+        if begun is not None and future is not None:
+            if part.has_the_ids_of(begun):
+                return future
+            future.cancel()
+        return self._ask(part)
+
+    def _ask(self, part: RewardBatch) -> Future[Answer]:
+        future = self._event_loop.submit(self._within_the_gate(part))
+        self._begun[part.number(0)] = part, future
+        return future
+
+    async def _within_the_gate(self, part: RewardBatch) -> Answer:
+        async with self._gate:
+            if self._client is None:
+                self._client = self._remote.client()
+            return await self._remote.ask(part, self._client)
+
+    async def _close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
 
 
 @dataclass(frozen=True)

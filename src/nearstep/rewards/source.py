@@ -1,7 +1,7 @@
 """How what several rewards said is added up: weighted, each by its name, None left out, a failed row not scored."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.errors import ConfigError, RewardError, shorten
 from nearstep.rewards.batch import RewardBatch
 from nearstep.rewards.decoding import per_token, reward_batch
+from nearstep.rewards.early import NOTHING_BEGUN, EarlyRows, HeadStart, JudgesEarly
 from nearstep.rewards.event_loop import EventLoop
 from nearstep.rewards.failures import Heard, OnError, Panel
 from nearstep.rewards.failures import RewardSource as RewardSource
@@ -64,9 +65,23 @@ class Rewards:
         self._on_error = on_error or OnError()
         self._panel = Panel(self.sources, self.names, self._on_error, EventLoop())
 
-    def __call__(self, prompts: Prompts, rollout: Rollout) -> Scores:
-        """Judge every row; raises a RewardError where a source fails and the user wants no row dropped."""
-        judgement = self.judge(reward_batch(prompts, rollout, self._tokenizer, self._state()))
+    def early(self, prompts: Prompts) -> EarlyRows:
+        """Be ready to judge rows of `prompts` while others are generated; the next call is given what that began."""
+        begun = {
+            number: source.begin_early(len(prompts))
+            for number, source in enumerate(self.sources)
+            if isinstance(source, JudgesEarly)
+        }
+        return EarlyRows(prompts, self._tokenizer, self._state, begun)
+
+    def __call__(self, prompts: Prompts, rollout: Rollout, early: EarlyRows | None = None) -> Scores:
+        """Judge every row; the scores do not depend on what was judged `early`.
+
+        Raises a RewardError where a source fails and the user wants no row dropped.
+        """
+        with early or self.early(prompts) as begun:
+            batch = reward_batch(prompts, rollout, self._tokenizer, self._state())
+            judgement = self.judge(batch, begun.head_starts)
         device = rollout.tokens.device
         return Scores(
             total=torch.tensor(judgement.last, dtype=torch.float64).float().to(device),
@@ -86,9 +101,9 @@ class Rewards:
             if isinstance(source, WorkerReward):
                 source.close()
 
-    def judge(self, batch: RewardBatch) -> Judgement:
-        """Ask all sources about a batch and add up; raises as calling does."""
-        heard = self._panel.hear(batch)
+    def judge(self, batch: RewardBatch, begun: Mapping[int, HeadStart] = NOTHING_BEGUN) -> Judgement:
+        """Ask all sources about a batch, of which some have `begun`, and add up; raises as calling does."""
+        heard = self._panel.hear(batch, begun)
         rows = range(len(batch))
         scored = [self._is_scored(heard, row, batch) for row in rows]
         return Judgement(
