@@ -83,6 +83,29 @@ class OneSeed(TransformersEngine):
         super().__init__(replace(settings, seed=7))
 
 
+class TellsHalf(TransformersEngine):
+    def generate(self, prompts, *, top_k=0, limits=None, row_ended=None):
+        def told(row, ids, finished):
+            row_ended(row, ids[: len(ids) // 2], finished)
+
+        return super().generate(prompts, top_k=top_k, limits=limits, row_ended=row_ended and told)
+
+
+class TellsTwice(TransformersEngine):
+    def generate(self, prompts, *, top_k=0, limits=None, row_ended=None):
+        def told(row, ids, finished):
+            row_ended(0, ids, finished)
+
+        return super().generate(prompts, top_k=top_k, limits=limits, row_ended=row_ended and told)
+
+
+class TellsNothing(TransformersEngine):
+    """Which is allowed, as is one that does not take `row_ended`."""
+
+    def generate(self, prompts, *, top_k=0, limits=None, row_ended=None):
+        return super().generate(prompts, top_k=top_k, limits=limits)
+
+
 class AheadOfItsTime(TransformersEngine):
     def load(self, policy, version):
         super().load(policy, version + 1)
@@ -138,6 +161,7 @@ BROKEN = {
     "own_episode": ByPlaceInTheBatch,
     "episodes_differ": OneEpisode,
     "seed": OneSeed,
+    "row_ends": TellsHalf,
     "version": AheadOfItsTime,
     "hands_off": GlobalNoise,
     "trainer_logprobs": Untempered,
@@ -171,6 +195,13 @@ def test_a_broken_one_is_caught_at_its_law(law, make):
 def test_stopping_at_some_of_the_stop_tokens_breaks_the_law_of_ends():
     with pytest.raises(ConformanceError, match="goes on after its stop token"):
         check_engine(StopsAtOneToken)
+
+
+def test_an_engine_may_keep_silent_of_rows_but_not_repeat_itself():
+    check_engine(Edited)
+    check_engine(TellsNothing)
+    with pytest.raises(ConformanceError, match=r"breaks the law 'row_ends'(.|\n)*told of the rows \[0, 0"):
+        check_engine(TellsTwice)
 
 
 def test_every_law_is_broken_by_one():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward import rollout_logprobs
 from nearstep.models.roles import make_policy
-from nearstep.rollout.engine import RolloutEngine
+from nearstep.rollout.engine import RolloutEngine, generate
 from nearstep.rollout.sampling import draw
 from nearstep.rollout.transformers_engine import GenerationSettings, TransformersEngine
 from nearstep.types import Prompts
@@ -173,3 +173,35 @@ def test_draw_is_the_inverse_of_the_cumulative_distribution(vocabulary, uniform,
 def test_draw_at_its_edges_takes_no_impossible_token(uniform):
     probabilities = torch.tensor([[0.0, 0.5, 0.5, 0.0, 0.0]])
     assert draw(probabilities, torch.tensor([uniform], dtype=torch.float64)).item() == (1 if uniform == 0 else 2)
+
+
+def test_it_tells_of_every_row_when_it_ends_and_not_later():
+    engine, told = engine_of(max_rows=4), []
+
+    def row_ended(row, ids, finished):
+        told.append((row, ids, finished))
+
+    rollout = generate(engine, prompts_of(PROMPTS), row_ended)
+    ends = list(zip(rows_of(rollout), rollout.finished.tolist(), strict=True))
+    assert sorted(told) == [(row, *end) for row, end in enumerate(ends)]
+    assert told != sorted(told)  # in the order of their ends
+    assert rows_of(engine.generate(prompts_of(PROMPTS))) == rows_of(rollout)
+
+
+def test_an_engine_that_cannot_tell_plays_as_before():
+    class Silent:
+        def __init__(self):
+            self.inner, self.asked = engine_of(), []
+
+        def load(self, policy, version):
+            self.inner.load(policy, version)
+
+        def generate(self, prompts, *, top_k=0, limits=None):
+            self.asked.append(top_k)
+            return self.inner.generate(prompts, top_k=top_k, limits=limits)
+
+    engine, told = Silent(), []
+    assert isinstance(engine, RolloutEngine)
+    rollout = generate(engine, prompts_of(PROMPTS), lambda *end: told.append(end), top_k=2)
+    assert rows_of(rollout) == rows_of(engine_of().generate(prompts_of(PROMPTS)))
+    assert (engine.asked, told) == ([2], [])

@@ -13,7 +13,7 @@ from nearstep.models.distribution import Sampling
 from nearstep.models.forward import rollout_logprobs
 from nearstep.models.roles import Policy, make_policy
 from nearstep.rewards.functions import function_name
-from nearstep.rollout.engine import RolloutEngine
+from nearstep.rollout.engine import RolloutEngine, tells_of_rows
 from nearstep.rollout.transformers_engine import GenerationSettings
 from nearstep.types import Rollout, TopLogprobs
 
@@ -230,6 +230,29 @@ def _hands_off(stage: Stage) -> str | None:
     return None
 
 
+def _row_ends(stage: Stage) -> str | None:
+    engine = stage.engine()
+    if not tells_of_rows(engine):  # nothing begins early then, which is allowed
+        return None
+    told: list[int] = []
+    ends: list[tuple[list[int], bool]] = []
+
+    def row_ended(row: int, ids: list[int], finished: bool) -> None:
+        told.append(row)
+        ends.append((ids, finished))
+
+    rollout = engine.generate(prompts_of(ALL), row_ended=row_ended)
+    if len(set(told)) != len(told) or not set(told) <= set(ALL):
+        return f"it told of the rows {told}, of {len(ALL)} prompts"
+    played = list(zip(rollout.completion_ids(), rollout.finished.tolist(), strict=True))
+    for row, end in zip(told, ends, strict=True):
+        if end != played[row]:
+            return f"row {row} was told to end with {end[0]}, finished = {end[1]}; the rollout has {played[row]}"
+    silent = stage.engine().generate(prompts_of(ALL))
+    same = silent.completion_ids() == rollout.completion_ids()
+    return None if same else "responses differ when nobody listens"
+
+
 LAWS: tuple[Law[Stage], ...] = (
     Law("protocol", "it has load(policy, version) and generate(prompts, *, top_k, limits)", _protocol),
     Law("layout", "a rollout has one row for each prompt, in order, the prompt first and untouched", _layout),
@@ -241,6 +264,7 @@ LAWS: tuple[Law[Stage], ...] = (
     Law("own_episode", "a response depends on prompt and episode alone, not on the batch", _own_episode),
     Law("episodes_differ", "episodes of one prompt are different samples", _episodes_differ),
     Law("seed", "another seed gives other responses", _seed),
+    Law("row_ends", "if it tells of rows as they end, then once, and what the rollout holds", _row_ends),
     Law("version", "no response claims weights that were not loaded yet", _version),
     Law("hands_off", "weights, prompts and the global generator stay as they are", _hands_off),
     Law("trainer_logprobs", "recorded log-probs are those that the trainer computes", _trainer_logprobs, False),

@@ -11,6 +11,7 @@ from nearstep.algorithm.ragged import places_in_row, row_numbers
 from nearstep.models.distribution import Sampling, sampling_logprobs
 from nearstep.models.forward import hidden_states
 from nearstep.models.roles import Policy
+from nearstep.rollout.engine import RowEnded
 from nearstep.rollout.sampling import draw
 from nearstep.rollout.slot_cache import DecodeStep, Prefill, SlotCache
 from nearstep.streams import stream
@@ -43,8 +44,15 @@ class TransformersEngine:
         self.policy, self.version = policy, version
 
     @torch.no_grad()
-    def generate(self, prompts: Prompts, *, top_k: int = 0, limits: Sequence[int] | None = None) -> Rollout:
-        """One response per row; see RolloutEngine.generate."""
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        top_k: int = 0,
+        limits: Sequence[int] | None = None,
+        row_ended: RowEnded | None = None,
+    ) -> Rollout:
+        """One response per row; see TellingEngine.generate."""
         assert self.policy is not None, "load() comes before generate()"
         settings = self.settings
         limits = [settings.response_length] * len(prompts) if limits is None else list(limits)
@@ -67,7 +75,11 @@ class TransformersEngine:
                 logprobs.argmax(-1) if settings.greedy else draw(logprobs.exp(), uniforms[rows, responses.count(rows)])
             )
             responses.add(rows, chosen, logprobs)
-            batch.leave(responses.finish(rows, settings.stop_ids))
+            ended = responses.finish(rows, settings.stop_ids)
+            batch.leave(ended)
+            if row_ended is not None:
+                for row in sorted(ended):
+                    row_ended(row, responses.ids(row), responses.finished[row])
         return responses.rollout(prompts, self.version)
 
 
@@ -181,6 +193,11 @@ class Responses:
     def count(self, rows: list[int]) -> list[int]:
         """Tokens that each of the rows has."""
         return [self.counts[row] for row in rows]
+
+    def ids(self, row: int) -> list[int]:
+        """The tokens of one row."""
+        ids: list[int] = self.tokens[row, : self.counts[row]].tolist()
+        return ids
 
     def last_tokens(self, rows: list[int]) -> Tensor:
         """The newest token of each of the rows."""

@@ -1,18 +1,17 @@
 """How good the policy is on held-out prompts, and what it writes: greedy responses, judged like those of training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.models.roles import Policy
-from nearstep.rollout.engine import RolloutEngine
+from nearstep.rollout.engine import RolloutEngine, generate
 from nearstep.scale.backend import Backend
+from nearstep.training.judges import Judges
 from nearstep.types import Max, Mean, Metrics, Prompts, Rollout, Scores, Spread
 
 SAMPLE_ROWS = 4
-
-Rewards = Callable[[Prompts, Rollout], Scores]
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Evaluator:
 
     policy: Policy
     engine: RolloutEngine
-    rewards: Rewards
+    rewards: Judges
     backend: Backend
     tokenizer: PreTrainedTokenizerBase
     chunks: Sequence[Prompts]
@@ -54,19 +53,22 @@ class Evaluator:
         self.engine.load(self.policy, version=0)
         for prompts in self.chunks:
             if len(prompts):
-                rollout = self.engine.generate(prompts)
-                metrics += _metrics(rollout, self.rewards(prompts, rollout))
+                metrics += _metrics(*self._play(prompts))
         gathered = self.backend.gather(metrics.cpu())
         return Evaluation(sum(gathered, start=Metrics()))
 
     def samples(self) -> list[tuple[str, str, float]]:
         """Query, response and score of a few prompts, as the policy is now."""
         self.engine.load(self.policy, version=0)
-        rollout = self.engine.generate(self.sample_prompts)
-        scores = self.rewards(self.sample_prompts, rollout)
+        rollout, scores = self._play(self.sample_prompts)
         totals = scores.with_dense(scores.total, rollout).tolist()
         texts = zip(rollout.prompt_ids(), rollout.completion_ids(), totals, strict=True)
         return [(self.decode(query), self.decode(response), score) for query, response, score in texts]
+
+    def _play(self, prompts: Prompts) -> tuple[Rollout, Scores]:
+        with self.rewards.early(prompts) as early:
+            rollout = generate(self.engine, prompts, early)
+        return rollout, self.rewards(prompts, rollout, early)
 
 
 def _metrics(rollout: Rollout, scores: Scores) -> Metrics:

@@ -1,5 +1,6 @@
 """PPO: sample, judge, annotate, improve, report. Read this first."""
 
+from nearstep.rollout.engine import generate
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
@@ -11,11 +12,11 @@ def train(r: Recipe, state: State) -> None:
     for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):
         state.begin_update()
         r.report.begin_update()
-        with r.clock("generate"):
+        with r.clock("generate"), r.rewards.early(prompts) as early:
             r.engine.load(r.models.policy, version=state.update)
-            rollout = r.engine.generate(prompts, top_k=r.trust_region.top_k)  # 1 sample
+            rollout = generate(r.engine, prompts, early, top_k=r.trust_region.top_k)  # 1 sample
         with r.clock("score"):
-            scores = r.rewards(prompts, rollout)  # 2 judge
+            scores = r.rewards(prompts, rollout, early)  # 2 judge
             state.see(scores, r.config, r.backend)
         with r.clock("experience"):
             experience = make_experience(rollout, scores, r, state)  # 3 annotate

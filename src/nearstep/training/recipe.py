@@ -16,10 +16,11 @@ from nearstep.training.batches import BatchSizes
 from nearstep.training.checkpoint import Checkpoint
 from nearstep.training.clock import Clock
 from nearstep.training.evaluation import Evaluation
+from nearstep.training.judges import Judges
 from nearstep.training.optimizers import Learners
 from nearstep.training.report import Report
 from nearstep.training.schedules import CriticSchedule
-from nearstep.types import Prompts, Rollout, Scores
+from nearstep.types import Prompts
 
 
 @runtime_checkable
@@ -28,17 +29,6 @@ class PromptBatches(Protocol):
 
     def batches(self, *, after: int, until: int) -> Iterator[Prompts]:
         """This process's prompts of updates after + 1 … until."""
-
-
-@runtime_checkable
-class Judges(Protocol):
-    """Who scores rollouts; the rewards room's Rewards is one."""
-
-    def __call__(self, prompts: Prompts, rollout: Rollout) -> Scores:
-        """A score for every row, NaN for one that could not be judged."""
-
-    def close(self) -> None:
-        """End what is kept running between calls."""
 
 
 @dataclass(frozen=True)

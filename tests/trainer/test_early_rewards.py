@@ -1,0 +1,96 @@
+"""In real runs, rewards in worker processes begin before the last row is generated; none is left if it fails."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from nearstep import PPOTrainer
+from nearstep.training.report import Report
+from tests.tiny import byte_tokenizer, tiny_causal_lm
+from tests.trainer.test_failing_rewards import children
+from tests.training.runs import PROMPTS, settings
+
+REWARDS = """
+import pathlib
+
+def score(completion_ids, **columns):
+    (ids,) = completion_ids
+    (pathlib.Path(__file__).parent / "judged").touch()
+    return [sum(token < 100 for token in ids) / len(ids)]
+"""
+LIMIT_SECONDS = 60.0
+
+
+@dataclass
+class Waits:
+    """The engine of a run, whose last row does not end before a reward has been asked about another."""
+
+    inner: Any
+    folder: Any
+    waited: int = 0
+    fails: bool = False
+
+    def load(self, policy, version):
+        self.inner.load(policy, version)
+
+    def generate(self, prompts, *, top_k=0, limits=None, row_ended=None):
+        judged, left = self.folder / "judged", len(prompts)
+        judged.unlink(missing_ok=True)
+
+        def told(row, ids, finished):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                began = time.monotonic()
+                while not judged.exists():
+                    assert time.monotonic() - began < LIMIT_SECONDS
+                    time.sleep(0.01)
+                self.waited += 1
+                if self.fails:
+                    raise RuntimeError("the engine fails")
+            row_ended(row, ids, finished)
+
+        return self.inner.generate(prompts, top_k=top_k, limits=limits, row_ended=told)
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    prompts = [{"prompt": text} for text in PROMPTS]
+    trainer = PPOTrainer(
+        args=settings(tmp_path / "run", reward_workers=2, total_episodes=16, num_ppo_epochs=1),
+        processing_class=byte_tokenizer(),
+        model=tiny_causal_lm(),
+        reward_funcs=f"{tmp_path / 'rewards.py'}:score",
+        train_dataset=prompts,
+        eval_dataset=prompts[:2],
+    )
+    trainer.recipe = replace(trainer.recipe, engine=Waits(trainer.recipe.engine, tmp_path))
+    yield trainer
+    trainer.recipe.rewards.close()
+
+
+def test_rewards_begin_while_rows_are_generated(trainer):
+    trainer.train()
+    assert trainer.recipe.engine.waited == 2
+
+
+def test_in_evaluation_as_well(trainer, tmp_path):
+    report: Report = trainer.recipe.report
+    evaluator = replace(report.evaluator, engine=Waits(report.evaluator.engine, tmp_path))
+    metrics = evaluator.evaluate().metrics
+    assert evaluator.engine.waited == len(evaluator.chunks) == 1
+    silent = report.evaluator.evaluate().metrics
+    assert float(metrics.by_name["objective/scores"].sum) == float(silent.by_name["objective/scores"].sum)
+    assert len(evaluator.samples()) == len(evaluator.sample_prompts)
+    assert evaluator.engine.waited == 2
+
+
+def test_an_engine_that_fails_leaves_no_process(trainer):
+    before = children()
+    trainer.recipe.engine.fails = True
+    with pytest.raises(RuntimeError, match="the engine fails"):
+        trainer.train()
+    assert children() - before == set()
