@@ -37,6 +37,21 @@ def run(code, tests=(), *, isolation="namespaces", timeout=10.0, memory=512 * MI
 # --- What code may do
 
 
+@shut_in
+def test_an_interpreter_below_tmp_can_be_read_and_not_written(tmp_path, monkeypatch):
+    library = Path("/tmp") / f"nearstep-{os.getpid()}" / "lib"
+    library.mkdir(parents=True)
+    (library / "word.txt").write_text("there")
+    readable = [*sandbox._readable(), str(library)]
+    monkeypatch.setattr(sandbox, "_readable", lambda: readable)
+    try:
+        code = f"assert open('{library}/word.txt').read() == 'there'; open('/tmp/mine', 'w').write('x')"
+        assert run(code).ending == "done"
+        assert run(f"open('{library}/new', 'w')").ending == "error"
+    finally:
+        shutil.rmtree(library.parent)
+
+
 @pytest.mark.parametrize("isolation", BOTH)
 def test_every_test_gets_the_state_after_the_code_and_a_copy_of_its_own(isolation):
     tests = ["assert f(1) == 2; seen.append(1)", "assert f(1) == 3", "assert seen == []", "import os; os._exit(0)"]

@@ -142,7 +142,9 @@ def build_room(readable: list[str], folder: str, disk_bytes: int) -> None:
     """A root of its own: the interpreter's folders, read only; a small writable /tmp; four devices; nothing else."""
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
     _mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
-    for path in readable:
+    os.mkdir(f"{folder}/tmp")
+    _mount("tmpfs", f"{folder}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={disk_bytes},nr_inodes=4096,mode=1777")
+    for path in readable:  # which may lie below /tmp, as in a virtual environment for an afternoon
         inside = folder + path
         os.makedirs(os.path.dirname(inside), exist_ok=True)
         if os.path.islink(path):
@@ -155,8 +157,6 @@ def build_room(readable: list[str], folder: str, disk_bytes: int) -> None:
     for device in DEVICES:
         Path(folder + device).touch()
         _mount(device, folder + device, None, MS_BIND)
-    os.mkdir(f"{folder}/tmp")
-    _mount("tmpfs", f"{folder}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={disk_bytes},nr_inodes=4096,mode=1777")
     os.chdir(folder)
     number = SYS_PIVOT_ROOT.get(os.uname().machine)
     if number is None:
