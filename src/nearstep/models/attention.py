@@ -71,8 +71,9 @@ class Segments:
             if segment.prefix is not None:
                 key = torch.cat([keys[segment.prefix], key], dim=2)
                 value = torch.cat([values[segment.prefix], value], dim=2)
-            outputs.append(attend_causally(query, key, value, layer))
-        return torch.cat(outputs, dim=2).to(layer.query.dtype)
+            outputs.append(attend_causally(query, key, value, layer).transpose(1, 2))
+        # Token by token in memory, as the layers around want it.
+        return torch.cat(outputs, dim=1).to(layer.query.dtype).transpose(1, 2)
 
 
 def attend_causally(query: Tensor, key: Tensor, value: Tensor, layer: LayerInput) -> Tensor:

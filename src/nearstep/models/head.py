@@ -130,10 +130,11 @@ class _Work:
         logits, logprobs = self.logprobs_again(linear, places, sampled)
         of_asked = of_asked * (self.head.scale / self.sampling.temperature)
         cut = logprobs == -torch.inf if self.sampling.cuts else None
-        probabilities, total = logprobs.exp(), of_asked.sum(1, keepdim=True)
+        total = of_asked.sum(1, keepdim=True)
         if of_entropy is None:
-            gradient = probabilities.mul_(-total)
+            gradient = logprobs.exp_().mul_(-total)
         else:
+            probabilities = logprobs.exp()
             weight = of_entropy[:, None] * (self.head.scale / self.sampling.temperature)
             factor = logprobs.clamp_(min=IMPOSSIBLE).add_(entropy[:, None]).mul_(weight).add_(total)
             gradient = probabilities.mul_(factor.neg_())
