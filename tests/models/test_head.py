@@ -118,6 +118,29 @@ def test_gradients_add_up_over_backward_passes(small_chunks):
     torch.testing.assert_close(linear.weight.grad, 2 * once[1])
 
 
+def test_passes_that_are_alive_together_and_those_after_another_do_not_share_logits(small_chunks):
+    linear, hidden, actions, top_ids = inputs()
+    head, other = Head(linear), hidden.detach().flip(0).requires_grad_()
+    expected = [
+        gradients(action_logprobs, Head(linear), each, actions, Sampling(0.7), top_ids) for each in (hidden, other)
+    ]
+    for each in (hidden, other):
+        each.grad = None
+    linear.weight.grad = None
+    head.scratch.give_back(torch.full((ACTIONS * VOCABULARY,), torch.nan, dtype=torch.float64))
+    both = [action_logprobs(head, each, actions, Sampling(0.7), top_ids) for each in (hidden, other)]
+    for found in both:
+        some_loss(found).backward()
+    assert head.scratch.spare is not None
+    torch.testing.assert_close(hidden.grad, expected[0][1][0], atol=1e-12, rtol=0)
+    torch.testing.assert_close(other.grad, expected[1][1][0], atol=1e-12, rtol=0)
+    few = other.detach()[:5].requires_grad_()  # in the memory of a larger pass
+    some_loss(action_logprobs(head, few, actions[:5], Sampling(0.7))).backward()
+    alone = other.detach()[:5].requires_grad_()
+    some_loss(action_logprobs(Head(linear), alone, actions[:5], Sampling(0.7))).backward()
+    assert torch.equal(few.grad, alone.grad)
+
+
 def test_a_frozen_head_passes_the_gradient_on(small_chunks):
     linear, hidden, actions, _ = inputs()
     _, expected = gradients(action_logprobs, Head(linear), hidden, actions, Sampling())

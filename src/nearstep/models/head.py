@@ -1,7 +1,7 @@
 """What a language-model head says about the chosen actions, without ever holding [actions × vocabulary]."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,23 @@ LOGITS_IN_WORK = {"cpu": 2**19, "cuda": 2**26}
 IMPOSSIBLE = -1e4  # a finite log-probability whose probability is 0 in any type
 
 
+@dataclass
+class Scratch:
+    """Memory for logits that is used again: on a CPU, asking the system for it anew costs a fifth of the product."""
+
+    spare: Tensor | None = None
+
+    def take(self, places: int, like: Tensor) -> Tensor:
+        """A line of `places` numbers with anything in them; nobody else has it until it is given back."""
+        spare, self.spare = self.spare, None
+        fits = spare is not None and len(spare) >= places and (spare.dtype, spare.device) == (like.dtype, like.device)
+        return spare if spare is not None and fits else like.new_empty(places)
+
+    def give_back(self, taken: Tensor) -> None:
+        """Keep it for the next; a GPU's own allocator does that better."""
+        self.spare = taken if taken.is_cpu else None
+
+
 @dataclass(frozen=True)
 class Head:
     """The output layer of a causal model: logits = cap · tanh(scale · (hidden @ weightᵀ + bias) / cap)."""
@@ -25,6 +42,7 @@ class Head:
     linear: nn.Linear
     scale: float = 1.0
     softcap: float | None = None
+    scratch: Scratch = field(default_factory=Scratch, compare=False, repr=False)
 
     def logits(self, hidden: Float[Tensor, "places width"]) -> Float[Tensor, "places vocabulary"]:
         """Logits at the given places, in the model's type."""
@@ -89,10 +107,15 @@ class _Work:
         ends = range(len(self.asked), 0, -size)
         return [slice(max(0, end - size), end) for end in reversed(ends)]
 
-    def room(self, hidden: Tensor) -> Tensor:
-        """Memory for the logits of the largest chunk."""
-        largest = max((chunk.stop - chunk.start for chunk in self.chunks), default=0)
-        return hidden.new_empty(largest, self.head.linear.out_features)
+    @property
+    def size(self) -> int:
+        """How many logits the largest chunk has."""
+        return max((chunk.stop - chunk.start for chunk in self.chunks), default=0) * self.head.linear.out_features
+
+    def lines(self, room: Tensor, chunk: slice) -> Float[Tensor, "lines vocabulary"]:
+        """Where the logits of a chunk lie in memory for so many."""
+        width = self.head.linear.out_features
+        return room[: (chunk.stop - chunk.start) * width].view(-1, width)
 
     def blocks(self, chunk: slice) -> Iterator[tuple[slice, slice]]:
         """Actions of a chunk that are worked on together, as places among all actions and as lines of the chunk."""
@@ -154,9 +177,10 @@ class _Logprobs(torch.autograd.Function):
         outcome = torch.promote_types(hidden.dtype, torch.float32)
         logprobs = hidden.new_empty(work.asked.shape, dtype=outcome)
         entropy = hidden.new_empty(len(hidden), dtype=outcome)
-        held = work.room(hidden)
+        learns = any(ctx.needs_input_grad)
+        held = work.head.scratch.take(work.size, hidden) if learns else hidden.new_empty(work.size)
         for chunk in work.chunks:
-            linear = _linear(hidden[chunk], weight, bias, into=held)
+            linear = _linear(hidden[chunk], weight, bias, into=work.lines(held, chunk))
             for places, lines in work.blocks(chunk):
                 _, of_block = work.logprobs(linear[lines], places)
                 logprobs[places] = of_block.gather(1, work.asked[places])
@@ -174,14 +198,14 @@ class _Logprobs(torch.autograd.Function):
         hidden, weight, bias, sampled, entropy = ctx.saved_tensors
         work, kept = ctx.work, ctx.held
         ctx.held = None  # overwritten here: a second backward pass over the same graph makes all logits again
-        held = work.room(hidden) if kept is None else kept
+        held = work.head.scratch.take(work.size, hidden) if kept is None else kept
         if of_logprobs is None:
             of_logprobs = entropy.new_zeros(work.asked.shape)
         of_hidden = torch.empty_like(hidden)
         for chunk in reversed(work.chunks):
-            linear = held[: chunk.stop - chunk.start]
+            linear = work.lines(held, chunk)
             if kept is None or chunk != work.chunks[-1]:
-                _linear(hidden[chunk], weight, bias, into=held)
+                _linear(hidden[chunk], weight, bias, into=linear)
             for places, lines in work.blocks(chunk):
                 of_entropies = None if of_entropy is None else of_entropy[places]
                 linear[lines] = work.gradient(
@@ -189,12 +213,13 @@ class _Logprobs(torch.autograd.Function):
                 )
             torch.mm(linear, weight.to(linear.dtype), out=of_hidden[chunk])
             _add_gradients(linear, hidden[chunk], weight, bias)
+        work.head.scratch.give_back(held)
         return of_hidden, None, None, None
 
 
 def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, into: Tensor) -> Tensor:
-    """hidden @ weightᵀ + bias in the first lines of `into`."""
-    product = torch.mm(hidden, weight.to(hidden.dtype).T, out=into[: len(hidden)])
+    """hidden @ weightᵀ + bias in `into`."""
+    product = torch.mm(hidden, weight.to(hidden.dtype).T, out=into)
     return product if bias is None else product.add_(bias)
 
 
