@@ -8,11 +8,12 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.axes import ratio_cap, schedule, trust_region, vf_learning_rate
-from nearstep.casting import Cast, Parts, cast, policy_family, policy_tokenizer
+from nearstep.casting import Cast, Parts, cast, policy_of
 from nearstep.config import PPOConfig
 from nearstep.data.templates import with_template
 from nearstep.judging import JudgeEntry, judge_entries, on_error
 from nearstep.models.distribution import Sampling
+from nearstep.models.load import choose_tokenizer, family_of
 from nearstep.models.roles import Policy
 from nearstep.models.stop_tokens import stop_ids
 from nearstep.reports.callbacks import Callbacks, tracker_callbacks
@@ -106,7 +107,11 @@ def _ground(config: PPOConfig, parts: Parts) -> _Ground:
     """Everything that can be checked without weights."""
     backend = torch_backend(use_cpu=config.use_cpu)
     tracker_callbacks(config.report_to, main=backend.rank == 0)
-    tokenizer, family = with_template(policy_tokenizer(config, parts), config.prompt_type), policy_family(config, parts)
+    policy, trusted = policy_of(config, parts), config.trust_remote_code
+    own = choose_tokenizer(
+        parts.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
+    )
+    tokenizer, family = with_template(own, config.prompt_type), family_of(policy, trust_remote_code=trusted)
     stops = stop_ids(
         tokenizer, stop_token=config.stop_token, stop_token_id=config.stop_token_id, vocab_size=family.vocab_size
     )

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.config import PPOConfig
 from nearstep.errors import ConfigError, ModelError
 from nearstep.judging import JudgeEntry, Loading, RewardEntry, load_reward_model, make_judges, reward_tokenizer
 from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
 from nearstep.models.attention_gpu import kernel_of_model
-from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model, load_tokenizer
+from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model
 from nearstep.models.reward import is_decoder
 from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
 from nearstep.models.shared_trunk import critic_under_adapters, value_head
@@ -67,30 +67,6 @@ def policy_of(config: PPOConfig, parts: Parts) -> nn.Module | str:
     if given is None:
         raise ConfigError("no policy: pass model, or set model_name_or_path")
     return given
-
-
-def policy_family(config: PPOConfig, parts: Parts) -> PreTrainedConfig:
-    """The policy's own text configuration, read without loading weights."""
-    policy = policy_of(config, parts)
-    if isinstance(policy, nn.Module):
-        return transformers_model(policy, "model").config.get_text_config()
-    try:
-        return AutoConfig.from_pretrained(policy, trust_remote_code=config.trust_remote_code).get_text_config()
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model: no model configuration could be read from {policy!r}: {error}") from error
-
-
-def policy_tokenizer(config: PPOConfig, parts: Parts) -> PreTrainedTokenizerBase:
-    """The tokenizer as given, else that of model_name_or_path, else that of the policy."""
-    if parts.tokenizer is not None:
-        return parts.tokenizer
-    name = config.model_name_or_path or policy_of(config, parts)
-    if isinstance(name, nn.Module):
-        name = transformers_model(name, "model").config.name_or_path
-    if not name:
-        raise ConfigError("no tokenizer: pass processing_class, or set model_name_or_path")
-    role = "model" if config.model_name_or_path is None else "model_name_or_path"
-    return load_tokenizer(name, role=role, trust_remote_code=config.trust_remote_code)
 
 
 def cast(

@@ -7,18 +7,20 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
-from nearstep.errors import ModelError
+from nearstep.errors import ConfigError, ModelError
 from nearstep.models.adapters import merge_adapters_from, saved_tensor_names
 from nearstep.models.head_bias import add_bias, stored_bias
-from nearstep.models.roles import HEAD_NAMES, output_layer, scalar_head
+from nearstep.models.roles import HEAD_NAMES, output_layer, scalar_head, transformers_model
 
 MODEL_FILES = ("config.json", "adapter_config.json")
 
@@ -40,6 +42,38 @@ def load_tokenizer(name: str, *, role: str = "tokenizer", trust_remote_code: boo
             "(tokenizer.save_pretrained)."
         )
     return tokenizer
+
+
+def choose_tokenizer(
+    given: PreTrainedTokenizerBase | None,
+    model: nn.Module | str,
+    *,
+    model_name_or_path: str | None,
+    trust_remote_code: bool = False,
+) -> PreTrainedTokenizerBase:
+    """The tokenizer as given, else that of model_name_or_path, else that of the model itself.
+
+    Raises ConfigError where there is none to be found, ModelError where one cannot be read.
+    """
+    if given is not None:
+        return given
+    name = model_name_or_path or model
+    if isinstance(name, nn.Module):
+        name = transformers_model(name, "model").config.name_or_path
+    if not name:
+        raise ConfigError("no tokenizer: pass processing_class, or set model_name_or_path")
+    role = "model" if model_name_or_path is None else "model_name_or_path"
+    return load_tokenizer(name, role=role, trust_remote_code=trust_remote_code)
+
+
+def family_of(model: nn.Module | str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The model's own text configuration, read without loading weights. Raises ModelError if there is none."""
+    if isinstance(model, nn.Module):
+        return transformers_model(model, "model").config.get_text_config()
+    try:
+        return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code).get_text_config()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model: no model configuration could be read from {model!r}: {error}") from error
 
 
 def load_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:

@@ -5,15 +5,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.config_reward_modeling import RewardConfig
 from nearstep.errors import ConfigError, ModelError
 from nearstep.models.adapters import add_adapters, lora_from, with_head_trained
-from nearstep.models.load import load_tokenizer
 from nearstep.models.reward import RewardReader, make_reader
 from nearstep.models.reward_start import start_reward_model
-from nearstep.models.roles import HEAD_NAMES, output_layer, transformers_model
+from nearstep.models.roles import HEAD_NAMES, output_layer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 PEFT_TASKS = (None, "SEQ_CLS", "TOKEN_CLS")
@@ -36,31 +35,6 @@ def choose_model(config: RewardConfig, given: nn.Module | str | None) -> nn.Modu
     if chosen is None:
         raise ConfigError("no model: pass model, or set model_name_or_path")
     return chosen
-
-
-def choose_tokenizer(
-    config: RewardConfig, given: PreTrainedTokenizerBase | None, model: nn.Module | str
-) -> PreTrainedTokenizerBase:
-    """The tokenizer as given, else that of model_name_or_path, else that of the model."""
-    if given is not None:
-        return given
-    name = config.model_name_or_path or model
-    if isinstance(name, nn.Module):
-        name = transformers_model(name, "model").config.name_or_path
-    if not name:
-        raise ConfigError("no tokenizer: pass processing_class, or set model_name_or_path")
-    role = "model" if config.model_name_or_path is None else "model_name_or_path"
-    return load_tokenizer(name, role=role, trust_remote_code=config.trust_remote_code)
-
-
-def family_of(config: RewardConfig, model: nn.Module | str) -> PreTrainedConfig:
-    """The model's own text configuration, read without loading weights."""
-    if isinstance(model, nn.Module):
-        return transformers_model(model, "model").config.get_text_config()
-    try:
-        return AutoConfig.from_pretrained(model, trust_remote_code=config.trust_remote_code).get_text_config()
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model: no model configuration could be read from {model!r}: {error}") from error
 
 
 def longest_text(config: RewardConfig, family: PreTrainedConfig) -> int | None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.config_reward_modeling import RewardConfig
 from nearstep.errors import ConfigError
 from nearstep.judging import RewardEntry
+from nearstep.models.load import choose_tokenizer, family_of
 from nearstep.reports.callbacks import check_callbacks, tracker_callbacks
 from nearstep.reward_modeling.encoding import TextEncoder
 from nearstep.reward_modeling.fit import checkpoint_of, require_trainer
@@ -20,8 +21,6 @@ from nearstep.reward_modeling.preparation import (
     DTYPES,
     Pupil,
     choose_model,
-    choose_tokenizer,
-    family_of,
     longest_text,
     prepare,
 )
@@ -91,7 +90,11 @@ def assemble(config: RewardConfig, parts: Parts) -> RewardRun:
     check_callbacks(parts.callbacks)
     trackers = tracker_callbacks(config.report_to, main=backend.rank == 0)
     model = choose_model(config, parts.model)
-    tokenizer, family = choose_tokenizer(config, parts.tokenizer, model), family_of(config, model)
+    trusted = config.trust_remote_code
+    tokenizer = choose_tokenizer(
+        parts.tokenizer, model, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
+    )
+    family = family_of(model, trust_remote_code=trusted)
     encoder = TextEncoder(EpisodeReader(tokenizer), family.vocab_size, longest_text(config, family))
     lessons = _lessons(config, parts, encoder, Writer(config, model, tokenizer, family, DTYPES[config.dtype], backend))
     pupil = prepare(config, model, tokenizer, parts.peft_config)
