@@ -233,3 +233,13 @@ def test_the_value_loss_is_a_mean_over_states(tmp_path):
     improve(experience, recipe.schedule.phases(1)[0], recipe, first=True)
     step = -(0 - targets) @ states[places] / (len(experience.returns) + finals)
     torch.testing.assert_close(head.weight[0] - before[0], step.to(head.weight.dtype), atol=1e-9, rtol=1e-6)
+
+
+def test_no_gradient_takes_memory_after_an_update(tmp_path):
+    recipe = small_recipe(tmp_path)
+    _, rollout, scores = play(recipe)
+    update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe)
+    networks = (recipe.models.policy.model, recipe.models.critic.model)
+    assert [
+        parameter.grad for network in networks for parameter in network.parameters() if parameter.grad is not None
+    ] == []

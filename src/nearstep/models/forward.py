@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nearstep.algorithm.precision import wide
 from nearstep.models.attention import AttentionPlan
 from nearstep.models.distribution import Sampling
+from nearstep.models.embedding import embedded, learns_in_place
 from nearstep.models.head import ActionLogprobs, Head, action_logprobs
 from nearstep.models.packing import Packed, pack, pack_rollout
 from nearstep.types import Rollout
@@ -25,6 +26,8 @@ class CausalRole(Protocol):
     def head(self) -> Head: ...
     @property
     def autocast(self) -> bool: ...
+    @property
+    def embedding(self) -> nn.Embedding | None: ...
 
 
 @runtime_checkable
@@ -37,6 +40,8 @@ class ScalarRole(Protocol):
     def head(self) -> nn.Module: ...
     @property
     def autocast(self) -> bool: ...
+    @property
+    def embedding(self) -> nn.Embedding | None: ...
 
 
 def hidden_states(
@@ -46,15 +51,21 @@ def hidden_states(
     plan: AttentionPlan,
     *,
     autocast: bool = False,
+    embedding: nn.Embedding | None = None,
 ) -> Float[Tensor, "tokens width"]:
-    """The last hidden state of every token of a packed input.
+    """The last hidden state of every token of a packed input; `embedding` looks its tokens up instead of the trunk.
 
     Neither a mask nor a cache may be given to the model here: with either, transformers lets packed rows attend to each
     other without a word.
     """
     with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=autocast):
         output = trunk(
-            input_ids=tokens[None], position_ids=positions, attention_mask=None, use_cache=False, attention_plan=plan
+            input_ids=tokens[None] if embedding is None else None,
+            inputs_embeds=None if embedding is None else embedded(embedding, tokens)[None],
+            position_ids=positions,
+            attention_mask=None,
+            use_cache=False,
+            attention_plan=plan,
         )
     states: Tensor = output.last_hidden_state
     return states[0]
@@ -62,7 +73,14 @@ def hidden_states(
 
 def packed_states(role: CausalRole | ScalarRole, packed: Packed) -> Float[Tensor, "packed width"]:
     """Hidden states of packed rows."""
-    return hidden_states(role.trunk, packed.tokens, packed.positions[None], packed.plan, autocast=role.autocast)
+    return hidden_states(
+        role.trunk,
+        packed.tokens,
+        packed.positions[None],
+        packed.plan,
+        autocast=role.autocast,
+        embedding=role.embedding if learns_in_place(role.embedding) else None,
+    )
 
 
 def row_states(

@@ -28,6 +28,7 @@ class DecoderScorer:
     head: nn.Module
     max_tokens: int
     autocast: bool = False
+    embedding: None = None  # nothing is learned here
 
     @torch.no_grad()
     def score(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, " rows"]:

@@ -14,8 +14,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nearstep.errors import ModelError
 from nearstep.models.adapters import trained_copy
-from nearstep.models.attention import PACKED
-from nearstep.models.forward import row_states
+from nearstep.models.attention import PACKED, Segment
+from nearstep.models.attention_gpu import plan_of
+from nearstep.models.embedding import plain_embedding
+from nearstep.models.forward import hidden_states, row_states
 from nearstep.models.head import Head
 from nearstep.models.head_bias import add_bias, stored_bias
 
@@ -31,6 +33,7 @@ class Policy:
     trunk: nn.Module
     head: Head
     autocast: bool = False
+    embedding: nn.Embedding | None = None  # where the trunk takes its rows in the place of token ids
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Critic:
     trunk: nn.Module
     head: nn.Module
     autocast: bool = False
+    embedding: nn.Embedding | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def make_policy(
     with torch.no_grad():
         states = row_states(policy, torch.cat(_probe_rows(inner)), torch.tensor(PROBE_LENGTHS, device=inner.device))
         _compare(policy.head.logits(states), torch.cat(expected), inner, role)
-    return replace(policy, autocast=autocast)
+    return replace(policy, autocast=autocast, embedding=_embedding(policy.trunk, inner))
 
 
 def make_critic(
@@ -124,7 +128,7 @@ def make_critic(
     with torch.no_grad():
         states = row_states(critic, torch.cat(_probe_rows(inner)), torch.tensor(PROBE_LENGTHS, device=inner.device))
         _compare(states, torch.cat(expected), inner, role)
-    return replace(critic, autocast=autocast)
+    return replace(critic, autocast=autocast, embedding=_embedding(critic.trunk, inner))
 
 
 def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
@@ -193,6 +197,23 @@ def _ready(model: PreTrainedModel, role: str, checkpointing: bool) -> None:
         )
     if checkpointing:
         recompute_activations(model)
+
+
+@torch.no_grad()
+def _embedding(trunk: nn.Module, model: PreTrainedModel) -> nn.Embedding | None:
+    """The token embedding, if the trunk makes the same of its rows as of the ids. Not all families do: some scale
+    the rows, some look at the ids again in their layers."""
+    embedding = plain_embedding(model.get_input_embeddings())
+    if embedding is None:
+        return None
+    tokens = _probe_rows(model)[0]
+    positions, plan = (
+        torch.arange(len(tokens), device=tokens.device)[None],
+        plan_of((Segment(len(tokens)),), tokens.device),
+    )
+    of_ids = hidden_states(trunk, tokens, positions, plan)
+    of_rows = hidden_states(trunk, tokens, positions, plan, embedding=embedding)
+    return embedding if torch.equal(of_ids, of_rows) else None
 
 
 def recompute_activations(model: PreTrainedModel) -> None:

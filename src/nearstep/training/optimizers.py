@@ -43,6 +43,12 @@ class Learners:
             learners["value"] = self.critic
         return learners
 
+    def free_gradients(self) -> None:
+        """Give their memory to the next rollout."""
+        for learner in (self.policy, self.critic):
+            if learner is not None:
+                learner.optimizer.zero_grad(set_to_none=True)
+
     def end_update(self) -> None:
         """Move both learning rates on: once per update, not per optimizer step."""
         with warnings.catch_warnings():

@@ -38,6 +38,7 @@ def update(experience: Experience, phases: Sequence[Phase], r: Recipe) -> tuple[
             metrics += of_epoch
             if phase.policy and _went_too_far(of_epoch, r):
                 break
+    r.learners.free_gradients()
     return metrics, steps
 
 
