@@ -54,7 +54,8 @@ def axes(base: Workload) -> Mapping[str, Mapping[int, Workload]]:
     return {
         "rows": {rows: replace(base, rows=rows) for rows in (8, 16, 32, 64)},
         "response length": {limit: replace(base, response_length=limit) for limit in (32, 64, 128, 256)},
-        "vocabulary": {size: replace(base, vocabulary=size) for size in (16_000, 32_000, 64_000, 128_000)},
+        # The second update is the larger one: Adam's moments are there from its beginning.
+        "vocabulary": {size: replace(base, vocabulary=size, updates=2) for size in (16_000, 32_000, 64_000, 128_000)},
         "K": {top: replace(groups, top_k=top) for top in (5, 20, 80)},
         "samples per prompt": {n: replace(even, rows=4 * n, generations=n) for n in (2, 4, 8, 16)},
     }

@@ -1,7 +1,7 @@
 """nearstep against TRL 1.8.0 on the same models, prompts and response lengths: time, memory, and the machine's floor.
 
-    python -m benchmarks.vs_trl                  # 10 M weights, about 20 minutes on a quiet machine
-    python -m benchmarks.vs_trl --full           # 60 M weights besides: some hours
+    python -m benchmarks.vs_trl                  # 10 M weights, and the floor with 60 M: about 20 minutes
+    python -m benchmarks.vs_trl --full           # all rows with 60 M weights besides: some hours
     python -m benchmarks.vs_trl --device cuda    # 1.2 B weights in bfloat16
 
 TRL lives in an environment of its own (made if the folder is not there; needs a package index). Both systems run in
@@ -29,7 +29,7 @@ from tests.parity.record.make import environment
 
 from benchmarks.harness.floor import Floor, Lengths, Rates, floor
 from benchmarks.harness.plot import plot
-from benchmarks.harness.results import COLUMNS, Bars, Line, Side, lines_of, markdown, side_of
+from benchmarks.harness.results import COLUMNS, Bars, Line, Side, floor_lines, lines_of, markdown, side_of
 from benchmarks.harness.workload import Workload
 
 REPOSITORY = Path(__file__).parents[1]
@@ -44,11 +44,11 @@ class Row:
     work: str
     ours: Workload
     bars: Bars
-    against: Literal["TRL 1.8.0", "separate critic"] = TRL_VERSION
+    against: Literal["TRL 1.8.0", "separate critic", "floor"] = TRL_VERSION
 
     @property
     def theirs(self) -> Workload:
-        """What the other side runs."""
+        """What the other side runs, if there is one."""
         return self.ours if self.against == TRL_VERSION else replace(self.ours, shared_trunk=False)
 
 
@@ -73,6 +73,9 @@ def rows(model: str, device: str, dtype: str) -> list[Row]:
     return [replace(row, work=f"{model}: {row.work}") for row in chosen]
 
 
+LARGER = Row("m: PPO, float32", Workload("", "ppo", model="m", rows=ROWS["m"]), Bars(update_to_floor=1.3), "floor")
+
+
 def resized(row: Row, episodes: int | None, updates: int) -> Row:
     """A row with other numbers of episodes and of updates in a process."""
     work = row.ours
@@ -89,24 +92,38 @@ class Measurements:
     def measure(self, row: Row) -> None:
         """One process of each side, the other's first."""
         sides = self.records.setdefault(row.work, {"theirs": [], "ours": []})
+        if row.against == "floor":
+            sides["ours"].append(run_process("nearstep_side", Path(sys.executable), row.ours))
+            return
         other = ("trl_side", self.trl_python) if row.against == TRL_VERSION else ("nearstep_side", Path(sys.executable))
         sides["theirs"].append(run_process(*other, row.theirs))
         sides["ours"].append(run_process("nearstep_side", Path(sys.executable), row.ours))
 
-    def sides(self, row: Row) -> tuple[Side, Side, Floor]:
-        """Medians of both sides, and the floor at the rates measured beside nearstep."""
+    def ours(self, row: Row) -> tuple[Side, Floor]:
+        """Medians of nearstep, and the floor at the rates measured beside it."""
         records = self.records[row.work]
         rates = [Rates(**record["rates"]) for record in records["ours"]]
         usual = Rates(median(r.matrix_flops for r in rates), median(r.memory_bytes for r in rates))
-        clock = "cpu_seconds" if row.ours.device == "cpu" else "wall_seconds"
-        return side_of(records["theirs"], clock), side_of(records["ours"], clock), floor(row.ours, usual)
+        return side_of(records["ours"], clock_of(row)), floor(row.ours, usual)
+
+    def sides(self, row: Row) -> tuple[Side, Side, Floor]:
+        """Medians of both sides, and the floor."""
+        return side_of(self.records[row.work]["theirs"], clock_of(row)), *self.ours(row)
 
     def lines(self, row: Row) -> list[Line]:
         """What the table shows of a row."""
+        if row.against == "floor":
+            ours, least = self.ours(row)
+            return floor_lines(row.work, ours, row.bars, least)
         theirs, ours, least = self.sides(row)
         tokens = Lengths.of(row.ours)
         counted = tokens.actions if row.ours.kind == "rollout" else tokens.rows_tokens
         return lines_of(row.work, row.against, theirs, ours, row.bars, least, counted)
+
+
+def clock_of(row: Row) -> str:
+    """What ratios are made of: CPU seconds hardly move when others use the machine."""
+    return "cpu_seconds" if row.ours.device == "cpu" else "wall_seconds"
 
 
 def run_process(side: str, python: Path, workload: Workload) -> dict[str, Any]:
@@ -153,7 +170,7 @@ def write(folder: Path, name: str, chosen: list[Row], found: Measurements) -> li
     head = f"# nearstep against {TRL_VERSION}\n\n{about}\n\nProcesses of each side: {counts}.\n"
     tables = f"\n## Bars\n\n{markdown(barred)}\n## Everything\n\n{markdown(lines)}"
     (folder / f"{name}.md").write_text(head + tables)
-    plot({row.work: found.sides(row) for row in done}, folder / f"{name}.png")
+    plot({row.work: found.sides(row) for row in done if row.against != "floor"}, folder / f"{name}.png")
     return barred
 
 
@@ -173,6 +190,8 @@ def main() -> None:
     models = ["l"] if options.device == "cuda" else ["s", "m"] if options.full else ["s"]
     dtype = "bfloat16" if options.device == "cuda" else "float32"
     chosen = [row for model in models for row in rows(model, options.device, dtype)]
+    if models == ["s"]:
+        chosen.insert(1, LARGER)
     chosen = [row for row in chosen if not options.only or any(text in row.work for text in options.only)]
     chosen = [resized(row, options.rows, options.updates) for row in chosen]
     ends = time.monotonic() + 60 * options.minutes

@@ -98,14 +98,25 @@ def lines_of(work: str, against: str, theirs: Side, ours: Side, bars: Bars, floo
             values = theirs.seconds[phase], ours.seconds[phase]
             lines.append(Line(work, f"  of it: {phase}", against, *values, bar, least or None))
     if bars.update_to_floor is not None:
-        update = ours.seconds["update"]
-        lines.append(Line(work, "update against its floor", "floor", floor.update, update, bars.update_to_floor))
+        lines.append(update_line(work, ours, bars, floor))
     return [
         *lines,
         Line(work, "wall seconds per update", against, theirs.wall_seconds, ours.wall_seconds),
         Line(work, "peak MiB above the weights", against, theirs.memory_mib, ours.memory_mib, bars.memory),
         Line(work, "tokens per CPU second", against, tokens / theirs.total, tokens / ours.total),
     ]
+
+
+def update_line(work: str, ours: Side, bars: Bars, floor: Floor) -> Line:
+    """The update of nearstep beside the least time that its products take."""
+    return Line(work, "update against its floor", "floor", floor.update, ours.seconds["update"], bars.update_to_floor)
+
+
+def floor_lines(work: str, ours: Side, bars: Bars, floor: Floor) -> list[Line]:
+    """Everything that a row shows which is run by nearstep alone."""
+    phases = {"generate": floor.generate, "score": floor.score}
+    others = [Line(work, f"{phase} against its floor", "floor", x, ours.seconds[phase]) for phase, x in phases.items()]
+    return [*others, update_line(work, ours, bars, floor)]
 
 
 def markdown(lines: Iterable[Line]) -> str:

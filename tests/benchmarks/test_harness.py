@@ -14,7 +14,7 @@ from benchmarks.harness import meter as meter_module
 from benchmarks.harness.floor import Floor, Lengths, Rates, body_weights, floor, forward_flops
 from benchmarks.harness.layouts import LADDER, Networks, rows_of
 from benchmarks.harness.meter import Meter
-from benchmarks.harness.results import Bars, Line, Side, lines_of, markdown, side_of
+from benchmarks.harness.results import Bars, Line, Side, floor_lines, lines_of, markdown, side_of
 from benchmarks.harness.workload import SIZES, LengthPlan, ModelSize, Workload, causal_model, text_of, tokenizer
 from benchmarks.scaling import Point, exponent, fit
 from benchmarks.vs_trl import rows
@@ -155,6 +155,17 @@ def test_every_bar_of_the_issue_has_a_row():
     assert times == [0.17, 0.38, 0.38, 0.4, 0.4, 0.5]
     assert [bar.memory for bar in bars if bar.memory is not None] == [0.35]
     assert [bar.update_to_floor for bar in bars if bar.update_to_floor is not None] == [1.3]
+
+
+def test_a_row_of_nearstep_alone_shows_its_phases_beside_the_floor():
+    ours = Side({"generate": 1.0, "score": 0.6, "update": 2.5, "other": 0.1}, 4.2, 50.0)
+    bars, least = Bars(update_to_floor=1.3), Floor(generate=0.5, score=0.5, update=2.0)
+    lines = {line.measure: (line.ratio, line.holds) for line in floor_lines("m", ours, bars, least)}
+    assert lines == {
+        "generate against its floor": (2.0, None),
+        "score against its floor": (1.2, None),
+        "update against its floor": (1.25, True),
+    }
 
 
 class Peaks:
