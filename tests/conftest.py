@@ -1,4 +1,4 @@
-"""What holds for every test: one torch thread, no network, shapes checked at every call."""
+"""What holds for every test: one torch thread, no network, shapes checked at every call, no example against a clock."""
 
 import os
 
@@ -10,12 +10,15 @@ from jaxtyping import install_import_hook
 
 install_import_hook("nearstep", "beartype.beartype")
 
+import hypothesis
 import pytest
 import torch
 
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -33,8 +33,8 @@ def byte_tokenizer(*, pad: str | None = "<pad>", chat: bool = True, shift: int =
     return tokenizer
 
 
-def tiny_config(kind: str = "llama", *, vocab_size: int = 258, labels: int = 1) -> PreTrainedConfig:
-    """Two layers, 32 wide: about 40,000 weights."""
+def tiny_config(kind: str = "llama", *, vocab_size: int = 258, labels: int = 1, layers: int = 2) -> PreTrainedConfig:
+    """32 wide; with two layers about 40,000 weights."""
     shared = {
         "vocab_size": vocab_size,
         "num_labels": labels,
@@ -44,16 +44,16 @@ def tiny_config(kind: str = "llama", *, vocab_size: int = 258, labels: int = 1) 
     }
     if kind == "llama":
         return LlamaConfig(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            max_position_embeddings=512, **shared,
+            hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=512, **shared,
         )  # fmt: skip
     if kind == "gpt_neox":
         return GPTNeoXConfig(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, rotary_pct=0.5,
+            hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4, rotary_pct=0.5,
             max_position_embeddings=512, hidden_dropout=0.1, attention_dropout=0.1, classifier_dropout=0.1, **shared,
         )  # fmt: skip
     if kind == "gpt2":
-        return GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=512, **shared)
+        return GPT2Config(n_embd=32, n_layer=layers, n_head=4, n_positions=512, **shared)
     raise ValueError(kind)
 
 

@@ -145,7 +145,8 @@ def _stream(rows: RowStream, head: PromptSet, config: PPOConfig, skipped: int, m
     if shown is not None and shown.gathers:
         raise DataError(f"{rows.label}: the format {shown.name} spreads prompts over rows, so it cannot be streamed.")
     gives_reference = head.reader.layout.gives_reference(head.table.columns)
-    return PromptStream(rows, head.reader, config.on_bad_row, gives_reference, _tell if main else _say_nothing, skipped)
+    reader = replace(head.reader, tokenizer=head.reader.tokenizer.for_a_thread())
+    return PromptStream(rows, reader, config.on_bad_row, gives_reference, _tell if main else _say_nothing, skipped)
 
 
 def _subset(held_out: PromptMix, config: PPOConfig) -> PromptMix:

@@ -14,14 +14,14 @@ from tests.data.making import mix, prompt_set
 WEIGHTS = st.lists(st.one_of(st.integers(1, 50).map(float), st.floats(0.01, 5)), min_size=1, max_size=4)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(weights=WEIGHTS, first=st.integers(0, 300))
 def test_any_turn_is_found_without_those_before_it(weights, first):
     from_the_start = list(islice(turns(weights), first + 20))
     assert turns_between(weights, first, 20) == from_the_start[first:]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(weights=WEIGHTS, first=st.integers(0, 100), count=st.integers(1, 200))
 def test_every_run_of_turns_holds_each_source_in_its_share(weights, first, count):
     had = Counter(source for source, _ in turns_between(weights, first, count))
@@ -74,7 +74,7 @@ def test_columns_are_those_of_any_set():
     assert batch.columns == {"x": [1, None, 1, None], "y": [None, 2, None, 2]}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     weights=st.tuples(st.floats(0.1, 5), st.floats(0.1, 5)), update=st.integers(1, 9),
     world_size=st.integers(1, 4), num_generations=st.integers(1, 3),

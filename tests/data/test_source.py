@@ -29,7 +29,7 @@ SIZES = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**SIZES, world_size=st.integers(1, 5))
 def test_ranks_together_play_the_whole_batch(count, prompts_per_update, num_generations, seed, update, world_size):
     options = {"seed": seed, "batch_size": prompts_per_update * num_generations, "num_generations": num_generations}
@@ -43,7 +43,7 @@ def test_ranks_together_play_the_whole_batch(count, prompts_per_update, num_gene
     assert max(sizes) - min(sizes) <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**SIZES)
 def test_batch_depends_on_nothing_but_seed_and_update(count, prompts_per_update, num_generations, seed, update):
     options = {"seed": seed, "batch_size": prompts_per_update * num_generations, "num_generations": num_generations}
@@ -54,7 +54,7 @@ def test_batch_depends_on_nothing_but_seed_and_update(count, prompts_per_update,
     assert used.batch(update).episodes[0] == (update - 1) * used.play.batch_size
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**SIZES)
 def test_every_prompt_is_played_once_per_pass(count, prompts_per_update, num_generations, seed, update):
     played = source(count, seed=seed, batch_size=prompts_per_update * num_generations, num_generations=num_generations)
@@ -109,7 +109,7 @@ def test_updates_are_counted_from_one():
         source().batch(0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(count=st.integers(1, 12), chunk_size=st.integers(1, 13), world_size=st.integers(1, 4))
 def test_evaluation_covers_every_row_once_in_order_over_all_ranks(count, chunk_size, world_size):
     # D16: evaluation dropped the last rows.

@@ -14,7 +14,7 @@ from tests.reward_modeling.world import base_folder, trainer, write
 def folders(tmp_path_factory):
     """A policy, a reward model and a folder of hh-rlhf transcripts."""
     place = tmp_path_factory.mktemp("aligntune")
-    policy = str(base_folder(place / "policy"))
+    policy = str(base_folder(place / "policy", layers=1))
     rows = [
         {name: f"\n\nHuman: Say {n}.\n\nAssistant: {n}\n\nHuman: More.\n\nAssistant: {answer}"
          for name, answer in (("chosen", f"{n + 1}"), ("rejected", "No."))}

@@ -72,7 +72,7 @@ def test_padding_on_either_side_in_transformers_gives_the_same_r07(kind):
         torch.testing.assert_close(torch.cat(found), policy_found, atol=1e-5, rtol=0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.permutations(range(len(ROWS))))
 def test_order_of_rows_changes_nothing(order):
     policy, critic = make_policy(tiny_causal_lm()), make_critic(tiny_scalar_model())

@@ -122,7 +122,7 @@ def test_a_leak_by_one_position_is_caught(monkeypatch):
         )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.permutations(range(len(ROWS))))
 def test_order_changes_nothing_also_where_it_parts_a_group(order):
     policy = make_policy(tiny_causal_lm(dtype=torch.float64))

@@ -18,6 +18,7 @@ from nearstep.scale.torch_backend import torch_backend
 from tests.reward_modeling.world import base_folder, pairs, write
 from tests.tiny import byte_tokenizer, tiny_scalar_model
 
+SLOW = pairs(24)[5]["chosen"]
 REWARD = f"""
 import os
 import time
@@ -36,10 +37,8 @@ def picky(completions, **columns):
 def elsewhere(completions, **columns):
     return [float(text.count("h")) + (os.getpid() != {os.getpid()}) for text in completions]
 
-calls = []
-
-def slow_at_first(completions, **columns):
-    calls.append(1) or time.sleep(1.0 if len(calls) == 1 else 0.0)
+def slow_once(completions, **columns):
+    time.sleep(1.0 if "{SLOW}" in completions else 0.0)
     return [float(text.count("h")) for text in completions]
 """
 LORA = {"use_peft": True}
@@ -74,7 +73,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "reward_funcs": (JUDGED, "{place}/rewards.py:vowels"),
     "reward_weights": ({"reward_funcs": ["{place}/rewards.py:letters", "{place}/rewards.py:vowels"]}, [1.0, 5.0]),
     "reward_workers": ({"reward_funcs": "{place}/rewards.py:elsewhere"}, 1),
-    "reward_timeout_seconds": ({"reward_funcs": "{place}/rewards.py:slow_at_first", "reward_workers": 1}, 0.3),
+    "reward_timeout_seconds": ({"reward_funcs": "{place}/rewards.py:slow_once", "reward_workers": 1}, 0.3),
     "on_reward_error": ({"reward_funcs": "{place}/rewards.py:picky", "reward_workers": 1}, "drop"),
     "objective": (JUDGED, "pairwise"),
     "center_rewards_coefficient": ({}, 0.5),

@@ -8,23 +8,28 @@ import sys
 import pytest
 import torch
 
+from tests.scale import two_processes
+
 WALL_CLOCK = ("eps", "seconds", "tokens_per_second")
 
 
-def run(folder, processes):
-    folder.mkdir()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [*(launcher if processes > 1 else [sys.executable]), "-m", "tests.scale.two_processes", str(folder)]
+def start_two(folder):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launcher, "-m", "tests.scale.two_processes", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     base = tmp_path_factory.mktemp("processes")
-    return run(base / "one", 1), run(base / "two", 2)
+    one, two = base / "one", base / "two"
+    for folder in (one, two):
+        folder.mkdir()
+    two_processes.main(one)
+    start_two(two)
+    return one, two
 
 
 def lines(path):

@@ -1,25 +1,26 @@
 """What the data settings do to a run: names, formats, mixtures, held-out rows, streams, templates, bad rows."""
 
 import json
+import threading
 
 import datasets
 import pytest
 from transformers import AutoTokenizer
 
-from nearstep import ConfigError, DataError, PPOConfig, PPOTrainer
+from nearstep import ConfigError, DataError, PPOConfig, PPOTrainer, RewardError
 from nearstep.config_data import PROMPT_TYPES
 from nearstep.data.templates import TEMPLATES
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 from tests.training.runs import low_ids
 
 
-def trainer_of(folder, rows, *, eval_dataset=None, **settings):
+def trainer_of(folder, rows, *, eval_dataset=None, judge=low_ids, **settings):
     config = PPOConfig(**{
         "output_dir": str(folder), "use_cpu": True, "response_length": 4, "total_episodes": 16, "batch_size": 8,
         "num_sample_generations": 0, "learning_rate": 1e-3, **settings,
     })  # fmt: skip
     return PPOTrainer(
-        args=config, processing_class=byte_tokenizer(), model=tiny_causal_lm(), reward_funcs=low_ids,
+        args=config, processing_class=byte_tokenizer(), model=tiny_causal_lm(), reward_funcs=judge,
         train_dataset=rows, eval_dataset=eval_dataset,
     )  # fmt: skip
 
@@ -123,6 +124,31 @@ class TestStreams:
         trainer = trainer_of(tmp_path, rows, shuffle_dataset=False)
         [batch] = trainer.recipe.prompts.batches(after=1, until=2)
         assert batch.columns["number"] == list(range(8, 16))
+
+    def test_with_reward_workers_the_numbers_are_the_same_and_no_thread_is_left(self, tmp_path, capfd):
+        rows = datasets.Dataset.from_list(numbered(400)).to_iterable_dataset()
+        for name, changes in {"here": {}, "there": {"reward_workers": 1}}.items():
+            trainer_of(tmp_path / name, rows, num_generations=2, **changes).train()
+        assert lines(tmp_path / "here", "rollouts.jsonl") == lines(tmp_path / "there", "rollouts.jsonl")
+        assert "TOKENIZERS_PARALLELISM" not in capfd.readouterr().err
+        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("prompts")]
+
+    def test_an_update_that_fails_leaves_no_thread(self, tmp_path):
+        def judge(completions, **columns):
+            assert [thread for thread in threading.enumerate() if thread.name.startswith("prompts")]
+            raise ZeroDivisionError("no")
+
+        rows = datasets.Dataset.from_list(numbered(400)).to_iterable_dataset()
+        with pytest.raises(RewardError, match="raised ZeroDivisionError: 'no'"):
+            trainer_of(tmp_path, rows, judge=judge).train()
+        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("prompts")]
+
+    def test_a_stream_has_a_tokenizer_of_its_own(self, tmp_path):
+        rows = datasets.Dataset.from_list(numbered(400)).to_iterable_dataset()
+        recipe = trainer_of(tmp_path, rows).recipe
+        [stream] = recipe.prompts.streams
+        assert stream.reader.tokenizer.tokenizer is not recipe.tokenizer
+        assert stream.reader.tokenizer.tokenizer.backend_tokenizer is not recipe.tokenizer.backend_tokenizer
 
     @pytest.mark.parametrize(
         ("settings", "said"),

@@ -13,7 +13,7 @@ from examples import own_loop
 from nearstep import ConfigError, DataError, DecoupledPPOConfig, ModelError, PPOConfig, PPOTrainer, RewardError
 from nearstep.training.state import Steps
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
-from tests.training.runs import PROMPTS, low_ids, settings
+from tests.training.runs import PROMPTS, learner, learning, low_ids, settings
 
 ROWS = [{"prompt": text} for text in PROMPTS]
 
@@ -98,11 +98,7 @@ def test_same_seed_same_run_whatever_the_global_generators_do_r01(tmp_path):
 
 
 def test_learning_lifts_an_easy_reward(tmp_path):
-    config = settings(
-        tmp_path, total_episodes=64 * 30, per_device_train_batch_size=64, learning_rate=3e-3, kl_coef=0.0,
-        num_ppo_epochs=4,
-    )  # fmt: skip
-    trainer_of(tmp_path, config=config).train()
+    trainer_of(tmp_path, config=learning(tmp_path), model=learner()).train()
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert metrics[0]["objective/scores"] < 0.6
     assert metrics[-1]["objective/scores"] > 0.95

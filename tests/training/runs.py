@@ -27,6 +27,20 @@ def settings(folder: Path, **changes) -> PPOConfig:
     return PPOConfig(**{**defaults, **changes})
 
 
+def learning(folder: Path, **changes) -> PPOConfig:
+    """Eighteen updates, at a rate at which `learner` comes to give low ids nearly always."""
+    defaults = {
+        "total_episodes": 64 * 18, "per_device_train_batch_size": 64, "learning_rate": 1e-2, "kl_coef": 0.0,
+        "num_ppo_epochs": 3, "log_rollouts": False,
+    }  # fmt: skip
+    return settings(folder, **{**defaults, **changes})
+
+
+def learner():
+    """The smallest policy that learns: one layer."""
+    return tiny_causal_lm(layers=1)
+
+
 def small_recipe(folder: Path, *, dtype=torch.float32, parts=None, **changes):
     """A recipe over tiny models."""
     given = {

@@ -7,7 +7,7 @@ from nearstep import ConfigError, ModelError
 from nearstep.training.experience import make_experience
 from tests.tiny import tiny_scalar_model
 from tests.trainer.test_trainer import trainer_of
-from tests.training.runs import play, settings, small_recipe
+from tests.training.runs import learner, learning, play, settings, small_recipe
 
 
 def test_group_mean_by_hand(tmp_path):
@@ -32,11 +32,8 @@ def test_batch_normalized_returns_have_mean_0_and_variance_1(tmp_path):
 @pytest.mark.parametrize("advantage", ["group_mean", "group_normalized", "leave_one_out", "batch_normalized"])
 @pytest.mark.parametrize("region", ["clip", "binary_tv"])
 def test_learning_without_a_critic(tmp_path, advantage, region):
-    config = settings(
-        tmp_path, advantage=advantage, num_generations=8, trust_region=region, total_episodes=64 * 25,
-        per_device_train_batch_size=64, learning_rate=3e-3, kl_coef=0.0, num_ppo_epochs=3, log_rollouts=False,
-    )  # fmt: skip
-    trainer = trainer_of(tmp_path, config=config)
+    config = learning(tmp_path, advantage=advantage, num_generations=8, trust_region=region)
+    trainer = trainer_of(tmp_path, config=config, model=learner())
     assert trainer.value_model is None
     output = trainer.train()
     assert trainer.recipe.report.reporter.latest["objective/scores"] > 0.95

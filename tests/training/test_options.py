@@ -18,7 +18,7 @@ from nearstep.training.objectives import policy_objective
 from nearstep.training.state import State, Steps
 from nearstep.training.update import update
 from nearstep.types import Scores
-from tests.training.runs import play, small_recipe
+from tests.training.runs import learner, play, small_recipe
 
 
 def recipe_of(folder, **changes):
@@ -111,8 +111,9 @@ def test_adaptive_kl_moves_the_coefficient_by_its_rule_and_it_reaches_rewards(tm
 def test_aggregations_do_not_depend_on_micro_batches(tmp_path, rule):
     def weights(folder, **changes):
         recipe = recipe_of(
-            folder, loss_aggregation=rule, optim="sgd", learning_rate=1e-2, max_grad_norm=None, kl_coef=0.0, **changes
-        )
+            folder, loss_aggregation=rule, optim="sgd", learning_rate=1e-2, max_grad_norm=None, kl_coef=0.0,
+            total_episodes=8, **changes,
+        )  # fmt: skip
         train(recipe, State())
         return torch.cat([parameter.detach().flatten() for parameter in recipe.models.policy.model.parameters()])
 
@@ -257,14 +258,14 @@ def test_recipes_learn(tmp_path, name):
     """From a third of low tokens to nearly all, each with its own way to hold the policy."""
     changes: dict[str, object] = {
         "dapo": {"stop_token_id": tuple(range(20))},
-        "vapo": {"vf_warmup_updates": 3, "total_episodes": 64 * 40},
+        "vapo": {"vf_warmup_updates": 3, "total_episodes": 64 * 25},
     }
     given = {
-        "batch_size": 64, "per_device_train_batch_size": 64, "total_episodes": 64 * 25, "num_ppo_epochs": 3,
-        "log_rollouts": False, **RECIPES[name], **changes.get(name, {}), "learning_rate": 3e-3,
-        "vf_learning_rate": 3e-3 if name == "vapo" else None,
+        "batch_size": 64, "per_device_train_batch_size": 64, "total_episodes": 64 * 18, "num_ppo_epochs": 3,
+        "log_rollouts": False, **RECIPES[name], **changes.get(name, {}), "learning_rate": 1e-2,
+        "vf_learning_rate": 1e-2 if name == "vapo" else None,
     }  # fmt: skip
-    recipe = small_recipe(tmp_path, **given)
+    recipe = small_recipe(tmp_path, parts={"model": learner()}, **given)
     with recipe.report.reporter as reporter:
         reporter.begin([], "")
         train(recipe, State())

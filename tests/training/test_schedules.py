@@ -13,7 +13,7 @@ from nearstep.training.loop import train
 from nearstep.training.schedules import Decoupled, Joint, Phase, WarmUp
 from nearstep.training.state import State
 from nearstep.training.update import update
-from tests.training.runs import play, settings, small_recipe
+from tests.training.runs import learner, learning, play, settings, small_recipe
 
 
 def test_phases_by_hand():
@@ -138,11 +138,8 @@ def test_what_is_no_region_is_refused(tmp_path):
 def test_every_region_learns_with_either_schedule(tmp_path, region, critic):
     from tests.trainer.test_trainer import trainer_of
 
-    config = settings(
-        tmp_path, trust_region=region, critic=critic, total_episodes=64 * 25, per_device_train_batch_size=64,
-        learning_rate=3e-3, kl_coef=0.0, num_ppo_epochs=3, log_rollouts=False,
-    )  # fmt: skip
-    trainer = trainer_of(tmp_path, config=config)
+    config = learning(tmp_path, trust_region=region, critic=critic)
+    trainer = trainer_of(tmp_path, config=config, model=learner())
     assert isinstance(trainer, PPOTrainer)
     trainer.train()
     assert trainer.recipe.report.reporter.latest["objective/scores"] > 0.95

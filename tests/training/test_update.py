@@ -35,6 +35,7 @@ def test_steps_are_epochs_times_minibatches_d1_d2(tmp_path, monkeypatch, rows, a
     recipe = small_recipe(
         tmp_path, per_device_train_batch_size=rows, gradient_accumulation_steps=accumulation,
         num_mini_batches=minibatches_per_epoch, total_episodes=rows * accumulation * 3,
+        parts={"model": tiny_causal_lm(layers=1)},
     )  # fmt: skip
     steps = steps_of(recipe, monkeypatch)
     assert len(steps) == 3 * 2 * minibatches_per_epoch
@@ -49,13 +50,18 @@ def weights_after(tmp_path, **changes):
     return torch.cat([parameter.detach().flatten() for model in models for parameter in model.parameters()])
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The weights after a run whose minibatches are not split."""
+    return weights_after(tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize("changes", [
     {"per_device_train_batch_size": 1}, {"per_device_train_batch_size": 3}, {"max_tokens_per_microbatch": 17},
     {"local_rollout_forward_batch_size": 3}, {"gradient_checkpointing": True},
 ])  # fmt: skip
-def test_no_split_changes_the_weights_d11_r06(tmp_path, changes):
-    whole = weights_after(tmp_path / "a")
-    split = weights_after(tmp_path / "b", **changes)
+def test_no_split_changes_the_weights_d11_r06(tmp_path, changes, whole):
+    split = weights_after(tmp_path, **changes)
     assert (whole - split).abs().max() <= 1e-10
 
 
@@ -104,9 +110,8 @@ def test_micro_batches_count_a_shared_prompt_once(tmp_path):
     assert [len(m) for m in experience.split(10_000, 3)] == [3, 3, 2]
 
 
-def test_weights_do_change_and_depend_on_the_seed(tmp_path):
-    one, two = weights_after(tmp_path / "a"), weights_after(tmp_path / "b", seed=1)
-    assert (one - two).abs().max() > 1e-4
+def test_weights_do_change_and_depend_on_the_seed(tmp_path, whole):
+    assert (whole - weights_after(tmp_path, seed=1)).abs().max() > 1e-4
 
 
 def test_minibatches_cover_every_row_once_and_differ_by_epoch(tmp_path):

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from nearstep.data.ahead import read_ahead
 from nearstep.data.faults import BadRow, BadValueError, Fault, bad_rows, counted
 from nearstep.data.files.chunks import Entry
 from nearstep.data.mix import turns
@@ -94,7 +95,10 @@ class PromptStream:
 
 @dataclass(frozen=True)
 class StreamSource:
-    """Endless passes over streams, which take turns by their weights; each is shuffled through a buffer of prompts."""
+    """Endless passes over streams, which take turns by their weights; each is shuffled through a buffer of prompts.
+
+    The streams are read in a thread: their tokenizers are nobody else's.
+    """
 
     streams: tuple[PromptStream, ...]
     weights: tuple[float, ...]
@@ -103,7 +107,20 @@ class StreamSource:
     buffer: int = 1  # prompts among which the next is drawn; 1 for the order of the rows
 
     def batches(self, *, after: int, until: int) -> Iterator[Prompts]:
-        """The batches of updates `after` + 1 to `until`. What comes before is read again and left."""
+        """The batches of updates `after` + 1 to `until`, each read while the one before it is played.
+
+        What comes before is read again and left.
+        """
+        return read_ahead(self._batches(after, until))
+
+    def notes(self) -> list[str]:
+        """What the user should know before the run about how prompts are drawn, one sentence each."""
+        return [
+            "Prompts are read while they are played: bad rows are met on the way, and a resumed run reads again what "
+            "was played."
+        ]
+
+    def _batches(self, after: int, until: int) -> Iterator[Prompts]:
         feeds = [self._endless(place) for place in range(len(self.streams))]
         prompts = (next(feeds[place]) for place, _ in turns(self.weights))
         next(islice(prompts, after * self.play.prompts, after * self.play.prompts), None)
@@ -112,13 +129,6 @@ class StreamSource:
             episodes = self.play.episodes(update)
             first = (update - 1) * self.play.prompts
             yield prompts_of([read[place - first] for place in self.play.places(episodes)], self.columns, episodes)
-
-    def notes(self) -> list[str]:
-        """What the user should know before the run about how prompts are drawn, one sentence each."""
-        return [
-            "Prompts are read while they are played: bad rows are met on the way, and a resumed run reads again what "
-            "was played."
-        ]
 
     def _endless(self, place: int) -> Iterator[Prompt]:
         number = 0

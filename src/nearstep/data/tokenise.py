@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from jinja2 import TemplateError
@@ -52,6 +53,10 @@ class PromptTokenizer:
         eos = tokenizer.eos_token_id
         adds_eos = eos is not None and tokenizer("a")["input_ids"][-1:] == [eos]
         return PromptTokenizer(tokenizer, vocab_size, adds_eos, style)
+
+    def for_a_thread(self) -> "PromptTokenizer":
+        """The same with a tokenizer of its own: fast ones change their settings in place, and must not while in use."""
+        return replace(self, tokenizer=deepcopy(self.tokenizer))
 
     def shown(self, prompt: PromptInput) -> PromptInput:
         """The prompt as rewards and people see it: under the style `chat` a text is what a user says."""

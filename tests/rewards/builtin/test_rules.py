@@ -55,7 +55,7 @@ def test_every_built_in_is_among_them():
 
 
 @pytest.mark.parametrize("spec", QUICK)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 def test_values_lie_in_the_range_and_rows_do_not_touch_each_other(spec, texts):
     reward = read_spec(spec)
