@@ -67,7 +67,7 @@ class GraphedDecoding:
             raise ModelError(
                 f"decode_graphs: a decoding step of {type(self.policy.model).__name__} could not be captured as a CUDA "
                 f"graph ({str(error).partition(chr(10))[0]}). Either its forward pass waits for numbers from the GPU, "
-                "as mixtures of experts do, or torch and the driver do not fit; leave decode_graphs out."
+                "as dynamic rotary embeddings do, or this torch and driver do not go together; leave decode_graphs out."
             ) from error
 
     def _step(self, rows: int, width: int) -> None:

@@ -1,0 +1,351 @@
+"""Decoding steps from graphs: the same rollouts as without, whatever comes and goes, and nothing read by the host."""
+
+import gc
+import weakref
+from contextlib import nullcontext
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nearstep.errors import ConfigError, ModelError
+from nearstep.models.distribution import Sampling
+from nearstep.models.roles import make_policy
+from nearstep.rollout import decode_graphs, slot_cache
+from nearstep.rollout.decode_graphs import GraphedDecoding, cuda_graph_capture, rows_captured, width_captured
+from nearstep.rollout.decoding import PlainDecoding
+from nearstep.rollout.slot_cache import SlotCache
+from nearstep.rollout.transformers_engine import GenerationSettings, LiveBatch, TransformersEngine
+from nearstep.types import Prompts
+from tests.models.test_roles_and_loading import family
+from tests.rollout.tape import HostTouchedError, Tape, recorded
+from tests.tiny import tiny_causal_lm
+
+STOPS = (3, 7, 11, 50)
+PROMPTS = [[number] * (number % 5 + 1) for number in range(1, 12)] + [[5, 6, 7]] * 3
+FAMILIES = [
+    ("llama", {}), ("gpt2", {}), ("gpt_neox", {}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
+    ("mistral", {"sliding_window": 3}), ("gemma2", {"sliding_window": 3}), ("gemma3_text", {"sliding_window": 3}),
+    ("qwen3", {}), ("qwen3_moe", {}), ("olmo2", {}), ("phi3", {}), ("cohere", {}),
+]  # fmt: skip
+
+
+def model_of(kind, changes):
+    return tiny_causal_lm(kind) if kind in ("llama", "gpt2", "gpt_neox") else family(kind, **changes)
+
+
+@pytest.fixture(autouse=True)
+def narrow_steps(monkeypatch):
+    """So that short rows pass through several widths."""
+    monkeypatch.setattr(decode_graphs, "WIDTH_STEP", 6)
+
+
+def play(policy, capture=None, *, prompts=PROMPTS, top_k=3, limits=None, **changes):
+    given = {"sampling": Sampling(0.9), "response_length": 15, "stop_ids": STOPS, "seed": 0, "max_rows": 6, **changes}
+    generation = GenerationSettings(**given, decode_graphs=capture is not None)
+    engine = TransformersEngine(generation, new_capture=lambda device: capture)
+    engine.load(policy, version=0)
+    whole = Prompts(ids=prompts, inputs=["" for _ in prompts], columns={}, episodes=list(range(len(prompts))))
+    return engine.generate(whole, top_k=top_k, limits=limits)
+
+
+def assert_same(found, expected, tolerance=1e-6):
+    assert found.completion_ids() == expected.completion_ids()
+    torch.testing.assert_close(found.logprobs, expected.logprobs, atol=tolerance, rtol=0)
+    assert torch.equal(found.finished, expected.finished)
+    assert torch.equal(found.top.ids, expected.top.ids)
+    torch.testing.assert_close(found.top.logprobs, expected.top.logprobs, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize(("kind", "changes"), FAMILIES)
+def test_replayed_steps_give_the_same_rollout(kind, changes):
+    policy, tape = make_policy(model_of(kind, changes).double()), Tape()
+    assert_same(play(policy, tape.capture), play(policy))
+    assert tape.replays > 2 * tape.captures > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_whatever_comes_and_goes_replayed_steps_give_the_same_rollout(data):
+    """Rows that enter and leave at any time, of any lengths, several of one prompt."""
+    kind = data.draw(st.sampled_from(["llama", "mistral"]))
+    distinct = data.draw(st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=9), min_size=1, max_size=6))
+    prompts = data.draw(st.lists(st.sampled_from(distinct), min_size=1, max_size=14))
+    limits = data.draw(st.lists(st.integers(1, 14), min_size=len(prompts), max_size=len(prompts)))
+    changes = {
+        "max_rows": data.draw(st.integers(1, 9)),
+        "max_tokens": data.draw(st.integers(9, 40)),
+        "greedy": data.draw(st.booleans()),
+        "response_length": 14,
+    }
+    policy = make_policy(model_of(kind, {"sliding_window": 4} if kind == "mistral" else {}).double())
+    found, expected = (
+        play(policy, capture, prompts=prompts, limits=limits, **changes) for capture in (Tape().capture, None)
+    )
+    assert_same(found, expected)
+
+
+def visible_everywhere(query, key, value, visible, layer):
+    return slot_cache_attend(query, key, value, torch.ones_like(visible), layer)
+
+
+def visible_one_further(query, key, value, visible, layer):
+    return slot_cache_attend(query, key, value, visible | visible.roll(1, dims=-1), layer)
+
+
+slot_cache_attend = slot_cache.attend_where
+
+
+@pytest.mark.parametrize("leak", [visible_everywhere, visible_one_further])
+def test_a_place_beyond_a_row_that_is_seen_is_caught(leak, monkeypatch):
+    policy = make_policy(tiny_causal_lm(dtype=torch.float64))
+    expected = play(policy)
+    monkeypatch.setattr(slot_cache, "attend_where", leak)
+    with pytest.raises(AssertionError):
+        assert_same(play(policy, Tape().capture), expected)
+
+
+
+def decodings(policy, *, slots=5, width=14):
+    """Three rows in five slots, ready to decode: plainly, and from graphs over a cache with the same contents."""
+    batches, tape = [], Tape()
+    for graphed in (False, True):
+        cache = SlotCache(slots, width)
+        decoding = GraphedDecoding.of(policy, cache, tape.capture) if graphed else PlainDecoding(policy, cache)
+        generation = GenerationSettings(Sampling(), response_length=9, stop_ids=(), seed=0, max_rows=slots)
+        batches.append(LiveBatch(policy, generation, cache, decoding))
+    for batch in batches:
+        batch.enter([0, 1, 2], [[5, 6, 7], [8], [9, 10, 11, 12]])
+    return *batches, tape
+
+
+def contents(cache):
+    return torch.stack([*cache.keys.values(), *cache.values.values()])
+
+
+@torch.no_grad()
+def test_a_step_with_free_slots_leaves_every_other_place_of_the_cache_alone():
+    """Place 0 of a free slot is written; every other place holds what a plain step leaves there."""
+    plain, graphed, _ = decodings(make_policy(tiny_causal_lm(dtype=torch.float64)))
+    before = contents(graphed.cache).clone()
+    for batch in (plain, graphed):
+        batch.step(torch.tensor([20, 21, 22]))
+    found, expected = contents(graphed.cache), contents(plain.cache)
+    assert (found[:, 3, :, 0] != before[:, 3, :, 0]).any()  # four rows were captured
+    found[:, 3, :, 0] = expected[:, 3, :, 0]
+    torch.testing.assert_close(found, expected)
+
+
+@torch.no_grad()
+def test_slots_written_while_free_do_not_show_in_rows_that_enter_or_move_there():
+    plain, graphed, tape = decodings(make_policy(tiny_causal_lm(dtype=torch.float64)))
+
+    def step(*tokens):
+        logits = [batch.step(torch.tensor(tokens)) for batch in (plain, graphed)]
+        torch.testing.assert_close(*logits)
+
+    step(20, 21, 22)
+    for batch in (plain, graphed):
+        batch.leave({0})  # the last row moves into slot 0, slot 2 is free
+    step(23, 24)
+    step(25, 26)
+    for batch in (plain, graphed):
+        batch.leave({1})
+    step(27)
+    for batch in (plain, graphed):
+        batch.enter([3, 4, 5], [[13], [14, 15], [13]])
+    for token in range(30, 36):
+        step(token, token + 10, token + 20, token + 30)
+    assert tape.captures > 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("outer", [False, True])
+def test_replays_cast_the_weights_as_they_are(outer):
+    """Where autocast has cast a weight before, its copy must not be what a graph computes with."""
+    policy = make_policy(tiny_causal_lm(), autocast=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16) if outer else nullcontext():
+        plain, graphed, _ = decodings(policy)
+        for factor in (1, -1, 2):
+            policy.head.linear.weight.mul_(factor)
+            if outer:
+                torch.clear_autocast_cache()
+            before = list(graphed.lengths)
+            expected, found = (batch.step(torch.tensor([20, 21, 22])) for batch in (plain, graphed))
+            torch.testing.assert_close(found, expected.float(), atol=0.05 * float(expected.abs().max()), rtol=0)
+            graphed.lengths, plain.lengths = before, list(before)
+
+
+def count_captures(policy, **changes):
+    sizes = []
+
+    def capture(work):
+        sizes.append(work.args)
+        return work
+
+    play(policy, capture, **changes)
+    return sizes
+
+
+def test_each_size_is_captured_once_and_when_it_is_needed():
+    prompts, limits = [[1, 2]] * 5, [2, 4, 6, 8, 12]
+    policy = make_policy(tiny_causal_lm())
+    # Rows live 2, 3, … tokens after the prompt; widths end at multiples of 6 and at 2 + 12 places.
+    found = count_captures(policy, prompts=prompts, limits=limits, stop_ids=(), max_rows=5, response_length=12)
+    assert found == [(5, 6), (4, 6), (4, 12), (2, 12), (1, 12), (1, 14)]
+
+
+def test_sizes_by_hand(monkeypatch):
+    assert [rows_captured(live, 48) for live in (1, 2, 3, 4, 5, 32, 33, 48)] == [1, 2, 4, 4, 8, 32, 48, 48]
+    assert [width_captured(width, 15) for width in (1, 6, 7, 12, 13, 15)] == [6, 6, 12, 12, 15, 15]
+    monkeypatch.undo()
+    assert [width_captured(width, 700) for width in (1, 256, 257, 513)] == [256, 256, 512, 700]
+
+
+@given(st.integers(1, 200), st.data())
+def test_sizes_hold_what_they_must_and_fit_the_cache(slots, data):
+    live = data.draw(st.integers(1, slots))
+    assert live <= rows_captured(live, slots) <= min(slots, 2 * live - 1)
+    assert live <= width_captured(live, slots) <= min(slots, live + 5)
+
+
+class Moved:
+    """A step that has left the CPU: no tensor of it has numbers, so nothing of them can be read."""
+
+    def __init__(self, policy, monkeypatch):
+        _, batch, _ = decodings(policy)
+        policy.model.to("meta")
+        for stored in (batch.cache.keys, batch.cache.values):
+            stored.update({layer: states.to("meta") for layer, states in stored.items()})
+        monkeypatch.setattr(torch, "autocast", lambda *given, **named: nullcontext())  # it does not know the device
+        self.decoding = GraphedDecoding.of(policy, batch.cache, self.capture)
+        self.operations = []
+
+    def capture(self, work):
+        self.operations.append(recorded(work))
+        return lambda: None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("kind", "changes"), FAMILIES)
+def test_nothing_of_a_step_is_read_or_made_by_the_host(kind, changes, checkpointing, monkeypatch):
+    moved = Moved(make_policy(model_of(kind, changes), checkpointing=checkpointing), monkeypatch)
+    monkeypatch.setattr(torch, "get_rng_state", None)  # of a GPU's generator it cannot be asked during a capture
+    logits = moved.decoding.logits(torch.zeros(3, dtype=torch.long, device="meta"), [3, 1, 4])
+    assert logits.shape == (3, moved.decoding.output.shape[1])
+    assert len(moved.operations[0]) > 50
+
+
+def reading(query, key, value, visible, layer):
+    return slot_cache_attend(query, key, value, visible, layer) * float(visible.sum())
+
+
+def listing(query, key, value, visible, layer):
+    return slot_cache_attend(query, key, value, visible, layer) * torch.tensor([1.0], device=query.device)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("slip", [reading, listing])
+def test_a_step_that_reads_or_makes_something_is_caught(slip, monkeypatch):
+    moved = Moved(make_policy(tiny_causal_lm()), monkeypatch)
+    monkeypatch.setattr(slot_cache, "attend_where", slip)
+    with pytest.raises(ModelError, match="could not be captured"):
+        moved.decoding.logits(torch.zeros(3, dtype=torch.long, device="meta"), [3, 1, 4])
+
+
+def test_a_model_that_cannot_be_captured_is_refused_in_words():
+    """These frequencies are computed anew, on the host, when a row has grown."""
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    policy = make_policy(family("llama", rope_parameters=dynamic))
+    with pytest.raises(ModelError, match=r"could not be captured as a CUDA graph .* leave decode_graphs out") as told:
+        play(policy, Tape().capture)
+    assert isinstance(told.value.__cause__, HostTouchedError)
+
+
+def test_lack_of_memory_is_told_as_what_it_is():
+    def capture(work):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        play(make_policy(tiny_causal_lm()), capture)
+
+
+def test_graphs_end_with_the_rollout():
+    """Without help of the garbage collector: their memory is free for the update."""
+    seen = []
+
+    class Graph:
+        def __init__(self, work):
+            self.output = work.func.__self__.output
+
+        def replay(self):
+            self.output.zero_()
+
+    def capture(work):
+        graph = Graph(work)
+        seen.extend([weakref.ref(graph), weakref.ref(graph.output)])
+        return graph.replay
+
+    gc.disable()
+    try:
+        play(make_policy(tiny_causal_lm()), capture)
+        assert len(seen) > 2
+        assert not any(reference() is not None for reference in seen)
+    finally:
+        gc.enable()
+
+
+def test_without_a_gpu_it_says_so():
+    with pytest.raises(ConfigError, match=r"decode_graphs = true replays CUDA graphs, and the policy is on the cpu"):
+        cuda_graph_capture(torch.device("cpu"))
+
+
+def test_a_cuda_graph_is_captured_after_a_run_and_in_memory_that_all_share(monkeypatch):
+    """The calls, for there may be no GPU here; the next test needs one."""
+    told = []
+
+    class Graph:
+        def replay(self):
+            told.append("replay")
+
+    class Capturing(nullcontext):
+        def __init__(self, graph, pool):
+            super().__init__()
+            told.append(f"capture in {pool}")
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", Capturing)
+    replay = cuda_graph_capture(torch.device("cuda"))(lambda: told.append("work"))
+    replay()
+    assert told == ["work", "capture in pool", "work", "replay"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("kind", "changes"), FAMILIES)
+@torch.no_grad()
+def test_cuda_graphs_give_what_plain_steps_give(kind, changes, autocast, checkpointing):
+    device = torch.device("cuda")
+    policy = make_policy(model_of(kind, changes).to(device), autocast=autocast, checkpointing=checkpointing)
+    batches = []
+    for graphed in (False, True):
+        cache = SlotCache(5, 30)
+        capture = cuda_graph_capture(device)
+        decoding = GraphedDecoding.of(policy, cache, capture) if graphed else PlainDecoding(policy, cache)
+        generation = GenerationSettings(Sampling(), response_length=26, stop_ids=(), seed=0, max_rows=5)
+        batches.append(LiveBatch(policy, generation, cache, decoding))
+        batches[-1].enter([0, 1, 2], [[5, 6, 7], [8], [9, 10, 11, 12]])
+    tolerance = 0.1 if autocast else 1e-3
+    for number in range(20):
+        tokens = torch.tensor([20, 21, 22][: len(batches[0].rows)], device=device) + number
+        expected, found = (batch.step(tokens).float().clone() for batch in batches)
+        torch.testing.assert_close(found, expected, atol=tolerance * float(expected.abs().max()), rtol=0)
+        if number == 9:
+            for batch in batches:
+                batch.leave({0})
