@@ -35,7 +35,7 @@ def refuse_what_touches_the_host(operation, arguments, result):
 class RefusePythonData(TorchFunctionMode):
     """A tensor made of numbers that Python holds is copied to the device, unless it is a single one for a kernel."""
 
-    MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, torch.Tensor.new_tensor)
+    MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
     INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
 
     def __torch_function__(self, function, types, arguments=(), options=None):
@@ -71,13 +71,12 @@ def recorded(work):
 
 
 class Tape:
-    """A `Capture`. As with CUDA graphs there is a run before, and results of a replay lie where the recorded lay."""
+    """A `Capture`. As with CUDA graphs, results of a replay lie where the recorded lay."""
 
     def __init__(self):
         self.captures, self.replays = 0, 0
 
     def capture(self, work):
-        work()
         entries = recorded(work)
         self.captures += 1
         return lambda: self._replay(entries)

@@ -21,7 +21,7 @@ from nearstep.rollout.decoding import next_logits
 from nearstep.rollout.slot_cache import SlotCache
 
 Work: TypeAlias = Callable[[], None]
-Capture: TypeAlias = Callable[[Work], Work]  # what repeats the work on the same memory, without running its Python code
+Capture: TypeAlias = Callable[[Work], Work]  # gives what repeats the work on the same memory, without its Python
 
 WIDTH_STEP = 256
 
@@ -59,15 +59,18 @@ class GraphedDecoding:
         return self.output[:live]
 
     def _captured(self, rows: int, width: int) -> Work:
+        step = partial(self._step, rows, width)
+        step()  # In its first run kernels are loaded and libraries set themselves up, which cannot be captured.
         try:
-            return self.capture(partial(self._step, rows, width))
+            return self.capture(step)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             raise ModelError(
                 f"decode_graphs: a decoding step of {type(self.policy.model).__name__} could not be captured as a CUDA "
                 f"graph ({str(error).partition(chr(10))[0]}). Either its forward pass waits for numbers from the GPU, "
-                "as dynamic rotary embeddings do, or this torch and driver do not go together; leave decode_graphs out."
+                "as dynamic rotary embeddings and some mixtures of experts do, or this torch and driver do not go "
+                "together. Leave decode_graphs out."
             ) from error
 
     def _step(self, rows: int, width: int) -> None:
@@ -103,7 +106,6 @@ def cuda_graph_capture(device: torch.device) -> Capture:
     pool = torch.cuda.graph_pool_handle()
 
     def capture(work: Work) -> Work:
-        work()  # In their first run kernels are loaded and libraries set themselves up, which cannot be captured.
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
             work()
