@@ -76,11 +76,10 @@ class TransformersEngine:
                 rows = batch.rows
                 logits = batch.step(responses.last_tokens(rows))
             logprobs = sampling_logprobs(logits, settings.sampling)
-            chosen = (
-                logprobs.argmax(-1) if settings.greedy else draw(logprobs.exp(), uniforms[rows, responses.count(rows)])
-            )
-            responses.add(rows, chosen, logprobs)
-            ended = responses.finish(rows, settings.stop_ids)
+            places = responses.places(rows)
+            chosen = logprobs.argmax(-1) if settings.greedy else draw(logprobs.exp(), uniforms[places])
+            responses.add(places, chosen, logprobs)
+            ended = responses.count(rows, chosen.tolist(), settings.stop_ids)
             batch.leave(ended)
             if row_ended is not None:
                 for row in sorted(ended):
@@ -197,9 +196,10 @@ class Responses:
             top=top if top_k else None,
         )
 
-    def count(self, rows: list[int]) -> list[int]:
-        """Tokens that each of the rows has."""
-        return [self.counts[row] for row in rows]
+    def places(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Where the next token of each of the rows belongs, as an index; one copy to the device for all of its uses."""
+        row_and_place = torch.tensor([rows, [self.counts[row] for row in rows]], device=self.tokens.device)
+        return row_and_place[0], row_and_place[1]
 
     def ids(self, row: int) -> list[int]:
         """The tokens of one row."""
@@ -208,26 +208,23 @@ class Responses:
 
     def last_tokens(self, rows: list[int]) -> Tensor:
         """The newest token of each of the rows."""
-        return self.tokens[rows, [self.counts[row] - 1 for row in rows]]
+        numbers, places = self.places(rows)
+        return self.tokens[numbers, places - 1]
 
-    def add(self, rows: list[int], chosen: Tensor, logprobs: Tensor) -> None:
-        """Append one token to each of the rows, with its log-probability, and the top tokens if they are recorded."""
-        places = self.count(rows)
-        self.tokens[rows, places] = chosen
-        self.logprobs[rows, places] = logprobs.gather(-1, chosen[:, None])[:, 0]
+    def add(self, places: tuple[Tensor, Tensor], chosen: Tensor, logprobs: Tensor) -> None:
+        """Put down a token at each of the places, with its log-probability, and the top tokens if they are recorded."""
+        self.tokens[places] = chosen
+        self.logprobs[places] = logprobs.gather(-1, chosen[:, None])[:, 0]
         if self.top is not None:
             ids = logprobs.topk(self.top.ids.shape[-1], dim=-1).indices
-            missing = (ids != chosen[:, None]).all(-1)
-            ids[missing, -1] = chosen[missing]
-            flat = [row * self.tokens.shape[1] + place for row, place in zip(rows, places, strict=True)]
+            ids[:, -1] = torch.where((ids == chosen[:, None]).any(-1), ids[:, -1], chosen)
+            flat = places[0] * self.tokens.shape[1] + places[1]
             self.top.ids[flat], self.top.logprobs[flat] = ids, logprobs.gather(-1, ids)
-        for row in rows:
-            self.counts[row] += 1
 
-    def finish(self, rows: list[int], stop_ids: tuple[int, ...]) -> set[int]:
-        """The rows that are done: their newest token is a stop token, or their limit is reached."""
-        newest = self.last_tokens(rows).tolist()
+    def count(self, rows: list[int], newest: list[int], stop_ids: tuple[int, ...]) -> set[int]:
+        """Note the token that each of the rows got; the rows that are done: by a stop token, or by their limit."""
         for row, token in zip(rows, newest, strict=True):
+            self.counts[row] += 1
             self.finished[row] = token in stop_ids
         return {row for row in rows if self.finished[row] or self.counts[row] == self.limits[row]}
 
