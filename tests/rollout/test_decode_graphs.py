@@ -1,4 +1,4 @@
-"""Decoding steps from graphs: the same rollouts as without, whatever comes and goes, and nothing read by the host."""
+"""Decoding steps from graphs: the same rollouts as without, whatever comes and goes."""
 
 import gc
 import weakref
@@ -9,57 +9,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearstep.errors import ConfigError, ModelError
-from nearstep.models import attention_gpu
-from nearstep.models.attention_gpu import Kernel
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward import rollout_logprobs
 from nearstep.models.roles import make_policy
 from nearstep.rollout import decode_graphs, slot_cache
-from nearstep.rollout.decode_graphs import GraphedDecoding, cuda_graph_capture, rows_captured, width_captured
-from nearstep.rollout.decoding import PlainDecoding
-from nearstep.rollout.slot_cache import SlotCache
-from nearstep.rollout.transformers_engine import GenerationSettings, LiveBatch, TransformersEngine
-from nearstep.types import Prompts
+from nearstep.rollout.decode_graphs import rows_captured, width_captured
 from tests.models.test_roles_and_loading import family
-from tests.rollout.tape import HostTouchedError, Tape, recorded
+from tests.rollout.graphed import FAMILIES, assert_same, decodings, model_of, play
+from tests.rollout.tape import Tape
 from tests.tiny import tiny_causal_lm
-
-STOPS = (3, 7, 11, 50)
-PROMPTS = [[number] * (number % 5 + 1) for number in range(1, 12)] + [[5, 6, 7]] * 3
-FAMILIES = [
-    ("llama", {}), ("gpt2", {}), ("gpt_neox", {}),
-    ("qwen2", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
-    ("mistral", {"sliding_window": 3}), ("gemma2", {"sliding_window": 3}), ("gemma3_text", {"sliding_window": 3}),
-    ("qwen3", {}), ("olmo2", {}), ("phi3", {}), ("cohere", {}),
-]  # fmt: skip
-
-
-def model_of(kind, changes):
-    return tiny_causal_lm(kind) if kind in ("llama", "gpt2", "gpt_neox") else family(kind, **changes)
 
 
 @pytest.fixture(autouse=True)
 def narrow_steps(monkeypatch):
     """So that short rows pass through several widths."""
     monkeypatch.setattr(decode_graphs, "WIDTH_STEP", 6)
-
-
-def play(policy, capture=None, *, prompts=PROMPTS, top_k=3, limits=None, **changes):
-    given = {"sampling": Sampling(0.9), "response_length": 15, "stop_ids": STOPS, "seed": 0, "max_rows": 6, **changes}
-    generation = GenerationSettings(**given, decode_graphs=capture is not None)
-    engine = TransformersEngine(generation, new_capture=lambda device: capture)
-    engine.load(policy, version=0)
-    whole = Prompts(ids=prompts, inputs=["" for _ in prompts], columns={}, episodes=list(range(len(prompts))))
-    return engine.generate(whole, top_k=top_k, limits=limits)
-
-
-def assert_same(found, expected, tolerance=1e-6):
-    assert found.completion_ids() == expected.completion_ids()
-    torch.testing.assert_close(found.logprobs, expected.logprobs, atol=tolerance, rtol=0)
-    assert torch.equal(found.finished, expected.finished)
-    assert torch.equal(found.top.ids, expected.top.ids)
-    torch.testing.assert_close(found.top.logprobs, expected.top.logprobs, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize(("kind", "changes"), FAMILIES)
@@ -119,19 +83,6 @@ def test_a_place_beyond_a_row_that_is_seen_is_caught(leak, monkeypatch):
         assert_same(play(policy, Tape().capture), expected)
 
 
-def decodings(policy, *, slots=5, width=14):
-    """Three rows in five slots, ready to decode: plainly, and from graphs over a cache with the same contents."""
-    batches, tape = [], Tape()
-    for graphed in (False, True):
-        cache = SlotCache(slots, width)
-        decoding = GraphedDecoding.of(policy, cache, tape.capture) if graphed else PlainDecoding(policy, cache)
-        generation = GenerationSettings(Sampling(), response_length=9, stop_ids=(), seed=0, max_rows=slots)
-        batches.append(LiveBatch(policy, generation, cache, decoding))
-    for batch in batches:
-        batch.enter([0, 1, 2], [[5, 6, 7], [8], [9, 10, 11, 12]])
-    return *batches, tape
-
-
 def contents(cache):
     return torch.stack([*cache.keys.values(), *cache.values.values()])
 
@@ -139,7 +90,7 @@ def contents(cache):
 @torch.no_grad()
 def test_a_step_with_free_slots_leaves_every_other_place_of_the_cache_alone():
     """Place 0 of a free slot is written; every other place holds what a plain step leaves there."""
-    plain, graphed, _ = decodings(make_policy(tiny_causal_lm(dtype=torch.float64)))
+    plain, graphed = decodings(make_policy(tiny_causal_lm(dtype=torch.float64)), Tape().capture)
     before = contents(graphed.cache).clone()
     for batch in (plain, graphed):
         batch.step(torch.tensor([20, 21, 22]))
@@ -151,7 +102,8 @@ def test_a_step_with_free_slots_leaves_every_other_place_of_the_cache_alone():
 
 @torch.no_grad()
 def test_slots_written_while_free_do_not_show_in_rows_that_enter_or_move_there():
-    plain, graphed, tape = decodings(make_policy(tiny_causal_lm(dtype=torch.float64)))
+    tape = Tape()
+    plain, graphed = decodings(make_policy(tiny_causal_lm(dtype=torch.float64)), tape.capture)
 
     def step(*tokens):
         logits = [batch.step(torch.tensor(tokens)) for batch in (plain, graphed)]
@@ -178,7 +130,7 @@ def test_replays_cast_the_weights_as_they_are(outer):
     """Where autocast has cast a weight before, its copy must not be what a graph computes with."""
     policy = make_policy(tiny_causal_lm(), autocast=True)
     with torch.autocast("cpu", dtype=torch.bfloat16) if outer else nullcontext():
-        plain, graphed, _ = decodings(policy)
+        plain, graphed = decodings(policy, Tape().capture)
         for factor in (1, -1, 2):
             policy.head.linear.weight.mul_(factor)
             if outer:
@@ -222,69 +174,6 @@ def test_sizes_hold_what_they_must_and_fit_the_cache(slots, data):
     assert live <= width_captured(live, slots) <= min(slots, live + 5)
 
 
-class Moved:
-    """A step that has left the CPU: no tensor of it has numbers, so nothing of them can be read."""
-
-    def __init__(self, policy, monkeypatch):
-        _, batch, _ = decodings(policy)
-        policy.model.to("meta")
-        for stored in (batch.cache.keys, batch.cache.values):
-            stored.update({layer: states.to("meta") for layer, states in stored.items()})
-        monkeypatch.setattr(torch, "autocast", lambda *given, **named: nullcontext())  # it does not know the device
-        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)  # nor can the run before read
-        self.decoding = GraphedDecoding.of(policy, batch.cache, self.capture)
-        self.operations = []
-
-    def capture(self, work):
-        self.operations.append(recorded(work))
-        return lambda: None
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("kind", "changes"), FAMILIES)
-def test_nothing_of_a_step_is_read_or_made_by_the_host(kind, changes, checkpointing, monkeypatch):
-    moved = Moved(make_policy(model_of(kind, changes), checkpointing=checkpointing), monkeypatch)
-    monkeypatch.setattr(torch, "get_rng_state", None)  # of a GPU's generator it cannot be asked during a capture
-    logits = moved.decoding.logits(torch.zeros(3, dtype=torch.long, device="meta"), [3, 1, 4])
-    assert logits.shape == (3, moved.decoding.output.shape[1])
-    assert len(moved.operations[0]) > 50
-
-
-def reading(query, key, value, visible, layer):
-    return slot_cache_attend(query, key, value, visible, layer) * float(visible.sum())
-
-
-def listing(query, key, value, visible, layer):
-    return slot_cache_attend(query, key, value, visible, layer) * torch.tensor([1.0], device=query.device)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("slip", [reading, listing])
-def test_a_step_that_reads_or_makes_something_is_caught(slip, monkeypatch):
-    moved = Moved(make_policy(tiny_causal_lm()), monkeypatch)
-    monkeypatch.setattr(slot_cache, "attend_where", slip)
-    with pytest.raises((ModelError, RuntimeError), match=r"could not be captured|cannot be called on meta tensors"):
-        moved.decoding.logits(torch.zeros(3, dtype=torch.long, device="meta"), [3, 1, 4])
-
-
-def test_a_model_that_cannot_be_captured_is_refused_in_words():
-    """These frequencies are computed anew, on the host, when a row has grown."""
-    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-    policy = make_policy(family("llama", rope_parameters=dynamic))
-    with pytest.raises(ModelError, match=r"could not be captured as a CUDA graph .* Leave decode_graphs out") as told:
-        play(policy, Tape().capture)
-    assert isinstance(told.value.__cause__, HostTouchedError)
-
-
-def test_lack_of_memory_is_told_as_what_it_is():
-    def capture(work):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        play(make_policy(tiny_causal_lm()), capture)
-
-
 def test_graphs_end_with_the_rollout():
     """Without help of the garbage collector: their memory is free for the update."""
     seen = []
@@ -308,57 +197,3 @@ def test_graphs_end_with_the_rollout():
         assert not any(reference() is not None for reference in seen)
     finally:
         gc.enable()
-
-
-def test_without_a_gpu_it_says_so():
-    with pytest.raises(ConfigError, match=r"decode_graphs = true replays CUDA graphs, and the policy is on the cpu"):
-        cuda_graph_capture(torch.device("cpu"))
-
-
-def test_a_cuda_graph_is_captured_in_memory_that_all_share(monkeypatch):
-    """The calls, for there may be no GPU here; the next test needs one."""
-    told = []
-
-    class Graph:
-        def replay(self):
-            told.append("replay")
-
-    class Capturing(nullcontext):
-        def __init__(self, graph, pool):
-            super().__init__()
-            told.append(f"capture in {pool}")
-
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", Capturing)
-    replay = cuda_graph_capture(torch.device("cuda"))(lambda: told.append("work"))
-    replay()
-    assert told == ["capture in pool", "work", "replay"]
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize(("kind", "changes"), FAMILIES)
-@torch.no_grad()
-def test_cuda_graphs_give_what_plain_steps_give(kind, changes, autocast, checkpointing, monkeypatch):
-    monkeypatch.setattr(attention_gpu, "kernels_there", lambda: frozenset({Kernel.ROWS}))  # prefill is not the matter
-    device = torch.device("cuda")
-    policy = make_policy(model_of(kind, changes).to(device), autocast=autocast, checkpointing=checkpointing)
-    batches = []
-    for graphed in (False, True):
-        cache = SlotCache(5, 30)
-        capture = cuda_graph_capture(device)
-        decoding = GraphedDecoding.of(policy, cache, capture) if graphed else PlainDecoding(policy, cache)
-        generation = GenerationSettings(Sampling(), response_length=26, stop_ids=(), seed=0, max_rows=5)
-        batches.append(LiveBatch(policy, generation, cache, decoding))
-        batches[-1].enter([0, 1, 2], [[5, 6, 7], [8], [9, 10, 11, 12]])
-    tolerance = 0.1 if autocast else 1e-3
-    for number in range(20):
-        tokens = torch.tensor([20, 21, 22][: len(batches[0].rows)], device=device) + number
-        expected, found = (batch.step(tokens).float().clone() for batch in batches)
-        torch.testing.assert_close(found, expected, atol=tolerance * float(expected.abs().max()), rtol=0)
-        if number == 9:
-            for batch in batches:
-                batch.leave({0})
