@@ -68,6 +68,9 @@ def rows(model: str, device: str, dtype: str) -> list[Row]:
     ]
     shared = replace(base, shared_trunk=True)
     chosen.append(Row("PPO, critic on a shared trunk", shared, Bars(update=0.6), against="separate critic"))
+    if device == "cuda":
+        graphed = replace(base, kind="rollout", updates=3, decode_graphs=True)
+        chosen.insert(2, Row("rollout alone, decode_graphs", graphed, Bars()))
     if device == "cpu":
         chosen.insert(1, Row("PPO, bfloat16", replace(base, dtype="bfloat16"), Bars(time=0.38)))
     return [replace(row, work=f"{model}: {row.work}") for row in chosen]

@@ -59,6 +59,7 @@ def new_recipe(workload: Workload, folder: str) -> Recipe:
         gradient_accumulation_steps=workload.rows // workload.micro_rows, num_ppo_epochs=workload.epochs,
         num_generations=workload.generations, response_length=workload.response_length, num_sample_generations=0,
         use_cpu=workload.device == "cpu", seed=0, critic_trunk="shared" if workload.shared_trunk else "separate",
+        decode_graphs=workload.decode_graphs,
         **(divergence if workload.kind == "dppo" else {}),
     )  # fmt: skip
     with_critic = workload.kind == "ppo"

@@ -20,6 +20,7 @@ from nearstep.reports.callbacks import Callbacks, tracker_callbacks
 from nearstep.reports.model_card import RunFacts, model_card
 from nearstep.reports.reporter import Reporter, sample_updates
 from nearstep.rewards.source import Rewards
+from nearstep.rollout.decode_graphs import require_gpu
 from nearstep.rollout.transformers_engine import GenerationSettings, TransformersEngine
 from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
@@ -106,6 +107,8 @@ def assemble(config: PPOConfig, parts: Parts | None = None) -> Recipe:
 def _ground(config: PPOConfig, parts: Parts) -> _Ground:
     """Everything that can be checked without weights."""
     backend = torch_backend(use_cpu=config.use_cpu)
+    if config.decode_graphs:
+        require_gpu(backend.device)
     tracker_callbacks(config.report_to, main=backend.rank == 0)
     policy, trusted = policy_of(config, parts), config.trust_remote_code
     own = choose_tokenizer(
@@ -172,4 +175,5 @@ def _generation(config: PPOConfig, stops: tuple[int, ...]) -> GenerationSettings
         seed=config.seed,
         max_rows=config.local_rollout_forward_batch_size,
         max_tokens=config.max_tokens_per_microbatch,
+        decode_graphs=config.decode_graphs,
     )

@@ -37,6 +37,10 @@ def clashes(config: "PPOConfig") -> Iterator[Problem]:
         )
     if config.bf16 and config.dtype == "float64":
         yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
+    if config.decode_graphs and config.use_cpu:
+        yield Problem(
+            "decode_graphs replays CUDA graphs and use_cpu leaves the GPU: give one", ("decode_graphs", "use_cpu")
+        )
 
 
 def remarks(config: "PPOConfig") -> Iterator[str]:
@@ -53,6 +57,7 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
     yield from without_effect(
         config,
         ("without use_peft", not config.use_peft, lora),
+        ("with response_length = 1", config.response_length == 1, ("decode_graphs",)),
         ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
         ("beside total_episodes", config.total_episodes is not None, ("num_train_epochs",)),
         ("beside batch_size", config.batch_size is not None, ("gradient_accumulation_steps",)),

@@ -93,6 +93,7 @@ def test_every_section_begins_at_a_setting_and_none_is_left_before_the_first():
 
 
 WITHOUT_EFFECT = {
+    "decode_graphs has no effect with response_length = 1": {"decode_graphs": True, "response_length": 1},
     "lora_r has no effect without use_peft": {"lora_r": 8},
     "penalty_reward_value has no effect without non_eos_penalty": {"penalty_reward_value": -2.0},
     "num_train_epochs has no effect beside total_episodes": {"num_train_epochs": 1, "total_episodes": 8},

@@ -90,6 +90,10 @@ WRONG = {
     ),
     "another library's threshold": ({"epsilon": 0.2}, "give cliprange for clip, divergence_low for divergences"),
     "two precisions": ({"bf16": True, "dtype": "float64"}, "bf16 computes in bfloat16"),
+    "graphs of no GPU": (
+        {"decode_graphs": True, "use_cpu": True},
+        "decode_graphs replays CUDA graphs and use_cpu leaves the GPU",
+    ),
     "greedy decoding": ({"do_sample": False}, "do_sample = False: PPO learns from sampled responses"),
     "half precision": ({"fp16": True}, "fp16 = True: float16 loses small gradients; use bf16"),
     "steps": ({"max_steps": 100}, "max_steps = 100: the length of a run is total_episodes"),

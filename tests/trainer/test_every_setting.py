@@ -12,7 +12,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoConfig
 
-from nearstep import DataError, PPOConfig, PPOTrainer, RewardError
+from nearstep import ConfigError, DataError, PPOConfig, PPOTrainer, RewardError, assemble
 from nearstep.judging import Loading, make_judges
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.scale.torch_backend import torch_backend
@@ -184,7 +184,7 @@ OF_SERVERS: dict[str, object] = {
     "reward_url": "http://127.0.0.1:1/other", "reward_url_token_env": "A_TOKEN", "reward_url_timeout_seconds": 1.0,
     "reward_url_retries": 0, "reward_url_batch_size": 3,
 }  # fmt: skip
-APART = {"use_cpu", "trust_remote_code", "dataset_config", "push_to_hub", "hub_model_id", *OF_SERVERS}
+APART = {"use_cpu", "decode_graphs", "trust_remote_code", "dataset_config", "push_to_hub", "hub_model_id", *OF_SERVERS}
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",
     "reward_funcs": "{models}/rewards.py:low", "output_dir": "{folder}", "total_episodes": 16,
@@ -321,6 +321,23 @@ def test_use_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     assert torch_backend(use_cpu=False).device.type == "cuda"
     assert torch_backend(use_cpu=True).device.type == "cpu"
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_decode_graphs(asked, models, tmp_path, monkeypatch):
+    """With a GPU it reaches the engines of training and of evaluation, without one it is refused before any weight."""
+    config = PPOConfig(
+        model_name_or_path=f"{models}/policy", dataset_name=f"{models}/prompts.jsonl", decode_graphs=asked,
+        reward_funcs=f"{models}/rewards.py:low", output_dir=str(tmp_path / "out"), response_length=4,
+    )  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if asked:
+        with pytest.raises(ConfigError, match="decode_graphs = true replays CUDA graphs, and the policy is on the cpu"):
+            PPOTrainer(args=config)
+    monkeypatch.setattr(assemble, "require_gpu", lambda device: None)
+    recipe = PPOTrainer(args=config).recipe
+    engines = (recipe.engine, recipe.report.evaluator.engine)
+    assert [engine.settings.decode_graphs for engine in engines] == [asked, asked]
 
 
 @pytest.mark.parametrize("allowed", [False, True])

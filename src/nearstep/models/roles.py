@@ -221,7 +221,10 @@ def recompute_activations(model: PreTrainedModel) -> None:
     with warnings.catch_warnings():
         # Newer versions prefer another name for it, which the oldest supported one does not know.
         warnings.simplefilter("ignore", FutureWarning)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # Without dropout nothing is random, and a generator's state cannot be read while a CUDA graph is captured.
+        model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False}
+        )
     # Layers recompute only in training mode; their children, dropout among them, stay in evaluation mode.
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):

@@ -54,11 +54,15 @@ class Prefill:
 
 @dataclass(frozen=True)
 class DecodeStep:
-    """One new token for each live row; `lengths` are the places already taken in its slot, `longest` their maximum."""
+    """One new token for each of the first slots, written at place `lengths` of its row; `width` places are looked at.
+
+    What lies beyond a row's length is masked. So a slot without a row may take part with length 0, and what it writes
+    stays unseen: a place is written by its own row, in prefill or in a step, before that row sees it.
+    """
 
     cache: SlotCache
-    lengths: Int[Tensor, " live"]
-    longest: int
+    lengths: Int[Tensor, " rows"]
+    width: int
 
     def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
         """Store the new key and value behind the row's others, then attend to all of them."""
@@ -66,25 +70,25 @@ class DecodeStep:
         keys[self._slots, :, self.lengths] = layer.key[0].transpose(0, 1)
         values[self._slots, :, self.lengths] = layer.value[0].transpose(0, 1)
         visible = self._filled if layer.window is None else self._filled & (self._age < layer.window)
-        live, width = len(self.lengths), self.longest + 1
+        rows = len(self.lengths)
         output = attend_where(
             layer.query[0].transpose(0, 1)[:, :, None],
-            keys[:live, :, :width],
-            values[:live, :, :width],
+            keys[:rows, :, : self.width],
+            values[:rows, :, : self.width],
             visible[:, None, None],
             layer,
         )
         return output[:, :, 0].transpose(0, 1)[None]
 
     @cached_property
-    def _slots(self) -> Int[Tensor, " live"]:
+    def _slots(self) -> Int[Tensor, " rows"]:
         return torch.arange(len(self.lengths), device=self.lengths.device)
 
     @cached_property
-    def _age(self) -> Int[Tensor, "live places"]:
+    def _age(self) -> Int[Tensor, "rows places"]:
         """How far each place lies behind the new token; negative where nothing stands yet."""
-        return self.lengths[:, None] - torch.arange(self.longest + 1, device=self.lengths.device)
+        return self.lengths[:, None] - torch.arange(self.width, device=self.lengths.device)
 
     @cached_property
-    def _filled(self) -> Bool[Tensor, "live places"]:
+    def _filled(self) -> Bool[Tensor, "rows places"]:
         return self._age >= 0

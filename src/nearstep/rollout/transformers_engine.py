@@ -1,7 +1,7 @@
 """The built-in engine: a decode loop on the training model; finished rows leave, waiting rows enter."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,9 +11,11 @@ from nearstep.algorithm.ragged import places_in_row, row_numbers
 from nearstep.models.distribution import Sampling, sampling_logprobs
 from nearstep.models.forward import hidden_states
 from nearstep.models.roles import Policy
+from nearstep.rollout.decode_graphs import Capture, GraphedDecoding, cuda_graph_capture
+from nearstep.rollout.decoding import Decoding, PlainDecoding, logits_of
 from nearstep.rollout.engine import RowEnded
 from nearstep.rollout.sampling import draw
-from nearstep.rollout.slot_cache import DecodeStep, Prefill, SlotCache
+from nearstep.rollout.slot_cache import Prefill, SlotCache
 from nearstep.streams import stream
 from nearstep.types import Prompts, Rollout, TopLogprobs, row_groups
 
@@ -29,6 +31,7 @@ class GenerationSettings:
     max_rows: int = 64  # rows generated at a time
     max_tokens: int = 16384  # prompt tokens in one forward pass
     greedy: bool = False  # take the most probable token, for evaluation
+    decode_graphs: bool = False  # replay decoding steps from CUDA graphs
 
 
 @dataclass
@@ -38,6 +41,7 @@ class TransformersEngine:
     settings: GenerationSettings
     policy: Policy | None = None
     version: int = 0
+    new_capture: Callable[[torch.device], Capture] = cuda_graph_capture  # asked once per `generate`
 
     def load(self, policy: Policy, version: int) -> None:
         """Sample from `policy` from now on."""
@@ -61,7 +65,8 @@ class TransformersEngine:
         responses = Responses.empty(limits, top_k, self.policy.trunk)
         uniforms = _uniforms(settings, prompts.episodes, limits).to(responses.tokens.device)
         longest = max(len(ids) + limit for ids, limit in zip(prompts.ids, limits, strict=True))
-        batch = LiveBatch(self.policy, settings, SlotCache(min(settings.max_rows, len(prompts)), longest))
+        cache = SlotCache(min(settings.max_rows, len(prompts)), longest)
+        batch = LiveBatch(self.policy, settings, cache, self._decoding(self.policy, cache))
         waiting = deque(range(len(prompts)))
         while waiting or batch.rows:
             if waiting and batch.has_room:
@@ -71,16 +76,22 @@ class TransformersEngine:
                 rows = batch.rows
                 logits = batch.step(responses.last_tokens(rows))
             logprobs = sampling_logprobs(logits, settings.sampling)
-            chosen = (
-                logprobs.argmax(-1) if settings.greedy else draw(logprobs.exp(), uniforms[rows, responses.count(rows)])
-            )
-            responses.add(rows, chosen, logprobs)
-            ended = responses.finish(rows, settings.stop_ids)
+            places = responses.places(rows)
+            chosen = logprobs.argmax(-1) if settings.greedy else draw(logprobs.exp(), uniforms[places])
+            responses.add(places, chosen, logprobs)
+            ended = responses.count(rows, chosen.tolist(), settings.stop_ids)
             batch.leave(ended)
             if row_ended is not None:
                 for row in sorted(ended):
                     row_ended(row, responses.ids(row), responses.finished[row])
         return responses.rollout(prompts, self.version)
+
+    def _decoding(self, policy: Policy, cache: SlotCache) -> Decoding:
+        """How the rows of one rollout decode. Graphs end with it, as the cache does: they hold no memory during the
+        update, and no address of a weight that may have moved since."""
+        if not self.settings.decode_graphs:
+            return PlainDecoding(policy, cache)
+        return GraphedDecoding.of(policy, cache, self.new_capture(policy.head.linear.weight.device))
 
 
 def _uniforms(settings: GenerationSettings, episodes: list[int], limits: list[int]) -> Tensor:
@@ -100,6 +111,7 @@ class LiveBatch:
     policy: Policy
     settings: GenerationSettings
     cache: SlotCache
+    decoding: Decoding
     rows: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
 
@@ -128,7 +140,7 @@ class LiveBatch:
             plan = Prefill(self.cache, tuple(map(len, of_group)), tuple(tuple(slots[ids]) for ids in of_group))
             places = places_in_row(lengths)[None]
             states = hidden_states(self.policy.trunk, tokens, places, plan, autocast=self.policy.autocast)
-            logits.append(self._logits(states[lengths.cumsum(0) - 1]))
+            logits.append(logits_of(self.policy, states[lengths.cumsum(0) - 1]))
         self.rows.extend(rows)
         self.lengths.extend(map(len, prompts))
         numbers = {ids: number for number, ids in enumerate(distinct)}
@@ -136,11 +148,9 @@ class LiveBatch:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feed each live row its newest token; logits of the next, [live, vocabulary]."""
-        lengths = torch.tensor(self.lengths, device=tokens.device)
-        plan = DecodeStep(self.cache, lengths, max(self.lengths))
-        states = hidden_states(self.policy.trunk, tokens, lengths[None], plan, autocast=self.policy.autocast)
+        logits = self.decoding.logits(tokens, self.lengths)
         self.lengths = [length + 1 for length in self.lengths]
-        return self._logits(states)
+        return logits
 
     def leave(self, finished: set[int]) -> None:
         """Free the slots of finished rows; the last live row moves into each gap."""
@@ -153,10 +163,6 @@ class LiveBatch:
                 self.rows[slot], self.lengths[slot] = self.rows[last], self.lengths[last]
             self.rows.pop()
             self.lengths.pop()
-
-    def _logits(self, states: Tensor) -> Tensor:
-        with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=self.policy.autocast):
-            return self.policy.head.logits(states)
 
 
 @dataclass
@@ -190,9 +196,10 @@ class Responses:
             top=top if top_k else None,
         )
 
-    def count(self, rows: list[int]) -> list[int]:
-        """Tokens that each of the rows has."""
-        return [self.counts[row] for row in rows]
+    def places(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Where the next token of each of the rows belongs, as an index; one copy to the device for all of its uses."""
+        row_and_place = torch.tensor([rows, [self.counts[row] for row in rows]], device=self.tokens.device)
+        return row_and_place[0], row_and_place[1]
 
     def ids(self, row: int) -> list[int]:
         """The tokens of one row."""
@@ -201,26 +208,23 @@ class Responses:
 
     def last_tokens(self, rows: list[int]) -> Tensor:
         """The newest token of each of the rows."""
-        return self.tokens[rows, [self.counts[row] - 1 for row in rows]]
+        numbers, places = self.places(rows)
+        return self.tokens[numbers, places - 1]
 
-    def add(self, rows: list[int], chosen: Tensor, logprobs: Tensor) -> None:
-        """Append one token to each of the rows, with its log-probability, and the top tokens if they are recorded."""
-        places = self.count(rows)
-        self.tokens[rows, places] = chosen
-        self.logprobs[rows, places] = logprobs.gather(-1, chosen[:, None])[:, 0]
+    def add(self, places: tuple[Tensor, Tensor], chosen: Tensor, logprobs: Tensor) -> None:
+        """Put down a token at each of the places, with its log-probability, and the top tokens if they are recorded."""
+        self.tokens[places] = chosen
+        self.logprobs[places] = logprobs.gather(-1, chosen[:, None])[:, 0]
         if self.top is not None:
             ids = logprobs.topk(self.top.ids.shape[-1], dim=-1).indices
-            missing = (ids != chosen[:, None]).all(-1)
-            ids[missing, -1] = chosen[missing]
-            flat = [row * self.tokens.shape[1] + place for row, place in zip(rows, places, strict=True)]
+            ids[:, -1] = torch.where((ids == chosen[:, None]).any(-1), ids[:, -1], chosen)
+            flat = places[0] * self.tokens.shape[1] + places[1]
             self.top.ids[flat], self.top.logprobs[flat] = ids, logprobs.gather(-1, ids)
-        for row in rows:
-            self.counts[row] += 1
 
-    def finish(self, rows: list[int], stop_ids: tuple[int, ...]) -> set[int]:
-        """The rows that are done: their newest token is a stop token, or their limit is reached."""
-        newest = self.last_tokens(rows).tolist()
+    def count(self, rows: list[int], newest: list[int], stop_ids: tuple[int, ...]) -> set[int]:
+        """Note the token that each of the rows got; the rows that are done: by a stop token, or by their limit."""
         for row, token in zip(rows, newest, strict=True):
+            self.counts[row] += 1
             self.finished[row] = token in stop_ids
         return {row for row in rows if self.finished[row] or self.counts[row] == self.limits[row]}
 
