@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from nearstep.models.distribution import Sampling
-from nearstep.models.embedding import embedded, plain_embedding
+from nearstep.models.embedding import TokenEmbedding
 from nearstep.models.forward import rollout_logprobs, rollout_values
 from nearstep.models.roles import make_critic, make_policy
 from tests.memory import peak_bytes
@@ -28,7 +28,7 @@ def table(**options):
 
 def test_rows_of_the_tokens_and_the_sum_of_their_gradients():
     embedding = table()
-    rows = embedded(embedding, TOKENS)
+    rows = TokenEmbedding.of(embedding).rows(TOKENS)
     assert rows.tolist() == [[6, 7], [2, 3], [6, 7], [0, 1], [6, 7], [4, 5]]
     (rows * torch.tensor([1.0, 2, 4, 8, 16, 32])[:, None]).sum().backward()
     assert embedding.weight.grad.tolist() == [[8, 8], [2, 2], [32, 32], [21, 21], [0, 0]]
@@ -37,13 +37,13 @@ def test_rows_of_the_tokens_and_the_sum_of_their_gradients():
 def test_gradients_add_up_over_micro_batches():
     embedding = table()
     for _ in range(3):
-        embedded(embedding, TOKENS).sum().backward()
+        TokenEmbedding.of(embedding).rows(TOKENS).sum().backward()
     assert embedding.weight.grad.tolist() == [[3, 3], [3, 3], [3, 3], [9, 9], [0, 0]]
 
 
 def test_the_padding_token_learns_nothing_as_in_torch():
     ours, theirs = table(padding_idx=3), table(padding_idx=3)
-    embedded(ours, TOKENS).square().sum().backward()
+    TokenEmbedding.of(ours).rows(TOKENS).square().sum().backward()
     functional.embedding(TOKENS, theirs.weight, padding_idx=3).square().sum().backward()
     assert ours.weight.grad.tolist() == theirs.weight.grad.tolist()
     assert ours.weight.grad[3].tolist() == [0, 0]
@@ -51,7 +51,7 @@ def test_the_padding_token_learns_nothing_as_in_torch():
 
 @pytest.mark.parametrize("options", [{"max_norm": 1.0}, {"sparse": True}, {"scale_grad_by_freq": True}])
 def test_what_does_more_than_look_up_is_left_to_torch(options):
-    assert plain_embedding(nn.Embedding(5, 2, **options)) is None
+    assert TokenEmbedding.of(nn.Embedding(5, 2, **options)) is None
 
 
 class Scaled(nn.Embedding):
@@ -59,10 +59,22 @@ class Scaled(nn.Embedding):
         return 3 * super().forward(ids)
 
 
-def test_an_embedding_of_another_class_is_left_to_its_family():
-    assert plain_embedding(Scaled(5, 2)) is None
+class Squared(nn.Embedding):
+    def forward(self, ids):
+        return super().forward(ids).square()
+
+
+def test_a_factor_is_found_and_its_gradient_is_scaled():
+    module = Scaled(5, 2)
+    rows = TokenEmbedding.of(module).rows(TOKENS)
+    assert torch.equal(rows, module(TOKENS))
+    rows.sum().backward()
+    assert module.weight.grad.tolist() == [[3, 3], [3, 3], [3, 3], [9, 9], [0, 0]]
+
+
+def test_what_is_no_factor_is_left_to_its_family():
     model = tiny_causal_lm()
-    model.set_input_embeddings(Scaled(258, 32))
+    model.set_input_embeddings(Squared(258, 32))
     assert make_policy(model).embedding is None
 
 
@@ -71,7 +83,7 @@ def test_gradients_of_every_family_are_those_of_torch(kind):
     def gradients(in_place):
         policy = make_policy(family(kind).double())
         if in_place:
-            assert (policy.embedding is None) == kind.startswith("gemma")  # they scale the rows
+            assert policy.embedding is not None
         else:
             policy = replace(policy, embedding=None)
         for part in (ROWS[:2], ROWS[2:]):
@@ -96,14 +108,14 @@ def test_gradients_of_a_critic_are_those_of_torch():
 
 def test_a_frozen_embedding_gets_no_gradient():
     policy = make_policy(tiny_causal_lm())
-    policy.embedding.weight.requires_grad_(False)
+    policy.embedding.module.weight.requires_grad_(False)
     rollout_logprobs(policy, rollout_of(ROWS), Sampling()).sampled.sum().backward()
-    assert policy.embedding.weight.grad is None
+    assert policy.embedding.module.weight.grad is None
 
 
 def test_a_hook_on_the_module_is_still_called():
     policy, seen = make_policy(tiny_causal_lm()), []
-    policy.embedding.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    policy.embedding.module.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
     rollout_logprobs(policy, rollout_of(ROWS), Sampling())
     assert len(seen) == 1
 

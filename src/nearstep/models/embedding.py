@@ -1,37 +1,51 @@
 """How token ids become the first hidden states, with a gradient that is added where it lies."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 from torch.nn import functional
 
 
-def plain_embedding(module: nn.Module) -> nn.Embedding | None:
-    """The module if it does nothing but look up rows of its weight: no scaling, no adapters, no limit on norms."""
-    if type(module) is not nn.Embedding or module.max_norm is not None or module.sparse or module.scale_grad_by_freq:
-        return None
-    return module
+@dataclass(frozen=True)
+class TokenEmbedding:
+    """The embedding of a trunk: rows of a weight, in some families (Gemma's) times a factor."""
 
+    module: nn.Embedding
+    factor: Float[Tensor, " width"] | None
 
-def learns_in_place(embedding: nn.Embedding | None) -> bool:
-    """Whether `embedded` is to be used now: it learns, and nobody waits for its module to be called."""
-    if embedding is None or not (embedding.weight.requires_grad and torch.is_grad_enabled()):
-        return False
-    return not (embedding._forward_hooks or embedding._forward_pre_hooks)
+    @staticmethod
+    @torch.no_grad()
+    def of(module: nn.Module) -> "TokenEmbedding | None":
+        """The module as rows times a factor; None where it has adapters or does more than torch's own. Whether rows
+        times a factor are what it gives is for the caller to see."""
+        if not isinstance(module, nn.Embedding) or module.max_norm or module.sparse or module.scale_grad_by_freq:
+            return None
+        ones = module.weight.new_ones(1, module.embedding_dim).expand_as(module.weight)
+        factor: Tensor = functional_call(
+            module, {"weight": ones}, (torch.zeros(1, dtype=torch.long, device=ones.device),)
+        )
+        return TokenEmbedding(module, None if (factor == 1).all() else factor[0])
 
+    @property
+    def learns(self) -> bool:
+        """Whether `rows` is to be used now: there is a gradient to form, and nobody waits for a call of the module."""
+        watched = self.module._forward_hooks or self.module._forward_pre_hooks
+        return self.module.weight.requires_grad and torch.is_grad_enabled() and not watched
 
-def embedded(embedding: nn.Embedding, tokens: Int[Tensor, " tokens"]) -> Float[Tensor, "tokens width"]:
-    """The rows of the tokens.
+    def rows(self, tokens: Int[Tensor, " tokens"]) -> Float[Tensor, "tokens width"]:
+        """What the module gives for the tokens.
 
-    The usual backward pass makes a gradient of the whole vocabulary, nearly all of it zeros, for every micro-batch, and
-    adds it to the one that is there. Here only the rows of the tokens are added, to `.grad`: `backward()` trains the
-    embedding, `torch.autograd.grad` does not see it.
-    """
-    rows: Tensor = _Lookup.apply(embedding.weight, tokens, embedding.padding_idx)  # type: ignore[no-untyped-call]
-    return rows
+        The usual backward pass makes a gradient of the whole vocabulary, nearly all of it zeros, for every micro-batch,
+        and adds it to the one that is there. Here only the rows of the tokens are added, to `.grad`: `backward()`
+        trains the embedding, `torch.autograd.grad` does not see it.
+        """
+        rows: Tensor = _Lookup.apply(self.module.weight, tokens, self.module.padding_idx)  # type: ignore[no-untyped-call]
+        return rows if self.factor is None else rows * self.factor
 
 
 class _Lookup(torch.autograd.Function):

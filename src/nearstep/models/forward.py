@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nearstep.algorithm.precision import wide
 from nearstep.models.attention import AttentionPlan
 from nearstep.models.distribution import Sampling
-from nearstep.models.embedding import embedded, learns_in_place
+from nearstep.models.embedding import TokenEmbedding
 from nearstep.models.head import ActionLogprobs, Head, action_logprobs
 from nearstep.models.packing import Packed, pack, pack_rollout
 from nearstep.types import Rollout
@@ -27,7 +27,7 @@ class CausalRole(Protocol):
     @property
     def autocast(self) -> bool: ...
     @property
-    def embedding(self) -> nn.Embedding | None: ...
+    def embedding(self) -> TokenEmbedding | None: ...
 
 
 @runtime_checkable
@@ -41,7 +41,7 @@ class ScalarRole(Protocol):
     @property
     def autocast(self) -> bool: ...
     @property
-    def embedding(self) -> nn.Embedding | None: ...
+    def embedding(self) -> TokenEmbedding | None: ...
 
 
 def hidden_states(
@@ -51,7 +51,7 @@ def hidden_states(
     plan: AttentionPlan,
     *,
     autocast: bool = False,
-    embedding: nn.Embedding | None = None,
+    embedding: TokenEmbedding | None = None,
 ) -> Float[Tensor, "tokens width"]:
     """The last hidden state of every token of a packed input; `embedding` looks its tokens up instead of the trunk.
 
@@ -61,7 +61,7 @@ def hidden_states(
     with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=autocast):
         output = trunk(
             input_ids=tokens[None] if embedding is None else None,
-            inputs_embeds=None if embedding is None else embedded(embedding, tokens)[None],
+            inputs_embeds=None if embedding is None else embedding.rows(tokens)[None],
             position_ids=positions,
             attention_mask=None,
             use_cache=False,
@@ -73,14 +73,9 @@ def hidden_states(
 
 def packed_states(role: CausalRole | ScalarRole, packed: Packed) -> Float[Tensor, "packed width"]:
     """Hidden states of packed rows."""
-    return hidden_states(
-        role.trunk,
-        packed.tokens,
-        packed.positions[None],
-        packed.plan,
-        autocast=role.autocast,
-        embedding=role.embedding if learns_in_place(role.embedding) else None,
-    )
+    embedding = role.embedding if role.embedding is not None and role.embedding.learns else None
+    positions = packed.positions[None]
+    return hidden_states(role.trunk, packed.tokens, positions, packed.plan, autocast=role.autocast, embedding=embedding)
 
 
 def row_states(

@@ -16,7 +16,7 @@ from nearstep.errors import ModelError
 from nearstep.models.adapters import trained_copy
 from nearstep.models.attention import PACKED, Segment
 from nearstep.models.attention_gpu import plan_of
-from nearstep.models.embedding import plain_embedding
+from nearstep.models.embedding import TokenEmbedding
 from nearstep.models.forward import hidden_states, row_states
 from nearstep.models.head import Head
 from nearstep.models.head_bias import add_bias, stored_bias
@@ -33,7 +33,7 @@ class Policy:
     trunk: nn.Module
     head: Head
     autocast: bool = False
-    embedding: nn.Embedding | None = None  # where the trunk takes its rows in the place of token ids
+    embedding: TokenEmbedding | None = None  # where the trunk takes its rows in the place of token ids
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Critic:
     trunk: nn.Module
     head: nn.Module
     autocast: bool = False
-    embedding: nn.Embedding | None = None
+    embedding: TokenEmbedding | None = None
 
 
 @dataclass(frozen=True)
@@ -200,10 +200,10 @@ def _ready(model: PreTrainedModel, role: str, checkpointing: bool) -> None:
 
 
 @torch.no_grad()
-def _embedding(trunk: nn.Module, model: PreTrainedModel) -> nn.Embedding | None:
-    """The token embedding, if the trunk makes the same of its rows as of the ids. Not all families do: some scale
-    the rows, some look at the ids again in their layers."""
-    embedding = plain_embedding(model.get_input_embeddings())
+def _embedding(trunk: nn.Module, model: PreTrainedModel) -> TokenEmbedding | None:
+    """The token embedding, if the trunk makes the same of its rows as of the ids. Not every family does: some look at
+    the ids again in their layers."""
+    embedding = TokenEmbedding.of(model.get_input_embeddings())
     if embedding is None:
         return None
     tokens = _probe_rows(model)[0]
