@@ -5,7 +5,7 @@
 One thing varies at a time, each point is one update in a process of its own. An exponent is the slope of a line through
 the logarithms: 1 where seconds grow in proportion, 0 where nothing grows. Seconds should be linear in tokens. Memory is
 what one update needs above weights, gradients and the optimizer's two moments, which belong to the weights and grow
-with them; it should not grow with the vocabulary.
+with them; it should not grow with the vocabulary. With adapters nearly nothing but the weights is left out.
 """
 
 import argparse
@@ -56,13 +56,18 @@ def axes(base: Workload) -> Mapping[str, Mapping[int, Workload]]:
         "response length": {limit: replace(base, response_length=limit) for limit in (32, 64, 128, 256)},
         # The second update is the larger one: Adam's moments are there from its beginning.
         "vocabulary": {size: replace(base, vocabulary=size, updates=2) for size in (16_000, 32_000, 64_000, 128_000)},
+        "vocabulary, adapters": {
+            size: replace(base, vocabulary=size, updates=2, adapters=True) for size in (32_000, 128_000)
+        },
         "K": {top: replace(groups, top_k=top) for top in (5, 20, 80)},
         "samples per prompt": {n: replace(even, rows=4 * n, generations=n) for n in (2, 4, 8, 16)},
     }
 
 
 def state_mib(workload: Workload) -> float:
-    """Gradients and Adam's moments of policy and critic."""
+    """Gradients and Adam's moments of policy and critic; those of adapters are too small to count."""
+    if workload.adapters:
+        return 0.0
     size = workload.size
     embeddings = head_weights(size)
     policy = body_weights(size) + embeddings * (1 if size.tied else 2)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
 import torch
 
@@ -22,14 +23,17 @@ STREAM_BYTES = 2**28  # well above any cache
 
 @dataclass(frozen=True)
 class Rates:
-    """What this machine does per second in one thread, or on its GPU."""
+    """What this machine does per second in one thread, or on its GPU, for as long as a phase takes.
 
-    matrix_flops: float  # the best of square products
+    Not its best moment: other work on the machine slows products and phases alike, and would else be in the ratio.
+    """
+
+    matrix_flops: float  # square products
     memory_bytes: float  # matrix times vector, the way decoding reads weights
 
-    def faster(self, other: "Rates") -> "Rates":
-        """The better of two measurements: other work on the machine only slows them."""
-        return Rates(max(self.matrix_flops, other.matrix_flops), max(self.memory_bytes, other.memory_bytes))
+    def mean(self, other: "Rates") -> "Rates":
+        """Between two measurements, one before a phase and one after it."""
+        return Rates((self.matrix_flops + other.matrix_flops) / 2, (self.memory_bytes + other.memory_bytes) / 2)
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def _generate(workload: Workload, lengths: Lengths, rates: Rates) -> float:
 
 
 def measure_rates(dtype: str, device: str) -> Rates:
-    """The rates of this machine, each the best of several tries."""
+    """The rates of this machine, each the median of several tries; of the squares the one that suits it better."""
     best = 0.0
     for side in SQUARES if device == "cpu" else [4 * side for side in SQUARES]:
         left, right = (torch.randn(side, side, device=device).to(DTYPES[dtype]) for _ in range(2))
@@ -158,9 +162,9 @@ def measure_rates(dtype: str, device: str) -> Rates:
 
 
 def _seconds(work: Callable[[], object], device: str, tries: int = 7) -> float:
-    """The shortest of several tries: CPU seconds, or on a GPU wall seconds."""
+    """The median of several tries: CPU seconds, or on a GPU wall seconds."""
     now = time.process_time if device == "cpu" else time.perf_counter
-    best = float("inf")
+    took = []
     for _ in range(tries):
         if device == "cuda":
             torch.cuda.synchronize()
@@ -168,5 +172,5 @@ def _seconds(work: Callable[[], object], device: str, tries: int = 7) -> float:
         work()
         if device == "cuda":
             torch.cuda.synchronize()
-        best = min(best, now() - began)
-    return best
+        took.append(now() - began)
+    return median(took)

@@ -53,17 +53,18 @@ def new_recipe(workload: Workload, folder: str) -> Recipe:
     divergence = {**DIVERGENCE, "trust_region": workload.trust_region, "advantage": "group_normalized"}
     if workload.trust_region.startswith("topk"):
         divergence["divergence_top_k"] = workload.top_k
+    trunk = "adapter" if workload.adapters else "shared" if workload.shared_trunk else "separate"
     config = PPOConfig(
         output_dir=folder, total_episodes=workload.updates * workload.rows, stop_token="none",
         per_device_train_batch_size=workload.micro_rows,
         gradient_accumulation_steps=workload.rows // workload.micro_rows, num_ppo_epochs=workload.epochs,
         num_generations=workload.generations, response_length=workload.response_length, num_sample_generations=0,
-        use_cpu=workload.device == "cpu", seed=0, critic_trunk="shared" if workload.shared_trunk else "separate",
+        use_cpu=workload.device == "cpu", seed=0, use_peft=workload.adapters, critic_trunk=trunk,
         decode_graphs=workload.decode_graphs,
         **(divergence if workload.kind == "dppo" else {}),
     )  # fmt: skip
     with_critic = workload.kind == "ppo"
-    own_critic = with_critic and not workload.shared_trunk
+    own_critic = with_critic and trunk == "separate"
     trainer = PPOTrainer(
         args=config,
         processing_class=tokenizer(workload),
@@ -111,7 +112,7 @@ def main() -> None:
     meter = Meter(memory_of(workload.device), workload.device)
     before = measure_rates(workload.dtype, workload.device)
     run(workload, meter)
-    rates = before.faster(measure_rates(workload.dtype, workload.device))
+    rates = before.mean(measure_rates(workload.dtype, workload.device))
     options.output.write_text(json.dumps(meter.record() | {"rates": asdict(rates)}))
 
 

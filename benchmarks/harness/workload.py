@@ -63,6 +63,7 @@ class Workload:
     top_k: int = 20  # of the top-K divergences, its default in both
     vocabulary: int | None = None  # if it shall differ from the model's
     shared_trunk: bool = False
+    adapters: bool = False  # of policy and critic, on one trunk that is frozen; nearstep's setting
     decode_graphs: bool = False  # nearstep's setting, for a GPU
     updates: int = 1  # of more than one the first is a warm-up
     device: str = "cpu"

@@ -1,5 +1,6 @@
 """The forward pass: packed rows through a trunk, then a head only where something is asked."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ from nearstep.models.attention import AttentionPlan
 from nearstep.models.distribution import Sampling
 from nearstep.models.embedding import TokenEmbedding
 from nearstep.models.head import ActionLogprobs, Head, action_logprobs
+from nearstep.models.last_layer import LastFeedForward
 from nearstep.models.packing import Packed, pack, pack_rollout
 from nearstep.types import Rollout
 
@@ -28,6 +30,8 @@ class CausalRole(Protocol):
     def autocast(self) -> bool: ...
     @property
     def embedding(self) -> TokenEmbedding | None: ...
+    @property
+    def last_feed_forward(self) -> LastFeedForward | None: ...
 
 
 @runtime_checkable
@@ -42,6 +46,8 @@ class ScalarRole(Protocol):
     def autocast(self) -> bool: ...
     @property
     def embedding(self) -> TokenEmbedding | None: ...
+    @property
+    def last_feed_forward(self) -> LastFeedForward | None: ...
 
 
 def hidden_states(
@@ -71,18 +77,34 @@ def hidden_states(
     return states[0]
 
 
-def packed_states(role: CausalRole | ScalarRole, packed: Packed) -> Float[Tensor, "packed width"]:
-    """Hidden states of packed rows."""
+def states_at(
+    role: CausalRole | ScalarRole,
+    tokens: Int[Tensor, " tokens"],
+    positions: Int[Tensor, " tokens"],
+    plan: AttentionPlan,
+    read: Int[Tensor, " read"],
+) -> Float[Tensor, "read width"]:
+    """Hidden states of some tokens of a packed input; what only others' would need is not computed."""
     embedding = role.embedding if role.embedding is not None and role.embedding.learns else None
-    positions = packed.positions[None]
-    return hidden_states(role.trunk, packed.tokens, positions, packed.plan, autocast=role.autocast, embedding=embedding)
+    last = role.last_feed_forward
+    with nullcontext(plan) if last is None else last.only_for(read, len(tokens), plan) as plan:
+        states = hidden_states(role.trunk, tokens, positions[None], plan, autocast=role.autocast, embedding=embedding)
+    return states[read]
+
+
+def packed_states(
+    role: CausalRole | ScalarRole, packed: Packed, positions: Int[Tensor, " read"]
+) -> Float[Tensor, "read width"]:
+    """Hidden states of some tokens of packed rows, given as places among all their tokens."""
+    return states_at(role, packed.tokens, packed.positions, packed.plan, packed.places[positions])
 
 
 def row_states(
     role: CausalRole | ScalarRole, tokens: Int[Tensor, " tokens"], lengths: Int[Tensor, " rows"]
 ) -> Float[Tensor, "tokens width"]:
     """Hidden states of rows that lie back to back, each seeing only itself."""
-    return packed_states(role, pack(tokens, lengths, torch.zeros_like(lengths)))
+    packed = pack(tokens, lengths, torch.zeros_like(lengths))
+    return packed_states(role, packed, torch.arange(len(tokens), device=tokens.device))
 
 
 @dataclass(frozen=True)
@@ -126,8 +148,7 @@ def _states_at(
     role: CausalRole | ScalarRole, rollout: Rollout, positions: Int[Tensor, " states"]
 ) -> Float[Tensor, "states width"]:
     """Hidden states at some of the tokens of a rollout."""
-    packed = pack_rollout(rollout)
-    return packed_states(role, packed)[packed.places[positions]]
+    return packed_states(role, pack_rollout(rollout), positions)
 
 
 def _logprobs(

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from nearstep.algorithm.precision import wide
 from nearstep.errors import ModelError
 from nearstep.models.forward import ScalarRole, packed_states
+from nearstep.models.last_layer import LastFeedForward
 from nearstep.models.packing import pack
 from nearstep.models.roles import make_critic, recompute_activations, transformers_model
 from nearstep.types import row_groups
@@ -28,6 +29,7 @@ class DecoderScorer:
     head: nn.Module
     max_tokens: int
     autocast: bool = False
+    last_feed_forward: LastFeedForward | None = None
     embedding: None = None  # nothing is learned here
 
     @torch.no_grad()
@@ -90,7 +92,7 @@ def _last_states(role: ScalarRole, rows: Sequence[Sequence[int]], leads: Sequenc
     lengths = torch.tensor([len(row) for row in rows], device=device)
     tokens = torch.tensor([token for row in rows for token in row], device=device)
     packed = pack(tokens, lengths, torch.tensor(leads, device=device))
-    return packed_states(role, packed)[packed.places[lengths.cumsum(0) - 1]]
+    return packed_states(role, packed, lengths.cumsum(0) - 1)
 
 
 def common_leads(rows: Sequence[Sequence[int]]) -> list[int]:
@@ -166,7 +168,7 @@ def make_scorer(
     model.requires_grad_(False)
     if is_decoder(inner):
         critic = make_critic(model, role=role, autocast=autocast)
-        return DecoderScorer(model, critic.trunk, critic.head, max_tokens, autocast)
+        return DecoderScorer(model, critic.trunk, critic.head, max_tokens, autocast, critic.last_feed_forward)
     scorer = EncoderScorer(inner.eval(), pad_token_id if pad_token_id is not None else 0, max_tokens)
     with torch.no_grad():
         output = inner(input_ids=torch.ones(1, 2, dtype=torch.long, device=inner.device))

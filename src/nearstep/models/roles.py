@@ -14,14 +14,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nearstep.errors import ModelError
 from nearstep.models.adapters import trained_copy
-from nearstep.models.attention import PACKED, Segment
+from nearstep.models.attention import PACKED, AttentionPlan, Segment
 from nearstep.models.attention_gpu import plan_of
 from nearstep.models.embedding import TokenEmbedding
-from nearstep.models.forward import hidden_states, row_states
+from nearstep.models.forward import CausalRole, ScalarRole, hidden_states, row_states
 from nearstep.models.head import Head
 from nearstep.models.head_bias import add_bias, stored_bias
+from nearstep.models.last_layer import LastFeedForward
+from nearstep.models.probing import probe_alone, probe_rows, relative_gap, rounding
 
-PROBE_LENGTHS = (5, 3)
 HEAD_NAMES = ("score", "classifier")
 
 
@@ -34,6 +35,7 @@ class Policy:
     head: Head
     autocast: bool = False
     embedding: TokenEmbedding | None = None  # where the trunk takes its rows in the place of token ids
+    last_feed_forward: LastFeedForward | None = None  # where it may leave out what nobody reads
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Critic:
     head: nn.Module
     autocast: bool = False
     embedding: TokenEmbedding | None = None
+    last_feed_forward: LastFeedForward | None = None
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,12 @@ def make_policy(
             "Use a causal language model (AutoModelForCausalLM), and no adapters on its output layer."
         )
     policy = Policy(model, inner.base_model, _head(inner, output))
-    expected = [_probe_alone(inner, row) for row in _probe_rows(inner)]
+    expected = [probe_alone(inner, row) for row in probe_rows(inner)]
     _ready(inner, role, checkpointing)
     with torch.no_grad():
-        states = row_states(policy, torch.cat(_probe_rows(inner)), torch.tensor(PROBE_LENGTHS, device=inner.device))
-        _compare(policy.head.logits(states), torch.cat(expected), inner, role)
-    return replace(policy, autocast=autocast, embedding=_embedding(policy.trunk, inner))
+        _compare(policy.head.logits(_packed(policy, inner)), torch.cat(expected), inner, role)
+    embedding, last = _embedding(inner), _last_feed_forward(inner)
+    return replace(policy, autocast=autocast, embedding=embedding, last_feed_forward=last)
 
 
 def make_critic(
@@ -122,13 +125,13 @@ def make_critic(
     head = scalar_head(inner, role)
     if stored_bias(inner.config) is not None:
         add_bias(inner, head)
-    expected = [_probe_alone(inner.base_model, row) for row in _probe_rows(inner)]
+    expected = [probe_alone(inner.base_model, row) for row in probe_rows(inner)]
     critic = Critic(model, inner.base_model, head)
     _ready(inner, role, checkpointing)
     with torch.no_grad():
-        states = row_states(critic, torch.cat(_probe_rows(inner)), torch.tensor(PROBE_LENGTHS, device=inner.device))
-        _compare(states, torch.cat(expected), inner, role)
-    return replace(critic, autocast=autocast, embedding=_embedding(critic.trunk, inner))
+        _compare(_packed(critic, inner), torch.cat(expected), inner, role)
+    embedding, last = _embedding(inner), _last_feed_forward(inner)
+    return replace(critic, autocast=autocast, embedding=embedding, last_feed_forward=last)
 
 
 def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
@@ -169,7 +172,9 @@ def frozen_copy(policy: Policy) -> Reference:
     inner = transformers_model(model, "ref_model")
     output = inner.get_output_embeddings()
     assert isinstance(output, nn.Linear)
-    return Reference(Policy(model, inner.base_model, _head(inner, output), policy.autocast), adapters_off=False)
+    last = None if policy.last_feed_forward is None else LastFeedForward.of(inner.base_model)
+    copied = Policy(model, inner.base_model, _head(inner, output), policy.autocast, last_feed_forward=last)
+    return Reference(copied, adapters_off=False)
 
 
 def _head(model: PreTrainedModel, linear: nn.Linear) -> Head:
@@ -199,21 +204,38 @@ def _ready(model: PreTrainedModel, role: str, checkpointing: bool) -> None:
         recompute_activations(model)
 
 
+def _packed(role: CausalRole | ScalarRole, model: PreTrainedModel) -> Tensor:
+    """Final states of the probe's rows, packed."""
+    rows = probe_rows(model)
+    return row_states(role, torch.cat(rows), torch.tensor([len(row) for row in rows], device=model.device))
+
+
 @torch.no_grad()
-def _embedding(trunk: nn.Module, model: PreTrainedModel) -> TokenEmbedding | None:
+def _embedding(model: PreTrainedModel) -> TokenEmbedding | None:
     """The token embedding, if the trunk makes the same of its rows as of the ids. Not every family does: some look at
     the ids again in their layers."""
     embedding = TokenEmbedding.of(model.get_input_embeddings())
     if embedding is None:
         return None
-    tokens = _probe_rows(model)[0]
-    positions, plan = (
-        torch.arange(len(tokens), device=tokens.device)[None],
-        plan_of((Segment(len(tokens)),), tokens.device),
-    )
-    of_ids = hidden_states(trunk, tokens, positions, plan)
-    of_rows = hidden_states(trunk, tokens, positions, plan, embedding=embedding)
+    tokens, positions, plan = _first_row(model)
+    of_ids = hidden_states(model.base_model, tokens, positions, plan)
+    of_rows = hidden_states(model.base_model, tokens, positions, plan, embedding=embedding)
     return embedding if torch.equal(of_ids, of_rows) else None
+
+
+def _last_feed_forward(model: PreTrainedModel) -> LastFeedForward | None:
+    """The last layer's feed-forward module, if leaving out tokens there changes nothing for the others."""
+    last = LastFeedForward.of(model.base_model)
+    tokens, positions, plan = _first_row(model)
+    fits = last is not None and last.fits(lambda plan: hidden_states(model.base_model, tokens, positions, plan), plan)
+    return last if fits else None
+
+
+def _first_row(model: PreTrainedModel) -> tuple[Tensor, Tensor, AttentionPlan]:
+    """Tokens, positions and plan of one row of the probe."""
+    tokens = probe_rows(model)[0]
+    positions = torch.arange(len(tokens), device=tokens.device)[None]
+    return tokens, positions, plan_of((Segment(len(tokens)),), tokens.device)
 
 
 def recompute_activations(model: PreTrainedModel) -> None:
@@ -231,27 +253,10 @@ def recompute_activations(model: PreTrainedModel) -> None:
             layer.training = True
 
 
-def _probe_rows(model: PreTrainedModel) -> list[Tensor]:
-    """Two short rows of token ids."""
-    vocabulary = model.get_input_embeddings().num_embeddings
-    tokens = (torch.arange(sum(PROBE_LENGTHS), device=model.device) * 7 + 3) % vocabulary
-    return list(tokens.split(PROBE_LENGTHS))
-
-
-@torch.no_grad()
-def _probe_alone(model: nn.Module, row: Tensor) -> Tensor:
-    """First output of the model's own forward pass for one row: logits, or hidden states of a trunk."""
-    was_training = model.training
-    output: Tensor = model.eval()(input_ids=row[None], use_cache=False)[0][0]
-    model.train(was_training)
-    return output
-
-
 def _compare(ours: Tensor, theirs: Tensor, model: PreTrainedModel, role: str) -> None:
     """Two rows packed must give what each gives alone, up to rounding."""
-    tolerance = 1e-3 if ours.dtype in (torch.float32, torch.float64) else 0.1
-    gap = (ours.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp(min=1e-6)
-    if not gap <= tolerance:
+    gap = relative_gap(ours, theirs)
+    if not gap <= rounding(ours.dtype):
         raise ModelError(
             f"{role}: {type(model).__name__} gives other numbers for packed rows than for each row alone (relative gap "
             f"{gap:.2g}), so its family cannot be trained here without error. Please report the family "

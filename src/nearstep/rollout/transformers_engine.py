@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nearstep.algorithm.ragged import places_in_row, row_numbers
 from nearstep.models.distribution import Sampling, sampling_logprobs
-from nearstep.models.forward import hidden_states
+from nearstep.models.forward import states_at
 from nearstep.models.roles import Policy
 from nearstep.rollout.decode_graphs import Capture, GraphedDecoding, cuda_graph_capture
 from nearstep.rollout.decoding import Decoding, PlainDecoding, logits_of
@@ -138,9 +138,8 @@ class LiveBatch:
             lengths = torch.tensor([len(ids) for ids in of_group], device=device)
             tokens = torch.tensor([token for ids in of_group for token in ids], device=device)
             plan = Prefill(self.cache, tuple(map(len, of_group)), tuple(tuple(slots[ids]) for ids in of_group))
-            places = places_in_row(lengths)[None]
-            states = hidden_states(self.policy.trunk, tokens, places, plan, autocast=self.policy.autocast)
-            logits.append(logits_of(self.policy, states[lengths.cumsum(0) - 1]))
+            states = states_at(self.policy, tokens, places_in_row(lengths), plan, lengths.cumsum(0) - 1)
+            logits.append(logits_of(self.policy, states))
         self.rows.extend(rows)
         self.lengths.extend(map(len, prompts))
         numbers = {ids: number for number, ids in enumerate(distinct)}
