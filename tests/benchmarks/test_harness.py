@@ -17,7 +17,7 @@ from benchmarks.harness.meter import Meter
 from benchmarks.harness.results import Bars, Line, Side, floor_lines, lines_of, markdown, side_of
 from benchmarks.harness.workload import SIZES, LengthPlan, ModelSize, Workload, causal_model, text_of, tokenizer
 from benchmarks.scaling import Point, exponent, fit
-from benchmarks.vs_trl import rows
+from benchmarks.vs_trl import LARGER, rows
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = Workload("tiny", "ppo", model="tiny", rows=8, longest_prompt=32, response_length=16, micro_rows=4)
@@ -114,6 +114,10 @@ def record(*updates: dict[str, tuple[float, int]], weights: int = 0) -> dict[str
     return {"weights_bytes": weights, "updates": spent}
 
 
+def test_rates_are_the_mean_of_those_before_and_after():
+    assert Rates(100.0, 8.0).mean(Rates(80.0, 10.0)) == Rates(90.0, 9.0)
+
+
 def test_medians_leave_out_a_warm_up_and_memory_counts_above_the_weights():
     first, second = {"update": (9.0, 0)}, {"update": (1.0, 5 * 2**20)}
     side = side_of([record(first, second, weights=2**20), record(first, {"update": (3.0, 2**20)}, weights=2**20)])
@@ -150,7 +154,7 @@ def test_the_lines_of_a_row_judge_what_the_bars_name():
 
 
 def test_every_bar_of_the_issue_has_a_row():
-    bars = [line.bars for line in rows("s", "cpu", "float32")]
+    bars = [line.bars for line in [*rows("s", "cpu", "float32"), LARGER]]
     times = sorted(bar.time for bar in bars if bar.time is not None)
     assert times == [0.17, 0.38, 0.38, 0.4, 0.4, 0.5]
     assert [bar.memory for bar in bars if bar.memory is not None] == [0.35]
@@ -220,10 +224,11 @@ def test_every_rung_of_the_ladder_gives_the_same_gradients(step):
     "workload",
     [
         TINY,
+        replace(TINY, adapters=True, updates=2),
         replace(TINY, kind="rollout", updates=2),
         replace(TINY, kind="dppo", generations=4, trust_region="topk_tv", top_k=5, dtype="bfloat16"),
     ],
-    ids=lambda workload: workload.kind,
+    ids=["ppo", "adapters", "rollout", "dppo"],
 )
 def test_nearstep_runs_a_workload(workload, tmp_path):
     output = tmp_path / "record.json"
