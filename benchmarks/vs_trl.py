@@ -58,10 +58,8 @@ def rows(model: str, device: str, dtype: str) -> list[Row]:
     groups = replace(base, kind="dppo", generations=8, trust_region="binary_tv")
     long = replace(base, shortest_prompt=256, longest_prompt=256, generations=8)
     long_groups = replace(groups, shortest_prompt=256, longest_prompt=256)
-    # "s" is too narrow for it: see benchmarks/README.md.
-    to_floor = None if model == "s" else 1.3
     chosen = [
-        Row(f"PPO, {dtype}", base, Bars(time=0.38, memory=0.35, update_to_floor=to_floor)),
+        Row(f"PPO, {dtype}", base, Bars(time=0.38, memory=0.35, update_to_floor=1.3)),
         Row("rollout alone", replace(base, kind="rollout", updates=3), Bars(time=0.5)),
         Row("DPPO binary TV", groups, Bars(time=0.4)),
         Row("DPPO top-K TV", replace(groups, trust_region="topk_tv"), Bars(time=0.4)),

@@ -17,7 +17,7 @@ from benchmarks.harness.meter import Meter
 from benchmarks.harness.results import Bars, Line, Side, floor_lines, lines_of, markdown, side_of
 from benchmarks.harness.workload import SIZES, LengthPlan, ModelSize, Workload, causal_model, text_of, tokenizer
 from benchmarks.scaling import Point, exponent, fit
-from benchmarks.vs_trl import LARGER, rows
+from benchmarks.vs_trl import rows
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = Workload("tiny", "ppo", model="tiny", rows=8, longest_prompt=32, response_length=16, micro_rows=4)
@@ -154,7 +154,7 @@ def test_the_lines_of_a_row_judge_what_the_bars_name():
 
 
 def test_every_bar_of_the_issue_has_a_row():
-    bars = [line.bars for line in [*rows("s", "cpu", "float32"), LARGER]]
+    bars = [line.bars for line in rows("s", "cpu", "float32")]
     times = sorted(bar.time for bar in bars if bar.time is not None)
     assert times == [0.17, 0.38, 0.38, 0.4, 0.4, 0.5]
     assert [bar.memory for bar in bars if bar.memory is not None] == [0.35]
