@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.torch_version import TorchVersion
-from transformers import PreTrainedModel
 
 from nearstep.models.attention import LayerInput, Segment, Segments
 
@@ -26,6 +25,7 @@ class Kernel(Enum):
     VARLEN = "torch's variable-length flash attention"
     FLASH = "flash-attn's variable-length attention"
     FLEX = "torch's flex attention"
+    LOOPS = "in loops compiled for this CPU"
     ROWS = "row by row"
 
 
@@ -52,22 +52,6 @@ def kernel_for(
     flash_fits = dtype in (torch.bfloat16, torch.float16) and width == value_width and width <= 256
     fits = {Kernel.VARLEN: flash_fits and softcap is None, Kernel.FLASH: flash_fits}
     return next(kernel for kernel in Kernel if kernel in there and fits.get(kernel, True))
-
-
-def kernel_of_model(model: PreTrainedModel, *, autocast: bool) -> Kernel:
-    """How the rows of a model will attend, for the reader of a log."""
-    if model.device.type != "cuda":
-        return Kernel.ROWS
-    config = model.config.get_text_config()
-    known = config.to_dict()
-    width = known.get("head_dim") or config.hidden_size // config.num_attention_heads
-    return kernel_for(
-        kernels_there(),
-        torch.bfloat16 if autocast else model.dtype,
-        width=width,
-        value_width=width,
-        softcap=known.get("attn_logit_softcapping"),
-    )
 
 
 @dataclass(frozen=True)
@@ -137,11 +121,6 @@ class SegmentsOnGPU:
                     self.masks[layer.window] = block_mask(self.segments, layer.window, self.device)
                 return attend_flex(layer, self.masks[layer.window], _compiled_flex())
         return Segments(self.segments).attend(layer)
-
-
-def plan_of(segments: tuple[Segment, ...], device: torch.device) -> Segments | SegmentsOnGPU:
-    """How segments attend on a device."""
-    return SegmentsOnGPU.of(segments, device) if device.type == "cuda" else Segments(segments)
 
 
 VarlenKernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Borders, LayerInput], Tensor]

@@ -7,8 +7,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from nearstep.algorithm.ragged import places_in_row, row_numbers, row_starts, shared_leads
-from nearstep.models.attention import Segment, Segments
-from nearstep.models.attention_gpu import SegmentsOnGPU, plan_of
+from nearstep.models.attention import AttentionPlan, Segment
+from nearstep.models.attention_choice import plan_of
 from nearstep.types import Rollout
 
 
@@ -18,7 +18,7 @@ class Packed:
 
     tokens: Int[Tensor, " packed"]
     positions: Int[Tensor, " packed"]  # places in the row, so they restart with every row
-    plan: Segments | SegmentsOnGPU
+    plan: AttentionPlan
     places: Int[Tensor, " tokens"]
 
 

@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from nearstep.errors import ModelError
 from nearstep.models.adapters import trained_copy
 from nearstep.models.attention import PACKED, AttentionPlan, Segment
-from nearstep.models.attention_gpu import plan_of
+from nearstep.models.attention_choice import plan_of
 from nearstep.models.embedding import TokenEmbedding
 from nearstep.models.forward import CausalRole, ScalarRole, hidden_states, row_states
 from nearstep.models.head import Head

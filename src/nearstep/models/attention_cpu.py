@@ -1,0 +1,150 @@
+"""How segments attend on a CPU: in loops that numba compiles for it, where it is installed and they fit the layer."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import accumulate, pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nearstep.models.attention import LayerInput, Segment, Segments
+
+Table: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+EVERYTHING = 2**40  # a window that no row fills
+
+
+@cache
+def loops_there() -> bool:
+    """Whether numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def loops_fit(dtype: torch.dtype, *, width: int, value_width: int, softcap: float | None) -> bool:
+    """Whether the loops can compute a layer: in float32, as 16-bit types are on a CPU; heads are a few fours wide."""
+    return dtype != torch.float64 and softcap is None and width % 4 == 0 and value_width % 4 == 0
+
+
+@dataclass(frozen=True)
+class SegmentsOnCPU:
+    """`Segments` for a CPU: all of them in one call, nothing of them copied for their prefix."""
+
+    segments: tuple[Segment, ...]
+
+    def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
+        """The attention output of one layer."""
+        query, value = layer.query, layer.value
+        if not loops_fit(query.dtype, width=query.shape[3], value_width=value.shape[3], softcap=layer.softcap):
+            return Segments(self.segments).attend(layer)
+        states = (states.float()[0].transpose(0, 1).contiguous() for states in (query, layer.key, value))
+        scaling = query.shape[3] ** -0.5 if layer.scaling is None else layer.scaling
+        window = layer.window or EVERYTHING
+        output: Tensor = _Attention.apply(*states, self, window, scaling)  # type: ignore[no-untyped-call]
+        return output.to(query.dtype).transpose(0, 1)[None]
+
+    @cached_property
+    def table(self) -> Table:
+        """One line for each segment: its start, its length, its first query, and the start and length of its prefix."""
+        starts = [0, *accumulate(segment.length for segment in self.segments)]
+        prefixes = [
+            (0, 0) if segment.prefix is None else (starts[segment.prefix], self.segments[segment.prefix].length)
+            for segment in self.segments
+        ]
+        lines = zip(starts, self.segments, prefixes, strict=False)
+        return np.array([(start, segment.length, 0, *prefix) for start, segment, prefix in lines], dtype=np.int64)
+
+    def shares(self, key_heads: int, threads: int) -> list[tuple[Table, int, int]]:
+        """The work of each thread: segments as the loops want them, and from which head how many heads of keys.
+
+        What shares a prefix stays together, so no two threads add to one gradient.
+        """
+        if threads == 1:
+            return [(self.table, 0, key_heads)]
+        table, families = self.table, _families(self.segments)
+        work = np.array([table[family, 1] @ (table[family, 1] + 2 * table[family, 4]) for family in families])
+        owner = (work.cumsum() - 1) * min(threads, len(families)) // work.sum()
+        parts = [table[np.concatenate([families[f] for f in np.flatnonzero(owner == o)])] for o in np.unique(owner)]
+        cuts = min(key_heads, threads // len(parts))
+        ends = [cut * key_heads // cuts for cut in range(cuts + 1)]
+        return [(part, start, end - start) for part in parts for start, end in pairwise(ends)]
+
+
+def _families(segments: Sequence[Segment]) -> list[list[int]]:
+    """The numbers of segments that stand alone, or of a prefix and all that see it."""
+    families: dict[int, list[int]] = {}
+    for number, segment in enumerate(segments):
+        families.setdefault(number if segment.prefix is None else segment.prefix, []).append(number)
+    return list(families.values())
+
+
+class _Attention(torch.autograd.Function):
+    """Attention of [tokens, heads, width], and its gradients."""
+
+    @staticmethod
+    def forward(
+        context: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        plan: SegmentsOnCPU,
+        window: int,
+        scaling: float,
+    ) -> Tensor:
+        from nearstep.models.attention_kernels import attend
+
+        out = query.new_empty(*query.shape[:2], value.shape[2])
+        log_sums = query.new_empty(query.shape[1], query.shape[0])
+        context.save_for_backward(query, key, value, out, log_sums)
+        context.plan, context.window, context.scaling = plan, window, scaling
+        q, k, v, o, sums = _arrays(query, key, value, out, log_sums)
+
+        def run(table: Table, first_head: int, heads: int) -> None:
+            attend(q, k, v, table, window, np.float32(scaling), first_head, heads, o, sums)
+
+        _in_threads(run, plan.shares(key.shape[1], torch.get_num_threads()))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        from nearstep.models.attention_kernels import differentiate
+
+        query, key, value, out, log_sums = context.saved_tensors
+        gradient = gradient.contiguous()
+        gradients = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        q, k, v, sums, g = _arrays(query, key, value, log_sums, gradient)
+        shifts, of_q, of_k, of_v = _arrays(torch.linalg.vecdot(out, gradient), *gradients)
+        window, scaling = context.window, np.float32(context.scaling)
+
+        def run(table: Table, first_head: int, heads: int) -> None:
+            differentiate(q, k, v, table, window, scaling, first_head, heads, sums, g, shifts, of_q, of_k, of_v)
+
+        _in_threads(run, context.plan.shares(key.shape[1], torch.get_num_threads()))
+        return *gradients, None, None, None
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    return [tensor.detach().numpy() for tensor in tensors]
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="attention")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
+
+
+def _in_threads(run: Callable[[Table, int, int], None], shares: Sequence[tuple[Table, int, int]]) -> None:
+    """The first share here, the others beside it; the loops let go of Python's lock."""
+    others = [_pool(len(shares) - 1).submit(run, *share) for share in shares[1:]]
+    run(*shares[0])
+    for other in others:
+        other.result()
