@@ -147,6 +147,25 @@ def test_a_token_sees_none_that_come_after_it():
         assert not torch.equal(before[:, :, place], after[:, :, place])
 
 
+def test_what_nobody_asks_is_zero_and_the_rest_is_as_before():
+    places = torch.tensor([7, 300, 511, 530, 600, 600, 1070])
+    firsts = (7, 44, 1, 16, 300, 6, 16)  # by hand, from the ends 256, 513, 514, 764, 1064, 1071, 1087
+    plan = SegmentsOnCPU(LONG).asking_only(places)
+    assert plan.first_asked == firsts
+    asked = torch.cat([torch.arange(segment.length) >= first for segment, first in zip(LONG, firsts, strict=True)])
+    whole, part = layer_of(LONG), layer_of(LONG)
+    weights = torch.randn(1, 4, 1087, 8, generator=torch.Generator().manual_seed(2)) * asked[:, None]
+    outputs = SegmentsOnCPU(LONG).attend(whole), plan.attend(part)
+    torch.testing.assert_close(outputs[1], outputs[0] * asked[:, None], rtol=1e-5, atol=1e-6)
+    assert not outputs[1][:, :, ~asked].any()
+    for name in ("query", "key", "value"):
+        gradients = [
+            torch.autograd.grad(output, getattr(layer, name), weights, retain_graph=True)[0]
+            for output, layer in zip(outputs, (whole, part), strict=True)
+        ]
+        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_threads_change_no_bit(threads):
     alone = output_and_gradients(SegmentsOnCPU(LONG), layer_of(LONG))

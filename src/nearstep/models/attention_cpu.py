@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -37,6 +37,15 @@ class SegmentsOnCPU:
     """`Segments` for a CPU: all of them in one call, nothing of them copied for their prefix."""
 
     segments: tuple[Segment, ...]
+    first_asked: tuple[int, ...] | None = None  # of every segment: the output of queries before it is zero
+
+    def asking_only(self, places: Int[Tensor, " asked"]) -> "SegmentsOnCPU":
+        """The same, without what comes before the first of these tokens in every segment."""
+        ends = np.array([segment.length for segment in self.segments]).cumsum()
+        firsts = ends.copy()
+        np.minimum.at(firsts, ends.searchsorted(places.numpy(), side="right"), places.numpy())
+        starts = np.concatenate([[0], ends[:-1]])
+        return SegmentsOnCPU(self.segments, tuple((firsts - starts).tolist()))
 
     def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
         """The attention output of one layer."""
@@ -57,8 +66,9 @@ class SegmentsOnCPU:
             (0, 0) if segment.prefix is None else (starts[segment.prefix], self.segments[segment.prefix].length)
             for segment in self.segments
         ]
-        lines = zip(starts, self.segments, prefixes, strict=False)
-        return np.array([(start, segment.length, 0, *prefix) for start, segment, prefix in lines], dtype=np.int64)
+        asked = self.first_asked or [0] * len(self.segments)
+        lines = zip(starts, self.segments, asked, prefixes, strict=False)
+        return np.array([(start, one.length, first, *prefix) for start, one, first, prefix in lines], dtype=np.int64)
 
     def shares(self, key_heads: int, threads: int) -> list[tuple[Table, int, int]]:
         """The work of each thread: segments as the loops want them, and from which head how many heads of keys.
@@ -99,7 +109,8 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         from nearstep.models.attention_kernels import attend
 
-        out = query.new_empty(*query.shape[:2], value.shape[2])
+        new = query.new_empty if plan.first_asked is None else query.new_zeros
+        out = new(*query.shape[:2], value.shape[2])
         log_sums = query.new_empty(query.shape[1], query.shape[0])
         context.save_for_backward(query, key, value, out, log_sums)
         context.plan, context.window, context.scaling = plan, window, scaling
@@ -118,7 +129,8 @@ class _Attention(torch.autograd.Function):
 
         query, key, value, out, log_sums = context.saved_tensors
         gradient = gradient.contiguous()
-        gradients = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        new = torch.empty_like if context.plan.first_asked is None else torch.zeros_like
+        gradients = new(query), torch.zeros_like(key), torch.zeros_like(value)
         q, k, v, sums, g = _arrays(query, key, value, log_sums, gradient)
         shifts, of_q, of_k, of_v = _arrays(torch.linalg.vecdot(out, gradient), *gradients)
         window, scaling = context.window, np.float32(context.scaling)

@@ -1,7 +1,8 @@
 """What the last layer need not compute: its feed-forward part for tokens whose final state nobody reads.
 
 That part works token by token, and of most tokens, those of prompts, the final state is never looked at: they matter
-through the keys and values that they left in the layers. What it gives for them is replaced by zeros.
+through the keys and values that they left in the layers. What it gives for them is replaced by zeros. The loops of a
+CPU leave out what they attend to, too.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from nearstep.models.attention import AttentionPlan, LayerInput
+from nearstep.models.attention_cpu import SegmentsOnCPU
 from nearstep.models.probing import relative_gap, rounding
 
 NAMES = ("mlp", "feed_forward", "ffn")  # what families call it in a layer
@@ -116,10 +118,12 @@ class _ReadingPlan:
 
     def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
         """See AttentionPlan.attend."""
-        output = self.plan.attend(layer)
-        if layer.layer == self.last.layer:
-            self.hooks.append(self.last.module.register_forward_pre_hook(self._take))
-            self.hooks.append(self.last.module.register_forward_hook(self._put_back))
+        if layer.layer != self.last.layer:
+            return self.plan.attend(layer)
+        plan = self.plan.asking_only(self.read.places) if isinstance(self.plan, SegmentsOnCPU) else self.plan
+        output = plan.attend(layer)
+        self.hooks.append(self.last.module.register_forward_pre_hook(self._take))
+        self.hooks.append(self.last.module.register_forward_hook(self._put_back))
         return output
 
     def withdraw(self) -> None:
