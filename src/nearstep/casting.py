@@ -14,6 +14,8 @@ from nearstep.errors import ConfigError, ModelError
 from nearstep.judging import JudgeEntry, Loading, RewardEntry, load_reward_model, make_judges, reward_tokenizer
 from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
 from nearstep.models.attention_choice import kernel_of_model
+from nearstep.models.attention_cpu import compile_loops
+from nearstep.models.attention_gpu import Kernel
 from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model
 from nearstep.models.reward import is_decoder
 from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
@@ -107,6 +109,8 @@ def cast(
     reference = _reference(config, parts, policy, backend, notes)
     kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=config.bf16)
     notes.append(f"Attention over packed rows: {kernel.value}.")
+    if kernel is Kernel.LOOPS:
+        compile_loops()
     value = None
     if critic is not None:
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)

@@ -27,6 +27,13 @@ def loops_there() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+@cache
+def compile_loops() -> None:
+    """Compile them, some ten seconds where nothing is on the disk yet, so that no update has to wait for it."""
+    query, key, value = (torch.zeros(1, 1, 1, 4, requires_grad=True) for _ in range(3))
+    SegmentsOnCPU((Segment(1),)).attend(LayerInput(0, query, key, value, 1.0, None, None)).sum().backward()
+
+
 def loops_fit(dtype: torch.dtype, *, width: int, value_width: int, softcap: float | None) -> bool:
     """Whether the loops can compute a layer: in float32, as 16-bit types are on a CPU; heads are a few fours wide."""
     return dtype != torch.float64 and softcap is None and width % 4 == 0 and value_width % 4 == 0
