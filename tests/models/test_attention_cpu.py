@@ -1,6 +1,10 @@
 """Attention in loops compiled for this CPU: the same numbers as row by row in float64, and whose work is whose."""
 
 import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +22,32 @@ from tests.tiny import tiny_causal_lm
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
 
 CPU = torch.device("cpu")
+ROOM_OF_NANS = """
+import sys, types
+import numpy as np
+
+root = sys.argv[1]
+for name, folder in (("nearstep", root), ("nearstep.models", root + "/models")):  # without torch
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [folder]
+import nearstep.models.attention_kernels as kernels
+
+kernels.scratch = lambda size: np.full(size, np.nan, np.float32)
+draws = np.random.default_rng(0)
+table = np.array([[0, 5, 0, 0, 0], [5, 11, 0, 0, 0], [16, 6, 2, 0, 5]])
+query, gradient = (draws.standard_normal((22, 2, 4), np.float32) for _ in range(2))
+key, value = (draws.standard_normal((22, 1, 4), np.float32) for _ in range(2))
+out, log_sums = np.zeros((22, 2, 4), np.float32), np.zeros((2, 22), np.float32)
+kernels.attend(query, key, value, table, 9, np.float32(0.5), 0, 1, out, log_sums)
+of_query, of_key, of_value = (np.zeros_like(states) for states in (query, key, value))
+shifts = (out * gradient).sum(2)
+kernels.differentiate(
+    query, key, value, table, 9, np.float32(0.5), 0, 1, log_sums, gradient, shifts, of_query, of_key, of_value
+)
+for states in (out, log_sums, of_query, of_key, of_value):
+    assert np.isfinite(states).all()
+    assert np.abs(states).max() > 0
+"""
 SHARED = (Segment(5), Segment(4), Segment(3, prefix=1), Segment(1, prefix=1), Segment(6), Segment(2, prefix=4))
 # Rows of several blocks of 256 keys, borders on and beside multiples of what is worked on at a time.
 LONG = (Segment(256), Segment(257), Segment(1), Segment(250), Segment(300, prefix=3), Segment(7, prefix=3), Segment(16))
@@ -164,6 +194,13 @@ def test_what_nobody_asks_is_zero_and_the_rest_is_as_before():
             for output, layer in zip(outputs, (whole, part), strict=True)
         ]
         torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
+
+
+def test_what_lay_in_memory_before_is_never_read():
+    """The same loops as plain Python, in memory full of NaNs."""
+    root = Path(attention_cpu.__file__).parents[1]
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    subprocess.run([sys.executable, "-c", ROOM_OF_NANS, str(root)], env=environment, check=True, timeout=60)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])

@@ -140,6 +140,8 @@ def differentiate(
                 value_place = h // group * sizes.blocks * value_width * LINE
                 for i in range(0, count, QUERIES):
                     rows, place = min(QUERIES, count - i), h * CHUNK + i
+                    fill(sums, f4(0))
+                    fill(shift, f4(0))
                     for r in range(rows):
                         sums[r], shift[r] = log_sums[first + h, start + c + i + r], shifts[start + c + i + r, first + h]
                     _unmix(
