@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from nearstep.models import head as head_module
+from nearstep.models import action_logprobs as chunks_module
+from nearstep.models import logits as logits_module
+from nearstep.models.action_logprobs import ActionLogprobs, action_logprobs
 from nearstep.models.distribution import Sampling, sampling_logprobs
 from nearstep.models.forward import rollout_logprobs
-from nearstep.models.head import ActionLogprobs, Head, action_logprobs
+from nearstep.models.head import Head
 from nearstep.models.roles import make_policy
 from tests.memory import peak_bytes
 from tests.models.test_forward import rollout_of
@@ -19,8 +21,8 @@ ACTIONS, WIDTH, VOCABULARY = 23, 8, 40
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of 16 and 7 actions, worked on by 4."""
-    monkeypatch.setattr(head_module, "LOGITS_HELD", {"cpu": 16 * VOCABULARY})
-    monkeypatch.setattr(head_module, "LOGITS_IN_WORK", {"cpu": 4 * VOCABULARY})
+    monkeypatch.setattr(chunks_module, "LOGITS_HELD", {"cpu": 16 * VOCABULARY})
+    monkeypatch.setattr(logits_module, "LOGITS_IN_WORK", {"cpu": 4 * VOCABULARY})
 
 
 def plain(head, hidden, actions, sampling, top_ids):
@@ -220,7 +222,7 @@ def test_autocast_multiplies_in_bfloat16_and_keeps_gradients_in_float32(small_ch
 
 def test_chunks_do_not_change_a_policys_gradient(monkeypatch):
     def run(logits_held):
-        monkeypatch.setattr(head_module, "LOGITS_HELD", {"cpu": logits_held})
+        monkeypatch.setattr(chunks_module, "LOGITS_HELD", {"cpu": logits_held})
         policy = make_policy(tiny_causal_lm(dtype=torch.float64))
         rows = [([1, 2], list(range(3, 40))), ([7], list(range(50, 80)))]
         found = rollout_logprobs(policy, rollout_of(rows), Sampling(0.9))
@@ -233,8 +235,8 @@ def test_chunks_do_not_change_a_policys_gradient(monkeypatch):
 
 def test_no_more_logits_than_the_budget_are_held_d22(monkeypatch):
     """Twice as many actions, and then four times the vocabulary, need the same memory beside weights and inputs."""
-    monkeypatch.setattr(head_module, "LOGITS_HELD", {"cpu": 2**16})
-    monkeypatch.setattr(head_module, "LOGITS_IN_WORK", {"cpu": 2**13})
+    monkeypatch.setattr(chunks_module, "LOGITS_HELD", {"cpu": 2**16})
+    monkeypatch.setattr(logits_module, "LOGITS_IN_WORK", {"cpu": 2**13})
 
     def peak(actions, vocabulary):
         linear = nn.Linear(WIDTH, vocabulary, bias=False)

@@ -4,8 +4,9 @@ import torch
 from transformers import PreTrainedModel
 
 from nearstep.models.attention import Segment, Segments
-from nearstep.models.attention_cpu import SegmentsOnCPU, loops_fit, loops_there
+from nearstep.models.attention_cpu import SegmentsOnCPU, loops_fit
 from nearstep.models.attention_gpu import Kernel, SegmentsOnGPU, kernel_for, kernels_there
+from nearstep.models.cpu_threads import loops_there
 
 
 def plan_of(segments: tuple[Segment, ...], device: torch.device) -> Segments | SegmentsOnCPU | SegmentsOnGPU:

@@ -1,9 +1,6 @@
 """How segments attend on a CPU: in loops that numba compiles for it, where it is installed and they fit the layer."""
 
-import importlib.util
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate, pairwise
@@ -16,15 +13,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nearstep.models.attention import LayerInput, Segment, Segments
+from nearstep.models.cpu_threads import in_threads
 
 Table: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 EVERYTHING = 2**40  # a window that no row fills
-
-
-@cache
-def loops_there() -> bool:
-    """Whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
 
 
 @cache
@@ -59,7 +51,7 @@ class SegmentsOnCPU:
         query, value = layer.query, layer.value
         if not loops_fit(query.dtype, width=query.shape[3], value_width=value.shape[3], softcap=layer.softcap):
             return Segments(self.segments).attend(layer)
-        states = (states.float()[0].transpose(0, 1).contiguous() for states in (query, layer.key, value))
+        states = (states.float().squeeze(0).transpose(0, 1).contiguous() for states in (query, layer.key, value))
         scaling = query.shape[3] ** -0.5 if layer.scaling is None else layer.scaling
         window = layer.window or EVERYTHING
         output: Tensor = _Attention.apply(*states, self, window, scaling)  # type: ignore[no-untyped-call]
@@ -126,7 +118,7 @@ class _Attention(torch.autograd.Function):
         def run(table: Table, first_head: int, heads: int) -> None:
             attend(q, k, v, table, window, np.float32(scaling), first_head, heads, o, sums)
 
-        _in_threads(run, plan.shares(key.shape[1], torch.get_num_threads()))
+        in_threads(run, plan.shares(key.shape[1], torch.get_num_threads()))
         return out
 
     @staticmethod
@@ -145,25 +137,9 @@ class _Attention(torch.autograd.Function):
         def run(table: Table, first_head: int, heads: int) -> None:
             differentiate(q, k, v, table, window, scaling, first_head, heads, sums, g, shifts, of_q, of_k, of_v)
 
-        _in_threads(run, context.plan.shares(key.shape[1], torch.get_num_threads()))
+        in_threads(run, context.plan.shares(key.shape[1], torch.get_num_threads()))
         return *gradients, None, None, None
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:
     return [tensor.detach().numpy() for tensor in tensors]
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="attention")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
-
-
-def _in_threads(run: Callable[[Table, int, int], None], shares: Sequence[tuple[Table, int, int]]) -> None:
-    """The first share here, the others beside it; the loops let go of Python's lock."""
-    others = [_pool(len(shares) - 1).submit(run, *share) for share in shares[1:]]
-    run(*shares[0])
-    for other in others:
-        other.result()

@@ -128,7 +128,7 @@ VarlenKernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Borders, LayerInput]
 
 def attend_varlen(layer: LayerInput, borders: Borders, kernel: VarlenKernel) -> Tensor:
     """Every segment's queries over its keys; causality counts from the ends, so a prefix is seen whole."""
-    query, key, value = (states[0].transpose(0, 1) for states in (layer.query, layer.key, layer.value))
+    query, key, value = (states.squeeze(0).transpose(0, 1) for states in (layer.query, layer.key, layer.value))
     if borders.keys is not None:
         key, value = key[borders.keys], value[borders.keys]
     return kernel(query, key, value, borders, layer).transpose(0, 1)[None]

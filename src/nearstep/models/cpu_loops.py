@@ -1,4 +1,4 @@
-"""The inner loops of attention on a CPU, float32, compiled by numba: products of small matrices, exponentials, sums.
+"""The inner loops of what runs on a CPU, float32, compiled by numba: products of small matrices, exponentials, sums.
 
 A block holds lines of KEYS numbers, LINE apart. All loops run along a line, so the compiler can use vectors of any
 width; loops of sums may be reordered for that. Infinities and NaNs keep their meaning.
@@ -161,6 +161,15 @@ def total(line: Floats) -> Real:
 
 
 @sums
+def inner_product(left: Floats, right: Floats) -> Real:
+    """The sum of left · right."""
+    result = f4(0)
+    for j in range(len(left)):
+        result += left[j] * right[j]
+    return result
+
+
+@sums
 def times_difference(line: Floats, factors: Floats, shift: Real) -> None:
     """factors · (line - shift), in place."""
     for j in range(len(line)):
@@ -179,3 +188,17 @@ def scale(line: Floats, factor: Real) -> None:
     """Each number of a line times a factor, in place."""
     for j in range(len(line)):
         line[j] *= factor
+
+
+@compiled()
+def scale_by_line(line: Floats, other: Floats, slope: Real, offset: Real) -> None:
+    """Each number of a line times slope · other + offset, in place."""
+    for j in range(len(line)):
+        line[j] *= slope * other[j] + offset
+
+
+@compiled()
+def copy(into: Floats, line: Floats) -> None:
+    """The same numbers in another line."""
+    for j in range(len(line)):
+        into[j] = line[j]

@@ -9,10 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearstep.algorithm.precision import wide
+from nearstep.models.action_logprobs import ActionLogprobs, action_logprobs
 from nearstep.models.attention import AttentionPlan
 from nearstep.models.distribution import Sampling
 from nearstep.models.embedding import TokenEmbedding
-from nearstep.models.head import ActionLogprobs, Head, action_logprobs
+from nearstep.models.head import Head
 from nearstep.models.last_layer import LastFeedForward
 from nearstep.models.packing import Packed, pack, pack_rollout
 from nearstep.types import Rollout
@@ -74,7 +75,7 @@ def hidden_states(
             attention_plan=plan,
         )
     states: Tensor = output.last_hidden_state
-    return states[0]
+    return states.squeeze(0)
 
 
 def states_at(

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from nearstep.errors import ModelError, shorten
+from nearstep.models.action_logprobs import action_logprobs
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward import row_states
-from nearstep.models.head import action_logprobs
 from nearstep.models.roles import Policy, make_policy
 from nearstep.rewards.builtin.about import fields_only
 from nearstep.rewards.builtin.frozen_models import load_frozen, load_reader, read_config
