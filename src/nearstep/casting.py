@@ -14,8 +14,8 @@ from nearstep.errors import ConfigError, ModelError
 from nearstep.judging import JudgeEntry, Loading, RewardEntry, load_reward_model, make_judges, reward_tokenizer
 from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
 from nearstep.models.attention_choice import kernel_of_model
-from nearstep.models.attention_cpu import compile_loops
 from nearstep.models.attention_gpu import Kernel
+from nearstep.models.cpu_compile import compile_loops
 from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model
 from nearstep.models.reward import is_decoder
 from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model

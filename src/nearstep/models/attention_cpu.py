@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, TypeAlias
 
@@ -17,13 +17,6 @@ from nearstep.models.cpu_threads import in_threads
 
 Table: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 EVERYTHING = 2**40  # a window that no row fills
-
-
-@cache
-def compile_loops() -> None:
-    """Compile them, some ten seconds where nothing is on the disk yet, so that no update has to wait for it."""
-    query, key, value = (torch.zeros(1, 1, 1, 4, requires_grad=True) for _ in range(3))
-    SegmentsOnCPU((Segment(1),)).attend(LayerInput(0, query, key, value, 1.0, None, None)).sum().backward()
 
 
 def loops_fit(dtype: torch.dtype, *, width: int, value_width: int, softcap: float | None) -> bool:
@@ -93,6 +86,57 @@ def _families(segments: Sequence[Segment]) -> list[list[int]]:
     return list(families.values())
 
 
+Query: TypeAlias = Float[Tensor, "tokens heads width"]
+Key: TypeAlias = Float[Tensor, "tokens kv_heads width"]
+Value: TypeAlias = Float[Tensor, "tokens kv_heads value_width"]
+Mixed: TypeAlias = Float[Tensor, "tokens heads value_width"]
+
+
+def attend_rows(
+    query: Query, key: Key, value: Value, plan: SegmentsOnCPU, window: int, scaling: float
+) -> tuple[Mixed, Float[Tensor, "heads tokens"]]:
+    """What queries find, and the log-sum-exp of each; all three contiguous. Nothing is differentiated."""
+    from nearstep.models.attention_kernels import attend
+
+    new = query.new_empty if plan.first_asked is None else query.new_zeros
+    out = new(*query.shape[:2], value.shape[2])
+    log_sums = query.new_empty(query.shape[1], query.shape[0])
+    q, k, v, o, sums = _arrays(query, key, value, out, log_sums)
+
+    def run(table: Table, first_head: int, heads: int) -> None:
+        attend(q, k, v, table, window, np.float32(scaling), first_head, heads, o, sums)
+
+    in_threads(run, plan.shares(key.shape[1], torch.get_num_threads()))
+    return out, log_sums
+
+
+def differentiate_rows(
+    query: Query,
+    key: Key,
+    value: Value,
+    out: Mixed,
+    log_sums: Float[Tensor, "heads tokens"],
+    gradient: Mixed,
+    plan: SegmentsOnCPU,
+    window: int,
+    scaling: float,
+) -> tuple[Query, Key, Value]:
+    """The gradients of queries, keys and values, from that of the output."""
+    from nearstep.models.attention_kernels import differentiate
+
+    new = torch.empty_like if plan.first_asked is None else torch.zeros_like
+    gradients = new(query), torch.zeros_like(key), torch.zeros_like(value)
+    q, k, v, sums, g = _arrays(query, key, value, log_sums, gradient)
+    shifts, of_q, of_k, of_v = _arrays(torch.linalg.vecdot(out, gradient), *gradients)
+
+    def run(table: Table, first_head: int, heads: int) -> None:
+        factor = np.float32(scaling)
+        differentiate(q, k, v, table, window, factor, first_head, heads, sums, g, shifts, of_q, of_k, of_v)
+
+    in_threads(run, plan.shares(key.shape[1], torch.get_num_threads()))
+    return gradients
+
+
 class _Attention(torch.autograd.Function):
     """Attention of [tokens, heads, width], and its gradients."""
 
@@ -106,39 +150,17 @@ class _Attention(torch.autograd.Function):
         window: int,
         scaling: float,
     ) -> Tensor:
-        from nearstep.models.attention_kernels import attend
-
-        new = query.new_empty if plan.first_asked is None else query.new_zeros
-        out = new(*query.shape[:2], value.shape[2])
-        log_sums = query.new_empty(query.shape[1], query.shape[0])
+        out, log_sums = attend_rows(query, key, value, plan, window, scaling)
         context.save_for_backward(query, key, value, out, log_sums)
-        context.plan, context.window, context.scaling = plan, window, scaling
-        q, k, v, o, sums = _arrays(query, key, value, out, log_sums)
-
-        def run(table: Table, first_head: int, heads: int) -> None:
-            attend(q, k, v, table, window, np.float32(scaling), first_head, heads, o, sums)
-
-        in_threads(run, plan.shares(key.shape[1], torch.get_num_threads()))
+        context.rest = plan, window, scaling
         return out
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        from nearstep.models.attention_kernels import differentiate
-
         query, key, value, out, log_sums = context.saved_tensors
-        gradient = gradient.contiguous()
-        new = torch.empty_like if context.plan.first_asked is None else torch.zeros_like
-        gradients = new(query), torch.zeros_like(key), torch.zeros_like(value)
-        q, k, v, sums, g = _arrays(query, key, value, log_sums, gradient)
-        shifts, of_q, of_k, of_v = _arrays(torch.linalg.vecdot(out, gradient), *gradients)
-        window, scaling = context.window, np.float32(context.scaling)
-
-        def run(table: Table, first_head: int, heads: int) -> None:
-            differentiate(q, k, v, table, window, scaling, first_head, heads, sums, g, shifts, of_q, of_k, of_v)
-
-        in_threads(run, context.plan.shares(key.shape[1], torch.get_num_threads()))
-        return *gradients, None, None, None
+        of_all = differentiate_rows(query, key, value, out, log_sums, gradient.contiguous(), *context.rest)
+        return *of_all, None, None, None
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:

@@ -47,7 +47,7 @@ class LastFeedForward:
         if self.module._forward_hooks or self.module._forward_pre_hooks:
             yield plan
             return
-        reading = _ReadingPlan(plan, self, _Read.of(read, tokens))
+        reading = ReadingPlan(plan, self, _Read.of(read, tokens))
         try:
             yield reading
         finally:
@@ -105,7 +105,7 @@ class _Read:
 
 
 @dataclass(frozen=True)
-class _ReadingPlan:
+class ReadingPlan:
     """A plan that, once the last layer has attended, has its feed-forward module take only what is read.
 
     Attention comes right before it, also when a checkpointed layer is computed again in the backward pass.

@@ -21,6 +21,7 @@ from nearstep.models.forward import CausalRole, ScalarRole, hidden_states, row_s
 from nearstep.models.head import Head
 from nearstep.models.head_bias import add_bias, stored_bias
 from nearstep.models.last_layer import LastFeedForward
+from nearstep.models.layer_choice import layers_in_loops
 from nearstep.models.probing import probe_alone, probe_rows, relative_gap, rounding
 
 HEAD_NAMES = ("score", "classifier")
@@ -114,6 +115,7 @@ def make_policy(
     with torch.no_grad():
         _compare(policy.head.logits(_packed(policy, inner)), torch.cat(expected), inner, role)
     embedding, last = _embedding(inner), _last_feed_forward(inner)
+    layers_in_loops(inner)
     return replace(policy, autocast=autocast, embedding=embedding, last_feed_forward=last)
 
 
@@ -131,6 +133,7 @@ def make_critic(
     with torch.no_grad():
         _compare(_packed(critic, inner), torch.cat(expected), inner, role)
     embedding, last = _embedding(inner), _last_feed_forward(inner)
+    layers_in_loops(inner)
     return replace(critic, autocast=autocast, embedding=embedding, last_feed_forward=last)
 
 

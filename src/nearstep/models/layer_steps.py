@@ -1,0 +1,139 @@
+"""What a decoder layer does between its products, with tensors: the loops of layer_kernels.py over torch's threads.
+
+All tensors are float32 on a CPU and contiguous. Nothing here is differentiated by torch.
+"""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from nearstep.models.cpu_threads import even_shares, in_threads
+
+States: TypeAlias = Float[Tensor, "tokens width"]
+Heads: TypeAlias = Float[Tensor, "tokens heads head_width"]
+KvHeads: TypeAlias = Float[Tensor, "tokens kv_heads head_width"]
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """States after a norm, and 1 / √(mean square + ε) of each before it."""
+
+    states: States
+    inverses: Float[Tensor, " tokens"]
+
+
+def normalise(states: States, weight: Float[Tensor, " width"], epsilon: float) -> Normalised:
+    """A root-mean-square norm (Zhang & Sennrich 2019)."""
+    from nearstep.models import layer_kernels
+
+    found = Normalised(states.new_empty(states.shape), states.new_empty(len(states)))
+    x, w, y, r = _arrays(states, weight, found.states, found.inverses)
+
+    def run(first: int, last: int) -> None:
+        lines = slice(first, last)
+        layer_kernels.normalise(x[lines], w, np.float32(epsilon), y[lines], r[lines])
+
+    in_threads(run, even_shares(*states.shape))
+    return found
+
+
+def differentiate_norm(
+    states: States,
+    weight: Float[Tensor, " width"],
+    inverses: Float[Tensor, " tokens"],
+    gradient: States,
+    beside: States,
+) -> tuple[States, Float[Tensor, " width"]]:
+    """The gradient of states that a norm and, `beside` it, a sum behind it read; and of the norm's weight."""
+    from nearstep.models import layer_kernels
+
+    shares = even_shares(*states.shape)
+    of_states, of_weight = states.new_empty(states.shape), weight.new_zeros(len(shares), len(weight))
+    x, w, r, g, b, of_x, of_w = _arrays(states, weight, inverses, gradient, beside, of_states, of_weight)
+
+    def run(first: int, last: int, number: int) -> None:
+        lines = slice(first, last)
+        layer_kernels.differentiate_norm(x[lines], w, r[lines], g[lines], b[lines], of_x[lines], of_w[number])
+
+    in_threads(run, [(*share, number) for number, share in enumerate(shares)])
+    return of_states, of_weight.sum(0)
+
+
+@dataclass(frozen=True)
+class Angles:
+    """Cosines and sines of each position, by which the halves of a head turn against each other (Su et al. 2021)."""
+
+    cosines: Float[Tensor, "tokens head_width"]
+    sines: Float[Tensor, "tokens head_width"]
+
+
+def part_and_turn(
+    joined: Float[Tensor, "tokens all_heads head_width"], angles: Angles, heads: int, kv_heads: int
+) -> tuple[Heads, KvHeads, KvHeads]:
+    """Queries and keys at their positions, and values, from the three side by side."""
+    from nearstep.models import layer_kernels
+
+    tokens, _, width = joined.shape
+    query, key, value = (joined.new_empty(tokens, count, width) for count in (heads, kv_heads, kv_heads))
+    x, c, s, q, k, v = _arrays(joined, angles.cosines, angles.sines, query, key, value)
+
+    def run(first: int, last: int) -> None:
+        lines = slice(first, last)
+        layer_kernels.part_and_turn(x[lines], c[lines], s[lines], q[lines], k[lines], v[lines])
+
+    in_threads(run, even_shares(tokens, joined.shape[1] * width))
+    return query, key, value
+
+
+def turn_back_and_join(
+    query: Heads, key: KvHeads, value: KvHeads, angles: Angles
+) -> Float[Tensor, "tokens all_heads head_width"]:
+    """The gradient of what `part_and_turn` reads, from those of what it gives."""
+    from nearstep.models import layer_kernels
+
+    tokens, heads, width = query.shape
+    joined = query.new_empty(tokens, heads + 2 * key.shape[1], width)
+    q, k, v, c, s, x = _arrays(query, key, value, angles.cosines, angles.sines, joined)
+
+    def run(first: int, last: int) -> None:
+        lines = slice(first, last)
+        layer_kernels.turn_back_and_join(q[lines], k[lines], v[lines], c[lines], s[lines], x[lines])
+
+    in_threads(run, even_shares(tokens, joined.shape[1] * width))
+    return joined
+
+
+def activate(gate: States, up: States) -> States:
+    """silu(gate) · up (Shazeer 2020)."""
+    from nearstep.models import layer_kernels
+
+    out = gate.new_empty(gate.shape)
+    g, u, o = _arrays(gate.view(-1), up.view(-1), out.view(-1))
+
+    def run(first: int, last: int) -> None:
+        layer_kernels.activate(g[first:last], u[first:last], o[first:last])
+
+    in_threads(run, even_shares(len(g), 1))
+    return out
+
+
+def differentiate_activation(gate: States, up: States, gradient: States) -> tuple[States, States]:
+    """The gradients of gate and up."""
+    from nearstep.models import layer_kernels
+
+    of_gate, of_up = gate.new_empty(gate.shape), up.new_empty(up.shape)
+    g, u, d, of_g, of_u = _arrays(*(tensor.view(-1) for tensor in (gate, up, gradient, of_gate, of_up)))
+
+    def run(first: int, last: int) -> None:
+        part = slice(first, last)
+        layer_kernels.differentiate_activation(g[part], u[part], d[part], of_g[part], of_u[part])
+
+    in_threads(run, even_shares(len(g), 1))
+    return of_gate, of_up
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    return [tensor.detach().numpy() for tensor in tensors]
