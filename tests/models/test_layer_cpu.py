@@ -9,7 +9,7 @@ import torch
 from nearstep.models import attention_choice
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward import rollout_logprobs, rollout_values, row_states
-from nearstep.models.layer_choice import LayerInLoops, layers_in_loops
+from nearstep.models.layer_choice import LayerInLoops, layers_in_loops, layers_of_one_step
 from nearstep.models.layer_cpu import _Layer
 from nearstep.models.layer_steps import activate, differentiate_activation, differentiate_norm, normalise
 from nearstep.models.roles import frozen_copy, make_critic, make_policy
@@ -70,6 +70,7 @@ def test_losses_and_gradients_are_those_of_float64(kind, changes, rows, checkpoi
     exact = make_policy(copy.deepcopy(model).double(), checkpointing=checkpointing)
     assert not steps(exact.model)
     ours = make_policy(model, checkpointing=checkpointing)
+    assert layers_of_one_step(ours.model) == model.config.num_hidden_layers
     assert [step.number for step in steps(ours.model)] == list(range(model.config.num_hidden_layers))
     assert_close(loss_and_gradients(ours, rows), loss_and_gradients(exact, rows))
 

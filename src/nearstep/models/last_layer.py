@@ -2,7 +2,7 @@
 
 That part works token by token, and of most tokens, those of prompts, the final state is never looked at: they matter
 through the keys and values that they left in the layers. What it gives for them is replaced by zeros. The loops of a
-CPU leave out what they attend to, too.
+CPU leave out what they attend to, too; a layer that runs there as one step (layer_cpu.py) looks up itself what is read.
 """
 
 from collections.abc import Callable, Iterator

@@ -39,27 +39,34 @@ class LayerInLoops:
 
     def __call__(self, hidden_states: Tensor, *more: Any, **named: Any) -> Tensor:
         """The output of the layer [1, tokens, width]; `named` is what the family's trunk gives its layers."""
-        plan, known = named.get("attention_plan"), named.get("position_embeddings")
-        packed = hidden_states.is_cpu and hidden_states.dtype == torch.float32 and len(hidden_states) == 1
+        plan = named.get("attention_plan")
         reading = plan if isinstance(plan, ReadingPlan) else None
         inner = plan if reading is None else reading.plan
-        alone = named.get("past_key_values") is None and not torch.is_autocast_enabled("cpu") and not self._watched()
-        if not (packed and alone and not more and isinstance(inner, SegmentsOnCPU) and known is not None):
+        if more or not isinstance(inner, SegmentsOnCPU) or not self._fits(hidden_states, named):
             output: Tensor = type(self.module).forward(self.module, hidden_states, *more, **named)
             return output
         asked = None if reading is None or reading.last.layer != self.number else reading.read.places.unique()
         seen = inner if asked is None else inner.asking_only(asked)
-        run = Pass(self.shape, seen, Angles(*(one[0].contiguous() for one in known)), asked)
+        angles = Angles(*(one[0].contiguous() for one in named["position_embeddings"]))
+        run = Pass(self.shape, seen, angles, asked)
         return run_layer(hidden_states[0].contiguous(), weights_of(self.module, biased=self.biased), run)[None]
 
-    def _watched(self) -> bool:
-        """Whether somebody waits for a call of a module inside, or has put something else in its place."""
-        return any(
+    def _fits(self, states: Tensor, named: Mapping[str, Any]) -> bool:
+        """Whether packed states come in float32, without a cache, and nobody waits for a call of a module inside or has
+        put something else in its place."""
+        packed = states.is_cpu and states.dtype == torch.float32 and len(states) == 1
+        alone = named.get("past_key_values") is None and named.get("position_embeddings") is not None
+        return packed and alone and not torch.is_autocast_enabled("cpu") and not any(
             part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
             or "forward" in vars(part)
             for part in self.module.modules()
             if part is not self.module
         )  # fmt: skip
+
+
+def layers_of_one_step(model: nn.Module) -> int:
+    """How many layers of a model run as one step where that fits."""
+    return sum(isinstance(vars(module).get("forward"), LayerInLoops) for module in model.modules())
 
 
 def weights_of(layer: nn.Module, *, biased: bool) -> Weights:
