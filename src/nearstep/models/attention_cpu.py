@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nearstep.models.attention import LayerInput, Segment, Segments
-from nearstep.models.cpu_threads import in_threads
+from nearstep.models.cpu_threads import arrays, in_threads
 
 Table: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 EVERYTHING = 2**40  # a window that no row fills
@@ -101,7 +101,7 @@ def attend_rows(
     new = query.new_empty if plan.first_asked is None else query.new_zeros
     out = new(*query.shape[:2], value.shape[2])
     log_sums = query.new_empty(query.shape[1], query.shape[0])
-    q, k, v, o, sums = _arrays(query, key, value, out, log_sums)
+    q, k, v, o, sums = arrays(query, key, value, out, log_sums)
 
     def run(table: Table, first_head: int, heads: int) -> None:
         attend(q, k, v, table, window, np.float32(scaling), first_head, heads, o, sums)
@@ -126,8 +126,8 @@ def differentiate_rows(
 
     new = torch.empty_like if plan.first_asked is None else torch.zeros_like
     gradients = new(query), torch.zeros_like(key), torch.zeros_like(value)
-    q, k, v, sums, g = _arrays(query, key, value, log_sums, gradient)
-    shifts, of_q, of_k, of_v = _arrays(torch.linalg.vecdot(out, gradient), *gradients)
+    q, k, v, sums, g = arrays(query, key, value, log_sums, gradient)
+    shifts, of_q, of_k, of_v = arrays(torch.linalg.vecdot(out, gradient), *gradients)
 
     def run(table: Table, first_head: int, heads: int) -> None:
         factor = np.float32(scaling)
@@ -161,7 +161,3 @@ class _Attention(torch.autograd.Function):
         query, key, value, out, log_sums = context.saved_tensors
         of_all = differentiate_rows(query, key, value, out, log_sums, gradient.contiguous(), *context.rest)
         return *of_all, None, None, None
-
-
-def _arrays(*tensors: Tensor) -> list[Any]:
-    return [tensor.detach().numpy() for tensor in tensors]

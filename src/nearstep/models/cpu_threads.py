@@ -5,9 +5,10 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TypeVarTuple
+from typing import Any, TypeVarTuple
 
 import torch
+from torch import Tensor
 
 Share = TypeVarTuple("Share")
 SMALLEST_SHARE = 2**15  # numbers that one thread has done before another has begun
@@ -17,6 +18,11 @@ SMALLEST_SHARE = 2**15  # numbers that one thread has done before another has be
 def loops_there() -> bool:
     """Whether numba is installed."""
     return importlib.util.find_spec("numba") is not None
+
+
+def arrays(*tensors: Tensor) -> list[Any]:
+    """The memory of tensors as compiled loops take it."""
+    return [tensor.detach().numpy() for tensor in tensors]
 
 
 def even_shares(lines: int, width: int) -> list[tuple[int, int]]:

@@ -4,13 +4,13 @@ All tensors are float32 on a CPU and contiguous. Nothing here is differentiated 
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from nearstep.models.cpu_threads import even_shares, in_threads
+from nearstep.models.cpu_threads import arrays, even_shares, in_threads
 
 States: TypeAlias = Float[Tensor, "tokens width"]
 Heads: TypeAlias = Float[Tensor, "tokens heads head_width"]
@@ -30,7 +30,7 @@ def normalise(states: States, weight: Float[Tensor, " width"], epsilon: float) -
     from nearstep.models import layer_kernels
 
     found = Normalised(states.new_empty(states.shape), states.new_empty(len(states)))
-    x, w, y, r = _arrays(states, weight, found.states, found.inverses)
+    x, w, y, r = arrays(states, weight, found.states, found.inverses)
 
     def run(first: int, last: int) -> None:
         lines = slice(first, last)
@@ -52,7 +52,7 @@ def differentiate_norm(
 
     shares = even_shares(*states.shape)
     of_states, of_weight = states.new_empty(states.shape), weight.new_zeros(len(shares), len(weight))
-    x, w, r, g, b, of_x, of_w = _arrays(states, weight, inverses, gradient, beside, of_states, of_weight)
+    x, w, r, g, b, of_x, of_w = arrays(states, weight, inverses, gradient, beside, of_states, of_weight)
 
     def run(first: int, last: int, number: int) -> None:
         lines = slice(first, last)
@@ -78,7 +78,7 @@ def part_and_turn(
 
     tokens, _, width = joined.shape
     query, key, value = (joined.new_empty(tokens, count, width) for count in (heads, kv_heads, kv_heads))
-    x, c, s, q, k, v = _arrays(joined, angles.cosines, angles.sines, query, key, value)
+    x, c, s, q, k, v = arrays(joined, angles.cosines, angles.sines, query, key, value)
 
     def run(first: int, last: int) -> None:
         lines = slice(first, last)
@@ -96,7 +96,7 @@ def turn_back_and_join(
 
     tokens, heads, width = query.shape
     joined = query.new_empty(tokens, heads + 2 * key.shape[1], width)
-    q, k, v, c, s, x = _arrays(query, key, value, angles.cosines, angles.sines, joined)
+    q, k, v, c, s, x = arrays(query, key, value, angles.cosines, angles.sines, joined)
 
     def run(first: int, last: int) -> None:
         lines = slice(first, last)
@@ -111,7 +111,7 @@ def activate(gate: States, up: States) -> States:
     from nearstep.models import layer_kernels
 
     out = gate.new_empty(gate.shape)
-    g, u, o = _arrays(gate.view(-1), up.view(-1), out.view(-1))
+    g, u, o = arrays(gate.view(-1), up.view(-1), out.view(-1))
 
     def run(first: int, last: int) -> None:
         layer_kernels.activate(g[first:last], u[first:last], o[first:last])
@@ -125,7 +125,7 @@ def differentiate_activation(gate: States, up: States, gradient: States) -> tupl
     from nearstep.models import layer_kernels
 
     of_gate, of_up = gate.new_empty(gate.shape), up.new_empty(up.shape)
-    g, u, d, of_g, of_u = _arrays(*(tensor.view(-1) for tensor in (gate, up, gradient, of_gate, of_up)))
+    g, u, d, of_g, of_u = arrays(*(tensor.view(-1) for tensor in (gate, up, gradient, of_gate, of_up)))
 
     def run(first: int, last: int) -> None:
         part = slice(first, last)
@@ -133,7 +133,3 @@ def differentiate_activation(gate: States, up: States, gradient: States) -> tupl
 
     in_threads(run, even_shares(len(g), 1))
     return of_gate, of_up
-
-
-def _arrays(*tensors: Tensor) -> list[Any]:
-    return [tensor.detach().numpy() for tensor in tensors]

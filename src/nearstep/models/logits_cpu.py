@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearstep.models.cpu_threads import even_shares, in_threads, loops_there
+from nearstep.models.cpu_threads import arrays, even_shares, in_threads, loops_there
 from nearstep.models.distribution import Sampling
 from nearstep.models.head import Head
 from nearstep.models.logits import Answers, OfAnswers
@@ -32,7 +32,7 @@ class InLoops:
 
         asked = self.asked[places].contiguous()
         logprobs, entropy = linear.new_empty(asked.shape), linear.new_empty(len(linear))
-        logits, ids, of_ids, entropies = (tensor.detach().numpy() for tensor in (linear, asked, logprobs, entropy))
+        logits, ids, of_ids, entropies = arrays(linear, asked, logprobs, entropy)
 
         def run(first: int, last: int) -> None:
             lines = slice(first, last)
@@ -49,8 +49,8 @@ class InLoops:
 
         of_entropy = linear.new_empty(0) if gradients.entropy is None else gradients.entropy
         tensors = (self.asked[places], answers.logprobs[:, 0], answers.entropy, gradients.logprobs, of_entropy)
-        logits = linear.numpy()
-        asked, sampled, entropy, of_asked, of_entropies = (tensor.contiguous().numpy() for tensor in tensors)
+        found = (tensor.contiguous() for tensor in tensors)
+        logits, asked, sampled, entropy, of_asked, of_entropies = arrays(linear, *found)
 
         def run(first: int, last: int) -> None:
             lines = slice(first, last)
