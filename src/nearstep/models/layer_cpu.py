@@ -24,6 +24,7 @@ from nearstep.models.layer_steps import (
     part_and_turn,
     turn_back_and_join,
 )
+from nearstep.models.products_cpu import added_to, times
 
 States: TypeAlias = Float[Tensor, "tokens width"]
 
@@ -79,16 +80,16 @@ class _Layer(torch.autograd.Function):
     def forward(context: Any, x: Tensor, run: Pass, *parameters: Tensor | None) -> Tensor:
         w, shape = Weights(*parameters), run.shape  # type: ignore[arg-type]
         normed = normalise(x, w.norm, shape.epsilons[0])
-        joined = _times(normed.states, torch.cat([w.query, w.key, w.value]), _joined_bias(w))
+        joined = times(normed.states, torch.cat([w.query, w.key, w.value]), _joined_bias(w))
         heads, kv_heads = len(w.query) // shape.head_width, len(w.key) // shape.head_width
         query, key, value = part_and_turn(joined.view(len(x), -1, shape.head_width), run.angles, heads, kv_heads)
         found, log_sums = attend_rows(query, key, value, run.plan, shape.window, shape.scaling)
         mixed = _asked(found.view(len(x), -1), run)
-        h = torch.addmm(_asked(x, run), mixed, w.mix.T)
+        h = added_to(_asked(x, run), mixed, w.mix)
         second = normalise(h, w.second_norm, shape.epsilons[1])
-        gate, up = _times(second.states, w.gate), _times(second.states, w.up)
+        gate, up = times(second.states, w.gate), times(second.states, w.up)
         active = activate(gate, up)
-        y = torch.addmm(h, active, w.down.T)
+        y = added_to(h, active, w.down)
         context.run = run
         context.save_for_backward(
             x, normed.states, normed.inverses, query, key, value, found, log_sums, mixed, h, second.states,
@@ -104,28 +105,21 @@ class _Layer(torch.autograd.Function):
          gate, up, active, *parameters) = context.saved_tensors  # fmt: skip
         w, shape = Weights(*parameters), run.shape
         of_y = _asked(of_y.contiguous(), run)
-        of_gate, of_up = differentiate_activation(gate, up, of_y @ w.down)
-        of_second = (of_gate @ w.gate).addmm_(of_up, w.up)
+        of_gate, of_up = differentiate_activation(gate, up, times(of_y, w.down.T))
+        of_second = added_to(times(of_gate, w.gate.T), of_up, w.up.T)
         of_h, of_second_norm = differentiate_norm(h, w.second_norm, second_inverses, of_second, of_y)
-        of_found = _spread(of_h @ w.mix, run, len(x)).view(found.shape)
+        of_found = _spread(times(of_h, w.mix.T), run, len(x)).view(found.shape)
         of_heads = differentiate_rows(
             query, key, value, found, log_sums, of_found, run.plan, shape.window, shape.scaling
         )
         of_joined = turn_back_and_join(*of_heads, run.angles).view(len(x), -1)
-        of_normed = of_joined @ torch.cat([w.query, w.key, w.value])
+        of_normed = times(of_joined, torch.cat([w.query, w.key, w.value]).T)
         of_x, of_norm = differentiate_norm(x, w.norm, inverses, of_normed, _spread(of_h, run, len(x)))
         return (
             of_x, None, of_norm, *_of_joined_weights(of_joined, normed, w), _of_weight(of_h, mixed, w.mix),
             of_second_norm, _of_weight(of_gate, second, w.gate), _of_weight(of_up, second, w.up),
             _of_weight(of_y, active, w.down),
         )  # fmt: skip
-
-
-def _times(
-    states: States, weight: Float[Tensor, "wide width"], bias: Float[Tensor, " wide"] | None = None
-) -> Float[Tensor, "tokens wide"]:
-    """states · weightᵀ + bias."""
-    return states @ weight.T if bias is None else torch.addmm(bias, states, weight.T)
 
 
 def _joined_bias(weights: Weights) -> Tensor | None:
