@@ -31,22 +31,42 @@ for name, folder in (("nearstep", root), ("nearstep.models", root + "/models")):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [folder]
 import nearstep.models.attention_kernels as kernels
+from nearstep.models.attention_layout import Inputs, Part
 
 kernels.scratch = lambda size: np.full(size, np.nan, np.float32)
 draws = np.random.default_rng(0)
-table = np.array([[0, 5, 0, 0, 0], [5, 11, 0, 0, 0], [16, 6, 2, 0, 5]])
-query, gradient = (draws.standard_normal((22, 2, 4), np.float32) for _ in range(2))
-key, value = (draws.standard_normal((22, 1, 4), np.float32) for _ in range(2))
-out, log_sums = np.zeros((22, 2, 4), np.float32), np.zeros((2, 22), np.float32)
-kernels.attend(query, key, value, table, 9, np.float32(0.5), 0, 1, out, log_sums)
-of_query, of_key, of_value = (np.zeros_like(states) for states in (query, key, value))
-shifts = (out * gradient).sum(2)
-kernels.differentiate(
-    query, key, value, table, 9, np.float32(0.5), 0, 1, log_sums, gradient, shifts, of_query, of_key, of_value
-)
-for states in (out, log_sums, of_query, of_key, of_value):
-    assert np.isfinite(states).all()
-    assert np.abs(states).max() > 0
+
+
+def states(*shape):
+    return draws.standard_normal(shape, np.float32)
+
+
+def inputs(query, key, value, firsts, angles):
+    return Inputs(query, key, value, firsts, *angles)
+
+
+def finite(found):
+    for states in found:
+        assert np.isfinite(states).all()
+        assert np.abs(states).max() > 0
+
+
+kernels.BLOCK = 8
+table = np.array([[0, 5, 0, 0, 0], [5, 35, 0, 0, 0], [40, 6, 2, 0, 5]])
+part = Part(0, 1, 2, 19, np.float32(0.5))
+apart = (states(46, 2, 4), states(46, 1, 4), states(46, 1, 12), (0, 0, 0), (np.zeros((0, 0), np.float32),) * 2)
+joined = states(46, 4, 6)
+side_by_side = (joined, joined, joined, (0, 2, 3), (states(46, 6), states(46, 6)))
+for given in (apart, side_by_side):
+    out, log_sums = np.zeros((46, 2, given[2].shape[2]), np.float32), np.zeros((2, 46), np.float32)
+    kernels.attend(inputs(*given), table, part, out, log_sums)
+    gradient = states(*out.shape)
+    room = {id(one): np.zeros_like(one) for one in given[:3]}
+    gradients = [room[id(one)] for one in given[:3]]
+    shifts = (out * gradient).sum(2)
+    of_inputs = inputs(*gradients, *given[3:])
+    kernels.differentiate(inputs(*given), table, part, log_sums, gradient, shifts, of_inputs)
+    finite([out, log_sums, *gradients])
 """
 SHARED = (Segment(5), Segment(4), Segment(3, prefix=1), Segment(1, prefix=1), Segment(6), Segment(2, prefix=4))
 # Rows of several blocks of 256 keys, borders on and beside multiples of what is worked on at a time.

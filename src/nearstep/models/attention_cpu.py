@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch.autograd.function import once_differentiable
 
 from nearstep.models.attention import LayerInput, Segment, Segments
 from nearstep.models.cpu_threads import arrays, in_threads
+
+if TYPE_CHECKING:
+    from nearstep.models.attention_layout import Inputs
 
 Table: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 EVERYTHING = 2**40  # a window that no row fills
@@ -86,55 +89,86 @@ def _families(segments: Sequence[Segment]) -> list[list[int]]:
     return list(families.values())
 
 
-Query: TypeAlias = Float[Tensor, "tokens heads width"]
-Key: TypeAlias = Float[Tensor, "tokens kv_heads width"]
-Value: TypeAlias = Float[Tensor, "tokens kv_heads value_width"]
-Mixed: TypeAlias = Float[Tensor, "tokens heads value_width"]
+@dataclass(frozen=True)
+class Angles:
+    """Cosines and sines of each position, by which the halves of a head turn against each other (Su et al. 2021)."""
+
+    cosines: Float[Tensor, "tokens head_width"]
+    sines: Float[Tensor, "tokens head_width"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Queries, keys and values of packed rows, all contiguous: each in a tensor of its own, or in one, side by side."""
+
+    query: Float[Tensor, "tokens _ width"]
+    key: Float[Tensor, "tokens _ width"]
+    value: Float[Tensor, "tokens _ value_width"]
+    heads: int
+    kv_heads: int
+    angles: Angles | None = None  # by which queries and keys are turned before they meet
+
+    @staticmethod
+    def side_by_side(joined: Float[Tensor, "tokens all_heads width"], kv_heads: int, angles: Angles) -> "Rows":
+        """The three in one."""
+        return Rows(joined, joined, joined, joined.shape[1] - 2 * kv_heads, kv_heads, angles)
+
+    def new(self, *, empty: bool) -> "Rows":
+        """Memory of the same kind, with zeros if it shall not be empty."""
+        make = torch.empty_like if empty else torch.zeros_like
+        if self.query is self.key:
+            return Rows.side_by_side(make(self.query), self.kv_heads, cast(Angles, self.angles))
+        return Rows(make(self.query), make(self.key), make(self.value), self.heads, self.kv_heads, self.angles)
+
+    def arrays(self) -> "Inputs":
+        """As the loops take them."""
+        from nearstep.models.attention_layout import Inputs
+
+        angles = self.angles or Angles(self.query.new_empty(0, 0), self.query.new_empty(0, 0))
+        firsts = (0, self.heads, self.heads + self.kv_heads) if self.query is self.key else (0, 0, 0)
+        query, key, value, cosines, sines = arrays(self.query, self.key, self.value, angles.cosines, angles.sines)
+        return Inputs(query, key, value, firsts, cosines, sines)
+
+
+Found: TypeAlias = Float[Tensor, "tokens heads value_width"]
 
 
 def attend_rows(
-    query: Query, key: Key, value: Value, plan: SegmentsOnCPU, window: int, scaling: float
-) -> tuple[Mixed, Float[Tensor, "heads tokens"]]:
-    """What queries find, and the log-sum-exp of each; all three contiguous. Nothing is differentiated."""
+    rows: Rows, plan: SegmentsOnCPU, window: int, scaling: float
+) -> tuple[Found, Float[Tensor, "heads tokens"]]:
+    """What queries find, and the log-sum-exp of each. Nothing is differentiated."""
     from nearstep.models.attention_kernels import attend
+    from nearstep.models.attention_layout import Part
 
-    new = query.new_empty if plan.first_asked is None else query.new_zeros
-    out = new(*query.shape[:2], value.shape[2])
-    log_sums = query.new_empty(query.shape[1], query.shape[0])
-    q, k, v, o, sums = arrays(query, key, value, out, log_sums)
+    tokens, new = len(rows.query), rows.query.new_empty if plan.first_asked is None else rows.query.new_zeros
+    found, log_sums = new(tokens, rows.heads, rows.value.shape[2]), rows.query.new_empty(rows.heads, tokens)
+    inputs, (out, sums), group = rows.arrays(), arrays(found, log_sums), rows.heads // rows.kv_heads
 
     def run(table: Table, first_head: int, heads: int) -> None:
-        attend(q, k, v, table, window, np.float32(scaling), first_head, heads, o, sums)
+        attend(inputs, table, Part(first_head, heads, group, window, np.float32(scaling)), out, sums)
 
-    in_threads(run, plan.shares(key.shape[1], torch.get_num_threads()))
-    return out, log_sums
+    in_threads(run, plan.shares(rows.kv_heads, torch.get_num_threads()))
+    return found, log_sums
 
 
 def differentiate_rows(
-    query: Query,
-    key: Key,
-    value: Value,
-    out: Mixed,
-    log_sums: Float[Tensor, "heads tokens"],
-    gradient: Mixed,
-    plan: SegmentsOnCPU,
-    window: int,
-    scaling: float,
-) -> tuple[Query, Key, Value]:
-    """The gradients of queries, keys and values, from that of the output."""
+    rows: Rows, found: Found, log_sums: Float[Tensor, "heads tokens"], gradient: Found, plan: SegmentsOnCPU,
+    window: int, scaling: float,
+) -> Rows:  # fmt: skip
+    """The gradients of queries, keys and values, from that of what queries found."""
     from nearstep.models.attention_kernels import differentiate
+    from nearstep.models.attention_layout import Part
 
-    new = torch.empty_like if plan.first_asked is None else torch.zeros_like
-    gradients = new(query), torch.zeros_like(key), torch.zeros_like(value)
-    q, k, v, sums, g = arrays(query, key, value, log_sums, gradient)
-    shifts, of_q, of_k, of_v = arrays(torch.linalg.vecdot(out, gradient), *gradients)
+    of_rows = rows.new(empty=plan.first_asked is None)
+    sums, g, shifts = arrays(log_sums, gradient, torch.linalg.vecdot(found, gradient))
+    inputs, of_inputs, group = rows.arrays(), of_rows.arrays(), rows.heads // rows.kv_heads
 
     def run(table: Table, first_head: int, heads: int) -> None:
-        factor = np.float32(scaling)
-        differentiate(q, k, v, table, window, factor, first_head, heads, sums, g, shifts, of_q, of_k, of_v)
+        part = Part(first_head, heads, group, window, np.float32(scaling))
+        differentiate(inputs, table, part, sums, g, shifts, of_inputs)
 
-    in_threads(run, plan.shares(key.shape[1], torch.get_num_threads()))
-    return gradients
+    in_threads(run, plan.shares(rows.kv_heads, torch.get_num_threads()))
+    return of_rows
 
 
 class _Attention(torch.autograd.Function):
@@ -150,7 +184,8 @@ class _Attention(torch.autograd.Function):
         window: int,
         scaling: float,
     ) -> Tensor:
-        out, log_sums = attend_rows(query, key, value, plan, window, scaling)
+        rows = Rows(query, key, value, query.shape[1], key.shape[1])
+        out, log_sums = attend_rows(rows, plan, window, scaling)
         context.save_for_backward(query, key, value, out, log_sums)
         context.rest = plan, window, scaling
         return out
@@ -159,5 +194,6 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, log_sums = context.saved_tensors
-        of_all = differentiate_rows(query, key, value, out, log_sums, gradient.contiguous(), *context.rest)
-        return *of_all, None, None, None
+        rows = Rows(query, key, value, query.shape[1], key.shape[1])
+        of_rows = differentiate_rows(rows, out, log_sums, gradient.contiguous(), *context.rest)
+        return of_rows.query, of_rows.key, of_rows.value, None, None, None

@@ -1,141 +1,119 @@
 """How queries, keys and values lie while the loops of a CPU work on them, and how they get there and back.
 
-Keys and values of a segment and its prefix: for each head blocks of KEYS tokens, with a line for each of the head's
-dimensions. Queries: row by row, head by head, CHUNK of them at a time.
+Head by head, token by token, each token's numbers side by side and `wide` apart: the next whole number of vectors.
+What lies between them, and behind the last token, is anything.
 """
 
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from nearstep.models.cpu_loops import KEYS, LANES, LINE, QUERIES, Floats, Real, compiled, f4, fill
+from nearstep.models.cpu_loops import Floats, Real, compiled
+from nearstep.models.cpu_tiles import LANES, ROWS
 
 # One line each: where a segment begins, its length, its first query that is asked, where its prefix begins, its length.
 Table: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
-CHUNK = 128  # queries of every head
+
+
+class Inputs(NamedTuple):
+    """Queries, keys and values, [tokens, heads, width] each; they may be one array, side by side."""
+
+    query: Floats
+    key: Floats
+    value: Floats
+    firsts: tuple[int, int, int]  # the head of its array with which each begins
+    cosines: Floats  # [tokens, width], by which queries and keys are turned; of no tokens if they are not
+    sines: Floats
+
+
+class Part(NamedTuple):
+    """What a call is for."""
+
+    first_head: int  # of keys
+    heads: int
+    group: int  # heads of queries for each
+    window: int  # keys that a query sees at most, its own included
+    scaling: Real
 
 
 class Sizes(NamedTuple):
-    """What is the same for all segments."""
+    """Numbers of a token's head, without and with what fills its last vector up; tokens that there is room for."""
 
     width: int
+    wide: int
     value_width: int
-    window: int  # keys that a query sees at most, its own included
-    heads: int  # of keys, that this call is for
-    first_head: int  # of those
-    group: int  # heads of queries for each
-    blocks: int  # of the longest segment's keys
+    value_wide: int
+    room: int
 
 
 @compiled()
-def ceil_divided(count: int, size: int) -> int:
-    return (count + size - 1) // size
+def ceiling(count: int, size: int) -> int:
+    """The next multiple."""
+    return (count + size - 1) // size * size
 
 
 @compiled()
-def blocks_of(table: Table) -> int:
-    """Of the longest segment with its prefix."""
+def sizes_of(inputs: Inputs, table: Table) -> Sizes:
+    """With room for the longest segment and its prefix."""
     longest = 0
     for t in range(table.shape[0]):
         longest = max(longest, table[t, 1] + table[t, 4])
-    return ceil_divided(longest, KEYS)
-
-
-@compiled()
-def lay_out(
-    states: Floats, prefix_start: int, prefix: int, start: int, length: int, sizes: Sizes, into: Floats
-) -> None:
-    """Keys or values of a prefix and of what follows it, as lines, and zeros up to the next whole vector."""
-    width = states.shape[2]
-    _transpose(states[prefix_start : prefix_start + prefix], 0, sizes, into)
-    _transpose(states[start : start + length], prefix, sizes, into)
-    end = prefix + length
-    padding = ceil_divided(end, LANES) * LANES - end
-    if padding > 0:
-        for h in range(sizes.heads):
-            for d in range(width):
-                place = (h * sizes.blocks + end // KEYS) * width * LINE + d * LINE + end % KEYS
-                fill(into[place : place + padding], f4(0))
-
-
-@compiled()
-def clear(lines: Floats, keys: int, width: int, sizes: Sizes) -> None:
-    """Zeros where the gradients of a segment's keys will be, in whole vectors."""
-    for h in range(sizes.heads):
-        for b in range(ceil_divided(keys, KEYS)):
-            count = ceil_divided(min(KEYS, keys - b * KEYS), LANES) * LANES
-            for d in range(width):
-                place = ((h * sizes.blocks + b) * width + d) * LINE
-                fill(lines[place : place + count], f4(0))
-
-
-@compiled()
-def _transpose(states: Floats, first_key: int, sizes: Sizes, into: Floats) -> None:
-    """Four tokens at a time where they are of one block: their numbers lie beside one another in the lines."""
-    count, width = states.shape[0], states.shape[2]
-    size = sizes.blocks * width * LINE
-    j = 0
-    while j < count:
-        block, column = (first_key + j) // KEYS, (first_key + j) % KEYS
-        four = j + 4 <= count and column + 4 <= KEYS
-        for h in range(sizes.heads):
-            place = h * size + block * width * LINE + column
-            lines, head = into[place : place + width * LINE], sizes.first_head + h
-            for d in range(width):
-                if four:
-                    a, b, c, e = (
-                        states[j, head, d],
-                        states[j + 1, head, d],
-                        states[j + 2, head, d],
-                        states[j + 3, head, d],
-                    )
-                    lines[d * LINE], lines[d * LINE + 1], lines[d * LINE + 2], lines[d * LINE + 3] = a, b, c, e
-                else:
-                    lines[d * LINE] = states[j, head, d]
-        j += 4 if four else 1
-
-
-@compiled()
-def add_back(
-    lines: Floats, prefix_start: int, prefix: int, start: int, length: int, sizes: Sizes, gradient: Floats
-) -> None:
-    """Add the gradients of a prefix and of what follows it to those of their tokens."""
-    width = gradient.shape[2]
-    size = sizes.blocks * width * LINE
-    for j in range(prefix + length):
-        token = prefix_start + j if j < prefix else start + j - prefix
-        for h in range(sizes.heads):
-            place = h * size + j // KEYS * width * LINE + j % KEYS
-            column, states = lines[place : place + width * LINE], gradient[token, sizes.first_head + h]
-            for d in range(0, width, 4):
-                a, b, c, e = column[d * LINE], column[(d + 1) * LINE], column[(d + 2) * LINE], column[(d + 3) * LINE]
-                states[d] += a
-                states[d + 1] += b
-                states[d + 2] += c
-                states[d + 3] += e
+    width, value_width = inputs.query.shape[2], inputs.value.shape[2]
+    return Sizes(width, ceiling(width, LANES), value_width, ceiling(value_width, LANES), ceiling(longest, ROWS))
 
 
 @compiled("contract")
-def gather(states: Floats, start: int, count: int, first: int, heads: int, factor: Real, into: Floats) -> None:
-    """Rows of some tokens, head by head, times a factor, and zeros up to the next whole number of QUERIES."""
-    width = states.shape[2]
+def take(
+    states: Floats, first: int, count: int, cosines: Floats, sines: Floats, factor: Real, into: Floats, row: int
+) -> None:
+    """The first `count` tokens of some heads, from head `first` on, to [heads, room, wide] from row `row` on: turned to
+    their positions (Su et al. 2021) and times a factor.
+
+    A head x = (x₁, x₂) becomes x · cos + (−x₂, x₁) · sin. Written out for both: calls and slices take longer than the
+    few numbers of a head.
+    """
+    heads, width = into.shape[0], states.shape[2]
+    half = width // 2
     for i in range(count):
         for h in range(heads):
-            row, place = states[start + i, first + h], (h * CHUNK + i) * width
-            target = into[place : place + width]
-            for d in range(width):
-                target[d] = row[d] * factor
-    for h in range(heads):
-        fill(into[(h * CHUNK + count) * width : (h * CHUNK + ceil_divided(count, QUERIES) * QUERIES) * width], f4(0))
+            if len(cosines) == 0:
+                for j in range(width):
+                    into[h, row + i, j] = states[i, first + h, j] * factor
+            else:
+                for j in range(half):
+                    turned = states[i, first + h, j] * cosines[i, j] - states[i, first + h, half + j] * sines[i, j]
+                    into[h, row + i, j] = turned * factor
+                for j in range(half):
+                    turned = states[i, first + h, half + j] * cosines[i, half + j]
+                    turned += states[i, first + h, j] * sines[i, half + j]
+                    into[h, row + i, half + j] = turned * factor
 
 
 @compiled("contract")
-def scatter(rows: Floats, start: int, count: int, first: int, heads: int, factor: Real, states: Floats) -> None:
-    """The way back."""
-    width = states.shape[2]
+def give(
+    rows: Floats, row: int, count: int, cosines: Floats, sines: Floats, factor: Real, states: Floats, first: int
+) -> None:
+    """The way back, for gradients: g · cos + (g₂ · sin₂, −g₁ · sin₁), times a factor."""
+    heads, width = rows.shape[0], states.shape[2]
+    half = width // 2
     for i in range(count):
         for h in range(heads):
-            place, target = (h * CHUNK + i) * width, states[start + i, first + h]
-            row = rows[place : place + width]
-            for d in range(width):
-                target[d] = row[d] * factor
+            if len(cosines) == 0:
+                for j in range(width):
+                    states[i, first + h, j] = rows[h, row + i, j] * factor
+            else:
+                for j in range(half):
+                    turned = rows[h, row + i, j] * cosines[i, j] + rows[h, row + i, half + j] * sines[i, half + j]
+                    states[i, first + h, j] = turned * factor
+                for j in range(half):
+                    turned = rows[h, row + i, half + j] * cosines[i, half + j] - rows[h, row + i, j] * sines[i, j]
+                    states[i, first + h, half + j] = turned * factor
+
+
+@compiled()
+def add(states: Floats, into: Floats, first: int) -> None:
+    """Add tokens of some heads to those of other heads, from head `first` on."""
+    for i in range(states.shape[0]):
+        for h in range(states.shape[1]):
+            for j in range(states.shape[2]):
+                into[i, first + h, j] += states[i, h, j]

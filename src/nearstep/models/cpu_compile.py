@@ -5,9 +5,8 @@ from functools import cache
 import torch
 
 from nearstep.models.attention import LayerInput, Segment
-from nearstep.models.attention_cpu import EVERYTHING, SegmentsOnCPU
+from nearstep.models.attention_cpu import EVERYTHING, Angles, SegmentsOnCPU
 from nearstep.models.layer_cpu import Pass, Shape, Weights, run_layer
-from nearstep.models.layer_steps import Angles
 from nearstep.models.logits import OfAnswers
 from nearstep.models.logits_cpu import InLoops
 

@@ -11,11 +11,10 @@ from transformers import PreTrainedModel
 
 from nearstep.models.attention import AttentionPlan, LayerInput, Segment
 from nearstep.models.attention_choice import plan_of
-from nearstep.models.attention_cpu import EVERYTHING, SegmentsOnCPU, loops_fit
+from nearstep.models.attention_cpu import EVERYTHING, Angles, SegmentsOnCPU, loops_fit
 from nearstep.models.forward import hidden_states
 from nearstep.models.last_layer import ReadingPlan
 from nearstep.models.layer_cpu import Pass, Shape, Weights, run_layer
-from nearstep.models.layer_steps import Angles
 from nearstep.models.probing import probe_rows, relative_gap
 
 NORMS = "input_layernorm", "post_attention_layernorm"

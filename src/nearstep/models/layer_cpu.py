@@ -14,15 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nearstep.models.attention_cpu import SegmentsOnCPU, attend_rows, differentiate_rows
+from nearstep.models.attention_cpu import Angles, Rows, SegmentsOnCPU, attend_rows, differentiate_rows
 from nearstep.models.layer_steps import (
-    Angles,
     activate,
     differentiate_activation,
     differentiate_norm,
     normalise,
-    part_and_turn,
-    turn_back_and_join,
 )
 from nearstep.models.products_cpu import added_to, times
 
@@ -81,9 +78,7 @@ class _Layer(torch.autograd.Function):
         w, shape = Weights(*parameters), run.shape  # type: ignore[arg-type]
         normed = normalise(x, w.norm, shape.epsilons[0])
         joined = times(normed.states, torch.cat([w.query, w.key, w.value]), _joined_bias(w))
-        heads, kv_heads = len(w.query) // shape.head_width, len(w.key) // shape.head_width
-        query, key, value = part_and_turn(joined.view(len(x), -1, shape.head_width), run.angles, heads, kv_heads)
-        found, log_sums = attend_rows(query, key, value, run.plan, shape.window, shape.scaling)
+        found, log_sums = attend_rows(_rows(joined, w, run), run.plan, shape.window, shape.scaling)
         mixed = _asked(found.view(len(x), -1), run)
         h = added_to(_asked(x, run), mixed, w.mix)
         second = normalise(h, w.second_norm, shape.epsilons[1])
@@ -92,7 +87,7 @@ class _Layer(torch.autograd.Function):
         y = added_to(h, active, w.down)
         context.run = run
         context.save_for_backward(
-            x, normed.states, normed.inverses, query, key, value, found, log_sums, mixed, h, second.states,
+            x, normed.states, normed.inverses, joined, found, log_sums, mixed, h, second.states,
             second.inverses, gate, up, active, *parameters,
         )  # fmt: skip
         return y if run.asked is None else x.new_zeros(x.shape).index_copy_(0, run.asked, y)
@@ -101,7 +96,7 @@ class _Layer(torch.autograd.Function):
     @once_differentiable
     def backward(context: Any, of_y: Tensor) -> tuple[Tensor | None, ...]:
         run: Pass = context.run
-        (x, normed, inverses, query, key, value, found, log_sums, mixed, h, second, second_inverses,
+        (x, normed, inverses, joined, found, log_sums, mixed, h, second, second_inverses,
          gate, up, active, *parameters) = context.saved_tensors  # fmt: skip
         w, shape = Weights(*parameters), run.shape
         of_y = _asked(of_y.contiguous(), run)
@@ -109,10 +104,9 @@ class _Layer(torch.autograd.Function):
         of_second = added_to(times(of_gate, w.gate.T), of_up, w.up.T)
         of_h, of_second_norm = differentiate_norm(h, w.second_norm, second_inverses, of_second, of_y)
         of_found = _spread(times(of_h, w.mix.T), run, len(x)).view(found.shape)
-        of_heads = differentiate_rows(
-            query, key, value, found, log_sums, of_found, run.plan, shape.window, shape.scaling
-        )
-        of_joined = turn_back_and_join(*of_heads, run.angles).view(len(x), -1)
+        rows = _rows(joined, w, run)
+        of_rows = differentiate_rows(rows, found, log_sums, of_found, run.plan, shape.window, shape.scaling)
+        of_joined = of_rows.query.view(len(x), -1)
         of_normed = times(of_joined, torch.cat([w.query, w.key, w.value]).T)
         of_x, of_norm = differentiate_norm(x, w.norm, inverses, of_normed, _spread(of_h, run, len(x)))
         return (
@@ -120,6 +114,12 @@ class _Layer(torch.autograd.Function):
             of_second_norm, _of_weight(of_gate, second, w.gate), _of_weight(of_up, second, w.up),
             _of_weight(of_y, active, w.down),
         )  # fmt: skip
+
+
+def _rows(joined: Float[Tensor, "tokens wide"], weights: Weights, run: Pass) -> Rows:
+    """Queries, keys and values, side by side."""
+    width = run.shape.head_width
+    return Rows.side_by_side(joined.view(len(joined), -1, width), len(weights.key) // width, run.angles)
 
 
 def _joined_bias(weights: Weights) -> Tensor | None:

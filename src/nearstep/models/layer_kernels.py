@@ -1,7 +1,6 @@
 """What a decoder layer does between its products, on a CPU and in one pass each: float32, compiled by numba.
 
-Root-mean-square norms, rotary positions of heads whose halves turn against each other, silu(gate) · up; each with its
-gradient. No two arguments may share memory.
+Root-mean-square norms and silu(gate) · up, each with its gradient. No two arguments may share memory.
 """
 
 import numpy as np
@@ -49,54 +48,6 @@ def differentiate_norm(
                 of_states[i, j] = beside[i, j] + gradient[i, j] * weight[j] * inverse - states[i, j] * shrink
         for j in range(width):
             of_weight[j] += block[j]
-
-
-@compiled("contract")
-def part_and_turn(joined: Floats, cosines: Floats, sines: Floats, query: Floats, key: Floats, value: Floats) -> None:
-    """Queries and keys, turned to their positions, and values from [tokens, heads of all three, width].
-
-    A head x = (x₁, x₂) becomes x · cos + (−x₂, x₁) · sin. Written out for both: calls and slices take longer than the
-    few numbers of a head.
-    """
-    heads, kv_heads, half = query.shape[1], key.shape[1], query.shape[2] // 2
-    for i in range(joined.shape[0]):
-        for h in range(heads):
-            for j in range(half):
-                query[i, h, j] = joined[i, h, j] * cosines[i, j] - joined[i, h, half + j] * sines[i, j]
-            for j in range(half):
-                turned = joined[i, h, half + j] * cosines[i, half + j] + joined[i, h, j] * sines[i, half + j]
-                query[i, h, half + j] = turned
-        for h in range(kv_heads):
-            k, v = heads + h, heads + kv_heads + h
-            for j in range(half):
-                key[i, h, j] = joined[i, k, j] * cosines[i, j] - joined[i, k, half + j] * sines[i, j]
-            for j in range(half):
-                turned = joined[i, k, half + j] * cosines[i, half + j] + joined[i, k, j] * sines[i, half + j]
-                key[i, h, half + j] = turned
-            for j in range(2 * half):
-                value[i, h, j] = joined[i, v, j]
-
-
-@compiled("contract")
-def turn_back_and_join(
-    query: Floats, key: Floats, value: Floats, cosines: Floats, sines: Floats, joined: Floats
-) -> None:
-    """The gradient of what `part_and_turn` reads, from those of what it writes: g · cos + (g₂ · sin₂, −g₁ · sin₁)."""
-    heads, kv_heads, half = query.shape[1], key.shape[1], query.shape[2] // 2
-    for i in range(joined.shape[0]):
-        for h in range(heads):
-            for j in range(half):
-                joined[i, h, j] = query[i, h, j] * cosines[i, j] + query[i, h, half + j] * sines[i, half + j]
-            for j in range(half):
-                joined[i, h, half + j] = query[i, h, half + j] * cosines[i, half + j] - query[i, h, j] * sines[i, j]
-        for h in range(kv_heads):
-            k, v = heads + h, heads + kv_heads + h
-            for j in range(half):
-                joined[i, k, j] = key[i, h, j] * cosines[i, j] + key[i, h, half + j] * sines[i, half + j]
-            for j in range(half):
-                joined[i, k, half + j] = key[i, h, half + j] * cosines[i, half + j] - key[i, h, j] * sines[i, j]
-            for j in range(2 * half):
-                joined[i, v, j] = value[i, h, j]
 
 
 @compiled()

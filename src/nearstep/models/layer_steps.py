@@ -13,8 +13,6 @@ from torch import Tensor
 from nearstep.models.cpu_threads import arrays, even_shares, in_threads
 
 States: TypeAlias = Float[Tensor, "tokens width"]
-Heads: TypeAlias = Float[Tensor, "tokens heads head_width"]
-KvHeads: TypeAlias = Float[Tensor, "tokens kv_heads head_width"]
 
 
 @dataclass(frozen=True)
@@ -60,50 +58,6 @@ def differentiate_norm(
 
     in_threads(run, [(*share, number) for number, share in enumerate(shares)])
     return of_states, of_weight.sum(0)
-
-
-@dataclass(frozen=True)
-class Angles:
-    """Cosines and sines of each position, by which the halves of a head turn against each other (Su et al. 2021)."""
-
-    cosines: Float[Tensor, "tokens head_width"]
-    sines: Float[Tensor, "tokens head_width"]
-
-
-def part_and_turn(
-    joined: Float[Tensor, "tokens all_heads head_width"], angles: Angles, heads: int, kv_heads: int
-) -> tuple[Heads, KvHeads, KvHeads]:
-    """Queries and keys at their positions, and values, from the three side by side."""
-    from nearstep.models import layer_kernels
-
-    tokens, _, width = joined.shape
-    query, key, value = (joined.new_empty(tokens, count, width) for count in (heads, kv_heads, kv_heads))
-    x, c, s, q, k, v = arrays(joined, angles.cosines, angles.sines, query, key, value)
-
-    def run(first: int, last: int) -> None:
-        lines = slice(first, last)
-        layer_kernels.part_and_turn(x[lines], c[lines], s[lines], q[lines], k[lines], v[lines])
-
-    in_threads(run, even_shares(tokens, joined.shape[1] * width))
-    return query, key, value
-
-
-def turn_back_and_join(
-    query: Heads, key: KvHeads, value: KvHeads, angles: Angles
-) -> Float[Tensor, "tokens all_heads head_width"]:
-    """The gradient of what `part_and_turn` reads, from those of what it gives."""
-    from nearstep.models import layer_kernels
-
-    tokens, heads, width = query.shape
-    joined = query.new_empty(tokens, heads + 2 * key.shape[1], width)
-    q, k, v, c, s, x = arrays(query, key, value, angles.cosines, angles.sines, joined)
-
-    def run(first: int, last: int) -> None:
-        lines = slice(first, last)
-        layer_kernels.turn_back_and_join(q[lines], k[lines], v[lines], c[lines], s[lines], x[lines])
-
-    in_threads(run, even_shares(tokens, joined.shape[1] * width))
-    return joined
 
 
 def activate(gate: States, up: States) -> States:

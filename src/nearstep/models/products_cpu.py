@@ -1,7 +1,7 @@
 """Products of states and weights on a CPU: float32, nothing differentiated.
 
-Torch's own `mm` takes MKL; oneDNN, which comes with torch too, is a tenth to a fifth faster for the shapes of a layer (the
-measurements are in docs/performance.md). Torch offers it under one name that is its compiler's, so it is tried first.
+Torch's own `mm` takes MKL; oneDNN, which comes with torch too, is up to a fifth faster for the shapes of a layer
+(docs/performance.md). Torch offers it under a name that is meant for its compiler, so it is tried first.
 """
 
 from functools import cache
@@ -24,7 +24,11 @@ def onednn_there() -> bool:
         return False
     left, right, beside = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]]), torch.tensor([[7.0, 8.0]])
     try:
-        found = [_by_onednn(left, right, None), _by_onednn(left, right.T, beside[0]), _sum_by_onednn(beside, left, right)]
+        found = [
+            _by_onednn(left, right, None),
+            _by_onednn(left, right.T, beside[0]),
+            _sum_by_onednn(beside, left, right),
+        ]
     except (AttributeError, RuntimeError, TypeError):  # a torch that calls it otherwise
         return False
     return [one.tolist() for one in found] == [[[11, 17]], [[20, 24]], [[18, 25]]]
