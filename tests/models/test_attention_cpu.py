@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reaso
 
 CPU = torch.device("cpu")
 ROOM_OF_NANS = """
-import sys, types
+import itertools, sys, types
 import numpy as np
 
 root = sys.argv[1]
@@ -53,11 +53,11 @@ def finite(found):
 
 kernels.BLOCK = 8
 table = np.array([[0, 5, 0, 0, 0], [5, 35, 0, 0, 0], [40, 6, 2, 0, 5]])
-part = Part(0, 1, 2, 19, np.float32(0.5))
 apart = (states(46, 2, 4), states(46, 1, 4), states(46, 1, 12), (0, 0, 0), (np.zeros((0, 0), np.float32),) * 2)
 joined = states(46, 4, 6)
 side_by_side = (joined, joined, joined, (0, 2, 3), (states(46, 6), states(46, 6)))
-for given in (apart, side_by_side):
+for given, window in itertools.product((apart, side_by_side), (1, 2, 18, 19, 2**40)):
+    part = Part(0, 1, 2, window, np.float32(0.5))
     out, log_sums = np.zeros((46, 2, given[2].shape[2]), np.float32), np.zeros((2, 46), np.float32)
     kernels.attend(inputs(*given), table, part, out, log_sums)
     gradient = states(*out.shape)

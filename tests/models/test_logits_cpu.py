@@ -53,6 +53,8 @@ def assert_as_in_float64(logits, asked, gradients, *, factor=1.0, tolerance=4e-6
     torch.testing.assert_close(answers.entropy.double(), expected.entropy, rtol=1e-6, atol=tolerance)
     reader.differentiate(ours, places, answers, gradients)
     scale = factor * float(gradients.logprobs.abs().max())  # of 1 − p, which may be nearly 0
+    if gradients.entropy is not None:  # p · (log p + entropy)
+        scale += factor * float(gradients.entropy.abs().max() * (1 + expected.entropy.max()))
     torch.testing.assert_close(ours.double(), gradient, rtol=1e-5, atol=tolerance * scale)
 
 

@@ -9,8 +9,18 @@ import math
 from typing import NamedTuple
 
 from nearstep.models.attention_layout import Inputs, Part, Sizes, Table, add, ceiling, give, sizes_of, take
-from nearstep.models.cpu_loops import NEVER, Floats, compiled, copy, exponentials, f4, fill, scale, scratch
-from nearstep.models.cpu_tiles import LANES, ROWS, Lines, add_lines, lower, multiply, raise_to_largest, transpose
+from nearstep.models.cpu_loops import NEVER, compiled, copy, exponentials, f4, fill, scale, scratch
+from nearstep.models.cpu_tiles import (
+    LANES,
+    ROWS,
+    Floats,
+    Lines,
+    add_lines,
+    lower,
+    multiply,
+    raise_to_largest,
+    transpose,
+)
 
 BLOCK = 256  # keys
 

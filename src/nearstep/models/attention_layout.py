@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from nearstep.models.cpu_loops import Floats, Real, compiled
-from nearstep.models.cpu_tiles import LANES, ROWS
+from nearstep.models.cpu_loops import Real, compiled
+from nearstep.models.cpu_tiles import LANES, ROWS, Floats
 
 # One line each: where a segment begins, its length, its first query that is asked, where its prefix begins, its length.
 Table: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
@@ -54,12 +54,12 @@ def ceiling(count: int, size: int) -> int:
 
 @compiled()
 def sizes_of(inputs: Inputs, table: Table) -> Sizes:
-    """With room for the longest segment and its prefix."""
+    """With room for the longest segment and its prefix, and for a tile that begins with their last token."""
     longest = 0
     for t in range(table.shape[0]):
         longest = max(longest, table[t, 1] + table[t, 4])
     width, value_width = inputs.query.shape[2], inputs.value.shape[2]
-    return Sizes(width, ceiling(width, LANES), value_width, ceiling(value_width, LANES), ceiling(longest, ROWS))
+    return Sizes(width, ceiling(width, LANES), value_width, ceiling(value_width, LANES), longest + ROWS)
 
 
 @compiled("contract")

@@ -48,7 +48,8 @@ def transpose(into: Lines, lines: Lines) -> None:
 
 def raise_to_largest(most: Floats, lines: Floats, count: int) -> None:
     """most[l] = max(most[l], all lines[j, l]) for `count` vectors one behind the other. A NaN may be passed over."""
-    np.fmax(most[:LANES], np.fmax.reduce(lines[: count * LANES].reshape(count, LANES)), out=most[:LANES])
+    for line in lines[: count * LANES].reshape(count, LANES):
+        most[:LANES] = np.fmax(most[:LANES], line)
 
 
 def add_lines(sums: Floats, lines: Floats, count: int) -> None:

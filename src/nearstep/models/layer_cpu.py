@@ -21,7 +21,6 @@ from nearstep.models.layer_steps import (
     differentiate_norm,
     normalise,
 )
-from nearstep.models.products_cpu import added_to, times
 
 States: TypeAlias = Float[Tensor, "tokens width"]
 
@@ -77,14 +76,14 @@ class _Layer(torch.autograd.Function):
     def forward(context: Any, x: Tensor, run: Pass, *parameters: Tensor | None) -> Tensor:
         w, shape = Weights(*parameters), run.shape  # type: ignore[arg-type]
         normed = normalise(x, w.norm, shape.epsilons[0])
-        joined = times(normed.states, torch.cat([w.query, w.key, w.value]), _joined_bias(w))
+        joined = _times(normed.states, torch.cat([w.query, w.key, w.value]), _joined_bias(w))
         found, log_sums = attend_rows(_rows(joined, w, run), run.plan, shape.window, shape.scaling)
         mixed = _asked(found.view(len(x), -1), run)
-        h = added_to(_asked(x, run), mixed, w.mix)
+        h = torch.addmm(_asked(x, run), mixed, w.mix.T)
         second = normalise(h, w.second_norm, shape.epsilons[1])
-        gate, up = times(second.states, w.gate), times(second.states, w.up)
+        gate, up = _times(second.states, w.gate), _times(second.states, w.up)
         active = activate(gate, up)
-        y = added_to(h, active, w.down)
+        y = torch.addmm(h, active, w.down.T)
         context.run = run
         context.save_for_backward(
             x, normed.states, normed.inverses, joined, found, log_sums, mixed, h, second.states,
@@ -100,14 +99,14 @@ class _Layer(torch.autograd.Function):
          gate, up, active, *parameters) = context.saved_tensors  # fmt: skip
         w, shape = Weights(*parameters), run.shape
         of_y = _asked(of_y.contiguous(), run)
-        of_gate, of_up = differentiate_activation(gate, up, times(of_y, w.down.T))
-        of_second = added_to(times(of_gate, w.gate.T), of_up, w.up.T)
+        of_gate, of_up = differentiate_activation(gate, up, of_y @ w.down)
+        of_second = (of_gate @ w.gate).addmm_(of_up, w.up)
         of_h, of_second_norm = differentiate_norm(h, w.second_norm, second_inverses, of_second, of_y)
-        of_found = _spread(times(of_h, w.mix.T), run, len(x)).view(found.shape)
+        of_found = _spread(of_h @ w.mix, run, len(x)).view(found.shape)
         rows = _rows(joined, w, run)
         of_rows = differentiate_rows(rows, found, log_sums, of_found, run.plan, shape.window, shape.scaling)
         of_joined = of_rows.query.view(len(x), -1)
-        of_normed = times(of_joined, torch.cat([w.query, w.key, w.value]).T)
+        of_normed = of_joined @ torch.cat([w.query, w.key, w.value])
         of_x, of_norm = differentiate_norm(x, w.norm, inverses, of_normed, _spread(of_h, run, len(x)))
         return (
             of_x, None, of_norm, *_of_joined_weights(of_joined, normed, w), _of_weight(of_h, mixed, w.mix),
@@ -120,6 +119,13 @@ def _rows(joined: Float[Tensor, "tokens wide"], weights: Weights, run: Pass) -> 
     """Queries, keys and values, side by side."""
     width = run.shape.head_width
     return Rows.side_by_side(joined.view(len(joined), -1, width), len(weights.key) // width, run.angles)
+
+
+def _times(
+    states: States, weight: Float[Tensor, "wide width"], bias: Float[Tensor, " wide"] | None = None
+) -> Float[Tensor, "tokens wide"]:
+    """states · weightᵀ + bias."""
+    return states @ weight.T if bias is None else torch.addmm(bias, states, weight.T)
 
 
 def _joined_bias(weights: Weights) -> Tensor | None:

@@ -5,7 +5,8 @@ Root-mean-square norms and silu(gate) · up, each with its gradient. No two argu
 
 import numpy as np
 
-from nearstep.models.cpu_loops import Floats, Real, compiled, exponentials, f4, fill, inner_product, scratch, sums
+from nearstep.models.cpu_loops import Real, compiled, exponentials, f4, fill, inner_product, scratch, sums
+from nearstep.models.cpu_tiles import Floats
 
 LINES = 64  # whose gradients of a weight are summed on their own first, so that no long sum loses what is small
 PIECE = 512  # numbers that are worked on together, in the nearest cache

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nearstep.models.cpu_loops import (
-    Floats,
     Real,
     compiled,
     copy,
@@ -21,6 +20,7 @@ from nearstep.models.cpu_loops import (
     scratch,
     total,
 )
+from nearstep.models.cpu_tiles import Floats
 
 Ids: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 PIECE = 512  # logits that are worked on together, in the nearest cache
