@@ -12,6 +12,7 @@ from nearstep.models.distribution import Sampling
 from nearstep.models.head import Head
 from nearstep.models.logits import Answers, InBlocks, OfAnswers, Reader
 from nearstep.models.logits_cpu import InLoops
+from nearstep.models.products import add_outer, times_across, times_into
 
 # How many logits are held at a time: a larger vocabulary gets fewer actions per chunk, not more memory.
 LOGITS_HELD = {"cpu": 2**24, "cuda": 2**28}
@@ -123,7 +124,7 @@ class _Logprobs(torch.autograd.Function):
             if kept is None or chunk != chunks[-1]:
                 _linear(hidden[chunk], weight, bias, into=linear)
             work.reader.differentiate(linear, chunk, answers.of(chunk), gradients.of(chunk))
-            torch.mm(linear, weight.to(linear.dtype), out=of_hidden[chunk])
+            of_hidden[chunk] = times_across(linear, weight.to(linear.dtype))
             _add_gradients(linear, hidden[chunk], weight, bias)
         work.head.scratch.give_back(held)
         return of_hidden, None, None, None
@@ -131,7 +132,7 @@ class _Logprobs(torch.autograd.Function):
 
 def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, into: Tensor) -> Tensor:
     """hidden @ weightᵀ + bias in `into`."""
-    product = torch.mm(hidden, weight.to(hidden.dtype).T, out=into)
+    product = times_into(into, hidden, weight.to(hidden.dtype))
     return product if bias is None else product.add_(bias)
 
 
@@ -143,7 +144,7 @@ def _add_gradients(of_linear: Tensor, hidden: Tensor, weight: Tensor, bias: Tens
             parameter.grad = torch.zeros_like(parameter)
     if weight.requires_grad and weight.grad is not None:
         if weight.dtype == hidden.dtype:
-            weight.grad.addmm_(of_linear.T, hidden)
+            add_outer(weight.grad, of_linear, hidden)
         else:
             weight.grad.add_(of_linear.T @ hidden)
     if bias is not None and bias.grad is not None:

@@ -21,7 +21,15 @@ from nearstep.models.cpu_tiles import LANES, Floats, raise_to_largest
 Real: TypeAlias = "float | np.floating[Any]"
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
-FILES = "attention_kernels", "attention_layout", "cpu_loops", "cpu_tiles", "layer_kernels", "logits_kernels"
+FILES = (
+    "attention_kernels",
+    "attention_layout",
+    "cpu_loops",
+    "cpu_tiles",
+    "layer_kernels",
+    "logits_kernels",
+    "products_kernels",
+)
 NEVER = np.float32(-1e30)  # the score of what is not seen: finite, so that differences are
 f4, i4 = np.float32, np.int32
 LOG2_E, LN2_HIGH, LN2_LOW = f4(1.44269504), f4(0.693359375), f4(-2.12194440e-4)

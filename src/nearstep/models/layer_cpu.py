@@ -21,6 +21,7 @@ from nearstep.models.layer_steps import (
     differentiate_norm,
     normalise,
 )
+from nearstep.models.products import outer, times, times_across
 
 States: TypeAlias = Float[Tensor, "tokens width"]
 
@@ -76,14 +77,14 @@ class _Layer(torch.autograd.Function):
     def forward(context: Any, x: Tensor, run: Pass, *parameters: Tensor | None) -> Tensor:
         w, shape = Weights(*parameters), run.shape  # type: ignore[arg-type]
         normed = normalise(x, w.norm, shape.epsilons[0])
-        joined = _times(normed.states, torch.cat([w.query, w.key, w.value]), _joined_bias(w))
+        joined = times(normed.states, torch.cat([w.query, w.key, w.value]), _joined_bias(w))
         found, log_sums = attend_rows(_rows(joined, w, run), run.plan, shape.window, shape.scaling)
         mixed = _asked(found.view(len(x), -1), run)
-        h = torch.addmm(_asked(x, run), mixed, w.mix.T)
+        h = times(mixed, w.mix, _asked(x, run))
         second = normalise(h, w.second_norm, shape.epsilons[1])
-        gate, up = _times(second.states, w.gate), _times(second.states, w.up)
+        gate, up = times(second.states, w.gate), times(second.states, w.up)
         active = activate(gate, up)
-        y = torch.addmm(h, active, w.down.T)
+        y = times(active, w.down, h)
         context.run = run
         context.save_for_backward(
             x, normed.states, normed.inverses, joined, found, log_sums, mixed, h, second.states,
@@ -99,14 +100,14 @@ class _Layer(torch.autograd.Function):
          gate, up, active, *parameters) = context.saved_tensors  # fmt: skip
         w, shape = Weights(*parameters), run.shape
         of_y = _asked(of_y.contiguous(), run)
-        of_gate, of_up = differentiate_activation(gate, up, of_y @ w.down)
-        of_second = (of_gate @ w.gate).addmm_(of_up, w.up)
+        of_gate, of_up = differentiate_activation(gate, up, times_across(of_y, w.down))
+        of_second = times_across(of_up, w.up, times_across(of_gate, w.gate))
         of_h, of_second_norm = differentiate_norm(h, w.second_norm, second_inverses, of_second, of_y)
-        of_found = _spread(of_h @ w.mix, run, len(x)).view(found.shape)
+        of_found = _spread(times_across(of_h, w.mix), run, len(x)).view(found.shape)
         rows = _rows(joined, w, run)
         of_rows = differentiate_rows(rows, found, log_sums, of_found, run.plan, shape.window, shape.scaling)
         of_joined = of_rows.query.view(len(x), -1)
-        of_normed = of_joined @ torch.cat([w.query, w.key, w.value])
+        of_normed = times_across(of_joined, torch.cat([w.query, w.key, w.value]))
         of_x, of_norm = differentiate_norm(x, w.norm, inverses, of_normed, _spread(of_h, run, len(x)))
         return (
             of_x, None, of_norm, *_of_joined_weights(of_joined, normed, w), _of_weight(of_h, mixed, w.mix),
@@ -121,22 +122,15 @@ def _rows(joined: Float[Tensor, "tokens wide"], weights: Weights, run: Pass) -> 
     return Rows.side_by_side(joined.view(len(joined), -1, width), len(weights.key) // width, run.angles)
 
 
-def _times(
-    states: States, weight: Float[Tensor, "wide width"], bias: Float[Tensor, " wide"] | None = None
-) -> Float[Tensor, "tokens wide"]:
-    """states · weightᵀ + bias."""
-    return states @ weight.T if bias is None else torch.addmm(bias, states, weight.T)
-
-
 def _joined_bias(weights: Weights) -> Tensor | None:
     biases = [bias for bias in weights[4:7] if bias is not None]
-    return torch.cat(biases) if biases else None
+    return torch.cat(biases)[None] if biases else None
 
 
 def _of_weight(
     of_output: Float[Tensor, "tokens wide"], states: States, weight: Float[Tensor, "wide width"]
 ) -> Float[Tensor, "wide width"] | None:
-    return of_output.T @ states if weight.requires_grad else None
+    return outer(of_output, states) if weight.requires_grad else None
 
 
 def _of_joined_weights(
@@ -146,7 +140,7 @@ def _of_joined_weights(
     joined = weights[1:4]
     sizes = [len(weight) for weight in joined]
     learns = any(weight.requires_grad for weight in joined)
-    of_weights = (of_joined.T @ states).split(sizes) if learns else (None, None, None)
+    of_weights = outer(of_joined, states).split(sizes) if learns else (None, None, None)
     of_biases = of_joined.sum(0).split(sizes) if weights.query_bias is not None else (None, None, None)
     return *of_weights, *of_biases
 
