@@ -9,6 +9,7 @@ from nearstep.models.attention_cpu import EVERYTHING, Angles, SegmentsOnCPU
 from nearstep.models.layer_cpu import Pass, Shape, Weights, run_layer
 from nearstep.models.logits import OfAnswers
 from nearstep.models.logits_cpu import InLoops
+from nearstep.models.products import FEWEST, LANES, outer, times, times_across
 
 
 @cache
@@ -18,6 +19,9 @@ def compile_loops() -> None:
     query, key, value = (torch.zeros(1, 1, 1, 4, requires_grad=True) for _ in range(3))
     plan.attend(LayerInput(0, query, key, value, 1.0, None, None)).sum().backward()
     _compile_a_layer(plan)
+    states, weight = torch.zeros(FEWEST, LANES), torch.zeros(LANES, LANES)
+    times_across(times(states, weight), weight)
+    outer(states, states)
     asked, one = torch.zeros(1, 1, dtype=torch.long), slice(0, 1)
     reader, logits = InLoops(asked, 1.0), torch.zeros(1, 2)
     answers = reader.read(logits, one)
