@@ -19,6 +19,7 @@ from benchmarks.harness.workload import DTYPES, LengthPlan, ModelSize, Workload
 
 SQUARES = (1024, 2048)
 STREAM_BYTES = 2**28  # well above any cache
+TRIES, SECONDS = 7, 2.0  # of each measurement, at least
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,11 @@ def measure_rates(dtype: str, device: str) -> Rates:
     return Rates(best, STREAM_BYTES / _seconds(partial(torch.mv, matrix, vector), device))
 
 
-def _seconds(work: Callable[[], object], device: str, tries: int = 7) -> float:
-    """The median of several tries: CPU seconds, or on a GPU wall seconds."""
+def _seconds(work: Callable[[], object], device: str) -> float:
+    """The median of many tries: CPU seconds, or on a GPU wall seconds."""
     now = time.process_time if device == "cpu" else time.perf_counter
-    took = []
-    for _ in range(tries):
+    took: list[float] = []
+    while len(took) < TRIES or sum(took) < SECONDS:
         if device == "cuda":
             torch.cuda.synchronize()
         began = now()

@@ -17,7 +17,7 @@ from benchmarks.harness.meter import Meter
 from benchmarks.harness.results import Bars, Line, Side, floor_lines, lines_of, markdown, side_of
 from benchmarks.harness.workload import SIZES, LengthPlan, ModelSize, Workload, causal_model, text_of, tokenizer
 from benchmarks.scaling import Point, exponent, fit
-from benchmarks.vs_trl import rows
+from benchmarks.vs_trl import TO_FLOOR, rows
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = Workload("tiny", "ppo", model="tiny", rows=8, longest_prompt=32, response_length=16, micro_rows=4)
@@ -158,7 +158,7 @@ def test_every_bar_of_the_issue_has_a_row():
     times = sorted(bar.time for bar in bars if bar.time is not None)
     assert times == [0.17, 0.38, 0.38, 0.4, 0.4, 0.5]
     assert [bar.memory for bar in bars if bar.memory is not None] == [0.35]
-    assert [bar.update_to_floor for bar in bars if bar.update_to_floor is not None] == [1.3]
+    assert [line.bars.update_to_floor for line in TO_FLOOR] == [1.3, 1.3]
 
 
 def test_a_row_of_nearstep_alone_shows_its_phases_beside_the_floor():
