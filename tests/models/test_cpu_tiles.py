@@ -1,6 +1,10 @@
 """The steps on vectors: they compute what their Python says, and no compiled loop is kept too long."""
 
 import importlib.util
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +66,41 @@ def test_products_are_those_of_python(depth, across, fresh):
     outside = np.ones(len(found[0]), bool)
     outside[(5 + 20 * np.arange(ROWS)[:, None] + np.arange(LANES)).reshape(-1)] = False
     assert (found[0][outside] == numbers(len(outside))[outside]).all()
+
+
+SHORTER_VECTORS = """
+import types, sys
+import numpy as np
+
+root = sys.argv[1]
+for name, folder in (("nearstep", root), ("nearstep.models", root + "/models")):  # without torch
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [folder]
+from numba import njit
+from nearstep.models.cpu_tiles import LANES, ROWS, Lines, multiply
+
+
+@njit
+def run(into, left, right):
+    tile = Lines(into, 0, LANES)
+    multiply(tile, tile, Lines(left, 0, 5), 1, Lines(right, 0, LANES), 5)
+
+
+draws = np.random.default_rng(0)
+left, right = draws.standard_normal(ROWS * 5, np.float32), draws.standard_normal(5 * LANES, np.float32)
+into = np.ones(ROWS * LANES, np.float32)
+run(into, left, right)
+assert np.allclose(into.reshape(ROWS, LANES), 1 + left.reshape(ROWS, 5) @ right.reshape(5, LANES), atol=1e-5)
+assembly = "".join(run.inspect_asm().values())
+assert "ymm" in assembly and "zmm" not in assembly
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="another kind of processor")
+def test_a_processor_with_vectors_of_eight_numbers_computes_the_same():
+    shorter = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+avx,+sse4.2"}
+    command = [sys.executable, "-c", SHORTER_VECTORS, str(MODELS.parent)]
+    subprocess.run(command, env=os.environ | shorter, check=True, timeout=60)
 
 
 def test_lines_become_columns():

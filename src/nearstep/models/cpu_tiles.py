@@ -63,7 +63,6 @@ def lower(lines: Floats, count: int, by: Floats) -> None:
 
 
 Values: TypeAlias = tuple[ir.Value, ...]
-Instructions: TypeAlias = Callable[[ir.IRBuilder, Any], None]
 
 
 def _vector(builder: ir.IRBuilder, numbers: ir.Value, place: ir.Value, kind: ir.Type = VECTOR) -> ir.Value:

@@ -21,14 +21,16 @@ def times(
     The number of `start` for [t, n] is at t · start_line + n · start_step, and so the next LANES of them.
     """
     tokens, width = states.shape
-    whole, rest = tokens // ROWS * ROWS, tokens % ROWS
-    panel = scratch(min(width, DEPTH) * LANES)
-    # The last lines, which are no whole tile, in a tile of their own.
-    lines, sums = scratch(ROWS * width), scratch(ROWS * LANES)
-    fill(lines, f4(0))
+    wide, whole = into.shape[1], tokens // ROWS * ROWS
+    rest = tokens - whole
     flat, weights, found = states.reshape(-1), weight.reshape(-1), into.reshape(-1)
+    # The last lines, which are no whole tile, lie in one of their own.
+    lines, sums, begin = scratch(ROWS * width), scratch(ROWS * wide), start
     lines[: rest * width] = flat[whole * width :]
-    wide = into.shape[1]
+    if start_line > 0:
+        begin = scratch(ROWS * wide)
+        begin[: rest * wide] = start[whole * wide :]
+    panel = scratch(min(width, DEPTH) * LANES)
     for k in range(0, width, DEPTH):
         depth = min(DEPTH, width - k)
         for t in range(0, max(whole, 1), TOKENS):
@@ -37,19 +39,26 @@ def times(
                 if not across:
                     _turn(weights, n * width + k, width, depth, panel)
                     right = Lines(panel, 0, LANES)
-                for i in range(t, min(t + TOKENS, whole), ROWS):
-                    there = Lines(found, i * wide + n, wide)
-                    begin = there if k > 0 else Lines(start, i * start_line + n * start_step, start_line)
-                    multiply(there, begin, Lines(flat, i * width + k, width), 1, right, depth)
+                place = n * start_step
+                _tiles(
+                    flat, t, min(t + TOKENS, whole), k, width, right, depth, start, start_line, place, found, n, wide
+                )
                 if rest > 0 and t + TOKENS >= whole:
-                    for r in range(rest):
-                        for j in range(LANES):
-                            place = (whole + r) * start_line + n * start_step + j
-                            sums[r * LANES + j] = into[whole + r, n + j] if k > 0 else start[place]
-                    multiply(Lines(sums, 0, LANES), Lines(sums, 0, LANES), Lines(lines, k, width), 1, right, depth)
-                    for r in range(rest):
-                        for j in range(LANES):
-                            into[whole + r, n + j] = sums[r * LANES + j]
+                    _tiles(lines, 0, ROWS, k, width, right, depth, begin, start_line, place, sums, n, wide)
+    for r in range(rest):
+        into[whole + r, first:last] = sums[r * wide + first : r * wide + last]
+
+
+@compiled()
+def _tiles(
+    states: Floats, first: int, last: int, k: int, width: int, right: Lines, depth: int,
+    start: Floats, start_line: int, place: int, into: Floats, n: int, wide: int,
+) -> None:  # fmt: skip
+    """Lines `first` to `last` and LANES columns from n on; of each sum `depth` terms from k on."""
+    for i in range(first, last, ROWS):
+        there = Lines(into, i * wide + n, wide)
+        begin = there if k > 0 else Lines(start, i * start_line + place, start_line)
+        multiply(there, begin, Lines(states, i * width + k, width), 1, right, depth)
 
 
 @compiled()
