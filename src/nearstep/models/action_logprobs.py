@@ -14,8 +14,9 @@ from nearstep.models.logits import Answers, InBlocks, OfAnswers, Reader
 from nearstep.models.logits_cpu import InLoops
 from nearstep.models.products import add_outer, times_across, times_into
 
-# How many logits are held at a time: a larger vocabulary gets fewer actions per chunk, not more memory.
-LOGITS_HELD = {"cpu": 2**24, "cuda": 2**28}
+# How many logits are held at a time: a larger vocabulary gets fewer actions per chunk, not more memory. On a CPU about
+# what a usual micro-batch has with 32,000 tokens, so that memory hardly grows up to the limit either.
+LOGITS_HELD = {"cpu": 10 * 2**20, "cuda": 2**28}
 
 
 @dataclass(frozen=True)
