@@ -19,7 +19,7 @@ from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from nearstep.streams import stream
+from nearstep.common.random_streams import stream
 
 ROWS, VOCABULARY, LEXICON, LONGEST_POST = 200_000, 8_000, 4_000, 300
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from nearstep import PPOConfig, make_experience, update
-from nearstep.assemble import assemble
-from nearstep.casting import Parts
+from nearstep.assembly.models import RunInputs
+from nearstep.assembly.run import assemble
 
 
 def brevity(completions: Sequence[str], **columns: object) -> list[float]:
@@ -25,7 +25,7 @@ def main(policy: str, prompts_file: str, updates: int = 3) -> list[float]:
         total_episodes=8 * updates,
         learning_rate=1e-4,
     )
-    recipe = assemble(config, Parts(reward_funcs=[brevity]))
+    recipe = assemble(config, RunInputs(reward_funcs=[brevity]))
     history = []
     for number, prompts in enumerate(recipe.prompts.batches(after=0, until=updates), start=1):
         recipe.engine.load(recipe.models.policy, version=number)

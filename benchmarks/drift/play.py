@@ -13,10 +13,10 @@ from benchmarks.drift.engine import DriftingEngine
 from benchmarks.drift.task import is_right, questions, tokenizer
 from nearstep import PPOConfig, make_experience, update
 from nearstep.algorithm.kl import kl_estimate
-from nearstep.assemble import assemble
-from nearstep.casting import Parts
-from nearstep.errors import TrainingError
-from nearstep.models.forward import rollout_logprobs
+from nearstep.assembly.models import RunInputs
+from nearstep.assembly.run import assemble
+from nearstep.common.errors import TrainingError
+from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.training.recipe import Recipe
 from nearstep.types import Rollout
 
@@ -98,7 +98,7 @@ def new_recipe(regime: Regime, settings: Mapping[str, object], start: nn.Module,
             lr_scheduler_type="constant", num_sample_generations=0, **settings,
         )  # fmt: skip
     asked = [{"prompt": question} for question in questions(regime.prompts, regime.length, seed=seed + 1000)]
-    parts = Parts(tokenizer=tokenizer(), model=copy.deepcopy(start), reward_funcs=(is_right,), train_dataset=asked)
+    parts = RunInputs(tokenizer=tokenizer(), model=copy.deepcopy(start), reward_funcs=(is_right,), train_dataset=asked)
     r = assemble(config, parts)
     return replace(r, engine=DriftingEngine(r.engine, regime.precision, regime.stale_by))
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from nearstep.common.random_streams import stream_seed
 from nearstep.demo.batches import Group
 from nearstep.demo.supervised import ModelSize, new_policy, train_policy
-from nearstep.streams import stream_seed
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SIZE = ModelSize(hidden=64, layers=2, heads=4, intermediate=128)

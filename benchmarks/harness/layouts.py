@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from benchmarks.harness.workload import LengthPlan, Workload, causal_model, scalar_model
 from nearstep.algorithm.ragged import places_in_row
 from nearstep.models.distribution import Sampling, sampling_logprobs
-from nearstep.models.forward import rollout_logprobs, rollout_values, row_states
+from nearstep.models.forward.forward import rollout_logprobs, rollout_values, row_states
 from nearstep.models.roles import Critic, Policy, make_critic, make_policy
 from nearstep.types import Rollout, row_groups
 

@@ -20,8 +20,8 @@ from benchmarks.harness.workload import (
     tokenizer,
 )
 from nearstep import PPOConfig, PPOTrainer
+from nearstep.config.recipes import DIVERGENCE
 from nearstep.models.roles import Policy
-from nearstep.presets import DIVERGENCE
 from nearstep.rollout.engine import RolloutEngine
 from nearstep.training.loop import train
 from nearstep.training.recipe import Recipe

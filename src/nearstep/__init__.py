@@ -4,9 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nearstep.config import PPOConfig
-    from nearstep.config_reward_modeling import RewardConfig
-    from nearstep.errors import (
+    from nearstep.common.errors import (
         ConfigError,
         ConformanceError,
         DataError,
@@ -15,7 +13,9 @@ if TYPE_CHECKING:
         RewardError,
         TrainingError,
     )
-    from nearstep.presets import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
+    from nearstep.config.ppo import PPOConfig
+    from nearstep.config.recipes import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
+    from nearstep.config.reward_model import RewardConfig
     from nearstep.reward_modeling.trainer import RewardModelTrainer
     from nearstep.trainer import PPOTrainer
     from nearstep.training.experience import make_experience
@@ -26,12 +26,12 @@ __version__ = "0.1.0"
 
 # Public names and where they live. Each is imported when it is first asked for: `import nearstep` stays light.
 _HOMES = {
-    "PPOConfig": "nearstep.config",
-    "DecoupledPPOConfig": "nearstep.presets",
-    "DivergencePPOConfig": "nearstep.presets",
-    "TRLParityConfig": "nearstep.presets",
+    "PPOConfig": "nearstep.config.ppo",
+    "DecoupledPPOConfig": "nearstep.config.recipes",
+    "DivergencePPOConfig": "nearstep.config.recipes",
+    "TRLParityConfig": "nearstep.config.recipes",
     "PPOTrainer": "nearstep.trainer",
-    "RewardConfig": "nearstep.config_reward_modeling",
+    "RewardConfig": "nearstep.config.reward_model",
     "RewardModelTrainer": "nearstep.reward_modeling.trainer",
     "make_experience": "nearstep.training.experience",
     "update": "nearstep.training.update",
@@ -40,13 +40,13 @@ _HOMES = {
     "Scores": "nearstep.types",
     "Experience": "nearstep.types",
     "Metrics": "nearstep.types",
-    "NearstepError": "nearstep.errors",
-    "ConfigError": "nearstep.errors",
-    "ConformanceError": "nearstep.errors",
-    "DataError": "nearstep.errors",
-    "ModelError": "nearstep.errors",
-    "RewardError": "nearstep.errors",
-    "TrainingError": "nearstep.errors",
+    "NearstepError": "nearstep.common.errors",
+    "ConfigError": "nearstep.common.errors",
+    "ConformanceError": "nearstep.common.errors",
+    "DataError": "nearstep.common.errors",
+    "ModelError": "nearstep.common.errors",
+    "RewardError": "nearstep.common.errors",
+    "TrainingError": "nearstep.common.errors",
 }
 
 __all__ = [

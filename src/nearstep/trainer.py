@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.assemble import assemble
-from nearstep.casting import Parts
-from nearstep.config import PPOConfig
-from nearstep.hub import push_to_hub
-from nearstep.judging import RewardEntry
+from nearstep.assembly.models import RunInputs
+from nearstep.assembly.run import assemble
+from nearstep.common.hub import push_to_hub
+from nearstep.config.ppo import PPOConfig
+from nearstep.rewards.build import RewardEntry
 from nearstep.training.loop import train
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
@@ -59,7 +59,7 @@ class PPOTrainer:
         peft_config: Any = None,
         callbacks: Sequence[object] | None = None,
     ) -> None:
-        parts = Parts(
+        inputs = RunInputs(
             tokenizer=processing_class,
             model=model,
             ref_model=ref_model,
@@ -73,7 +73,7 @@ class PPOTrainer:
             peft_config=peft_config,
             callbacks=callbacks or (),
         )  # fmt: skip
-        self.recipe: Recipe = assemble(args, parts)
+        self.recipe: Recipe = assemble(args, inputs)
         self.state = State()
 
     @property

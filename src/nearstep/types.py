@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nearstep.algorithm.ragged import lead_lengths, row_numbers, shared_leads, sum_by_row, take_rows
 from nearstep.algorithm.ragged import row_groups as row_groups
-from nearstep.messages import Message as Message
-from nearstep.messages import PromptInput as PromptInput
+from nearstep.common.messages import Message as Message
+from nearstep.common.messages import PromptInput as PromptInput
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nearstep.config import PPOConfig
-from nearstep.config_reward_modeling import RewardConfig
+from nearstep.config.ppo import PPOConfig
+from nearstep.config.reward_model import RewardConfig
 
 DECLARING = ("config.py", "config_data.py", "config_reward_modeling.py", "config_rewards.py", "config_shared.py")
 SOURCE = Path(__file__).parents[2] / "src" / "nearstep"

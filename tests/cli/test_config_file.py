@@ -4,7 +4,7 @@ import pytest
 
 from nearstep.cli.config_file import read_config_file
 from nearstep.cli.main import COMMANDS
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
 
 ppo = COMMANDS[0]
 RUNNABLE = "model_name_or_path: me/policy\ndataset_name: me/prompts\nreward_model_path: me/judge\n"

@@ -3,9 +3,9 @@
 import pytest
 
 from nearstep.cli.flags import read_flags
-from nearstep.config import PPOConfig
-from nearstep.errors import ConfigError
-from nearstep.settings import from_mapping
+from nearstep.common.errors import ConfigError
+from nearstep.config.ppo import PPOConfig
+from nearstep.config.settings import from_mapping
 
 
 def read(line: str) -> PPOConfig:

@@ -6,7 +6,7 @@ import pytest
 
 from nearstep.cli.help import command_help
 from nearstep.cli.main import COMMANDS, main
-from nearstep.config import SECTIONS, PPOConfig
+from nearstep.config.ppo import SECTIONS, PPOConfig
 
 
 @pytest.fixture(autouse=True)

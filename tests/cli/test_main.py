@@ -10,7 +10,7 @@ import pytest
 
 import nearstep
 from nearstep.cli.main import COMMANDS, main
-from nearstep.errors import ConfigError, DataError
+from nearstep.common.errors import ConfigError, DataError
 
 RUNNABLE = ("--model_name_or_path", "me/policy", "--dataset_name", "me/prompts", "--reward_model", "me/judge")
 

@@ -9,8 +9,8 @@ import pytest
 from nearstep.cli import prepare
 from nearstep.cli.main import COMMANDS, main
 from nearstep.cli.prepare import PrepareOptions
+from nearstep.config.old_names import OF_PREPARE
 from nearstep.data.preparing import pool
-from nearstep.old_names import OF_PREPARE
 from tests.tiny import byte_tokenizer
 
 [COMMAND] = [command for command in COMMANDS if command.name == "prepare"]

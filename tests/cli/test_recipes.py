@@ -7,7 +7,7 @@ import pytest
 
 import nearstep
 from nearstep.cli.main import COMMANDS, main
-from nearstep.presets import RECIPES
+from nearstep.config.recipes import RECIPES
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 PPO = COMMANDS[0]

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy
 import pytest
 
-from nearstep.config import SECTIONS, PPOConfig
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
+from nearstep.config.ppo import SECTIONS, PPOConfig
 
 
 def test_defaults_raise_no_remark():
@@ -137,6 +137,6 @@ def test_what_switches_a_setting_on_silences_the_remark():
 
 def test_a_warning_points_at_the_line_that_made_the_configuration(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("from nearstep.config import PPOConfig\n\nPPOConfig(lr=1e-6)\n")
+    script.write_text("from nearstep.config.ppo import PPOConfig\n\nPPOConfig(lr=1e-6)\n")
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     assert f"{script}:3: UserWarning: lr is called learning_rate here" in run.stderr

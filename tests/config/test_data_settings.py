@@ -3,9 +3,9 @@
 import pytest
 
 from nearstep.cli.command import Command
-from nearstep.config import SECTIONS, PPOConfig
-from nearstep.config_data import FORMATS
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
+from nearstep.config.data import FORMATS
+from nearstep.config.ppo import SECTIONS, PPOConfig
 
 PPO = Command("ppo", "", PPOConfig, SECTIONS, lambda settings: (), lambda settings: None)
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from nearstep.config import PPOConfig
-from nearstep.old_names import RENAMED, RETIRED
+from nearstep.config.old_names import RENAMED, RETIRED
+from nearstep.config.ppo import PPOConfig
 
 FIELDS = {field.name for field in dataclasses.fields(PPOConfig)}
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from nearstep import ConfigError, RewardConfig
-from nearstep.config_reward_modeling import SECTIONS
+from nearstep.config.reward_model import SECTIONS
 
 
 def test_trl_names_and_defaults():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from nearstep.config import PPOConfig
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
+from nearstep.config.ppo import PPOConfig
 
 WRONG = {
     "typo": ({"kl_coeff": 0.1}, "unknown setting kl_coeff; did you mean kl_coef?"),

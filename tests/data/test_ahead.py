@@ -5,10 +5,10 @@ from itertools import count
 
 import pytest
 
+from nearstep.common.errors import DataError
 from nearstep.data.ahead import read_ahead
 from nearstep.data.prompt_stream import PromptStream
 from nearstep.data.stream import stream_of
-from nearstep.errors import DataError
 from tests.data.test_stream import numbered, stream_source
 
 PATIENCE_SECONDS = 30  # for what must happen at once; a test that waits so long has failed

@@ -9,10 +9,10 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from nearstep.common.errors import DataError
 from nearstep.data.encode import encode_prompts
 from nearstep.data.load import load_rows, table_of
 from nearstep.data.stream import open_stream
-from nearstep.errors import DataError
 from tests.data.making import PAD, VOCAB_SIZE, prompt_set, user
 from tests.tiny import byte_tokenizer
 

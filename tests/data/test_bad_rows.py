@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from nearstep.data.faults import Fault
+from nearstep.common.errors import DataError
 from nearstep.data.load import load_rows, table_of
 from nearstep.data.pairs import load_pairs, pairs_of
-from nearstep.errors import DataError
+from nearstep.data.row_errors import RowError
 from tests.data.making import PAD, VOCAB_SIZE, prompt_set, user
 from tests.data.test_formats import TREE, message, said
 
@@ -28,99 +28,99 @@ LIMIT = 60
 
 # A good row, what makes it bad, the column that is named, and the kind under which it is counted.
 BAD_PROMPTS = [
-    ({"prompt": "a"}, {"prompt": ...}, "prompt", Fault.NO_COLUMN),
-    ({"prompt": "a"}, {"prompt": None}, "prompt", Fault.NO_VALUE),
-    ({"prompt": "a"}, {"prompt": ""}, "prompt", Fault.EMPTY),
-    ({"prompt": "a"}, {"prompt": " \n\t"}, "prompt", Fault.EMPTY),
-    ({"prompt": "a"}, {"prompt": 7}, "prompt", Fault.TYPE),
-    ({"prompt": "a"}, {"prompt": {"text": "a"}}, "prompt", Fault.TYPE),
-    ({"prompt": "a"}, {"prompt": ["a", "b"]}, "prompt", Fault.TYPE),
-    ({"prompt": "a"}, {"prompt": ["a", user("b")[0]]}, "prompt", Fault.TYPE),  # formats mixed in one value
-    ({"prompt": "a"}, {"prompt": []}, "prompt", Fault.EMPTY),
-    ({"prompt": "a"}, {"prompt": "half \ud800 pair"}, "prompt", Fault.TEXT),
-    ({"prompt": "a"}, {"prompt": "a\0b"}, "prompt", Fault.TEXT),
-    ({"prompt": "a"}, {"prompt": "x" * (LIMIT + 1)}, "prompt", Fault.LONG),
-    ({"prompt": "a"}, {"prompt": "x" * 1_000_000}, "prompt", Fault.LONG),
-    ({"prompt": user("a")}, {"prompt": user("")}, "prompt", Fault.EMPTY),
-    ({"prompt": user("a")}, {"prompt": user(None)}, "prompt", Fault.TYPE),
-    ({"prompt": user("a")}, {"prompt": user([{"type": "image"}])}, "prompt", Fault.TYPE),
-    ({"prompt": user("a")}, {"prompt": [{"role": "human", "content": "x"}]}, "prompt", Fault.ROLE),
-    ({"prompt": user("a")}, {"prompt": [{"content": "x"}]}, "prompt", Fault.ROLE),
-    ({"prompt": user("a")}, {"prompt": [*user("x"), {"role": "system", "content": "s"}]}, "prompt", Fault.ROLE),
-    ({"prompt": user("a")}, {"prompt": [{"role": "tool", "content": "42"}]}, "prompt", Fault.ROLE),
-    ({"prompt": user("a")}, {"prompt": [*user("x"), *said("")]}, "prompt", Fault.ROLE),
+    ({"prompt": "a"}, {"prompt": ...}, "prompt", RowError.NO_COLUMN),
+    ({"prompt": "a"}, {"prompt": None}, "prompt", RowError.NO_VALUE),
+    ({"prompt": "a"}, {"prompt": ""}, "prompt", RowError.EMPTY),
+    ({"prompt": "a"}, {"prompt": " \n\t"}, "prompt", RowError.EMPTY),
+    ({"prompt": "a"}, {"prompt": 7}, "prompt", RowError.TYPE),
+    ({"prompt": "a"}, {"prompt": {"text": "a"}}, "prompt", RowError.TYPE),
+    ({"prompt": "a"}, {"prompt": ["a", "b"]}, "prompt", RowError.TYPE),
+    ({"prompt": "a"}, {"prompt": ["a", user("b")[0]]}, "prompt", RowError.TYPE),  # formats mixed in one value
+    ({"prompt": "a"}, {"prompt": []}, "prompt", RowError.EMPTY),
+    ({"prompt": "a"}, {"prompt": "half \ud800 pair"}, "prompt", RowError.TEXT),
+    ({"prompt": "a"}, {"prompt": "a\0b"}, "prompt", RowError.TEXT),
+    ({"prompt": "a"}, {"prompt": "x" * (LIMIT + 1)}, "prompt", RowError.LONG),
+    ({"prompt": "a"}, {"prompt": "x" * 1_000_000}, "prompt", RowError.LONG),
+    ({"prompt": user("a")}, {"prompt": user("")}, "prompt", RowError.EMPTY),
+    ({"prompt": user("a")}, {"prompt": user(None)}, "prompt", RowError.TYPE),
+    ({"prompt": user("a")}, {"prompt": user([{"type": "image"}])}, "prompt", RowError.TYPE),
+    ({"prompt": user("a")}, {"prompt": [{"role": "human", "content": "x"}]}, "prompt", RowError.ROLE),
+    ({"prompt": user("a")}, {"prompt": [{"content": "x"}]}, "prompt", RowError.ROLE),
+    ({"prompt": user("a")}, {"prompt": [*user("x"), {"role": "system", "content": "s"}]}, "prompt", RowError.ROLE),
+    ({"prompt": user("a")}, {"prompt": [{"role": "tool", "content": "42"}]}, "prompt", RowError.ROLE),
+    ({"prompt": user("a")}, {"prompt": [*user("x"), *said("")]}, "prompt", RowError.ROLE),
     (
         {"prompt": user("a"), "tools": SCHEMA},
         {"prompt": [*user("a"), {"role": "assistant", "tool_calls": CALL}, {"role": "tool", "content": "2"}]},
-        "prompt", Fault.TOOL,
+        "prompt", RowError.TOOL,
     ),
     (
         {"prompt": user("a"), "tools": SCHEMA},
-        {"prompt": [*user("a"), *ASSISTANT, {"role": "tool", "name": "divide", "content": "2"}]}, "prompt", Fault.TOOL,
+        {"prompt": [*user("a"), *ASSISTANT, {"role": "tool", "name": "divide", "content": "2"}]}, "prompt", RowError.TOOL,
     ),
-    ({"prompt": user("a"), "tools": SCHEMA}, {"tools": "[{"}, "tools", Fault.TOOL),
-    ({"prompt": user("a"), "tools": SCHEMA}, {"tools": {"name": "add"}}, "tools", Fault.TYPE),
-    ({"prompt": user("a"), "tools": SCHEMA}, {"tools": [{"function": {}}]}, "tools", Fault.TOOL),
-    ({"messages": user("a")}, {"messages": "a"}, "messages", Fault.TYPE),
-    ({"messages": user("a")}, {"messages": ASSISTANT}, "messages", Fault.EMPTY),
-    ({"query": "a"}, {"query": user("a")}, "query", Fault.TYPE),
-    ({"input_ids": [5]}, {"input_ids": [VOCAB_SIZE]}, "input_ids", Fault.VOCABULARY),
-    ({"input_ids": [5]}, {"input_ids": [-1]}, "input_ids", Fault.VOCABULARY),
-    ({"input_ids": [5]}, {"input_ids": []}, "input_ids", Fault.EMPTY),
-    ({"input_ids": [5]}, {"input_ids": [5, 6.0]}, "input_ids", Fault.TYPE),
-    ({"input_ids": [5]}, {"input_ids": [5, PAD]}, "input_ids", Fault.PADDING),
-    ({"input_ids": [5], "attention_mask": [1]}, {"attention_mask": [1, 1]}, "attention_mask", Fault.PADDING),
-    (SHARED, {"conversations": [{"from": "me"}]}, "conversations", Fault.ROLE),
+    ({"prompt": user("a"), "tools": SCHEMA}, {"tools": "[{"}, "tools", RowError.TOOL),
+    ({"prompt": user("a"), "tools": SCHEMA}, {"tools": {"name": "add"}}, "tools", RowError.TYPE),
+    ({"prompt": user("a"), "tools": SCHEMA}, {"tools": [{"function": {}}]}, "tools", RowError.TOOL),
+    ({"messages": user("a")}, {"messages": "a"}, "messages", RowError.TYPE),
+    ({"messages": user("a")}, {"messages": ASSISTANT}, "messages", RowError.EMPTY),
+    ({"query": "a"}, {"query": user("a")}, "query", RowError.TYPE),
+    ({"input_ids": [5]}, {"input_ids": [VOCAB_SIZE]}, "input_ids", RowError.VOCABULARY),
+    ({"input_ids": [5]}, {"input_ids": [-1]}, "input_ids", RowError.VOCABULARY),
+    ({"input_ids": [5]}, {"input_ids": []}, "input_ids", RowError.EMPTY),
+    ({"input_ids": [5]}, {"input_ids": [5, 6.0]}, "input_ids", RowError.TYPE),
+    ({"input_ids": [5]}, {"input_ids": [5, PAD]}, "input_ids", RowError.PADDING),
+    ({"input_ids": [5], "attention_mask": [1]}, {"attention_mask": [1, 1]}, "attention_mask", RowError.PADDING),
+    (SHARED, {"conversations": [{"from": "me"}]}, "conversations", RowError.ROLE),
     (
         SHARED,
         {"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "add("}]},
-        "conversations", Fault.TOOL,
+        "conversations", RowError.TOOL,
     ),
-    (SHARED, {"conversations": None}, "conversations", Fault.NO_VALUE),
-    (ALPACA, {"instruction": None}, "instruction", Fault.NO_VALUE),
-    (ALPACA, {"input": 3}, "input", Fault.TYPE),
-    (ALPACA, {"history": [["only a question"]]}, "history", Fault.TYPE),
-    (POST, {"post": "  "}, "post", Fault.EMPTY),
-    (POST, {"title": None}, "title", Fault.NO_VALUE),
-    (DIALOGUES, {"chosen": "\n\nHuman: hi"}, "chosen", Fault.ROLE),
-    ({"chosen": "a b", "rejected": "a c"}, {"rejected": "x y"}, "chosen", Fault.EMPTY),
-    (TREE[0], message("z", "nowhere", "prompter", "x"), "parent_id", Fault.THREAD),
-    (TREE[0], message("z", "z", "prompter", "x"), "parent_id", Fault.THREAD),
-    (TREE[0], message("z", "a", "prompter", "x"), "role", Fault.ROLE),
-    (TREE[0], message("z", None, "narrator", "x"), "role", Fault.ROLE),
-    (TREE[0], message("z", None, "prompter", None), "text", Fault.NO_VALUE),
+    (SHARED, {"conversations": None}, "conversations", RowError.NO_VALUE),
+    (ALPACA, {"instruction": None}, "instruction", RowError.NO_VALUE),
+    (ALPACA, {"input": 3}, "input", RowError.TYPE),
+    (ALPACA, {"history": [["only a question"]]}, "history", RowError.TYPE),
+    (POST, {"post": "  "}, "post", RowError.EMPTY),
+    (POST, {"title": None}, "title", RowError.NO_VALUE),
+    (DIALOGUES, {"chosen": "\n\nHuman: hi"}, "chosen", RowError.ROLE),
+    ({"chosen": "a b", "rejected": "a c"}, {"rejected": "x y"}, "chosen", RowError.EMPTY),
+    (TREE[0], message("z", "nowhere", "prompter", "x"), "parent_id", RowError.THREAD),
+    (TREE[0], message("z", "z", "prompter", "x"), "parent_id", RowError.THREAD),
+    (TREE[0], message("z", "a", "prompter", "x"), "role", RowError.ROLE),
+    (TREE[0], message("z", None, "narrator", "x"), "role", RowError.ROLE),
+    (TREE[0], message("z", None, "prompter", None), "text", RowError.NO_VALUE),
 ]  # fmt: skip
 BAD_PAIRS = [
-    (PAIR, {"chosen": ...}, "chosen", Fault.NO_COLUMN),
-    (PAIR, {"rejected": None}, "rejected", Fault.NO_VALUE),
-    (PAIR, {"chosen": ""}, "chosen", Fault.EMPTY),
-    (PAIR, {"prompt": "\0"}, "prompt", Fault.TEXT),
-    (PAIR, {"rejected": "\udfff"}, "rejected", Fault.TEXT),
-    (PAIR, {"chosen": "c"}, "chosen", Fault.ALIKE),
-    (PAIR, {"chosen": said("b")}, "rejected", Fault.TYPE),  # formats mixed in one row
-    (PAIR, {"margin": float("nan")}, "margin", Fault.NUMBER),
-    (PAIR, {"margin": "big"}, "margin", Fault.NUMBER),
-    (PAIR, {"score_chosen": 1.0, "score_rejected": 2.0}, "score_chosen", Fault.NUMBER),
-    (CHAT_PAIR, {"chosen": []}, "chosen", Fault.EMPTY),
-    (CHAT_PAIR, {"chosen": user("b")}, "chosen", Fault.EMPTY),
-    (CHAT_PAIR, {"rejected": said("b")}, "chosen", Fault.ALIKE),
-    (CHAT_PAIR, {"rejected": [*said("x"), *user("y")]}, "rejected", Fault.ROLE),
-    (CHAT_PAIR, {"chosen": [{"role": "assistant", "content": None}]}, "chosen", Fault.TYPE),
-    (DIALOGUES, {"rejected": "\n\nHuman: no\n\nAssistant: b"}, "chosen", Fault.ROLE),
-    (DIALOGUES, {"rejected": DIALOGUE + "a"}, "chosen", Fault.ALIKE),
-    (RATED, {"completions": RATED["completions"][:1] * 2}, "completions", Fault.ALIKE),
-    (RATED, {"completions": [{"response": "x", "overall_score": None}] * 2}, "overall_score", Fault.NUMBER),
-    (RATED, {"completions": "x"}, "completions", Fault.TYPE),
-    (COMPARED, {"choice": 2}, "choice", Fault.NUMBER),
-    (COMPARED, {"summaries": [{"text": "x"}]}, "summaries", Fault.TYPE),
-    (COMPARED, {"info": {"post": "x"}}, "info", Fault.TYPE),
+    (PAIR, {"chosen": ...}, "chosen", RowError.NO_COLUMN),
+    (PAIR, {"rejected": None}, "rejected", RowError.NO_VALUE),
+    (PAIR, {"chosen": ""}, "chosen", RowError.EMPTY),
+    (PAIR, {"prompt": "\0"}, "prompt", RowError.TEXT),
+    (PAIR, {"rejected": "\udfff"}, "rejected", RowError.TEXT),
+    (PAIR, {"chosen": "c"}, "chosen", RowError.ALIKE),
+    (PAIR, {"chosen": said("b")}, "rejected", RowError.TYPE),  # formats mixed in one row
+    (PAIR, {"margin": float("nan")}, "margin", RowError.NUMBER),
+    (PAIR, {"margin": "big"}, "margin", RowError.NUMBER),
+    (PAIR, {"score_chosen": 1.0, "score_rejected": 2.0}, "score_chosen", RowError.NUMBER),
+    (CHAT_PAIR, {"chosen": []}, "chosen", RowError.EMPTY),
+    (CHAT_PAIR, {"chosen": user("b")}, "chosen", RowError.EMPTY),
+    (CHAT_PAIR, {"rejected": said("b")}, "chosen", RowError.ALIKE),
+    (CHAT_PAIR, {"rejected": [*said("x"), *user("y")]}, "rejected", RowError.ROLE),
+    (CHAT_PAIR, {"chosen": [{"role": "assistant", "content": None}]}, "chosen", RowError.TYPE),
+    (DIALOGUES, {"rejected": "\n\nHuman: no\n\nAssistant: b"}, "chosen", RowError.ROLE),
+    (DIALOGUES, {"rejected": DIALOGUE + "a"}, "chosen", RowError.ALIKE),
+    (RATED, {"completions": RATED["completions"][:1] * 2}, "completions", RowError.ALIKE),
+    (RATED, {"completions": [{"response": "x", "overall_score": None}] * 2}, "overall_score", RowError.NUMBER),
+    (RATED, {"completions": "x"}, "completions", RowError.TYPE),
+    (COMPARED, {"choice": 2}, "choice", RowError.NUMBER),
+    (COMPARED, {"summaries": [{"text": "x"}]}, "summaries", RowError.TYPE),
+    (COMPARED, {"info": {"post": "x"}}, "info", RowError.TYPE),
 ]  # fmt: skip
 
 
 def test_there_are_forty_kinds_and_all_faults_are_among_them():
     assert len(BAD_PROMPTS) + len(BAD_PAIRS) >= 40
-    apart = {Fault.BROKEN, Fault.TEMPLATE}  # tested with files and with a template
-    assert {fault for *_, fault in BAD_PROMPTS + BAD_PAIRS} | apart == set(Fault)
+    apart = {RowError.BROKEN, RowError.TEMPLATE}  # tested with files and with a template
+    assert {row_error for *_, row_error in BAD_PROMPTS + BAD_PAIRS} | apart == set(RowError)
 
 
 def rows_of(good, change):
@@ -139,35 +139,35 @@ def check_message(text, column):
     text.encode("utf-8")
 
 
-@pytest.mark.parametrize(("good", "change", "column", "fault"), BAD_PROMPTS)
-def test_bad_prompt(good, change, column, fault):
+@pytest.mark.parametrize(("good", "change", "column", "row_error"), BAD_PROMPTS)
+def test_bad_prompt(good, change, column, row_error):
     rows = rows_of(good, change)
     with pytest.raises(DataError) as error:
         prompt_set(rows, max_prompt_length=LIMIT)
     check_message(str(error.value), column)
     report = prompt_set(rows, max_prompt_length=LIMIT, on_bad_row="drop").report
-    assert [row.fault for row in report.bad] == [fault]
+    assert [row.row_error for row in report.bad] == [row_error]
     assert (
-        f"1 of 2 rows were left out: 1 {fault.value}. The first is row index 1, column {column!r}"
+        f"1 of 2 rows were left out: 1 {row_error.value}. The first is row index 1, column {column!r}"
         in report.sentences()[0]
     )
 
 
-@pytest.mark.parametrize(("good", "change", "column", "fault"), BAD_PAIRS)
-def test_bad_pair(good, change, column, fault):
+@pytest.mark.parametrize(("good", "change", "column", "row_error"), BAD_PAIRS)
+def test_bad_pair(good, change, column, row_error):
     table = table_of(rows_of(good, change), "mine", "train")
     with pytest.raises(DataError) as error:
         pairs_of(table)
     check_message(str(error.value), column)
     found = pairs_of(table, on_bad_row="drop")
-    assert [row.fault for row in found.bad] == [fault]
+    assert [row.row_error for row in found.bad] == [row_error]
     assert (len(found), found.rows) == (1, 2)
-    assert f"1 rows were left out: 1 {fault.value}. The first is row index 1" in " ".join(found.sentences())
+    assert f"1 rows were left out: 1 {row_error.value}. The first is row index 1" in " ".join(found.sentences())
 
 
 def test_a_message_that_stands_there_twice():
     rows = [TREE[0], TREE[0], message("y", None, "prompter", "hello")]
-    assert [row.fault for row in prompt_set(rows, on_bad_row="drop").report.bad] == [Fault.THREAD] * 2
+    assert [row.row_error for row in prompt_set(rows, on_bad_row="drop").report.bad] == [RowError.THREAD] * 2
 
 
 def test_the_name_of_a_column_is_its_owners(tmp_path):
@@ -198,7 +198,7 @@ def test_rows_that_cannot_be_read_are_dropped_too(tmp_path, suffix, content, pla
     path.write_bytes(content)
     table = load_rows(str(path), split="train", config=None, on_bad_row="drop")
     assert [row.place for row in table.broken] == places
-    assert {row.fault for row in table.broken} == {Fault.BROKEN}
+    assert {row.row_error for row in table.broken} == {RowError.BROKEN}
     assert len(table) == 2
     with pytest.raises(DataError, match=f"split 'train', {places[0]}"):
         load_rows(str(path), split="train", config=None)

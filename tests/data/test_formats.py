@@ -4,12 +4,12 @@ from typing import ClassVar
 
 import pytest
 
-from nearstep.config_data import FORMATS as SETTING_FORMATS
-from nearstep.data.faults import BadValueError
+from nearstep.common.errors import ConfigError, DataError
+from nearstep.config.data import FORMATS as SETTING_FORMATS
 from nearstep.data.formats.recognise import FORMATS, contradicted_hint, format_named, recognise
 from nearstep.data.load import table_of
 from nearstep.data.pairs import pairs_of
-from nearstep.errors import ConfigError, DataError
+from nearstep.data.row_errors import BadValueError
 from tests.data.making import ids_of_text, mix, prompt_set, user
 from tests.tiny import byte_tokenizer
 

@@ -6,9 +6,9 @@ import datasets
 import pytest
 import torch
 
+from nearstep.common.errors import DataError
 from nearstep.data.load import load_rows, table_of
 from nearstep.data.stream import open_stream
-from nearstep.errors import DataError
 
 ROWS = [{"prompt": "a", "n": 1}, {"prompt": "b, c\u2028d", "n": 2}]
 

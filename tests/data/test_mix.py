@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearstep.data.mix import turns, turns_between
-from nearstep.data.source import Play, PromptSource
+from nearstep.data.mix import weighted_round_robin, weighted_round_robin_between
+from nearstep.data.prompt_source import BatchPlan, PromptSource
 from tests.data.making import mix, prompt_set
 
 WEIGHTS = st.lists(st.one_of(st.integers(1, 50).map(float), st.floats(0.01, 5)), min_size=1, max_size=4)
@@ -17,22 +17,22 @@ WEIGHTS = st.lists(st.one_of(st.integers(1, 50).map(float), st.floats(0.01, 5)),
 @settings(max_examples=80)
 @given(weights=WEIGHTS, first=st.integers(0, 300))
 def test_any_turn_is_found_without_those_before_it(weights, first):
-    from_the_start = list(islice(turns(weights), first + 20))
-    assert turns_between(weights, first, 20) == from_the_start[first:]
+    from_the_start = list(islice(weighted_round_robin(weights), first + 20))
+    assert weighted_round_robin_between(weights, first, 20) == from_the_start[first:]
 
 
 @settings(max_examples=80)
 @given(weights=WEIGHTS, first=st.integers(0, 100), count=st.integers(1, 200))
 def test_every_run_of_turns_holds_each_source_in_its_share(weights, first, count):
-    had = Counter(source for source, _ in turns_between(weights, first, count))
+    had = Counter(source for source, _ in weighted_round_robin_between(weights, first, count))
     for source, weight in enumerate(weights):
         assert abs(had[source] - count * weight / sum(weights)) <= len(weights)
 
 
 def test_turns_worked_out_by_hand():
     # Weights 2 and 1: the turns of the first come at ¼, ¾, 1¼ …, those of the second at ½, 1½ …
-    assert turns_between([2.0, 1.0], 0, 6) == [(0, 0), (1, 0), (0, 1), (0, 2), (1, 1), (0, 3)]
-    assert [source for source, _ in turns_between([1.0] * 3, 0, 6)] == [0, 1, 2, 0, 1, 2]
+    assert weighted_round_robin_between([2.0, 1.0], 0, 6) == [(0, 0), (1, 0), (0, 1), (0, 2), (1, 1), (0, 3)]
+    assert [source for source, _ in weighted_round_robin_between([1.0] * 3, 0, 6)] == [0, 1, 2, 0, 1, 2]
 
 
 def letters(letter, count, **more):
@@ -40,7 +40,7 @@ def letters(letter, count, **more):
 
 
 def source(*sets, weights=None, shuffle=True, **options):
-    return PromptSource(mix(*sets, weights=weights), Play(**{"seed": 3, "batch_size": 6, **options}), shuffle)
+    return PromptSource(mix(*sets, weights=weights), BatchPlan(**{"seed": 3, "batch_size": 6, **options}), shuffle)
 
 
 def played(prompts, updates):

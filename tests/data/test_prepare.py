@@ -11,6 +11,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from nearstep.common.errors import ConfigError, DataError
 from nearstep.data.encode import encode_prompts
 from nearstep.data.files import chunks
 from nearstep.data.load import load_rows
@@ -18,7 +19,6 @@ from nearstep.data.preparing import pool, shards
 from nearstep.data.preparing.run import Request, prepare
 from nearstep.data.stream import open_stream
 from nearstep.data.templates import style_of, with_template
-from nearstep.errors import ConfigError, DataError
 from tests.data.making import VOCAB_SIZE, framing_tokenizer, ids_of_text, mix, user
 from tests.data.test_formats import TREE
 from tests.tiny import byte_tokenizer

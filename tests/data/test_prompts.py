@@ -5,7 +5,7 @@ import numpy
 import pytest
 import torch
 
-from nearstep.errors import DataError
+from nearstep.common.errors import DataError
 from tests.data.making import BOS, EOS, PAD, framing_tokenizer, ids_of_text, mix, prompt_set, user
 from tests.tiny import byte_tokenizer
 

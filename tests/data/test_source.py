@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearstep.data.source import Play, PromptSource
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
+from nearstep.data.prompt_source import BatchPlan, PromptSource
 from tests.data.making import mix, prompt_set
 
 
 def source(count=5, **options):
     rows = [{"prompt": f"prompt {number}", "number": number} for number in range(count)]
-    return PromptSource(mix(prompt_set(rows)), Play(**{"seed": 0, "batch_size": 4, **options}))
+    return PromptSource(mix(prompt_set(rows)), BatchPlan(**{"seed": 0, "batch_size": 4, **options}))
 
 
 def numbers(prompts):

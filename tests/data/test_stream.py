@@ -6,16 +6,16 @@ from itertools import count, islice
 import datasets
 import pytest
 
-from nearstep.data.faults import BadRow
+from nearstep.common.errors import DataError
 from nearstep.data.files import chunks
 from nearstep.data.layout import layout_of
 from nearstep.data.load import load_rows
+from nearstep.data.prompt_source import BatchPlan
 from nearstep.data.prompt_stream import PromptStream, StreamSource
 from nearstep.data.reader import PromptReader
-from nearstep.data.source import Play
+from nearstep.data.row_errors import BadRow
 from nearstep.data.stream import open_stream, stream_of
 from nearstep.data.tokenise import PromptTokenizer
-from nearstep.errors import DataError
 from tests.data.making import VOCAB_SIZE
 from tests.tiny import byte_tokenizer
 
@@ -90,7 +90,7 @@ def stream_source(rows, *, on_bad_row="raise", told=None, skipped=0, buffer=1, w
         reader = PromptReader(layout, PromptTokenizer.of(byte_tokenizer(), VOCAB_SIZE), 60, "drop")
         tell = ([] if told is None else told).append
         streams.append(PromptStream(each, reader, on_bad_row, False, tell, skipped))
-    play = Play(**{"seed": 5, "batch_size": 4, **options})
+    play = BatchPlan(**{"seed": 5, "batch_size": 4, **options})
     return StreamSource(tuple(streams), weights or (1.0,) * len(streams), ["number"], play, buffer)
 
 

@@ -1,10 +1,10 @@
 """The demo's world: the same seed gives the same posts, posts tell their facts, people's summaries are beatable."""
 
+from nearstep.common.random_streams import stream_seed
 from nearstep.demo.facts import VALUES, Slot
 from nearstep.demo.judge import Share, judge
 from nearstep.demo.preferences import Draft, Flaw, draw_rankings, spoil, write
 from nearstep.demo.world import Summary, draw_posts, draw_references, summary_text
-from nearstep.streams import stream_seed
 
 
 def rng(name="test"):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from nearstep.cli.main import main
-from nearstep.conformance import backends, engines, rewards, schedules, trust_regions
-from nearstep.errors import RewardError
-from nearstep.plugins import load_named
+from nearstep.common.errors import RewardError
+from nearstep.common.plugins import load_named
+from nearstep.testing import backends, engines, rewards, schedules, trust_regions
 from nearstep.training.loop import train
 from nearstep.training.state import State
 from tests.training.runs import small_recipe

@@ -9,7 +9,7 @@ import torch
 
 from nearstep.cli.main import main
 from nearstep.models.load import load_scalar_model
-from nearstep.models.reward import make_scorer
+from nearstep.models.reward_model import make_scorer
 from tests.reward_modeling.world import base_folder, pairs, write
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reward_models.md").read_text(encoding="utf-8")

@@ -9,12 +9,12 @@ import pytest
 
 from nearstep import PPOConfig
 from nearstep.cli.main import main
-from nearstep.config_judging import ScoreOptions, ServeOptions
-from nearstep.rewards import sandbox
+from nearstep.config.judge_files import ScoreOptions, ServeOptions
+from nearstep.rewards.combine import Rewards
 from nearstep.rewards.functions import FunctionReward
 from nearstep.rewards.loading import load_function
-from nearstep.rewards.source import Rewards
-from nearstep.rewards.wire import decode_answer, decode_question
+from nearstep.rewards.remote.wire import decode_answer, decode_question
+from nearstep.rewards.sandbox import run as sandbox
 from tests.rewards.episodes import play
 from tests.tiny import byte_tokenizer
 

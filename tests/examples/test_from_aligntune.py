@@ -6,7 +6,7 @@ import pytest
 
 from examples import from_aligntune
 from nearstep import PPOConfig, PPOTrainer, RewardModelTrainer
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
 from tests.reward_modeling.world import base_folder, trainer, write
 
 

@@ -12,11 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearstep.models import attention_choice, attention_cpu
-from nearstep.models.attention import LayerInput, Segment, Segments
-from nearstep.models.attention_choice import kernel_of_model, plan_of
+from nearstep.models import attention_cpu
+from nearstep.models.attention import choice as attention_choice
+from nearstep.models.attention.choice import kernel_of_model, plan_of
+from nearstep.models.attention.interface import LayerInput, Segment, Segments
+from nearstep.models.attention.varlen import Kernel
 from nearstep.models.attention_cpu import SegmentsOnCPU
-from nearstep.models.attention_gpu import Kernel
 from tests.tiny import tiny_causal_lm
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")

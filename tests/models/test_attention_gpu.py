@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
-from nearstep.models.attention import LayerInput, Segment, Segments, attend_causally
-from nearstep.models.attention_gpu import (
+from nearstep.models.attention.interface import LayerInput, Segment, Segments, attend_causally
+from nearstep.models.attention.varlen import (
     Kernel,
     SegmentsOnGPU,
     attend_flex,

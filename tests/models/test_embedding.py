@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from nearstep.models.distribution import Sampling
-from nearstep.models.embedding import TokenEmbedding
-from nearstep.models.forward import rollout_logprobs, rollout_values
+from nearstep.models.forward.embedding import TokenEmbedding
+from nearstep.models.forward.forward import rollout_logprobs, rollout_values
 from nearstep.models.roles import make_critic, make_policy
 from tests.memory import peak_bytes
 from tests.models.test_forward import ROWS, rollout_of

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearstep.models.distribution import Sampling
-from nearstep.models.forward import rollout_logprobs, rollout_values
+from nearstep.models.forward.forward import rollout_logprobs, rollout_values
 from nearstep.models.roles import make_critic, make_policy
 from nearstep.types import Rollout
 from tests.tiny import tiny_causal_lm, tiny_scalar_model

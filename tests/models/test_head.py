@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from nearstep.models import action_logprobs as chunks_module
-from nearstep.models import logits as logits_module
-from nearstep.models.action_logprobs import ActionLogprobs, action_logprobs
 from nearstep.models.distribution import Sampling, sampling_logprobs
-from nearstep.models.forward import rollout_logprobs
-from nearstep.models.head import Head
+from nearstep.models.forward import action_logprobs as chunks_module
+from nearstep.models.forward import logits as logits_module
+from nearstep.models.forward.action_logprobs import ActionLogprobs, action_logprobs
+from nearstep.models.forward.forward import rollout_logprobs
+from nearstep.models.forward.head import Head
 from nearstep.models.roles import make_policy
 from tests.memory import peak_bytes
 from tests.models.test_forward import rollout_of

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from nearstep.models.attention import LayerInput, Segment, Segments
+from nearstep.models.attention.interface import LayerInput, Segment, Segments
 from nearstep.models.distribution import Sampling
-from nearstep.models.forward import rollout_logprobs, rollout_values
+from nearstep.models.forward.forward import rollout_logprobs, rollout_values
 from nearstep.models.last_layer import LastFeedForward, _Read
 from nearstep.models.roles import frozen_copy, make_critic, make_policy
 from tests.models.test_forward import ROWS, rollout_of

@@ -6,9 +6,9 @@ import importlib.util
 import pytest
 import torch
 
-from nearstep.models import attention_choice
+from nearstep.models.attention import choice as attention_choice
 from nearstep.models.distribution import Sampling
-from nearstep.models.forward import rollout_logprobs, rollout_values, row_states
+from nearstep.models.forward.forward import rollout_logprobs, rollout_values, row_states
 from nearstep.models.layer_choice import LayerInLoops, layers_in_loops, layers_of_one_step
 from nearstep.models.layer_cpu import _Layer
 from nearstep.models.layer_steps import activate, differentiate_activation, differentiate_norm, normalise

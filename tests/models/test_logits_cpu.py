@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nearstep.models import action_logprobs as asking
 from nearstep.models import logits_cpu
-from nearstep.models.action_logprobs import action_logprobs
 from nearstep.models.distribution import Sampling
-from nearstep.models.head import Head
-from nearstep.models.logits import Answers, InBlocks, OfAnswers
+from nearstep.models.forward import action_logprobs as asking
+from nearstep.models.forward.action_logprobs import action_logprobs
+from nearstep.models.forward.head import Head
+from nearstep.models.forward.logits import Answers, InBlocks, OfAnswers
 from nearstep.models.logits_cpu import InLoops
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")

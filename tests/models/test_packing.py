@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearstep.models import attention
-from nearstep.models.attention import Segment
+from nearstep.models.attention import interface as attention
+from nearstep.models.attention.interface import Segment
 from nearstep.models.distribution import Sampling
-from nearstep.models.forward import rollout_logprobs, rollout_values
-from nearstep.models.packing import pack_rollout
+from nearstep.models.forward.forward import rollout_logprobs, rollout_values
+from nearstep.models.forward.packing import pack_rollout
 from nearstep.models.roles import make_critic, make_policy
 from tests.models.test_forward import rollout_of
 from tests.models.test_roles_and_loading import family

@@ -9,11 +9,11 @@ from peft import LoraConfig, PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
-from nearstep.errors import ModelError
+from nearstep.common.errors import ModelError
 from nearstep.models.adapters import add_adapters, with_head_trained
 from nearstep.models.head_bias import add_bias, store_bias
 from nearstep.models.load import load_scalar_model
-from nearstep.models.reward import make_scorer
+from nearstep.models.reward_model import make_scorer
 from nearstep.models.reward_start import start_reward_model
 from nearstep.models.roles import make_critic, scalar_head
 from tests.models.test_roles_and_loading import SMALL

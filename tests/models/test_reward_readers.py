@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from nearstep.models.reward import common_leads, make_reader, make_scorer, shared_length
+from nearstep.models.reward_model import common_leads, make_reader, make_scorer, shared_length
 from tests.models.test_roles_and_loading import SMALL
 from tests.tiny import tiny_scalar_model
 

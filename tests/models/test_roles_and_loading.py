@@ -12,10 +12,10 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from nearstep.errors import ConfigError, ModelError
-from nearstep.models.forward import rollout_values
+from nearstep.common.errors import ConfigError, ModelError
+from nearstep.models.forward.forward import rollout_values
 from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model, load_tokenizer
-from nearstep.models.reward import make_scorer
+from nearstep.models.reward_model import make_scorer
 from nearstep.models.roles import frozen_copy, make_critic, make_policy
 from nearstep.models.stop_tokens import stop_ids
 from tests.models.test_forward import ROWS, rollout_of

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from nearstep import PPOConfig
 from nearstep.algorithm.losses import clipped_surrogate, probability_ratio
-from nearstep.assemble import assemble
-from nearstep.casting import Parts
-from nearstep.models.forward import rollout_logprobs
+from nearstep.assembly.models import RunInputs
+from nearstep.assembly.run import assemble
+from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.training.experience import make_experience
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
@@ -58,7 +58,7 @@ def recipe_like(recording: dict[str, Tensor], settings: dict[str, object], folde
     critic = world.scalar_model(width, seed=0, dtype=dtype)
     for role, model in (("policy", policy), ("reference", reference), ("value", critic)):
         model.load_state_dict(below(recording, f"0/weights/{role}/"))
-    parts = Parts(
+    parts = RunInputs(
         tokenizer=world.tokenizer(), model=policy, ref_model=reference, value_model=critic, reward_funcs=(no_judge,),
         train_dataset=[{"input_ids": ids} for ids in world.prompts(rows)],
     )  # fmt: skip

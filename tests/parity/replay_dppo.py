@@ -9,9 +9,9 @@ from torch import Tensor
 from nearstep import PPOConfig
 from nearstep.algorithm.losses import probability_ratio
 from nearstep.algorithm.trust_regions import TokenLogprobs
-from nearstep.assemble import assemble
-from nearstep.casting import Parts
-from nearstep.models.forward import rollout_logprobs
+from nearstep.assembly.models import RunInputs
+from nearstep.assembly.run import assemble
+from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.training.experience import make_experience
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
@@ -46,7 +46,7 @@ def recipe_for(recording: dict[str, Tensor], divergence: str, folder: Path) -> R
     )  # fmt: skip
     policy = world.causal_model(width, seed=0, dtype=head.dtype)
     policy.load_state_dict(below(recording, "0/weights/policy/"))
-    parts = Parts(
+    parts = RunInputs(
         tokenizer=world.tokenizer(), model=policy, value_model=world.scalar_model(width, seed=0, dtype=head.dtype),
         reward_funcs=(no_judge,), train_dataset=[{"input_ids": ids} for ids in world.prompts(rows)],
     )  # fmt: skip

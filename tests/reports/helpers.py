@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from nearstep.config import PPOConfig
+from nearstep.config.ppo import PPOConfig
 from nearstep.reports.callbacks import Callbacks
 
 

@@ -10,7 +10,7 @@ from transformers import EarlyStoppingCallback
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import DefaultFlowCallback
 
-from nearstep.config import PPOConfig
+from nearstep.config.ppo import PPOConfig
 from nearstep.reports.arguments import arguments_view
 
 

@@ -8,8 +8,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import PrinterCallback
 
-from nearstep.config import PPOConfig
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
+from nearstep.config.ppo import PPOConfig
 from nearstep.reports.callbacks import Callbacks, tracker_callbacks
 from tests.reports.helpers import make_callbacks
 

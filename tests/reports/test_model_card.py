@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from nearstep.config import PPOConfig
+from nearstep.config.ppo import PPOConfig
 from nearstep.reports.model_card import RunFacts, is_hub_name, model_card
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from transformers import TrainerCallback
 
-from nearstep.config import PPOConfig
+from nearstep.config.ppo import PPOConfig
 from nearstep.reports.console import Screen
 from nearstep.reports.reporter import Reporter, sample_updates
 from tests.reports.helpers import make_callbacks, read_jsonl

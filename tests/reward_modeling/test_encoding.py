@@ -2,9 +2,9 @@
 
 import pytest
 
+from nearstep.common.errors import DataError
 from nearstep.data.pairs import load_pairs
-from nearstep.errors import DataError
-from nearstep.reward_modeling.encoding import Leavings, TextEncoder, compare
+from nearstep.reward_modeling.encoding import LeftOutRows, TextEncoder, compare
 from nearstep.reward_modeling.examples import Verdict
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.model import ModelReward
@@ -25,8 +25,8 @@ def encoder(tokenizer=None, **changes):
 
 
 def compared(rows, tokenizer=None, *, on_long_text="error", on_bad_row="raise", **changes):
-    leavings = Leavings(on_long_text, on_bad_row)
-    return compare(load_pairs(rows), encoder(tokenizer, **changes), leavings)
+    left_out_rows = LeftOutRows(on_long_text, on_bad_row)
+    return compare(load_pairs(rows), encoder(tokenizer, **changes), left_out_rows)
 
 
 def test_text_ends_with_one_eos():

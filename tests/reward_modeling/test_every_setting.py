@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoConfig
 
 from nearstep import RewardConfig, RewardModelTrainer
-from nearstep.errors import NearstepError
+from nearstep.common.errors import NearstepError
 from nearstep.scale.torch_backend import torch_backend
 from tests.reward_modeling.world import base_folder, pairs, write
 from tests.tiny import byte_tokenizer, tiny_scalar_model
@@ -206,7 +206,7 @@ def _traces(settings, place, folder) -> Traces:
               for entry in metrics),
         (out / "report.json").read_text(),
         frozenset(str(path.relative_to(folder)).split("tfevents")[0] for path in folder.rglob("*")),
-        "\n".join(trainer.run.lessons.sentences),
+        "\n".join(trainer.run.examples.sentences),
         calls,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 
 from nearstep import PPOConfig, PPOTrainer
 from nearstep.models.load import load_scalar_model
-from nearstep.models.reward import make_scorer
+from nearstep.models.reward_model import make_scorer
 from tests.reward_modeling.world import base_folder, pairs, trainer
 
 

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from nearstep.config_reward_modeling import RewardConfig
-from nearstep.errors import ConfigError, DataError, RewardError
+from nearstep.common.errors import ConfigError, DataError, RewardError
+from nearstep.config.reward_model import RewardConfig
 from nearstep.models.load import load_scalar_model
-from nearstep.models.reward import make_scorer
-from nearstep.reward_modeling.judged import Scored, comparison_of
+from nearstep.models.reward_model import make_scorer
+from nearstep.reward_modeling.scored_texts import Scored, comparison_of
 from nearstep.reward_modeling.trainer import RewardModelTrainer
 from tests.reward_modeling.world import base_folder, chats, pairs, trainer, worth
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
@@ -70,14 +70,14 @@ def test_conversations_are_judged_as_in_ppo(tmp_path):
 
 def test_texts_without_prompts(tmp_path):
     trained = judged(tmp_path, [{"text": "yes"}, {"text": "no more"}], held_out_share=0.0)
-    first, second = trained.run.lessons.train
+    first, second = trained.run.examples.train
     assert first.row == [*byte_tokenizer()("yes")["input_ids"], 256]
     assert (first.target, second.target) == (3, 7)
 
 
 def test_both_texts_of_a_pair_are_judged_whatever_their_label(tmp_path):
     trained = judged(tmp_path, pairs(5), lambda completions, **c: [worth(t) for t in completions], held_out_share=0.0)
-    targets = [grade.target for grade in trained.run.lessons.train]
+    targets = [grade.target for grade in trained.run.examples.train]
     assert targets == [worth(row[side]) for row in pairs(5) for side in ("chosen", "rejected")]
 
 
@@ -97,11 +97,11 @@ def test_a_weighted_sum_is_learnt_and_the_saved_model_gives_it(tmp_path):
     found = trained.report.held_out
     assert found.pearson > 0.9
     assert found.explained_variance > 0.8
-    wanted = [grade.target for grade in trained.run.lessons.held_out]
+    wanted = [grade.target for grade in trained.run.examples.held_out]
     assert wanted[0] in {2.0 * count + 10.0 * first for count in range(5) for first in range(2)}
     model = load_scalar_model(str(folder), role="reward_model", dtype=torch.float32)
     scorer = make_scorer(model, role="reward_model", pad_token_id=257, max_tokens=256)
-    scores = scorer.score([grade.row for grade in trained.run.lessons.held_out])
+    scores = scorer.score([grade.row for grade in trained.run.examples.held_out])
     error = (scores - torch.tensor(wanted)).square().mean().item()
     assert error == pytest.approx(found.mean_squared_error, rel=1e-4)
     report = json.loads((tmp_path / "report.json").read_text())
@@ -115,10 +115,10 @@ def test_pairs_that_functions_label(tmp_path):
         tmp_path, pairs(200), lambda completions, **c: [worth(t) for t in completions], objective="pairwise",
         num_train_epochs=3.0, learning_rate=3e-3, min_score_gap=0.5, per_device_train_batch_size=16,
     )  # fmt: skip
-    for comparison in trained.run.lessons.train:
+    for comparison in trained.run.examples.train:
         (verdict,) = comparison.verdicts
         assert verdict.margin > 0.5
-    assert trained.run.lessons.objective.margins == 0
+    assert trained.run.examples.objective.margins == 0
     trained.train()
     assert trained.report.held_out.accuracy > 0.75
     assert trained.report.held_out.by_label_gap
@@ -139,7 +139,7 @@ def test_every_two_answers_that_differ_enough_make_a_pair():
 
 def test_prompts_alone_are_answered_by_the_model(tmp_path, capsys):
     trained = judged(tmp_path, QUESTIONS, num_generations=3, response_length=6, held_out_share=0.0)
-    rows = trained.run.lessons.train
+    rows = trained.run.examples.train
     start = byte_tokenizer()("Word 0:")["input_ids"]
     assert len(rows) == 90
     assert all(grade.row[: len(start)] == start for grade in rows[:3])
@@ -148,13 +148,13 @@ def test_prompts_alone_are_answered_by_the_model(tmp_path, capsys):
     # One that was cut off has no EOS to be read at.
     assert {length for grade, length in zip(rows, lengths, strict=True) if grade.row[-1] != 256} == {6}
     assert all(0 < length <= 6 for length in lengths)
-    assert "The model wrote 3 texts to each of them." in trained.run.lessons.sentences
+    assert "The model wrote 3 texts to each of them." in trained.run.examples.sentences
 
 
 def test_the_same_seed_writes_the_same_texts(tmp_path):
     def rows(seed):
         trained = judged(tmp_path, QUESTIONS, response_length=5, seed=seed, held_out_share=0.0)
-        return [grade.row for grade in trained.run.lessons.train]
+        return [grade.row for grade in trained.run.examples.train]
 
     assert rows(1) == rows(1) != rows(2)
 
@@ -179,7 +179,7 @@ def test_reward_functions_from_a_file(tmp_path):
         "def vowels(completions, **columns):\n    return [t.count('a') + t.count('e') for t in completions]\n"
     )
     trained = trainer(tmp_path / "out", answered(pairs(10)), reward_funcs=f"{file}:vowels", held_out_share=0.0)
-    assert {grade.target for grade in trained.run.lessons.train} <= {0, 1, 2, 3, 4}
+    assert {grade.target for grade in trained.run.examples.train} <= {0, 1, 2, 3, 4}
     named = RewardConfig(reward_funcs=(f"{file}:vowels",))
     assert named.reward_funcs == (f"{file}:vowels",)
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from nearstep.errors import DataError, TrainingError
-from nearstep.models.reward import make_reader
+from nearstep.common.errors import DataError, TrainingError
+from nearstep.models.reward_model import make_reader
 from nearstep.reports.metrics import numbers
 from nearstep.reward_modeling.examples import Comparison, Grade, PairBatch, Verdict
 from nearstep.reward_modeling.objective import LearningModel, Pairwise, Regression
@@ -79,7 +79,7 @@ def test_preferences_weigh_both_orders_and_smoothing_draws_them_to_one_half():
 def test_a_tie_draws_both_rewards_together():
     rewards = torch.tensor([3.0, 1.0], requires_grad=True)
     tie = Pairwise().inputs([comparison(0, 0, verdicts=((0, 1, 0.0, 0.5),))])["batch"]
-    Pairwise().judge(rewards, tie).losses.sum().backward()
+    Pairwise().evaluate(rewards, tie).losses.sum().backward()
     assert rewards.grad.tolist() == pytest.approx([1 / (1 + math.exp(-2)) - 0.5, 0.5 - 1 / (1 + math.exp(-2))])
 
 

@@ -10,11 +10,11 @@ from peft import LoraConfig
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
-from nearstep.config_reward_modeling import RewardConfig
-from nearstep.errors import ConfigError, DataError, ModelError, TrainingError
+from nearstep.common.errors import ConfigError, DataError, ModelError, TrainingError
+from nearstep.config.reward_model import RewardConfig
 from nearstep.models.head_bias import add_bias
 from nearstep.models.load import load_scalar_model
-from nearstep.models.reward import make_scorer
+from nearstep.models.reward_model import make_scorer
 from nearstep.reward_modeling.examples import Comparison, Verdict
 from nearstep.reward_modeling.fit import callers_generators_kept
 from nearstep.reward_modeling.trainer import RewardModelTrainer
@@ -23,7 +23,7 @@ from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
 
 def rows_of(trained):
-    return [row for comparison in trained.run.lessons.train for row in comparison.rows]
+    return [row for comparison in trained.run.examples.train for row in comparison.rows]
 
 
 def scores_of(folder, rows, dtype=torch.float32):
@@ -33,7 +33,7 @@ def scores_of(folder, rows, dtype=torch.float32):
 
 def scores_in_memory(trained, rows):
     with torch.no_grad():
-        return trained.run.pupil.reader.rewards([[row] for row in rows])
+        return trained.run.trained.reader.rewards([[row] for row in rows])
 
 
 def weights(model):
@@ -61,7 +61,7 @@ def test_the_saved_folder_scores_as_the_model_did(tmp_path, kind):
 def test_better_texts_have_the_mean_zero_and_plain_transformers_lacks_exactly_the_bias(tmp_path):
     trained = trainer(tmp_path)
     folder = trained.train()
-    chosen = [comparison.rows[0] for comparison in trained.run.lessons.train]
+    chosen = [comparison.rows[0] for comparison in trained.run.examples.train]
     assert scores_of(folder, chosen).mean().item() == pytest.approx(0, abs=1e-5)
     plain = AutoModelForSequenceClassification.from_pretrained(folder)
     logits = plain(torch.tensor([chosen[0]])).logits[0, 0].item()
@@ -72,7 +72,7 @@ def test_better_texts_have_the_mean_zero_and_plain_transformers_lacks_exactly_th
 @pytest.mark.parametrize("normalize", ["none", "mean_and_std"])
 def test_other_scales(tmp_path, normalize):
     trained = trainer(tmp_path, normalize=normalize)
-    scores = scores_of(trained.train(), [comparison.rows[0] for comparison in trained.run.lessons.train])
+    scores = scores_of(trained.train(), [comparison.rows[0] for comparison in trained.run.examples.train])
     if normalize == "none":
         assert abs(scores.mean().item()) > 0.05
     else:
@@ -85,8 +85,8 @@ def test_the_report_is_on_screen_and_on_disk(tmp_path, capsys):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["objective"] == "pairwise"
     assert report["steps"] == 8
-    unseen = len(trained.run.lessons.held_out)
-    assert report["trained_on"] == len(trained.run.lessons.train) == 40 - unseen
+    unseen = len(trained.run.examples.held_out)
+    assert report["trained_on"] == len(trained.run.examples.train) == 40 - unseen
     assert report["held_out"]["pairs"] == unseen
     assert sum(band["pairs"] for band in report["held_out"]["by_reward_gap"]) == unseen
     assert report["held_out"]["by_label_gap"][0]["low"] == 1.5
@@ -129,7 +129,7 @@ def test_no_report_without_held_out_pairs(tmp_path, capsys):
 
 def test_evaluation_data_of_its_own(tmp_path):
     trained = trainer(tmp_path, pairs(20), eval_dataset=pairs(6, seed=1), held_out_share=0.1)
-    assert (len(trained.run.lessons.train), len(trained.run.lessons.held_out)) == (20, 6)
+    assert (len(trained.run.examples.train), len(trained.run.examples.held_out)) == (20, 6)
 
 
 def test_passes_are_those_that_are_made(tmp_path):
@@ -245,7 +245,7 @@ def test_a_reward_model_may_go_on_learning(tmp_path):
     first = trainer(tmp_path / "first")
     folder = first.train()
     second = trainer(tmp_path / "second", model=str(folder), learning_rate=0.0, normalize="none")
-    assert second.run.pupil.notes == ["The model has a head already, which goes on learning."]
+    assert second.run.trained.notes == ["The model has a head already, which goes on learning."]
     rows = rows_of(first)
     torch.testing.assert_close(scores_of(second.train(), rows), scores_of(folder, rows), atol=1e-6, rtol=0)
 
@@ -282,9 +282,9 @@ def test_comparisons_of_ids_are_taken_as_they_are(tmp_path):
         return Comparison((([*start, 1, 256]), [*start, 2, 256], [*start, 3]), verdicts)
 
     trained = trainer(tmp_path, [several(number) for number in range(8, 38)])
-    assert trained.run.lessons.unit == "comparisons"
+    assert trained.run.examples.unit == "comparisons"
     trained.train()
-    kept = len(trained.run.lessons.held_out)
+    kept = len(trained.run.examples.held_out)
     found = trained.report.held_out
     assert (found.pairs, found.ties) == (2 * kept, kept)
     with pytest.raises(DataError, match="give both alike"):
@@ -298,7 +298,7 @@ def test_comparisons_of_ids_are_taken_as_they_are(tmp_path):
 def test_adapters_are_saved_with_their_head_and_merged(tmp_path, given):
     base = base_folder(tmp_path / "base")
     trained = trainer(tmp_path / "out", model=str(base), **given)
-    start = weights(trained.run.pupil.inner)
+    start = weights(trained.run.trained.inner)
     folder = trained.train()
     rows = rows_of(trained)
     expected = scores_in_memory(trained, rows)
@@ -307,9 +307,9 @@ def test_adapters_are_saved_with_their_head_and_merged(tmp_path, given):
     torch.testing.assert_close(scores_of(adapter, rows), expected, atol=1e-6, rtol=1e-6)
     with safe_open(adapter / "adapter_model.safetensors", "pt") as tensors:
         assert {"base_model.model.score.weight", "base_model.model.score.bias"} <= set(tensors.keys())
-    frozen = [name for name, each in trained.run.pupil.inner.named_parameters() if not each.requires_grad]
+    frozen = [name for name, each in trained.run.trained.inner.named_parameters() if not each.requires_grad]
     assert any("q_proj" in name for name in frozen)
-    after = weights(trained.run.pupil.inner)
+    after = weights(trained.run.trained.inner)
     assert all(torch.equal(start[name], after[name]) for name in frozen)
 
 

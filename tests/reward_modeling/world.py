@@ -5,7 +5,7 @@ import math
 import random
 from pathlib import Path
 
-from nearstep.config_reward_modeling import RewardConfig
+from nearstep.config.reward_model import RewardConfig
 from nearstep.reward_modeling.trainer import RewardModelTrainer
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 

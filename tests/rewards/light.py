@@ -5,8 +5,8 @@ import os
 from nearstep.rewards.batch import RewardBatch
 from nearstep.rewards.functions import FunctionReward
 from nearstep.rewards.loading import load_function
-from nearstep.rewards.worker_reward import WorkerReward, deliver
-from nearstep.rewards.workers import WorkerPool
+from nearstep.rewards.workers.pool import WorkerPool
+from nearstep.rewards.workers.source import WorkerReward, function_spec
 
 
 def texts(completions: list[str], **columns: list[object]) -> RewardBatch:
@@ -28,8 +28,8 @@ def in_workers(file, *names, count=1, timeout=None):
     specs = [f"{file}:{name}" for name in names]
     functions = [load_function(spec) for spec in specs]
     judges = [FunctionReward(function) for function in functions]
-    deliveries = [deliver(f, j.name, spec) for f, j, spec in zip(functions, judges, specs, strict=True)]
-    pool = WorkerPool(deliveries, count, timeout)
+    specs = [function_spec(f, j.name, spec) for f, j, spec in zip(functions, judges, specs, strict=True)]
+    pool = WorkerPool(specs, count, timeout)
     return [WorkerReward(judge, number, pool) for number, judge in enumerate(judges)], pool
 
 

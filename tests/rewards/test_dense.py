@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearstep.errors import RewardError
+from nearstep.common.errors import RewardError
+from nearstep.rewards.combine import Rewards
 from nearstep.rewards.decoding import per_token
 from nearstep.rewards.functions import FunctionReward
-from nearstep.rewards.source import Rewards
 from nearstep.rewards.values import PerSpan, PerToken, read_entries, read_values
 from tests.rewards.episodes import judged, play
 from tests.tiny import byte_tokenizer

@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from nearstep.errors import RewardError
-from nearstep.rewards import early as early_rows
-from nearstep.rewards import remote
-from nearstep.rewards.failures import OnError
+from nearstep.common.errors import RewardError
+from nearstep.rewards import protocol as early_rows
+from nearstep.rewards.ask import OnError
+from nearstep.rewards.combine import Rewards
 from nearstep.rewards.functions import FunctionReward
-from nearstep.rewards.remote import RemoteReward, Server
-from nearstep.rewards.source import Rewards
+from nearstep.rewards.remote import client as remote
+from nearstep.rewards.remote.client import RemoteReward, Server
 from tests.rewards.episodes import play
 from tests.rewards.light import in_workers
 from tests.rewards.test_remote import POLICY, Scripted, lengths, said

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from nearstep.errors import RewardError
+from nearstep.common.errors import RewardError
+from nearstep.rewards.ask import OnError
 from nearstep.rewards.batch import Answer
-from nearstep.rewards.failures import OnError
+from nearstep.rewards.combine import Rewards
 from nearstep.rewards.functions import FunctionReward
-from nearstep.rewards.source import Rewards
 from tests.rewards.episodes import play
 from tests.tiny import byte_tokenizer
 

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from nearstep.errors import RewardError
+from nearstep.common.errors import RewardError
+from nearstep.rewards.combine import Rewards
 from nearstep.rewards.functions import FunctionReward, function_name
-from nearstep.rewards.source import Rewards
 from tests.rewards.episodes import judged, play
 from tests.tiny import byte_tokenizer
 

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from nearstep.errors import RewardError
+from nearstep.common.errors import RewardError
 from nearstep.rewards.functions import FunctionReward
 from nearstep.rewards.loading import load_function
 

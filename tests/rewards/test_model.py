@@ -4,10 +4,10 @@ import pytest
 import torch
 from tokenizers import processors
 
-from nearstep.errors import RewardError
+from nearstep.common.errors import RewardError
+from nearstep.rewards.combine import Rewards
 from nearstep.rewards.identity import TokenizerIdentity, same_tokens
 from nearstep.rewards.model import ModelReward
-from nearstep.rewards.source import Rewards
 from tests.rewards.episodes import judged, play
 from tests.tiny import byte_tokenizer, tiny_scalar_model
 

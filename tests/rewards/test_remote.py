@@ -11,12 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from nearstep.errors import RewardError
-from nearstep.rewards import remote
-from nearstep.rewards.failures import OnError
+from nearstep.common.errors import RewardError
+from nearstep.rewards.ask import OnError
+from nearstep.rewards.combine import Rewards
 from nearstep.rewards.identity import TokenizerIdentity
-from nearstep.rewards.remote import RemoteReward, Secret, Server
-from nearstep.rewards.source import Rewards
+from nearstep.rewards.remote import client as remote
+from nearstep.rewards.remote.client import RemoteReward, Secret, Server
 from tests.rewards.episodes import play
 from tests.tiny import byte_tokenizer
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nearstep.errors import RewardError
-from nearstep.rewards import sandbox
-from nearstep.rewards.sandbox import check_isolation, run_python
+from nearstep.common.errors import RewardError
+from nearstep.rewards.sandbox import run as sandbox
+from nearstep.rewards.sandbox.run import check_isolation, run_python
 
 MIB = 1 << 20
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from nearstep.errors import ConfigError, RewardError
+from nearstep.common.errors import ConfigError, RewardError
 from nearstep.rewards.batch import Answer
+from nearstep.rewards.combine import Rewards
 from nearstep.rewards.functions import FunctionReward
-from nearstep.rewards.source import Rewards
 from tests.rewards.episodes import play
 from tests.tiny import byte_tokenizer
 

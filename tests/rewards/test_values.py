@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearstep.errors import RewardError
+from nearstep.common.errors import RewardError
 from nearstep.rewards.values import LARGEST_REWARD, read_values
 from tests.rewards.episodes import judged
 

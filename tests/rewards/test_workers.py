@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from nearstep.errors import RewardError
-from nearstep.rewards import workers
-from nearstep.rewards.failures import OnError
+from nearstep.common.errors import RewardError
+from nearstep.rewards.ask import OnError
+from nearstep.rewards.combine import Rewards
 from nearstep.rewards.functions import FunctionReward
 from nearstep.rewards.loading import load_function
-from nearstep.rewards.source import Rewards
-from nearstep.rewards.worker import Delivery
-from nearstep.rewards.worker_reward import WorkerReward, deliver
-from nearstep.rewards.workers import WorkerPool
+from nearstep.rewards.workers import pool as workers
+from nearstep.rewards.workers.pool import WorkerPool
+from nearstep.rewards.workers.process import FunctionSpec
+from nearstep.rewards.workers.source import WorkerReward, function_spec
 from tests.rewards.episodes import play
 from tests.rewards.light import in_workers, is_elsewhere, texts
 from tests.tiny import byte_tokenizer
@@ -254,18 +254,18 @@ def test_failures_follow_the_policy(file):
 
 
 def test_a_function_of_a_module_is_given_by_pickle():
-    pool = WorkerPool([deliver(is_elsewhere, "is_elsewhere", None)], 1, None)
+    pool = WorkerPool([function_spec(is_elsewhere, "is_elsewhere", None)], 1, None)
     source = WorkerReward(FunctionReward(is_elsewhere), 0, pool)
     assert source.score(texts([str(os.getpid())])).values == [1.0]
 
 
 def test_a_function_inside_another_cannot_be_given(file):
     with pytest.raises(RewardError, match=r"cannot be given to worker processes.*at the top of a module.*file.py:name"):
-        deliver(lambda completions: [0.0], "<lambda>", None)
+        function_spec(lambda completions: [0.0], "<lambda>", None)
 
 
 def test_one_that_a_worker_does_not_find_is_told_at_once(file):
-    missing = Delivery("here", None, pickle.dumps(is_elsewhere).replace(b"is_elsewhere", b"is_not_there"))
+    missing = FunctionSpec("here", None, pickle.dumps(is_elsewhere).replace(b"is_elsewhere", b"is_not_there"))
     with pytest.raises(RewardError, match=r"'here' is not to be found from a worker process.*file.py:name"):
         WorkerPool([missing], 1, None).check()
 
@@ -276,10 +276,10 @@ def test_a_file_that_fails_in_a_worker_is_told_at_once(tmp_path):
         f"import os\nif os.getpid() != {os.getpid()}: raise ValueError('not here')\ndef f(completions): ..."
     )
     with pytest.raises(RewardError, match="failed while loading: ValueError: not here"):
-        WorkerPool([deliver(len, "f", f"{path}:f")], 1, None).check()
+        WorkerPool([function_spec(len, "f", f"{path}:f")], 1, None).check()
     path.write_text("import os\nos._exit(7)")
     with pytest.raises(RewardError, match=r"'f' did not come up \(exit code 7\)"):
-        WorkerPool([deliver(len, "f", f"{path}:f")], 1, None).check()
+        WorkerPool([function_spec(len, "f", f"{path}:f")], 1, None).check()
 
 
 def test_a_worker_that_never_comes_up_is_given_up(tmp_path, monkeypatch):
@@ -287,11 +287,11 @@ def test_a_worker_that_never_comes_up_is_given_up(tmp_path, monkeypatch):
     path = tmp_path / "rewards.py"
     path.write_text("import time\ntime.sleep(1000)")
     with pytest.raises(RewardError, match=r"did not come up \(not within 0.3 s\)"):
-        WorkerPool([deliver(len, "f", f"{path}:f")], 1, None).check()
+        WorkerPool([function_spec(len, "f", f"{path}:f")], 1, None).check()
 
 
 def test_a_worker_imports_neither_torch_nor_transformers():
-    code = "import sys, nearstep.rewards.worker; print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
+    code = "import sys, nearstep.rewards.workers.process; print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 

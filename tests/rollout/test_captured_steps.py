@@ -5,9 +5,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from nearstep.errors import ConfigError, ModelError
-from nearstep.models import attention_gpu
-from nearstep.models.attention_gpu import Kernel
+from nearstep.common.errors import ConfigError, ModelError
+from nearstep.models.attention import varlen as attention_gpu
+from nearstep.models.attention.varlen import Kernel
 from nearstep.models.roles import make_policy
 from nearstep.rollout import decode_graphs, slot_cache
 from nearstep.rollout.decode_graphs import GraphedDecoding, cuda_graph_capture

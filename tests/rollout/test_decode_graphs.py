@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearstep.models.distribution import Sampling
-from nearstep.models.forward import rollout_logprobs
+from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.models.roles import make_policy
 from nearstep.rollout import decode_graphs, slot_cache
 from nearstep.rollout.decode_graphs import rows_captured, width_captured

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearstep.models.distribution import Sampling
-from nearstep.models.forward import rollout_logprobs
+from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.models.roles import make_policy
 from nearstep.rollout.engine import RolloutEngine, generate
 from nearstep.rollout.sampling import draw

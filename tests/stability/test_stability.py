@@ -11,8 +11,8 @@ from benchmarks.drift.play import Moment, Regime, play
 from benchmarks.drift.report import Claim, Run, facts, plot, rows, table
 
 from benchmarks import stability
-from nearstep.conformance.world import PROMPTS, prompts_of, small_model
 from nearstep.models.roles import make_policy
+from nearstep.testing.world import PROMPTS, prompts_of, small_model
 
 TINY = Regime(updates=2, supervised_steps=30, batch_size=16, prompts=16, length=1)
 

@@ -69,7 +69,7 @@ def test_a_model_behind_a_reward_is_loaded_before_the_run(tmp_path):
     ],
 )
 def test_what_cannot_work_is_refused_before_any_weight_is_loaded(given, error, complaint, tmp_path, monkeypatch):
-    monkeypatch.setattr("nearstep.assemble.cast", None)  # it would load all weights
+    monkeypatch.setattr("nearstep.assembly.run.build_models", None)  # it would load all weights
     with pytest.raises(error, match=complaint):
         trainer_of(tmp_path, reward_funcs=[low_ids, given])
 

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from nearstep import ConfigError, DataError, PPOConfig, PPOTrainer, RewardError
-from nearstep.config_data import PROMPT_TYPES
+from nearstep.config.data import PROMPT_TYPES
 from nearstep.data.templates import TEMPLATES
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 from tests.training.runs import low_ids

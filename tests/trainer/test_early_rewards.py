@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nearstep import PPOTrainer
-from nearstep.training.report import Report
+from nearstep.reports.run_report import Report
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 from tests.trainer.test_failing_rewards import children
 from tests.training.runs import PROMPTS, settings

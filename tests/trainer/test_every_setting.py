@@ -12,8 +12,9 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoConfig
 
-from nearstep import ConfigError, DataError, PPOConfig, PPOTrainer, RewardError, assemble
-from nearstep.judging import Loading, make_judges
+from nearstep import ConfigError, DataError, PPOConfig, PPOTrainer, RewardError
+from nearstep.assembly import run as assemble
+from nearstep.rewards.build import RewardModelOptions, make_sources
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.scale.torch_backend import torch_backend
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
@@ -306,11 +307,11 @@ def test_setting_changes_something(name, run, capsys):
 def test_setting_of_reward_servers(name, monkeypatch):
     """Each reaches the server's description; what that does is shown in tests/rewards/test_remote.py."""
     monkeypatch.setenv("A_TOKEN", "secret")
-    loading = Loading(torch.float32, False, False, 1024, lambda model: model, 0)
+    loading = RewardModelOptions(torch.float32, False, False, 1024, lambda model: model, 0)
 
     def server(**changes):
         config = PPOConfig(**{"reward_url": "http://127.0.0.1:1/score", **changes})
-        return make_judges(config, [], byte_tokenizer, TokenizerIdentity("", None), loading)[0]._server
+        return make_sources(config, [], byte_tokenizer, TokenizerIdentity("", None), loading)[0]._server
 
     assert server() == server()
     assert server() != server(**{name: OF_SERVERS[name]})

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from nearstep import PPOConfig
-from nearstep.assemble import assemble
-from nearstep.casting import Parts
+from nearstep.assembly.models import RunInputs
+from nearstep.assembly.run import assemble
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 PROMPTS = ["a", "bc", "def", "ghij", "klmno", "pq", "r", "stuvwx"]
@@ -50,7 +50,7 @@ def small_recipe(folder: Path, *, dtype=torch.float32, parts=None, **changes):
         "train_dataset": [{"prompt": text} for text in PROMPTS],
         **(parts or {}),
     }
-    return assemble(settings(folder, **changes), Parts(**given))
+    return assemble(settings(folder, **changes), RunInputs(**given))
 
 
 def play(recipe, update=1):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearstep.config import PPOConfig
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
+from nearstep.config.ppo import PPOConfig
 from nearstep.training.batches import batch_sizes
 
 

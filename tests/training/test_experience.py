@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from nearstep.models.forward import rollout_logprobs, rollout_values
+from nearstep.models.forward.forward import rollout_logprobs, rollout_values
 from nearstep.models.roles import make_critic
 from nearstep.reports.metrics import numbers
 from nearstep.training.experience import describe, make_experience

@@ -9,8 +9,8 @@ import torch
 
 from nearstep.algorithm.kl import kl_estimate
 from nearstep.algorithm.statistics import Moments
-from nearstep.models.forward import rollout_logprobs
-from nearstep.presets import RECIPES
+from nearstep.config.recipes import RECIPES
+from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.reports.metrics import numbers
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.loop import train

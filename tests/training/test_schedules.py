@@ -7,7 +7,7 @@ import torch
 
 from nearstep import ConfigError, PPOTrainer
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TopKKL, TopKTV, Unbounded
-from nearstep.axes import ratio_cap, trust_region
+from nearstep.assembly.axes import ratio_cap, trust_region
 from nearstep.training.experience import make_experience
 from nearstep.training.loop import train
 from nearstep.training.schedules import Decoupled, Joint, Phase, WarmUp

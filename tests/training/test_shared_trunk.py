@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from nearstep import ConfigError, ModelError
 from nearstep.algorithm.losses import policy_loss, value_loss
-from nearstep.models import packing
-from nearstep.models.forward import rollout_logprobs, rollout_logprobs_and_values, rollout_values
+from nearstep.models.forward import packing
+from nearstep.models.forward.forward import rollout_logprobs, rollout_logprobs_and_values, rollout_values
 from nearstep.models.roles import make_critic, make_policy
 from nearstep.models.shared_trunk import classifier_around, value_head
 from nearstep.training.experience import make_experience

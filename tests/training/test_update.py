@@ -6,9 +6,9 @@ import dataclasses
 import pytest
 import torch
 
-from nearstep.errors import TrainingError
-from nearstep.models import packing
-from nearstep.models.forward import rollout_logprobs, row_states
+from nearstep.common.errors import TrainingError
+from nearstep.models.forward import packing
+from nearstep.models.forward.forward import rollout_logprobs, row_states
 from nearstep.training import update as update_module
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.loop import train

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nearstep.errors import ConfigError, shorten
-from nearstep.settings import Problem, Settings, accepts_old_names, option
+from nearstep.common.errors import ConfigError, shorten
+from nearstep.config.settings import Problem, Settings, accepts_old_names, option
 
 if TYPE_CHECKING:
-    from nearstep.conformance import Verdict
+    from nearstep.testing import Verdict
 
 
 @accepts_old_names
@@ -44,7 +44,7 @@ SECTIONS = (("Check", "object"),)
 
 def run_check(options: CheckOptions) -> None:
     """Print the laws that hold. Raises ConformanceError with the first that does not."""
-    from nearstep.plugins import load_named
+    from nearstep.common.plugins import load_named
 
     assert options.object is not None
     found = load_named(options.object, kind="object", error=ConfigError)
@@ -53,10 +53,10 @@ def run_check(options: CheckOptions) -> None:
 
 def _check(found: object, options: CheckOptions) -> "Verdict":
     """The object under the suite of its kind. Of a class an instance is checked; an engine is built from settings."""
-    from nearstep import conformance
-    from nearstep.conformance.kinds import kind_of
-    from nearstep.plugins import made
+    from nearstep import testing as conformance
+    from nearstep.common.plugins import made
     from nearstep.rollout.engine import RolloutEngine
+    from nearstep.testing.kinds import kind_of
 
     is_engine = options.kind == "engine" or (inspect.isclass(found) and issubclass(found, RolloutEngine))
     thing = found if is_engine else made(found, f"object {options.object!r}", ConfigError)

@@ -11,8 +11,8 @@ from typing import Generic
 
 from nearstep.cli.config_file import read_config_file
 from nearstep.cli.flags import read_flags
-from nearstep.conversion import Names
-from nearstep.settings import Problem, SettingsT, current_name, from_mapping
+from nearstep.config.conversion import Names
+from nearstep.config.settings import Problem, SettingsT, current_name, from_mapping
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
 
 
 def read_config_file(path: Path, mappings: Collection[str] = ()) -> dict[str, object]:

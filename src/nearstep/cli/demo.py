@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nearstep.settings import Problem, Settings, accepts_old_names, option
+from nearstep.config.settings import Problem, Settings, accepts_old_names, option
 
 
 @accepts_old_names

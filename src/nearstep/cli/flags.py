@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import get_origin
 
-from nearstep.settings import Problem, Settings, current_name
+from nearstep.config.settings import Problem, Settings, current_name
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import Field
 from typing import Any, Literal, get_args, get_origin
 
 from nearstep.cli.command import Command
-from nearstep.conversion import Names
-from nearstep.settings import option_of
+from nearstep.config.conversion import Names
+from nearstep.config.settings import option_of
 
 _NAMES_WIDTH = 30
 

@@ -5,13 +5,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from nearstep import __version__, config, config_judging, config_reward_modeling
+from nearstep import __version__
 from nearstep.cli import check, demo, ppo, prepare, reward, rewards, score, serve_reward
 from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
-from nearstep.errors import ConfigError, NearstepError
-from nearstep.presets import RECIPES
+from nearstep.common.errors import ConfigError, NearstepError
+from nearstep.config import judge_files as config_judging
+from nearstep.config import ppo as config
+from nearstep.config import reward_model as config_reward_modeling
+from nearstep.config.recipes import RECIPES
 
 COMMANDS: tuple[Command[Any], ...] = (
     Command(

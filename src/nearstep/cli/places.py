@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from nearstep.settings import Problem
+from nearstep.config.settings import Problem
 
 DATA_FILES = (".jsonl", ".json", ".csv", ".parquet")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from nearstep.cli.judges import judge_lacks
 from nearstep.cli.places import absent_places
-from nearstep.config import PPOConfig
+from nearstep.cli.reward_sources import reward_lacks
+from nearstep.config.ppo import PPOConfig
+from nearstep.config.settings import Problem
 from nearstep.rewards.builtin.spec import model_of
-from nearstep.settings import Problem
 
 HUB_TIMEOUT_SECONDS = 5
 
@@ -72,7 +72,7 @@ def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
         )
     if not config.dataset_name:
         yield Problem("dataset_name is missing: the prompts, a file, a folder or a hub name", ("dataset_name",))
-    yield from judge_lacks(config)
+    yield from reward_lacks(config)
     for name, place in [*_models(config), *_data(config)]:
         yield from absent_places({name: place})
     if Path(config.output_dir).is_file():

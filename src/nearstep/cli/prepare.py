@@ -10,9 +10,9 @@ from typing import ClassVar, Literal, NoReturn
 from nearstep import __version__
 from nearstep.cli.places import absent_places
 from nearstep.cli.ppo import stay_offline_if_hub_is_silent
-from nearstep.config_data import FORMATS, PROMPT_TYPES, TEMPLATE_SUFFIX, data_name_problems
-from nearstep.old_names import OF_PREPARE, OldNames
-from nearstep.settings import Problem, Settings, accepts_old_names, option
+from nearstep.config.data import FORMATS, PROMPT_TYPES, TEMPLATE_SUFFIX, data_name_problems
+from nearstep.config.old_names import OF_PREPARE, OldNames
+from nearstep.config.settings import Problem, Settings, accepts_old_names, option
 
 # MindSpeed's words for the columns of Alpaca's format, which its --map-keys speaks of.
 ALPACA_KEYS = {"prompt": "instruction", "query": "input", "response": "output"}

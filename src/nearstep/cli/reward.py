@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from nearstep.cli.judges import judge_lacks
 from nearstep.cli.places import absent_places
 from nearstep.cli.ppo import stay_offline_if_hub_is_silent
-from nearstep.config_reward_modeling import RewardConfig
-from nearstep.config_rewards import judge_count
-from nearstep.settings import Problem
+from nearstep.cli.reward_sources import reward_lacks
+from nearstep.config.reward_model import RewardConfig
+from nearstep.config.rewards import reward_count
+from nearstep.config.settings import Problem
 
 NOTE = (
     "Data with chosen and rejected answers teaches which is the better one; columns margin (by how much) and "
@@ -35,7 +35,7 @@ def reward_problems(config: RewardConfig) -> Iterator[Problem]:
     if config.model_name_or_path is None:
         text = "model_name_or_path is missing: the model to start from, a folder or a hub name"
         yield Problem(text, ("model_name_or_path",))
-    judged = judge_count(config) > 0
+    judged = reward_count(config) > 0
     if not config.dataset_name and not judged:
         text = (
             "dataset_name is missing: the preference pairs, a file, a folder or a hub name; or texts for reward_funcs"
@@ -45,7 +45,7 @@ def reward_problems(config: RewardConfig) -> Iterator[Problem]:
         text = "objective = regression learns scores, and nobody gives any: give reward_funcs or reward_model_path"
         yield Problem(text, ("objective", *JUDGES))
     if judged:
-        yield from judge_lacks(config)
+        yield from reward_lacks(config)
     yield from absent_places({"model_name_or_path": config.model_name_or_path})
     for name, places in (("dataset_name", config.dataset_name), ("eval_dataset_name", config.eval_dataset_name)):
         for place in places:

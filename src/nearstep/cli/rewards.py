@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nearstep.config.settings import Problem, Settings, accepts_old_names, option
 from nearstep.rewards.builtin.describe import details, overview
 from nearstep.rewards.builtin.table import BUILT_INS
-from nearstep.settings import Problem, Settings, accepts_old_names, option
 
 
 @accepts_old_names

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from nearstep.cli.judges import judge_lacks
 from nearstep.cli.places import absent_places
-from nearstep.config_judging import ScoreOptions
-from nearstep.settings import Problem
+from nearstep.cli.reward_sources import reward_lacks
+from nearstep.config.judge_files import ScoreOptions
+from nearstep.config.settings import Problem
 
 
 def score_problems(options: ScoreOptions) -> Iterator[Problem]:
@@ -18,11 +18,11 @@ def score_problems(options: ScoreOptions) -> Iterator[Problem]:
     if Path(options.output).is_dir():
         yield Problem(f"output = {options.output} is a folder; give a file", ("output",))
     yield from absent_places({"input": options.input, "model_name_or_path": options.model_name_or_path})
-    yield from judge_lacks(options)
+    yield from reward_lacks(options)
 
 
 def run_score(options: ScoreOptions) -> None:
     """Judge, write the scores, print a summary."""
-    from nearstep.scoring import run
+    from nearstep.evaluation import score_file
 
-    run.score_file(options).print(options.output)
+    score_file.score_file(options).print(options.output)

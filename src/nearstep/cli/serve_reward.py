@@ -3,20 +3,20 @@
 import os
 from collections.abc import Iterator
 
-from nearstep.cli.judges import judge_lacks
-from nearstep.config_judging import ServeOptions
-from nearstep.settings import Problem
+from nearstep.cli.reward_sources import reward_lacks
+from nearstep.config.judge_files import ServeOptions
+from nearstep.config.settings import Problem
 
 
 def serve_problems(options: ServeOptions) -> Iterator[Problem]:
     """What cannot be done without."""
-    yield from judge_lacks(options)
+    yield from reward_lacks(options)
     if options.token_env is not None and not os.environ.get(options.token_env):
         yield Problem(f"token_env: {options.token_env} is not set in the environment", ("token_env",))
 
 
 def run_serve(options: ServeOptions) -> None:
     """Load the rewards and serve until interrupted."""
-    from nearstep.serving import run
+    from nearstep.rewards.remote.server import run
 
     run.serve(options)

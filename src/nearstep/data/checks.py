@@ -6,7 +6,7 @@ from typing import Any
 import numpy
 import torch
 
-from nearstep.data.faults import BadValueError, Fault
+from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.types import Message, PromptInput
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -19,10 +19,10 @@ def value_of(row: Mapping[str, object], column: str) -> object:
     """The value in a column, which must be there and not None."""
     if column not in row:
         remedy = f"Give every row its {column!r}."
-        raise BadValueError(Fault.NO_COLUMN, column, dict(row), "the row lacks this column", remedy)
+        raise BadValueError(RowError.NO_COLUMN, column, dict(row), "the row lacks this column", remedy)
     if row[column] is None:
         remedy = f"Give every row its {column!r}, or take the row out."
-        raise BadValueError(Fault.NO_VALUE, column, None, "there is no value", remedy)
+        raise BadValueError(RowError.NO_VALUE, column, None, "there is no value", remedy)
     return row[column]
 
 
@@ -66,7 +66,7 @@ def read_messages(value: Any) -> list[Message]:
 def check_text(text: str, column: str, place: str = "the text") -> None:
     """Refuse text that is empty or that a tokenizer cannot or should not read."""
     if not text.strip():
-        raise BadValueError(Fault.EMPTY, column, text, f"{place} is empty", "Take empty rows out.")
+        raise BadValueError(RowError.EMPTY, column, text, f"{place} is empty", "Take empty rows out.")
     check_characters(text, column, place)
 
 
@@ -75,12 +75,12 @@ def check_characters(text: str, column: str, place: str = "the text") -> None:
     remedy = "Remove the character, or read the source with its true encoding."
     if "\0" in text:
         problem = f"{place} has NUL at character {text.index(chr(0))} (from 0), as after decoding wrongly"
-        raise BadValueError(Fault.TEXT, column, text, problem, remedy)
+        raise BadValueError(RowError.TEXT, column, text, problem, remedy)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         problem = f"{place} has half a surrogate pair ({text[error.start]!r}) at character {error.start} (from 0)"
-        raise BadValueError(Fault.TEXT, column, text, problem, remedy) from error
+        raise BadValueError(RowError.TEXT, column, text, problem, remedy) from error
 
 
 def check_prompt(messages: list[Message], column: str, tools: Collection[str] | None = None) -> None:
@@ -90,17 +90,17 @@ def check_prompt(messages: list[Message], column: str, tools: Collection[str] | 
     if role in ("system", "developer"):
         problem = f"the last message is from {role!r}, so there is nothing to answer"
         remedy = "End each prompt with the message that the policy shall answer."
-        raise BadValueError(Fault.ROLE, column, messages, problem, remedy)
+        raise BadValueError(RowError.ROLE, column, messages, problem, remedy)
     if role == "assistant" and not str(messages[-1].get("content") or "").strip():
         problem = "the last message is from 'assistant' and has no text, so there is nothing to continue"
         remedy = "End each prompt with a message to answer, or with text to continue."
-        raise BadValueError(Fault.ROLE, column, messages, problem, remedy)
+        raise BadValueError(RowError.ROLE, column, messages, problem, remedy)
 
 
 def check_chat(messages: list[Message], column: str, tools: Collection[str] | None = None) -> None:
     """Refuse messages without text, unknown roles, roles out of order, and calls of other tools than `tools`."""
     if not messages:
-        raise BadValueError(Fault.EMPTY, column, messages, "there is no message", "Take empty rows out.")
+        raise BadValueError(RowError.EMPTY, column, messages, "there is no message", "Take empty rows out.")
     before: object = None
     for number, message in enumerate(messages, start=1):
         place, role = f"message {number} of {len(messages)}", message.get("role")
@@ -112,7 +112,7 @@ def check_chat(messages: list[Message], column: str, tools: Collection[str] | No
         if misplaced_system or misplaced_tool:
             follows = f"follows {before!r}" if number > 1 else "stands first"
             remedy = "A system message comes first, a tool message after the assistant's."
-            raise BadValueError(Fault.ROLE, column, messages, f"{place} is from {role!r} and {follows}", remedy)
+            raise BadValueError(RowError.ROLE, column, messages, f"{place} is from {role!r} and {follows}", remedy)
         before = role
 
 
@@ -120,12 +120,12 @@ def _check_message(message: Message, place: str, column: str) -> None:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         problem = f"{place} has the role {role!r}, not one of {', '.join(ROLES)}"
-        raise BadValueError(Fault.ROLE, column, message, problem, MESSAGE_REMEDY)
+        raise BadValueError(RowError.ROLE, column, message, problem, MESSAGE_REMEDY)
     if content is None and role == "assistant" and "tool_calls" in message:
         return
     if not isinstance(content, str):
         problem = f"the content of {place} is a value {kind(content)}, not text"
-        raise BadValueError(Fault.TYPE, column, message, problem, MESSAGE_REMEDY)
+        raise BadValueError(RowError.TYPE, column, message, problem, MESSAGE_REMEDY)
     if content.strip() or role == "user":
         check_text(content, column, f"the content of {place}")
 
@@ -139,7 +139,7 @@ def _check_tools(message: Message, place: str, column: str, tools: Collection[st
     for name in named:
         if name not in tools:
             problem = f"{place} names the tool {name!r}, and the row offers {', '.join(map(repr, tools)) or 'none'}"
-            raise BadValueError(Fault.TOOL, column, message, problem, "List the tool in the row's 'tools'.")
+            raise BadValueError(RowError.TOOL, column, message, problem, "List the tool in the row's 'tools'.")
 
 
 def _called(call: object, place: str, column: str) -> object:
@@ -147,7 +147,7 @@ def _called(call: object, place: str, column: str) -> object:
     inner = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(inner, Mapping) or "name" not in inner:
         remedy = "Write a call as {'type': 'function', 'function': {'name': '…', 'arguments': {…}}}."
-        raise BadValueError(Fault.TOOL, column, call, f"a call in {place} names no function", remedy)
+        raise BadValueError(RowError.TOOL, column, call, f"a call in {place} names no function", remedy)
     return inner["name"]
 
 
@@ -157,7 +157,7 @@ def checked_ids(value: object, column: str) -> list[int]:
     wrong = next((place for place, item in enumerate(items) if not _is_whole(item)), None)
     if wrong is not None:
         problem = f"item {wrong} (from 0) is a value {kind(items[wrong])}, not a whole number"
-        raise BadValueError(Fault.TYPE, column, value, problem, IDS_REMEDY)
+        raise BadValueError(RowError.TYPE, column, value, problem, IDS_REMEDY)
     return [int(item) for item in items]
 
 
@@ -166,17 +166,17 @@ def attended(ids: list[int], mask: object, column: str) -> list[int]:
     marks: Sequence[object] = _listed(mask, column)
     if len(marks) != len(ids) or any(mark not in (0, 1) for mark in marks):
         problem = f"expected 0 or 1 for each of the {len(ids)} token ids, found {len(marks)} items"
-        raise BadValueError(Fault.PADDING, column, mask, problem, "Tokenise the prompts anew.")
+        raise BadValueError(RowError.PADDING, column, mask, problem, "Tokenise the prompts anew.")
     places = [place for place, mark in enumerate(marks) if mark]
     if places and len(places) <= places[-1] - places[0]:
         problem = "there is padding between tokens"
-        raise BadValueError(Fault.PADDING, column, mask, problem, "Tokenise the prompts anew.")
+        raise BadValueError(RowError.PADDING, column, mask, problem, "Tokenise the prompts anew.")
     return [ids[place] for place in places]
 
 
 def wrong_type(column: str, value: object, expected: str, remedy: str) -> BadValueError:
     """The error of a value that is not what was expected."""
-    return BadValueError(Fault.TYPE, column, value, f"expected {expected}, found a value {kind(value)}", remedy)
+    return BadValueError(RowError.TYPE, column, value, f"expected {expected}, found a value {kind(value)}", remedy)
 
 
 def kind(value: object) -> str:

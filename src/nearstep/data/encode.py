@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.data.faults import BadRow, BadValueError, Fault, bad_rows, counted
+from nearstep.common.errors import DataError
 from nearstep.data.layout import layout_of_table
 from nearstep.data.prepared import prepared_prompts
 from nearstep.data.prompts import PromptReport, PromptSet
 from nearstep.data.reader import BATCH_ROWS, OnLongPrompt, PromptReader, ReadPrompt
+from nearstep.data.row_errors import BadRow, BadValueError, RowError, bad_rows, counted
 from nearstep.data.table import Table
 from nearstep.data.tokenise import PromptStyle, PromptTokenizer
-from nearstep.errors import DataError
 
 
 def encode_prompts(
@@ -46,7 +46,7 @@ def encode_prompts(
     if bad and on_bad_row == "raise":
         raise bad_rows(table.label, bad, rows)
     if not found.rows and bad:
-        raise DataError(f"{table.label}: none of its {rows} rows can be used: {counted(row.fault for row in bad)}.")
+        raise DataError(f"{table.label}: none of its {rows} rows can be used: {counted(row.row_error for row in bad)}.")
     if not found.rows:
         raise DataError(
             f"{table.label}: all {rows} prompts are longer than {max_prompt_length} tokens. Raise max_prompt_length."
@@ -87,7 +87,7 @@ class _Found:
     def add(self, row: int, entry: ReadPrompt | BadValueError, table: Table, reader: PromptReader) -> None:
         """Take in what became of a row."""
         if isinstance(entry, BadValueError):
-            if entry.fault is Fault.LONG and reader.on_long_prompt == "drop":
+            if entry.row_error is RowError.LONG and reader.on_long_prompt == "drop":
                 self.too_long += 1
             else:
                 self.bad.append(table.bad_row(row, entry))

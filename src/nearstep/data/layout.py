@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from nearstep.common.errors import DataError
 from nearstep.data.formats.chats import MESSAGES
 from nearstep.data.formats.format import Format, Row
 from nearstep.data.formats.plain import PROMPT, QUERY
 from nearstep.data.formats.recognise import HEAD_ROWS, format_named, recognise, with_reference
 from nearstep.data.table import Table
-from nearstep.errors import DataError
 
 # Columns that people often mean, for the remedy.
 GUESSES = ("question", "problem", "text", "instruction", "input", "query", "post", "content")

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from nearstep.common.errors import DataError, shorten
 from nearstep.data.files.read import SUFFIXES, columns_of, read_files
 from nearstep.data.manifest import Prepared, read_manifest
 from nearstep.data.slices import parted
 from nearstep.data.table import Table, label, row_index
-from nearstep.errors import DataError, shorten
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 FOREIGN_SUFFIXES = (".arrow", ".gz", ".ndjson", ".tsv", ".txt", ".xlsx", ".yaml", ".zip", ".zst")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nearstep.errors import DataError
+from nearstep.common.errors import DataError
 
 MANIFEST = "manifest.json"
 VERSION = 1  # of the file's own layout

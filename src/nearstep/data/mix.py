@@ -11,7 +11,7 @@ from nearstep.data.prompts import PromptSet, prompts_of, rank_share
 from nearstep.types import Prompts
 
 
-def turns(weights: Sequence[float], first: int = 0) -> Iterator[tuple[int, int]]:
+def weighted_round_robin(weights: Sequence[float], first: int = 0) -> Iterator[tuple[int, int]]:
     """Whose turn it is from turn `first` on, endlessly: a source, and how often it had been its turn.
 
     The k-th turn of a source (from 0) comes at the time (k + ½) / weight, ties in the order of the sources. So every
@@ -96,6 +96,6 @@ class PromptMix:
         return replace(self, sets=tuple(prompts for _, prompts in kept), weights=weights)
 
 
-def turns_between(weights: Sequence[float], first: int, count: int) -> list[tuple[int, int]]:
+def weighted_round_robin_between(weights: Sequence[float], first: int, count: int) -> list[tuple[int, int]]:
     """`count` turns from turn `first` on."""
-    return list(islice(turns(weights, first), count))
+    return list(islice(weighted_round_robin(weights, first), count))

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
-from nearstep.data.faults import BadRow, BadValueError, bad_rows, counted
+from nearstep.common.errors import DataError
 from nearstep.data.formats.format import Format, PreferencePair
 from nearstep.data.formats.recognise import HEAD_ROWS, contradicted_hint, format_named, recognise
 from nearstep.data.load import load_rows, table_of
+from nearstep.data.row_errors import BadRow, BadValueError, bad_rows, counted
 from nearstep.data.table import Table, with_columns
-from nearstep.errors import DataError
 
 __all__ = ["PairSet", "PreferencePair", "load_pairs", "pairs_of"]
 
@@ -35,7 +35,7 @@ class PairSet:
         if self.bad:
             first = self.bad[0]
             said.append(
-                f"{len(self.bad)} rows were left out: {counted(row.fault for row in self.bad)}. "
+                f"{len(self.bad)} rows were left out: {counted(row.row_error for row in self.bad)}. "
                 f"The first is {first.place}{first.said}."
             )
         return [*said, *([self.hint] if self.hint else [])]

@@ -8,15 +8,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.data.faults import BadRow, BadValueError, Fault, bad_rows
+from nearstep.common.errors import ConfigError, DataError
 from nearstep.data.fingerprint import tokenizer_fingerprint
 from nearstep.data.manifest import Manifest, Prepared
 from nearstep.data.prompts import PromptReport, PromptSet
 from nearstep.data.reader import PromptReader
+from nearstep.data.row_errors import BadRow, BadValueError, RowError, bad_rows
 from nearstep.data.table import Table
 from nearstep.data.templates import style_of
 from nearstep.data.tokenise import PromptStyle
-from nearstep.errors import ConfigError, DataError
 
 
 def check_prepared(manifest: Manifest, tokenizer: PreTrainedTokenizerBase, style: PromptStyle, label: str) -> list[str]:
@@ -114,7 +114,7 @@ def _checked(table: Table, reader: PromptReader, row: int) -> BadRow:
 def _too_long(table: Table, row: int, length: int, limit: int) -> BadRow:
     problem = f"{length} tokens, and at most {limit} are allowed"
     remedy = "Set on_long_prompt to drop or cut_left, or prepare the data with this max_length."
-    return table.bad_row(row, BadValueError(Fault.LONG, "input_ids", table.rows[row]["input_ids"], problem, remedy))
+    return table.bad_row(row, BadValueError(RowError.LONG, "input_ids", table.rows[row]["input_ids"], problem, remedy))
 
 
 def _told(manifest: Manifest) -> str:

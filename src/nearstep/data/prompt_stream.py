@@ -12,16 +12,16 @@ from typing import Literal
 
 import torch
 
+from nearstep.common.errors import DataError
+from nearstep.common.random_streams import stream
 from nearstep.data.ahead import read_ahead
-from nearstep.data.faults import BadRow, BadValueError, Fault, bad_rows, counted
 from nearstep.data.files.chunks import Entry
-from nearstep.data.mix import turns
+from nearstep.data.mix import weighted_round_robin
+from nearstep.data.prompt_source import BatchPlan
 from nearstep.data.prompts import Prompt, prompts_of
 from nearstep.data.reader import BATCH_ROWS, PromptReader
-from nearstep.data.source import Play
+from nearstep.data.row_errors import BadRow, BadValueError, RowError, bad_rows, counted
 from nearstep.data.stream import RowStream
-from nearstep.errors import DataError
-from nearstep.streams import stream
 from nearstep.types import Prompts
 
 
@@ -41,7 +41,7 @@ class PromptStream:
 
         Raises `DataError` naming a bad row once it is reached; dropped ones are counted and told at the end of a pass.
         """
-        left_out: Counter[Fault] = Counter()
+        left_out: Counter[RowError] = Counter()
         usable = 0
         entries = self._after_skipped(self.rows.entries(number))
         while batch := list(islice(entries, BATCH_ROWS)):
@@ -86,11 +86,11 @@ class PromptStream:
             more = {"reference": prompt.reference} if self.gives_reference else {}
             yield Prompt(prompt.ids, shown, {**row, **more})
 
-    def _leave_out(self, row: BadRow, left_out: Counter[Fault]) -> None:
-        drop = self.reader.on_long_prompt == "drop" if row.fault is Fault.LONG else False
+    def _leave_out(self, row: BadRow, left_out: Counter[RowError]) -> None:
+        drop = self.reader.on_long_prompt == "drop" if row.row_error is RowError.LONG else False
         if self.on_bad_row == "raise" and not drop:
             raise bad_rows(self.rows.label, [row], None)
-        left_out[row.fault] += 1
+        left_out[row.row_error] += 1
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class StreamSource:
     streams: tuple[PromptStream, ...]
     weights: tuple[float, ...]
     columns: list[str]
-    play: Play
+    plan: BatchPlan
     buffer: int = 1  # prompts among which the next is drawn; 1 for the order of the rows
 
     def batches(self, *, after: int, until: int) -> Iterator[Prompts]:
@@ -122,13 +122,13 @@ class StreamSource:
 
     def _batches(self, after: int, until: int) -> Iterator[Prompts]:
         feeds = [self._endless(place) for place in range(len(self.streams))]
-        prompts = (next(feeds[place]) for place, _ in turns(self.weights))
-        next(islice(prompts, after * self.play.prompts, after * self.play.prompts), None)
+        prompts = (next(feeds[place]) for place, _ in weighted_round_robin(self.weights))
+        next(islice(prompts, after * self.plan.prompts, after * self.plan.prompts), None)
         for update in range(after + 1, until + 1):
-            read = list(islice(prompts, self.play.prompts))
-            episodes = self.play.episodes(update)
-            first = (update - 1) * self.play.prompts
-            yield prompts_of([read[place - first] for place in self.play.places(episodes)], self.columns, episodes)
+            read = list(islice(prompts, self.plan.prompts))
+            episodes = self.plan.episodes(update)
+            first = (update - 1) * self.plan.prompts
+            yield prompts_of([read[place - first] for place in self.plan.places(episodes)], self.columns, episodes)
 
     def _endless(self, place: int) -> Iterator[Prompt]:
         number = 0
@@ -138,7 +138,7 @@ class StreamSource:
 
     def _shuffled(self, prompts: Iterator[Prompt], place: int, number: int) -> Iterator[Prompt]:
         """The prompts of a pass, each drawn out of the next few."""
-        generator = stream(self.play.seed, "prompt stream", place, number)
+        generator = stream(self.plan.seed, "prompt stream", place, number)
         held: list[Prompt] = []
         for prompt in prompts:
             if len(held) < self.buffer:

@@ -8,9 +8,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.data.faults import BadRow, counted
 from nearstep.data.layout import Layout
 from nearstep.data.reader import PromptReader
+from nearstep.data.row_errors import BadRow, counted
 from nearstep.data.table import Table
 from nearstep.types import PromptInput, Prompts
 
@@ -36,11 +36,11 @@ class PromptReport:
         shown = self.layout.format
         whole = " Rewards still see them whole." if shown is not None else ""
         first = f"{self.bad[0].place}{self.bad[0].said}" if self.bad else ""
-        faults = counted(row.fault for row in self.bad)
+        row_errors = counted(row.row_error for row in self.bad)
         two_columns = self.layout.has_ids and shown is not None
         column = shown.column if shown is not None else ""
         said = [
-            (self.bad, f"{len(self.bad)} of {rows} rows were left out: {faults}. The first is {first}."),
+            (self.bad, f"{len(self.bad)} of {rows} rows were left out: {row_errors}. The first is {first}."),
             (self.dropped, f"{self.dropped} of {rows} prompts were left out: longer than {limit}."),
             (self.shortened, f"{self.shortened} of {rows} posts lost their last paragraphs to fit into {limit}."),
             (self.cut, f"{self.cut} of {rows} prompts keep only their last tokens: longer than {limit}.{whole}"),

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from nearstep.data.faults import BadValueError, Fault
 from nearstep.data.formats.format import PromptRow
 from nearstep.data.layout import Layout
+from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.data.tokenise import Encoded, PromptTokenizer, Written
 from nearstep.types import PromptInput
 
@@ -95,7 +95,7 @@ class PromptReader:
         remedy = (
             "Set on_long_prompt to drop or cut_left, or raise max_prompt_length as far as the policy's positions allow."
         )
-        raise BadValueError(Fault.LONG, column, row.get(column), problem, remedy)
+        raise BadValueError(RowError.LONG, column, row.get(column), problem, remedy)
 
     def _shortened(self, read: ReadPrompt, prompt: PromptRow, limit: int) -> ReadPrompt | None:
         """The longest of the prompt's shorter versions that fits, if any does."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from nearstep.common.errors import DataError
 from nearstep.data.files.chunks import Entry
 from nearstep.data.table import PartOfRows, Table
-from nearstep.errors import DataError
 
 _SPLIT = re.compile(r"(?P<name>[^\[\]]+)\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]")
 

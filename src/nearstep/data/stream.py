@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
 
-from nearstep.data.faults import BadRow
+from nearstep.common.errors import DataError
 from nearstep.data.files.chunks import Chunk, Entry, dataset_chunks, in_chunks, refused
 from nearstep.data.files.read import columns_of, file_chunks
 from nearstep.data.load import Files, Hub, load_from_hub, locate, saved_split, table_of
 from nearstep.data.manifest import Manifest, read_manifest
+from nearstep.data.row_errors import BadRow
 from nearstep.data.slices import Slice, parted
 from nearstep.data.table import Table, label, rename, row_index
-from nearstep.errors import DataError
 
 
 @dataclass(frozen=True)

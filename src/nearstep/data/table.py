@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
-from nearstep.data.faults import BadRow, BadValueError
+from nearstep.common.errors import DataError
 from nearstep.data.manifest import Prepared
-from nearstep.errors import DataError
+from nearstep.data.row_errors import BadRow, BadValueError
 
 
 @runtime_checkable

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.config_data import TEMPLATE_SUFFIX
+from nearstep.common.errors import ConfigError
+from nearstep.config.data import TEMPLATE_SUFFIX
 from nearstep.data.tokenise import PromptStyle
-from nearstep.errors import ConfigError
 
 _TURNS = "{% for message in messages %}"
 _END = "{% endfor %}{% if add_generation_prompt %}"

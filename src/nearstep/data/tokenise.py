@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeAlias
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from nearstep.common.errors import ConfigError
 from nearstep.data.checks import attended, check_prompt, check_text, checked_ids, value_of, wrong_type
-from nearstep.data.faults import BadValueError, Fault
-from nearstep.errors import ConfigError
+from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.types import Message, PromptInput
 
 # none: text under the tokenizer's own rule, chats under its template. raw: text and nothing else. raw_bos: BOS before
@@ -73,7 +73,9 @@ class PromptTokenizer:
             return Written(prompt, is_chat=False)
         if self.style in ("raw", "raw_bos"):
             remedy = "Set prompt_type to none, to chat or to the name of a template."
-            raise BadValueError(Fault.TYPE, column, prompt, f"prompt_type {self.style} takes text, no messages", remedy)
+            raise BadValueError(
+                RowError.TYPE, column, prompt, f"prompt_type {self.style} takes text, no messages", remedy
+            )
         return Written(self._rendered(prompt, column, _tools(tools)), is_chat=True)
 
     def encode(self, written: Sequence[Written]) -> list[Encoded]:
@@ -94,18 +96,18 @@ class PromptTokenizer:
         if ids and self._pad_id in (ids[0], ids[-1]):
             problem = f"there is padding (id {self._pad_id}) at an end, and no attention_mask"
             remedy = "Tokenise with padding=False, or keep the column attention_mask: padding is then taken off."
-            raise BadValueError(Fault.PADDING, "input_ids", value, problem, remedy)
+            raise BadValueError(RowError.PADDING, "input_ids", value, problem, remedy)
         return Encoded(ids)
 
     def check(self, ids: Sequence[int], column: str, value: object) -> None:
         """Refuse a prompt without tokens, or with tokens that the policy does not know."""
         if not ids:
-            raise BadValueError(Fault.EMPTY, column, value, "there is no token", "Take empty rows out.")
+            raise BadValueError(RowError.EMPTY, column, value, "there is no token", "Take empty rows out.")
         for token in (min(ids), max(ids)):
             if not 0 <= token < self.vocab_size:
                 problem = f"id {token} lies outside the policy's vocabulary of {self.vocab_size}"
                 remedy = "Use the tokenizer that belongs to the policy."
-                raise BadValueError(Fault.VOCABULARY, column, value, problem, remedy)
+                raise BadValueError(RowError.VOCABULARY, column, value, problem, remedy)
 
     def _framed(self, ids: list[int]) -> Encoded:
         if self.style == "raw_bos":
@@ -128,7 +130,7 @@ class PromptTokenizer:
         if self.tokenizer.chat_template is None:
             problem = "these are chat messages, and the tokenizer has no chat template"
             remedy = "Set tokenizer.chat_template, set prompt_type to the name of a template, or give prompts as text."
-            raise BadValueError(Fault.TEMPLATE, column, messages, problem, remedy)
+            raise BadValueError(RowError.TEMPLATE, column, messages, problem, remedy)
         continues = messages[-1]["role"] == "assistant"
         try:
             text: str = self.tokenizer.apply_chat_template(
@@ -138,7 +140,7 @@ class PromptTokenizer:
         except (TemplateError, TypeError, ValueError) as error:
             problem = f"the tokenizer's chat template refuses these messages: {error}"
             remedy = "Change the messages, or tokenizer.chat_template."
-            raise BadValueError(Fault.TEMPLATE, column, messages, problem, remedy) from error
+            raise BadValueError(RowError.TEMPLATE, column, messages, problem, remedy) from error
         return text
 
     @property
@@ -157,7 +159,7 @@ def _tools(value: object) -> list[Any] | None:
         tools = json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
         problem = "the list of tools is no JSON"
-        raise BadValueError(Fault.TOOL, "tools", value, problem, "Give a list of function schemas.") from error
+        raise BadValueError(RowError.TOOL, "tools", value, problem, "Give a list of function schemas.") from error
     if not isinstance(tools, list | tuple):
         raise wrong_type("tools", value, "a list of function schemas", "Give one schema for each tool.")
     return [_without_none(tool) for tool in tools] or None
@@ -177,6 +179,6 @@ def _names(tools: list[Any]) -> list[str]:
         schema = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(schema, Mapping) or not isinstance(schema.get("name"), str):
             remedy = "Give {'type': 'function', 'function': {'name': …}}."
-            raise BadValueError(Fault.TOOL, "tools", tool, "a tool has no name", remedy)
+            raise BadValueError(RowError.TOOL, "tools", tool, "a tool has no name", remedy)
         names.append(schema["name"])
     return names

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.config_reward_modeling import RewardConfig
+from nearstep.config.reward_model import RewardConfig
 from nearstep.demo.batches import tokenize
 from nearstep.demo.preferences import Ranking
 from nearstep.reward_modeling.examples import Comparison, Verdict

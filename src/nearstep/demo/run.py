@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from nearstep.config import PPOConfig
+from nearstep.config.ppo import PPOConfig
 from nearstep.demo.outcome import Outcome, evaluate, outcome_table, read_held_out
 from nearstep.demo.prepare import QUICK, Folders, Scale, prepare_world
 from nearstep.trainer import PPOTrainer

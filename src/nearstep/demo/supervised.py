@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from nearstep.common.random_streams import stream, stream_seed
 from nearstep.demo.batches import Descent, Group, batches_by_length, hidden_states, pack
-from nearstep.streams import stream, stream_seed
 
 LEARNING_RATE = 3e-3
 

@@ -4,8 +4,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nearstep.common.random_streams import stream_seed
 from nearstep.demo.facts import Facts, Slot, another_value, draw_facts
-from nearstep.streams import stream_seed
 
 TELL = 1.0  # how often a post tells each kind of fact
 # How often the writer of a summary mentions a fact that the post tells.

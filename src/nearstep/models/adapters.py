@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from nearstep.config_shared import ModelSettings
-from nearstep.errors import ConfigError, ModelError
-from nearstep.streams import stream_seed
+from nearstep.common.errors import ConfigError, ModelError
+from nearstep.common.random_streams import stream_seed
+from nearstep.config.shared import ModelSettings
 
 
 def lora_from(config: ModelSettings, *, task: str = "CAUSAL_LM") -> Any:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nearstep.models.attention import LayerInput, Segment, Segments
+from nearstep.models.attention.interface import LayerInput, Segment, Segments
 from nearstep.models.cpu_threads import arrays, in_threads
 
 if TYPE_CHECKING:

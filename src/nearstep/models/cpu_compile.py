@@ -4,10 +4,10 @@ from functools import cache
 
 import torch
 
-from nearstep.models.attention import LayerInput, Segment
+from nearstep.models.attention.interface import LayerInput, Segment
 from nearstep.models.attention_cpu import EVERYTHING, Angles, SegmentsOnCPU
+from nearstep.models.forward.logits import OfAnswers
 from nearstep.models.layer_cpu import Pass, Shape, Weights, run_layer
-from nearstep.models.logits import OfAnswers
 from nearstep.models.logits_cpu import InLoops
 from nearstep.models.products import FEWEST, LANES, outer, times, times_across
 

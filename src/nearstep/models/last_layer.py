@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from nearstep.models.attention import AttentionPlan, LayerInput
+from nearstep.models.attention.interface import AttentionPlan, LayerInput
 from nearstep.models.attention_cpu import SegmentsOnCPU
-from nearstep.models.probing import relative_gap, rounding
+from nearstep.models.forward.probing import relative_gap, rounding
 
 NAMES = ("mlp", "feed_forward", "ffn")  # what families call it in a layer
 

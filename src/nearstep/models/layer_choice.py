@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nearstep.models.attention import AttentionPlan, LayerInput, Segment
-from nearstep.models.attention_choice import plan_of
+from nearstep.models.attention.choice import plan_of
+from nearstep.models.attention.interface import AttentionPlan, LayerInput, Segment
 from nearstep.models.attention_cpu import EVERYTHING, Angles, SegmentsOnCPU, loops_fit
-from nearstep.models.forward import hidden_states
+from nearstep.models.forward.forward import hidden_states
+from nearstep.models.forward.probing import probe_rows, relative_gap
 from nearstep.models.last_layer import ReadingPlan
 from nearstep.models.layer_cpu import Pass, Shape, Weights, run_layer
-from nearstep.models.probing import probe_rows, relative_gap
 
 NORMS = "input_layernorm", "post_attention_layernorm"
 LINEAR = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",

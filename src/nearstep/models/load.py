@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from nearstep.errors import ConfigError, ModelError
+from nearstep.common.errors import ConfigError, ModelError
 from nearstep.models.adapters import merge_adapters_from, saved_tensor_names
 from nearstep.models.head_bias import add_bias, stored_bias
 from nearstep.models.roles import HEAD_NAMES, output_layer, scalar_head, transformers_model

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from nearstep.models.cpu_threads import arrays, even_shares, in_threads, loops_there
 from nearstep.models.distribution import Sampling
-from nearstep.models.head import Head
-from nearstep.models.logits import Answers, OfAnswers
+from nearstep.models.forward.head import Head
+from nearstep.models.forward.logits import Answers, OfAnswers
 
 
 @dataclass(frozen=True)

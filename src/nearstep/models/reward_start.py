@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from nearstep.common.random_streams import stream, stream_seed
 from nearstep.models.head_bias import add_bias
 from nearstep.models.load import check_folder, check_weights, load_classifier, scalar_from_trunk
 from nearstep.models.roles import output_layer, transformers_model
-from nearstep.streams import stream, stream_seed
 
 ROLE = "model"
 

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from nearstep.errors import ModelError
+from nearstep.common.errors import ModelError
 from nearstep.models.adapters import trained_copy
-from nearstep.models.attention import PACKED, AttentionPlan, Segment
-from nearstep.models.attention_choice import plan_of
-from nearstep.models.embedding import TokenEmbedding
-from nearstep.models.forward import CausalRole, ScalarRole, hidden_states, row_states
-from nearstep.models.head import Head
+from nearstep.models.attention.choice import plan_of
+from nearstep.models.attention.interface import PACKED, AttentionPlan, Segment
+from nearstep.models.forward.embedding import TokenEmbedding
+from nearstep.models.forward.forward import CausalRole, ScalarRole, hidden_states, row_states
+from nearstep.models.forward.head import Head
+from nearstep.models.forward.probing import probe_alone, probe_rows, relative_gap, rounding
 from nearstep.models.head_bias import add_bias, stored_bias
 from nearstep.models.last_layer import LastFeedForward
 from nearstep.models.layer_choice import layers_in_loops
-from nearstep.models.probing import probe_alone, probe_rows, relative_gap, rounding
 
 HEAD_NAMES = ("score", "classifier")
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from nearstep.errors import ModelError
+from nearstep.common.errors import ModelError
 from nearstep.models.adapters import add_adapters, is_adapted, with_adapters_merged, with_head_trained, without_adapters
 from nearstep.models.load import new_classifier
 from nearstep.models.roles import HEAD_NAMES, Critic, Policy, scalar_head, transformers_model

@@ -4,7 +4,7 @@ import difflib
 
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
 
 
 def stop_ids(

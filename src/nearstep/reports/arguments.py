@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from nearstep.config import PPOConfig
+from nearstep.config.ppo import PPOConfig
 
 BEST_METRIC = "objective/scores"
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from nearstep.config import PPOConfig
-from nearstep.errors import ConfigError, shorten
+from nearstep.common.errors import ConfigError, shorten
+from nearstep.config.ppo import PPOConfig
 from nearstep.reports.arguments import BEST_METRIC, arguments_view
 from nearstep.reports.metrics import Numbers
 

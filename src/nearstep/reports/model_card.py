@@ -11,9 +11,9 @@ from typing import Literal
 
 import yaml
 
-from nearstep.config import PPOConfig
+from nearstep.config.ppo import PPOConfig
+from nearstep.config.settings import Settings
 from nearstep.reports.metrics import Numbers, escape_cell, meaning
-from nearstep.settings import Settings
 
 PACKAGES = ("nearstep", "torch", "transformers")
 SHOWN_GROUPS = ("objective/", "reward/", "response/", "val/explained_variance", "val/num_eos_tokens", "eval/")

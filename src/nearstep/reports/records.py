@@ -10,7 +10,7 @@ from typing import BinaryIO
 from jaxtyping import Float
 from torch import Tensor
 
-from nearstep.errors import TrainingError
+from nearstep.common.errors import TrainingError
 from nearstep.reports.metrics import Numbers
 from nearstep.types import Prompts, Rollout, Scores
 

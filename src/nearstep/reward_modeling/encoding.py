@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from nearstep.data.faults import BadRow, BadValueError, Fault, bad_rows
+from nearstep.common.errors import DataError
 from nearstep.data.pairs import PairSet, PreferencePair
-from nearstep.errors import DataError
+from nearstep.data.row_errors import BadRow, BadValueError, RowError, bad_rows
 from nearstep.reward_modeling.examples import Comparison, Verdict
 from nearstep.rewards.batch import Completion
 from nearstep.rewards.reading import EpisodeReader, UnreadableError
@@ -27,25 +27,25 @@ class TextEncoder:
             ids = self.reader.read(prompt, answer, finished=finished)
         except UnreadableError as error:
             remedy = "Change the messages, or tokenizer.chat_template, or give texts."
-            raise BadValueError(Fault.TEMPLATE, column, answer, f"for this model {error}", remedy) from error
+            raise BadValueError(RowError.TEMPLATE, column, answer, f"for this model {error}", remedy) from error
         self.check(ids, answer, column)
         return ids
 
     def check(self, ids: list[int], answer: Completion, column: str) -> None:
         """Raise BadValueError for ids that the model cannot read, or not whole."""
         if not ids:
-            raise BadValueError(Fault.EMPTY, column, answer, "there is no token", "Take empty texts out.")
+            raise BadValueError(RowError.EMPTY, column, answer, "there is no token", "Take empty texts out.")
         if max(ids) >= self.vocab_size:
             problem = f"id {max(ids)} lies outside the model's vocabulary of {self.vocab_size}"
-            raise BadValueError(Fault.VOCABULARY, column, answer, problem, "Use the tokenizer of the model.")
+            raise BadValueError(RowError.VOCABULARY, column, answer, problem, "Use the tokenizer of the model.")
         if self.max_length is not None and len(ids) > self.max_length:
             problem = f"{len(ids)} tokens with its prompt, and at most {self.max_length} are allowed"
             remedy = "Set on_long_text to drop, or raise max_length as far as the model's positions allow."
-            raise BadValueError(Fault.LONG, column, answer, problem, remedy)
+            raise BadValueError(RowError.LONG, column, answer, problem, remedy)
 
 
 @dataclass
-class Leavings:
+class LeftOutRows:
     """The rows that give nothing to learn from. Each is an error, or left out and counted, as the user wishes."""
 
     on_long_text: Literal["error", "drop"]
@@ -55,7 +55,7 @@ class Leavings:
 
     def add(self, error: BadValueError, place: str) -> None:
         """Take note of a row."""
-        if error.fault is Fault.LONG and self.on_long_text == "drop":
+        if error.row_error is RowError.LONG and self.on_long_text == "drop":
             self.too_long += 1
         else:
             self.bad.append(BadRow.of(error, place))
@@ -91,17 +91,17 @@ class Compared:
         )
 
 
-def compare(found: PairSet, encoder: TextEncoder, leavings: Leavings) -> Compared:
+def compare(found: PairSet, encoder: TextEncoder, left_out_rows: LeftOutRows) -> Compared:
     """Every usable pair of a data set as a comparison. Raises DataError naming bad rows."""
     comparisons, prompts = [], []
     for pair in found.pairs:
         try:
             comparisons.append(encode_pair(pair, encoder))
         except BadValueError as error:
-            leavings.add(error, pair.place)
+            left_out_rows.add(error, pair.place)
             continue
         prompts.append(repr(pair.prompt))
-    left_out = leavings.settle(found.label, len(found), len(comparisons))
+    left_out = left_out_rows.settle(found.label, len(found), len(comparisons))
     return Compared(comparisons, prompts, [*found.sentences(), *left_out, *_of_labels(found.pairs)])
 
 
@@ -113,7 +113,7 @@ def encode_pair(pair: PreferencePair, encoder: TextEncoder) -> Comparison:
     )
     if rows[0] == rows[1]:
         problem = "chosen and rejected are the same tokens"
-        raise BadValueError(Fault.ALIKE, "chosen", pair.chosen, problem, "Take out pairs without a difference.")
+        raise BadValueError(RowError.ALIKE, "chosen", pair.chosen, problem, "Take out pairs without a difference.")
     if pair.preference < 0.5:
         return Comparison(rows[::-1], (Verdict(0, 1, preference=1 - pair.preference),))
     return Comparison(rows, (Verdict(0, 1, pair.margin or 0.0, pair.preference),))

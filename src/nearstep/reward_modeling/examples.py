@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearstep.errors import DataError
+from nearstep.common.errors import DataError
 
 
 @dataclass(frozen=True)

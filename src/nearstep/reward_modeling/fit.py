@@ -15,8 +15,8 @@ from typing import Any
 import numpy
 import torch
 
-from nearstep.config_reward_modeling import RewardConfig
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
+from nearstep.config.reward_model import RewardConfig
 from nearstep.reward_modeling.examples import Comparison, Grade
 from nearstep.reward_modeling.objective import LearningModel, Objective
 from nearstep.reward_modeling.progress import Progress, WatchedNumbers

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nearstep.algorithm.preferences import centring_loss, preference_loss, squared_error
-from nearstep.errors import TrainingError
-from nearstep.models.reward import RewardReader
+from nearstep.common.errors import TrainingError
+from nearstep.models.reward_model import RewardReader
 from nearstep.reward_modeling.examples import Comparison, Grade, GradeBatch, PairBatch
 from nearstep.reward_modeling.scale import Scale
 from nearstep.types import Max, Mean, Metrics
@@ -21,7 +21,7 @@ ExampleT = TypeVar("ExampleT", contravariant=True)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ObjectiveValues:
     """The loss of every pair or text, the rewards that evaluation keeps, and sums for the log."""
 
     losses: Float[Tensor, " items"]
@@ -40,7 +40,7 @@ class Objective(Protocol[ExampleT]):
     def inputs(self, examples: Sequence[ExampleT]) -> Inputs:
         """Some examples as the keyword arguments of a forward pass; `labels` has one number per pair or text."""
 
-    def judge(self, rewards: Float[Tensor, " rows"], batch: Batch) -> Outcome:
+    def evaluate(self, rewards: Float[Tensor, " rows"], batch: Batch) -> ObjectiveValues:
         """Hold the rewards of a batch against what is known of it."""
 
 
@@ -62,8 +62,8 @@ class Pairwise:
         batch = PairBatch.of(examples)
         return {"batch": batch, "labels": batch.preferences}
 
-    def judge(self, rewards: Float[Tensor, " rows"], batch: Batch) -> Outcome:
-        """See Objective.judge; the rewards that it keeps are those of the better and of the worse row."""
+    def evaluate(self, rewards: Float[Tensor, " rows"], batch: Batch) -> ObjectiveValues:
+        """See Objective.evaluate; the rewards that it keeps are those of the better and of the worse row."""
         assert isinstance(batch, PairBatch)
         device = rewards.device
         chosen, rejected = rewards[batch.better.to(device)], rewards[batch.worse.to(device)]
@@ -77,7 +77,7 @@ class Pairwise:
         clear = preferences != 0.5
         gap = (chosen - rejected).detach()[clear]
         watched = {"accuracy": Mean.of((gap > 0).double() + 0.5 * (gap == 0)), "margin": Mean.of(gap)}
-        return Outcome(losses, torch.stack([chosen, rejected], dim=1), Metrics({**watched, **_spread(rewards)}))
+        return ObjectiveValues(losses, torch.stack([chosen, rejected], dim=1), Metrics({**watched, **_spread(rewards)}))
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,12 @@ class Regression:
         targets = (batch.targets - self.mean) / self.deviation
         return {"batch": GradeBatch(batch.groups, targets), "labels": targets}
 
-    def judge(self, rewards: Float[Tensor, " rows"], batch: Batch) -> Outcome:
-        """See Objective.judge."""
+    def evaluate(self, rewards: Float[Tensor, " rows"], batch: Batch) -> ObjectiveValues:
+        """See Objective.evaluate."""
         assert isinstance(batch, GradeBatch)
-        return Outcome(squared_error(rewards, batch.targets.to(rewards.device)), rewards, Metrics(_spread(rewards)))
+        return ObjectiveValues(
+            squared_error(rewards, batch.targets.to(rewards.device)), rewards, Metrics(_spread(rewards))
+        )
 
 
 def _spread(rewards: Tensor) -> dict[str, Mean | Max]:
@@ -132,7 +134,7 @@ class LearningModel(nn.Module):
         self, batch: Batch, labels: Tensor, num_items_in_batch: Tensor | int | None = None
     ) -> dict[str, Tensor]:
         """Loss and rewards of a batch. Raises TrainingError for a loss that is not finite."""
-        outcome = self._objective.judge(self._reader.rewards(batch.groups), batch)
+        outcome = self._objective.evaluate(self._reader.rewards(batch.groups), batch)
         loss = outcome.losses.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
         if not loss.isfinite():
             raise TrainingError(

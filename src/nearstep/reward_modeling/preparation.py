@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from nearstep.config_reward_modeling import RewardConfig
-from nearstep.errors import ConfigError, ModelError
+from nearstep.common.errors import ConfigError, ModelError
+from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import add_adapters, lora_from, with_head_trained
-from nearstep.models.reward import RewardReader, make_reader
+from nearstep.models.reward_model import RewardReader, make_reader
 from nearstep.models.reward_start import start_reward_model
 from nearstep.models.roles import HEAD_NAMES, output_layer
 
@@ -19,7 +19,7 @@ PEFT_TASKS = (None, "SEQ_CLS", "TOKEN_CLS")
 
 
 @dataclass(frozen=True)
-class Pupil:
+class RewardModelInTraining:
     """The model under training: `model` is peft's wrapper where there are adapters, `inner` transformers' own."""
 
     model: nn.Module
@@ -47,7 +47,7 @@ def longest_text(config: RewardConfig, family: PreTrainedConfig) -> int | None:
 
 def prepare(
     config: RewardConfig, given: nn.Module | str, tokenizer: PreTrainedTokenizerBase, peft_config: Any
-) -> Pupil:
+) -> RewardModelInTraining:
     """Load the model, give it a head and adapters as asked. Raises ModelError for one that cannot learn rewards."""
     # PAD only tells plain transformers where a row ends. Where it is EOS, it would tell the wrong place.
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
@@ -60,7 +60,7 @@ def prepare(
         adapted, role="model", pad_token_id=pad, autocast=config.bf16, checkpointing=config.gradient_checkpointing
     )
     note = "The head is new." if is_new else "The model has a head already, which goes on learning."
-    return Pupil(adapted, model, output_layer(model, "model"), reader, [note])
+    return RewardModelInTraining(adapted, model, output_layer(model, "model"), reader, [note])
 
 
 def _adapted(model: nn.Module, config: RewardConfig, peft_config: Any) -> nn.Module:

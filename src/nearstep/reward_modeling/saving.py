@@ -9,8 +9,8 @@ from string import Template
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.config_reward_modeling import RewardConfig
-from nearstep.errors import TrainingError
+from nearstep.common.errors import TrainingError
+from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.head_bias import store_bias
 from nearstep.models.roles import output_layer
@@ -23,7 +23,7 @@ from nearstep.reports.model_card import (
     setting_rows,
     shown_name,
 )
-from nearstep.reward_modeling.preparation import Pupil
+from nearstep.reward_modeling.preparation import RewardModelInTraining
 from nearstep.reward_modeling.report import RewardReport
 
 FOLDER, ADAPTER_FOLDER = "reward", "reward_adapter"
@@ -62,7 +62,7 @@ BIAS = " + model.config.head_bias  # transformers' class has no place for it"
 
 
 @dataclass(frozen=True)
-class Origins:
+class RewardModelSources:
     """Where model and data came from, as the card shows it; None and nothing for objects in memory."""
 
     model: str | None
@@ -71,29 +71,31 @@ class Origins:
 
 def save(
     folder: Path,
-    pupil: Pupil,
+    trained: RewardModelInTraining,
     tokenizer: PreTrainedTokenizerBase,
     config: RewardConfig,
     report: RewardReport,
-    origins: Origins,
+    origins: RewardModelSources,
 ) -> Path:
     """Write `reward`, whole, and `reward_adapter` where there are adapters. Raises TrainingError where it fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         report.write(folder / "report.json")
-        whole = with_adapters_merged(pupil.model) if is_adapted(pupil.model) else pupil.inner
+        whole = with_adapters_merged(trained.model) if is_adapted(trained.model) else trained.inner
         weights = store_bias(whole, output_layer(whole, "model"))
         card = model_card(config, report, origins, has_stored_bias="head_bias" in whole.config.to_dict())
         write_model(folder / FOLDER, whole, weights, tokenizer, card)
-        if is_adapted(pupil.model):
-            write_model(folder / ADAPTER_FOLDER, pupil.model, None, tokenizer, card)
+        if is_adapted(trained.model):
+            write_model(folder / ADAPTER_FOLDER, trained.model, None, tokenizer, card)
     except OSError as error:
         free = shutil.disk_usage(folder).free if folder.exists() else 0
         raise TrainingError(f"saving to {folder} failed: {error} ({free:,} bytes free)") from error
     return folder / FOLDER
 
 
-def model_card(config: RewardConfig, report: RewardReport, origins: Origins, *, has_stored_bias: bool) -> str:
+def model_card(
+    config: RewardConfig, report: RewardReport, origins: RewardModelSources, *, has_stored_bias: bool
+) -> str:
     """The text of README.md: YAML front matter that the hub reads, tables for people."""
     matter: dict[str, object] = {"library_name": "transformers", "tags": ["nearstep", "reward-model"]}
     matter["pipeline_tag"] = "text-classification"

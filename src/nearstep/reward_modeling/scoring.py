@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearstep.data.prompts import rank_share
-from nearstep.models.reward import RewardReader
+from nearstep.models.reward_model import RewardReader
 from nearstep.reward_modeling.examples import Comparison, Grade, PairBatch
 from nearstep.scale.backend import Backend
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-from nearstep.streams import stream
+from nearstep.common.random_streams import stream
 
 FEW_PROMPTS = 20  # with fewer, a part of them would say nothing of the others
 

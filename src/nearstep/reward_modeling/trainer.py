@@ -10,20 +10,20 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.config_reward_modeling import RewardConfig
-from nearstep.errors import ConfigError
-from nearstep.hub import push_to_hub
-from nearstep.judging import RewardEntry
+from nearstep.common.errors import ConfigError
+from nearstep.common.hub import push_to_hub
+from nearstep.config.reward_model import RewardConfig
 from nearstep.reward_modeling.examples import Comparison, Grade
 from nearstep.reward_modeling.fit import Fit
 from nearstep.reward_modeling.measures import GradeMeasures, PairMeasures, grade_measures, pair_measures
 from nearstep.reward_modeling.objective import LearningModel
 from nearstep.reward_modeling.progress import Progress
 from nearstep.reward_modeling.report import RewardReport
-from nearstep.reward_modeling.run import Parts, RewardRun, assemble
+from nearstep.reward_modeling.run import RewardRun, RewardRunInputs, assemble
 from nearstep.reward_modeling.saving import save
 from nearstep.reward_modeling.scale import Scale
 from nearstep.reward_modeling.scoring import ExampleScorer
+from nearstep.rewards.build import RewardEntry
 
 
 class RewardModelTrainer:
@@ -62,7 +62,7 @@ class RewardModelTrainer:
             config = replace(config, reward_weights=tuple(composite_weights))
         is_several = isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
         funcs = tuple(reward_funcs) if is_several else (reward_funcs,)  # type: ignore[arg-type]
-        parts = Parts(
+        inputs = RewardRunInputs(
             tokenizer=processing_class,
             model=model if model is not None else base_model_name,
             train_dataset=train_dataset,
@@ -71,13 +71,13 @@ class RewardModelTrainer:
             callbacks=tuple(callbacks or ()),
             reward_funcs=(*funcs, *reward_functions),
         )
-        self.run: RewardRun = assemble(config, parts)
+        self.run: RewardRun = assemble(config, inputs)
         self.report: RewardReport | None = None
 
     @property
     def model(self) -> nn.Module:
         """The reward model, as it is now."""
-        return self.run.pupil.model
+        return self.run.trained.model
 
     def train(self, console: Console | None = None) -> Path:
         """Fit, normalise, report and save; the folder of the reward model, `reward` under `output_dir`.
@@ -90,21 +90,21 @@ class RewardModelTrainer:
             for line in r.introduction():
                 progress.say(line)
             steps = self._fit(progress)
-            scorer = ExampleScorer(r.pupil.reader, r.backend, r.config.per_device_eval_batch_size)
-            r.lessons.objective.scale.fold_into(r.pupil.head)
+            scorer = ExampleScorer(r.trained.reader, r.backend, r.config.per_device_eval_batch_size)
+            r.examples.objective.scale.fold_into(r.trained.head)
             scale, normalized = self._scale(scorer)
-            scale.fold_into(r.pupil.head)
+            scale.fold_into(r.trained.head)
             self.report = RewardReport(
-                r.lessons.kind,
+                r.examples.kind,
                 steps,
-                len(r.lessons.train),
-                r.lessons.unit,
+                len(r.examples.train),
+                r.examples.unit,
                 self._measure(scorer),
                 normalized,
                 scale.offset,
             )
             if r.backend.rank == 0:
-                save(folder, r.pupil, r.tokenizer, r.config, self.report, r.origins)
+                save(folder, r.trained, r.tokenizer, r.config, self.report, r.origins)
                 if r.config.push_to_hub:
                     push_to_hub(folder / "reward", r.config.hub_model_id or folder.resolve().name)
             r.backend.wait_for_all()
@@ -116,31 +116,33 @@ class RewardModelTrainer:
         return folder / "reward"
 
     def _fit(self, progress: Progress) -> int:
-        r, lessons = self.run, self.run.lessons
+        r, examples = self.run, self.run.examples
         return Fit(
             config=r.config,
-            learner=LearningModel(r.pupil.model, r.pupil.reader, lessons.objective),
-            objective=lessons.objective,
+            learner=LearningModel(r.trained.model, r.trained.reader, examples.objective),
+            objective=examples.objective,
             epochs=r.epochs,
-            train=lessons.train,
-            held_out=lessons.watched,
-            best_metric="accuracy" if lessons.kind == "pairwise" else "loss",
+            train=examples.train,
+            held_out=examples.watched,
+            best_metric="accuracy" if examples.kind == "pairwise" else "loss",
             progress=progress,
             callbacks=r.callbacks,
         ).run()
 
     def _scale(self, scorer: ExampleScorer) -> tuple[Scale, str]:
         """Where the rewards' zero goes, and the name of that."""
-        wish, lessons = self.run.config.normalize, self.run.lessons
-        if wish == "none" or (wish == "auto" and lessons.kind == "regression"):
+        chosen, examples = self.run.config.normalize, self.run.examples
+        if chosen == "none" or (chosen == "auto" and examples.kind == "regression"):
             return Scale(), "none"
-        rows = [row for each in lessons.train for row in each.best_rows()]
-        return Scale.putting_at_zero(scorer.rows(rows), unit=wish == "mean_and_std"), "mean" if wish == "auto" else wish
+        rows = [row for each in examples.train for row in each.best_rows()]
+        return Scale.putting_at_zero(
+            scorer.rows(rows), unit=chosen == "mean_and_std"
+        ), "mean" if chosen == "auto" else chosen
 
     def _measure(self, scorer: ExampleScorer) -> PairMeasures | GradeMeasures | None:
         """How the model as it is now does on the examples kept from training."""
-        pairs = [each for each in self.run.lessons.held_out if isinstance(each, Comparison)]
-        grades = [each for each in self.run.lessons.held_out if isinstance(each, Grade)]
+        pairs = [each for each in self.run.examples.held_out if isinstance(each, Comparison)]
+        grades = [each for each in self.run.examples.held_out if isinstance(each, Grade)]
         if pairs:
             scored = scorer.pairs(pairs)
             return pair_measures(scored.chosen, scored.rejected, scored.preferences, scored.margins)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from nearstep.config_reward_modeling import RewardConfig
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
+from nearstep.config.reward_model import RewardConfig
 from nearstep.models.distribution import Sampling
 from nearstep.models.load import load_policy
 from nearstep.models.roles import make_policy, transformers_model
@@ -20,7 +20,7 @@ MAX_TOKENS = 16384  # of prompts in one forward pass
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenText:
     """A text that the model wrote, without its EOS, and the very ids of prompt and text, with it."""
 
     text: str
@@ -40,7 +40,7 @@ class Writer:
     dtype: torch.dtype
     backend: Backend
 
-    def answer(self, prompts: Sequence[list[int]], shown: Sequence[PromptInput]) -> list[list[Written]]:
+    def answer(self, prompts: Sequence[list[int]], shown: Sequence[PromptInput]) -> list[list[WrittenText]]:
         """`num_generations` texts for every prompt, given as ids. Raises ConfigError where there is no room."""
         longest, room = max(map(len, prompts)), self.family.to_dict().get("max_position_embeddings")
         if room is not None and longest + self.config.response_length > room:
@@ -53,7 +53,7 @@ class Writer:
         texts = self._write([prompts[number] for number in repeated], [shown[number] for number in repeated])
         return [texts[start : start + count] for start in range(0, len(texts), count)]
 
-    def from_nothing(self) -> list[Written]:
+    def from_nothing(self) -> list[WrittenText]:
         """`num_texts` texts that follow the token with which the tokenizer begins, or else ends, a text."""
         start = self.tokenizer.bos_token_id
         start = self.tokenizer.eos_token_id if start is None else start
@@ -65,7 +65,7 @@ class Writer:
             written if self.tokenizer.bos_token_id is not None else [replace(each, prompt_ids=[]) for each in written]
         )
 
-    def _write(self, prompts: list[list[int]], shown: list[PromptInput]) -> list[Written]:
+    def _write(self, prompts: list[list[int]], shown: list[PromptInput]) -> list[WrittenText]:
         """One text for each prompt. Every process writes all of them: each text has a random stream of its own."""
         config, eos = self.config, self.tokenizer.eos_token_id
         policy = self.model
@@ -82,7 +82,7 @@ class Writer:
         rollout = engine.generate(Prompts(prompts, shown, {}, list(range(len(prompts)))))
         rows = zip(prompts, rollout.completion_ids(), rollout.finished.tolist(), strict=True)
         return [
-            Written(
+            WrittenText(
                 self.tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=True), finished, prompt, ids
             )
             for prompt, ids, finished in rows

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from nearstep.messages import Message, PromptInput
+from nearstep.common.messages import Message, PromptInput
 
 Completion: TypeAlias = str | list[Message]
 

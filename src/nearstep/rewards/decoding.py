@@ -4,7 +4,7 @@ import copy
 
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.messages import PromptInput
+from nearstep.common.messages import PromptInput
 from nearstep.rewards.batch import Completion, RewardBatch
 from nearstep.rewards.values import PerSpan, PerToken, Value
 from nearstep.types import Prompts, Rollout

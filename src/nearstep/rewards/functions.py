@@ -8,7 +8,7 @@ from dataclasses import replace
 from inspect import Parameter
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from nearstep.errors import NearstepError, RewardError, shorten
+from nearstep.common.errors import NearstepError, RewardError, shorten
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.values import as_number
 

@@ -1,7 +1,7 @@
 """How a reward function that is named in a setting becomes a callable."""
 
-from nearstep.errors import RewardError, shorten
-from nearstep.plugins import load_object
+from nearstep.common.errors import RewardError, shorten
+from nearstep.common.plugins import load_object
 from nearstep.rewards.builtin.spec import meaning, read_spec
 from nearstep.rewards.functions import RewardFunction
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.errors import RewardError
+from nearstep.common.errors import RewardError
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.reading import EpisodeReader, UnreadableError

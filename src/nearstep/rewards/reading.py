@@ -7,7 +7,7 @@ from operator import itemgetter
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.errors import shorten
+from nearstep.common.errors import shorten
 from nearstep.rewards.batch import Completion
 from nearstep.types import Message, PromptInput
 

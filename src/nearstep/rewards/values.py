@@ -7,7 +7,7 @@ from itertools import chain
 from numbers import Integral, Real
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from nearstep.errors import RewardError, shorten
+from nearstep.common.errors import RewardError, shorten
 from nearstep.rewards.batch import RewardBatch
 
 # Far above any sane reward, and small enough that its square, summed over a batch, stays finite in float32.

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearstep.errors import ConfigError, ModelError
+from nearstep.common.errors import ConfigError, ModelError
 from nearstep.models.roles import Policy
 from nearstep.rollout.decoding import next_logits
 from nearstep.rollout.slot_cache import SlotCache

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearstep.models.attention import LayerInput, Segment, attend_where
-from nearstep.models.attention_choice import plan_of
+from nearstep.models.attention.choice import plan_of
+from nearstep.models.attention.interface import LayerInput, Segment, attend_where
 
 
 @dataclass

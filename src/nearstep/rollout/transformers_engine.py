@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from nearstep.algorithm.ragged import places_in_row, row_numbers
+from nearstep.common.random_streams import stream
 from nearstep.models.distribution import Sampling, sampling_logprobs
-from nearstep.models.forward import states_at
+from nearstep.models.forward.forward import states_at
 from nearstep.models.roles import Policy
 from nearstep.rollout.decode_graphs import Capture, GraphedDecoding, cuda_graph_capture
 from nearstep.rollout.decoding import Decoding, PlainDecoding, logits_of
 from nearstep.rollout.engine import RowEnded
 from nearstep.rollout.sampling import draw
 from nearstep.rollout.slot_cache import Prefill, SlotCache
-from nearstep.streams import stream
 from nearstep.types import Prompts, Rollout, TopLogprobs, row_groups
 
 

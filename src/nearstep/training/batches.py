@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from nearstep.config import PPOConfig
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
+from nearstep.config.ppo import PPOConfig
 
 
 @dataclass(frozen=True)

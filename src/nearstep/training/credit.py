@@ -10,8 +10,8 @@ from nearstep.algorithm.advantages import GroupRule, gae, group_advantages, leng
 from nearstep.algorithm.ragged import row_numbers, sum_by_row
 from nearstep.algorithm.shaping import score_after_stop_rules, soft_overlong_penalty, token_rewards
 from nearstep.algorithm.statistics import Moments, whiten
-from nearstep.config import PPOConfig
-from nearstep.models.forward import StateValues
+from nearstep.config.ppo import PPOConfig
+from nearstep.models.forward.forward import StateValues
 from nearstep.training.recipe import Recipe
 from nearstep.types import Rollout, Scores
 

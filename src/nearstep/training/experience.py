@@ -9,9 +9,9 @@ from nearstep.algorithm.kl import kl_estimate
 from nearstep.algorithm.losses import importance_weight
 from nearstep.algorithm.ragged import sum_by_row
 from nearstep.algorithm.trust_regions import TokenLogprobs
-from nearstep.config import PPOConfig
-from nearstep.models.action_logprobs import ActionLogprobs
-from nearstep.models.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
+from nearstep.config.ppo import PPOConfig
+from nearstep.models.forward.action_logprobs import ActionLogprobs
+from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
 from nearstep.training.credit import give_credit, judge, pay
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State

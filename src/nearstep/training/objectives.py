@@ -18,8 +18,8 @@ from nearstep.algorithm.losses import (
     value_loss,
 )
 from nearstep.algorithm.trust_regions import Clip, TokenLogprobs
-from nearstep.models.action_logprobs import ActionLogprobs
-from nearstep.models.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
+from nearstep.models.forward.action_logprobs import ActionLogprobs
+from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
 from nearstep.types import Experience, Max, Mean, Metric, Metrics, Spread

@@ -8,8 +8,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
-from nearstep.config import PPOConfig
-from nearstep.config_shared import OptimizerSettings
+from nearstep.config.ppo import PPOConfig
+from nearstep.config.shared import OptimizerSettings
 from nearstep.models.roles import Models
 from nearstep.training.schedules import Phase
 

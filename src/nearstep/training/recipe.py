@@ -7,18 +7,18 @@ from typing import Protocol, runtime_checkable
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.algorithm.trust_regions import TrustRegion
-from nearstep.config import PPOConfig
+from nearstep.checkpoint.export import Checkpoint
+from nearstep.config.ppo import PPOConfig
+from nearstep.evaluation.evaluator import Evaluation
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Models
+from nearstep.reports.run_report import Report
+from nearstep.rewards.module import RewardModule
 from nearstep.rollout.engine import RolloutEngine
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
-from nearstep.training.checkpoint import Checkpoint
 from nearstep.training.clock import Clock
-from nearstep.training.evaluation import Evaluation
-from nearstep.training.judges import Judges
 from nearstep.training.optimizers import Learners
-from nearstep.training.report import Report
 from nearstep.training.schedules import CriticSchedule
 from nearstep.types import Prompts
 
@@ -42,7 +42,7 @@ class Recipe:
     prompts: PromptBatches
     engine: RolloutEngine
     sampling: Sampling
-    rewards: Judges
+    rewards: RewardModule
     trust_region: TrustRegion
     ratio_cap: float | None  # largest importance weight of a token
     schedule: CriticSchedule

@@ -6,7 +6,7 @@ import torch
 
 from nearstep.algorithm.kl import adapted_kl_coef, kl_estimate
 from nearstep.algorithm.statistics import Moments
-from nearstep.config import PPOConfig
+from nearstep.config.ppo import PPOConfig
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
 from nearstep.types import Experience, Scores

@@ -6,9 +6,9 @@ import torch
 
 from nearstep.algorithm.aggregation import denominator
 from nearstep.algorithm.ragged import first_alike
-from nearstep.errors import TrainingError
+from nearstep.common.errors import TrainingError
+from nearstep.common.random_streams import stream
 from nearstep.reports.metrics import numbers
-from nearstep.streams import stream
 from nearstep.training.objectives import Divisors, losses
 from nearstep.training.optimizers import Learner
 from nearstep.training.recipe import Recipe

@@ -5,7 +5,7 @@ import pickle
 import pytest
 from transformers import BertModel, pipeline
 
-from nearstep.errors import ModelError, RewardError
+from nearstep.common.errors import ModelError, RewardError
 from nearstep.rewards.builtin import Classifier, Entailment, LogicalConsistency, Sentiment, Toxicity
 from tests.rewards.builtin.asking import value, values
 from tests.rewards.builtin.tiny_models import bert_config, save_classifier, word_tokenizer

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nearstep.errors import ConfigError, RewardError
+from nearstep.common.errors import ConfigError, RewardError
 from nearstep.rewards.builtin import Brevity, Length, LengthTarget, OverlongPenalty
 from tests.rewards.builtin.asking import value, values
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nearstep.errors import ConfigError, RewardError
+from nearstep.common.errors import ConfigError, RewardError
 from nearstep.rewards.builtin import Json, JsonSchema, Regex, Tags
 from tests.rewards.builtin.asking import value, values
 

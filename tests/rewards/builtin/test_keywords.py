@@ -2,7 +2,7 @@
 
 import pytest
 
-from nearstep.errors import RewardError
+from nearstep.common.errors import RewardError
 from nearstep.rewards.builtin import ForbiddenWords, Grounding, Keywords, Relevance
 from tests.rewards.builtin.asking import value, values
 

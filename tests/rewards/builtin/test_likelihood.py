@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nearstep.errors import ModelError
+from nearstep.common.errors import ModelError
 from nearstep.rewards.builtin import Likelihood
 from tests.rewards.builtin.asking import value, values
 from tests.tiny import byte_tokenizer, tiny_causal_lm

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from nearstep.errors import RewardError
+from nearstep.common.errors import RewardError
 from nearstep.rewards.builtin import Arithmetic, MathAnswer, NumericAnswer
 from nearstep.rewards.builtin.equations import equations, final_number
 from tests.rewards.builtin.asking import value, values

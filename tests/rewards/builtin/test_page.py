@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nearstep.errors import ConfigError
-from nearstep.rewards.builtin import Regex, page
-from nearstep.rewards.builtin.about import parameters
+from nearstep.common.errors import ConfigError
+from nearstep.rewards.builtin import Regex
+from nearstep.rewards.builtin import docs_page as page
 from nearstep.rewards.builtin.describe import details, overview
+from nearstep.rewards.builtin.metadata import parameters
 from nearstep.rewards.builtin.other_names import COUNTERPARTS, SAME_NAMES
 from nearstep.rewards.builtin.spec import read_spec
 from nearstep.rewards.builtin.table import BUILT_INS
@@ -27,7 +28,7 @@ ALIGNTUNE = """
 
 
 def test_the_page_is_current():
-    remedy = "docs/rewards_builtin.md is old: python -m nearstep.rewards.builtin.page > docs/rewards_builtin.md"
+    remedy = "docs/rewards_builtin.md is old: python -m nearstep.rewards.builtin.docs_page > docs/rewards_builtin.md"
     assert PAGE.read_text() == page.page(), remedy
 
 

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from nearstep.errors import ConfigError, RewardError
-from nearstep.rewards import sandbox
+from nearstep.common.errors import ConfigError, RewardError
 from nearstep.rewards.builtin import CodeExecution, CodeStyle, CodeSyntax, CodeTests
 from nearstep.rewards.builtin.programs import code_of
 from nearstep.rewards.builtin.spec import read_spec
+from nearstep.rewards.sandbox import run as sandbox
 from tests.rewards.builtin.asking import value, values
 
 DOUBLE = "def double(x):\n    return 2 * x\n"

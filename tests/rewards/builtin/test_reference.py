@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nearstep.errors import RewardError
+from nearstep.common.errors import RewardError
 from nearstep.rewards.builtin import Bleu, Chrf, ContainsAnswer, ExactMatch, Meteor, Rouge
 from tests.rewards.builtin.asking import value, values
 

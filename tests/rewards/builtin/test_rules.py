@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearstep.conformance import check_reward
-from nearstep.errors import RewardError
+from nearstep.common.errors import RewardError
+from nearstep.config.settings import option_of
 from nearstep.rewards import builtin
-from nearstep.rewards.builtin.about import About
+from nearstep.rewards.builtin.metadata import Metadata
 from nearstep.rewards.builtin.spec import read_spec
 from nearstep.rewards.builtin.table import BUILT_INS, GROUPS
-from nearstep.settings import option_of
+from nearstep.testing import check_reward
 from tests.rewards.builtin.asking import values
 
 # Those without a model, a process of their own or a sandbox; these have tests of their own for the same.
@@ -105,7 +105,7 @@ def test_without_its_column_it_stops_and_says_so(spec):
 @pytest.mark.parametrize("kind", BUILT_INS.values(), ids=BUILT_INS.keys())
 def test_it_says_what_it_is(kind):
     about = kind.about
-    assert isinstance(about, About)
+    assert isinstance(about, Metadata)
     assert about.low < about.high
     assert about.gaming.endswith(".")
     assert (about.package == "") == (about.extra == "")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, T5Config
 
-from nearstep.errors import ModelError, RewardError
+from nearstep.common.errors import ModelError, RewardError
 from nearstep.rewards.builtin import Bertscore, SemanticSimilarity
 from tests.rewards.builtin.asking import value, values
 from tests.rewards.builtin.tiny_models import save_encoder

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nearstep.errors import ConfigError
+from nearstep.common.errors import ConfigError
 from nearstep.rewards.builtin import Keywords, LengthTarget, OverlongPenalty, Regex, Rouge, Tags
 from nearstep.rewards.builtin.other_names import COUNTERPARTS
 from nearstep.rewards.builtin.spec import meaning, model_of, problems_of, read_spec

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from nearstep.data.faults import BadRow, Fault
+from nearstep.common.errors import DataError, shorten
+from nearstep.data.row_errors import BadRow, RowError
 from nearstep.data.table import row_index
-from nearstep.errors import DataError, shorten
 
 CHUNK_ROWS = 1000
 
@@ -71,7 +71,7 @@ def in_chunks(entries: Iterable[Entry]) -> Iterator[ReadChunk]:
 
 def broken(place: str, said: str, remedy: str = "") -> BadRow:
     """A row that cannot be read from its file; `said` follows its place."""
-    return BadRow(Fault.BROKEN, place, said, remedy)
+    return BadRow(RowError.BROKEN, place, said, remedy)
 
 
 def refused(label: str, row: BadRow) -> DataError:

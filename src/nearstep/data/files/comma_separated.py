@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from nearstep.data.faults import BadRow
+from nearstep.common.errors import DataError, shorten
 from nearstep.data.files.chunks import Entry, broken
-from nearstep.errors import DataError, shorten
+from nearstep.data.row_errors import BadRow
 
 
 class _Lines:
@@ -18,11 +18,11 @@ class _Lines:
         self._stream = stream
         self._number = 0
         self.start = 1
-        self.fault: str | None = None
+        self.row_error: str | None = None
 
     def begin_record(self) -> None:
         """Forget the record before."""
-        self.start, self.fault = self._number + 1, None
+        self.start, self.row_error = self._number + 1, None
 
     def __iter__(self) -> Iterator[str]:
         for line in self._stream:
@@ -32,7 +32,7 @@ class _Lines:
             try:
                 yield line.decode("utf-8")
             except UnicodeDecodeError as error:
-                self.fault = self.fault or f"byte {error.start + 1} (0x{line[error.start]:02x}) is no UTF-8"
+                self.row_error = self.row_error or f"byte {error.start + 1} (0x{line[error.start]:02x}) is no UTF-8"
                 yield line.decode("utf-8", "surrogateescape")  # so that the record ends where it should
 
 
@@ -73,7 +73,7 @@ def _records(lines: _Lines, file: str) -> Iterator[tuple[str, list[str]] | BadRo
             continue
         if cells is None:
             return
-        if lines.fault is not None:
-            yield broken(place, f": {lines.fault}.", "Save the file as UTF-8.")
+        if lines.row_error is not None:
+            yield broken(place, f": {lines.row_error}.", "Save the file as UTF-8.")
         elif cells:
             yield place, cells

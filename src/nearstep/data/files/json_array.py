@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from nearstep.common.errors import DataError, shorten
 from nearstep.data.files.chunks import Entry, as_row
 from nearstep.data.table import row_index
-from nearstep.errors import DataError, shorten
 
 BLOCK_CHARACTERS = 1 << 20
 NEAR_THE_END = 64  # characters: an error closer to the end of a block may be no more than the end of the block

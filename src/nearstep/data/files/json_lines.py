@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nearstep.common.errors import shorten
 from nearstep.data.files.chunks import CHUNK_ROWS, Entry, as_row, broken
-from nearstep.errors import shorten
 
 CHUNK_BYTES = 1 << 22
 

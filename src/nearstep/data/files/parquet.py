@@ -6,9 +6,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from nearstep.common.errors import DataError
 from nearstep.data.files.chunks import CHUNK_ROWS, DatasetChunk
 from nearstep.data.table import row_index
-from nearstep.errors import DataError
 
 MARK = b"PAR1"  # how a file begins and ends
 

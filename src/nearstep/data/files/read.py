@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from nearstep.data.faults import BadRow
+from nearstep.common.errors import DataError
 from nearstep.data.files.chunks import Chunk, in_chunks, refused
 from nearstep.data.files.comma_separated import csv_entries
 from nearstep.data.files.json_array import json_entries
 from nearstep.data.files.json_lines import line_chunks
 from nearstep.data.files.parquet import file_prefix, parquet_chunks, parquet_rows
+from nearstep.data.row_errors import BadRow
 from nearstep.data.table import Rows, Table, label
-from nearstep.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 

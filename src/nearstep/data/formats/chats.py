@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 
 from nearstep.data.checks import messages_of
-from nearstep.data.faults import BadValueError, Fault
 from nearstep.data.formats.format import Format, PromptRow, Row, answer_text
+from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.types import Message
 
 # Who speaks, as ShareGPT and its many children write it.
@@ -47,7 +47,7 @@ def _before_the_answer(chat: list[Message], column: str) -> PromptRow:
         return PromptRow(chat)
     if len(chat) == 1:
         remedy = "Give conversations in which somebody asks, or put what shall be continued into 'prompt'."
-        raise BadValueError(Fault.EMPTY, column, chat, "there is no message before the answer", remedy)
+        raise BadValueError(RowError.EMPTY, column, chat, "there is no message before the answer", remedy)
     return PromptRow(chat[:-1], answer_text(chat[-1:]))
 
 
@@ -59,7 +59,7 @@ def _message(turn: Message, number: int, turns: int) -> Message:
     role = SPEAKERS.get(speaker) if isinstance(speaker, str) else None
     if role is None:
         remedy = f"Give each turn 'from' and 'value'; 'from' is one of {', '.join(SPEAKERS)}."
-        raise BadValueError(Fault.ROLE, "conversations", turn, f"{place} is from {speaker!r}", remedy)
+        raise BadValueError(RowError.ROLE, "conversations", turn, f"{place} is from {speaker!r}", remedy)
     value = turn.get("value")
     if speaker == "function_call":
         return {"role": role, "tool_calls": _calls(value, place)}
@@ -73,11 +73,11 @@ def _calls(value: object, place: str) -> list[object]:
         calls = json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
         problem = f"the function call in {place} is no JSON"
-        raise BadValueError(Fault.TOOL, "conversations", value, problem, remedy) from error
+        raise BadValueError(RowError.TOOL, "conversations", value, problem, remedy) from error
     calls = calls if isinstance(calls, list) else [calls]
     if not all(isinstance(call, Mapping) for call in calls):
         problem = f"the function call in {place} is no object"
-        raise BadValueError(Fault.TOOL, "conversations", value, problem, remedy)
+        raise BadValueError(RowError.TOOL, "conversations", value, problem, remedy)
     return [{"type": "function", "function": dict(call)} for call in calls]
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from nearstep.data.checks import text_of, value_of, wrong_type
-from nearstep.data.faults import BadValueError, Fault
 from nearstep.data.formats.format import Format, PreferencePair, PromptRow, Row, answer_text
 from nearstep.data.formats.preferences import checked_pair, number_of
+from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.types import Message
 
 # Whole-answer ratings, the one that people gave first.
@@ -58,7 +58,7 @@ def _best_against_rest(row: Row) -> list[PreferencePair]:
     rated = sorted(((_rating(answer), text_of(answer, "response")) for answer in answers), key=lambda pair: -pair[0])
     if len({rating for rating, _ in rated}) < 2:
         problem = "there are no two answers with different ratings"
-        raise BadValueError(Fault.ALIKE, "completions", answers, problem, "Take out rows that prefer nothing.")
+        raise BadValueError(RowError.ALIKE, "completions", answers, problem, "Take out rows that prefer nothing.")
     (best, better), *rest = rated
     return [
         checked_pair(PreferencePair(prompt, better, worse, best - rating), "completions", "completions")

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from nearstep.data.checks import check_chat, check_text, text_or_messages
-from nearstep.data.faults import BadValueError, Fault
 from nearstep.data.formats.format import Format, PreferencePair, PromptRow, Row, answer_text, shared_start
+from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.types import Message, PromptInput
 
 PairsOfRow: TypeAlias = Callable[[Row], list[PreferencePair]]
@@ -30,7 +30,7 @@ def checked_pair(pair: PreferencePair, column: str = "chosen", other: str = "rej
             _check_answer(prompt, answer, name)
     if pair.chosen == pair.rejected:
         problem = f"{column} and {other} are the same answer"
-        raise BadValueError(Fault.ALIKE, column, pair.chosen, problem, ALIKE_REMEDY)
+        raise BadValueError(RowError.ALIKE, column, pair.chosen, problem, ALIKE_REMEDY)
     return pair
 
 
@@ -40,7 +40,7 @@ def margin_of(row: Row) -> float | None:
         margin = number_of(row, "margin")
         if margin < 0:
             raise BadValueError(
-                Fault.NUMBER,
+                RowError.NUMBER,
                 "margin",
                 margin,
                 "below 0, rejected would be the better answer",
@@ -52,7 +52,7 @@ def margin_of(row: Row) -> float | None:
     gap = number_of(row, "score_chosen") - number_of(row, "score_rejected")
     if gap < 0:
         problem = f"it is below score_rejected = {row['score_rejected']}, and its answer is the chosen one"
-        raise BadValueError(Fault.NUMBER, "score_chosen", row["score_chosen"], problem, "Exchange the two answers.")
+        raise BadValueError(RowError.NUMBER, "score_chosen", row["score_chosen"], problem, "Exchange the two answers.")
     return gap
 
 
@@ -61,7 +61,9 @@ def number_of(row: Row, column: str) -> float:
     value = row.get(column)
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    raise BadValueError(Fault.NUMBER, column, value, "expected a finite number", "Correct it, or leave the value out.")
+    raise BadValueError(
+        RowError.NUMBER, column, value, "expected a finite number", "Correct it, or leave the value out."
+    )
 
 
 def _explicit_pair(row: Row) -> list[PreferencePair]:
@@ -109,7 +111,7 @@ def _shared_text(chosen: str, rejected: str) -> str:
     same = next((number for number, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)))
     if same == len(chosen) == len(rejected):
         problem = "chosen and rejected are the same text"
-        raise BadValueError(Fault.ALIKE, "chosen", chosen, problem, ALIKE_REMEDY)
+        raise BadValueError(RowError.ALIKE, "chosen", chosen, problem, ALIKE_REMEDY)
     while same and not chosen[same - 1].isspace():
         same -= 1
     return chosen[:same].rstrip() if same else ""
@@ -118,29 +120,29 @@ def _shared_text(chosen: str, rejected: str) -> str:
 def _both_messages(chosen: PromptInput, rejected: PromptInput) -> tuple[list[Message], list[Message]]:
     if isinstance(chosen, str) or isinstance(rejected, str):
         problem = "one of chosen and rejected is text, the other is messages"
-        raise BadValueError(Fault.TYPE, "rejected", rejected, problem, "Give both as text, or both as messages.")
+        raise BadValueError(RowError.TYPE, "rejected", rejected, problem, "Give both as text, or both as messages.")
     for column, messages in (("chosen", chosen), ("rejected", rejected)):
         if not messages:
-            raise BadValueError(Fault.EMPTY, column, messages, "there is no message", "Take empty rows out.")
+            raise BadValueError(RowError.EMPTY, column, messages, "there is no message", "Take empty rows out.")
     return chosen, rejected
 
 
 def _require_start(start: object, row: Row) -> None:
     if not start:
         problem = "chosen and rejected do not begin with the same prompt"
-        raise BadValueError(Fault.EMPTY, "chosen", row["chosen"], problem, NO_START)
+        raise BadValueError(RowError.EMPTY, "chosen", row["chosen"], problem, NO_START)
 
 
 def _check_answer(prompt: list[Message], answer: list[Message], column: str) -> None:
     if not answer:
-        raise BadValueError(Fault.EMPTY, column, answer, "there is no message in the answer", "Take empty rows out.")
+        raise BadValueError(RowError.EMPTY, column, answer, "there is no message in the answer", "Take empty rows out.")
     check_chat([*prompt, *answer], column)
     for message in (answer[0], answer[-1]):
         if message.get("role") != "assistant":
             problem = f"an answer begins and ends with the assistant, this one has {message.get('role')!r}"
-            raise BadValueError(Fault.ROLE, column, answer, problem, "Give the assistant's messages as the answer.")
+            raise BadValueError(RowError.ROLE, column, answer, problem, "Give the assistant's messages as the answer.")
     if not str(answer[-1].get("content") or "").strip() and "tool_calls" not in answer[-1]:
-        raise BadValueError(Fault.EMPTY, column, answer, "the answer is empty", "Take empty rows out.")
+        raise BadValueError(RowError.EMPTY, column, answer, "the answer is empty", "Take empty rows out.")
 
 
 def _said(text: str) -> list[Message]:
@@ -159,10 +161,10 @@ def _preference_of(row: Row, margin: float | None) -> float:
     preference = number_of(row, "preference")
     remedy = "Give the probability that chosen is better: 1 if it surely is, 0.5 for a tie."
     if not 0 <= preference <= 1:
-        raise BadValueError(Fault.NUMBER, "preference", preference, "it is no probability", remedy)
+        raise BadValueError(RowError.NUMBER, "preference", preference, "it is no probability", remedy)
     if preference <= 0.5 and margin:
         problem = f"chosen is not the better answer, and yet better by a margin of {margin:g}"
-        raise BadValueError(Fault.NUMBER, "preference", preference, problem, remedy)
+        raise BadValueError(RowError.NUMBER, "preference", preference, problem, remedy)
     return preference
 
 

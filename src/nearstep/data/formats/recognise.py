@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from nearstep.common.errors import ConfigError
 from nearstep.data.formats.chats import MESSAGES, SHAREGPT
 from nearstep.data.formats.format import Format, Row
 from nearstep.data.formats.instructions import ALPACA, ULTRAFEEDBACK
@@ -12,7 +13,6 @@ from nearstep.data.formats.preferences import BINARIZED, EXPLICIT, SHARED
 from nearstep.data.formats.summaries import COMPARISONS, TLDR
 from nearstep.data.formats.transcripts import CHAT_TRANSCRIPTS, TRANSCRIPTS, looks_like_transcript
 from nearstep.data.formats.trees import OASST
-from nearstep.errors import ConfigError
 
 HEAD_ROWS = 100  # rows that are looked at where columns alone do not tell
 

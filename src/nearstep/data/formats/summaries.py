@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import overload
 
 from nearstep.data.checks import check_text, text_of, value_of, wrong_type
-from nearstep.data.faults import BadValueError, Fault
 from nearstep.data.formats.format import Format, PreferencePair, PromptRow, Row
 from nearstep.data.formats.preferences import checked_pair
+from nearstep.data.row_errors import BadValueError, RowError
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _comparison_prompt(row: Row) -> PromptRow:
     for key in ("subreddit", "title", "post"):
         if not isinstance(info.get(key), str):
             problem = f"its {key!r} is no text"
-            raise BadValueError(Fault.TYPE, "info", info, problem, "Give subreddit, title and post, or article.")
+            raise BadValueError(RowError.TYPE, "info", info, problem, "Give subreddit, title and post, or article.")
     return _post_prompt(info["subreddit"], info["title"], info["post"])
 
 
@@ -83,7 +83,7 @@ def _comparison_pair(row: Row) -> list[PreferencePair]:
     if len(texts) != 2 or len(listed) != 2:
         raise wrong_type("summaries", summaries, "two summaries with a 'text' each", "Give two summaries.")
     if choice not in (0, 1) or isinstance(choice, bool):
-        raise BadValueError(Fault.NUMBER, "choice", choice, "expected 0 or 1, the better summary", "Correct it.")
+        raise BadValueError(RowError.NUMBER, "choice", choice, "expected 0 or 1, the better summary", "Correct it.")
     better, worse = (_spaced(texts[number]) for number in (int(choice), 1 - int(choice)))
     return [checked_pair(PreferencePair(prompt, better, worse), "summaries", "summaries")]
 

@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 
 from nearstep.data.checks import text_of
-from nearstep.data.faults import BadValueError, Fault
 from nearstep.data.formats.format import Format, PreferencePair, PromptRow, Row, shared_start
 from nearstep.data.formats.preferences import checked_pair, margin_of
+from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.types import Message
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -38,7 +38,7 @@ def _pair(row: Row) -> list[PreferencePair]:
     marker = chosen.rfind(ASSISTANT, 0, same)
     if marker < 0:
         problem = "chosen and rejected share no turn before the assistant's"
-        raise BadValueError(Fault.ROLE, "chosen", chosen, problem, "Begin both transcripts with the same turns.")
+        raise BadValueError(RowError.ROLE, "chosen", chosen, problem, "Begin both transcripts with the same turns.")
     start = marker + len(ASSISTANT)
     return [checked_pair(PreferencePair(chosen[:start], chosen[start:], rejected[start:], margin_of(row)))]
 
@@ -54,7 +54,9 @@ def _chat_pair(row: Row) -> list[PreferencePair]:
     same = shared_start(chosen, rejected)
     if same == 0:
         problem = "chosen and rejected share no turn before the assistant's"
-        raise BadValueError(Fault.ROLE, "chosen", row["chosen"], problem, "Begin both transcripts with the same turns.")
+        raise BadValueError(
+            RowError.ROLE, "chosen", row["chosen"], problem, "Begin both transcripts with the same turns."
+        )
     return [checked_pair(PreferencePair(chosen[:same], chosen[same:], rejected[same:], margin_of(row)))]
 
 
@@ -68,9 +70,9 @@ def _before_last_answer(text: str) -> tuple[str, str]:
 def _require_answer(text: str, column: str) -> None:
     if ASSISTANT not in text:
         problem = "the transcript has no turn of the assistant"
-        raise BadValueError(Fault.ROLE, column, text, problem, _REMEDY)
+        raise BadValueError(RowError.ROLE, column, text, problem, _REMEDY)
     if text.rfind(HUMAN) > text.rfind(ASSISTANT):
-        raise BadValueError(Fault.ROLE, column, text, "the transcript ends with the human's turn", _REMEDY)
+        raise BadValueError(RowError.ROLE, column, text, "the transcript ends with the human's turn", _REMEDY)
 
 
 def _messages(text: str, column: str) -> list[Message]:
@@ -78,7 +80,7 @@ def _messages(text: str, column: str) -> list[Message]:
     before, *turns = _TURN.split(text)
     if before.strip():
         problem = f"there is text before the first turn: {before[:40]!r}"
-        raise BadValueError(Fault.ROLE, column, text, problem, _REMEDY)
+        raise BadValueError(RowError.ROLE, column, text, problem, _REMEDY)
     speakers: Sequence[str] = turns[::2]
     return [
         {"role": _ROLES[speaker], "content": said.strip()} for speaker, said in zip(speakers, turns[1::2], strict=True)

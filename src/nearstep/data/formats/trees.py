@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from nearstep.data.checks import text_of, value_of
-from nearstep.data.faults import BadValueError, Fault
 from nearstep.data.formats.format import Format, PreferencePair, PromptRow, Row
 from nearstep.data.formats.preferences import checked_pair, number_of
+from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.data.table import Table
 from nearstep.types import Message
 
@@ -122,7 +122,7 @@ def _chat(row: Row) -> list[Message]:
     """The path as a chat, the turns of which must alternate."""
     value_of(row, "message_id")
     if row["broken"]:
-        raise BadValueError(Fault.THREAD, "parent_id", row.get("parent_id"), str(row["broken"]), _WHOLE)
+        raise BadValueError(RowError.THREAD, "parent_id", row.get("parent_id"), str(row["broken"]), _WHOLE)
     path = row["path"]
     assert isinstance(path, list)
     chat = [_message(message) for message in path]
@@ -130,7 +130,7 @@ def _chat(row: Row) -> list[Message]:
         if message["role"] != ("user", "assistant")[number % 2]:
             problem = f"message {number + 1} of {len(chat)} of the path is from {path[number]['role']!r}"
             remedy = "A tree begins with the prompter, and its turns alternate."
-            raise BadValueError(Fault.ROLE, "role", path[number]["role"], problem, remedy)
+            raise BadValueError(RowError.ROLE, "role", path[number]["role"], problem, remedy)
     return chat
 
 
@@ -138,7 +138,7 @@ def _message(row: Row) -> Message:
     role = value_of(row, "role")
     if role not in ROLES:
         problem = f"expected one of {', '.join(ROLES)}"
-        raise BadValueError(Fault.ROLE, "role", role, problem, "Correct the role.")
+        raise BadValueError(RowError.ROLE, "role", role, problem, "Correct the role.")
     return {"role": ROLES[str(role)], "content": text_of(row, "text")}
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nearstep.data.faults import BadValueError, Fault
+from nearstep.data.row_errors import BadValueError, RowError
 
 
 def column_of(values: Sequence[object]) -> Any:
@@ -45,16 +45,18 @@ def check_storable(column: str, value: object) -> None:
     """Refuse a value that cannot be written down: half a surrogate pair in it, an object of Python, a huge number."""
     if _is_too_large(value):
         problem = "it holds a number beyond 64 bits"
-        raise BadValueError(Fault.NUMBER, column, value, problem, "Take the column out, or turn it into text.")
+        raise BadValueError(RowError.NUMBER, column, value, problem, "Take the column out, or turn it into text.")
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
         problem = f"it has half a surrogate pair ({error.object[error.start]!r})"
         remedy = "Remove the character, or read the source with its true encoding."
-        raise BadValueError(Fault.TEXT, column, value, problem, remedy) from error
+        raise BadValueError(RowError.TEXT, column, value, problem, remedy) from error
     except TypeError as error:
         problem = f"it is of a kind that no file holds ({error})"
-        raise BadValueError(Fault.TYPE, column, value, problem, "Take the column out, or turn it into text.") from error
+        raise BadValueError(
+            RowError.TYPE, column, value, problem, "Take the column out, or turn it into text."
+        ) from error
 
 
 def _is_too_large(value: object) -> bool:

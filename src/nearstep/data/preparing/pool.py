@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from typing import TypeVar
 
-from nearstep.errors import DataError
+from nearstep.common.errors import DataError
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")

@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.data.faults import BadRow, Fault, bad_rows, counted
+from nearstep.common.errors import DataError
+from nearstep.common.random_streams import stream
 from nearstep.data.files.chunks import Chunk, in_chunks
 from nearstep.data.fingerprint import tokenizer_fingerprint
 from nearstep.data.formats.recognise import contradicted_hint
@@ -23,11 +24,10 @@ from nearstep.data.preparing.pool import in_order
 from nearstep.data.preparing.shards import ShardWriter, digest_of
 from nearstep.data.preparing.work import Outcome, SomeOf, Task, carry_out
 from nearstep.data.reader import OnLongPrompt
+from nearstep.data.row_errors import BadRow, RowError, bad_rows, counted
 from nearstep.data.stream import RowStream, open_stream
 from nearstep.data.table import with_columns
 from nearstep.data.templates import template_notes
-from nearstep.errors import DataError
-from nearstep.streams import stream
 
 HEAD_ROWS = 100
 FIRST_LEFT_OUT = 20  # named in the manifest
@@ -147,7 +147,7 @@ class _Tally:
     label: str
     read: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
-    faults: Counter[Fault] = field(default_factory=Counter)
+    row_errors: Counter[RowError] = field(default_factory=Counter)
     first: list[BadRow] = field(default_factory=list)
     cut: int = 0
     shortened: int = 0
@@ -165,8 +165,8 @@ class _Tally:
             raise bad_rows(self.label, outcome.bad, None)
         before, self.read = self.read, self.read + outcome.rows
         self.lengths.update(outcome.lengths)
-        self.faults.update(row.fault for row in outcome.bad)
-        self.faults[Fault.LONG] += outcome.too_long
+        self.row_errors.update(row.row_error for row in outcome.bad)
+        self.row_errors[RowError.LONG] += outcome.too_long
         self.first += outcome.bad[: FIRST_LEFT_OUT - len(self.first)]
         self.cut += outcome.cut
         self.shortened += outcome.shortened
@@ -176,13 +176,13 @@ class _Tally:
         return before // request.log_interval < self.read // request.log_interval
 
     def progress(self, seconds: float) -> str:
-        left_out = f", {self.faults.total():,} left out" if self.faults.total() else ""
+        left_out = f", {self.row_errors.total():,} left out" if self.row_errors.total() else ""
         return f"{self.read:,} rows, {self.read / seconds:,.0f} rows/s{left_out}"
 
     def check(self) -> None:
         """Raise `DataError` where nothing is left."""
         if not self.written:
-            why = counted((+self.faults).elements()) or "there are none"
+            why = counted((+self.row_errors).elements()) or "there are none"
             raise DataError(f"none of the {self.read} rows of {self.label}, can be used: {why}.")
 
 
@@ -190,7 +190,7 @@ def _manifest(
     request: Request, plan: Plan, tokenizer: PreTrainedTokenizerBase, tally: _Tally, shards: Sequence[Shard],
     version: str,
 ) -> Manifest:  # fmt: skip
-    left_out = {fault.value: count for fault, count in (+tally.faults).most_common()}
+    left_out = {row_error.value: count for row_error, count in (+tally.row_errors).most_common()}
     return Manifest(
         nearstep=version,
         source=request.source,

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from nearstep.common.errors import ConfigError
 from nearstep.data.manifest import MANIFEST, Shard
 from nearstep.data.preparing.columns import adapted, merged_schema
-from nearstep.errors import ConfigError
 
 SHARD_BYTES = 1 << 28
 

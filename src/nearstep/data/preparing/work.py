@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nearstep.data.faults import BadRow, BadValueError, Fault
 from nearstep.data.files.chunks import Chunk, Entry
 from nearstep.data.formats.trees import GATHERED
 from nearstep.data.preparing.columns import check_storable, column_of, ids_column
 from nearstep.data.preparing.plan import Plan, reader_of
 from nearstep.data.reader import BATCH_ROWS, ReadPrompt
+from nearstep.data.row_errors import BadRow, BadValueError, RowError
 from nearstep.data.stream import renamed_entries
 
 
@@ -106,7 +106,7 @@ def _read(plan: Plan, entries: Sequence[Entry]) -> tuple[_Kept, list[BadRow], in
                 kept.rows.append(row)
                 kept.places.append(place)
                 kept.prompts.append(prompt)
-            elif prompt.fault is Fault.LONG and plan.on_long_prompt == "drop":
+            elif prompt.row_error is RowError.LONG and plan.on_long_prompt == "drop":
                 too_long += 1
             else:
                 bad.append(_named(plan, prompt, place))

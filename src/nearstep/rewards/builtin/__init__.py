@@ -4,7 +4,12 @@ They import their libraries and load their models when they are used; this packa
 """
 
 from nearstep.rewards.builtin.classifiers import Classifier, Entailment, LogicalConsistency, Sentiment, Toxicity
-from nearstep.rewards.builtin.cues import (
+from nearstep.rewards.builtin.format import Json, JsonSchema, Regex, Tags
+from nearstep.rewards.builtin.keywords import ForbiddenWords, Grounding, Keywords, Relevance
+from nearstep.rewards.builtin.length_rewards import Brevity, Length, LengthTarget, OverlongPenalty
+from nearstep.rewards.builtin.likelihood import Likelihood
+from nearstep.rewards.builtin.maths import Arithmetic, MathAnswer, NumericAnswer
+from nearstep.rewards.builtin.phrase_rewards import (
     CausalReasoning,
     CounterfactualReasoning,
     FairWording,
@@ -13,11 +18,6 @@ from nearstep.rewards.builtin.cues import (
     Politeness,
     Safety,
 )
-from nearstep.rewards.builtin.form import Brevity, Length, LengthTarget, OverlongPenalty
-from nearstep.rewards.builtin.format import Json, JsonSchema, Regex, Tags
-from nearstep.rewards.builtin.keywords import ForbiddenWords, Grounding, Keywords, Relevance
-from nearstep.rewards.builtin.likelihood import Likelihood
-from nearstep.rewards.builtin.maths import Arithmetic, MathAnswer, NumericAnswer
 from nearstep.rewards.builtin.programs import CodeExecution, CodeStyle, CodeSyntax, CodeTests
 from nearstep.rewards.builtin.readability import Readability, ReadingGrade
 from nearstep.rewards.builtin.reference import Bleu, Chrf, ContainsAnswer, ExactMatch, Meteor, Rouge

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from nearstep.errors import ModelError
-from nearstep.rewards.builtin.about import fields_only
+from nearstep.common.errors import ModelError
 from nearstep.rewards.builtin.frozen_models import batches, load_frozen, load_reader, read_config, windows
+from nearstep.rewards.builtin.metadata import fields_only
 
 
 @dataclass(frozen=True)

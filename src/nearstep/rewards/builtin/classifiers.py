@@ -6,10 +6,10 @@ from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
-from nearstep.rewards.builtin.about import About, Values, required, settle
+from nearstep.config.settings import option
 from nearstep.rewards.builtin.columns import need_column, read_texts
+from nearstep.rewards.builtin.metadata import Metadata, Values, required, settle
 from nearstep.rewards.builtin.text import sentences_of, texts_of
-from nearstep.settings import option
 
 if TYPE_CHECKING:
     from nearstep.rewards.builtin.classifier_model import ClassifierReader
@@ -42,7 +42,7 @@ class Classifier:
     """The probability that a classifier gives to a label, averaged over the windows of a long completion."""
 
     __name__: ClassVar[str] = "classifier"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Whatever fools the classifier: text unlike what it was trained on, words it overrates.",
         needs="parameters model and label",
     )  # fmt: skip
@@ -79,7 +79,7 @@ class Sentiment:
     """
 
     __name__: ClassVar[str] = "sentiment"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Praise and exclamation marks earn it, whatever was asked.",
         needs="parameter model, such as cardiffnlp/twitter-roberta-base-sentiment-latest",
     )  # fmt: skip
@@ -116,7 +116,7 @@ class Toxicity:
     """
 
     __name__: ClassVar[str] = "toxicity"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="With its negative weight silence is best; harm in friendly words is not seen.",
         needs="parameter model, such as unitary/toxic-bert",
     )  # fmt: skip
@@ -158,7 +158,7 @@ class Entailment:
     """
 
     __name__: ClassVar[str] = "entailment"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Copying sentences of the source earns 1.",
         needs="parameter model, of natural language inference; column context",
     )  # fmt: skip
@@ -211,7 +211,7 @@ class LogicalConsistency:
     """
 
     __name__: ClassVar[str] = "logical_consistency"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Short or empty talk contradicts nothing; contradictions further apart are not seen.",
         needs="parameter model, of natural language inference",
     )  # fmt: skip

@@ -4,8 +4,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
-from nearstep.errors import RewardError, shorten
-from nearstep.rewards.builtin.about import BuiltIn
+from nearstep.common.errors import RewardError, shorten
+from nearstep.rewards.builtin.metadata import BuiltIn
 
 # The prompt's own columns are not handed over to reward functions (TRL's rule).
 _NOT_HANDED_OVER = ("prompt", "completion", "completion_ids")

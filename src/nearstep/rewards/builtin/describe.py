@@ -6,11 +6,11 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from nearstep.errors import ConfigError
-from nearstep.rewards.builtin.about import About, parameter_entry, parameters
+from nearstep.common.errors import ConfigError
+from nearstep.config.settings import option_of
+from nearstep.rewards.builtin.metadata import Metadata, parameter_entry, parameters
 from nearstep.rewards.builtin.spec import absence
 from nearstep.rewards.builtin.table import BUILT_INS, GROUPS
-from nearstep.settings import option_of
 
 _NAME_WIDTH = 26
 _RANGE_WIDTH = 9
@@ -55,9 +55,9 @@ def name_of(kind: type[Any]) -> str:
     return str(vars(kind)["__name__"])
 
 
-def about_of(kind: type[Any]) -> About:
+def about_of(kind: type[Any]) -> Metadata:
     """The facts of a built-in reward."""
-    about: About = kind.about
+    about: Metadata = kind.about
     return about
 
 
@@ -72,7 +72,7 @@ def summary_of(kind: type[Any]) -> str:
     return measures_of(kind).split("\n")[0]
 
 
-def range_of(about: About) -> str:
+def range_of(about: Metadata) -> str:
     """The range of the values in words."""
     return f"{about.low} to {about.high}"
 

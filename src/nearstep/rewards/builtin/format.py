@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from nearstep.errors import ConfigError, RewardError, shorten
-from nearstep.rewards.builtin.about import About, Values, need_package, required, settle
+from nearstep.common.errors import ConfigError, RewardError, shorten
+from nearstep.config.settings import option
 from nearstep.rewards.builtin.columns import need_column, read_texts
+from nearstep.rewards.builtin.metadata import Metadata, Values, need_package, required, settle
 from nearstep.rewards.builtin.text import texts_of
-from nearstep.settings import option
 
 _FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL | re.IGNORECASE)
 _INVALID = object()
@@ -23,7 +23,7 @@ class Regex:
     """1 if a regular expression matches, else 0: the whole completion, or with whole=false some part of it."""
 
     __name__: ClassVar[str] = "regex"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="The form is all it sees: .* between two tags matches any filling.",
         needs="parameter pattern",
     )  # fmt: skip
@@ -62,7 +62,7 @@ class Json:
     """1 if the completion is JSON (RFC 8259), alone or in one code fence, else 0."""
 
     __name__: ClassVar[str] = "json"
-    about: ClassVar[About] = About(low=0, high=1, gaming="{} and 0 are JSON: see json_schema.")
+    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="{} and 0 are JSON: see json_schema.")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [float(_read_json(text) is not _INVALID) for text in texts_of(completions)]
@@ -73,7 +73,7 @@ class JsonSchema:
     """1 if the completion is JSON, alone or in one code fence, that a JSON schema accepts, else 0."""
 
     __name__: ClassVar[str] = "json_schema"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Empty texts and lists pass unless the schema demands content (minLength, minItems).",
         needs="parameter schema (a file), or column schema", package="jsonschema", extra="metrics",
     )  # fmt: skip
@@ -124,7 +124,7 @@ class Tags:
     """The share of tags that stand once, in order: <name>, something, </name>, after the one before is closed."""
 
     __name__: ClassVar[str] = "tags"
-    about: ClassVar[About] = About(low=0, high=1, gaming="One letter between the tags is something.")
+    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="One letter between the tags is something.")
     names: tuple[str, ...] = option(("think", "answer"), "names of the tags, in their order")
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from nearstep.errors import ModelError
+from nearstep.common.errors import ModelError
 from nearstep.models.load import check_folder, check_weights, load_tokenizer
 
 # A window of fewer tokens would hardly leave room beside the special tokens.

@@ -5,10 +5,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nearstep.rewards.builtin.about import About, Values, settle
+from nearstep.config.settings import option
 from nearstep.rewards.builtin.columns import Cell, need_column, read_texts
+from nearstep.rewards.builtin.metadata import Metadata, Values, settle
 from nearstep.rewards.builtin.text import content_words_of, prompt_texts_of, sentences_of, texts_of, words_of
-from nearstep.settings import option
 
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _WORD = re.compile(r"[^\W\d_][^\W_]*(?:['’-][^\W_]+)*")
@@ -20,7 +20,7 @@ class Keywords:
     """The share of keywords that occur as whole words or phrases, in any case of letters."""
 
     __name__: ClassVar[str] = "keywords"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="A bare list of the keywords earns 1.",
         needs="parameter words, or column keywords",
     )  # fmt: skip
@@ -49,7 +49,7 @@ class ForbiddenWords:
     """-1 if any of the words or phrases occurs as a whole, in any case of letters, else 0."""
 
     __name__: ClassVar[str] = "forbidden_words"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=-1, high=0, gaming="Spelling a word otherwise, or saying nothing, costs nothing.",
         needs="parameter words, or column forbidden_words",
     )  # fmt: skip
@@ -81,7 +81,7 @@ class Relevance:
     """
 
     __name__: ClassVar[str] = "relevance"
-    about: ClassVar[About] = About(low=0, high=1, gaming="Repeating the question earns 1.")
+    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="Repeating the question earns 1.")
     to: str = option("prompt", "prompt, or the column whose words shall be taken up")
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class Grounding:
     """
 
     __name__: ClassVar[str] = "grounding"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Vague words without any number or name earn 1; wrong relations are not seen.",
         needs="column context",
     )  # fmt: skip

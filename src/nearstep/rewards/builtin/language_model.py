@@ -7,13 +7,13 @@ from functools import cached_property
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
-from nearstep.errors import ModelError, shorten
-from nearstep.models.action_logprobs import action_logprobs
+from nearstep.common.errors import ModelError, shorten
 from nearstep.models.distribution import Sampling
-from nearstep.models.forward import row_states
+from nearstep.models.forward.action_logprobs import action_logprobs
+from nearstep.models.forward.forward import row_states
 from nearstep.models.roles import Policy, make_policy
-from nearstep.rewards.builtin.about import fields_only
 from nearstep.rewards.builtin.frozen_models import load_frozen, load_reader, read_config
+from nearstep.rewards.builtin.metadata import fields_only
 from nearstep.types import row_groups
 
 

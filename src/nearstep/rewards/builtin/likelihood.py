@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from nearstep.rewards.builtin.about import About, Values, required, settle
+from nearstep.config.settings import option
 from nearstep.rewards.builtin.classifiers import DEVICE, at_rows, spoken
+from nearstep.rewards.builtin.metadata import Metadata, Values, required, settle
 from nearstep.rewards.builtin.text import texts_of
-from nearstep.settings import option
 
 if TYPE_CHECKING:
     from nearstep.rewards.builtin.language_model import LanguageModel
@@ -20,7 +20,7 @@ class Likelihood:
     """1 / perplexity: the geometric mean of the probabilities of its tokens, after the prompt, by a language model."""
 
     __name__: ClassVar[str] = "likelihood"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Loops and stock phrases are the likeliest text: add repetition_penalty.",
         needs="parameter model",
     )  # fmt: skip

@@ -7,7 +7,7 @@ import threading
 import weakref
 from pathlib import Path
 
-from nearstep.errors import RewardError
+from nearstep.common.errors import RewardError
 
 WORKER = Path(__file__).with_name("math_worker.py")
 STARTUP_SECONDS = 120.0

@@ -6,12 +6,12 @@ from fractions import Fraction
 from functools import cached_property
 from typing import ClassVar
 
-from nearstep.rewards.builtin.about import About, Values, fields_only, need_package, settle
+from nearstep.config.settings import option
 from nearstep.rewards.builtin.columns import need_column, read_texts
 from nearstep.rewards.builtin.equations import equations, final_number
 from nearstep.rewards.builtin.math_process import MathProcess
+from nearstep.rewards.builtin.metadata import Metadata, Values, fields_only, need_package, settle
 from nearstep.rewards.builtin.text import texts_of
-from nearstep.settings import option
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class NumericAnswer:
     """
 
     __name__: ClassVar[str] = "numeric_answer"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="A lucky number counts, whatever the steps.", needs="column answer"
     )
     answer: str = option("answer", "column with the answer, or several")
@@ -57,7 +57,7 @@ class MathAnswer:
     """
 
     __name__: ClassVar[str] = "math_answer"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="A lucky answer counts, whatever the steps; the problem restated can equal its answer.",
         needs="column answer", package="math_verify", extra="math",
     )  # fmt: skip
@@ -103,7 +103,7 @@ class Arithmetic:
     """
 
     __name__: ClassVar[str] = "arithmetic"
-    about: ClassVar[About] = About(low=-1, high=1, gaming="1 + 1 = 2 earns 1, needed or not.")
+    about: ClassVar[Metadata] = Metadata(low=-1, high=1, gaming="1 + 1 = 2 earns 1, needed or not.")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         held = [list(equations(text).values()) for text in texts_of(completions)]

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from nearstep.errors import RewardError, shorten
-from nearstep.rewards.builtin.about import About, Values, need_package, settle
+from nearstep.common.errors import RewardError, shorten
+from nearstep.config.settings import option
 from nearstep.rewards.builtin.columns import Cell, need_column, read_texts
+from nearstep.rewards.builtin.metadata import Metadata, Values, need_package, settle
 from nearstep.rewards.builtin.text import texts_of
-from nearstep.rewards.sandbox import Outcome, check_isolation, run_python
-from nearstep.settings import option
+from nearstep.rewards.sandbox.run import Outcome, check_isolation, run_python
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _PYTHON = ("", "python", "py", "python3")
@@ -33,7 +33,9 @@ class CodeSyntax:
     """The share of Python code fences that parse and hold a statement; without fences, the whole text is the code."""
 
     __name__: ClassVar[str] = "code_syntax"
-    about: ClassVar[About] = About(low=0, high=1, gaming="pass parses, and so does any single word: see code_tests.")
+    about: ClassVar[Metadata] = Metadata(
+        low=0, high=1, gaming="pass parses, and so does any single word: see code_tests."
+    )
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         blocks = [_blocks(text) for text in texts_of(completions)]
@@ -45,7 +47,7 @@ class CodeStyle:
     """1 minus the findings of ruff per line of code, at least 0; code that does not parse is worth 0."""
 
     __name__: ClassVar[str] = "code_style"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Many harmless lines thin the findings out; what the code does is not seen.",
         package="ruff", extra="code",
     )  # fmt: skip
@@ -90,7 +92,7 @@ class CodeExecution:
     """1 if the code runs to its end without an error, in the sandbox and within its limits, else 0."""
 
     __name__: ClassVar[str] = "code_execution"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="pass runs, and so does code whose errors are all caught: see code_tests.",
         needs="a sandbox (Linux user namespaces)",
     )  # fmt: skip
@@ -124,7 +126,7 @@ class CodeTests:
     """
 
     __name__: ClassVar[str] = "code_tests"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming=f"Answers for just the tested inputs. {_SANDBOX_GAMING}",
         needs="column tests; a sandbox (Linux user namespaces)",
     )  # fmt: skip

@@ -4,9 +4,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nearstep.rewards.builtin.about import About, Values, need_package, settle
+from nearstep.config.settings import option
+from nearstep.rewards.builtin.metadata import Metadata, Values, need_package, settle
 from nearstep.rewards.builtin.text import sentences_of, texts_of, words_of
-from nearstep.settings import option
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Readability:
     """
 
     __name__: ClassVar[str] = "readability"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Short words in short sentences earn it without meaning anything.",
         package="pyphen", extra="metrics",
     )  # fmt: skip
@@ -39,7 +39,7 @@ class ReadingGrade:
     """
 
     __name__: ClassVar[str] = "reading_grade"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="The lengths of words and sentences are all it sees.",
         package="pyphen", extra="metrics",
     )  # fmt: skip

@@ -4,11 +4,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from nearstep.errors import RewardError
-from nearstep.rewards.builtin.about import About, Values, need_package, settle
+from nearstep.common.errors import RewardError
+from nearstep.config.settings import option
 from nearstep.rewards.builtin.columns import need_column, read_texts
+from nearstep.rewards.builtin.metadata import Metadata, Values, need_package, settle
 from nearstep.rewards.builtin.text import sentences_of, texts_of, words_of
-from nearstep.settings import option
 
 NEEDS = "column reference"
 
@@ -18,7 +18,7 @@ class ExactMatch:
     """1 if the completion is one of the references, else 0; case, punctuation and spacing do not matter."""
 
     __name__: ClassVar[str] = "exact_match"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="None known but guessing where there are few answers.", needs=NEEDS
     )
     reference: str = option("reference", "column with the answer, or several")
@@ -46,7 +46,7 @@ class ContainsAnswer:
     """1 if one of the references stands somewhere in the completion, word for word, else 0; case does not matter."""
 
     __name__: ClassVar[str] = "contains_answer"
-    about: ClassVar[About] = About(low=0, high=1, gaming="Listing every possible answer earns 1.", needs=NEEDS)
+    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="Listing every possible answer earns 1.", needs=NEEDS)
     reference: str = option("reference", "column with the answer, or several")
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class Bleu:
     """Sentence BLEU of sacrebleu over 100: n-grams of one to four words, exponential smoothing, effective order."""
 
     __name__: ClassVar[str] = "bleu"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Copying stock phrases of the references earns some; right answers in other words, none.",
         needs=NEEDS, package="sacrebleu", extra="metrics",
     )  # fmt: skip
@@ -98,7 +98,7 @@ class Chrf:
     """chrF of sacrebleu over 100: F2 of shared runs of up to six characters; better than BLEU for inflected words."""
 
     __name__: ClassVar[str] = "chrf"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Any text of the language earns some (about 0.1 to 0.2); long texts gain by recall.",
         needs=NEEDS, package="sacrebleu", extra="metrics",
     )  # fmt: skip
@@ -129,7 +129,7 @@ class Rouge:
     """
 
     __name__: ClassVar[str] = "rouge"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Lists of likely words earn rouge1; order and grammar hardly matter to it.",
         needs=NEEDS, package="rouge_score", extra="metrics",
     )  # fmt: skip
@@ -179,7 +179,7 @@ class Meteor:
     """
 
     __name__: ClassVar[str] = "meteor"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Recall weighs nine times precision: padding with likely words gains.",
         needs=NEEDS, package="nltk", extra="metrics",
     )  # fmt: skip

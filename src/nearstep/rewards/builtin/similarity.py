@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nearstep.errors import ModelError
-from nearstep.rewards.builtin.about import About, Values, fields_only, need_package, required, settle
+from nearstep.common.errors import ModelError
+from nearstep.config.settings import option
 from nearstep.rewards.builtin.classifiers import DEVICE, TOGETHER, WINDOW
 from nearstep.rewards.builtin.columns import Cell, need_column, read_texts
+from nearstep.rewards.builtin.metadata import Metadata, Values, fields_only, need_package, required, settle
 from nearstep.rewards.builtin.text import texts_of
-from nearstep.settings import option
 
 if TYPE_CHECKING:
     from nearstep.rewards.builtin.token_matching import TokenMatcher
@@ -21,7 +21,7 @@ class SemanticSimilarity:
     """The cosine of the sentence embeddings of completion and reference, by sentence-transformers."""
 
     __name__: ClassVar[str] = "semantic_similarity"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=-1, high=1,
         gaming="On the topic is enough: a contradiction is close to what it denies. Text beyond what the model reads "
         "does not count.",
@@ -84,7 +84,7 @@ class Bertscore:
     """
 
     __name__: ClassVar[str] = "bertscore"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1,
         gaming="Any fluent text earns most of it (0.8 and more with some models): only differences mean something.",
         needs="parameter model, such as roberta-large; column reference",

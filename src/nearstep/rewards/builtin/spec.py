@@ -8,12 +8,12 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
-from nearstep.conversion import UnfitError
-from nearstep.errors import ConfigError, shorten
-from nearstep.rewards.builtin.about import BuiltIn, parameter_list, parameters
+from nearstep.common.errors import ConfigError, shorten
+from nearstep.config.conversion import UnfitError
+from nearstep.config.settings import convert
+from nearstep.rewards.builtin.metadata import BuiltIn, parameter_list, parameters
 from nearstep.rewards.builtin.other_names import COUNTERPARTS
 from nearstep.rewards.builtin.table import BUILT_INS
-from nearstep.settings import convert
 
 _IN_A_FILE = re.compile(r"\.py:\w+$")
 # A comma ends a value only where the next parameter begins, so values may hold commas.

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from nearstep.errors import RewardError, shorten
+from nearstep.common.errors import RewardError, shorten
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 # A run of letters and digits, inner apostrophes and hyphens included; an ideograph or kana is a word by itself.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-from nearstep.rewards.builtin.about import About, Values, check_order, settle
+from nearstep.config.settings import option
+from nearstep.rewards.builtin.metadata import Metadata, Values, check_order, settle
 from nearstep.rewards.builtin.text import content_words_of, sentences_of, texts_of, words_of
-from nearstep.settings import option
 
 FILLERS = (
     "actually|as a matter of fact|as previously mentioned|at the end of the day|at this point in time|basically"
@@ -39,7 +39,7 @@ class Conciseness:
     """
 
     __name__: ClassVar[str] = "conciseness"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Only listed English fillers count, and one short sentence has no overlap: it scores 1."
     )
 
@@ -52,7 +52,7 @@ class RepetitionPenalty:
     """Minus the share of n-grams of words that came before in the same completion."""
 
     __name__: ClassVar[str] = "repetition_penalty"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=-1, high=0, gaming="Saying nothing, or the same in other words, costs nothing; longer texts repeat more."
     )
     ngram_words: int = option(3, "words in an n-gram", at_least=1)
@@ -76,7 +76,7 @@ class Diversity:
     """
 
     __name__: ClassVar[str] = "diversity"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Texts shorter than a window are rarely below 1, and a list of random words scores 1."
     )
     window_words: int = option(50, "words in a window", at_least=2)
@@ -100,7 +100,7 @@ class Fluency:
     """The share of well-formed sentences: a capital or digit first, an end mark last, neither too short nor long."""
 
     __name__: ClassVar[str] = "fluency"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="Form only: “Blue is of the.” is fine by it. Lists and code score low. See likelihood."
     )
     minimum_words: int = option(3, "fewest words of a good sentence", at_least=1)
@@ -132,7 +132,7 @@ class Coherence:
     """
 
     __name__: ClassVar[str] = "coherence"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="“And” before every sentence earns 1, whatever the sentences say; English only."
     )
 
@@ -145,7 +145,7 @@ class Engagement:
     """The share of sentences that address the reader: by you or let's, or by a question."""
 
     __name__: ClassVar[str] = "engagement"
-    about: ClassVar[About] = About(
+    about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="A text of questions only earns 1: give it a small weight; English only."
     )
 

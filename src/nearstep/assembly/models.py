@@ -1,0 +1,255 @@
+"""Which models, tokenizers and functions play which role, given the settings and the user's objects."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nearstep.common.errors import ConfigError, ModelError
+from nearstep.config.ppo import PPOConfig
+from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
+from nearstep.models.attention.choice import kernel_of_model
+from nearstep.models.attention.varlen import Kernel
+from nearstep.models.cpu_compile import compile_loops
+from nearstep.models.layer_choice import layers_of_one_step
+from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model
+from nearstep.models.reward_model import is_decoder
+from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
+from nearstep.models.shared_trunk import critic_under_adapters, value_head
+from nearstep.rewards.ask import RewardSource
+from nearstep.rewards.build import (
+    RewardEntry,
+    RewardModelOptions,
+    RewardSpec,
+    load_reward_model,
+    make_sources,
+    reward_tokenizer,
+)
+from nearstep.rewards.identity import TokenizerIdentity, same_tokens
+from nearstep.scale.backend import Backend
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What the user passed as objects (or as folders and hub names). What is None is made from the settings."""
+
+    tokenizer: PreTrainedTokenizerBase | None = None
+    model: nn.Module | str | None = None
+    ref_model: nn.Module | str | None = None
+    value_model: nn.Module | str | None = None
+    reward_model: nn.Module | str | None = None
+    reward_tokenizer: PreTrainedTokenizerBase | None = None
+    reward_funcs: Sequence[RewardEntry] = ()
+    train_dataset: object = None
+    eval_dataset: object = None
+    peft_config: Any = None
+    callbacks: Sequence[object] = ()
+
+
+@dataclass(frozen=True)
+class BuiltModels:
+    """The models of a run, the judges of its rewards, and what the user should know of how they were chosen."""
+
+    models: Models
+    sources: list[RewardSource]
+    names: "ModelOrigins"
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class ModelOrigins:
+    """Where the models came from: folders or hub names, None for objects made in memory."""
+
+    policy: str | None
+    reference: str | None
+    critic: str | None
+
+
+def policy_of(config: PPOConfig, inputs: RunInputs) -> nn.Module | str:
+    """The policy as given: an object, a folder or a hub name. Raises ConfigError if there is none."""
+    given = inputs.model or config.sft_model_path or config.model_name_or_path
+    if given is None:
+        raise ConfigError("no policy: pass model, or set model_name_or_path")
+    return given
+
+
+def build_models(
+    config: PPOConfig,
+    inputs: RunInputs,
+    specs: Sequence[RewardSpec],
+    tokenizer: PreTrainedTokenizerBase,
+    backend: Backend,
+) -> BuiltModels:
+    """Load and prepare every model. Raises ModelError for one that cannot play its role."""
+    _check_distinct(inputs)
+    _check_critic(config, inputs)
+    notes: list[str] = []
+    dtype = DTYPES[config.dtype]
+
+    given = policy_of(config, inputs)
+    plain = given if isinstance(given, nn.Module) else load_policy(
+        given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code
+    )  # fmt: skip
+    options = RewardModelOptions(
+        dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed
+    )
+    loaded = [load_reward_model(entry, options) for entry in specs]
+    first = loaded[0] if loaded else None
+    separate = config.advantage == "gae" and config.critic_trunk == "separate"
+    critic = _critic(config, inputs, plain, first, tokenizer, notes) if separate else None
+    model = backend.place(_adapted(plain, config, inputs))
+    if config.advantage == "gae" and config.critic_trunk == "adapter":
+        critic = _critic_under_adapters(config, inputs, model, tokenizer, notes)
+    policy = make_policy(model, autocast=config.bf16, checkpointing=config.gradient_checkpointing)
+    sources = make_sources(
+        config,
+        list(zip(specs, loaded, strict=True)),
+        lambda model: reward_tokenizer(model, inputs.reward_tokenizer, tokenizer),
+        TokenizerIdentity.of(tokenizer),
+        options,
+    )
+    reference = _reference(config, inputs, policy, backend, notes)
+    kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=config.bf16)
+    notes.append(f"Attention over packed rows: {kernel.value}.")
+    if kernel is Kernel.LOOPS:
+        compile_loops()
+    steps = layers_of_one_step(policy.model)
+    if steps and not config.bf16:
+        notes.append(f"Layers of the policy that run as one step on this CPU: {steps}.")
+    value = None
+    if critic is not None:
+        value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
+    elif config.advantage == "gae":
+        value = value_head(policy, _pad(tokenizer))
+        notes.append("The critic is a head of zeros on the policy's trunk.")
+    names = ModelOrigins(
+        policy=_name_or_path(policy.model),
+        reference=None if reference is None else _name_or_path(reference.policy.model),
+        critic=None if value is None else _name_or_path(value.model),
+    )
+    return BuiltModels(Models(policy, reference, value), sources, names, notes)
+
+
+def _check_distinct(inputs: RunInputs) -> None:
+    """One object cannot be trained and stay what it is."""
+    trained = {"model": inputs.model, "value_model": inputs.value_model}
+    others = {**trained, "ref_model": inputs.ref_model, "reward_model": inputs.reward_model}
+    for name, model in trained.items():
+        for other, same in others.items():
+            if name != other and isinstance(model, nn.Module) and model is same:
+                raise ModelError(
+                    f"{name} and {other} are the same object, but {name} is trained: pass a copy (copy.deepcopy), "
+                    "or None for what nearstep makes itself"
+                )
+
+
+def _check_critic(config: PPOConfig, inputs: RunInputs) -> None:
+    """A critic can be passed only where it has a model of its own."""
+    if inputs.value_model is None:
+        return
+    if config.advantage != "gae":
+        raise ModelError(
+            f"value_model: advantage = {config.advantage} has no critic; leave it out, or use advantage = gae"
+        )
+    if config.critic_trunk != "separate":
+        raise ModelError(
+            f"value_model: with critic_trunk = {config.critic_trunk} the critic is made from the policy's weights; "
+            "leave it out, or use critic_trunk = separate"
+        )
+
+
+def _adapted(model: nn.Module, config: PPOConfig, inputs: RunInputs) -> nn.Module:
+    """The policy with new adapters if they are asked for."""
+    if inputs.peft_config is not None:
+        return add_adapters(model, inputs.peft_config, seed=config.seed)
+    return add_adapters(model, lora_from(config), seed=config.seed) if config.use_peft else model
+
+
+def _critic(
+    config: PPOConfig,
+    inputs: RunInputs,
+    policy: nn.Module,
+    reward_model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    notes: list[str],
+) -> nn.Module:
+    """The critic as given, else started from a reward model that reads the same ids, else from the policy's trunk."""
+    given = inputs.value_model if inputs.value_model is not None else config.value_model_path
+    if isinstance(given, nn.Module):
+        return given
+    critic: nn.Module
+    if given is not None:
+        critic = load_scalar_model(
+            given, role="value_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
+        )
+        return critic
+    if reward_model is not None and is_decoder(reward_model):
+        own = reward_tokenizer(reward_model, inputs.reward_tokenizer, tokenizer)
+        if same_tokens(own, tokenizer):
+            notes.append("The critic starts from the reward model.")
+            critic = copy.deepcopy(reward_model).requires_grad_(True)
+            return critic
+        notes.append(
+            "The reward model has another tokenizer, so the critic starts from the policy's trunk, its head at zero."
+        )
+    else:
+        notes.append("The critic starts from the policy's trunk, its head at zero.")
+    start = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
+    critic = critic_from_trunk(start, _pad(tokenizer))
+    return critic
+
+
+def _critic_under_adapters(
+    config: PPOConfig, inputs: RunInputs, policy: nn.Module, tokenizer: PreTrainedTokenizerBase, notes: list[str]
+) -> nn.Module:
+    """A critic on the policy's frozen weights. Raises ConfigError where the policy has no adapters over them."""
+    if not is_adapted(policy):
+        raise ConfigError(
+            "critic_trunk = adapter: the critic uses the frozen weights under the policy's adapters, and it has none. "
+            "Set use_peft, pass peft_config, or use critic_trunk = separate or shared"
+        )
+    notes.append("The critic has adapters of its own on the policy's frozen weights, its head at zero.")
+    chosen = inputs.peft_config if inputs.peft_config is not None else adapters_of(policy)
+    return critic_under_adapters(policy, chosen, _pad(tokenizer), seed=config.seed)
+
+
+def _pad(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that a critic's folder names as padding."""
+    pad: int | None = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return pad
+
+
+def _reference(
+    config: PPOConfig, inputs: RunInputs, policy: Policy, backend: Backend, notes: list[str]
+) -> Reference | None:
+    """The reference as given, else the policy with its adapters off, else a frozen copy of the policy as it starts.
+
+    None where no KL is measured.
+    """
+    given = inputs.ref_model if inputs.ref_model is not None else config.ref_model_path
+    if config.measure_kl is False or (config.measure_kl is None and config.kl_coef == 0 and given is None):
+        if inputs.ref_model is not None:
+            raise ModelError("ref_model: with measure_kl = false nothing would read it; leave one of the two out")
+        notes.append("No KL is measured: kl_coef = 0, so no reference is loaded (measure_kl = true measures it).")
+        return None
+    if isinstance(given, str):
+        given = load_policy(
+            given, role="ref_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
+        )
+    if given is not None:
+        model = backend.place(given.requires_grad_(False))
+        return Reference(make_policy(model, role="ref_model", autocast=config.bf16), adapters_off=False)
+    if is_adapted(policy.model):
+        notes.append("The reference is the policy with its adapters off.")
+        return Reference(policy, adapters_off=True)
+    return frozen_copy(policy)
+
+
+def _name_or_path(model: nn.Module) -> str | None:
+    return transformers_model(model, "model").config.name_or_path or None

@@ -1,0 +1,1 @@
+"""What any room may use: random streams, plugins, messages, errors, the hub."""

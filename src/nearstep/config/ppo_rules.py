@@ -1,0 +1,200 @@
+"""Which settings clash, and which have no effect beside others."""
+
+import difflib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
+from nearstep.config.rewards import reward_problems, reward_remarks
+from nearstep.config.settings import Problem, without_effect
+
+if TYPE_CHECKING:
+    from nearstep.config.ppo import PPOConfig
+
+DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
+CRITIC_SETTINGS = (
+    "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_trunk",
+    "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency", "vf_warmup_updates",
+    "vf_warmup_lam", "lam_length_alpha",
+)  # fmt: skip
+TRUST_REGIONS = ("clip", *DIVERGENCES, "unbounded")
+
+
+def clashes(config: "PPOConfig") -> Iterator[Problem]:
+    """Settings that contradict each other. Types and limits are checked before."""
+    yield from data_problems(config)
+    yield from prompt_problems(config, config.dataset_name, config.total_episodes)
+    yield from reward_problems(config)
+    yield from _stop_problems(config)
+    yield from _batch_problems(config)
+    yield from _kl_problems(config)
+    yield from _region_problems(config)
+    yield from _critic_problems(config)
+    if config.advantage in ("group_mean", "group_normalized", "leave_one_out") and config.num_generations < 2:
+        yield Problem(
+            f"advantage = {config.advantage} compares responses to one prompt: num_generations must be at least 2",
+            ("advantage", "num_generations"),
+        )
+    if config.bf16 and config.dtype == "float64":
+        yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
+    if config.decode_graphs and config.use_cpu:
+        yield Problem(
+            "decode_graphs replays CUDA graphs and use_cpu leaves the GPU: give one", ("decode_graphs", "use_cpu")
+        )
+
+
+def remarks(config: "PPOConfig") -> Iterator[str]:
+    """Settings without effect, and one whose effect surprises."""
+    if config.stop_token is None and config.stop_token_id is None:
+        yield "without a stop token all response_length tokens of a response are scored and trained on"
+    clip, divergence = ("cliprange", "cliprange_high", "dual_clip"), ("divergence_low", "divergence_high")
+    adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
+    lora = ("lora_r", "lora_alpha", "lora_target_modules")
+    limits = (config.importance_cap, config.importance_floor)
+    yield from reward_remarks(config)
+    yield from prompt_remarks(config, config.dataset_name)
+    yield from _critic_remarks(config)
+    yield from without_effect(
+        config,
+        ("without use_peft", not config.use_peft, lora),
+        ("with response_length = 1", config.response_length == 1, ("decode_graphs",)),
+        ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
+        ("beside total_episodes", config.total_episodes is not None, ("num_train_epochs",)),
+        ("beside batch_size", config.batch_size is not None, ("gradient_accumulation_steps",)),
+        ("with a constant learning rate", config.lr_scheduler_type == "constant", ("warmup_steps",)),
+        ("with optim = sgd", config.optim == "sgd", adam),
+        (f"with trust_region = {config.trust_region}", config.trust_region != "clip", clip),
+        (f"with trust_region = {config.trust_region}", config.trust_region not in DIVERGENCES, divergence),
+        (
+            f"with trust_region = {config.trust_region}",
+            not config.trust_region.startswith("topk"),
+            ("divergence_top_k",),
+        ),
+        (f"with advantage = {config.advantage}", config.advantage != "gae", CRITIC_SETTINGS),
+        (
+            f"with advantage = {config.advantage}",
+            config.advantage not in ("gae", "batch_normalized"),
+            ("gamma", "whiten_advantages"),
+        ),
+        (
+            "with anchor = sampled",
+            config.anchor == "sampled",
+            ("importance_cap", "importance_floor", "importance_rule"),
+        ),
+        (
+            "without importance_cap and importance_floor",
+            config.anchor != "sampled" and limits == (None, None),
+            ("importance_rule",),
+        ),
+        ("without overlong_buffer", config.overlong_buffer is None, ("overlong_penalty",)),
+        ("with kl_coef = 0", config.kl_coef == 0, ("kl_in",)),
+        ("without kl_target", config.kl_target is None, ("kl_horizon",)),
+        ("with measure_kl = false", config.measure_kl is False, ("ref_model_path", "kl_estimator")),
+        ("with one epoch", config.num_ppo_epochs == 1, ("early_stop_kl",)),
+        ("without save_steps", config.save_steps is None, ("save_total_limit",)),
+        ("without push_to_hub", not config.push_to_hub, ("hub_model_id",)),
+    )
+
+
+def _critic_remarks(config: "PPOConfig") -> Iterator[str]:
+    decoupled = ("num_vf_epochs", "vf_update_frequency")
+    yield from without_effect(
+        config,
+        (
+            "without vf_warmup_updates",
+            config.advantage == "gae" and config.vf_warmup_updates == 0,
+            ("vf_warmup_lam",),
+        ),
+        ("with critic = joint", config.critic == "joint" and config.advantage == "gae", decoupled),
+        (
+            "with critic = decoupled, whose loss has an optimizer of its own",
+            config.critic == "decoupled",
+            ("vf_coef",),
+        ),
+    )
+
+
+def _stop_problems(config: "PPOConfig") -> Iterator[Problem]:
+    stops = ("stop_token", "stop_token_id")
+    if config.stop_token not in (None, "eos") and config.stop_token_id is not None:
+        yield Problem("stop_token and stop_token_id both say what ends a response: give one", stops)
+    if config.stop_token_id == ():
+        yield Problem("stop_token_id is empty: give an id, or stop_token = none for no stop", ("stop_token_id",))
+    penalties = {
+        "missing_eos_penalty": config.missing_eos_penalty not in (None, 0),
+        "non_eos_penalty": config.non_eos_penalty,
+    }
+    if all(penalties.values()):
+        yield Problem("missing_eos_penalty subtracts and non_eos_penalty replaces: give one", tuple(penalties))
+    for name, is_set in penalties.items():
+        if is_set and config.stop_token is None and config.stop_token_id is None:
+            yield Problem(f"{name} needs a stop token: without one it would hit every response", (name, *stops))
+    if config.mask_truncated_completions and config.stop_token is None and config.stop_token_id is None:
+        yield Problem(
+            "mask_truncated_completions needs a stop token: without one every response is cut off",
+            ("mask_truncated_completions", *stops),
+        )
+    if config.overlong_buffer is not None and config.overlong_buffer > config.response_length:
+        yield Problem(
+            f"overlong_buffer = {config.overlong_buffer} is more than response_length = {config.response_length}",
+            ("overlong_buffer", "response_length"),
+        )
+
+
+def _kl_problems(config: "PPOConfig") -> Iterator[Problem]:
+    if config.kl_in == "loss" and config.kl_coef > 0 and config.kl_estimator == "k1":
+        yield Problem(
+            "kl_in = loss needs kl_estimator = k2 or k3: the gradient of k1 is 0 on average", ("kl_in", "kl_estimator")
+        )
+    if config.kl_target is not None and config.kl_coef == 0:
+        yield Problem("kl_target adapts kl_coef by a factor, and kl_coef = 0 stays 0", ("kl_target", "kl_coef"))
+    if config.measure_kl is False and config.kl_coef > 0:
+        yield Problem("a KL penalty needs the KL: set kl_coef = 0, or measure_kl = true", ("measure_kl", "kl_coef"))
+
+
+def _region_problems(config: "PPOConfig") -> Iterator[Problem]:
+    region = config.trust_region
+    if region not in TRUST_REGIONS and ".py:" not in region:
+        near = difflib.get_close_matches(region, TRUST_REGIONS, n=1) or [", ".join(TRUST_REGIONS)]
+        yield Problem(f"trust_region = {region!r} is unknown; did you mean {near[0]}?", ("trust_region",))
+    if config.ratio_level == "sequence" and region in DIVERGENCES:
+        yield Problem(
+            f"trust_region = {region} compares distributions of single tokens: with ratio_level = sequence use clip "
+            "or unbounded",
+            ("ratio_level", "trust_region"),
+        )
+    low, high = config.importance_floor, config.importance_cap
+    if low is not None and high is not None and low > high:
+        yield Problem(
+            f"importance_floor = {low:g} is above importance_cap = {high:g}", ("importance_floor", "importance_cap")
+        )
+
+
+def _critic_problems(config: "PPOConfig") -> Iterator[Problem]:
+    trunk = config.critic_trunk
+    if trunk == "shared" and config.critic == "decoupled" and config.advantage == "gae":
+        yield Problem(
+            "critic = decoupled trains the critic apart from the policy, and with critic_trunk = shared they have one "
+            "trunk: use critic = joint, or critic_trunk = separate or adapter",
+            ("critic", "critic_trunk", "advantage"),
+        )
+    if trunk != "separate" and config.value_model_path is not None:
+        yield Problem(
+            f"value_model_path is a model of its own, and with critic_trunk = {trunk} the critic is made from the "
+            "policy's weights: give one",
+            ("value_model_path", "critic_trunk"),
+        )
+
+
+def _batch_problems(config: "PPOConfig") -> Iterator[Problem]:
+    rows = config.batch_size
+    if rows is not None and rows % config.num_generations != 0:
+        yield Problem(
+            f"batch_size = {rows} is no multiple of num_generations = {config.num_generations}",
+            ("batch_size", "num_generations"),
+        )
+    if rows is not None and config.num_mini_batches > rows:
+        yield Problem(
+            f"num_mini_batches = {config.num_mini_batches} is more than batch_size = {rows} rows",
+            ("batch_size", "num_mini_batches"),
+        )

@@ -1,0 +1,51 @@
+"""Settings that belong together: the members of the PPO family by name, for Python and for `--recipe`."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from nearstep.config.ppo import PPOConfig
+
+# The critic on an optimizer of its own, after the policy. Its rate is learning_rate unless vf_learning_rate is given.
+DECOUPLED: Mapping[str, object] = {"critic": "decoupled"}
+
+# Divergence PPO (2602.04879): total variation against the policy that sampled, no KL penalty, untempered.
+DIVERGENCE: Mapping[str, object] = {"trust_region": "binary_tv", "kl_coef": 0.0, "temperature": 1.0}
+
+# What TRL's PPOTrainer (up to 1.12) does, its defects left out: the score one step after EOS, gradients never cut.
+TRL_PARITY: Mapping[str, object] = {"score_position": "after_eos", "max_grad_norm": None}
+
+# CISPO (2506.13585): no token is left out, its importance weight is capped; at 5, as in 2602.04879's comparison.
+CISPO: Mapping[str, object] = {"trust_region": "unbounded", "ratio_cap": 5.0, "kl_coef": 0.0, "temperature": 1.0}
+
+# GSPO (2507.18071): one ratio for a response, clipped far closer to 1, against the other responses to the prompt.
+GSPO: Mapping[str, object] = {
+    "ratio_level": "sequence", "cliprange": 3e-4, "cliprange_high": 4e-4, "loss_aggregation": "sequence_mean",
+    "advantage": "group_normalized", "num_generations": 8, "kl_coef": 0.0, "temperature": 1.0,
+}  # fmt: skip
+
+# DAPO (2503.14476) without its dynamic sampling, which draws prompts anew whose responses all score alike.
+# Its soft penalty for length needs a size of its own: overlong_buffer.
+DAPO: Mapping[str, object] = {
+    "advantage": "group_normalized", "num_generations": 8, "cliprange_high": 0.28, "mask_truncated_completions": True,
+    "kl_coef": 0.0, "temperature": 1.0,
+}  # fmt: skip
+
+# VAPO (2504.05118) without its loss on correct samples: the critic learns Monte-Carlo returns, 50 updates ahead.
+VAPO: Mapping[str, object] = {
+    "lam_critic": 1.0, "lam_length_alpha": 0.05, "vf_warmup_updates": 50, "cliprange_high": 0.28,
+    "learning_rate": 1e-6, "vf_learning_rate": 2e-6, "kl_coef": 0.0, "temperature": 1.0,
+}  # fmt: skip
+
+RECIPES: Mapping[str, Mapping[str, object]] = {
+    "decoupled": DECOUPLED,
+    "divergence": DIVERGENCE,
+    "trl_parity": TRL_PARITY,
+    "cispo": CISPO,
+    "gspo": GSPO,
+    "dapo": DAPO,
+    "vapo": VAPO,
+}
+
+DecoupledPPOConfig = partial(PPOConfig, **DECOUPLED)  # type: ignore[arg-type]
+DivergencePPOConfig = partial(PPOConfig, **DIVERGENCE)  # type: ignore[arg-type]
+TRLParityConfig = partial(PPOConfig, **TRL_PARITY)  # type: ignore[arg-type]

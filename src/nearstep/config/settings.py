@@ -1,0 +1,255 @@
+"""How settings are declared, converted and checked, so that every problem is told at once.
+
+Standard library only: a configuration can be read and refused before anything heavy is imported.
+"""
+
+import dataclasses
+import difflib
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, field
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+from nearstep.common.errors import ConfigError, shorten
+from nearstep.config.conversion import UnfitError, as_type
+from nearstep.config.old_names import OF_TRAINING, OldNames
+
+T = TypeVar("T")
+Number: TypeAlias = int | float
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, in words, and the settings that it depends on."""
+
+    text: str
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a configuration says about itself beside its fields, which are all made by `option`."""
+
+    old_names: ClassVar[OldNames] = OF_TRAINING
+
+    def problems(self) -> Iterable[Problem]:
+        """Values that clash. Types and limits are checked before."""
+        return ()
+
+    def remarks(self) -> Iterable[str]:
+        """What is allowed and yet hardly meant, such as a setting without effect."""
+        return ()
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known about a setting beside its type and default."""
+
+    help: str
+    above: Number | None = None
+    at_least: Number | None = None
+    below: Number | None = None
+    at_most: Number | None = None
+
+    def limits(self) -> str:
+        """The allowed range in words; empty where there is none."""
+        limits = (
+            ("above", self.above),
+            ("at least", self.at_least),
+            ("below", self.below),
+            ("at most", self.at_most),
+        )
+        return " and ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
+
+    def allows(self, value: object) -> bool:
+        """Whether a number, or every number of a tuple, lies in the range; anything else does."""
+        if isinstance(value, tuple):
+            return all(self.allows(entry) for entry in value)
+        if not isinstance(value, int | float):
+            return True
+        return (
+            (self.above is None or value > self.above)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.below is None or value < self.below)
+            and (self.at_most is None or value <= self.at_most)
+        )
+
+
+def option(
+    default: T,
+    help: str,
+    *,
+    above: Number | None = None,
+    at_least: Number | None = None,
+    below: Number | None = None,
+    at_most: Number | None = None,
+) -> T:
+    """A dataclass field with a line of help and the limits of its value."""
+    return field(default=default, metadata={"option": Option(help, above, at_least, below, at_most)})
+
+
+def option_of(setting: Field[Any]) -> Option:
+    """What `option` noted about a field."""
+    noted: Option = setting.metadata["option"]
+    return noted
+
+
+def sections(*titled: tuple[str, type[Settings]]) -> tuple[tuple[str, str], ...]:
+    """Title and first setting of each part of a configuration, for `--help`."""
+    return tuple((title, next(iter(part.__annotations__))) for title, part in titled)
+
+
+def without_effect(settings: Settings, *rules: tuple[str, bool, tuple[str, ...]]) -> Iterator[str]:
+    """A sentence for every setting that was changed although, by a rule that applies, it has no effect.
+
+    A rule is a reason, whether it applies, and the names of the settings that mean nothing then.
+    """
+    changed = {
+        setting.name for setting in dataclasses.fields(settings) if vars(settings)[setting.name] != setting.default
+    }
+    for reason, applies, names in rules:
+        if applies:
+            yield from (f"{name} has no effect {reason}" for name in names if name in changed)
+
+
+def accepts_old_names(cls: type[SettingsT]) -> type[SettingsT]:
+    """Let a dataclass check itself when it is made, and take other libraries' names for its fields.
+
+    Raises ConfigError with every problem; warns of old names and of settings without effect.
+    """
+    fill = cls.__init__
+
+    @functools.wraps(fill)
+    def check_and_fill(self: SettingsT, **given: object) -> None:
+        findings = _examine(cls, given, texts=False)
+        _refuse(findings.problems)
+        fill(self, **findings.values)
+        for note in [*findings.notes, *self.remarks()]:
+            warnings.warn(note, stacklevel=2)
+
+    cls.__init__ = check_and_fill  # type: ignore[method-assign, assignment]
+    return cls
+
+
+def _nothing(settings: Settings) -> Iterable[Problem]:
+    return ()
+
+
+def from_mapping(
+    cls: type[SettingsT],
+    raw: Mapping[str, object],
+    *,
+    texts: bool,
+    found: Sequence[Problem] = (),
+    further: Callable[[SettingsT], Iterable[Problem]] = _nothing,
+) -> SettingsT:
+    """Make settings from names and values; with `texts`, strings are converted to the type of their field.
+
+    `found` are problems met while reading, `further` looks for more than the class itself does: all of them
+    are told in the same ConfigError.
+    """
+    findings = _examine(cls, raw, texts=texts, found=found, further=further)
+    _refuse(findings.problems)
+    for note in findings.notes:
+        warnings.warn(note, stacklevel=2)
+    return cls(**findings.values)
+
+
+def current_name(name: str, old: OldNames = OF_TRAINING) -> str:
+    """The field that a name means: dashes are underscores, and names of other libraries are translated."""
+    name = name.replace("-", "_")
+    return old.renamed.get(name, name)
+
+
+@dataclass(frozen=True)
+class _Findings:
+    values: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def _examine(
+    cls: type[SettingsT],
+    raw: Mapping[str, object],
+    *,
+    texts: bool,
+    found: Sequence[Problem] = (),
+    further: Callable[[SettingsT], Iterable[Problem]] = _nothing,
+) -> _Findings:
+    findings = _read(cls, raw, texts)
+    problems = [*found, *findings.problems]
+    broken = {name for problem in problems for name in problem.fields}
+    draft = _unchecked(cls, findings.values)
+    # A rule that rests on a broken setting would judge the default that stands in for it.
+    rules = [*draft.problems(), *further(draft)]
+    problems += [rule for rule in rules if broken.isdisjoint(rule.fields)]
+    return dataclasses.replace(findings, problems=problems)
+
+
+def _read(cls: type[SettingsT], raw: Mapping[str, object], texts: bool) -> _Findings:
+    """Names resolved and values converted, before any rule."""
+    settings = {setting.name: setting for setting in dataclasses.fields(cls)}
+    old = cls.old_names
+    spelled: dict[str, str] = {}
+    findings = _Findings()
+    for given, value in raw.items():
+        name = current_name(given, old)
+        if name in spelled:
+            text = f"{spelled[name]} and {given} are the same setting: give one"
+            findings.problems.append(Problem(text, (name,)))
+        elif name in settings:
+            spelled[name] = given
+            if name != given.replace("-", "_"):
+                findings.notes.append(f"{given} is called {name} here")
+            value = _today(name, given, value, old, findings.notes)
+            try:
+                findings.values[name] = convert(value, settings[name], texts)
+            except UnfitError as unfit:
+                findings.problems.append(Problem(f"{given} = {shorten(value)} must be {unfit}", (name,)))
+        elif name not in old.retired:
+            findings.problems.append(Problem(f"unknown setting {given}{_nearest(name, settings, old)}"))
+        elif old.retired[name].is_harmless(value):
+            findings.notes.append(f"{given} has no effect: {old.retired[name].sentence}")
+        else:
+            findings.problems.append(Problem(f"{given} = {shorten(value)}: {old.retired[name].sentence}"))
+    return findings
+
+
+def _today(name: str, given: str, value: object, old: OldNames, notes: list[str]) -> object:
+    """The value by its name here, where it has another one elsewhere."""
+    values = old.values.get(name, {})
+    if not isinstance(value, str) or value not in values:
+        return value
+    notes.append(f"{given} {value} is called {values[value]} here")
+    return values[value]
+
+
+def _unchecked(cls: type[SettingsT], values: Mapping[str, object]) -> SettingsT:
+    draft = object.__new__(cls)
+    for setting in dataclasses.fields(cls):
+        object.__setattr__(draft, setting.name, values.get(setting.name, setting.default))
+    return draft
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError("\n".join([f"{count} in the settings:", *(f"  - {problem.text}" for problem in problems)]))
+
+
+def _nearest(name: str, settings: Iterable[str], old: OldNames) -> str:
+    matches = difflib.get_close_matches(name, [*settings, *old.renamed], n=1)
+    return f"; did you mean {current_name(matches[0], old)}?" if matches else "; there is none with a similar name"
+
+
+def convert(value: object, setting: Field[Any], texts: bool) -> object:
+    """`value` as the type of a field and within its limits; with `texts`, text is converted. Else an UnfitError."""
+    converted = as_type(value, setting.type, texts)
+    limits = option_of(setting)
+    if not limits.allows(converted):
+        raise UnfitError(limits.limits())
+    return converted

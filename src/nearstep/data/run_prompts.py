@@ -1,0 +1,190 @@
+"""Which prompts a run plays and which it is evaluated on, given its settings and the user's objects."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from nearstep.common.errors import ConfigError, DataError
+from nearstep.common.random_streams import stream
+from nearstep.config.ppo import PPOConfig
+from nearstep.data.formats.format import Format
+from nearstep.data.mix import PromptMix, weighted_round_robin_between
+from nearstep.data.preview import preview
+from nearstep.data.prompt_source import BatchPlan, PromptSource
+from nearstep.data.prompt_stream import PromptStream, StreamSource
+from nearstep.data.prompts import PromptSet
+from nearstep.data.sources import DataSource, PromptEncoder, evaluation_sources, training_sources, wanted_names
+from nearstep.data.stream import RowStream
+from nearstep.data.templates import template_notes
+
+HEAD_ROWS = 100  # of a stream, read before the run to recognise, check and show them
+
+
+@dataclass(frozen=True)
+class RunPrompts:
+    """The prompts of a run, all checked but for those of `streams`, of which `prompts` are the first."""
+
+    prompts: PromptMix
+    held_out: PromptMix | None
+    streams: tuple[PromptStream, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int | None:
+        """How many prompts there are to train on; None where nobody knows."""
+        return None if self.streams else len(self.prompts)
+
+    @property
+    def names(self) -> list[str]:
+        """What the data sets are called."""
+        return [prompts.table.name for prompts in self.prompts.sets]
+
+    def source(self, config: PPOConfig, batch_size: int, *, rank: int, world_size: int) -> PromptSource | StreamSource:
+        """Where the prompts of each update come from; `batch_size` counts episodes over all ranks."""
+        play = BatchPlan(config.seed, batch_size, config.num_generations, rank, world_size)
+        if not self.streams:
+            return PromptSource(self.prompts, play, config.shuffle_dataset)
+        buffer = config.shuffle_buffer if config.shuffle_dataset else 1
+        return StreamSource(self.streams, self.prompts.shares, self.prompts.columns, play, buffer)
+
+    def introduction(self) -> str:
+        """What the user should read of the prompts before the run."""
+        return "\n".join([preview(self.prompts, streaming=bool(self.streams)), *self.notes])
+
+
+def make_run_prompts(
+    config: PPOConfig,
+    *,
+    train_dataset: object,
+    eval_dataset: object,
+    tokenizer: PreTrainedTokenizerBase,
+    family: PreTrainedConfig,
+    main: bool,
+) -> RunPrompts:
+    """Find, read and check the prompts; `family` is the policy's configuration, `main` whether to speak for all ranks.
+
+    Raises ConfigError or DataError.
+    """
+    data_sources = training_sources(config, train_dataset, wanted="prompts")
+    encoder = PromptEncoder(config, tokenizer, family)
+    held_out = _held_out(config, eval_dataset, encoder)
+    notes = tuple(template_notes(tokenizer, config.prompt_type))
+    if config.streaming or any(_is_stream(data_source.given) for data_source in data_sources):
+        run_prompts = _streams(config, data_sources, encoder, held_out, main)
+        return replace(run_prompts, notes=(*notes, *run_prompts.notes))
+    prompts = PromptMix(tuple(encoder.sets(data_sources)), _weights(config, data_sources))
+    if config.num_eval_rows is None:
+        return RunPrompts(prompts, held_out, notes=notes)
+    if held_out is not None:
+        return RunPrompts(prompts, _subset(held_out, config), notes=notes)
+    drawn, rest = _held_back(prompts, config)
+    told = f"{len(drawn)} prompts, drawn by the seed, are held out to evaluate on."
+    return RunPrompts(rest, drawn, notes=(*notes, told, *_overlap(rest, drawn)))
+
+
+def _held_out(config: PPOConfig, given: object, encoder: "PromptEncoder") -> PromptMix | None:
+    """The evaluation data, if any is given."""
+    data_sources = evaluation_sources(config, given)
+    return None if data_sources is None else PromptMix(tuple(encoder.sets(data_sources)))
+
+
+def _is_stream(given: object) -> bool:
+    import datasets
+
+    return isinstance(given, datasets.IterableDataset)
+
+
+def _weights(config: PPOConfig, data_sources: Sequence[DataSource]) -> tuple[float, ...] | None:
+    weights = config.dataset_weights
+    if weights is not None and len(weights) != len(data_sources):
+        raise ConfigError(
+            f"dataset_weights has {len(weights)} entries for {len(data_sources)} data sets: give one for each"
+        )
+    return weights
+
+
+def _streams(
+    config: PPOConfig,
+    data_sources: Sequence[DataSource],
+    encoder: PromptEncoder,
+    held_out: PromptMix | None,
+    main: bool,
+) -> RunPrompts:
+    """Streams, the first rows of which are read: held out if the settings ask for it, else to be shown."""
+    if config.total_episodes is None:
+        raise ConfigError("a streamed data set needs total_episodes: nobody knows how many rows it has")
+    weights = _weights(config, data_sources)
+    if weights is None and len(data_sources) > 1:
+        raise ConfigError("several streamed data sets need dataset_weights: nobody knows how many rows they have")
+    weights = weights or (1.0,)
+    hold = config.num_eval_rows if held_out is None else None
+    held = [0] * len(data_sources)
+    for place, _ in weighted_round_robin_between(weights, 0, hold or 0):
+        held[place] += 1
+    streams, heads, evaluated, notes = [], [], [], list[str]()
+    for data_source, skipped in zip(data_sources, held, strict=True):
+        rows = data_source.stream()
+        notes += encoder.check_stream(rows)
+        names = wanted_names(config, rows.head(HEAD_ROWS, config.on_bad_row).columns)
+        rows = rows.with_columns(names)
+        head = encoder.encode(rows.head(skipped + HEAD_ROWS, config.on_bad_row))
+        streams.append(_stream(rows, head, config, skipped, main))
+        is_held = head.table_rows < skipped
+        notes += [f"The first {skipped} rows of {rows.label}, are held out to evaluate on."] if skipped else []
+        evaluated += [head.subset(is_held.nonzero().flatten().tolist())] if is_held.any() else []
+        if is_held.all():
+            raise DataError(f"{rows.label}: num_eval_rows = {hold} leaves none of its first rows to train on.")
+        heads.append(head.subset((~is_held).nonzero().flatten().tolist()))
+    if held_out is not None and config.num_eval_rows is not None:
+        held_out = _subset(held_out, config)
+    return RunPrompts(
+        PromptMix(tuple(heads), weights), PromptMix(tuple(evaluated)) if evaluated else held_out, tuple(streams),
+        tuple(notes),
+    )  # fmt: skip
+
+
+def _stream(rows: RowStream, head: PromptSet, config: PPOConfig, skipped: int, main: bool) -> PromptStream:
+    shown: Format | None = head.reader.layout.format
+    if shown is not None and shown.gathers:
+        raise DataError(f"{rows.label}: the format {shown.name} spreads prompts over rows, so it cannot be streamed.")
+    gives_reference = head.reader.layout.gives_reference(head.table.columns)
+    reader = replace(head.reader, tokenizer=head.reader.tokenizer.for_a_thread())
+    return PromptStream(rows, reader, config.on_bad_row, gives_reference, _tell if main else _say_nothing, skipped)
+
+
+def _subset(held_out: PromptMix, config: PPOConfig) -> PromptMix:
+    """As many evaluation prompts as are wanted, drawn by the seed; all where there are no more."""
+    return held_out.subset(_order(held_out, config)[: config.num_eval_rows])
+
+
+def _held_back(prompts: PromptMix, config: PPOConfig) -> tuple[PromptMix, PromptMix]:
+    """As many prompts as shall be evaluated on, drawn by the seed, and the rest to train on."""
+    order, wanted = _order(prompts, config), config.num_eval_rows
+    if wanted is None or wanted >= len(prompts):
+        raise ConfigError(f"num_eval_rows = {wanted} leaves nothing to train on: there are {len(prompts)} prompts")
+    return prompts.subset(order[:wanted]), prompts.subset(order[wanted:])
+
+
+def _order(prompts: PromptMix, config: PPOConfig) -> list[int]:
+    order: list[int] = torch.randperm(len(prompts), generator=stream(config.seed, "evaluation prompts")).tolist()
+    return order
+
+
+def _overlap(train: PromptMix, held_out: PromptMix) -> list[str]:
+    """A sentence where prompts that are held out also stand in the training data."""
+    wanted = {tuple(prompts.ids(number)) for prompts in held_out.sets for number in range(len(prompts))}
+    found = wanted & {tuple(prompts.ids(number)) for prompts in train.sets for number in range(len(prompts))}
+    if not found:
+        return []
+    return [f"{len(found)} of the {len(held_out)} held-out prompts also stand among those to train on."]
+
+
+def _tell(sentence: str) -> None:
+    print(f"nearstep: {sentence}", file=sys.stderr)
+
+
+def _say_nothing(sentence: str) -> None:
+    """For processes that do not speak."""

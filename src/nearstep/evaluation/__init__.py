@@ -1,0 +1,1 @@
+"""How good a policy is: on held-out prompts while it trains, and on files of episodes."""

@@ -1,0 +1,1 @@
+"""Attention that knows the borders of packed rows."""

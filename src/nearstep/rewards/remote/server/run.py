@@ -1,0 +1,72 @@
+"""`nearstep serve-reward`: loads rewards and answers until it is stopped."""
+
+import socket
+import sys
+
+from nearstep.assembly.models import DTYPES
+from nearstep.common.errors import ConfigError
+from nearstep.config.judge_files import ServeOptions
+from nearstep.rewards.build import (
+    RewardModelOptions,
+    load_reward_model,
+    make_sources,
+    reward_specs,
+    reward_tokenizer,
+    token_from,
+)
+from nearstep.rewards.combine import checked_weights, distinct
+from nearstep.rewards.identity import TokenizerIdentity
+from nearstep.rewards.remote.server.scorer import ServerScorer
+from nearstep.scale.torch_backend import torch_backend
+
+NO_POLICY = TokenizerIdentity("", None)  # every request says whose ids it brings
+
+
+def serve(options: ServeOptions) -> None:
+    """Serve until interrupted. Raises ConfigError if a package, the token or the port is not to be had."""
+    try:
+        import uvicorn
+
+        from nearstep.rewards.remote.server.app import make_app
+    except ImportError as error:
+        raise ConfigError(
+            f"serve-reward needs starlette and uvicorn ({error}): pip install 'nearstep[serve]'"
+        ) from error
+    token = None if options.token_env is None else token_from(options.token_env)
+    listener = _listen(options.host, options.port)
+    scorer, names = make_server_scorer(options)
+    app = make_app(scorer.score, names, token=token, max_body_bytes=options.max_body_mib << 20)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, proxy_headers=False, server_header=False, lifespan="off", ws="none"
+    )
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    asked = "no token" if token is None else f"the token in {options.token_env}"
+    print(f"Serving {', '.join(names)} at http://{shown}:{port}/score, {asked}.", file=sys.stderr, flush=True)
+    with listener:
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def make_server_scorer(options: ServeOptions) -> tuple[ServerScorer, list[str]]:
+    """The rewards that the settings name, and their names."""
+    model_options = RewardModelOptions(
+        DTYPES[options.dtype], options.trust_remote_code, options.bf16, options.max_tokens_per_microbatch,
+        torch_backend(use_cpu=options.use_cpu).place, seed=0,
+    )  # fmt: skip
+    specs = reward_specs(options, columns=None)
+    sources = make_sources(
+        options,
+        [(spec, load_reward_model(spec, model_options)) for spec in specs],
+        lambda model: reward_tokenizer(model, None, None),
+        NO_POLICY,
+        model_options,
+    )
+    names = distinct(source.name for source in sources)
+    return ServerScorer(sources, names, checked_weights(options.reward_weights, names)), names
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error

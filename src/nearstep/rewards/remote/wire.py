@@ -1,0 +1,155 @@
+"""The protocol of rewards over HTTP, version 1: what is asked, and what is answered. docs/rewards.md describes it."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nearstep.common.errors import RewardError, shorten
+from nearstep.rewards.batch import Answer, RewardBatch
+from nearstep.rewards.identity import TokenizerIdentity
+from nearstep.rewards.values import as_number
+
+PROTOCOL = 1
+LARGEST_BODY_BYTES = 64 << 20
+ROW_KINDS: dict[str, tuple[type, ...]] = {
+    "prompt": (str, list),
+    "completion": (str, list),
+    "prompt_ids": (list,),
+    "completion_ids": (list,),
+    "finished": (bool,),
+}
+
+
+def encode_question(batch: RewardBatch, identity: TokenizerIdentity) -> bytes:
+    """The body of a request. Raises RewardError naming a column that JSON cannot hold."""
+    question = {
+        "protocol": PROTOCOL,
+        "tokenizer": {"tokens": identity.tokens, "chat_template": identity.chat_template},
+        "rows": [
+            {
+                "prompt": batch.prompts[row],
+                "completion": batch.completions[row],
+                "prompt_ids": batch.prompt_ids[row],
+                "completion_ids": batch.completion_ids[row],
+                "finished": batch.finished[row],
+                "episode": batch.episodes[row],
+                "columns": {name: values[row] for name, values in batch.columns.items()},
+            }
+            for row in range(len(batch))
+        ],
+    }
+    try:
+        return json.dumps(question, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise RewardError(
+            f"{_unfit(batch)} cannot go over HTTP as JSON ({error}): leave it out of the data set."
+        ) from error
+
+
+def _unfit(batch: RewardBatch) -> str:
+    for name, values in batch.columns.items():
+        for row, value in enumerate(values):
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):
+                return f"column {name!r} of {batch.place(row)}, {shorten(value)},"
+    return f"the prompt of one of {batch.span()}"
+
+
+def decode_question(body: bytes) -> tuple[RewardBatch, TokenizerIdentity]:
+    """The batch that a request asks about. Raises RewardError saying what is wrong with it."""
+    question = _parse(body)
+    if question.get("protocol") != PROTOCOL:
+        raise RewardError(f"protocol must be {PROTOCOL}, not {shorten(question.get('protocol'))}")
+    rows = question.get("rows")
+    if not isinstance(rows, list) or not rows:
+        raise RewardError("rows must be a list with one object for each completion")
+    for number, row in enumerate(rows):
+        _check_row(row, number)
+    columns = dict.fromkeys(name for row in rows for name in row.get("columns", {}))
+    tokenizer = question.get("tokenizer", {})
+    if not isinstance(tokenizer, dict):
+        raise RewardError("tokenizer must be an object")
+    batch = RewardBatch(
+        prompts=[row["prompt"] for row in rows],
+        completions=[row["completion"] for row in rows],
+        prompt_ids=[row["prompt_ids"] for row in rows],
+        completion_ids=[row["completion_ids"] for row in rows],
+        finished=[row["finished"] for row in rows],
+        columns={name: [row.get("columns", {}).get(name) for row in rows] for name in columns},
+        episodes=[row.get("episode", number) for number, row in enumerate(rows)],
+    )
+    return batch, TokenizerIdentity(str(tokenizer.get("tokens")), tokenizer.get("chat_template"))
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """The body of a response; values are what JSON can hold, or a RewardError where a row failed."""
+    assert isinstance(answer.values, list)
+    rewards = [{"error": str(value)} if isinstance(value, RewardError) else value for value in answer.values]
+    said = {"rewards": rewards, "extras": answer.extras, "metrics": answer.metrics}
+    return json.dumps(said, default=str).encode()
+
+
+def decode_answer(body: bytes, batch: RewardBatch, server: str, conceal: Callable[[str], str] = str) -> Answer:
+    """What a response says of the rows of `batch`, with the words of failed rows as `conceal` leaves them.
+
+    Raises RewardError where it is not of this protocol.
+    """
+    said = _parse(body)
+    rewards = said.get("rewards")
+    if not isinstance(rewards, list) or len(rewards) != len(batch):
+        counted = f"{len(rewards)} rewards" if isinstance(rewards, list) else "no list of rewards"
+        raise RewardError(f"{server} sent {counted} for {len(batch)} completions")
+    entries = [_entry(reward, batch.place(row), server, conceal) for row, reward in enumerate(rewards)]
+    extras, metrics = _lists(said.get("extras", {}), server), _lists(said.get("metrics", {}), server)
+    if any(len(values) != len(batch) for values in extras.values()):
+        raise RewardError(f"{server} sent extras that are not one for each of {len(batch)} completions")
+    logged = {name: [as_number(number) for number in numbers] for name, numbers in metrics.items()}
+    if any(number is None for numbers in logged.values() for number in numbers):
+        raise RewardError(f"{server} sent metrics that are no numbers")
+    return Answer(entries, extras, {name: [n for n in numbers if n is not None] for name, numbers in logged.items()})
+
+
+def _entry(reward: Any, place: str, server: str, conceal: Callable[[str], str]) -> object:
+    if isinstance(reward, dict) and "error" in reward:
+        return RewardError(f"{server} failed on {place}: {shorten(conceal(str(reward['error'])), 1000)}")
+    return reward
+
+
+def _lists(named: Any, server: str) -> dict[str, list[Any]]:
+    if not isinstance(named, dict) or not all(isinstance(values, list) for values in named.values()):
+        raise RewardError(f"{server} sent extras or metrics that are no lists by name")
+    return named
+
+
+def _parse(body: bytes) -> Mapping[str, Any]:
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RewardError(f"a body that is no JSON ({error})") from error
+    if not isinstance(parsed, dict):
+        raise RewardError("a body that is no JSON object")
+    return parsed
+
+
+def _check_row(row: Any, number: int) -> None:
+    kinds = {
+        "prompt": (str, list),
+        "completion": (str, list),
+        "prompt_ids": list,
+        "completion_ids": list,
+        "finished": bool,
+    }
+    if not isinstance(row, dict):
+        raise RewardError(f"rows[{number}] must be an object")
+    for name, kind in kinds.items():
+        if not isinstance(row.get(name), kind):  # type: ignore[arg-type]
+            raise RewardError(f"rows[{number}].{name} is missing or of the wrong type: {shorten(row.get(name))}")
+    for name in ("prompt_ids", "completion_ids"):
+        if not all(isinstance(token, int) for token in row[name]):
+            raise RewardError(f"rows[{number}].{name} must hold token ids")
+    for name in ("prompt", "completion"):
+        if isinstance(row[name], list) and not all(isinstance(message, dict) for message in row[name]):
+            raise RewardError(f"rows[{number}].{name} must be text or messages")
+    if not isinstance(row.get("columns", {}), dict):
+        raise RewardError(f"rows[{number}].columns must be an object")

@@ -1,1 +1,0 @@
-"""Completions from a file are judged by the path that training uses."""

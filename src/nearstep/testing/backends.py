@@ -1,0 +1,156 @@
+"""The laws of backends: what crosses between processes. Under torchrun every process calls this, and all must agree."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from nearstep.scale.backend import Backend
+from nearstep.testing.law import Law, Verdict, hold
+from nearstep.testing.world import small_model
+
+CLOSE = 1e-5
+
+
+def check_backend(backend: object, *, skip: Sequence[str] = ()) -> Verdict:
+    """Hold a backend to its laws, on all of its processes. Raises ConformanceError with the first that is broken."""
+    return hold(f"backend {type(backend).__name__}", Group(backend), LAWS, skip)
+
+
+@dataclass
+class Group:
+    """A backend, and a model that has been placed by it."""
+
+    backend: object
+    models: list[nn.Module] = field(default_factory=list)
+
+    @property
+    def typed(self) -> Backend:
+        """The backend; its protocol is the first law."""
+        assert isinstance(self.backend, Backend)
+        return self.backend
+
+    @property
+    def own(self) -> Tensor:
+        """Numbers that are others on every process."""
+        return torch.tensor([1.0, -2.0, 0.5], device=self.typed.device) * (self.typed.rank + 1)
+
+    @property
+    def model(self) -> nn.Module:
+        """A model of other weights on every process, placed once."""
+        if not self.models:
+            self.models.append(self.typed.place(small_model(seed=self.typed.rank)))
+        return self.models[0]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The placed model's weights."""
+        return list(self.model.parameters())
+
+
+def _protocol(group: Group) -> str | None:
+    return None if isinstance(group.backend, Backend) else f"a {type(group.backend).__name__} without some of it"
+
+
+def _ranks(group: Group) -> str | None:
+    b = group.typed
+    if not 0 <= b.rank < b.world_size or b.local_rank < 0 or not isinstance(b.device, torch.device):
+        return f"rank {b.rank}, local_rank {b.local_rank}, world_size {b.world_size}, device {b.device!r}"
+    seen = b.gather(b.rank)
+    return None if seen == list(range(b.world_size)) else f"gather(rank) is {seen} with world_size {b.world_size}"
+
+
+def _sums(group: Group) -> str | None:
+    own, before = group.own, group.own
+    everybody = torch.stack([values.to(own.device) for values in group.typed.gather(own.cpu())])
+    for name, method, expected in (
+        ("add_up", group.typed.add_up, everybody.sum(0)),
+        ("largest", group.typed.largest, everybody.max(0).values),
+    ):
+        found = method(own)
+        if not torch.allclose(found, expected, atol=CLOSE):
+            return f"{name} gave {found.tolist()}, the processes hold {everybody.tolist()}"
+        if not torch.equal(own, before):
+            return f"{name} changed what it was given"
+    return None
+
+
+def _gather(group: Group) -> str | None:
+    item = {"rank": group.typed.rank, "text": "x" * (group.typed.rank + 1), "numbers": group.own.cpu()}
+    items = group.typed.gather(item)
+    texts = [found["text"] for found in items]
+    expected = ["x" * (rank + 1) for rank in range(group.typed.world_size)]
+    return None if texts == expected else f"items arrived as {texts}"
+
+
+def _placed(group: Group) -> str | None:
+    plain = small_model(seed=0)
+    if {name for name, _ in group.model.named_parameters()} != {name for name, _ in plain.named_parameters()}:
+        return "its weights have other names after place"
+    with group.typed.whole_weights(group.model):
+        for name, weights in plain.named_parameters():
+            found = dict(group.model.named_parameters())[name]
+            if found.device.type != group.typed.device.type:
+                return f"{name} is on {found.device}, the backend computes on {group.typed.device}"
+            if found.shape != weights.shape or not torch.equal(found.detach().cpu(), weights.detach()):
+                return f"{name} is not what rank 0 had, on rank {group.typed.rank}"
+    return None
+
+
+def _saved(group: Group) -> str | None:
+    saved = group.typed.weights_to_save(group.model)
+    if group.typed.rank != 0:
+        return None if saved is None else f"rank {group.typed.rank} was given weights to save"
+    if saved is None:
+        return "rank 0 was given nothing to save"
+    expected = small_model(seed=0).state_dict()
+    if saved.keys() != expected.keys():
+        return f"names differ: {sorted(saved.keys() ^ expected.keys())[:3]}"
+    wrong = [name for name, weights in saved.items() if not torch.equal(weights.cpu(), expected[name])]
+    return f"{wrong[0]} is not the whole tensor" if wrong else None
+
+
+def _gradients(group: Group) -> str | None:
+    world, rank = group.typed.world_size, group.typed.rank
+    shared, of_last, nobody, *_ = group.parameters
+    for parameter in group.parameters:
+        parameter.grad = None
+    shared.grad = torch.full_like(shared, rank + 1.0)
+    if rank == world - 1:
+        of_last.grad = torch.full_like(of_last, 5.0)
+    group.typed.add_up_gradients([shared, of_last, nobody])
+    expected = world * (world + 1) / 2
+    if shared.grad is None or not torch.allclose(shared.grad, torch.full_like(shared, expected)):
+        return f"gradients of 1 … {world} do not add up to {expected:g}"
+    if of_last.grad is None or not torch.allclose(of_last.grad, torch.full_like(of_last, 5.0)):
+        return f"a gradient that only rank {world - 1} has is not on rank {rank}"
+    return None if nobody.grad is None else "weights without a gradient anywhere got one: Adam would move them"
+
+
+def _norm(group: Group) -> str | None:
+    for number, parameter in enumerate(group.parameters):
+        parameter.grad = None if number == 0 else torch.full_like(parameter, float(number))
+    plain = list(small_model(seed=0).parameters())
+    expected = sum(number**2 * weights.numel() for number, weights in enumerate(plain)) ** 0.5
+    found = float(group.typed.gradient_norm(group.parameters))
+    return None if abs(found - expected) <= CLOSE * expected else f"the norm is {found:g}, it should be {expected:g}"
+
+
+def _waits(group: Group) -> str | None:
+    group.typed.wait_for_all()
+    return None
+
+
+LAWS: tuple[Law[Group], ...] = (
+    Law("protocol", "it has all members of nearstep.scale.backend.Backend", _protocol),
+    Law("ranks", "ranks count from 0 to world_size − 1", _ranks),
+    Law("gather", "gather brings every process's object, in the order of ranks, to all", _gather),
+    Law("sums", "add_up and largest are those over all processes, the same on each, their input untouched", _sums),
+    Law("placed", "place puts rank 0's weights on the device of every process, under their names", _placed),
+    Law("saved", "weights_to_save is the whole state dict on rank 0 and None elsewhere", _saved),
+    Law("gradients", "gradients are summed; one that is missing here counts as zero, one that nobody has stays None",
+        _gradients),
+    Law("norm", "gradient_norm is the Euclidean norm over all gradients there are", _norm),
+    Law("waits", "wait_for_all returns once all have come", _waits),
+)  # fmt: skip

@@ -1,0 +1,273 @@
+"""The laws of rollout engines."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+
+from nearstep.models.distribution import Sampling
+from nearstep.models.forward.forward import rollout_logprobs
+from nearstep.models.roles import Policy, make_policy
+from nearstep.rewards.functions import function_name
+from nearstep.rollout.engine import RolloutEngine, tells_of_rows
+from nearstep.rollout.transformers_engine import GenerationSettings
+from nearstep.testing.law import Law, Verdict, hold
+from nearstep.testing.world import PROMPTS, STOP_IDS, VOCABULARY, prompts_of, reset_weights, small_model
+from nearstep.types import Rollout, TopLogprobs
+
+MakeEngine: TypeAlias = Callable[[GenerationSettings], object]
+
+SETTINGS = GenerationSettings(Sampling(0.7), response_length=8, stop_ids=STOP_IDS, seed=0, max_rows=3)
+ALL = list(range(len(PROMPTS)))
+VERSION, TOP_K = 4, 5
+TOLERANCE = 1e-4
+
+
+def check_engine(make: MakeEngine, *, tolerance: float = TOLERANCE, skip: Sequence[str] = ()) -> Verdict:
+    """Hold a rollout engine to its laws on a small policy. Raises ConformanceError with the first that is broken.
+
+    `make` builds the engine from generation settings: the engine's class, or a function. `tolerance` is how far
+    recorded log-probs may be from the trainer's, in nats. `trainer_logprobs`, `most_probable` and `new_weights` are not
+    universal: an engine may sample from weights of lower precision, or older ones, and record what it sampled.
+    """
+    return hold(f"engine {function_name(make)}", Stage(make, tolerance), LAWS, skip)
+
+
+@dataclass
+class Stage:
+    """An engine and the policy that it plays."""
+
+    make: MakeEngine
+    tolerance: float
+    policy: Policy = field(default_factory=lambda: make_policy(small_model()))
+
+    def engine(self, settings: GenerationSettings = SETTINGS) -> RolloutEngine:
+        """A fresh engine that has loaded the policy."""
+        engine = self.make(settings)
+        assert isinstance(engine, RolloutEngine)
+        engine.load(self.policy, VERSION)
+        return engine
+
+    @cached_property
+    def rollout(self) -> Rollout:
+        """All prompts as a fresh engine plays them."""
+        return self.engine().generate(prompts_of(ALL))
+
+    def gap(self, rollout: Rollout, sampling: Sampling) -> float:
+        """The largest difference between recorded log-probs and those of the policy as it stands."""
+        with torch.no_grad():
+            now = rollout_logprobs(self.policy, rollout, sampling).sampled
+        return float((rollout.logprobs - now).abs().max())
+
+
+def _protocol(stage: Stage) -> str | None:
+    made = stage.make(SETTINGS)
+    return None if isinstance(made, RolloutEngine) else f"a {type(made).__name__} without the two"
+
+
+def _layout(stage: Stage) -> str | None:
+    rollout = stage.rollout
+    if len(rollout) != len(PROMPTS):
+        return f"{len(rollout)} rows for {len(PROMPTS)} prompts"
+    if int(rollout.row_lengths.sum()) != len(rollout.tokens) or len(rollout.is_action) != len(rollout.tokens):
+        return "row_lengths, tokens and is_action do not belong together"
+    if len(rollout.logprobs) != int(rollout.is_action.sum()):
+        return f"{len(rollout.logprobs)} log-probs for {int(rollout.is_action.sum())} actions"
+    for row, (given, played) in enumerate(zip(prompts_of(ALL).ids, rollout.prompt_ids(), strict=True)):
+        if given != played:
+            return f"row {row} was asked {given} and begins with {played}"
+    return None
+
+
+def _ends(stage: Stage) -> str | None:
+    finished_rows = stage.rollout.finished.tolist()
+    for row, (ids, finished) in enumerate(zip(stage.rollout.completion_ids(), finished_rows, strict=True)):
+        stops = [place for place, token in enumerate(ids) if token in STOP_IDS]
+        if not ids or len(ids) > SETTINGS.response_length:
+            return f"row {row} has {len(ids)} tokens, its limit is {SETTINGS.response_length}"
+        if stops and stops[0] != len(ids) - 1:
+            return f"row {row} goes on after its stop token: {ids}, stop tokens {STOP_IDS}"
+        if finished != bool(stops) or not (stops or len(ids) == SETTINGS.response_length):
+            return f"row {row} has finished = {finished} and the tokens {ids}, stop tokens {STOP_IDS}"
+    return None
+
+
+def _no_stop(stage: Stage) -> str | None:
+    rollout = stage.engine(replace(SETTINGS, stop_ids=())).generate(prompts_of(ALL))
+    short = [len(ids) for ids in rollout.completion_ids() if len(ids) != SETTINGS.response_length]
+    return f"without stop tokens a response has {short[0]} of {SETTINGS.response_length} tokens" if short else None
+
+
+def _limits(stage: Stage) -> str | None:
+    limits = [row % 5 + 1 for row in ALL]
+    rollout = stage.engine(replace(SETTINGS, stop_ids=())).generate(prompts_of(ALL), limits=limits)
+    lengths = [len(ids) for ids in rollout.completion_ids()]
+    return None if lengths == limits else f"limits {limits} gave responses of {lengths} tokens"
+
+
+def _normal(stage: Stage) -> str | None:
+    logprobs = stage.rollout.logprobs
+    if logprobs.dtype not in (torch.float32, torch.float64):
+        return f"log-probs are {logprobs.dtype}: ratios need float32 at least"
+    wrong = logprobs[~(logprobs <= 0) | logprobs.isinf()]
+    return f"a log-prob is {float(wrong[0])}" if len(wrong) else None
+
+
+def _trainer_logprobs(stage: Stage) -> str | None:
+    for sampling in (SETTINGS.sampling, Sampling(1.3, top_k=6), Sampling(0.7, top_p=0.8)):
+        rollout = stage.engine(replace(SETTINGS, sampling=sampling)).generate(prompts_of(ALL))
+        gap = stage.gap(rollout, sampling)
+        if not gap <= stage.tolerance:
+            return f"with {sampling} a log-prob is {gap:.3g} nats from the trainer's (tolerance {stage.tolerance:g})"
+    return None
+
+
+def _top_tokens(stage: Stage) -> str | None:
+    engine = stage.engine()
+    if engine.generate(prompts_of(ALL)).top is not None:
+        return "top tokens were recorded and not asked for"
+    rollout = engine.generate(prompts_of(ALL), top_k=TOP_K)
+    if rollout.top is None or rollout.top.ids.shape != (len(rollout.logprobs), TOP_K):
+        shape = None if rollout.top is None else list(rollout.top.ids.shape)
+        return f"top_k={TOP_K} for {len(rollout.logprobs)} actions gave ids of shape {shape}"
+    for action, ids, logprobs in zip(rollout.actions, rollout.top.ids, rollout.top.logprobs, strict=True):
+        if len(ids.unique()) < TOP_K:
+            return f"the top tokens {ids.tolist()} are not {TOP_K} different ones"
+        if not (ids == action).any():
+            return f"the sampled token {int(action)} is not among the top tokens {ids.tolist()}"
+        if logprobs.exp().sum() > 1 + stage.tolerance:
+            return f"the top tokens have probability {float(logprobs.exp().sum()):.6g} together"
+    sampled = rollout.top.logprobs[rollout.top.ids == rollout.actions[:, None]]
+    gap = float((sampled - rollout.logprobs).abs().max())
+    return (
+        f"the sampled token has another log-prob among the top tokens, by {gap:.3g}" if gap > stage.tolerance else None
+    )
+
+
+def _most_probable(stage: Stage) -> str | None:
+    rollout = stage.engine().generate(prompts_of(ALL), top_k=TOP_K)
+    assert rollout.top is not None
+    with torch.no_grad():
+        now = rollout_logprobs(stage.policy, rollout, SETTINGS.sampling)
+        everything = torch.arange(VOCABULARY).expand(len(rollout.logprobs), -1)
+        whole = replace(rollout, top=TopLogprobs(everything, torch.zeros(everything.shape)))
+        best = rollout_logprobs(stage.policy, whole, SETTINGS.sampling).top
+    assert now.top is not None
+    assert best is not None
+    gap = float((now.top - rollout.top.logprobs).abs().max())
+    if not gap <= stage.tolerance:
+        return f"a recorded top log-prob is {gap:.3g} nats from the trainer's (tolerance {stage.tolerance:g})"
+    # The sampled token may have taken the place of the last.
+    recorded, expected = (logprobs.topk(TOP_K - 1).values[:, -1] for logprobs in (rollout.top.logprobs, best))
+    worst = float((expected - recorded).max())
+    return f"a token {worst:.3g} nats more probable was left out" if worst > stage.tolerance else None
+
+
+def _own_episode(stage: Stage) -> str | None:
+    together = stage.rollout.completion_ids()
+    backwards = stage.engine().generate(prompts_of(ALL[::-1])).completion_ids()[::-1]
+    engine = stage.engine()
+    alone = [engine.generate(prompts_of([row])).completion_ids()[0] for row in ALL]
+    for row in ALL:
+        for other, where in ((backwards[row], "in reverse order"), (alone[row], "alone")):
+            if together[row] != other:
+                return f"episode {row} is {together[row]}, and {other} {where}"
+    return None
+
+
+def _episodes_differ(stage: Stage) -> str | None:
+    prompts = prompts_of([0] * 20)
+    rollout = stage.engine().generate(replace(prompts, episodes=list(range(20))))
+    played = {tuple(ids) for ids in rollout.completion_ids()}
+    return "20 episodes of one prompt gave the same response" if len(played) == 1 else None
+
+
+def _seed(stage: Stage) -> str | None:
+    other = stage.engine(replace(SETTINGS, seed=SETTINGS.seed + 1)).generate(prompts_of(ALL))
+    same = other.completion_ids() == stage.rollout.completion_ids()
+    return "two seeds gave the same responses" if same else None
+
+
+def _version(stage: Stage) -> str | None:
+    engine = stage.engine()
+    versions = [engine.generate(prompts_of([0, 1])).policy_version.tolist()]
+    engine.load(stage.policy, VERSION + 1)
+    versions.append(engine.generate(prompts_of([0, 1])).policy_version.tolist())
+    late = any(version > VERSION + step for step, row in enumerate(versions) for version in row)
+    return f"loads of versions {VERSION} and {VERSION + 1} were recorded as {versions}" if late else None
+
+
+def _new_weights(stage: Stage) -> str | None:
+    engine = stage.engine()
+    engine.generate(prompts_of(ALL))
+    try:
+        reset_weights(stage.policy.model, seed=1)
+        engine.load(stage.policy, VERSION + 1)
+        rollout = engine.generate(prompts_of(ALL))
+        gap = stage.gap(rollout, SETTINGS.sampling)
+    finally:
+        reset_weights(stage.policy.model, seed=0)
+    if not gap <= stage.tolerance:
+        return f"after new weights a log-prob is {gap:.3g} nats from theirs: something older is still cached"
+    recorded = set(rollout.policy_version.tolist())
+    return None if recorded == {VERSION + 1} else f"version {VERSION + 1} was loaded and {recorded} recorded"
+
+
+def _hands_off(stage: Stage) -> str | None:
+    weights = {name: tensor.clone() for name, tensor in stage.policy.model.state_dict().items()}
+    prompts, generator = prompts_of(ALL), torch.get_rng_state()
+    stage.engine().generate(prompts, top_k=TOP_K)
+    after = stage.policy.model.state_dict()
+    changed = [name for name in after if not torch.equal(after[name], weights[name])]
+    if changed:
+        return f"the weights {changed[0]} were changed"
+    if prompts != prompts_of(ALL):
+        return "the prompts were changed"
+    if not torch.equal(torch.get_rng_state(), generator):
+        return "torch's global generator was used; draw from nearstep.common.random_streams"
+    return None
+
+
+def _row_ends(stage: Stage) -> str | None:
+    engine = stage.engine()
+    if not tells_of_rows(engine):  # nothing begins early then, which is allowed
+        return None
+    told: list[int] = []
+    ends: list[tuple[list[int], bool]] = []
+
+    def row_ended(row: int, ids: list[int], finished: bool) -> None:
+        told.append(row)
+        ends.append((ids, finished))
+
+    rollout = engine.generate(prompts_of(ALL), row_ended=row_ended)
+    if len(set(told)) != len(told) or not set(told) <= set(ALL):
+        return f"it told of the rows {told}, of {len(ALL)} prompts"
+    played = list(zip(rollout.completion_ids(), rollout.finished.tolist(), strict=True))
+    for row, end in zip(told, ends, strict=True):
+        if end != played[row]:
+            return f"row {row} was told to end with {end[0]}, finished = {end[1]}; the rollout has {played[row]}"
+    silent = stage.engine().generate(prompts_of(ALL))
+    same = silent.completion_ids() == rollout.completion_ids()
+    return None if same else "responses differ when nobody listens"
+
+
+LAWS: tuple[Law[Stage], ...] = (
+    Law("protocol", "it has load(policy, version) and generate(prompts, *, top_k, limits)", _protocol),
+    Law("layout", "a rollout has one row for each prompt, in order, the prompt first and untouched", _layout),
+    Law("ends", "a response ends with its first stop token or at its limit, and `finished` says which", _ends),
+    Law("no_stop", "without stop tokens every response has its full length", _no_stop),
+    Law("limits", "the limits of single rows are kept", _limits),
+    Law("normal", "recorded log-probs are finite, at most 0, and float32 at least", _normal),
+    Law("top_tokens", "top tokens are recorded if asked for, the sampled one among them", _top_tokens),
+    Law("own_episode", "a response depends on prompt and episode alone, not on the batch", _own_episode),
+    Law("episodes_differ", "episodes of one prompt are different samples", _episodes_differ),
+    Law("seed", "another seed gives other responses", _seed),
+    Law("row_ends", "if it tells of rows as they end, then once, and what the rollout holds", _row_ends),
+    Law("version", "no response claims weights that were not loaded yet", _version),
+    Law("hands_off", "weights, prompts and the global generator stay as they are", _hands_off),
+    Law("trainer_logprobs", "recorded log-probs are those that the trainer computes", _trainer_logprobs, False),
+    Law("most_probable", "the top tokens are the most probable ones", _most_probable, False),
+    Law("new_weights", "after load the newest weights are played, and recorded as such", _new_weights, False),
+)

@@ -1,0 +1,68 @@
+"""What a law is, and how an object is held to the laws of its axis."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from nearstep.common.errors import ConfigError, ConformanceError
+
+Subject = TypeVar("Subject")
+
+
+@dataclass(frozen=True)
+class Law(Generic[Subject]):
+    """Something that holds for every object of an axis, or for most: one that is not `universal` may be skipped."""
+
+    name: str
+    statement: str
+    counterexample: Callable[[Subject], str | None]  # what breaks it, in words; None where it holds
+    universal: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an object was held to: names and statements of the laws that hold, and the names of those left out."""
+
+    subject: str
+    held: tuple[tuple[str, str], ...]
+    skipped: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The verdict for a reader: a summary, then one line for each law."""
+        width = max(len(name) for name, _ in self.held)
+        left_out = f", {len(self.skipped)} skipped ({', '.join(self.skipped)})" if self.skipped else ""
+        laws = [f"  {name:<{width}}  {statement}" for name, statement in self.held]
+        return [f"{self.subject}: {len(self.held)} laws hold{left_out}", *laws]
+
+
+def hold(what: str, subject: Subject, laws: Sequence[Law[Subject]], skip: Sequence[str]) -> Verdict:
+    """Check the laws in order. Raises ConformanceError at the first that is broken, with its counterexample.
+
+    An exception that the object raises under a law breaks it, and is the cause of the error. Raises ConfigError where
+    `skip` names no law, or a universal one.
+    """
+    _check_skip(laws, skip)
+    due = [law for law in laws if law.name not in skip]
+    for law in due:
+        try:
+            found = law.counterexample(subject)
+        except Exception as error:
+            found = f"{type(error).__name__}: {error}"
+            raise ConformanceError(_message(what, law, found)) from error
+        if found is not None:
+            raise ConformanceError(_message(what, law, found))
+    return Verdict(what, tuple((law.name, law.statement) for law in due), tuple(skip))
+
+
+def _check_skip(laws: Sequence[Law[Subject]], skip: Sequence[str]) -> None:
+    optional = [law.name for law in laws if not law.universal]
+    for name in skip:
+        if name not in optional:
+            known = name in [law.name for law in laws]
+            reason = "is universal: training relies on it" if known else "is no law here"
+            raise ConfigError(f"law {name!r} {reason}; these may be skipped: {', '.join(optional) or 'none'}")
+
+
+def _message(what: str, law: Law[Subject], found: str) -> str:
+    advice = "" if law.universal else f"\n  not universal: skip it (skip={law.name}) if this is meant"
+    return f"{what} breaks the law {law.name!r}: {law.statement}.\n  counterexample: {found}{advice}"
