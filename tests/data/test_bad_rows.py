@@ -56,7 +56,8 @@ BAD_PROMPTS = [
     ),
     (
         {"prompt": user("a"), "tools": SCHEMA},
-        {"prompt": [*user("a"), *ASSISTANT, {"role": "tool", "name": "divide", "content": "2"}]}, "prompt", RowError.TOOL,
+        {"prompt": [*user("a"), *ASSISTANT, {"role": "tool", "name": "divide", "content": "2"}]},
+        "prompt", RowError.TOOL,
     ),
     ({"prompt": user("a"), "tools": SCHEMA}, {"tools": "[{"}, "tools", RowError.TOOL),
     ({"prompt": user("a"), "tools": SCHEMA}, {"tools": {"name": "add"}}, "tools", RowError.TYPE),

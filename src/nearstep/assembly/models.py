@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,12 +14,12 @@ from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora
 from nearstep.models.attention.choice import kernel_of_model
 from nearstep.models.attention.varlen import Kernel
 from nearstep.models.cpu_compile import compile_loops
+from nearstep.models.dtypes import DTYPES
 from nearstep.models.layer_choice import layers_of_one_step
 from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model
 from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
 from nearstep.models.shared_trunk import critic_under_adapters, value_head
-from nearstep.rewards.ask import RewardSource
 from nearstep.rewards.build import (
     RewardEntry,
     RewardModelOptions,
@@ -30,9 +29,8 @@ from nearstep.rewards.build import (
     reward_tokenizer,
 )
 from nearstep.rewards.identity import TokenizerIdentity, same_tokens
+from nearstep.rewards.protocol import RewardSource
 from nearstep.scale.backend import Backend
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 @dataclass(frozen=True)

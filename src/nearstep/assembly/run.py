@@ -119,8 +119,8 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         tokenizer, stop_token=config.stop_token, stop_token_id=config.stop_token_id, vocab_size=family.vocab_size
     )
     run_prompts = make_run_prompts(
-        config, train_dataset=inputs.train_dataset, eval_dataset=inputs.eval_dataset, tokenizer=tokenizer, family=family,
-        main=backend.rank == 0,
+        config, train_dataset=inputs.train_dataset, eval_dataset=inputs.eval_dataset, tokenizer=tokenizer,
+        family=family, main=backend.rank == 0,
     )  # fmt: skip
     specs = reward_specs(
         config,

@@ -18,5 +18,6 @@ def serve_problems(options: ServeOptions) -> Iterator[Problem]:
 def run_serve(options: ServeOptions) -> None:
     """Load the rewards and serve until interrupted."""
     from nearstep.rewards.remote.server import run
+    from nearstep.scale.torch_backend import torch_backend
 
-    run.serve(options)
+    run.serve(options, torch_backend(use_cpu=options.use_cpu).place)

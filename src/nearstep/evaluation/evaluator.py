@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.models.roles import Policy
-from nearstep.rewards.module import RewardModule
+from nearstep.rewards.protocol import RewardModule
 from nearstep.rollout.engine import RolloutEngine, generate
 from nearstep.scale.backend import Backend
 from nearstep.types import Max, Mean, Metrics, Prompts, Rollout, Scores, Spread

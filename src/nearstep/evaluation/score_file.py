@@ -4,11 +4,11 @@ import os
 from contextlib import closing
 from pathlib import Path
 
-from nearstep.assembly.models import DTYPES
 from nearstep.config.judge_files import ScoreOptions
 from nearstep.data.table import Table
 from nearstep.evaluation.episodes import Episodes, read_episodes
 from nearstep.evaluation.summary import Summary
+from nearstep.models.dtypes import DTYPES
 from nearstep.models.load import load_tokenizer
 from nearstep.reports.records import JsonLines, Record, score_fields
 from nearstep.rewards.build import (

@@ -3,18 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import add_adapters, lora_from, with_head_trained
+from nearstep.models.dtypes import DTYPES
 from nearstep.models.reward_model import RewardReader, make_reader
 from nearstep.models.reward_start import start_reward_model
 from nearstep.models.roles import HEAD_NAMES, output_layer
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 PEFT_TASKS = (None, "SEQ_CLS", "TOKEN_CLS")
 
 

@@ -10,12 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError
 from nearstep.config.reward_model import RewardConfig
+from nearstep.models.dtypes import DTYPES
 from nearstep.models.load import choose_tokenizer, family_of
 from nearstep.reports.callbacks import check_callbacks, tracker_callbacks
 from nearstep.reward_modeling.encoding import TextEncoder
 from nearstep.reward_modeling.fit import checkpoint_of, require_trainer
 from nearstep.reward_modeling.preparation import (
-    DTYPES,
     RewardModelInTraining,
     choose_model,
     longest_text,

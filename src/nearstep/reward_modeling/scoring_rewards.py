@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.common.errors import ConfigError
 from nearstep.config.reward_model import RewardConfig
 from nearstep.config.rewards import reward_count
-from nearstep.reward_modeling.preparation import DTYPES
+from nearstep.models.dtypes import DTYPES
 from nearstep.rewards.batch import RewardBatch
 from nearstep.rewards.build import (
     NamedFunction,

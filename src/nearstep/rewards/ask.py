@@ -7,27 +7,15 @@ asked again row by row, so that only the rows that fail alone are lost.
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, TypeAlias
 
 from nearstep.common.errors import RewardError
 from nearstep.rewards.batch import Answer, RewardBatch
-from nearstep.rewards.protocol import NOTHING_BEGUN, HeadStart
+from nearstep.rewards.protocol import NOTHING_BEGUN, HeadStart, RewardSource
 from nearstep.rewards.remote.event_loop import EventLoop
 from nearstep.rewards.values import Value, read_entries
 
 ErrorPolicy: TypeAlias = Literal["raise", "retry", "drop"]
-
-
-@runtime_checkable
-class RewardSource(Protocol):
-    """Anything that judges a batch: at once, or by an awaitable, awaited together with those of other sources."""
-
-    @property
-    def name(self) -> str:
-        """Under which its part of the reward is reported."""
-
-    def score(self, batch: RewardBatch) -> Answer | Awaitable[Answer]:
-        """One value per row, None where the reward does not apply."""
 
 
 @dataclass(frozen=True)

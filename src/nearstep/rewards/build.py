@@ -15,12 +15,13 @@ from nearstep.config.rewards import LocalRewardSettings, RewardSettings
 from nearstep.models.load import load_scalar_model, load_tokenizer
 from nearstep.models.reward_model import make_scorer
 from nearstep.models.roles import transformers_model
-from nearstep.rewards.ask import OnError, RewardSource
+from nearstep.rewards.ask import OnError
 from nearstep.rewards.builtin.spec import meaning
 from nearstep.rewards.functions import FunctionReward, Prepares, RewardFunction, function_name
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.loading import load_function
 from nearstep.rewards.model import ModelReward
+from nearstep.rewards.protocol import RewardSource
 from nearstep.rewards.workers.pool import WorkerPool
 from nearstep.rewards.workers.source import WorkerReward, function_spec
 

@@ -10,10 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, RewardError, shorten
 from nearstep.rewards.ask import OnError, SourceCaller, SourceResult
-from nearstep.rewards.ask import RewardSource as RewardSource
 from nearstep.rewards.batch import RewardBatch
 from nearstep.rewards.decoding import per_token, reward_batch
-from nearstep.rewards.protocol import NOTHING_BEGUN, EarlyRows, HeadStart, StartsEarly
+from nearstep.rewards.protocol import NOTHING_BEGUN, EarlyRows, HeadStart, RewardSource, StartsEarly
 from nearstep.rewards.remote.event_loop import EventLoop
 from nearstep.rewards.values import LARGEST_REWARD, PerSpan, PerToken, total
 from nearstep.rewards.workers.source import WorkerReward

@@ -1,4 +1,4 @@
-"""How rows are judged while others are still being generated, by sources that work outside the trainer's process."""
+"""What a reward source is, what it may begin while rows are still generated, and what the loop sees of all sources."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType, TracebackType
@@ -8,7 +8,19 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.decoding import reward_row
-from nearstep.types import Prompts
+from nearstep.types import Prompts, Rollout, Scores
+
+
+@runtime_checkable
+class RewardSource(Protocol):
+    """Anything that scores a batch: at once, or by an awaitable, awaited together with those of other sources."""
+
+    @property
+    def name(self) -> str:
+        """Under which its part of the reward is reported."""
+
+    def score(self, batch: RewardBatch) -> Answer | Awaitable[Answer]:
+        """One value per row, None where the reward does not apply."""
 
 
 @runtime_checkable
@@ -37,7 +49,7 @@ NOTHING_BEGUN: Mapping[int, HeadStart] = MappingProxyType({})
 
 
 class EarlyRows:
-    """Hands the rows of one batch to the sources that judge early, as they end; cancels all if an error passes by."""
+    """Hands the rows of one batch to the sources that start early, as they end; cancels all if an error passes by."""
 
     def __init__(
         self,
@@ -68,3 +80,17 @@ class EarlyRows:
             judged = reward_row(self._prompts, row, completion_ids, finished, self._tokenizer, self._state())
             for head_start in self.head_starts.values():
                 head_start.add(judged)
+
+
+@runtime_checkable
+class RewardModule(Protocol):
+    """Scores rollouts, and may begin while they are being generated."""
+
+    def early(self, prompts: Prompts) -> EarlyRows:
+        """What rows of `prompts` are told to as they end."""
+
+    def __call__(self, prompts: Prompts, rollout: Rollout, early: EarlyRows | None = None) -> Scores:
+        """A score for every row, NaN for one that could not be judged; `early` may have begun."""
+
+    def close(self) -> None:
+        """End what is kept running between calls."""

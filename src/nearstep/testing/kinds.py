@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias, get_args
 
 from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.common.errors import ConfigError, shorten
-from nearstep.rewards.ask import RewardSource
+from nearstep.rewards.protocol import RewardSource
 from nearstep.rollout.engine import RolloutEngine
 from nearstep.scale.backend import Backend
 from nearstep.training.schedules import CriticSchedule

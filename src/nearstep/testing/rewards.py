@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nearstep.common.errors import ConfigError, shorten
-from nearstep.rewards.ask import RewardSource
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.functions import FunctionReward, function_name
-from nearstep.rewards.protocol import StartsEarly
+from nearstep.rewards.protocol import RewardSource, StartsEarly
 from nearstep.rewards.remote.event_loop import EventLoop
 from nearstep.rewards.values import read_values
 from nearstep.testing.law import Law, Verdict, hold

@@ -13,7 +13,7 @@ from nearstep.evaluation.evaluator import Evaluation
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Models
 from nearstep.reports.run_report import Report
-from nearstep.rewards.module import RewardModule
+from nearstep.rewards.protocol import RewardModule
 from nearstep.rollout.engine import RolloutEngine
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes

@@ -26,8 +26,8 @@ ScoreBatch = Callable[[RewardBatch, TokenizerIdentity], bytes]
 def make_app(score_batch: ScoreBatch, names: list[str], *, token: str | None, max_body_bytes: int) -> Starlette:
     """POST /score and GET /health; with a token, everything but /health asks for it.
 
-    `score_batch` gives the body of an answer. It is called in a thread, for one request at a time: models and functions need
-    not be safe in several.
+    `score_batch` gives the body of an answer. It is called in a thread, for one request at a time: models and functions
+    need not be safe in several.
     """
     turn = asyncio.Lock()
 

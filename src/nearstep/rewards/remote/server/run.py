@@ -2,10 +2,13 @@
 
 import socket
 import sys
+from collections.abc import Callable
 
-from nearstep.assembly.models import DTYPES
+from torch import nn
+
 from nearstep.common.errors import ConfigError
 from nearstep.config.judge_files import ServeOptions
+from nearstep.models.dtypes import DTYPES
 from nearstep.rewards.build import (
     RewardModelOptions,
     load_reward_model,
@@ -17,13 +20,15 @@ from nearstep.rewards.build import (
 from nearstep.rewards.combine import checked_weights, distinct
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.remote.server.scorer import ServerScorer
-from nearstep.scale.torch_backend import torch_backend
 
 NO_POLICY = TokenizerIdentity("", None)  # every request says whose ids it brings
 
 
-def serve(options: ServeOptions) -> None:
-    """Serve until interrupted. Raises ConfigError if a package, the token or the port is not to be had."""
+def serve(options: ServeOptions, place: Callable[[nn.Module], nn.Module]) -> None:
+    """Serve until interrupted; `place` puts a reward model on its device.
+
+    Raises ConfigError if a package or the token is missing, or the port is taken.
+    """
     try:
         import uvicorn
 
@@ -34,7 +39,7 @@ def serve(options: ServeOptions) -> None:
         ) from error
     token = None if options.token_env is None else token_from(options.token_env)
     listener = _listen(options.host, options.port)
-    scorer, names = make_server_scorer(options)
+    scorer, names = make_server_scorer(options, place)
     app = make_app(scorer.score, names, token=token, max_body_bytes=options.max_body_mib << 20)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, proxy_headers=False, server_header=False, lifespan="off", ws="none"
@@ -47,11 +52,11 @@ def serve(options: ServeOptions) -> None:
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def make_server_scorer(options: ServeOptions) -> tuple[ServerScorer, list[str]]:
+def make_server_scorer(options: ServeOptions, place: Callable[[nn.Module], nn.Module]) -> tuple[ServerScorer, list[str]]:
     """The rewards that the settings name, and their names."""
     model_options = RewardModelOptions(
         DTYPES[options.dtype], options.trust_remote_code, options.bf16, options.max_tokens_per_microbatch,
-        torch_backend(use_cpu=options.use_cpu).place, seed=0,
+        place, seed=0,
     )  # fmt: skip
     specs = reward_specs(options, columns=None)
     sources = make_sources(

@@ -5,11 +5,12 @@ from dataclasses import replace
 from functools import lru_cache
 
 from nearstep.common.errors import RewardError
-from nearstep.rewards.ask import OnError, RewardSource, SourceCaller
+from nearstep.rewards.ask import OnError, SourceCaller
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.combine import merged_extras, merged_metrics
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.model import ModelReward
+from nearstep.rewards.protocol import RewardSource
 from nearstep.rewards.remote.event_loop import EventLoop
 from nearstep.rewards.remote.wire import encode_answer
 from nearstep.rewards.values import PerSpan, PerToken, Value
