@@ -32,7 +32,7 @@ def with_a_reward_model(policy: str, reward_model: str | Path, data: str, output
 
 
 def with_a_reward_model_of_your_own(policy: str, data: str, output: Path) -> TrainOutput:
-    """Functions teach a reward model, which then judges."""
+    """Functions teach a reward model, which then scores."""
     reward_trainer = RewardModelTrainer(
         RewardConfig(output_dir=output / "reward_model", num_texts=128, response_length=32),
         base_model_name=policy,
@@ -44,7 +44,7 @@ def with_a_reward_model_of_your_own(policy: str, data: str, output: Path) -> Tra
 
 
 def with_reward_functions(policy: str, data: str, output: Path) -> TrainOutput:
-    """Functions judge by themselves; the critic then starts from the policy."""
+    """Functions score by themselves; the critic then starts from the policy."""
     trainer = PPOTrainer(
         PPOConfig(
             model_name_or_path=policy,

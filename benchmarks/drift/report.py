@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.drift.play import Moment
 
-PARTS = 5  # a run is judged by fifths: some updates together, for one alone is noisy
+PARTS = 5  # a run is scored by fifths: some updates together, for one alone is noisy
 
 
 @dataclass(frozen=True)

@@ -133,9 +133,9 @@ def _first(is_action: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the judges said: the weighted total, and every part by its name (NaN where a part did not apply).
+    """What the reward sources gave: the weighted total, and every part by its name (NaN where a part did not apply).
 
-    A row whose total is NaN was not judged; nothing is learned from it.
+    A row whose total is NaN was not scored; nothing is learned from it.
     """
 
     total: Float[Tensor, " rows"]
@@ -147,7 +147,7 @@ class Scores:
 
     @property
     def scored(self) -> Bool[Tensor, " rows"]:
-        """Rows that were judged: where no judge could, the total is NaN, and the row is left out of everything."""
+        """Rows that were scored: where no source could, the total is NaN, and the row is left out of everything."""
         return ~self.total.isnan()
 
     def with_dense(self, totals: Float[Tensor, " rows"], rollout: Rollout) -> Float[Tensor, " rows"]:

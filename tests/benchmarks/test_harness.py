@@ -143,8 +143,8 @@ def test_the_lines_of_a_row_judge_what_the_bars_name():
     )
     bars = Bars(time=0.25, memory=0.6, update_to_floor=1.5)
     lines = lines_of("work", "TRL", theirs, ours, bars, Floor(generate=0.5, score=0.0, update=1.0), tokens=60)
-    judged = {line.measure: (line.ratio, line.holds) for line in lines if line.bar is not None}
-    assert judged == {
+    scored = {line.measure: (line.ratio, line.holds) for line in lines if line.bar is not None}
+    assert scored == {
         "CPU seconds per update": (0.3, False),
         "update against its floor": (2.0, False),
         "peak MiB above the weights": (0.5, True),

@@ -59,10 +59,12 @@ def test_the_example_region_trains(tmp_path):
     tiny_causal_lm().save_pretrained(tmp_path / "policy")
     byte_tokenizer().save_pretrained(tmp_path / "policy")
     (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": "abc" * n}) for n in range(1, 9)))
-    (tmp_path / "judge.py").write_text("def low(completion_ids, **_): return [sum(i) / -999 for i in completion_ids]\n")
+    (tmp_path / "scorer.py").write_text(
+        "def low(completion_ids, **_): return [sum(i) / -999 for i in completion_ids]\n"
+    )
     run = [
         "--model_name_or_path", str(tmp_path / "policy"), "--dataset_name", str(tmp_path / "prompts.jsonl"),
-        "--reward_funcs", f"{tmp_path}/judge.py:low", "--output_dir", str(tmp_path / "out"), "--total_episodes", "16",
+        "--reward_funcs", f"{tmp_path}/scorer.py:low", "--output_dir", str(tmp_path / "out"), "--total_episodes", "16",
         "--response_length", "5", "--learning_rate", "0.01", "--use_cpu",
     ]  # fmt: skip
     assert main(["ppo", "--trust_region", f"{EXAMPLE}:MyRegion", *run]) == 0

@@ -7,7 +7,7 @@ from nearstep.cli.main import COMMANDS
 from nearstep.common.errors import ConfigError
 
 ppo = COMMANDS[0]
-RUNNABLE = "model_name_or_path: me/policy\ndataset_name: me/prompts\nreward_model_path: me/judge\n"
+RUNNABLE = "model_name_or_path: me/policy\ndataset_name: me/prompts\nreward_model_path: me/scorer\n"
 
 
 @pytest.fixture

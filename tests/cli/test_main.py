@@ -12,7 +12,7 @@ import nearstep
 from nearstep.cli.main import COMMANDS, main
 from nearstep.common.errors import ConfigError, DataError
 
-RUNNABLE = ("--model_name_or_path", "me/policy", "--dataset_name", "me/prompts", "--reward_model", "me/judge")
+RUNNABLE = ("--model_name_or_path", "me/policy", "--dataset_name", "me/prompts", "--reward_model", "me/scorer")
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_command_without_flags_says_what_is_missing(capsys):
 def test_ppo_trains_with_the_settings(trainer, capsys):
     assert main(["ppo", *RUNNABLE, "--lr", "1e-6"]) == 0
     assert trainer.args.learning_rate == 1e-6
-    assert trainer.args.reward_model_path == "me/judge"
+    assert trainer.args.reward_model_path == "me/scorer"
     assert capsys.readouterr().err == "nearstep: reward_model is called reward_model_path here\n" + (
         "nearstep: lr is called learning_rate here\n"
     )
@@ -118,7 +118,7 @@ LACKING = {
     "sft_model_path = /none/such: no such file or folder": ("--sft_model_path", "/none/such"),
     "ref_model_path = ../ref: no such file or folder": ("--ref_model_path", "../ref"),
     "value_model_path = ./value: no such file or folder": ("--value_model_path", "./value"),
-    "reward_model_path = ./judge: no such file or folder": ("--reward_model", "./judge"),
+    "reward_model_path = ./scorer: no such file or folder": ("--reward_model", "./scorer"),
     "dataset_name = prompts.jsonl: no such file or folder": ("--dataset_name", "prompts.jsonl"),
     "eval_dataset_name = held/out.parquet: no such": ("--eval_dataset_name", "held/out.parquet"),
     "reward_funcs = score.py:f: no such file or folder score.py": ("--reward_funcs", "score.py:f"),
@@ -145,9 +145,9 @@ def test_what_is_there_is_accepted(trainer, tmp_path, monkeypatch):
     Path("policy").mkdir()
     Path("prompts.jsonl").touch()
     Path("score.py").touch()
-    words = "ppo --sft_model_path ./policy --dataset_name prompts.jsonl --reward_funcs score.py:f me/judge"
+    words = "ppo --sft_model_path ./policy --dataset_name prompts.jsonl --reward_funcs score.py:f me/scorer"
     assert main(words.split()) == 0
-    assert trainer.args.reward_funcs == ("score.py:f", "me/judge")
+    assert trainer.args.reward_funcs == ("score.py:f", "me/scorer")
 
 
 def test_a_wrong_configuration_ends_before_torch_is_loaded():

@@ -19,12 +19,12 @@ def given(tmp_path):
     tiny_causal_lm().save_pretrained(tmp_path / "policy")
     byte_tokenizer().save_pretrained(tmp_path / "policy")
     (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": "abc" * n}) for n in range(1, 9)))
-    (tmp_path / "judge.py").write_text(
+    (tmp_path / "scorer.py").write_text(
         "def length(completion_ids, **rest):\n    return [float(len(i)) for i in completion_ids]\n"
     )
     return [
         "--model_name_or_path", str(tmp_path / "policy"), "--dataset_name", str(tmp_path / "prompts.jsonl"),
-        "--reward_funcs", f"{tmp_path}/judge.py:length", "--output_dir", str(tmp_path / "out"),
+        "--reward_funcs", f"{tmp_path}/scorer.py:length", "--output_dir", str(tmp_path / "out"),
         "--total_episodes", "16", "--response_length", "5", "--use_cpu",
     ]  # fmt: skip
 

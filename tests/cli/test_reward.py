@@ -92,6 +92,6 @@ def test_settings_without_effect_are_told(places, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
         "def h(completions, **columns):\n    return [t.count('h') for t in completions]\n"
     )
-    judged = ("--objective", "regression", "--reward_funcs", f"{tmp_path}/mine.py:h", "--max_steps", 1)
-    assert command(places, *judged, "--label_smoothing", 0.1) == 0
+    scored = ("--objective", "regression", "--reward_funcs", f"{tmp_path}/mine.py:h", "--max_steps", 1)
+    assert command(places, *scored, "--label_smoothing", 0.1) == 0
     assert "label_smoothing has no effect with objective = regression" in capsys.readouterr().err

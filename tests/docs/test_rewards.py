@@ -31,8 +31,8 @@ def file(tmp_path, monkeypatch):
 
 
 def test_the_functions_do_what_the_page_says(file):
-    judges = [FunctionReward(load_function(f"my_rewards.py:{name}")) for name in ("final_answer", "no_shouting")]
-    rewards = Rewards(judges, byte_tokenizer(), weights=[1.0, 0.5])
+    sources = [FunctionReward(load_function(f"my_rewards.py:{name}")) for name in ("final_answer", "no_shouting")]
+    rewards = Rewards(sources, byte_tokenizer(), weights=[1.0, 0.5])
     prompts, rollout = play(["NOT 4.", "It is 5"], answer=["4", None])
     scores = rewards(prompts, rollout)
     assert scores.total.tolist() == [1.0, 0.0]

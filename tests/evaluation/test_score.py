@@ -1,4 +1,4 @@
-"""`nearstep score` gives what training logged, to the last bit, and judges files of texts by the same path."""
+"""`nearstep score` gives what training logged, to the last bit, and scores files of texts by the same path."""
 
 import csv
 import json
@@ -29,8 +29,8 @@ def picky(completions, **kwargs):
 def folder(tmp_path):
     tiny_causal_lm().save_pretrained(tmp_path / "policy")
     byte_tokenizer().save_pretrained(tmp_path / "policy")
-    tiny_scalar_model().save_pretrained(tmp_path / "judge")
-    byte_tokenizer(shift=7).save_pretrained(tmp_path / "judge")  # reads text, not ids
+    tiny_scalar_model().save_pretrained(tmp_path / "scorer")
+    byte_tokenizer(shift=7).save_pretrained(tmp_path / "scorer")  # reads text, not ids
     (tmp_path / "rewards.py").write_text(REWARDS)
     return tmp_path
 
@@ -70,7 +70,7 @@ TEXTS = [f"text {row}: é" for row in range(8)]
 @pytest.mark.parametrize("workers", [(), ("--reward_workers", "1")], ids=["here", "workers"])
 def test_scores_of_a_run_are_those_that_it_logged(folder, prompts, workers, capsys):
     rewards = [
-        "--reward_model_path", str(folder / "judge"), *rewards_of(folder, "matches", "tokens"),
+        "--reward_model_path", str(folder / "scorer"), *rewards_of(folder, "matches", "tokens"),
         "--reward_weights", "0.3", "1.7", "0.9", *workers,
     ]  # fmt: skip
     logged = train(folder, prompts, *rewards)

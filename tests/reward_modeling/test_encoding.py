@@ -5,12 +5,12 @@ import pytest
 from nearstep.common.errors import DataError
 from nearstep.data.pairs import load_pairs
 from nearstep.reward_modeling.encoding import LeftOutRows, TextEncoder, compare
-from nearstep.reward_modeling.examples import Verdict
+from nearstep.reward_modeling.examples import PreferenceLabel
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.model import ModelReward
 from nearstep.rewards.reading import EpisodeReader
 from tests.reward_modeling.world import chats, pairs
-from tests.rewards.episodes import judged
+from tests.rewards.episodes import scored
 from tests.rewards.test_model import Recorder
 from tests.tiny import byte_tokenizer
 
@@ -61,26 +61,26 @@ def test_ppo_shows_the_model_what_it_learnt_from(rows, shift):
     reward = ModelReward(
         "rm", scorer, tokenizer=tokenizer, policy=TokenizerIdentity.of(byte_tokenizer()), vocabulary_size=300
     )
-    reward.score(judged([" yes", " no"], [prompt, prompt]))
+    reward.score(scored([" yes", " no"], [prompt, prompt]))
     assert scorer.rows == [list(row) for row in comparison.rows]
 
 
 def test_margins_are_kept_and_told():
     found = compared([{**PAIR[0], "margin": 2.0}, {**PAIR[0], "chosen": " oui"}])
-    assert [comparison.verdicts[0].margin for comparison in found.comparisons] == [2, 0]
+    assert [comparison.labels[0].margin for comparison in found.comparisons] == [2, 0]
     assert "1 of 2 pairs have a margin, 2 in the mean." in found.sentences
 
 
 def test_ties_are_kept_and_told():
     found = compared([{**PAIR[0], "preference": 0.5}, PAIR[0]])
-    assert [comparison.verdicts[0].preference for comparison in found.comparisons] == [0.5, 1]
+    assert [comparison.labels[0].preference for comparison in found.comparisons] == [0.5, 1]
     assert "1 of 2 pairs are ties." in found.sentences
 
 
 def test_a_pair_whose_chosen_answer_is_less_often_better_is_turned_round():
     turned, plain = compared([{**PAIR[0], "preference": 0.25}, PAIR[0]]).comparisons
     assert turned.rows == plain.rows[::-1]
-    assert turned.verdicts == (Verdict(0, 1, preference=0.75),)
+    assert turned.labels == (PreferenceLabel(0, 1, preference=0.75),)
     assert turned.best_rows() == [plain.rows[1]]
 
 

@@ -42,9 +42,9 @@ def slow_once(completions, **columns):
     return [float(text.count("h")) for text in completions]
 """
 LORA = {"use_peft": True}
-JUDGED = {"reward_funcs": "{place}/rewards.py:letters"}
-RANKED = {**JUDGED, "objective": "pairwise"}
-WRITTEN = {**JUDGED, "dataset_name": "{place}/prompts.jsonl", "response_length": 6}
+FROM_REWARDS = {"reward_funcs": "{place}/rewards.py:letters"}
+RANKED = {**FROM_REWARDS, "objective": "pairwise"}
+WRITTEN = {**FROM_REWARDS, "dataset_name": "{place}/prompts.jsonl", "response_length": 6}
 WATCHED = {"eval_dataset_name": "{place}/fewer.jsonl"}
 
 # setting: (what else is set, the value that shall make a difference)
@@ -69,19 +69,19 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "max_length": ({"on_long_text": "drop"}, 12),
     "on_long_text": ({"max_length": 12}, "drop"),
     "held_out_share": ({}, 0.5),
-    "reward_model_path": ({}, "{place}/judge"),
-    "reward_funcs": (JUDGED, "{place}/rewards.py:vowels"),
+    "reward_model_path": ({}, "{place}/scorer"),
+    "reward_funcs": (FROM_REWARDS, "{place}/rewards.py:vowels"),
     "reward_weights": ({"reward_funcs": ["{place}/rewards.py:letters", "{place}/rewards.py:vowels"]}, [1.0, 5.0]),
     "reward_workers": ({"reward_funcs": "{place}/rewards.py:elsewhere"}, 1),
     "reward_timeout_seconds": ({"reward_funcs": "{place}/rewards.py:slow_once", "reward_workers": 1}, 0.3),
     "on_reward_error": ({"reward_funcs": "{place}/rewards.py:picky", "reward_workers": 1}, "drop"),
-    "objective": (JUDGED, "pairwise"),
+    "objective": (FROM_REWARDS, "pairwise"),
     "center_rewards_coefficient": ({}, 0.5),
     "label_smoothing": ({}, 0.2),
     "margin_coefficient": ({}, 0.0),
     "min_score_gap": (RANKED, 1.5),
     "normalize": ({}, "none"),
-    "num_texts": ({**JUDGED, "dataset_name": [], "response_length": 6, "num_texts": 24}, 30),
+    "num_texts": ({**FROM_REWARDS, "dataset_name": [], "response_length": 6, "num_texts": 24}, 30),
     "num_generations": (WRITTEN, 3),
     "response_length": (WRITTEN, 4),
     "temperature": (WRITTEN, 0.5),
@@ -130,8 +130,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     base_folder(folder / "base")
     base_folder(folder / "other", seed=5)
-    tiny_scalar_model().save_pretrained(folder / "judge")
-    byte_tokenizer().save_pretrained(folder / "judge")
+    tiny_scalar_model().save_pretrained(folder / "scorer")
+    byte_tokenizer().save_pretrained(folder / "scorer")
     (folder / "rewards.py").write_text(REWARD)
     (folder / "splits").mkdir()
     rows = [{**row, "margin": number % 3} for number, row in enumerate(pairs(24))]
@@ -258,7 +258,7 @@ def test_trust_remote_code(allowed, place, tmp_path, monkeypatch):
     assert (not allowed) not in asked
 
 
-@pytest.mark.parametrize("repository", [None, "me/judge"])
+@pytest.mark.parametrize("repository", [None, "me/scorer"])
 def test_push_to_hub(repository, place, tmp_path, monkeypatch):
     pushed = []
     monkeypatch.setattr("nearstep.reward_modeling.trainer.push_to_hub", lambda *given: pushed.append(given))

@@ -1,4 +1,4 @@
-"""A trained reward model in PPO: it judges as it does alone, and the critic that starts from it keeps its bias."""
+"""A trained reward model in PPO: it scores as it does alone, and the critic that starts from it keeps its bias."""
 
 import json
 

@@ -8,7 +8,7 @@ import torch
 from nearstep.common.errors import DataError, TrainingError
 from nearstep.models.reward_model import make_reader
 from nearstep.reports.metrics import numbers
-from nearstep.reward_modeling.examples import Comparison, Grade, PairBatch, Verdict
+from nearstep.reward_modeling.examples import Comparison, Grade, PairBatch, PreferenceLabel
 from nearstep.reward_modeling.objective import LearningModel, Pairwise, Regression
 from tests.tiny import tiny_scalar_model
 
@@ -20,8 +20,8 @@ class Reader:
         return torch.tensor([float(row[0]) for rows in groups for row in rows], dtype=torch.float64)
 
 
-def comparison(*firsts, verdicts=((0, 1),)):
-    return Comparison(tuple([first, 9] for first in firsts), tuple(Verdict(*verdict) for verdict in verdicts))
+def comparison(*firsts, labels=((0, 1),)):
+    return Comparison(tuple([first, 9] for first in firsts), tuple(PreferenceLabel(*label) for label in labels))
 
 
 def learner(objective, reader=None):
@@ -37,7 +37,7 @@ def softplus(x):
 
 
 def test_rows_are_numbered_through_all_groups():
-    batch = PairBatch.of([comparison(5, 6), comparison(1, 2, 3, verdicts=((2, 0), (1, 0, 0.5, 0.8)))])
+    batch = PairBatch.of([comparison(5, 6), comparison(1, 2, 3, labels=((2, 0), (1, 0, 0.5, 0.8)))])
     assert batch.better.tolist() == [0, 4, 3]
     assert batch.worse.tolist() == [1, 2, 2]
     assert batch.margins.tolist() == [0, 0, 0.5]
@@ -45,10 +45,10 @@ def test_rows_are_numbered_through_all_groups():
 
 
 def test_pairs_and_best_rows_of_a_comparison():
-    several = comparison(1, 2, 3, verdicts=((2, 0), (2, 1), (1, 0, 0.0, 0.5)))
+    several = comparison(1, 2, 3, labels=((2, 0), (2, 1), (1, 0, 0.0, 0.5)))
     assert [pair.rows[0][0] for pair in several.pairs()] == [3, 3, 2]
     assert several.best_rows() == [[3, 9]]
-    assert comparison(1, 2, verdicts=((0, 1, 0.0, 0.5),)).best_rows() == [[1, 9], [2, 9]]
+    assert comparison(1, 2, labels=((0, 1, 0.0, 0.5),)).best_rows() == [[1, 9], [2, 9]]
 
 
 def test_loss_is_the_mean_over_pairs():
@@ -58,7 +58,7 @@ def test_loss_is_the_mean_over_pairs():
 
 
 def test_margins_smoothing_and_centring_each_enter_the_loss():
-    pair = comparison(3, 1, verdicts=((0, 1, 0.5),))
+    pair = comparison(3, 1, labels=((0, 1, 0.5),))
     assert passed(Pairwise(margins=2.0), [pair])["loss"].item() == pytest.approx(softplus(-1))
     assert passed(Pairwise(margins=0.0), [pair])["loss"].item() == pytest.approx(softplus(-2))
     smooth = 0.8 * softplus(-2) + 0.2 * softplus(2)
@@ -69,7 +69,7 @@ def test_margins_smoothing_and_centring_each_enter_the_loss():
 
 def test_preferences_weigh_both_orders_and_smoothing_draws_them_to_one_half():
     loss = {
-        (preference, smoothing): passed(Pairwise(smoothing), [comparison(3, 1, verdicts=((0, 1, 0.0, preference),))])
+        (preference, smoothing): passed(Pairwise(smoothing), [comparison(3, 1, labels=((0, 1, 0.0, preference),))])
         for preference in (0.5, 0.75) for smoothing in (0.0, 0.1)
     }  # fmt: skip
     for given, p in {(0.5, 0.0): 0.5, (0.5, 0.1): 0.5, (0.75, 0.0): 0.75, (0.75, 0.1): 0.7}.items():
@@ -78,7 +78,7 @@ def test_preferences_weigh_both_orders_and_smoothing_draws_them_to_one_half():
 
 def test_a_tie_draws_both_rewards_together():
     rewards = torch.tensor([3.0, 1.0], requires_grad=True)
-    tie = Pairwise().inputs([comparison(0, 0, verdicts=((0, 1, 0.0, 0.5),))])["batch"]
+    tie = Pairwise().inputs([comparison(0, 0, labels=((0, 1, 0.0, 0.5),))])["batch"]
     Pairwise().evaluate(rewards, tie).losses.sum().backward()
     assert rewards.grad.tolist() == pytest.approx([1 / (1 + math.exp(-2)) - 0.5, 0.5 - 1 / (1 + math.exp(-2))])
 
@@ -86,7 +86,7 @@ def test_a_tie_draws_both_rewards_together():
 @pytest.mark.parametrize("preference", [0.49, 1.01, math.nan])
 def test_the_better_row_is_the_better_one(preference):
     with pytest.raises(DataError, match=r"must be from 0\.5, a tie, to 1"):
-        Verdict(0, 1, preference=preference)
+        PreferenceLabel(0, 1, preference=preference)
 
 
 def test_regression_learns_shifted_and_scaled_targets():
@@ -107,7 +107,7 @@ def test_watched_numbers_add_up_and_are_taken_once():
     objective = Pairwise()
     model = learner(objective).train()
     model(**objective.inputs([comparison(3, 1), comparison(0, 1)]))
-    model(**objective.inputs([comparison(2, 2), comparison(7, 2, verdicts=((0, 1, 0.0, 0.5),))]))
+    model(**objective.inputs([comparison(2, 2), comparison(7, 2, labels=((0, 1, 0.0, 0.5),))]))
     watched = numbers(model.take_metrics())
     assert watched["accuracy"] == pytest.approx(0.5)  # right, wrong, half; the tie of labels counts not
     assert watched["margin"] == pytest.approx((2 - 1 + 0) / 3)
@@ -133,7 +133,7 @@ def test_dropout_stays_off_in_training_mode():
     whole = LearningModel(model, reader, Pairwise()).train()
     assert whole.training
     assert not any(module.training for module in model.modules() if isinstance(module, torch.nn.Dropout))
-    pair = Comparison(([5, 6, 7], [5, 8]), (Verdict(0, 1),))
+    pair = Comparison(([5, 6, 7], [5, 8]), (PreferenceLabel(0, 1),))
     losses = [whole(**Pairwise().inputs([pair]))["loss"] for _ in range(2)]
     assert torch.equal(*losses)
 

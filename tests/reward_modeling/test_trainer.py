@@ -15,7 +15,7 @@ from nearstep.config.reward_model import RewardConfig
 from nearstep.models.head_bias import add_bias
 from nearstep.models.load import load_scalar_model
 from nearstep.models.reward_model import make_scorer
-from nearstep.reward_modeling.examples import Comparison, Verdict
+from nearstep.reward_modeling.examples import Comparison, PreferenceLabel
 from nearstep.reward_modeling.fit import callers_generators_kept
 from nearstep.reward_modeling.trainer import RewardModelTrainer
 from tests.reward_modeling.world import base_folder, chats, pairs, trainer, write
@@ -278,8 +278,8 @@ def test_an_encoder_becomes_a_reward_model(tmp_path):
 def test_comparisons_of_ids_are_taken_as_they_are(tmp_path):
     def several(number):
         start = [number, 7]
-        verdicts = (Verdict(0, 1), Verdict(0, 2, margin=0.5), Verdict(1, 2, preference=0.5))
-        return Comparison((([*start, 1, 256]), [*start, 2, 256], [*start, 3]), verdicts)
+        labels = (PreferenceLabel(0, 1), PreferenceLabel(0, 2, margin=0.5), PreferenceLabel(1, 2, preference=0.5))
+        return Comparison((([*start, 1, 256]), [*start, 2, 256], [*start, 3]), labels)
 
     trained = trainer(tmp_path, [several(number) for number in range(8, 38)])
     assert trained.run.examples.unit == "comparisons"

@@ -35,7 +35,7 @@ def play(
     )
 
 
-def judged(*arguments, state: object = None, **options) -> RewardBatch:
+def scored(*arguments, state: object = None, **options) -> RewardBatch:
     """The same, as rewards see it."""
     return reward_batch(*play(*arguments, **options), byte_tokenizer(), state)
 

@@ -27,10 +27,10 @@ def in_workers(file, *names, count=1, timeout=None):
     """Functions of a file as sources that run in `count` processes, and their pool."""
     specs = [f"{file}:{name}" for name in names]
     functions = [load_function(spec) for spec in specs]
-    judges = [FunctionReward(function) for function in functions]
-    specs = [function_spec(f, j.name, spec) for f, j, spec in zip(functions, judges, specs, strict=True)]
+    sources = [FunctionReward(function) for function in functions]
+    specs = [function_spec(f, j.name, spec) for f, j, spec in zip(functions, sources, specs, strict=True)]
     pool = WorkerPool(specs, count, timeout)
-    return [WorkerReward(judge, number, pool) for number, judge in enumerate(judges)], pool
+    return [WorkerReward(scorer, number, pool) for number, scorer in enumerate(sources)], pool
 
 
 def is_elsewhere(completions):

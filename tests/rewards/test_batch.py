@@ -1,11 +1,11 @@
 """What rewards see: text without the stop token, ids with it, everything in row order."""
 
-from tests.rewards.episodes import judged
+from tests.rewards.episodes import scored
 
 
 def test_text_is_decoded_without_special_tokens_and_ids_keep_the_stop_token(tokenizer):
     ids = tokenizer("ab")["input_ids"]
-    batch = judged([ids, [tokenizer.pad_token_id, *ids]], finished=[True, False])
+    batch = scored([ids, [tokenizer.pad_token_id, *ids]], finished=[True, False])
     assert batch.completions == ["ab", "ab"]
     assert batch.completion_ids == [[*ids, 256], [257, *ids]]
     assert batch.prompt_ids == [tokenizer("Say: ")["input_ids"]] * 2
@@ -14,30 +14,30 @@ def test_text_is_decoded_without_special_tokens_and_ids_keep_the_stop_token(toke
 
 def test_a_stop_token_that_is_ordinary_text_is_cut_once_and_only_where_it_stopped(tokenizer):
     (newline,) = tokenizer("\n")["input_ids"]
-    batch = judged(["a\n", "a\n"], finished=[True, False], stop=newline)
+    batch = scored(["a\n", "a\n"], finished=[True, False], stop=newline)
     assert batch.completions == ["a\n", "a\n"]
     assert [len(ids) for ids in batch.completion_ids] == [3, 2]
 
 
 def test_an_answer_that_stopped_at_once_is_empty_text():
-    assert judged([""]).completions == [""]
+    assert scored([""]).completions == [""]
 
 
 def test_conversations_are_answered_with_a_message_and_texts_with_text():
     chat = [{"role": "user", "content": "Hi"}]
-    batch = judged(["yes", "no"], [chat, "Hi"])
+    batch = scored(["yes", "no"], [chat, "Hi"])
     assert batch.prompts == [chat, "Hi"]
     assert batch.completions == [[{"role": "assistant", "content": "yes"}], "no"]
 
 
 def test_editing_a_prompt_reaches_neither_the_data_set_nor_the_sample_beside_it():
     chat = [{"role": "user", "content": "Hi"}]
-    batch = judged(["yes", "no"], [chat, chat])
+    batch = scored(["yes", "no"], [chat, chat])
     batch.prompts[0][0]["content"] = "changed"
     assert chat == batch.prompts[1] == [{"role": "user", "content": "Hi"}]
 
 
 def test_rows_are_named_by_their_place_and_their_episode():
-    batch = judged(["a", "b", "c"])
+    batch = scored(["a", "b", "c"])
     assert batch.place(2) == "row 2 of the batch (episode 102)"
     assert batch.span() == "rows 0 to 2 of the batch (episodes 100 to 102)"

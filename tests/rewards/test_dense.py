@@ -13,7 +13,7 @@ from nearstep.rewards.combine import Rewards
 from nearstep.rewards.decoding import per_token
 from nearstep.rewards.functions import FunctionReward
 from nearstep.rewards.values import PerSpan, PerToken, read_entries, read_values
-from tests.rewards.episodes import judged, play
+from tests.rewards.episodes import play, scored
 from tests.tiny import byte_tokenizer
 
 
@@ -127,7 +127,7 @@ def test_what_spans_are_worth_is_kept_whatever_the_text(text, data):
     ids=str,
 )
 def test_what_fits_neither_tokens_nor_text_is_an_error_naming_row_and_value(bad, words):
-    batch = judged(["first", "second", "third"])
+    batch = scored(["first", "second", "third"])
     with pytest.raises(RewardError, match=words) as raised:
         read_values([0.0, bad, 0.0], batch, "mine")
     assert "'mine'" in str(raised.value)
@@ -136,7 +136,7 @@ def test_what_fits_neither_tokens_nor_text_is_an_error_naming_row_and_value(bad,
 
 
 def test_forms_are_told_apart():
-    batch = judged(["ab", "cd"])
+    batch = scored(["ab", "cd"])
     tokens, spans = read_entries([[1, True, np.float32(2)], [[0, 1, 1], (1, 2, 2)]], batch, "mine")
     assert tokens == PerToken((1.0, 1.0, 2.0))
     assert spans == PerSpan(((0, 1, 1.0), (1, 2, 2.0)))

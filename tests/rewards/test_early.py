@@ -23,7 +23,7 @@ import os, pathlib, time
 
 HERE = pathlib.Path(__file__).parent
 
-def judge(completions, log_extra, log_metric, answer=(None,)):
+def score(completions, log_extra, log_metric, answer=(None,)):
     (text,) = completions
     with open(HERE / "asked.txt", "a") as asked:
         asked.write(text + "\\n")
@@ -115,7 +115,7 @@ def outcome(rewards, prompts, rollout, rows=None):
 
 
 def test_a_row_is_judged_before_the_last_one_has_ended(file):
-    sources, pool = in_workers(file, "judge", count=2)
+    sources, pool = in_workers(file, "scorer", count=2)
     rewards = Rewards(sources, byte_tokenizer())
     prompts, rollout = play(["a", "bb", "ccc"])
     with rewards.early(prompts) as early:
@@ -145,7 +145,7 @@ def test_a_request_is_sent_when_its_last_row_has_ended(file):
 
 def test_telling_waits_for_nobody(file):
     """The engine's call returns while the only worker is asleep, for ever as far as this test is concerned."""
-    (source,), _ = in_workers(file, "judge")
+    (source,), _ = in_workers(file, "scorer")
     rewards = Rewards([source], byte_tokenizer())
     prompts, rollout = play(["sleep", *["a" * 100_000] * 3])  # more than a pipe holds
     with pytest.raises(KeyError):
@@ -169,16 +169,16 @@ BATCHES = {
 def test_scores_and_failures_do_not_depend_on_what_was_begun(file, batch, policy):
     prompts, rollout = play(batch, answer=["yes", "no"] * 3 + ["yes"] * (len(batch) - 6))
 
-    def judged(rows):
+    def scored(rows):
         (file.parent / "left").unlink(missing_ok=True)
-        sources, _ = in_workers(file, "judge", "spans", count=2, timeout=1.0 if "sleep" in batch else None)
+        sources, _ = in_workers(file, "scorer", "spans", count=2, timeout=1.0 if "sleep" in batch else None)
         on_error = OnError(policy, retries=1)
         return outcome(
             Rewards(sources, byte_tokenizer(), weights=[1.0, 0.5], on_error=on_error), prompts, rollout, rows
         )
 
-    plain = judged(None)
-    assert judged([5, 0, 3, 1] if policy == "retry" else [5, 0, 3, 1, 4, 2]) == plain
+    plain = scored(None)
+    assert scored([5, 0, 3, 1] if policy == "retry" else [5, 0, 3, 1, 4, 2]) == plain
     failed = isinstance(plain, str)
     assert (
         failed
@@ -225,7 +225,7 @@ def test_a_server_that_fails_early_is_asked_again_and_given_up_as_ever():
 
 
 def test_a_row_that_changed_after_it_was_told_is_asked_about_anew(file):
-    (source,), _ = in_workers(file, "judge")
+    (source,), _ = in_workers(file, "scorer")
     with Scripted(lengths) as server:
         url = RemoteReward(Server(server.url, batch_size=2), POLICY)
         rewards = Rewards([source, url], byte_tokenizer())
@@ -244,7 +244,7 @@ def test_sources_in_the_trainer_see_one_whole_batch_after_generation(file):
         calls.append(list(completions))
         return [0.5] * len(completions)
 
-    (source,), _ = in_workers(file, "judge")
+    (source,), _ = in_workers(file, "scorer")
     rewards = Rewards([FunctionReward(here), source], byte_tokenizer())
     prompts, rollout = play(["a", "bb"])
     with rewards.early(prompts) as early:

@@ -30,7 +30,7 @@ class Flaky:
         for text in failing:
             self.bad[text] -= 1
         if failing and self.how == "raise":
-            raise ValueError(f"cannot judge {failing[0]}")
+            raise ValueError(f"cannot score {failing[0]}")
         if failing and self.how == "leave":
             raise SystemExit("gone")
         if failing and self.how == "short":

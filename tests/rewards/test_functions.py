@@ -9,7 +9,7 @@ import pytest
 from nearstep.common.errors import RewardError
 from nearstep.rewards.combine import Rewards
 from nearstep.rewards.functions import FunctionReward, function_name
-from tests.rewards.episodes import judged, play
+from tests.rewards.episodes import play, scored
 from tests.tiny import byte_tokenizer
 
 
@@ -28,7 +28,7 @@ def test_a_function_with_kwargs_is_given_everything_by_keyword(tokenizer):
         seen.update(kwargs)
         return [0.0, 0.0]
 
-    batch = judged(["a", "bb"], answer=[1, 2], prompt=["p", "q"], completion=["r", "s"], state="the state")
+    batch = scored(["a", "bb"], answer=[1, 2], prompt=["p", "q"], completion=["r", "s"], state="the state")
     FunctionReward(everything).score(batch)
     assert list(seen) == [
         "prompts", "completions", "completion_ids", "answer", "trainer_state", "log_extra", "log_metric"
@@ -141,7 +141,7 @@ def test_a_required_column_that_is_missing_is_named_with_those_that_exist():
     with pytest.raises(RewardError, match=r"'matches_answer' requires 'answer'.*handed over: solution, topic;"):
         reward.check(["topic", "solution"])
     with pytest.raises(RewardError, match="requires 'answer'"):
-        reward.score(judged(["a"], solution=[1]))
+        reward.score(scored(["a"], solution=[1]))
     reward.check(["answer"])
 
 
@@ -316,7 +316,7 @@ def test_a_function_that_checks_columns_is_asked_once_before_the_run_not_with_ev
     function = Particular()
     reward = FunctionReward(function)
     reward.check(["topic"])
-    reward.score(judged(["a"]))
+    reward.score(scored(["a"]))
     assert function.checked == [["topic"]]
     with pytest.raises(RewardError, match="no topic"):
         reward.check(["answer"])

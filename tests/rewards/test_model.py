@@ -8,7 +8,7 @@ from nearstep.common.errors import RewardError
 from nearstep.rewards.combine import Rewards
 from nearstep.rewards.identity import TokenizerIdentity, same_tokens
 from nearstep.rewards.model import ModelReward
-from tests.rewards.episodes import judged, play
+from tests.rewards.episodes import play, scored
 from tests.tiny import byte_tokenizer, tiny_scalar_model
 
 CHAT = [{"role": "user", "content": "Hi"}]
@@ -71,23 +71,23 @@ def with_bos():
 def test_the_same_tokenizer_passes_ids_untouched_even_where_text_does_not_round_trip(tokenizer):
     broken = [[254, 255, 3]]  # bytes that are no text
     assert ids(tokenizer, tokenizer.decode(broken[0])) != broken[0]
-    batch = judged(broken, finished=[False])
+    batch = scored(broken, finished=[False])
     assert read(batch, byte_tokenizer()) == [ids(tokenizer, "Say: ") + broken[0]]
 
 
 def test_the_same_tokenizer_passes_conversations_untouched_under_the_same_template():
-    batch = judged([[254, 255, 3]], [CHAT])
+    batch = scored([[254, 255, 3]], [CHAT])
     assert read(batch, byte_tokenizer()) == [batch.prompt_ids[0] + batch.completion_ids[0]]
 
 
 def test_the_same_tokenizer_without_a_template_reads_the_ids_of_the_policy():
-    batch = judged(["yes"], [CHAT])
+    batch = scored(["yes"], [CHAT])
     assert read(batch, byte_tokenizer(chat=False)) == [batch.prompt_ids[0] + batch.completion_ids[0]]
 
 
 def test_another_template_is_applied_although_tokens_are_the_same(tokenizer):
     other = with_template(byte_tokenizer(), "{% for m in messages %}{{ m['role'] }}={{ m['content'] }};{% endfor %}")
-    assert read(judged(["yes"], [CHAT]), other) == [ids(tokenizer, "user=Hi;assistant=yes;")]
+    assert read(scored(["yes"], [CHAT]), other) == [ids(tokenizer, "user=Hi;assistant=yes;")]
 
 
 def test_same_tokens_looks_at_vocabulary_special_tokens_and_encodings():
@@ -111,7 +111,7 @@ def test_same_tokens_looks_at_vocabulary_special_tokens_and_encodings():
 def test_text_is_read_with_the_tokenizer_of_the_reward_model_and_eos_only_where_it_ended():
     other = byte_tokenizer(shift=7)
     text = ids(other, "Say: yes")
-    assert read(judged(["yes", "yes"], finished=[True, False]), other) == [[*text, other.eos_token_id], text]
+    assert read(scored(["yes", "yes"], finished=[True, False]), other) == [[*text, other.eos_token_id], text]
     assert text != ids(byte_tokenizer(), "Say: yes")
 
 
@@ -119,8 +119,8 @@ def test_a_start_token_is_added_once_and_an_end_token_only_where_it_ended():
     other = with_bos()
     bos, eos = other.bos_token_id, other.eos_token_id
     body = ids(other, "Say: yes")
-    assert read(judged(["yes", "yes"], finished=[True, False]), other) == [[bos, *body, eos], [bos, *body]]
-    already = judged(["yes"], ["<bos>Say: "])
+    assert read(scored(["yes", "yes"], finished=[True, False]), other) == [[bos, *body, eos], [bos, *body]]
+    already = scored(["yes"], ["<bos>Say: "])
     assert read(already, other) == [[bos, *body, eos]]
 
 
@@ -133,12 +133,12 @@ def test_an_encoder_gets_its_frame_around_every_text():
     )
     framed = [cls, *ids(other, "Say: yes"), sep]
     assert framed == other("Say: yes")["input_ids"]
-    assert read(judged(["yes", "yes"], finished=[True, False]), other) == [framed, framed]
+    assert read(scored(["yes", "yes"], finished=[True, False]), other) == [framed, framed]
 
 
 def test_a_text_that_ends_with_eos_does_not_get_a_second_one():
     other = byte_tokenizer(shift=7)
-    batch = judged([""], ["Say: <eos>"])
+    batch = scored([""], ["Say: <eos>"])
     assert read(batch, other) == [[*ids(other, "Say: "), other.eos_token_id]]
 
 
@@ -149,14 +149,14 @@ def test_a_conversation_is_read_under_the_template_of_the_reward_model_once():
     other = byte_tokenizer(shift=7)
     expected = other.apply_chat_template(CHAT + REPLY, return_dict=False)
     assert expected[-1] == other.eos_token_id
-    assert read(judged(["yes", "yes"], [CHAT, CHAT], finished=[True, False]), other) == [expected, expected[:-1]]
+    assert read(scored(["yes", "yes"], [CHAT, CHAT], finished=[True, False]), other) == [expected, expected[:-1]]
 
 
 def test_an_answer_that_the_prompt_has_begun_goes_on_in_the_same_message():
     begun = [*CHAT, {"role": "assistant", "content": "It is "}]
     other = byte_tokenizer(shift=7)
     whole = [*CHAT, {"role": "assistant", "content": "It is yes"}]
-    assert read(judged(["yes"], [begun]), other) == [other.apply_chat_template(whole, return_dict=False)]
+    assert read(scored(["yes"], [begun]), other) == [other.apply_chat_template(whole, return_dict=False)]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_the_turn_is_closed_by_the_template_or_else_by_eos_and_only_if_it_ended(
     template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] + '" + template_end + "' }}{% endfor %}"
     other = with_template(byte_tokenizer(shift=7), template)
     before = f"[user]Hi{template_end}[assistant]"
-    rows = read(judged(["yes", "yes", ""], [CHAT] * 3, finished=[True, False, True]), other)
+    rows = read(scored(["yes", "yes", ""], [CHAT] * 3, finished=[True, False, True]), other)
     expected = [f"{before}yes{finished_end}", f"{before}yes{cut_end}", before + finished_end]
     assert rows == [ids(other, text) for text in expected]
 
@@ -180,7 +180,7 @@ def test_the_turn_is_closed_by_the_template_or_else_by_eos_and_only_if_it_ended(
 def test_texts_and_conversations_may_be_mixed():
     other = byte_tokenizer(shift=7)
     chat = other.apply_chat_template(CHAT + REPLY, return_dict=False)
-    assert read(judged(["yes", "yes"], ["Say: ", CHAT]), other) == [[*ids(other, "Say: yes"), other.eos_token_id], chat]
+    assert read(scored(["yes", "yes"], ["Say: ", CHAT]), other) == [[*ids(other, "Say: yes"), other.eos_token_id], chat]
 
 
 # --- What it cannot read
@@ -192,7 +192,7 @@ def refused(message, batch, tokenizer, **options):
 
 
 def test_a_conversation_without_a_template_is_refused_with_what_to_do():
-    refused("has no chat template.*set its chat_template", judged(["yes"], [CHAT]), byte_tokenizer(shift=7, chat=False))
+    refused("has no chat template.*set its chat_template", scored(["yes"], [CHAT]), byte_tokenizer(shift=7, chat=False))
 
 
 def test_a_template_that_refuses_the_messages_is_reported_with_the_row():
@@ -200,17 +200,17 @@ def test_a_template_that_refuses_the_messages_is_reported_with_the_row():
     shows = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     other = with_template(byte_tokenizer(shift=7), picky + shows)
     message = r"row 0 of the batch \(episode 100\): .* refuses the messages: no greetings"
-    refused(message, judged(["yes"], [CHAT]), other)
+    refused(message, scored(["yes"], [CHAT]), other)
 
 
 def test_a_template_that_leaves_out_the_reply_is_refused():
     other = with_template(byte_tokenizer(shift=7), "{{ messages[0]['content'] }}")
-    refused("leaves out the reply", judged(["yes"], [CHAT]), other)
+    refused("leaves out the reply", scored(["yes"], [CHAT]), other)
 
 
 @pytest.mark.parametrize("shift", [0, 7])
 def test_a_row_longer_than_the_model_reads_is_refused_with_its_length(shift):
-    batch = judged(["yes", "no more"])  # 5 + 3 + 1 and 5 + 7 + 1 tokens
+    batch = scored(["yes", "no more"])  # 5 + 3 + 1 and 5 + 7 + 1 tokens
     assert len(read(batch, byte_tokenizer(shift=shift), max_length=13)[1]) == 13
     message = r"at most 12 tokens, but row 1 of the batch \(episode 101\) has 13: lower max_prompt_length"
     refused(message, batch, byte_tokenizer(shift=shift), max_length=12)
@@ -218,12 +218,12 @@ def test_a_row_longer_than_the_model_reads_is_refused_with_its_length(shift):
 
 def test_a_token_outside_the_vocabulary_is_refused():
     other = byte_tokenizer(shift=7)
-    refused("knows 256 tokens, but row 0 .* contains token 256", judged(["yes"]), other, vocabulary_size=256)
-    assert read(judged(["yes"]), other, vocabulary_size=257)
+    refused("knows 256 tokens, but row 0 .* contains token 256", scored(["yes"]), other, vocabulary_size=256)
+    assert read(scored(["yes"]), other, vocabulary_size=257)
 
 
 def test_an_empty_row_is_refused():
-    refused("finds nothing to read in row 0", judged([""], [""], finished=[False]), byte_tokenizer(shift=7))
+    refused("finds nothing to read in row 0", scored([""], [""], finished=[False]), byte_tokenizer(shift=7))
 
 
 def test_a_score_that_is_not_finite_is_an_error_naming_model_and_row():

@@ -313,12 +313,12 @@ def test_no_redirect_is_followed(status):
 
 
 def test_a_row_that_failed_on_the_server_fails_here_alone():
-    answer = said([1.0, {"error": "cannot judge this"}, 3.0])
+    answer = said([1.0, {"error": "cannot score this"}, 3.0])
     with Scripted(answer) as server:
         scores = ask(server, "abc", policy="drop")
         assert scores.total.isnan().tolist() == [False, True, False]
         assert scores.metrics == {"reward/reward_url_failed": pytest.approx(1 / 3)}
-        with pytest.raises(RewardError, match=r"failed on row 1 of the batch \(episode 101\): 'cannot judge this'"):
+        with pytest.raises(RewardError, match=r"failed on row 1 of the batch \(episode 101\): 'cannot score this'"):
             ask(server, "abc")
     assert len(server.questions) == 2
 

@@ -27,8 +27,8 @@ def rewards(*sources, **options):
 
 
 def test_parts_add_up_with_their_weights():
-    judge = rewards(Fixed(1.0, 2.0, name="a"), Fixed(10.0, -20.0, name="b"), weights=[0.5, 2.0])
-    scores = judge(*play(["x", "y"]))
+    scorer = rewards(Fixed(1.0, 2.0, name="a"), Fixed(10.0, -20.0, name="b"), weights=[0.5, 2.0])
+    scores = scorer(*play(["x", "y"]))
     assert scores.total.tolist() == [0.5 * 1 + 2 * 10, 0.5 * 2 + 2 * -20]
     assert {name: part.tolist() for name, part in scores.parts.items()} == {"a": [1.0, 2.0], "b": [10.0, -20.0]}
     assert scores.total.dtype == scores.parts["a"].dtype == torch.float32
@@ -39,17 +39,17 @@ def test_without_weights_each_part_weighs_one():
 
 
 def test_a_part_that_does_not_apply_leaves_the_sum_and_shows_as_nan():
-    judge = rewards(Fixed(None, 2.0, name="a"), Fixed(3.0, None, name="b"), weights=[5.0, 7.0])
-    scores = judge(*play(["x", "y"]))
+    scorer = rewards(Fixed(None, 2.0, name="a"), Fixed(3.0, None, name="b"), weights=[5.0, 7.0])
+    scores = scorer(*play(["x", "y"]))
     assert scores.total.tolist() == [21.0, 10.0]
     assert scores.parts["a"].isnan().tolist() == [True, False]
     assert scores.parts["b"].isnan().tolist() == [False, True]
 
 
 def test_a_row_to_which_nothing_applies_is_an_error_naming_it():
-    judge = rewards(Fixed(1.0, None, name="a"), Fixed(None, None, name="b"))
+    scorer = rewards(Fixed(1.0, None, name="a"), Fixed(None, None, name="b"))
     with pytest.raises(RewardError, match=r"row 1 of the batch \(episode 101\), completion 'y': a, b returned None"):
-        judge(*play(["x", "y"]))
+        scorer(*play(["x", "y"]))
 
 
 @pytest.mark.parametrize("weight", [1e6, -1e6])
@@ -59,8 +59,8 @@ def test_a_sum_that_would_overflow_is_an_error_naming_the_row(weight):
 
 
 def test_repeated_names_are_told_apart():
-    judge = rewards(Fixed(1.0, name="a"), Fixed(2.0, name="a"), Fixed(3.0, name="a_2"), Fixed(4.0, name="a"))
-    parts = judge(*play(["x"])).parts
+    scorer = rewards(Fixed(1.0, name="a"), Fixed(2.0, name="a"), Fixed(3.0, name="a_2"), Fixed(4.0, name="a"))
+    parts = scorer(*play(["x"])).parts
     assert {name: part.item() for name, part in parts.items()} == {"a": 1.0, "a_2": 2.0, "a_2_2": 3.0, "a_3": 4.0}
 
 
@@ -107,9 +107,9 @@ def test_nothing_logged_is_carried_into_the_next_batch():
         log_metric("rows", len(completions))
         return [0.0] * len(completions)
 
-    judge = rewards(FunctionReward(logs))
-    judge(*play(["x", "y"]))
-    scores = judge(*play(["z"]))
+    scorer = rewards(FunctionReward(logs))
+    scorer(*play(["x", "y"]))
+    scores = scorer(*play(["z"]))
     assert (scores.extras, scores.metrics) == ({"text": ["z"]}, {"rows": 1.0})
 
 
@@ -127,5 +127,5 @@ def test_functions_see_the_state_of_the_trainer_at_the_time_of_the_call():
         return [float(trainer_state)] * len(completions)
 
     updates = iter([7, 8])
-    judge = rewards(FunctionReward(step), state=lambda: next(updates))
-    assert [judge(*play(["x"])).total.item() for _ in range(2)] == [7.0, 8.0]
+    scorer = rewards(FunctionReward(step), state=lambda: next(updates))
+    assert [scorer(*play(["x"])).total.item() for _ in range(2)] == [7.0, 8.0]

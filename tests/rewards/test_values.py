@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from nearstep.common.errors import RewardError
 from nearstep.rewards.values import LARGEST_REWARD, read_values
-from tests.rewards.episodes import judged
+from tests.rewards.episodes import scored
 
 COMPLETIONS = ["first", "second", "third"]
 
 
 def read(values):
-    return read_values(values, judged(COMPLETIONS), "my_reward")
+    return read_values(values, scored(COMPLETIONS), "my_reward")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""R22: whatever a reward function does to its process: the trainer lives, other rows are judged, nothing is left."""
+"""R22: whatever a reward function does to its process: the trainer lives, other rows are scored, nothing is left."""
 
 import os
 import pickle
@@ -208,14 +208,14 @@ def test_what_a_function_is_given_and_logs_is_what_it_is_in_the_trainer(file):
 def test_scores_are_those_of_the_same_function_in_the_trainer(file, name):
     rows = [play([text]) for text in ("a", "bb", "ccc")]  # one call per row, as in a worker
     (source,), _ = in_workers(file, name)
-    for judges in zip(*(
+    for sources in zip(*(
         [rewards(*row) for row in rows]
         for rewards in (
             Rewards([FunctionReward(load_function(f"{file}:{name}"))], byte_tokenizer()),
             Rewards([source], byte_tokenizer()),
         )
     ), strict=True):  # fmt: skip
-        here, there = judges
+        here, there = sources
         assert here.total.tolist() == there.total.tolist()
         assert (here.dense is None) == (there.dense is None)
         assert here.dense is None or here.dense.tolist() == there.dense.tolist()

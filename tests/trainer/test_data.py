@@ -14,13 +14,13 @@ from tests.tiny import byte_tokenizer, tiny_causal_lm
 from tests.training.runs import low_ids
 
 
-def trainer_of(folder, rows, *, eval_dataset=None, judge=low_ids, **settings):
+def trainer_of(folder, rows, *, eval_dataset=None, scorer=low_ids, **settings):
     config = PPOConfig(**{
         "output_dir": str(folder), "use_cpu": True, "response_length": 4, "total_episodes": 16, "batch_size": 8,
         "num_sample_generations": 0, "learning_rate": 1e-3, **settings,
     })  # fmt: skip
     return PPOTrainer(
-        args=config, processing_class=byte_tokenizer(), model=tiny_causal_lm(), reward_funcs=judge,
+        args=config, processing_class=byte_tokenizer(), model=tiny_causal_lm(), reward_funcs=scorer,
         train_dataset=rows, eval_dataset=eval_dataset,
     )  # fmt: skip
 
@@ -134,13 +134,13 @@ class TestStreams:
         assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("prompts")]
 
     def test_an_update_that_fails_leaves_no_thread(self, tmp_path):
-        def judge(completions, **columns):
+        def scorer(completions, **columns):
             assert [thread for thread in threading.enumerate() if thread.name.startswith("prompts")]
             raise ZeroDivisionError("no")
 
         rows = datasets.Dataset.from_list(numbered(400)).to_iterable_dataset()
         with pytest.raises(RewardError, match="raised ZeroDivisionError: 'no'"):
-            trainer_of(tmp_path, rows, judge=judge).train()
+            trainer_of(tmp_path, rows, scorer=scorer).train()
         assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("prompts")]
 
     def test_a_stream_has_a_tokenizer_of_its_own(self, tmp_path):

@@ -17,7 +17,7 @@ import pathlib
 
 def score(completion_ids, **columns):
     (ids,) = completion_ids
-    (pathlib.Path(__file__).parent / "judged").touch()
+    (pathlib.Path(__file__).parent / "scored").touch()
     return [sum(token < 100 for token in ids) / len(ids)]
 """
 LIMIT_SECONDS = 60.0
@@ -36,15 +36,15 @@ class Waits:
         self.inner.load(policy, version)
 
     def generate(self, prompts, *, top_k=0, limits=None, row_ended=None):
-        judged, left = self.folder / "judged", len(prompts)
-        judged.unlink(missing_ok=True)
+        scored, left = self.folder / "scored", len(prompts)
+        scored.unlink(missing_ok=True)
 
         def told(row, ids, finished):
             nonlocal left
             left -= 1
             if left == 0:
                 began = time.monotonic()
-                while not judged.exists():
+                while not scored.exists():
                     assert time.monotonic() - began < LIMIT_SECONDS
                     time.sleep(0.01)
                 self.waited += 1

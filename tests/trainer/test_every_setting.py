@@ -75,7 +75,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "lora_target_modules": (LORA, ["q_proj"]),
     "sft_model_path": ({}, "{models}/other"),
     "ref_model_path": ({}, "{models}/other"),
-    "value_model_path": ({}, "{models}/judge"),
+    "value_model_path": ({}, "{models}/scorer"),
     "dataset_name": ({}, "{models}/fewer.jsonl"),
     "dataset_train_split": ({"dataset_name": "{models}/splits"}, "test"),
     "eval_dataset_name": ({}, "{models}/fewer.jsonl"),
@@ -98,7 +98,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "stop_token": ({}, "a"),
     "stop_token_id": ({}, [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
     "num_generations": ({}, 4),
-    "reward_model_path": ({}, "{models}/judge"),
+    "reward_model_path": ({}, "{models}/scorer"),
     "reward_funcs": ({}, "{models}/rewards.py:length"),
     "reward_weights": ({"reward_funcs": ["{models}/rewards.py:low", "{models}/rewards.py:length"]}, [1.0, 0.5]),
     "reward_workers": ({"reward_funcs": "{models}/rewards.py:place"}, 1),
@@ -204,7 +204,7 @@ def test_every_setting_has_its_effect_shown():
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for name, model in (
-        ("policy", tiny_causal_lm()), ("other", tiny_causal_lm(seed=5)), ("judge", tiny_scalar_model()),
+        ("policy", tiny_causal_lm()), ("other", tiny_causal_lm(seed=5)), ("scorer", tiny_scalar_model()),
     ):  # fmt: skip
         model.save_pretrained(folder / name)
         byte_tokenizer().save_pretrained(folder / name)

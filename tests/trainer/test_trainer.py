@@ -110,23 +110,23 @@ def test_small_data_sets_wrap_around_d4(tmp_path, capsys):
 
 
 def test_reward_model_of_another_tokenizer_and_a_function_beside_it_d17_d18(tmp_path):
-    byte_tokenizer(shift=9).save_pretrained(tmp_path / "judge")
-    tiny_scalar_model("gpt_neox").save_pretrained(tmp_path / "judge")
+    byte_tokenizer(shift=9).save_pretrained(tmp_path / "scorer")
+    tiny_scalar_model("gpt_neox").save_pretrained(tmp_path / "scorer")
     config = settings(tmp_path / "run", reward_weights=(0.5, 2.0))
-    output = trainer_of(tmp_path / "run", reward_model=str(tmp_path / "judge"), config=config).train()
+    output = trainer_of(tmp_path / "run", reward_model=str(tmp_path / "scorer"), config=config).train()
     record = json.loads((tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()[0])
-    assert set(record["scores"]) == {"judge", "low_ids"}
-    expected = 0.5 * record["scores"]["judge"] + 2 * record["scores"]["low_ids"]
+    assert set(record["scores"]) == {"scorer", "low_ids"}
+    expected = 0.5 * record["scores"]["scorer"] + 2 * record["scores"]["low_ids"]
     assert record["total_score"] == pytest.approx(expected, rel=1e-5)
     assert output.policy.is_dir()
 
 
 def test_critic_starts_from_the_reward_model_of_the_same_tokenizer(tmp_path):
-    judge = tiny_scalar_model()
-    trainer = trainer_of(tmp_path, reward_model=judge, reward_funcs=())
-    assert all(torch.equal(w, judge.state_dict()[name]) for name, w in trainer.value_model.state_dict().items())
+    scorer = tiny_scalar_model()
+    trainer = trainer_of(tmp_path, reward_model=scorer, reward_funcs=())
+    assert all(torch.equal(w, scorer.state_dict()[name]) for name, w in trainer.value_model.state_dict().items())
     trainer.train()
-    assert not all(torch.equal(w, judge.state_dict()[name]) for name, w in trainer.value_model.state_dict().items())
+    assert not all(torch.equal(w, scorer.state_dict()[name]) for name, w in trainer.value_model.state_dict().items())
 
 
 def test_adapters_train_and_the_reference_is_the_base(tmp_path):
@@ -176,7 +176,7 @@ def test_the_quick_starts_of_older_documentation_run_with_the_import_changed(tmp
 
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "pythia", padding_side="left")
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-    judge = AutoModelForSequenceClassification
+    scorer = AutoModelForSequenceClassification
     dataset = load_dataset("json", data_files=str(tmp_path / "prompts.jsonl"), split="train")
 
     def tokenize(element):
@@ -190,8 +190,8 @@ def test_the_quick_starts_of_older_documentation_run_with_the_import_changed(tmp
         processing_class=tokenizer,
         model=AutoModelForCausalLM.from_pretrained(tmp_path / "pythia"),
         ref_model=AutoModelForCausalLM.from_pretrained(tmp_path / "pythia"),
-        reward_model=judge.from_pretrained(tmp_path / "pythia", num_labels=1),
-        value_model=judge.from_pretrained(tmp_path / "pythia", num_labels=1),
+        reward_model=scorer.from_pretrained(tmp_path / "pythia", num_labels=1),
+        value_model=scorer.from_pretrained(tmp_path / "pythia", num_labels=1),
         train_dataset=dataset.map(tokenize, batched=True, remove_columns=dataset.column_names),
     )  # fmt: skip
     assert trainer.train().updates == 3
@@ -252,20 +252,20 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, given, error, words
     ([None] * 8, "row"),
 ])  # fmt: skip
 def test_bad_rewards_name_the_function(tmp_path, returned, words):
-    def judge(completions, **kwargs):
+    def scorer(completions, **kwargs):
         return returned
 
-    with pytest.raises(RewardError, match=f"(?is)(judge.*{words}|{words}.*judge)"):
-        trainer_of(tmp_path, reward_funcs=judge).train()
+    with pytest.raises(RewardError, match=f"(?is)(scorer.*{words}|{words}.*scorer)"):
+        trainer_of(tmp_path, reward_funcs=scorer).train()
 
 
 def test_one_object_in_two_roles_is_refused(tmp_path):
     model = tiny_causal_lm()
     with pytest.raises(ModelError, match="model and ref_model are the same object"):
         trainer_of(tmp_path, model=model, ref_model=model)
-    judge = tiny_scalar_model()
+    scorer = tiny_scalar_model()
     with pytest.raises(ModelError, match="value_model and reward_model are the same object"):
-        trainer_of(tmp_path, value_model=judge, reward_model=judge)
+        trainer_of(tmp_path, value_model=scorer, reward_model=scorer)
 
 
 def test_too_many_minibatches(tmp_path):

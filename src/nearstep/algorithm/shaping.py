@@ -12,7 +12,7 @@ def score_after_stop_rules(
     missing_eos_penalty: float | None = None,
     replacement: float | None = None,
 ) -> Float[Tensor, " rows"]:
-    """Judge the rows that did not end themselves.
+    """Score the rows that did not end themselves.
 
     `missing_eos_penalty` is subtracted from their score (TRL ≥ 0.11); `replacement` takes its place (the EOS trick of
     2403.17031, detail 23). They are different operators; with neither, scores stay as they are.

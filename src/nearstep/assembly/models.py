@@ -52,7 +52,7 @@ class RunInputs:
 
 @dataclass(frozen=True)
 class BuiltModels:
-    """The models of a run, the judges of its rewards, and what the user should know of how they were chosen."""
+    """The models of a run, the reward sources, and what the user should know of how they were chosen."""
 
     models: Models
     sources: list[RewardSource]

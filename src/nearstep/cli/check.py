@@ -25,7 +25,7 @@ class CheckOptions(Settings):
     )
     skip: tuple[str, ...] = option((), "laws that it is not held to, by name; those that training relies on stay")
     rows: str | None = option(
-        None, "reward: samples to judge, a jsonl file of objects with prompt, completion and the columns it reads"
+        None, "reward: samples to score, a jsonl file of objects with prompt, completion and the columns it reads"
     )
     updates: int = option(100, "critic_schedule: length of the run in updates", at_least=1)
 

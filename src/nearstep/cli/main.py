@@ -47,7 +47,7 @@ COMMANDS: tuple[Command[Any], ...] = (
     ),
     Command(
         name="score",
-        summary="Judge the completions of a file, or of a run, by exactly the path that training uses.",
+        summary="Score the completions of a file, or of a run, by exactly the path that training uses.",
         settings=config_judging.ScoreOptions,
         sections=config_judging.SCORE_SECTIONS,
         problems=score.score_problems,

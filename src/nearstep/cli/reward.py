@@ -12,12 +12,12 @@ from nearstep.config.settings import Problem
 
 NOTE = (
     "Data with chosen and rejected answers teaches which is the better one; columns margin (by how much) and "
-    "preference (how surely; 0.5 is a tie) are heeded. Where rewards judge, the model learns their scores instead: of "
+    "preference (how surely; 0.5 is a tie) are heeded. Where rewards score, the model learns their scores instead: of "
     "the answers in the data, or of those that it writes itself. The model is left in output_dir/reward, which "
     "`nearstep ppo --reward_model_path` takes, and what it is worth on unseen texts in output_dir/report.json."
 )
 
-JUDGES = ("reward_funcs", "reward_model_path", "reward_url")
+REWARD_SETTINGS = ("reward_funcs", "reward_model_path", "reward_url")
 
 
 def run_reward(config: RewardConfig) -> None:
@@ -35,16 +35,16 @@ def reward_problems(config: RewardConfig) -> Iterator[Problem]:
     if config.model_name_or_path is None:
         text = "model_name_or_path is missing: the model to start from, a folder or a hub name"
         yield Problem(text, ("model_name_or_path",))
-    judged = reward_count(config) > 0
-    if not config.dataset_name and not judged:
+    scored = reward_count(config) > 0
+    if not config.dataset_name and not scored:
         text = (
             "dataset_name is missing: the preference pairs, a file, a folder or a hub name; or texts for reward_funcs"
         )
-        yield Problem(text, ("dataset_name", *JUDGES))
-    if config.objective == "regression" and not judged:
+        yield Problem(text, ("dataset_name", *REWARD_SETTINGS))
+    if config.objective == "regression" and not scored:
         text = "objective = regression learns scores, and nobody gives any: give reward_funcs or reward_model_path"
-        yield Problem(text, ("objective", *JUDGES))
-    if judged:
+        yield Problem(text, ("objective", *REWARD_SETTINGS))
+    if scored:
         yield from reward_lacks(config)
     yield from absent_places({"model_name_or_path": config.model_name_or_path})
     for name, places in (("dataset_name", config.dataset_name), ("eval_dataset_name", config.eval_dataset_name)):

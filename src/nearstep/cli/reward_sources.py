@@ -1,4 +1,4 @@
-"""What a command lacks that shall judge: from the command line, rewards can come from the settings alone."""
+"""What a command lacks that has rewards: from the command line, rewards can come from the settings alone."""
 
 import os
 from collections.abc import Iterator

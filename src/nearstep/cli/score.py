@@ -1,4 +1,4 @@
-"""`nearstep score`: judge the completions of a file by exactly the path that training uses."""
+"""`nearstep score`: score the completions of a file by exactly the path that training uses."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def score_problems(options: ScoreOptions) -> Iterator[Problem]:
 
 
 def run_score(options: ScoreOptions) -> None:
-    """Judge, write the scores, print a summary."""
+    """Score, write the scores, print a summary."""
     from nearstep.evaluation import score_file
 
     score_file.score_file(options).print(options.output)

@@ -1,4 +1,4 @@
-"""Which settings judging has outside training: of a file, and of a server."""
+"""Which settings scoring has outside training: of a file, and of a server."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from nearstep.config.settings import Problem, Settings, accepts_old_names, optio
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredFile(Settings):
-    """What is judged, and where the scores go."""
+    """What is scored, and where the scores go."""
 
     input: str | None = option(
         None, "prompts and completions: a jsonl, json, csv or parquet file, or the rollouts.jsonl of a run"
     )
     model_name_or_path: str | None = option(None, "the policy's tokenizer: a folder or a hub name")
     output: str = option("scores.jsonl", "file for the scores, one line per row; written anew")
-    batch_size: int = option(64, "rows that are judged together; those of a run as its updates had them", at_least=1)
+    batch_size: int = option(64, "rows that are scored together; those of a run as its updates had them", at_least=1)
     seed: int = option(42, "of the pauses between tries of reward_url", at_least=0)
 
 

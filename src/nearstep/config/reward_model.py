@@ -31,10 +31,10 @@ class TextSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings(Settings):
-    """What the model learns from a judgement."""
+    """What the model learns from a label or a score."""
 
     objective: Literal["auto", "pairwise", "regression"] = option(
-        "auto", "pairwise: the better of two texts; regression: the score of each; auto: regression where rewards judge"
+        "auto", "pairwise: the better of two texts; regression: the score of each; auto: regression where rewards score"
     )
     center_rewards_coefficient: float | None = option(
         None, "pairwise: weight of the squared mean reward of a pair, which pulls rewards to 0; 0.01 is usual",
@@ -45,7 +45,7 @@ class ObjectiveSettings(Settings):
         1.0, "pairwise: weight of the margins that the data gives; 0 for none", at_least=0
     )
     min_score_gap: float = option(
-        0.0, "pairwise: texts whose scores differ by this or less make no pair, where rewards judge", at_least=0
+        0.0, "pairwise: texts whose scores differ by this or less make no pair, where rewards score", at_least=0
     )
     normalize: Literal["auto", "none", "mean", "mean_and_std"] = option(
         "auto", "put rewards of the better texts at mean 0, or also at deviation 1; auto: mean for pairs, else none"
@@ -54,7 +54,7 @@ class ObjectiveSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class WritingSettings(Settings):
-    """How the model itself writes the texts to be judged, where the data has prompts only, or there is no data."""
+    """How the model itself writes the texts to be scored, where the data has prompts only, or there is no data."""
 
     num_texts: int = option(512, "texts that are written where there is no data at all", at_least=2)
     num_generations: int = option(2, "texts that are written for each prompt", at_least=1)
@@ -155,7 +155,7 @@ SECTIONS = sections(
     ("Model", ModelSettings),
     ("Data", DataSettings),
     ("Texts", TextSettings),
-    ("Rewards that judge", LocalRewardSettings),
+    ("Reward sources", LocalRewardSettings),
     ("Objective", ObjectiveSettings),
     ("Writing", WritingSettings),
     ("Steps", StepSettings),

@@ -1,4 +1,4 @@
-"""Which settings say who judges a response, how failing rewards are met, and which of them clash.
+"""Which settings name the reward sources, how failing rewards are met, and which of them clash.
 
 Training, `nearstep score` and `nearstep serve-reward` have them in common.
 """
@@ -15,7 +15,7 @@ from nearstep.config.settings import Problem, Settings, option, without_effect
 
 @dataclass(frozen=True, kw_only=True)
 class LocalRewardSettings(Settings):
-    """Who judges a response on this machine."""
+    """The reward sources on this machine."""
 
     reward_model_path: str | None = option(None, "reward model with one label, of any family and tokenizer")
     reward_funcs: tuple[str, ...] = option(
@@ -36,7 +36,7 @@ class LocalRewardSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class RewardSettings(LocalRewardSettings):
-    """Who judges a response elsewhere, and what happens when a judge fails."""
+    """The reward source elsewhere, and what happens when one fails."""
 
     reward_url: str | None = option(None, "a reward server, such as http://127.0.0.1:8000/score of serve-reward")
     reward_url_token_env: str | None = option(

@@ -184,7 +184,7 @@ def _examine(
     problems = [*found, *findings.problems]
     broken = {name for problem in problems for name in problem.fields}
     draft = _unchecked(cls, findings.values)
-    # A rule that rests on a broken setting would judge the default that stands in for it.
+    # A rule that rests on a broken setting would check the default that stands in for it.
     rules = [*draft.problems(), *further(draft)]
     problems += [rule for rule in rules if broken.isdisjoint(rule.fields)]
     return dataclasses.replace(findings, problems=problems)

@@ -20,7 +20,7 @@ RECORD_COLUMNS = ("update", "episode", "input", "prompt_ids", "completion_ids", 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Some rows that are judged together, and the number of the first in its file, from 0."""
+    """Some rows that are scored together, and the number of the first in its file, from 0."""
 
     first: int
     prompts: Prompts
@@ -31,7 +31,7 @@ class Episodes:
 def read_episodes(name: str, tokenizer: PreTrainedTokenizerBase, *, batch_size: int) -> tuple[Table, list[Episodes]]:
     """The rows of a file, `batch_size` at a time; those of a run as its updates had them together.
 
-    Raises DataError naming the row and column of what cannot be judged.
+    Raises DataError naming the row and column of what cannot be scored.
     """
     table = load_rows(name, split="train", config=None)
     if all(column in table.columns for column in RECORD_COLUMNS):
@@ -45,7 +45,7 @@ def read_episodes(name: str, tokenizer: PreTrainedTokenizerBase, *, batch_size: 
 
 
 def _of_a_run(table: Table) -> Iterator[Episodes]:
-    """Rewards see the ids that the run recorded, in the batches in which the run judged them."""
+    """Rewards see the ids that the run recorded, in the batches in which the run scored them."""
     numbers = range(len(table))
     for _, group in groupby(numbers, key=lambda number: table.rows[number]["update"]):
         rows = list(group)
@@ -65,7 +65,7 @@ def _of_a_run(table: Table) -> Iterator[Episodes]:
 
 def _of_texts(table: Table, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Iterator[Episodes]:
     """Prompts become ids as in training; a completion is its text's ids, with EOS behind one that has ended."""
-    # Completions are what is judged here: they must not reach rewards as the data set's own answers.
+    # Completions are what is scored here: they must not reach rewards as the data set's own answers.
     as_prompts = "prompt" if "prompt" in table.columns else None
     encoded = PromptMix((encode_prompts(table, tokenizer, vocab_size=len(tokenizer), dataset_format=as_prompts),))
     for first in range(0, len(table), batch_size):

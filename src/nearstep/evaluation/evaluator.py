@@ -1,4 +1,4 @@
-"""How good the policy is on held-out prompts, and what it writes: greedy responses, judged like those of training."""
+"""How good the policy is on held-out prompts, and what it writes: greedy responses, scored like those of training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -67,7 +67,7 @@ MEANINGS: dict[str, str] = {
     "response/length_mean": "mean length of a response in tokens, the stop token included.",
     "response/length_max": "length of the longest response in tokens.",
     "response/truncated": "share of responses that were cut off by response_length.",
-    "response/left_out": "share of responses that nothing is learned from: not judged, or cut off where "
+    "response/left_out": "share of responses that nothing is learned from: not scored, or cut off where "
     "mask_truncated_completions is on.",
     "optimizer/steps": "optimizer steps of the policy so far.",
     "lr": "learning rate of the policy in this update.",

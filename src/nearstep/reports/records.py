@@ -92,9 +92,9 @@ def rollout_records(
 
     `final_scores` are the totals after the rules for missing stop tokens, `extras` the columns that reward functions
     logged; null stands where a part of the reward did not apply, or nothing was scored. `decode` should show special
-    tokens. Everything that rewards were given is there too, so that `nearstep score` can judge the episodes again.
+    tokens. Everything that rewards were given is there too, so that `nearstep score` can score the episodes again.
     """
-    judged, finals, finished = score_fields(scores, rollout), final_scores.tolist(), rollout.finished.tolist()
+    fields, finals, finished = score_fields(scores, rollout), final_scores.tolist(), rollout.finished.tolist()
     lengths = rollout.action_counts.tolist()
     return [
         {
@@ -102,7 +102,7 @@ def rollout_records(
             "episode": prompts.episodes[row],
             "prompt": decode(prompts.ids[row]),
             "completion": decode(completion),
-            **judged[row],
+            **fields[row],
             "final_score": _finite(finals[row]),
             "finished": finished[row],
             "response_length": lengths[row],

@@ -7,7 +7,7 @@ from typing import Literal
 from nearstep.common.errors import DataError
 from nearstep.data.pairs import PairSet, PreferencePair
 from nearstep.data.row_errors import BadRow, BadValueError, RowError, bad_rows
-from nearstep.reward_modeling.examples import Comparison, Verdict
+from nearstep.reward_modeling.examples import Comparison, PreferenceLabel
 from nearstep.rewards.batch import Completion
 from nearstep.rewards.reading import EpisodeReader, UnreadableError
 from nearstep.types import PromptInput
@@ -115,8 +115,8 @@ def encode_pair(pair: PreferencePair, encoder: TextEncoder) -> Comparison:
         problem = "chosen and rejected are the same tokens"
         raise BadValueError(RowError.ALIKE, "chosen", pair.chosen, problem, "Take out pairs without a difference.")
     if pair.preference < 0.5:
-        return Comparison(rows[::-1], (Verdict(0, 1, preference=1 - pair.preference),))
-    return Comparison(rows, (Verdict(0, 1, pair.margin or 0.0, pair.preference),))
+        return Comparison(rows[::-1], (PreferenceLabel(0, 1, preference=1 - pair.preference),))
+    return Comparison(rows, (PreferenceLabel(0, 1, pair.margin or 0.0, pair.preference),))
 
 
 def _of_labels(pairs: Sequence[PreferencePair]) -> list[str]:

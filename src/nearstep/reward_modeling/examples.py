@@ -11,7 +11,7 @@ from nearstep.common.errors import DataError
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PreferenceLabel:
     """Which of two rows of a comparison is the better one.
 
     `preference` is the probability that it is: 1 for a plain pair, ½ for a tie. `margin` is by how much it is better.
@@ -26,7 +26,7 @@ class Verdict:
     def __post_init__(self) -> None:
         if not 0.5 <= self.preference <= 1:
             raise DataError(
-                f"the preference of a verdict is {self.preference:g}, and must be from 0.5, a tie, to 1. If the other "
+                f"the preference of a label is {self.preference:g}, and must be from 0.5, a tie, to 1. If the other "
                 "row is the better one, exchange better and worse."
             )
 
@@ -36,21 +36,21 @@ class Comparison:
     """Rows of ids, usually answers to one prompt, and what is known of their order. A pair has two rows."""
 
     rows: tuple[list[int], ...]
-    verdicts: tuple[Verdict, ...]
+    labels: tuple[PreferenceLabel, ...]
 
     def best_rows(self) -> list[list[int]]:
         """The rows that lost no comparison: for a pair the chosen one, for a tie both."""
-        lost = {verdict.worse for verdict in self.verdicts if verdict.preference > 0.5}
+        lost = {label.worse for label in self.labels if label.preference > 0.5}
         return [row for number, row in enumerate(self.rows) if number not in lost]
 
     def pairs(self) -> list["Comparison"]:
-        """A comparison of two rows for every verdict."""
+        """A comparison of two rows for every label."""
         return [
             Comparison(
-                (self.rows[verdict.better], self.rows[verdict.worse]),
-                (Verdict(0, 1, verdict.margin, verdict.preference),),
+                (self.rows[label.better], self.rows[label.worse]),
+                (PreferenceLabel(0, 1, label.margin, label.preference),),
             )
-            for verdict in self.verdicts
+            for label in self.labels
         ]
 
 
@@ -81,19 +81,19 @@ class PairBatch:
         """The batch of some comparisons, in order."""
         better: list[int] = []
         worse: list[int] = []
-        verdicts: list[Verdict] = []
+        labels: list[PreferenceLabel] = []
         start = 0
         for comparison in comparisons:
-            better += [start + verdict.better for verdict in comparison.verdicts]
-            worse += [start + verdict.worse for verdict in comparison.verdicts]
-            verdicts += comparison.verdicts
+            better += [start + label.better for label in comparison.labels]
+            worse += [start + label.worse for label in comparison.labels]
+            labels += comparison.labels
             start += len(comparison.rows)
         return PairBatch(
             [list(comparison.rows) for comparison in comparisons],
             torch.tensor(better),
             torch.tensor(worse),
-            torch.tensor([verdict.margin for verdict in verdicts]),
-            torch.tensor([verdict.preference for verdict in verdicts]),
+            torch.tensor([label.margin for label in labels]),
+            torch.tensor([label.preference for label in labels]),
         )
 
 

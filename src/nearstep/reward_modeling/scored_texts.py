@@ -1,4 +1,4 @@
-"""How texts that rewards judge become lessons: a score for each to be learnt, or the better of every two."""
+"""How texts that rewards score become training examples: a score for each to be learnt, or the better of every two."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from nearstep.common.errors import DataError
 from nearstep.config.reward_model import RewardConfig
 from nearstep.data.row_errors import BadValueError
 from nearstep.reward_modeling.encoding import LeftOutRows, TextEncoder
-from nearstep.reward_modeling.examples import Comparison, Grade, Verdict
+from nearstep.reward_modeling.examples import Comparison, Grade, PreferenceLabel
 from nearstep.rewards.batch import Completion, RewardBatch
 from nearstep.scale.backend import Backend
 from nearstep.types import PromptInput
@@ -23,7 +23,7 @@ SCORED_AT_A_TIME = 256
 
 @dataclass(frozen=True)
 class TextAnswer:
-    """A text, or the assistant's messages, that shall be judged; `finished` is false where it was cut off.
+    """A text, or the assistant's messages, that shall be scored; `finished` is false where it was cut off.
 
     `ids` are those of prompt and answer where the model itself wrote it: text need not give them back.
     """
@@ -78,9 +78,9 @@ class TextsToScore:
 def score(
     texts: TextsToScore, score_texts: ScoreTexts, encoder: TextEncoder, config: RewardConfig, backend: Backend
 ) -> tuple[list[Scored], list[str]]:
-    """Encode and judge all answers; a sentence for each kind of those left out.
+    """Encode and score all answers; a sentence for each kind of those left out.
 
-    Raises DataError for an answer that cannot be read and RewardError as the judge does. A score that is NaN leaves
+    Raises DataError for an answer that cannot be read and RewardError as the rewards do. A score that is NaN leaves
     its answer out, as on_reward_error = drop wants.
     """
     left_out_rows = LeftOutRows(config.on_long_text, config.on_bad_row)
@@ -165,7 +165,7 @@ def grades_of(scored: Sequence[Scored]) -> tuple[list[Grade], list[str]]:
 def comparisons_of(scored: Sequence[Scored], min_score_gap: float) -> tuple[list[Comparison], list[str]]:
     """One comparison for every prompt with two answers that differ by more than `min_score_gap`; and the keys."""
     found = [(comparison_of(each, min_score_gap), each.key) for each in scored]
-    kept = [(comparison, key) for comparison, key in found if comparison.verdicts]
+    kept = [(comparison, key) for comparison, key in found if comparison.labels]
     return [comparison for comparison, _ in kept], [key for _, key in kept]
 
 
@@ -173,9 +173,9 @@ def comparison_of(scored: Scored, min_score_gap: float) -> Comparison:
     """The answers to one prompt, equal ones once, and the better of every two."""
     distinct = {tuple(row): total for row, total in zip(scored.rows, scored.scores, strict=True)}
     scores = list(distinct.values())
-    verdicts = [
-        Verdict(first, second, gap) if gap > 0 else Verdict(second, first, -gap)
+    labels = [
+        PreferenceLabel(first, second, gap) if gap > 0 else PreferenceLabel(second, first, -gap)
         for first, second in combinations(range(len(scores)), 2)
         if abs(gap := scores[first] - scores[second]) > min_score_gap
     ]
-    return Comparison(tuple(list(row) for row in distinct), tuple(verdicts))
+    return Comparison(tuple(list(row) for row in distinct), tuple(labels))

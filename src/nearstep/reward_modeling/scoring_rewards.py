@@ -1,4 +1,4 @@
-"""Which rewards judge the texts: what `nearstep ppo` would take, built by the same code."""
+"""Which rewards score the texts: what `nearstep ppo` would take, built by the same code."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def choose_rewards(
 ) -> ScoringRewards | None:
     """The rewards in the order of reward_weights, None if there are none.
 
-    Raises ConfigError, RewardError or ModelError for one that cannot judge, or for weights without rewards.
+    Raises ConfigError, RewardError or ModelError for one that cannot score, or for weights without rewards.
     """
     if not reward_funcs and reward_count(config) == 0:
         if config.reward_weights is not None:

@@ -1,4 +1,4 @@
-"""Which texts shall be judged: those that the data holds, or those that the model writes to its prompts."""
+"""Which texts shall be scored: those that the data holds, or those that the model writes to its prompts."""
 
 from itertools import islice
 
@@ -111,7 +111,7 @@ def _place(prompts: PromptSet, number: int) -> str:
 
 
 def _columns(prompts: PromptSet, number: int) -> dict[str, object]:
-    """What reward functions get of the row: a reference only if the data has one beside the answer that is judged."""
+    """What reward functions get of the row: a reference only if the data has one beside the answer that is scored."""
     row = prompts.table.rows[int(prompts.table_rows[number])]
     own = prompts.reader.layout.gives_reference(prompts.table.columns)
     return {name: row.get(name) for name in prompts.columns if not (own and name == "reference")}

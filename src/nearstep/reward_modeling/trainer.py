@@ -1,4 +1,4 @@
-"""RewardModelTrainer, the public face: from judgements on texts to a reward model that PPO opens."""
+"""RewardModelTrainer, the public face: from labels and scores of texts to a reward model that PPO opens."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,7 +31,7 @@ class RewardModelTrainer:
 
     Model and data may be objects, folders or hub names. With `reward_funcs` (or reward_model_path, reward_url) it
     learns their weighted sum, or with objective = pairwise which of two texts they like better; where the data has
-    prompts alone, or there is none, the model itself writes the texts that they judge. A data set may also be a list
+    prompts alone, or there is none, the model itself writes the texts that they score. A data set may also be a list
     of `Comparison`: rows of ids, for several answers to a prompt, ties, and answers that were cut off.
     `base_model_name`, `reward_functions` and `composite_weights` are AlignTune's names for `model`, `reward_funcs` and
     `args.reward_weights`.

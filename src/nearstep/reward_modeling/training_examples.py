@@ -54,7 +54,7 @@ class TrainingExamples:
 
 
 def encoded_examples(config: RewardConfig, sources: Sources) -> TrainingExamples | None:
-    """Lessons from comparisons that the user made of ids himself; None where the data is something else."""
+    """Examples from comparisons that the user made of ids himself; None where the data is something else."""
     if not _is_encoded(sources.train):
         return None
     train: list[Comparison] = list(sources.train)
@@ -73,7 +73,7 @@ def _is_encoded(given: object) -> TypeGuard[Sequence[Comparison]]:
 
 
 def pair_examples(config: RewardConfig, sources: Sources, encoder: TextEncoder) -> TrainingExamples:
-    """Lessons from preference pairs that the data itself holds. Raises DataError naming bad rows."""
+    """Examples from preference pairs that the data itself holds. Raises DataError naming bad rows."""
     data_sources = training_sources(config, sources.train, wanted="data")
     train = _compared(config, data_sources, encoder)
     others = evaluation_sources(config, sources.held_out)
@@ -90,7 +90,7 @@ def pair_examples(config: RewardConfig, sources: Sources, encoder: TextEncoder) 
 def scored_examples(
     config: RewardConfig, sources: Sources, encoder: TextEncoder, rewards: ScoringRewards, writer: Writer
 ) -> TrainingExamples:
-    """Lessons from what rewards say of texts. Raises DataError naming bad rows, RewardError where a reward fails."""
+    """Examples from what rewards say of texts. Raises DataError naming bad rows, RewardError where a reward fails."""
     has_data = sources.train is not None or bool(config.dataset_name)
     data_sources = training_sources(config, sources.train, wanted="data") if has_data else []
     train = _scored(_texts(config, data_sources, writer), config, encoder, rewards, writer.backend)
@@ -110,7 +110,7 @@ def _ranked(config: RewardConfig, train: "_Scored", kept: "_Scored | None", name
             "no prompt has two answers whose scores differ by more than min_score_gap, so there are no pairs. Give "
             "several answers to a prompt (num_generations), or use objective = regression."
         )
-    pairs = sum(len(each.verdicts) for each in comparisons)
+    pairs = sum(len(each.labels) for each in comparisons)
     said = [*train.sentences, f"Rewards tell {pairs:,} pairs of answers to {len(comparisons):,} prompts apart."]
     if kept is None:
         examples, held_out = hold_out(comparisons, keys, config.held_out_share, seed=config.seed)

@@ -1,4 +1,4 @@
-"""How the model writes the texts on which rewards then judge: answers to prompts, or texts from nothing."""
+"""How the model writes the texts on which rewards then score: answers to prompts, or texts from nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -72,7 +72,7 @@ class Writer:
         if isinstance(policy, str):
             policy = load_policy(policy, role="model", dtype=self.dtype, trust_remote_code=config.trust_remote_code)
         elif transformers_model(policy, "model").get_output_embeddings() is None:
-            raise ConfigError("the model has no output layer for tokens, so it cannot write texts: pass some to judge")
+            raise ConfigError("the model has no output layer for tokens, so it cannot write texts: pass some to score")
         settings = GenerationSettings(
             Sampling(config.temperature), config.response_length, () if eos is None else (eos,), config.seed,
             max_rows=config.per_device_eval_batch_size, max_tokens=MAX_TOKENS,

@@ -14,7 +14,7 @@ Completion: TypeAlias = str | list[Message]
 
 @dataclass(frozen=True)
 class RewardBatch:
-    """The episodes to be judged, one entry per row in every list.
+    """The episodes to be scored, one entry per row in every list.
 
     `completions` are texts without the stop token, or, where the prompt is a conversation, one assistant message
     each; `completion_ids` are what the policy chose, its stop token included. `numbers` are the rows' places in the

@@ -1,4 +1,4 @@
-"""Which rewards judge: settings and objects of the user become sources, in training and outside it alike."""
+"""Which reward sources a run has: settings and objects of the user become sources, in training and outside it alike."""
 
 import os
 from collections.abc import Callable, Collection, Sequence

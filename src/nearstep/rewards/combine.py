@@ -65,7 +65,7 @@ class Rewards:
         self._caller = SourceCaller(self.sources, self.names, self._on_error, EventLoop())
 
     def early(self, prompts: Prompts) -> EarlyRows:
-        """Be ready to judge rows of `prompts` while others are generated; the next call is given what that began."""
+        """Be ready to score rows of `prompts` while others are generated; the next call is given what that began."""
         begun = {
             number: source.begin_early(len(prompts))
             for number, source in enumerate(self.sources)
@@ -74,7 +74,7 @@ class Rewards:
         return EarlyRows(prompts, self._tokenizer, self._state, begun)
 
     def __call__(self, prompts: Prompts, rollout: Rollout, early: EarlyRows | None = None) -> Scores:
-        """Judge every row; the scores do not depend on what was judged `early`.
+        """Score every row; the scores do not depend on what was scored `early`.
 
         Raises a RewardError where a source fails and the user wants no row dropped.
         """
@@ -126,7 +126,7 @@ class Rewards:
         raise RewardError(
             f"no reward applies to {batch.place(row)}, completion {shorten(batch.completions[row])}: "
             f"{', '.join(self.names)} returned None. A made-up 0 would be learned from; "
-            "let at least one reward judge every row."
+            "let at least one reward score every row."
         )
 
     def _at_the_end(self, results: Sequence[SourceResult], row: int, batch: RewardBatch) -> float:

@@ -77,9 +77,9 @@ class EarlyRows:
     def __call__(self, row: int, completion_ids: list[int], finished: bool) -> None:
         """Row `row` of the prompts has ended with these tokens, the last one a stop token where it is `finished`."""
         if self.head_starts:
-            judged = reward_row(self._prompts, row, completion_ids, finished, self._tokenizer, self._state())
+            episode = reward_row(self._prompts, row, completion_ids, finished, self._tokenizer, self._state())
             for head_start in self.head_starts.values():
-                head_start.add(judged)
+                head_start.add(episode)
 
 
 @runtime_checkable
@@ -90,7 +90,7 @@ class RewardModule(Protocol):
         """What rows of `prompts` are told to as they end."""
 
     def __call__(self, prompts: Prompts, rollout: Rollout, early: EarlyRows | None = None) -> Scores:
-        """A score for every row, NaN for one that could not be judged; `early` may have begun."""
+        """A score for every row, NaN for one that could not be scored; `early` may have begun."""
 
     def close(self) -> None:
         """End what is kept running between calls."""

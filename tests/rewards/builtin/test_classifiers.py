@@ -29,33 +29,33 @@ def inference(tmp_path_factory):
     return save_classifier(tmp_path_factory.mktemp("nli"), ["contradiction", "neutral", "entailment"])
 
 
-def judged(folder, inputs, label):
+def scored(folder, inputs, label):
     """What transformers' pipeline says, one text or pair at a time."""
-    judge = pipeline("text-classification", model=folder, top_k=None, device="cpu")
-    said = [judge([text])[0] for text in inputs]
+    scorer = pipeline("text-classification", model=folder, top_k=None, device="cpu")
+    said = [scorer([text])[0] for text in inputs]
     return [next(entry["score"] for entry in row if entry["label"] == label) for row in said]
 
 
 def test_a_classifier_says_what_the_pipeline_says(mood):
-    expected = judged(mood, TEXTS, "negative")
+    expected = scored(mood, TEXTS, "negative")
     assert max(expected) - min(expected) > 0.1
     assert values(Classifier(model=mood, label="negative", batch_size=3), *TEXTS) == pytest.approx(expected, abs=1e-6)
 
 
 def test_sentiment_is_the_probability_of_its_label_in_any_case(mood):
-    assert values(Sentiment(model=mood), *TEXTS) == pytest.approx(judged(mood, TEXTS, "Positive"), abs=1e-6)
+    assert values(Sentiment(model=mood), *TEXTS) == pytest.approx(scored(mood, TEXTS, "Positive"), abs=1e-6)
     blame = Sentiment(model=mood, label="NEGATIVE")
-    assert values(blame, *TEXTS) == pytest.approx(judged(mood, TEXTS, "negative"), abs=1e-6)
+    assert values(blame, *TEXTS) == pytest.approx(scored(mood, TEXTS, "negative"), abs=1e-6)
 
 
 def test_toxicity_is_high_for_the_toxic_and_takes_the_worst_label(toxic):
-    assert values(Toxicity(model=toxic), *TEXTS) == pytest.approx(judged(toxic, TEXTS, "toxic"), abs=1e-6)
-    both = [max(pair) for pair in zip(judged(toxic, TEXTS, "toxic"), judged(toxic, TEXTS, "threat"), strict=True)]
+    assert values(Toxicity(model=toxic), *TEXTS) == pytest.approx(scored(toxic, TEXTS, "toxic"), abs=1e-6)
+    both = [max(pair) for pair in zip(scored(toxic, TEXTS, "toxic"), scored(toxic, TEXTS, "threat"), strict=True)]
     assert values(Toxicity(model=toxic, labels=("toxic", "threat")), *TEXTS) == pytest.approx(both, abs=1e-6)
 
 
 def test_labels_that_exclude_one_another_add_up(mood):
-    neither = [1 - p for p in judged(mood, TEXTS, "neutral")]
+    neither = [1 - p for p in scored(mood, TEXTS, "neutral")]
     assert values(Toxicity(model=mood, labels=("negative", "positive")), *TEXTS) == pytest.approx(neither, abs=1e-6)
 
 
@@ -67,11 +67,11 @@ def test_nothing_said_is_worth_0(mood, toxic):
 def test_a_long_text_is_read_to_its_end(mood, toxic):
     # Windows of 16 tokens hold 14 words beside the two special ones.
     first, second = "the cat sat on a mat . " * 2, "awful ! awful ! dog barks loudly"
-    pieces = judged(mood, [first, second], "Positive")
+    pieces = scored(mood, [first, second], "Positive")
     assert abs(pieces[0] - pieces[1]) > 0.01
     found = value(Sentiment(model=mood, window_tokens=16), first + second)
     assert found == pytest.approx(sum(pieces) / 2, abs=1e-6)
-    worst = max(judged(toxic, [first, second], "toxic"))
+    worst = max(scored(toxic, [first, second], "toxic"))
     assert value(Toxicity(model=toxic, window_tokens=16), first + second) == pytest.approx(worst, abs=1e-6)
 
 
@@ -93,7 +93,7 @@ def test_batches_and_order_change_nothing(mood):
 def test_entailment_averages_sentences(inference):
     source = "the sky is blue today"
     pairs = [{"text": source, "text_pair": sentence} for sentence in ("the sky is red .", "it is good .")]
-    expected = sum(judged(inference, pairs, "entailment")) / 2
+    expected = sum(scored(inference, pairs, "entailment")) / 2
     found = values(
         Entailment(model=inference), "the sky is red . it is good .", "", "it is good .", context=[source, source, None]
     )
@@ -103,7 +103,7 @@ def test_entailment_averages_sentences(inference):
 def test_of_a_long_source_the_best_window_counts(inference):
     windows = ["the cat sat on a mat . dog barks", "loudly . the sky is blue today"]
     pairs = [{"text": window, "text_pair": "it is good ."} for window in windows]
-    expected = judged(inference, pairs, "entailment")
+    expected = scored(inference, pairs, "entailment")
     assert abs(expected[0] - expected[1]) > 1e-4
     # 16 tokens: three special ones, four of the sentence, nine of the source.
     found = value(Entailment(model=inference, window_tokens=16), "it is good .", context=" ".join(windows))
@@ -115,7 +115,7 @@ def test_only_the_source_is_divided(inference):
     sentence = "it is not good and awful today ."
     pairs = [{"text": piece, "text_pair": sentence} for piece in ("the cat sat on a", "mat")]
     found = value(Entailment(model=inference, window_tokens=16), sentence, context="the cat sat on a mat")
-    assert found == pytest.approx(max(judged(inference, pairs, "entailment")), abs=1e-6)
+    assert found == pytest.approx(max(scored(inference, pairs, "entailment")), abs=1e-6)
 
 
 def test_a_sentence_that_leaves_no_room_for_its_source_is_an_error(inference):
@@ -127,7 +127,7 @@ def test_logical_consistency_finds_the_worst_pair_within_reach(inference):
     a, b, c = "the sky is blue .", "dog barks .", "the sky is not blue ."
     near = [{"text": x, "text_pair": y} for x, y in ((a, b), (b, c))]
     far = {"text": a, "text_pair": c}
-    of_near, (of_far,) = judged(inference, near, "contradiction"), judged(inference, [far], "contradiction")
+    of_near, (of_far,) = scored(inference, near, "contradiction"), scored(inference, [far], "contradiction")
     text = f"{a} {b} {c}"
     reward = LogicalConsistency(model=inference, reach_sentences=2)
     assert value(reward, text) == pytest.approx(1 - max(*of_near, of_far), abs=1e-6)

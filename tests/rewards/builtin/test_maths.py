@@ -125,7 +125,7 @@ def test_hostile_texts_are_read_in_linear_time(text):
 
 
 @pytest.fixture(scope="module")
-def judge():
+def scorer():
     return MathAnswer()
 
 
@@ -149,35 +149,35 @@ def judge():
         ("12", [11, 12], 1.0),
     ],
 )
-def test_math_answer(judge, text, answer, expected):
-    assert value(judge, text, answer=answer) == expected
+def test_math_answer(scorer, text, answer, expected):
+    assert value(scorer, text, answer=answer) == expected
 
 
 def test_what_cannot_be_compared_in_time_is_worth_0_and_the_next_row_is_judged():
-    judge = MathAnswer(timeout_seconds=1.0)
-    assert value(judge, "12", answer="12") == 1.0
-    first = judge._process._process
-    assert values(judge, "$9^{9^{9^9}}$", "12", answer=["5", "12"]) == [0.0, 1.0]
+    scorer = MathAnswer(timeout_seconds=1.0)
+    assert value(scorer, "12", answer="12") == 1.0
+    first = scorer._process._process
+    assert values(scorer, "$9^{9^{9^9}}$", "12", answer=["5", "12"]) == [0.0, 1.0]
     assert first.poll() is not None
-    assert judge._process._process is not first
+    assert scorer._process._process is not first
 
 
-def test_it_works_outside_the_main_thread_and_travels_without_its_process(judge):
+def test_it_works_outside_the_main_thread_and_travels_without_its_process(scorer):
     found = []
-    thread = threading.Thread(target=lambda: found.append(value(judge, "12", answer="12")))
+    thread = threading.Thread(target=lambda: found.append(value(scorer, "12", answer="12")))
     thread.start()
     thread.join()
     assert found == [1.0]
-    copy = pickle.loads(pickle.dumps(judge))
-    assert copy == judge
+    copy = pickle.loads(pickle.dumps(scorer))
+    assert copy == scorer
     assert "_process" not in vars(copy)
 
 
 def test_the_process_ends_with_the_reward():
-    judge = MathAnswer()
-    value(judge, "12", answer="12")
-    process = judge._process._process
-    del judge
+    scorer = MathAnswer()
+    value(scorer, "12", answer="12")
+    process = scorer._process._process
+    del scorer
     assert process.wait(timeout=60) is not None
 
 

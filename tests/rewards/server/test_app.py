@@ -14,7 +14,7 @@ from nearstep.rewards.model import ModelReward
 from nearstep.rewards.remote.server.app import make_app
 from nearstep.rewards.remote.server.scorer import ServerScorer
 from nearstep.rewards.remote.wire import decode_answer, encode_question
-from tests.rewards.episodes import judged, play
+from tests.rewards.episodes import play, scored
 from tests.rewards.light import texts
 from tests.tiny import byte_tokenizer, tiny_scalar_model
 
@@ -26,13 +26,13 @@ def lengths(completions, **kwargs):
     return [float(len(text)) for text in completions]
 
 
-def jury(*sources, weights=None):
+def server_scorer(*sources, weights=None):
     return ServerScorer(sources, [source.name for source in sources], weights or [1.0] * len(sources))
 
 
 def send(*requests, sources=None, token=None, max_body_bytes=1 << 20):
     """What the server answers to each (method, path, options)."""
-    bench = jury(*(sources or [FunctionReward(lengths)]))
+    bench = server_scorer(*(sources or [FunctionReward(lengths)]))
     app = make_app(bench.score, ["lengths"], token=token, max_body_bytes=max_body_bytes)
 
     async def all_of_them():
@@ -165,9 +165,9 @@ def test_rewards_are_weighted_and_one_that_does_not_apply_leaves_the_sum():
     def sometimes(completions):
         return [None if text == "a" else 10.0 for text in completions]
 
-    bench = jury(FunctionReward(lengths), FunctionReward(sometimes), weights=[2.0, 0.5])
+    bench = server_scorer(FunctionReward(lengths), FunctionReward(sometimes), weights=[2.0, 0.5])
     assert json.loads(bench.score(texts(["a", "bb"]), POLICY))["rewards"] == [2.0, 9.0]
-    alone = jury(FunctionReward(sometimes))
+    alone = server_scorer(FunctionReward(sometimes))
     assert json.loads(alone.score(texts(["a", "bb"]), POLICY))["rewards"] == [None, 10.0]
 
 
@@ -179,12 +179,15 @@ def test_rewards_of_single_tokens_are_served_alone():
         return [[(0, 1, 3.0)] for _ in completions]
 
     batch = texts(["a", "bb"])
-    assert json.loads(jury(FunctionReward(tokens), weights=[2.0]).score(batch, POLICY))["rewards"] == [
+    assert json.loads(server_scorer(FunctionReward(tokens), weights=[2.0]).score(batch, POLICY))["rewards"] == [
         [2, 2],
         [2, 2, 2],
     ]
-    assert json.loads(jury(FunctionReward(spans), weights=[2.0]).score(batch, POLICY))["rewards"] == [[[0, 1, 6]]] * 2
-    both = json.loads(jury(FunctionReward(tokens), FunctionReward(lengths)).score(batch, POLICY))["rewards"]
+    assert (
+        json.loads(server_scorer(FunctionReward(spans), weights=[2.0]).score(batch, POLICY))["rewards"]
+        == [[[0, 1, 6]]] * 2
+    )
+    both = json.loads(server_scorer(FunctionReward(tokens), FunctionReward(lengths)).score(batch, POLICY))["rewards"]
     assert all("serve it by itself" in reward["error"] for reward in both)
 
 
@@ -207,8 +210,8 @@ def test_a_reward_model_reads_over_http_what_it_reads_in_training(shift):
     chat = [{"role": "user", "content": "Hi"}]
     rows = play(["yes", "nö", "x"], [chat, "Say: ", chat], finished=[True, False, True])
     here = Rewards([source], policy)(*rows)
-    batch = judged(["yes", "nö", "x"], [chat, "Say: ", chat], finished=[True, False, True])
-    answer = decode_answer(jury(strange).score(batch, POLICY), batch, "server")
+    batch = scored(["yes", "nö", "x"], [chat, "Say: ", chat], finished=[True, False, True])
+    answer = decode_answer(server_scorer(strange).score(batch, POLICY), batch, "server")
     there = torch.tensor(answer.values, dtype=torch.float64).float()
     assert there.tolist() == here.total.tolist()
 
@@ -219,7 +222,7 @@ def test_what_functions_log_comes_along():
         log_metric("seen", 2)
         return [1.0] * len(completions)
 
-    bench = jury(FunctionReward(logs), FunctionReward(logs, "other"))
+    bench = server_scorer(FunctionReward(logs), FunctionReward(logs, "other"))
     said = json.loads(bench.score(texts(["a", "b"]), POLICY))
     assert said["extras"] == {"text": ["a", "b"], "text_2": ["a", "b"]}
     assert said["metrics"] == {"seen": [2.0, 2.0]}

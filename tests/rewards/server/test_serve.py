@@ -24,8 +24,8 @@ def matches(completions, answer, **kwargs):
 def folder(tmp_path):
     tiny_causal_lm().save_pretrained(tmp_path / "policy")
     byte_tokenizer().save_pretrained(tmp_path / "policy")
-    tiny_scalar_model().save_pretrained(tmp_path / "judge")
-    byte_tokenizer().save_pretrained(tmp_path / "judge")
+    tiny_scalar_model().save_pretrained(tmp_path / "scorer")
+    byte_tokenizer().save_pretrained(tmp_path / "scorer")
     (tmp_path / "rewards.py").write_text(REWARDS)
     rows = [{"prompt": f"prompt {row}", "answer": "abc"} for row in range(8)]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -59,7 +59,7 @@ def train(folder, name, *words):
         "ppo", "--model_name_or_path", str(folder / "policy"), "--dataset_name", str(folder / "prompts.jsonl"),
         "--output_dir", str(folder / name), "--total_episodes", "16", "--batch_size", "8", "--response_length", "7",
         "--use_cpu", "--num_sample_generations", "0", "--learning_rate", "1e-3", "--value_model_path",
-        str(folder / "judge"), *words,
+        str(folder / "scorer"), *words,
     ]) == 0  # fmt: skip
     return [json.loads(line) for line in (folder / name / "rollouts.jsonl").read_text().splitlines()]
 
@@ -67,7 +67,15 @@ def train(folder, name, *words):
 @pytest.mark.slow
 def test_training_against_a_server_is_training_with_its_rewards(folder, monkeypatch):
     function = f"{folder / 'rewards.py'}:matches"
-    rewards = ("--reward_model_path", str(folder / "judge"), "--reward_funcs", function, "--reward_weights", "0.3", "2")
+    rewards = (
+        "--reward_model_path",
+        str(folder / "scorer"),
+        "--reward_funcs",
+        function,
+        "--reward_weights",
+        "0.3",
+        "2",
+    )
     here = train(folder, "here", *rewards)
     monkeypatch.setenv("REWARD_TOKEN", TOKEN)
     with serving(*rewards, "--token_env", "REWARD_TOKEN", REWARD_TOKEN=TOKEN) as (url, process):

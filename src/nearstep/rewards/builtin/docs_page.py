@@ -42,7 +42,7 @@ assert Rouge(reference="summary")(completions=["a cat", "a dog"], summary=["a ca
 
 - **Parameters** are written `name:parameter=value,parameter=value`. A list is written with commas. A comma of a value
   that stands right before `word=` is written `\\,`. A wrong one is refused with the list of those there are.
-- **What is judged** is the text of the completion; of a conversation, what the assistant says.
+- **What is scored** is the text of the completion; of a conversation, what the assistant says.
 - **Columns** of the data set are named by parameters (`rouge:reference=summary`). A cell is a text, a number, or a list
   of these; of several references the best counts. A column that is missing is an error before any weight is loaded. A
   row whose cell is empty gives None: the reward does not apply to it and leaves its sum. The columns `prompt` and

@@ -81,7 +81,7 @@ SAME_NAMES: dict[str, str] = {
     "counterfactual_reasoning": "the share of sentences with a counterfactual",
     "relevance": "the words of the prompt that are taken up; wanted words are keywords, lengths are length",
     "sentiment": "the probability of the label wanted, never one minus that of another",
-    "safety": "threats, insults and harmful instructions by words; toxicity is the judgement of a model",
+    "safety": "threats, insults and harmful instructions by words; toxicity is what a model says",
     "toxicity": "high means toxic, so its weight is negative",
     "semantic_similarity": "the cosine itself, from -1 to 1; no fallback to shared words",
     "bleu": "a row without a reference gives None, not 0",

@@ -57,7 +57,7 @@ class Helpfulness:
     about: ClassVar[Metadata] = Metadata(
         low=0, high=1,
         gaming="The manner of help is all it sees: wrong advice scores like right, a refusal that is due scores low. "
-        "A reward model judges help.",
+        "A reward model rates help.",
     )  # fmt: skip
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:

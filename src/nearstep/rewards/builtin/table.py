@@ -41,7 +41,7 @@ GROUPS: dict[str, tuple[type[Any], ...]] = {
     ),
     "Mathematics": (builtin.NumericAnswer, builtin.MathAnswer, builtin.Arithmetic),
     "Code (Python)": (builtin.CodeSyntax, builtin.CodeStyle, builtin.CodeExecution, builtin.CodeTests),
-    "Judged by a classifier": (
+    "Scored by a classifier": (
         builtin.Classifier,
         builtin.Sentiment,
         builtin.Toxicity,

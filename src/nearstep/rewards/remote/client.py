@@ -69,7 +69,7 @@ class RemoteReward:
         self._event_loop = EventLoop()
 
     def begin_early(self, rows: int) -> "RemoteHeadStart":
-        """Take the rows of the next batch one by one; see JudgesEarly."""
+        """Take the rows of the next batch one by one; see StartsEarly."""
         requests = [range(start, min(start + self.batch_size, rows)) for start in range(0, rows, self.batch_size)]
         return RemoteHeadStart(self, requests, self._event_loop)
 
@@ -155,7 +155,7 @@ class RemoteReward:
 class RemoteHeadStart:
     """Requests about one batch: each is sent once all of its rows have ended; see HeadStart.
 
-    The rows of a request are neighbours, as they are without a head start: a server that judges them together must not
+    The rows of a request are neighbours, as they are without a head start: a server that scores them together must not
     see others, and a run must not depend on which row ends first.
     """
 

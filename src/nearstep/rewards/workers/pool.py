@@ -67,7 +67,7 @@ class _Worker:
 class WorkerPool:
     """Processes that have loaded the same functions, started on demand and replaced when they die.
 
-    A thread drives them while there is something to do, so that rows are judged while the trainer generates others.
+    A thread drives them while there is something to do, so that rows are scored while the trainer generates others.
     """
 
     def __init__(self, functions: Sequence[FunctionSpec], workers: int, timeout_seconds: float | None) -> None:
@@ -143,7 +143,7 @@ class WorkerPool:
     def _has_jobs(self) -> bool:
         with self._lock:
             if self._is_closing:
-                raise RewardError("the worker processes were ended before they had judged every row")
+                raise RewardError("the worker processes were ended before they had scored every row")
             if not self._waiting and not self._busy:
                 self._driver = None
             return self._driver is not None

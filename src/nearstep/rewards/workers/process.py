@@ -1,4 +1,4 @@
-"""What a worker process does: loads reward functions once, then judges one row at a time until its pipe closes.
+"""What a worker process does: loads reward functions once, then scores one row at a time until its pipe closes.
 
 Rows come in as pickles of the trainer, over a pipe that nobody else holds. Answers go back as JSON, so that whatever a
 reward function does to its own process, the trainer only ever reads text.
@@ -32,7 +32,7 @@ class FunctionSpec:
     pickled: bytes | None
 
     def load(self) -> FunctionReward:
-        """The function, in the process that this is called in, with what it needs to judge."""
+        """The function, in the process that this is called in, with what it needs to score."""
         if self.spec is not None:
             function = load_function(self.spec)
         else:

@@ -29,7 +29,7 @@ class WorkerReward:
         self._pool.close()
 
     def begin_early(self, rows: int) -> "WorkerHeadStart":
-        """Take the rows of the next batch one by one; see JudgesEarly."""
+        """Take the rows of the next batch one by one; see StartsEarly."""
         return WorkerHeadStart(self._function, self._number, self._pool)
 
     def score(self, batch: RewardBatch) -> Answer:
@@ -77,7 +77,7 @@ class WorkerHeadStart:
                 if len(entries) != 1:
                     replies[row] = RewardError(
                         f"reward {self._function.name!r} logged {len(entries)} values as extra column {column!r} for "
-                        f"{batch.place(row)}: in a worker it judges one row at a time, so log one."
+                        f"{batch.place(row)}: in a worker it scores one row at a time, so log one."
                     )
                     break
                 extras.setdefault(column, [None] * len(batch))[row] = entries[0]

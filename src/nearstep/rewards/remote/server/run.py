@@ -52,7 +52,9 @@ def serve(options: ServeOptions, place: Callable[[nn.Module], nn.Module]) -> Non
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def make_server_scorer(options: ServeOptions, place: Callable[[nn.Module], nn.Module]) -> tuple[ServerScorer, list[str]]:
+def make_server_scorer(
+    options: ServeOptions, place: Callable[[nn.Module], nn.Module]
+) -> tuple[ServerScorer, list[str]]:
     """The rewards that the settings name, and their names."""
     model_options = RewardModelOptions(
         DTYPES[options.dtype], options.trust_remote_code, options.bf16, options.max_tokens_per_microbatch,

@@ -34,7 +34,7 @@ class ServerScorer:
         return encode_answer(Answer(rewards, merged_extras(results), merged_metrics(results)))
 
     def _reading_like(self, policy: TokenizerIdentity) -> SourceCaller:
-        """The same panel, whose reward models read ids where the policy's tokenizer is theirs, and text elsewhere."""
+        """The same caller, whose reward models read ids where the policy's tokenizer is theirs, and text elsewhere."""
         sources = [
             source.for_policy(policy) if isinstance(source, ModelReward) else source for source in self._caller.sources
         ]

@@ -1,4 +1,4 @@
-"""Rewards judge, the model learns: scores by regression, order by pairs, on texts of the data or of the model."""
+"""Rewards score, the model learns: scores by regression, order by pairs, on texts of the data or of the model."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def first_letter(completions, **columns):
     return [float(text[:1] == "a") for text in completions]
 
 
-def judged(folder, rows, *functions, **changes):
+def scored(folder, rows, *functions, **changes):
     return trainer(folder, rows, reward_funcs=functions or (length,), **changes)
 
 
@@ -34,7 +34,7 @@ def answered(rows):
     return [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
 
 
-# --- What is judged
+# --- What is scored
 
 
 def test_the_answer_alone_is_judged_beside_its_prompt_and_columns(tmp_path):
@@ -45,7 +45,7 @@ def test_the_answer_alone_is_judged_beside_its_prompt_and_columns(tmp_path):
         return [float(number) for number in range(len(completions))]
 
     rows = [{"prompt": "Say:", "completion": f" {word}", "topic": word} for word in ("yes", "no")]
-    judged(tmp_path, rows, watch, held_out_share=0.0)
+    scored(tmp_path, rows, watch, held_out_share=0.0)
     assert seen["prompts"] == ["Say:", "Say:"]
     assert seen["completions"] == [" yes", " no"]
     assert seen["topic"] == ["yes", "no"]
@@ -61,7 +61,7 @@ def test_conversations_are_judged_as_in_ppo(tmp_path):
         return [float(sum(ids)) for ids in completion_ids]
 
     rows = [{"messages": [*row["prompt"], *row["chosen"]]} for row in chats(pairs(3))]
-    judged(tmp_path, rows, watch, held_out_share=0.0)
+    scored(tmp_path, rows, watch, held_out_share=0.0)
     prompt, completion, ids = seen[0]
     assert prompt == rows[0]["messages"][:-1]
     assert completion == [{"role": "assistant", "content": rows[0]["messages"][-1]["content"]}]
@@ -69,14 +69,14 @@ def test_conversations_are_judged_as_in_ppo(tmp_path):
 
 
 def test_texts_without_prompts(tmp_path):
-    trained = judged(tmp_path, [{"text": "yes"}, {"text": "no more"}], held_out_share=0.0)
+    trained = scored(tmp_path, [{"text": "yes"}, {"text": "no more"}], held_out_share=0.0)
     first, second = trained.run.examples.train
     assert first.row == [*byte_tokenizer()("yes")["input_ids"], 256]
     assert (first.target, second.target) == (3, 7)
 
 
 def test_both_texts_of_a_pair_are_judged_whatever_their_label(tmp_path):
-    trained = judged(tmp_path, pairs(5), lambda completions, **c: [worth(t) for t in completions], held_out_share=0.0)
+    trained = scored(tmp_path, pairs(5), lambda completions, **c: [worth(t) for t in completions], held_out_share=0.0)
     targets = [grade.target for grade in trained.run.examples.train]
     assert targets == [worth(row[side]) for row in pairs(5) for side in ("chosen", "rejected")]
 
@@ -89,7 +89,7 @@ def test_a_weighted_sum_is_learnt_and_the_saved_model_gives_it(tmp_path):
         return [text.count("h") for text in completions]
 
     rows = answered(pairs(400))
-    trained = judged(
+    trained = scored(
         tmp_path, rows, share, first_letter, reward_weights=(2.0, 10.0), num_train_epochs=6.0, learning_rate=5e-3,
         per_device_train_batch_size=16,
     )  # fmt: skip
@@ -111,13 +111,13 @@ def test_a_weighted_sum_is_learnt_and_the_saved_model_gives_it(tmp_path):
 
 
 def test_pairs_that_functions_label(tmp_path):
-    trained = judged(
+    trained = scored(
         tmp_path, pairs(200), lambda completions, **c: [worth(t) for t in completions], objective="pairwise",
         num_train_epochs=3.0, learning_rate=3e-3, min_score_gap=0.5, per_device_train_batch_size=16,
     )  # fmt: skip
     for comparison in trained.run.examples.train:
-        (verdict,) = comparison.verdicts
-        assert verdict.margin > 0.5
+        (label,) = comparison.labels
+        assert label.margin > 0.5
     assert trained.run.examples.objective.margins == 0
     trained.train()
     assert trained.report.held_out.accuracy > 0.75
@@ -128,7 +128,7 @@ def test_every_two_answers_that_differ_enough_make_a_pair():
     scored = Scored([[1], [2], [3], [1]], [1.0, 3.0, 2.5, 1.0], "prompt")
     comparison = comparison_of(scored, 0.5)
     assert comparison.rows == ([1], [2], [3])
-    assert {(verdict.better, verdict.worse, verdict.margin) for verdict in comparison.verdicts} == {
+    assert {(label.better, label.worse, label.margin) for label in comparison.labels} == {
         (1, 0, 2),
         (2, 0, 1.5),
     }
@@ -138,7 +138,7 @@ def test_every_two_answers_that_differ_enough_make_a_pair():
 
 
 def test_prompts_alone_are_answered_by_the_model(tmp_path, capsys):
-    trained = judged(tmp_path, QUESTIONS, num_generations=3, response_length=6, held_out_share=0.0)
+    trained = scored(tmp_path, QUESTIONS, num_generations=3, response_length=6, held_out_share=0.0)
     rows = trained.run.examples.train
     start = byte_tokenizer()("Word 0:")["input_ids"]
     assert len(rows) == 90
@@ -153,7 +153,7 @@ def test_prompts_alone_are_answered_by_the_model(tmp_path, capsys):
 
 def test_the_same_seed_writes_the_same_texts(tmp_path):
     def rows(seed):
-        trained = judged(tmp_path, QUESTIONS, response_length=5, seed=seed, held_out_share=0.0)
+        trained = scored(tmp_path, QUESTIONS, response_length=5, seed=seed, held_out_share=0.0)
         return [grade.row for grade in trained.run.examples.train]
 
     assert rows(1) == rows(1) != rows(2)
