@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nearstep.common.random_streams import stream_seed
-from nearstep.demo.batches import Group
+from nearstep.demo.batches import TokenGroup
 from nearstep.demo.supervised import ModelSize, new_policy, train_policy
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -53,6 +53,6 @@ def beginner(length: int, steps: int, slips: float, seed: int) -> PreTrainedMode
     groups = []
     for question in questions(steps * SUPERVISED_BATCH, length, seed=seed):
         ids, told = words([question, with_slips(answer(question), slips, draws)])["input_ids"]
-        groups.append(Group(ids, [[*told, words.eos_token_id]]))
+        groups.append(TokenGroup(ids, [[*told, words.eos_token_id]]))
     train_policy(model, groups, batch_groups=SUPERVISED_BATCH, seed=seed)
     return model

@@ -87,3 +87,15 @@ def test_heavy_packages_are_imported_where_they_are_used():
     for file in SOURCE.rglob("*.py"):
         packages = {name.split(".")[0] for name in imports(file, top_level=True)}
         assert not packages & HEAVY, f"{file} imports {packages & HEAVY} as soon as it is imported"
+
+
+def test_a_type_name_stands_in_one_module():
+    homes: dict[str, set[Path]] = {}
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            names = [node.name] if isinstance(node, ast.ClassDef) else []
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
+                names = [ast.unparse(node.target)]
+            for name in names:
+                homes.setdefault(name.lstrip("_"), set()).add(file.relative_to(SOURCE))
+    assert {name: sorted(map(str, files)) for name, files in homes.items() if len(files) > 1} == {}

@@ -5,10 +5,10 @@ import json
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from nearstep.demo.prepare import Scale, prepare_world
+from nearstep.demo.prepare import DemoScale, prepare_world
 from nearstep.demo.run import run_demo
 
-TINY = Scale(supervised_posts=48, ranked_posts=16, prompts=8, held_out=4)
+TINY = DemoScale(supervised_posts=48, ranked_posts=16, prompts=8, held_out=4)
 
 
 def test_a_quick_demo_runs_and_says_where_everything_lies(tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 from nearstep.common.random_streams import stream_seed
 from nearstep.demo.facts import VALUES, Slot
-from nearstep.demo.judge import Share, judge
+from nearstep.demo.judge import ShareOfFacts, judge
 from nearstep.demo.preferences import Draft, Flaw, draw_rankings, spoil, write
 from nearstep.demo.world import Summary, draw_posts, draw_references, summary_text
 
@@ -61,9 +61,9 @@ def test_people_leave_facts_out_so_they_can_be_beaten():
 
 
 def test_wilson_interval_by_hand():
-    low, high = Share(wins=528, ties=0, count=1000).interval()
+    low, high = ShareOfFacts(wins=528, ties=0, count=1000).interval()
     assert (round(low, 3), round(high, 3)) == (0.497, 0.559)
-    assert Share(wins=1, ties=2, count=4).value == 0.5
+    assert ShareOfFacts(wins=1, ties=2, count=4).value == 0.5
 
 
 def test_every_flaw_makes_a_draft_worse_and_shows_in_its_text():

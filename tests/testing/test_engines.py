@@ -171,9 +171,9 @@ BROKEN = {
 
 
 def test_ours_keeps_every_law():
-    verdict = check_engine(TransformersEngine)
-    assert [law for law, _ in verdict.held] == [law.name for law in LAWS]
-    assert verdict.subject == "engine TransformersEngine"
+    result = check_engine(TransformersEngine)
+    assert [law for law, _ in result.held] == [law.name for law in LAWS]
+    assert result.subject == "engine TransformersEngine"
 
 
 @pytest.mark.parametrize("drift", [{"precision": torch.float8_e4m3fn}, {"stale_by": 1}], ids=["rounded", "stale"])

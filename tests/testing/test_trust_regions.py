@@ -18,8 +18,8 @@ CASES = [(law, region) for law, regions in BROKEN.items() for region in regions]
 
 @pytest.mark.parametrize("name", TRUST_REGIONS)
 def test_ours_keep_every_law(name):
-    verdict = check_trust_region(trust_region(PPOConfig(trust_region=name)))
-    assert [law for law, _ in verdict.held] == [law.name for law in LAWS]
+    result = check_trust_region(trust_region(PPOConfig(trust_region=name)))
+    assert [law for law, _ in result.held] == [law.name for law in LAWS]
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ def test_dual_clipping_breaks_the_law_of_returning_and_may_skip_it():
         check_trust_region(Clip(dual=3.0))
     assert "dropped on its way back" in str(caught.value)
     assert "skip=returning" in str(caught.value)
-    verdict = check_trust_region(Clip(dual=3.0), skip=("returning",))
-    assert verdict.skipped == ("returning",)
-    assert verdict.lines()[0] == "trust region Clip: 13 laws hold, 1 skipped (returning)"
+    result = check_trust_region(Clip(dual=3.0), skip=("returning",))
+    assert result.skipped == ("returning",)
+    assert result.lines()[0] == "trust region Clip: 13 laws hold, 1 skipped (returning)"
 
 
 @pytest.mark.parametrize(("name", "reason"), [("on_policy", "universal"), ("on_polcy", "no law")])

@@ -11,7 +11,7 @@ from nearstep.common.errors import ConfigError, shorten
 from nearstep.config.settings import Problem, Settings, accepts_old_names, option
 
 if TYPE_CHECKING:
-    from nearstep.testing import Verdict
+    from nearstep.testing import CheckResult
 
 
 @accepts_old_names
@@ -51,7 +51,7 @@ def run_check(options: CheckOptions) -> None:
     print("\n".join(_check(found, options).lines()))
 
 
-def _check(found: object, options: CheckOptions) -> "Verdict":
+def _check(found: object, options: CheckOptions) -> "CheckResult":
     """The object under the suite of its kind. Of a class an instance is checked; an engine is built from settings."""
     from nearstep import testing as conformance
     from nearstep.common.plugins import made

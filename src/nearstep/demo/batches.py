@@ -17,7 +17,7 @@ POOL = 16  # batches that are sorted by length together
 
 
 @dataclass(frozen=True)
-class Group:
+class TokenGroup:
     """The token ids of one prompt and of several completions of it."""
 
     prompt: list[int]
@@ -31,19 +31,19 @@ class Group:
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], summaries: Sequence[Sequence[Summary]]
-) -> list[Group]:
+) -> list[TokenGroup]:
     """One group for every prompt; a finished summary ends with EOS."""
     prompt_ids = tokenizer(list(prompts))["input_ids"]
     groups = []
     for prompt, several in zip(prompt_ids, summaries, strict=True):
         texts = tokenizer([summary.text for summary in several])["input_ids"]
         ends = [[tokenizer.eos_token_id] if summary.finished else [] for summary in several]
-        groups.append(Group(prompt, [text + end for text, end in zip(texts, ends, strict=True)]))
+        groups.append(TokenGroup(prompt, [text + end for text, end in zip(texts, ends, strict=True)]))
     return groups
 
 
 @dataclass(frozen=True)
-class Batch:
+class TokenBatch:
     """A row for every group: the prompt, then its completions, each of which sees the prompt and itself only."""
 
     ids: Int[Tensor, "rows width"]
@@ -53,7 +53,7 @@ class Batch:
     sources: Int[Tensor, " actions"]  # for each of them, where in the flattened rows its predecessor stands
 
 
-def pack(groups: Sequence[Group]) -> Batch:
+def pack(groups: Sequence[TokenGroup]) -> TokenBatch:
     """The groups as one batch, padded on the right."""
     width = max(group.tokens for group in groups)
     ids, positions, segments = (torch.zeros(len(groups), width, dtype=torch.long) for _ in range(3))
@@ -70,10 +70,10 @@ def pack(groups: Sequence[Group]) -> Batch:
     same = segments[:, :, None] == segments[:, None, :]
     visible = (same | (segments == 0)[:, None, :]) & torch.ones(width, width, dtype=torch.bool).tril()
     targets = [token for group in groups for completion in group.completions for token in completion]
-    return Batch(ids, positions, visible[:, None], torch.tensor(targets), torch.tensor(sources))
+    return TokenBatch(ids, positions, visible[:, None], torch.tensor(targets), torch.tensor(sources))
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "positions hidden"]:
+def hidden_states(model: PreTrainedModel, batch: TokenBatch) -> Float[Tensor, "positions hidden"]:
     """The trunk's output at every place of the flattened rows."""
     output = model.base_model(
         input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False

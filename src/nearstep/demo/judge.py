@@ -15,7 +15,7 @@ PATTERNS = {
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FactCount:
     """What a reader finds in one summary."""
 
     right: int  # facts of the post that are stated
@@ -29,7 +29,7 @@ class Verdict:
         return self.right - self.wrong - self.excess_words / 10 - (not self.finished)
 
 
-def judge(facts: Facts, summary: Summary) -> Verdict:
+def judge(facts: Facts, summary: Summary) -> FactCount:
     """Read a summary of a post that tells `facts`."""
     right = wrong = 0
     for slot in Slot:
@@ -37,11 +37,11 @@ def judge(facts: Facts, summary: Summary) -> Verdict:
         truth = facts[slot].lower() if slot in facts else None
         right += truth in stated
         wrong += len(stated - {truth})
-    return Verdict(right, wrong, max(0, len(summary.text.split()) - WORD_LIMIT), summary.finished)
+    return FactCount(right, wrong, max(0, len(summary.text.split()) - WORD_LIMIT), summary.finished)
 
 
 @dataclass(frozen=True)
-class Share:
+class ShareOfFacts:
     """A share of `count` comparisons, ties counted as half."""
 
     wins: int

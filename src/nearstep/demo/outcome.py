@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 
 from nearstep.demo.facts import Facts, Slot
-from nearstep.demo.judge import Share, judge
+from nearstep.demo.judge import ShareOfFacts, judge
 from nearstep.demo.world import Summary
 from nearstep.models.distribution import Sampling
 from nearstep.models.load import load_policy, load_tokenizer
@@ -30,10 +30,10 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DemoOutcome:
     """How the summaries of one policy did against those of people."""
 
-    preferred: Share
+    preferred: ShareOfFacts
     right_facts: float  # per summary
     wrong_facts: float
     words: float
@@ -49,7 +49,7 @@ def read_held_out(path: Path) -> list[HeldOut]:
     ]
 
 
-def evaluate(folder: Path, held_out: Sequence[HeldOut], *, response_length: int, seed: int) -> Outcome:
+def evaluate(folder: Path, held_out: Sequence[HeldOut], *, response_length: int, seed: int) -> DemoOutcome:
     """Let the policy in `folder` summarise every post once, at temperature 0.7, and judge."""
     summaries = summarise(folder, [post.prompt for post in held_out], response_length=response_length, seed=seed)
     ours = [judge(post.facts, summary) for post, summary in zip(held_out, summaries, strict=True)]
@@ -57,10 +57,10 @@ def evaluate(folder: Path, held_out: Sequence[HeldOut], *, response_length: int,
     wins = sum(a.points > b.points for a, b in zip(ours, people, strict=True))
     ties = sum(a.points == b.points for a, b in zip(ours, people, strict=True))
     count = len(held_out)
-    return Outcome(
-        preferred=Share(wins, ties, count),
-        right_facts=sum(verdict.right for verdict in ours) / count,
-        wrong_facts=sum(verdict.wrong for verdict in ours) / count,
+    return DemoOutcome(
+        preferred=ShareOfFacts(wins, ties, count),
+        right_facts=sum(counted.right for counted in ours) / count,
+        wrong_facts=sum(counted.wrong for counted in ours) / count,
         words=sum(len(summary.text.split()) for summary in summaries) / count,
         finished=sum(summary.finished for summary in summaries) / count,
     )
@@ -79,7 +79,7 @@ def summarise(folder: Path, prompts: Sequence[str], *, response_length: int, see
     return [Summary(text, finished) for text, finished in zip(texts, rollout.finished.tolist(), strict=True)]
 
 
-def outcome_table(outcomes: dict[str, Outcome]) -> Table:
+def outcome_table(outcomes: dict[str, DemoOutcome]) -> Table:
     """One line per policy."""
     count = next(iter(outcomes.values())).preferred.count
     table = Table(title=f"Summaries of {count} unseen posts, judged against a person's by counting facts")

@@ -20,7 +20,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Scale:
+class DemoScale:
     """How much of everything is made."""
 
     supervised_posts: int = 9600
@@ -32,7 +32,7 @@ class Scale:
     held_out: int = 400
 
 
-QUICK = Scale(supervised_posts=240, ranked_posts=96, prompts=64, held_out=32)
+QUICK = DemoScale(supervised_posts=240, ranked_posts=96, prompts=64, held_out=32)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Folders:
         return Folders(folder / "sft", folder / "reward", *files)
 
 
-def prepare_world(folder: Path, *, seed: int, scale: Scale, say: Say) -> Folders:
+def prepare_world(folder: Path, *, seed: int, scale: DemoScale, say: Say) -> Folders:
     """Make everything anew; the same seed and scale make the same files."""
     folders = Folders.under(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def prepare_world(folder: Path, *, seed: int, scale: Scale, say: Say) -> Folders
 
 
 def _make_reward_model(
-    folders: Folders, tokenizer: PreTrainedTokenizerBase, seed: int, scale: Scale, tell: Say
+    folders: Folders, tokenizer: PreTrainedTokenizerBase, seed: int, scale: DemoScale, tell: Say
 ) -> None:
     rankings = draw_rankings(seed, "ranked", draw_posts(seed, "ranked", scale.ranked_posts))
     unseen = draw_rankings(seed, "ranked, unseen", draw_posts(seed, "ranked, unseen", max(64, scale.held_out // 2)))

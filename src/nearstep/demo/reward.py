@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.config.reward_model import RewardConfig
 from nearstep.demo.batches import tokenize
 from nearstep.demo.preferences import Ranking
-from nearstep.reward_modeling.examples import Comparison, Verdict
+from nearstep.reward_modeling.examples import Comparison, PreferenceLabel
 from nearstep.reward_modeling.measures import PairMeasures
 from nearstep.reward_modeling.trainer import RewardModelTrainer
 
@@ -62,7 +62,7 @@ def comparisons(tokenizer: PreTrainedTokenizerBase, rankings: Sequence[Ranking])
     return [
         Comparison(
             tuple(group.prompt + completion for completion in group.completions),
-            tuple(Verdict(better, worse) for better, worse in ranking.pairs()),
+            tuple(PreferenceLabel(better, worse) for better, worse in ranking.pairs()),
         )
         for group, ranking in zip(groups, rankings, strict=True)
         if ranking.pairs()

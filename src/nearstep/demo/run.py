@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from nearstep.config.ppo import PPOConfig
-from nearstep.demo.outcome import Outcome, evaluate, outcome_table, read_held_out
-from nearstep.demo.prepare import QUICK, Folders, Scale, prepare_world
+from nearstep.demo.outcome import DemoOutcome, evaluate, outcome_table, read_held_out
+from nearstep.demo.prepare import QUICK, DemoScale, Folders, prepare_world
 from nearstep.trainer import PPOTrainer
 
 RESPONSE_LENGTH = 48
@@ -19,14 +19,14 @@ BLIND_SPOT = (
 )
 
 
-def run_demo(*, output: Path, seed: int, quick: bool) -> dict[str, Outcome]:
+def run_demo(*, output: Path, seed: int, quick: bool) -> dict[str, DemoOutcome]:
     """The whole demo in `output`; the outcomes of the supervised start and of PPO.
 
     One torch thread: two are slower than one on models this small.
     """
     torch.set_num_threads(1)
     console = Console(highlight=False)
-    scale = QUICK if quick else Scale()
+    scale = QUICK if quick else DemoScale()
     console.print(Text("1  A world of posts, a supervised start, a reward model"))
     folders = prepare_world(output, seed=seed, scale=scale, say=lambda line: console.print(Text(f"   {line}")))
 

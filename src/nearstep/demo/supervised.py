@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.random_streams import stream, stream_seed
-from nearstep.demo.batches import Descent, Group, batches_by_length, hidden_states, pack
+from nearstep.demo.batches import Descent, TokenGroup, batches_by_length, hidden_states, pack
 
 LEARNING_RATE = 3e-3
 
@@ -52,7 +52,7 @@ def new_policy(tokenizer: PreTrainedTokenizerBase, size: ModelSize, *, seed: int
 
 def train_policy(
     model: PreTrainedModel,
-    groups: Sequence[Group],
+    groups: Sequence[TokenGroup],
     *,
     batch_groups: int,
     seed: int,
@@ -72,7 +72,7 @@ def train_policy(
     return sum(last) / len(last)
 
 
-def completion_loss(model: PreTrainedModel, groups: Sequence[Group]) -> Tensor:
+def completion_loss(model: PreTrainedModel, groups: Sequence[TokenGroup]) -> Tensor:
     """Mean cross-entropy of the completions' tokens, EOS included, the prompts' tokens not."""
     batch = pack(groups)
     logits = model.get_output_embeddings()(hidden_states(model, batch)[batch.sources])

@@ -7,7 +7,7 @@ from pathlib import Path
 from nearstep.config.judge_files import ScoreOptions
 from nearstep.data.table import Table
 from nearstep.evaluation.episodes import Episodes, read_episodes
-from nearstep.evaluation.summary import Summary
+from nearstep.evaluation.summary import ScoreSummary
 from nearstep.models.dtypes import DTYPES
 from nearstep.models.load import load_tokenizer
 from nearstep.reports.records import JsonLines, Record, score_fields
@@ -25,7 +25,7 @@ from nearstep.scale.torch_backend import torch_backend
 from nearstep.types import Scores
 
 
-def score_file(options: ScoreOptions) -> Summary:
+def score_file(options: ScoreOptions) -> ScoreSummary:
     """Score every row and write one line for each; what was written at the place before is replaced at the end.
 
     Raises DataError, ModelError or RewardError as training would.
@@ -47,7 +47,7 @@ def score_file(options: ScoreOptions) -> Summary:
         model_options,
     )
     rewards = Rewards(sources, tokenizer, weights=options.reward_weights, on_error=on_error(options))
-    summary, output = Summary(rewards.names), Path(options.output)
+    summary, output = ScoreSummary(rewards.names), Path(options.output)
     unfinished = output.with_name(output.name + ".unfinished")
     unfinished.unlink(missing_ok=True)
     with closing(rewards), closing(JsonLines(unfinished)) as file:

@@ -14,7 +14,7 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 LOG_WIDTH = 160  # where there is no terminal whose width counts
 
 
-class Summary:
+class ScoreSummary:
     """Collects the scores of all rows, those of `names` and their total."""
 
     def __init__(self, names: Sequence[str]) -> None:

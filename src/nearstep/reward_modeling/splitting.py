@@ -9,12 +9,12 @@ from nearstep.common.random_streams import stream
 
 FEW_PROMPTS = 20  # with fewer, a part of them would say nothing of the others
 
-ExampleT = TypeVar("ExampleT")
+HeldOutT = TypeVar("HeldOutT")
 
 
 def hold_out(
-    examples: Sequence[ExampleT], prompts: Sequence[str], share: float, *, seed: int
-) -> tuple[list[ExampleT], list[ExampleT]]:
+    examples: Sequence[HeldOutT], prompts: Sequence[str], share: float, *, seed: int
+) -> tuple[list[HeldOutT], list[HeldOutT]]:
     """Examples to train on and examples to report on, at least one of the former; the latter are about `share` of all.
 
     Where there are few different prompts, examples are drawn one by one.

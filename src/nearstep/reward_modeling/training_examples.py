@@ -102,7 +102,9 @@ def scored_examples(
     return _graded(config, train, kept, names)
 
 
-def _ranked(config: RewardConfig, train: "_Scored", kept: "_Scored | None", names: list[str]) -> TrainingExamples:
+def _ranked(
+    config: RewardConfig, train: "_ScoredTexts", kept: "_ScoredTexts | None", names: list[str]
+) -> TrainingExamples:
     """The better of every two answers to a prompt."""
     comparisons, keys = comparisons_of(train.scored, config.min_score_gap)
     if not comparisons:
@@ -124,7 +126,9 @@ def _ranked(config: RewardConfig, train: "_Scored", kept: "_Scored | None", name
     )
 
 
-def _graded(config: RewardConfig, train: "_Scored", kept: "_Scored | None", names: list[str]) -> TrainingExamples:
+def _graded(
+    config: RewardConfig, train: "_ScoredTexts", kept: "_ScoredTexts | None", names: list[str]
+) -> TrainingExamples:
     """The score of every text."""
     grades, keys = grades_of(train.scored)
     said = list(train.sentences)
@@ -143,7 +147,7 @@ def _graded(config: RewardConfig, train: "_Scored", kept: "_Scored | None", name
 
 
 @dataclass(frozen=True)
-class _Scored:
+class _ScoredTexts:
     scored: list[Scored]
     sentences: list[str]
 
@@ -160,12 +164,12 @@ def _scored(
     encoder: TextEncoder,
     rewards: ScoringRewards,
     backend: Backend,
-) -> _Scored:
-    found = _Scored([], [])
+) -> _ScoredTexts:
+    found = _ScoredTexts([], [])
     for texts in several:
         rewards.check(texts.prompts_to_score[0].columns)
         scored, said = score(texts, rewards, encoder, config, backend)
-        found = _Scored(found.scored + scored, [*found.sentences, *texts.sentences, *said])
+        found = _ScoredTexts(found.scored + scored, [*found.sentences, *texts.sentences, *said])
     return found
 
 

@@ -5,9 +5,16 @@
 
 from nearstep.testing.backends import check_backend
 from nearstep.testing.engines import check_engine
-from nearstep.testing.law import Verdict
+from nearstep.testing.law import CheckResult
 from nearstep.testing.rewards import check_reward
 from nearstep.testing.schedules import check_critic_schedule
 from nearstep.testing.trust_regions import check_trust_region
 
-__all__ = ["Verdict", "check_backend", "check_critic_schedule", "check_engine", "check_reward", "check_trust_region"]
+__all__ = [
+    "CheckResult",
+    "check_backend",
+    "check_critic_schedule",
+    "check_engine",
+    "check_reward",
+    "check_trust_region",
+]

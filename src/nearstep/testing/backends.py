@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from nearstep.scale.backend import Backend
-from nearstep.testing.law import Law, Verdict, hold
+from nearstep.testing.law import CheckResult, Law, hold
 from nearstep.testing.world import small_model
 
 CLOSE = 1e-5
 
 
-def check_backend(backend: object, *, skip: Sequence[str] = ()) -> Verdict:
+def check_backend(backend: object, *, skip: Sequence[str] = ()) -> CheckResult:
     """Hold a backend to its laws, on all of its processes. Raises ConformanceError with the first that is broken."""
     return hold(f"backend {type(backend).__name__}", Group(backend), LAWS, skip)
 

@@ -13,7 +13,7 @@ from nearstep.models.roles import Policy, make_policy
 from nearstep.rewards.functions import function_name
 from nearstep.rollout.engine import RolloutEngine, tells_of_rows
 from nearstep.rollout.transformers_engine import GenerationSettings
-from nearstep.testing.law import Law, Verdict, hold
+from nearstep.testing.law import CheckResult, Law, hold
 from nearstep.testing.world import PROMPTS, STOP_IDS, VOCABULARY, prompts_of, reset_weights, small_model
 from nearstep.types import Rollout, TopLogprobs
 
@@ -25,7 +25,7 @@ VERSION, TOP_K = 4, 5
 TOLERANCE = 1e-4
 
 
-def check_engine(make: MakeEngine, *, tolerance: float = TOLERANCE, skip: Sequence[str] = ()) -> Verdict:
+def check_engine(make: MakeEngine, *, tolerance: float = TOLERANCE, skip: Sequence[str] = ()) -> CheckResult:
     """Hold a rollout engine to its laws on a small policy. Raises ConformanceError with the first that is broken.
 
     `make` builds the engine from generation settings: the engine's class, or a function. `tolerance` is how far

@@ -20,7 +20,7 @@ class Law(Generic[Subject]):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """What an object was held to: names and statements of the laws that hold, and the names of those left out."""
 
     subject: str
@@ -28,14 +28,14 @@ class Verdict:
     skipped: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The verdict for a reader: a summary, then one line for each law."""
+        """The result for a reader: a summary, then one line for each law."""
         width = max(len(name) for name, _ in self.held)
         left_out = f", {len(self.skipped)} skipped ({', '.join(self.skipped)})" if self.skipped else ""
         laws = [f"  {name:<{width}}  {statement}" for name, statement in self.held]
         return [f"{self.subject}: {len(self.held)} laws hold{left_out}", *laws]
 
 
-def hold(what: str, subject: Subject, laws: Sequence[Law[Subject]], skip: Sequence[str]) -> Verdict:
+def hold(what: str, subject: Subject, laws: Sequence[Law[Subject]], skip: Sequence[str]) -> CheckResult:
     """Check the laws in order. Raises ConformanceError at the first that is broken, with its counterexample.
 
     An exception that the object raises under a law breaks it, and is the cause of the error. Raises ConfigError where
@@ -51,7 +51,7 @@ def hold(what: str, subject: Subject, laws: Sequence[Law[Subject]], skip: Sequen
             raise ConformanceError(_message(what, law, found)) from error
         if found is not None:
             raise ConformanceError(_message(what, law, found))
-    return Verdict(what, tuple((law.name, law.statement) for law in due), tuple(skip))
+    return CheckResult(what, tuple((law.name, law.statement) for law in due), tuple(skip))
 
 
 def _check_skip(laws: Sequence[Law[Subject]], skip: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from nearstep.rewards.functions import FunctionReward, function_name
 from nearstep.rewards.protocol import RewardSource, StartsEarly
 from nearstep.rewards.remote.event_loop import EventLoop
 from nearstep.rewards.values import read_values
-from nearstep.testing.law import Law, Verdict, hold
+from nearstep.testing.law import CheckResult, Law, hold
 from nearstep.types import Message
 
 ROWS: tuple[Mapping[str, object], ...] = (
@@ -25,7 +25,9 @@ HARD_TEXTS = ("", " ", "\n\n", "7", "日本語のテキスト 🙂", "\\boxed{",
 STOP_ID = 256
 
 
-def check_reward(reward: object, *, rows: Sequence[Mapping[str, object]] = ROWS, skip: Sequence[str] = ()) -> Verdict:
+def check_reward(
+    reward: object, *, rows: Sequence[Mapping[str, object]] = ROWS, skip: Sequence[str] = ()
+) -> CheckResult:
     """Hold a reward function, or a RewardSource, to its laws. Raises ConformanceError with the first that is broken.
 
     `rows` are samples with a `prompt`, a `completion`, and every column that the reward reads; texts, or lists of chat

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nearstep.testing.law import Law, Verdict, hold
+from nearstep.testing.law import CheckResult, Law, hold
 from nearstep.training.schedules import CriticSchedule, Phase
 
 UPDATES = 100
 
 
-def check_critic_schedule(schedule: object, *, updates: int = UPDATES, skip: Sequence[str] = ()) -> Verdict:
+def check_critic_schedule(schedule: object, *, updates: int = UPDATES, skip: Sequence[str] = ()) -> CheckResult:
     """Hold a critic schedule to its laws over a run of `updates`. Raises ConformanceError with the first broken one.
 
     A schedule that never trains a critic is one for advantages without a critic; the laws of the critic then say

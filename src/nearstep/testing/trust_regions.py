@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nearstep.algorithm.trust_regions import TokenLogprobs, TrustRegion
-from nearstep.testing.law import Law, Verdict, hold
+from nearstep.testing.law import CheckResult, Law, hold
 from nearstep.testing.tokens import Tokens, edge_tokens, farther, off_the_edge, random_tokens, unmoved
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -14,7 +14,7 @@ FARTHER = 1.5
 GREATER = 7.0
 
 
-def check_trust_region(region: object, *, skip: Sequence[str] = ()) -> Verdict:
+def check_trust_region(region: object, *, skip: Sequence[str] = ()) -> CheckResult:
     """Hold a trust region to its laws. Raises ConformanceError with the first that is broken, and a token as proof.
 
     Universal laws are what the training loop relies on. The others say what a trust region usually means: `returning`,
@@ -184,10 +184,10 @@ def _differs(tokens: Tokens, mask: Tensor, other: Tensor, where: str) -> str | N
     return found or _first(tokens, ~mask & other, f"dropped, but kept {where}")
 
 
-def _first(tokens: Tokens, wrong: Tensor, verdict: str) -> str | None:
+def _first(tokens: Tokens, wrong: Tensor, reason: str) -> str | None:
     """The first token where `wrong` is true, described."""
     places = wrong.nonzero()
-    return f"{tokens.describe(int(places[0]))}: {verdict}" if len(places) else None
+    return f"{tokens.describe(int(places[0]))}: {reason}" if len(places) else None
 
 
 LAWS: tuple[Law[object], ...] = (

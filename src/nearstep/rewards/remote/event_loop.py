@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-Result = TypeVar("Result")
+ResultT = TypeVar("ResultT")
 
 
 class EventLoop:
@@ -20,11 +20,11 @@ class EventLoop:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def submit(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
+    def submit(self, coroutine: Coroutine[Any, Any, ResultT]) -> Future[ResultT]:
         """Begin with a coroutine and return at once; cancelling the future cancels it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._started())
 
-    def gather(self, awaitables: Sequence[Awaitable[Result]]) -> list[Result]:
+    def gather(self, awaitables: Sequence[Awaitable[ResultT]]) -> list[ResultT]:
         """Await all concurrently, results in their order; the first error cancels the rest and is raised."""
         if not awaitables:
             return []
@@ -50,7 +50,7 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-async def _gather(awaitables: Sequence[Awaitable[Result]]) -> list[Result]:
+async def _gather(awaitables: Sequence[Awaitable[ResultT]]) -> list[ResultT]:
     tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     try:
         return await asyncio.gather(*tasks)

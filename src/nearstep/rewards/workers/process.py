@@ -20,7 +20,7 @@ from nearstep.rewards.loading import load_function
 from nearstep.rewards.values import PerSpan, PerToken, Value, read_entries
 
 GRACE_SECONDS = 5.0  # beyond the time limit: the kernel ends the worker, should the trainer no longer be there to do so
-Json: TypeAlias = dict[str, object]
+PlainData: TypeAlias = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _set_alarm(timeout_seconds: float | None) -> None:
         signal.setitimer(signal.ITIMER_REAL, timeout_seconds + GRACE_SECONDS)
 
 
-def _judge(function: FunctionReward, batch: RewardBatch, run: Callable[..., Answer]) -> Json:
+def _judge(function: FunctionReward, batch: RewardBatch, run: Callable[..., Answer]) -> PlainData:
     """The row's value and what was logged by the way, or the error."""
     try:
         said = function.score(batch)
@@ -133,5 +133,5 @@ def _plain(entry: object) -> object:
     return entry if entry is None or isinstance(entry, bool | int | float | str) else str(entry)
 
 
-def _send(connection: Connection, reply: Json) -> None:
+def _send(connection: Connection, reply: PlainData) -> None:
     connection.send_bytes(json.dumps(reply).encode())
