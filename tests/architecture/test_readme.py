@@ -5,7 +5,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "nearstep"
-ROOMS_IN_ROOMS = ("models/forward", "models/attention", "rewards/workers", "rewards/remote", "rewards/sandbox", "rewards/builtin")
+ROOMS_IN_ROOMS = (
+    "models/forward",
+    "models/attention",
+    "rewards/workers",
+    "rewards/remote",
+    "rewards/sandbox",
+    "rewards/builtin",
+)
 
 
 def mapped() -> list[str]:

@@ -53,7 +53,7 @@ def run_check(options: CheckOptions) -> None:
 
 def _check(found: object, options: CheckOptions) -> "CheckResult":
     """The object under the suite of its kind. Of a class an instance is checked; an engine is built from settings."""
-    from nearstep import testing as conformance
+    from nearstep import testing
     from nearstep.common.plugins import made
     from nearstep.rollout.engine import RolloutEngine
     from nearstep.testing.kinds import kind_of
@@ -62,20 +62,20 @@ def _check(found: object, options: CheckOptions) -> "CheckResult":
     thing = found if is_engine else made(found, f"object {options.object!r}", ConfigError)
     match kind_of(thing) if options.kind == "auto" else options.kind:
         case "trust_region":
-            return conformance.check_trust_region(thing, skip=options.skip)
+            return testing.check_trust_region(thing, skip=options.skip)
         case "reward":
             rows = {} if options.rows is None else {"rows": _rows(Path(options.rows))}
-            return conformance.check_reward(thing, skip=options.skip, **rows)
+            return testing.check_reward(thing, skip=options.skip, **rows)
         case "critic_schedule":
-            return conformance.check_critic_schedule(thing, updates=options.updates, skip=options.skip)
+            return testing.check_critic_schedule(thing, updates=options.updates, skip=options.skip)
         case "backend":
-            return conformance.check_backend(thing() if callable(thing) else thing, skip=options.skip)
+            return testing.check_backend(thing() if callable(thing) else thing, skip=options.skip)
         case "engine":
             if not callable(thing):
                 raise ConfigError(
                     f"engine {shorten(thing)}: name its class, or a function that builds it from GenerationSettings"
                 )
-            return conformance.check_engine(thing, skip=options.skip)
+            return testing.check_engine(thing, skip=options.skip)
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

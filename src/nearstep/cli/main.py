@@ -11,17 +11,19 @@ from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
 from nearstep.common.errors import ConfigError, NearstepError
-from nearstep.config import judge_files as config_judging
-from nearstep.config import ppo as config
-from nearstep.config import reward_model as config_reward_modeling
+from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
+from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
+from nearstep.config.ppo import PPOConfig
 from nearstep.config.recipes import RECIPES
+from nearstep.config.reward_model import SECTIONS as REWARD_SECTIONS
+from nearstep.config.reward_model import RewardConfig
 
 COMMANDS: tuple[Command[Any], ...] = (
     Command(
         name="ppo",
         summary="Train a policy with PPO against a reward model or reward functions.",
-        settings=config.PPOConfig,
-        sections=config.SECTIONS,
+        settings=PPOConfig,
+        sections=PPO_SECTIONS,
         problems=ppo.ppo_problems,
         run=ppo.run_ppo,
         recipes=RECIPES,
@@ -39,8 +41,8 @@ COMMANDS: tuple[Command[Any], ...] = (
     Command(
         name="reward",
         summary="Train a reward model from preference pairs, or from what other rewards say.",
-        settings=config_reward_modeling.RewardConfig,
-        sections=config_reward_modeling.SECTIONS,
+        settings=RewardConfig,
+        sections=REWARD_SECTIONS,
         problems=reward.reward_problems,
         run=reward.run_reward,
         note=reward.NOTE,
@@ -48,16 +50,16 @@ COMMANDS: tuple[Command[Any], ...] = (
     Command(
         name="score",
         summary="Score the completions of a file, or of a run, by exactly the path that training uses.",
-        settings=config_judging.ScoreOptions,
-        sections=config_judging.SCORE_SECTIONS,
+        settings=ScoreOptions,
+        sections=SCORE_SECTIONS,
         problems=score.score_problems,
         run=score.run_score,
     ),
     Command(
         name="serve-reward",
         summary="Serve a reward model or reward functions over HTTP, for reward_url.",
-        settings=config_judging.ServeOptions,
-        sections=config_judging.SERVE_SECTIONS,
+        settings=ServeOptions,
+        sections=SERVE_SECTIONS,
         problems=serve_reward.serve_problems,
         run=serve_reward.run_serve,
     ),

@@ -60,7 +60,7 @@ class RewardRun:
     examples: TrainingExamples
     trained: RewardModelInTraining
     callbacks: Sequence[Any]
-    origins: RewardModelSources
+    data_sources: RewardModelSources
 
     def introduction(self) -> list[str]:
         """What the user should read before the run."""

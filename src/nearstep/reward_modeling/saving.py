@@ -75,7 +75,7 @@ def save(
     tokenizer: PreTrainedTokenizerBase,
     config: RewardConfig,
     report: RewardReport,
-    origins: RewardModelSources,
+    data_sources: RewardModelSources,
 ) -> Path:
     """Write `reward`, whole, and `reward_adapter` where there are adapters. Raises TrainingError where it fails."""
     try:
@@ -83,7 +83,7 @@ def save(
         report.write(folder / "report.json")
         whole = with_adapters_merged(trained.model) if is_adapted(trained.model) else trained.inner
         weights = store_bias(whole, output_layer(whole, "model"))
-        card = model_card(config, report, origins, has_stored_bias="head_bias" in whole.config.to_dict())
+        card = model_card(config, report, data_sources, has_stored_bias="head_bias" in whole.config.to_dict())
         write_model(folder / FOLDER, whole, weights, tokenizer, card)
         if is_adapted(trained.model):
             write_model(folder / ADAPTER_FOLDER, trained.model, None, tokenizer, card)
@@ -94,18 +94,18 @@ def save(
 
 
 def model_card(
-    config: RewardConfig, report: RewardReport, origins: RewardModelSources, *, has_stored_bias: bool
+    config: RewardConfig, report: RewardReport, data_sources: RewardModelSources, *, has_stored_bias: bool
 ) -> str:
     """The text of README.md: YAML front matter that the hub reads, tables for people."""
     matter: dict[str, object] = {"library_name": "transformers", "tags": ["nearstep", "reward-model"]}
     matter["pipeline_tag"] = "text-classification"
-    if is_hub_name(origins.model):
-        matter["base_model"] = origins.model
-    if any(map(is_hub_name, origins.data)):
-        matter["datasets"] = [name for name in origins.data if is_hub_name(name)]
+    if is_hub_name(data_sources.model):
+        matter["base_model"] = data_sources.model
+    if any(map(is_hub_name, data_sources.data)):
+        matter["datasets"] = [name for name in data_sources.data if is_hub_name(name)]
     facts = [
-        ("started from", shown_name(origins.model)),
-        ("data", ", ".join(map(shown_name, origins.data)) or shown_name(None)),
+        ("started from", shown_name(data_sources.model)),
+        ("data", ", ".join(map(shown_name, data_sources.data)) or shown_name(None)),
         ("objective", report.objective),
         ("learnt from", f"{report.trained_on:,} {report.unit}"),
         ("optimizer steps", f"{report.steps:,}"),

@@ -104,7 +104,7 @@ class RewardModelTrainer:
                 scale.offset,
             )
             if r.backend.rank == 0:
-                save(folder, r.trained, r.tokenizer, r.config, self.report, r.origins)
+                save(folder, r.trained, r.tokenizer, r.config, self.report, r.data_sources)
                 if r.config.push_to_hub:
                     push_to_hub(folder / "reward", r.config.hub_model_id or folder.resolve().name)
             r.backend.wait_for_all()
