@@ -15,6 +15,7 @@ from torch import Tensor, nn
 Item = TypeVar("Item")
 
 TIMEOUT = timedelta(minutes=30)
+BUCKET_BYTES = 25 * 2**20  # of gradients that are summed in one message
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class TorchBackend:
         return items  # type: ignore[return-value]
 
     def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """See Backend.add_up_gradients. One message per type of number, not one per parameter."""
+        """See Backend.add_up_gradients. One message per bucket, not one per parameter; the copies of one bucket are all
+        that it needs beside the gradients."""
         if self.world_size == 1:
             return
         used = self.add_up(torch.tensor([parameter.grad is not None for parameter in parameters]).int())
@@ -64,11 +66,11 @@ class TorchBackend:
             if parameter.grad is None and processes > 0:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
-            of_type = [gradient for gradient in gradients if gradient.dtype == dtype]
-            flat = torch.cat([gradient.flatten() for gradient in of_type])
+        for bucket in buckets(gradients, BUCKET_BYTES):
+            # A view of its memory where it is alone.
+            flat = bucket[0].flatten() if len(bucket) == 1 else torch.cat([gradient.flatten() for gradient in bucket])
             dist.all_reduce(flat)
-            for gradient, summed in zip(of_type, flat.split([g.numel() for g in of_type]), strict=True):
+            for gradient, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
     def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
@@ -100,6 +102,20 @@ class TorchBackend:
         reduced = values.detach().to(self.device, copy=True)
         dist.all_reduce(reduced, op=operation)
         return reduced.to(values.device)
+
+
+def buckets(tensors: Sequence[Tensor], size_bytes: int) -> list[list[Tensor]]:
+    """Tensors of one type and device each, in order, of at most `size_bytes` together unless one alone is larger."""
+    found: list[list[Tensor]] = []
+    room = 0
+    for tensor in sorted(tensors, key=lambda tensor: (str(tensor.dtype), str(tensor.device))):
+        alike = bool(found) and (found[-1][0].dtype, found[-1][0].device) == (tensor.dtype, tensor.device)
+        if not alike or tensor.nbytes > room:
+            found.append([])
+            room = size_bytes
+        found[-1].append(tensor)
+        room -= tensor.nbytes
+    return found
 
 
 def torch_backend(*, use_cpu: bool = False) -> TorchBackend:
