@@ -67,11 +67,7 @@ class TorchBackend:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for bucket in buckets(gradients, BUCKET_BYTES):
-            # A view of its memory where it is alone.
-            flat = bucket[0].flatten() if len(bucket) == 1 else torch.cat([gradient.flatten() for gradient in bucket])
-            dist.all_reduce(flat)
-            for gradient, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-                gradient.copy_(summed.view_as(gradient))
+            _sum_together(bucket)
 
     def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """See Backend.gradient_norm."""
@@ -116,6 +112,15 @@ def buckets(tensors: Sequence[Tensor], size_bytes: int) -> list[list[Tensor]]:
         found[-1].append(tensor)
         room -= tensor.nbytes
     return found
+
+
+def _sum_together(gradients: Sequence[Tensor]) -> None:
+    """Sum over processes in one message, in place."""
+    parts = [gradient.flatten() for gradient in gradients]
+    flat = torch.cat(parts) if len(parts) > 1 else parts[0]  # a large one alone is no copy
+    dist.all_reduce(flat)
+    for gradient, summed in zip(gradients, flat.split([part.numel() for part in parts]), strict=True):
+        gradient.copy_(summed.view_as(gradient))
 
 
 def torch_backend(*, use_cpu: bool = False) -> TorchBackend:
