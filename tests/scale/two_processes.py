@@ -4,14 +4,22 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from nearstep.models.distribution import Sampling
+from nearstep.models.forward import action_logprobs
+from nearstep.models.forward.forward import rollout_logprobs
+from nearstep.models.roles import make_policy
+from nearstep.scale import torch_backend
 from nearstep.training.loop import train
 from nearstep.training.state import State
+from tests.models.test_forward import rollout_of
 from tests.tiny import tiny_causal_lm
 from tests.training.runs import small_recipe
 
 torch.set_num_threads(1)
-
+torch_backend.BUCKET_BYTES = 2**14  # several buckets for the gradients of a tiny model
 
 SHARED = {
     "dtype": torch.float64, "batch_size": 9, "num_mini_batches": 4, "total_episodes": 27,
@@ -25,6 +33,7 @@ def main(folder: Path) -> None:
     play(folder, whiten_rewards=True)
     play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1)
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv")
+    under_ddp(folder)
     dist_close()
 
 
@@ -44,6 +53,36 @@ def play(folder: Path, **changes) -> None:
         models["value"] = recipe.models.critic.model.state_dict()
     if recipe.backend.rank == 0:
         torch.save(models, folder / "weights.pt")
+
+
+class SquaredLogprobs(nn.Module):
+    """A loss on a policy's log-probs, as a module that torch's DistributedDataParallel wraps."""
+
+    def __init__(self, model) -> None:
+        super().__init__()
+        self.policy = make_policy(model)
+        self.model = model
+
+    def forward(self, rollout):
+        return rollout_logprobs(self.policy, rollout, Sampling(0.7)).sampled.square().sum()
+
+
+def under_ddp(folder: Path) -> None:
+    """Gradients of two backward passes, over the processes by DistributedDataParallel, with a head in three chunks."""
+    action_logprobs.LOGITS_HELD["cpu"] = 1
+    rollout = rollout_of([([row, row + 1], [(7 * row + place) % 250 for place in range(20)]) for row in range(4)])
+    loss = SquaredLogprobs(tiny_causal_lm("gpt2", dtype=torch.float64))
+    parallel, world, rank = loss, 1, 0
+    if torch.distributed.is_initialized():
+        parallel, world, rank = DistributedDataParallel(loss), *ranks()
+    for _ in range(2):
+        (parallel(rollout.select(torch.arange(rank, 4, world))) * world).backward()  # the wrapper takes the mean
+    if rank == 0:
+        torch.save({name: weight.grad for name, weight in loss.model.named_parameters()}, folder / "ddp.pt")
+
+
+def ranks() -> tuple[int, int]:
+    return torch.distributed.get_world_size(), torch.distributed.get_rank()
 
 
 def dist_close() -> None:

@@ -12,10 +12,7 @@ from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
 from nearstep.models.attention.choice import kernel_of_model
-from nearstep.models.attention.varlen import Kernel
-from nearstep.models.cpu_compile import compile_loops
 from nearstep.models.dtypes import DTYPES
-from nearstep.models.layer_choice import layers_of_one_step
 from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model
 from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
@@ -115,11 +112,6 @@ def build_models(
     reference = _reference(config, inputs, policy, backend, notes)
     kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=config.bf16)
     notes.append(f"Attention over packed rows: {kernel.value}.")
-    if kernel is Kernel.LOOPS:
-        compile_loops()
-    steps = layers_of_one_step(policy.model)
-    if steps and not config.bf16:
-        notes.append(f"Layers of the policy that run as one step on this CPU: {steps}.")
     value = None
     if critic is not None:
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)

@@ -42,6 +42,15 @@ def trained_copy(module: nn.Module) -> nn.Module:
     return copies[name]
 
 
+def base_layer(module: object) -> object:
+    """The layer under peft's adapters, or in the copy that peft trains whole; else the module itself."""
+    peft = sys.modules.get("peft")
+    if peft is None or not isinstance(module, nn.Module):
+        return module
+    module = trained_copy(module)
+    return module.get_base_layer() if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer) else module
+
+
 def add_adapters(model: nn.Module, peft_config: Any, *, seed: int) -> nn.Module:
     """The model with fresh adapters that change nothing yet. Raises ModelError if it has adapters already."""
     peft = _peft()

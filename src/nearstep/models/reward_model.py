@@ -14,7 +14,6 @@ from nearstep.algorithm.precision import wide
 from nearstep.common.errors import ModelError
 from nearstep.models.forward.forward import ScalarRole, packed_states
 from nearstep.models.forward.packing import pack
-from nearstep.models.last_layer import LastFeedForward
 from nearstep.models.roles import make_critic, recompute_activations, transformers_model
 from nearstep.types import row_groups
 
@@ -29,8 +28,6 @@ class DecoderScorer:
     head: nn.Module
     max_tokens: int
     autocast: bool = False
-    last_feed_forward: LastFeedForward | None = None
-    embedding: None = None  # nothing is learned here
 
     @torch.no_grad()
     def score(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, " rows"]:
@@ -168,7 +165,7 @@ def make_scorer(
     model.requires_grad_(False)
     if is_decoder(inner):
         critic = make_critic(model, role=role, autocast=autocast)
-        return DecoderScorer(model, critic.trunk, critic.head, max_tokens, autocast, critic.last_feed_forward)
+        return DecoderScorer(model, critic.trunk, critic.head, max_tokens, autocast)
     scorer = EncoderScorer(inner.eval(), pad_token_id if pad_token_id is not None else 0, max_tokens)
     with torch.no_grad():
         output = inner(input_ids=torch.ones(1, 2, dtype=torch.long, device=inner.device))

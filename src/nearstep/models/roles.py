@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,30 +13,48 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nearstep.common.errors import ModelError
-from nearstep.models.adapters import trained_copy
-from nearstep.models.attention.choice import plan_of
-from nearstep.models.attention.interface import PACKED, AttentionPlan, Segment
-from nearstep.models.forward.embedding import TokenEmbedding
-from nearstep.models.forward.forward import CausalRole, ScalarRole, hidden_states, row_states
+from nearstep.models.adapters import base_layer, trained_copy
+from nearstep.models.attention.interface import PACKED
+from nearstep.models.forward.forward import CausalRole, ScalarRole, row_states
 from nearstep.models.forward.head import Head
 from nearstep.models.forward.probing import probe_alone, probe_rows, relative_gap, rounding
 from nearstep.models.head_bias import add_bias, stored_bias
-from nearstep.models.last_layer import LastFeedForward
-from nearstep.models.layer_choice import layers_in_loops
 
 HEAD_NAMES = ("score", "classifier")
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The causal model that is trained; `model` is what the user gave, maybe peft's wrapper around it."""
+    """The causal model that is trained; `model` is what the user gave, maybe peft's wrapper around it.
+
+    Trunk and head are looked up at every use: either may have been exchanged since, as peft does.
+    """
 
     model: nn.Module
-    trunk: nn.Module
-    head: Head
     autocast: bool = False
-    embedding: TokenEmbedding | None = None  # where the trunk takes its rows in the place of token ids
-    last_feed_forward: LastFeedForward | None = None  # where it may leave out what nobody reads
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The model without its head."""
+        trunk: nn.Module = transformers_model(self.model, "model").base_model
+        return trunk
+
+    @property
+    def head(self) -> Head:
+        """The output layer."""
+        return _head(transformers_model(self.model, "model"))
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids must lie."""
+        device: torch.device = transformers_model(self.model, "model").device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights."""
+        dtype: torch.dtype = transformers_model(self.model, "model").dtype
+        return dtype
 
 
 @dataclass(frozen=True)
@@ -58,14 +76,22 @@ class Reference:
 
 @dataclass(frozen=True)
 class Critic:
-    """The model that predicts returns: a decoder trunk and a head with one output."""
+    """The model that predicts returns: a decoder trunk and a head with one output, looked up as those of `Policy`."""
 
     model: nn.Module
-    trunk: nn.Module
-    head: nn.Module
     autocast: bool = False
-    embedding: TokenEmbedding | None = None
-    last_feed_forward: LastFeedForward | None = None
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The model without its head."""
+        trunk: nn.Module = transformers_model(self.model, "value_model").base_model
+        return trunk
+
+    @property
+    def head(self) -> nn.Module:
+        """The layer with one output."""
+        (head,) = _heads(transformers_model(self.model, "value_model"))
+        return head
 
 
 @dataclass(frozen=True)
@@ -104,19 +130,17 @@ def make_policy(
     """
     inner = transformers_model(model, role)
     output = inner.get_output_embeddings()
-    if not isinstance(output, nn.Linear):
+    if not isinstance(base_layer(output), nn.Linear):
         raise ModelError(
             f"{role}: {type(inner).__name__} has {type(output).__name__} where a linear output layer is needed. "
-            "Use a causal language model (AutoModelForCausalLM), and no adapters on its output layer."
+            "Use a causal language model (AutoModelForCausalLM)."
         )
-    policy = Policy(model, inner.base_model, _head(inner, output))
+    policy = Policy(model, autocast)
     expected = [probe_alone(inner, row) for row in probe_rows(inner)]
     _ready(inner, role, checkpointing)
     with torch.no_grad():
-        _compare(policy.head.logits(_packed(policy, inner)), torch.cat(expected), inner, role)
-    embedding, last = _embedding(inner), _last_feed_forward(inner)
-    layers_in_loops(inner)
-    return replace(policy, autocast=autocast, embedding=embedding, last_feed_forward=last)
+        _compare(policy.head.logits(_packed(Policy(model), inner)), torch.cat(expected), inner, role)
+    return policy
 
 
 def make_critic(
@@ -128,13 +152,10 @@ def make_critic(
     if stored_bias(inner.config) is not None:
         add_bias(inner, head)
     expected = [probe_alone(inner.base_model, row) for row in probe_rows(inner)]
-    critic = Critic(model, inner.base_model, head)
     _ready(inner, role, checkpointing)
     with torch.no_grad():
-        _compare(_packed(critic, inner), torch.cat(expected), inner, role)
-    embedding, last = _embedding(inner), _last_feed_forward(inner)
-    layers_in_loops(inner)
-    return replace(critic, autocast=autocast, embedding=embedding, last_feed_forward=last)
+        _compare(_packed(Critic(model), inner), torch.cat(expected), inner, role)
+    return Critic(model, autocast)
 
 
 def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
@@ -142,7 +163,7 @@ def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
 
     Where peft trains it whole, this is its trained copy.
     """
-    heads = [trained_copy(child) for name, child in model.named_children() if name in HEAD_NAMES]
+    heads = _heads(model)
     if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
         raise ModelError(
             f"{role}: {type(model).__name__} has no linear head named score or classifier. Use a model of "
@@ -156,9 +177,14 @@ def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
     return heads[0]
 
 
+def _heads(model: PreTrainedModel) -> list[nn.Module]:
+    """What stands under the names of heads."""
+    return [trained_copy(child) for name, child in model.named_children() if name in HEAD_NAMES]
+
+
 def output_layer(model: PreTrainedModel, role: str) -> nn.Linear:
     """The layer from which the one number of a classification model comes, of decoders and encoders alike."""
-    heads = [trained_copy(child) for name, child in model.named_children() if name in HEAD_NAMES]
+    heads = _heads(model)
     layers = [layer for head in heads for layer in head.modules() if isinstance(layer, nn.Linear)]
     final = [layer for layer in layers if layer.out_features == 1]
     if len(final) != 1:
@@ -172,17 +198,12 @@ def output_layer(model: PreTrainedModel, role: str) -> nn.Linear:
 def frozen_copy(policy: Policy) -> Reference:
     """A reference that stays what the policy is now."""
     model = copy.deepcopy(policy.model).requires_grad_(False)
-    inner = transformers_model(model, "ref_model")
-    output = inner.get_output_embeddings()
-    assert isinstance(output, nn.Linear)
-    last = None if policy.last_feed_forward is None else LastFeedForward.of(inner.base_model)
-    copied = Policy(model, inner.base_model, _head(inner, output), policy.autocast, last_feed_forward=last)
-    return Reference(copied, adapters_off=False)
+    return Reference(Policy(model, policy.autocast), adapters_off=False)
 
 
-def _head(model: PreTrainedModel, linear: nn.Linear) -> Head:
+def _head(model: PreTrainedModel) -> Head:
     """The output layer, with what some families do to their logits after it."""
-    config = model.config
+    config, linear = model.config, model.get_output_embeddings()
     match config.model_type:
         case "gemma2" | "gemma3_text" | "gemma3":
             return Head(linear, softcap=config.get_text_config().final_logit_softcapping)
@@ -211,34 +232,6 @@ def _packed(role: CausalRole | ScalarRole, model: PreTrainedModel) -> Tensor:
     """Final states of the probe's rows, packed."""
     rows = probe_rows(model)
     return row_states(role, torch.cat(rows), torch.tensor([len(row) for row in rows], device=model.device))
-
-
-@torch.no_grad()
-def _embedding(model: PreTrainedModel) -> TokenEmbedding | None:
-    """The token embedding, if the trunk makes the same of its rows as of the ids. Not every family does: some look at
-    the ids again in their layers."""
-    embedding = TokenEmbedding.of(model.get_input_embeddings())
-    if embedding is None:
-        return None
-    tokens, positions, plan = _first_row(model)
-    of_ids = hidden_states(model.base_model, tokens, positions, plan)
-    of_rows = hidden_states(model.base_model, tokens, positions, plan, embedding=embedding)
-    return embedding if torch.equal(of_ids, of_rows) else None
-
-
-def _last_feed_forward(model: PreTrainedModel) -> LastFeedForward | None:
-    """The last layer's feed-forward module, if leaving out tokens there changes nothing for the others."""
-    last = LastFeedForward.of(model.base_model)
-    tokens, positions, plan = _first_row(model)
-    fits = last is not None and last.fits(lambda plan: hidden_states(model.base_model, tokens, positions, plan), plan)
-    return last if fits else None
-
-
-def _first_row(model: PreTrainedModel) -> tuple[Tensor, Tensor, AttentionPlan]:
-    """Tokens, positions and plan of one row of the probe."""
-    tokens = probe_rows(model)[0]
-    positions = torch.arange(len(tokens), device=tokens.device)[None]
-    return tokens, positions, plan_of((Segment(len(tokens)),), tokens.device)
 
 
 def recompute_activations(model: PreTrainedModel) -> None:

@@ -18,8 +18,7 @@ ROLE = "value_model"
 def value_head(policy: Policy, pad_token_id: int | None) -> Critic:
     """A critic that is one linear layer on the policy's trunk, zero at first; its model holds that trunk, no copy."""
     model = classifier_around(transformers_model(policy.model, "model"), pad_token_id)
-    head = scalar_head(model, ROLE)
-    return Critic(model, policy.trunk, head, policy.autocast, policy.embedding, policy.last_feed_forward)
+    return Critic(model, policy.autocast)
 
 
 def classifier_around(model: PreTrainedModel, pad_token_id: int | None) -> PreTrainedModel:

@@ -41,10 +41,9 @@ class GraphedDecoding:
     @staticmethod
     def of(policy: Policy, cache: SlotCache, capture: Capture) -> "GraphedDecoding":
         """Make the places of inputs and outputs."""
-        head = policy.head.linear
-        tokens = torch.zeros(cache.slots, dtype=torch.long, device=head.weight.device)
-        kind = torch.promote_types(head.weight.dtype, torch.float32)  # also what autocast gives fits without loss
-        output = torch.empty(cache.slots, head.out_features, dtype=kind, device=head.weight.device)
+        tokens = torch.zeros(cache.slots, dtype=torch.long, device=policy.device)
+        dtype = torch.promote_types(policy.dtype, torch.float32)  # also what autocast gives fits without loss
+        output = torch.empty(cache.slots, policy.head.vocabulary, dtype=dtype, device=policy.device)
         return GraphedDecoding(policy, cache, capture, tokens, tokens.clone(), output)
 
     def logits(self, tokens: Int[Tensor, " live"], lengths: Sequence[int]) -> Float[Tensor, "live vocabulary"]:

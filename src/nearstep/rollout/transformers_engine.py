@@ -91,7 +91,7 @@ class TransformersEngine:
         update, and no address of a weight that may have moved since."""
         if not self.settings.decode_graphs:
             return PlainDecoding(policy, cache)
-        return GraphedDecoding.of(policy, cache, self.new_capture(policy.head.linear.weight.device))
+        return GraphedDecoding.of(policy, cache, self.new_capture(policy.device))
 
 
 def _uniforms(settings: GenerationSettings, episodes: list[int], limits: list[int]) -> Tensor:
@@ -127,7 +127,7 @@ class LiveBatch:
 
     def enter(self, rows: list[int], prompts: list[list[int]]) -> Tensor:
         """Prefill new rows, a prompt of several rows once; logits of their first response token, [rows, vocabulary]."""
-        device = self.policy.head.linear.weight.device
+        device = self.policy.device
         slots: dict[tuple[int, ...], list[int]] = {}
         for slot, ids in enumerate(prompts, start=len(self.rows)):
             slots.setdefault(tuple(ids), []).append(slot)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 Item = TypeVar("Item")
 
 TIMEOUT = timedelta(minutes=30)
+BUCKET_BYTES = 25 * 2**20  # of gradients that are summed in one message
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class TorchBackend:
         return items  # type: ignore[return-value]
 
     def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """See Backend.add_up_gradients. One message per type of number, not one per parameter."""
+        """See Backend.add_up_gradients. One message per bucket, not one per parameter; the copies of one bucket are all
+        that it needs beside the gradients."""
         if self.world_size == 1:
             return
         used = self.add_up(torch.tensor([parameter.grad is not None for parameter in parameters]).int())
@@ -64,12 +66,8 @@ class TorchBackend:
             if parameter.grad is None and processes > 0:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
-            of_type = [gradient for gradient in gradients if gradient.dtype == dtype]
-            flat = torch.cat([gradient.flatten() for gradient in of_type])
-            dist.all_reduce(flat)
-            for gradient, summed in zip(of_type, flat.split([g.numel() for g in of_type]), strict=True):
-                gradient.copy_(summed.view_as(gradient))
+        for bucket in buckets(gradients, BUCKET_BYTES):
+            _sum_together(bucket)
 
     def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """See Backend.gradient_norm."""
@@ -100,6 +98,29 @@ class TorchBackend:
         reduced = values.detach().to(self.device, copy=True)
         dist.all_reduce(reduced, op=operation)
         return reduced.to(values.device)
+
+
+def buckets(tensors: Sequence[Tensor], size_bytes: int) -> list[list[Tensor]]:
+    """Tensors of one type and device each, in order, of at most `size_bytes` together unless one alone is larger."""
+    found: list[list[Tensor]] = []
+    room = 0
+    for tensor in sorted(tensors, key=lambda tensor: (str(tensor.dtype), str(tensor.device))):
+        alike = bool(found) and (found[-1][0].dtype, found[-1][0].device) == (tensor.dtype, tensor.device)
+        if not alike or tensor.nbytes > room:
+            found.append([])
+            room = size_bytes
+        found[-1].append(tensor)
+        room -= tensor.nbytes
+    return found
+
+
+def _sum_together(gradients: Sequence[Tensor]) -> None:
+    """Sum over processes in one message, in place."""
+    parts = [gradient.flatten() for gradient in gradients]
+    flat = torch.cat(parts) if len(parts) > 1 else parts[0]  # a large one alone is no copy
+    dist.all_reduce(flat)
+    for gradient, summed in zip(gradients, flat.split([part.numel() for part in parts]), strict=True):
+        gradient.copy_(summed.view_as(gradient))
 
 
 def torch_backend(*, use_cpu: bool = False) -> TorchBackend:

@@ -25,7 +25,6 @@ class Kernel(Enum):
     VARLEN = "torch's variable-length flash attention"
     FLASH = "flash-attn's variable-length attention"
     FLEX = "torch's flex attention"
-    LOOPS = "in loops compiled for this CPU"
     ROWS = "row by row"
 
 

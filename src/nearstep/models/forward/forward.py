@@ -1,6 +1,5 @@
 """The forward pass: packed rows through a trunk, then a head only where something is asked."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,10 +11,8 @@ from nearstep.algorithm.precision import wide
 from nearstep.models.attention.interface import AttentionPlan
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs, action_logprobs
-from nearstep.models.forward.embedding import TokenEmbedding
 from nearstep.models.forward.head import Head
 from nearstep.models.forward.packing import Packed, pack, pack_rollout
-from nearstep.models.last_layer import LastFeedForward
 from nearstep.types import Rollout
 
 
@@ -29,10 +26,6 @@ class CausalRole(Protocol):
     def head(self) -> Head: ...
     @property
     def autocast(self) -> bool: ...
-    @property
-    def embedding(self) -> TokenEmbedding | None: ...
-    @property
-    def last_feed_forward(self) -> LastFeedForward | None: ...
 
 
 @runtime_checkable
@@ -45,10 +38,6 @@ class ScalarRole(Protocol):
     def head(self) -> nn.Module: ...
     @property
     def autocast(self) -> bool: ...
-    @property
-    def embedding(self) -> TokenEmbedding | None: ...
-    @property
-    def last_feed_forward(self) -> LastFeedForward | None: ...
 
 
 def hidden_states(
@@ -58,17 +47,15 @@ def hidden_states(
     plan: AttentionPlan,
     *,
     autocast: bool = False,
-    embedding: TokenEmbedding | None = None,
 ) -> Float[Tensor, "tokens width"]:
-    """The last hidden state of every token of a packed input; `embedding` looks its tokens up instead of the trunk.
+    """The last hidden state of every token of a packed input.
 
     Neither a mask nor a cache may be given to the model here: with either, transformers lets packed rows attend to each
     other without a word.
     """
     with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=autocast):
         output = trunk(
-            input_ids=tokens[None] if embedding is None else None,
-            inputs_embeds=None if embedding is None else embedding.rows(tokens)[None],
+            input_ids=tokens[None],
             position_ids=positions,
             attention_mask=None,
             use_cache=False,
@@ -85,12 +72,8 @@ def states_at(
     plan: AttentionPlan,
     read: Int[Tensor, " read"],
 ) -> Float[Tensor, "read width"]:
-    """Hidden states of some tokens of a packed input; what only others' would need is not computed."""
-    embedding = role.embedding if role.embedding is not None and role.embedding.learns else None
-    last = role.last_feed_forward
-    with nullcontext(plan) if last is None else last.only_for(read, len(tokens), plan) as plan:
-        states = hidden_states(role.trunk, tokens, positions[None], plan, autocast=role.autocast, embedding=embedding)
-    return states[read]
+    """Hidden states of some tokens of a packed input."""
+    return hidden_states(role.trunk, tokens, positions[None], plan, autocast=role.autocast)[read]
 
 
 def packed_states(

@@ -1,12 +1,13 @@
-"""What is read off the logits of a head, and how they become their own gradient."""
+"""What is read off the logits of a head, and its gradient: in blocks, so that little is held in float32 at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nearstep.models.distribution import Sampling, sampling_logprobs, tempered
 from nearstep.models.forward.head import Head
@@ -17,75 +18,97 @@ IMPOSSIBLE = -1e4  # a finite log-probability whose probability is 0 in any type
 
 
 @dataclass(frozen=True)
-class Answers:
+class LogitStats:
     """Of every action: log-probs of the ids that are asked for, the chosen token first, and the entropy."""
 
     logprobs: Float[Tensor, "actions ids"]
     entropy: Float[Tensor, " actions"]
 
-    def of(self, places: slice) -> "Answers":
+    def __getitem__(self, places: slice) -> "LogitStats":
         """Those of some actions."""
-        return Answers(self.logprobs[places], self.entropy[places])
+        return LogitStats(self.logprobs[places], self.entropy[places])
 
 
 @dataclass(frozen=True)
-class OfAnswers:
-    """The gradients of the answers; the entropy has one only where it is trained."""
+class LogitStatsGrad:
+    """The gradients of the statistics; the entropy has one only where it is trained."""
 
     logprobs: Float[Tensor, "actions ids"]
     entropy: Float[Tensor, " actions"] | None
 
-    def of(self, places: slice) -> "OfAnswers":
+    def __getitem__(self, places: slice) -> "LogitStatsGrad":
         """Those of some actions."""
-        return OfAnswers(self.logprobs[places], None if self.entropy is None else self.entropy[places])
+        return LogitStatsGrad(self.logprobs[places], None if self.entropy is None else self.entropy[places])
 
 
-@runtime_checkable
-class Reader(Protocol):
-    """Answers what is asked about the actions at `places`, from what the linear layer gave for them."""
+def logit_stats(
+    head: Head, linear: Float[Tensor, "actions vocabulary"], asked: Int[Tensor, "actions ids"], sampling: Sampling
+) -> LogitStats:
+    """Log-probs, in nats, of the ids asked for and the entropy under the sampling distribution, in float32 at least.
 
-    def read(self, linear: Float[Tensor, "lines vocabulary"], places: slice) -> Answers:
-        """What is asked; `linear` stays as it is."""
+    `linear` is what the head's linear layer gave. Differentiable once.
+    """
+    logprobs, entropy = _LogitStats.apply(linear, _Reader(head, asked, sampling))  # type: ignore[no-untyped-call]
+    return LogitStats(logprobs, entropy)
 
-    def differentiate(
-        self, linear: Float[Tensor, "lines vocabulary"], places: slice, answers: Answers, gradients: OfAnswers
-    ) -> None:
-        """Overwrite `linear` with its gradient, from those of the answers. Of the answers themselves the chosen token's
-        log-prob and the entropy are enough."""
+
+class _LogitStats(torch.autograd.Function):
+    """Linear layer's output → log-probs, [actions, ids], and entropies, [actions].
+
+    Written out because torch would keep several tensors of actions × vocabulary in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, linear: Tensor, reader: "_Reader") -> tuple[Tensor, Tensor]:
+        found = reader.read(linear)
+        ctx.save_for_backward(linear, found.logprobs[:, :1].clone(), found.entropy)
+        ctx.set_materialize_grads(False)
+        ctx.reader = reader
+        return found.logprobs, found.entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor, None]:
+        linear, sampled, entropy = ctx.saved_tensors
+        if grad_logprobs is None:
+            grad_logprobs = entropy.new_zeros(ctx.reader.asked.shape)
+        grad = LogitStatsGrad(grad_logprobs, grad_entropy)
+        return ctx.reader.grad_linear(linear, LogitStats(sampled, entropy), grad), None
 
 
 @dataclass(frozen=True)
-class InBlocks:
-    """By torch's operations, a block of logits after the other: for every head, type, device and way of sampling."""
+class _Reader:
+    """What is asked of the logits, and under which distribution."""
 
     head: Head
     asked: Int[Tensor, "actions ids"]
     sampling: Sampling
 
-    def read(self, linear: Float[Tensor, "lines vocabulary"], places: slice) -> Answers:
-        """See Reader.read."""
-        outcome = torch.promote_types(linear.dtype, torch.float32)
-        logprobs = linear.new_empty(self.asked[places].shape, dtype=outcome)
-        entropy = linear.new_empty(len(linear), dtype=outcome)
-        for block, lines in self._blocks(places):
-            _, of_block = self._logprobs(linear[lines], block)
-            logprobs[lines] = of_block.gather(1, self.asked[block])
-            entropy[lines] = -torch.linalg.vecdot(of_block.exp(), of_block.clamp_(min=IMPOSSIBLE))
-        return Answers(logprobs, entropy)
+    def read(self, linear: Float[Tensor, "actions vocabulary"]) -> LogitStats:
+        """The statistics."""
+        dtype = torch.promote_types(linear.dtype, torch.float32)
+        logprobs = linear.new_empty(self.asked.shape, dtype=dtype)
+        entropy = linear.new_empty(len(linear), dtype=dtype)
+        for block in self._blocks(linear):
+            _, whole = self._logprobs(linear[block], block)
+            logprobs[block] = whole.gather(1, self.asked[block])
+            entropy[block] = -torch.linalg.vecdot(whole.exp(), whole.clamp_(min=IMPOSSIBLE))
+        return LogitStats(logprobs, entropy)
 
-    def differentiate(
-        self, linear: Float[Tensor, "lines vocabulary"], places: slice, answers: Answers, gradients: OfAnswers
-    ) -> None:
-        """See Reader.differentiate."""
-        for block, lines in self._blocks(places):
-            linear[lines] = self._gradient(linear[lines], block, answers.of(lines), gradients.of(lines))
+    def grad_linear(
+        self, linear: Float[Tensor, "actions vocabulary"], stats: LogitStats, grad: LogitStatsGrad
+    ) -> Float[Tensor, "actions vocabulary"]:
+        """The gradient of `linear`. Of `stats` the chosen token's log-prob and the entropy are enough."""
+        grad_linear = torch.empty_like(linear)
+        for block in self._blocks(linear):
+            grad_linear[block] = self._grad_block(linear[block], block, stats[block], grad[block])
+        return grad_linear
 
-    def _blocks(self, places: slice) -> Iterator[tuple[slice, slice]]:
-        """Actions that are worked on together, as places among all actions and as lines of `linear`."""
-        size = max(4, LOGITS_IN_WORK[self.asked.device.type] // self.head.linear.out_features)
-        for start in range(places.start, places.stop, size):
-            stop = min(start + size, places.stop)
-            yield slice(start, stop), slice(start - places.start, stop - places.start)
+    def _blocks(self, linear: Tensor) -> Iterator[slice]:
+        """Actions that are worked on together."""
+        size = max(4, LOGITS_IN_WORK["cpu" if linear.is_cpu else "cuda"] // linear.shape[1])
+        for start in range(0, len(linear), size):
+            yield slice(start, start + size)
 
     def _logprobs(self, linear: Tensor, block: slice) -> tuple[Tensor, Tensor]:
         """Logits and log-probs of the whole vocabulary."""
@@ -100,24 +123,24 @@ class InBlocks:
         scaled = tempered(logits, self.sampling)
         return logits, scaled.sub_(scaled.gather(1, self.asked[block, :1]) - sampled[:, None])
 
-    def _gradient(self, linear: Tensor, block: slice, answers: Answers, gradients: OfAnswers) -> Tensor:
+    def _grad_block(self, linear: Tensor, block: slice, stats: LogitStats, grad: LogitStatsGrad) -> Tensor:
         """Gradient of a block of the linear layer's output.
 
         With z the logits over the temperature: ∂ log p_a / ∂z = onehot_a − p, and ∂H / ∂z = −p · (log p + H).
         """
-        logits, logprobs = self._logprobs_again(linear, block, answers.logprobs[:, 0])
+        logits, logprobs = self._logprobs_again(linear, block, stats.logprobs[:, 0])
         slope = self.head.scale / self.sampling.temperature
-        of_asked = gradients.logprobs * slope
+        grad_asked = grad.logprobs * slope
         cut = logprobs == -torch.inf if self.sampling.cuts else None
-        total = of_asked.sum(1, keepdim=True)
-        if gradients.entropy is None:
+        total = grad_asked.sum(1, keepdim=True)
+        if grad.entropy is None:
             gradient = logprobs.exp_().mul_(-total)
         else:
             probabilities = logprobs.exp()
-            weight = gradients.entropy[:, None] * slope
-            factor = logprobs.clamp_(min=IMPOSSIBLE).add_(answers.entropy[:, None]).mul_(weight).add_(total)
+            weight = grad.entropy[:, None] * slope
+            factor = logprobs.clamp_(min=IMPOSSIBLE).add_(stats.entropy[:, None]).mul_(weight).add_(total)
             gradient = probabilities.mul_(factor.neg_())
-        gradient.scatter_add_(1, self.asked[block], of_asked)
+        gradient.scatter_add_(1, self.asked[block], grad_asked)
         if cut is not None:
             gradient.masked_fill_(cut, 0)
         if self.head.softcap is not None:
