@@ -199,7 +199,7 @@ def test_what_a_command_lacks_is_told_at_once(capsys, tmp_path):
         assert words in said
 
 
-def test_rows_of_a_run_are_judged_together_as_its_updates_had_them(folder):
+def test_rows_of_a_run_are_scored_together_as_its_updates_had_them(folder):
     train(folder, TEXTS, *rewards_of(folder, "tokens"))
     _, batches = read_episodes(str(folder / "run" / "rollouts.jsonl"), byte_tokenizer(), batch_size=3)
     assert [(batch.first, len(batch.prompts)) for batch in batches] == [(0, 8), (8, 8)]

@@ -44,7 +44,7 @@ def test_scores_are_those_of_the_model_alone(folders, tmp_path):
     )
 
 
-def test_an_object_of_plain_transformers_judges_the_same(folders, tmp_path):
+def test_an_object_of_plain_transformers_scores_the_same(folders, tmp_path):
     base, reward = folders
     by_folder = run(tmp_path / "a", base, reward_model=str(reward))
     plain = AutoModelForSequenceClassification.from_pretrained(reward)
@@ -62,7 +62,7 @@ def test_the_critic_learns_the_bias_on_and_its_folder_keeps_it(folders, tmp_path
     assert critic.score.bias.item() == pytest.approx(bias(tmp_path / "value"))
 
 
-def test_adapters_judge_as_the_merged_model_does(folders, tmp_path):
+def test_adapters_score_as_the_merged_model_does(folders, tmp_path):
     base, _ = folders
     trained = trainer(tmp_path / "lora", pairs(20), model=str(base), use_peft=True, lora_r=2)
     merged = run(tmp_path / "a", base, reward_model=str(trained.train()))

@@ -37,7 +37,7 @@ def answered(rows):
 # --- What is scored
 
 
-def test_the_answer_alone_is_judged_beside_its_prompt_and_columns(tmp_path):
+def test_the_answer_alone_is_scored_beside_its_prompt_and_columns(tmp_path):
     seen = {}
 
     def watch(prompts, completions, completion_ids, topic, **others):
@@ -53,7 +53,7 @@ def test_the_answer_alone_is_judged_beside_its_prompt_and_columns(tmp_path):
     assert "reference" not in seen["others"]
 
 
-def test_conversations_are_judged_as_in_ppo(tmp_path):
+def test_conversations_are_scored_as_in_ppo(tmp_path):
     seen = []
 
     def watch(prompts, completions, completion_ids, **others):
@@ -75,7 +75,7 @@ def test_texts_without_prompts(tmp_path):
     assert (first.target, second.target) == (3, 7)
 
 
-def test_both_texts_of_a_pair_are_judged_whatever_their_label(tmp_path):
+def test_both_texts_of_a_pair_are_scored_whatever_their_label(tmp_path):
     trained = scored(tmp_path, pairs(5), lambda completions, **c: [worth(t) for t in completions], held_out_share=0.0)
     targets = [grade.target for grade in trained.run.examples.train]
     assert targets == [worth(row[side]) for row in pairs(5) for side in ("chosen", "rejected")]

@@ -87,7 +87,7 @@ def test_the_stop_token_belongs_to_no_span():
     assert per_token(PerSpan(((0, 2, 1.0),)), ids, True, byte_tokenizer()) == [0.5, 0.5, 0.0]
 
 
-def test_no_spans_is_a_judgement_like_any_other():
+def test_no_spans_is_an_answer_like_any_other():
     scores = score(lambda completions: [[], [(0, 1, 2.0)]], completions=["ab", "c"])
     assert scores.parts["<lambda>"].tolist() == [0.0, 2.0]
     assert not scores.total.isnan().any()

@@ -114,8 +114,8 @@ def outcome(rewards, prompts, rollout, rows=None):
 # --- It begins early
 
 
-def test_a_row_is_judged_before_the_last_one_has_ended(file):
-    sources, pool = in_workers(file, "scorer", count=2)
+def test_a_row_is_scored_before_the_last_one_has_ended(file):
+    sources, pool = in_workers(file, "score", count=2)
     rewards = Rewards(sources, byte_tokenizer())
     prompts, rollout = play(["a", "bb", "ccc"])
     with rewards.early(prompts) as early:
@@ -145,7 +145,7 @@ def test_a_request_is_sent_when_its_last_row_has_ended(file):
 
 def test_telling_waits_for_nobody(file):
     """The engine's call returns while the only worker is asleep, for ever as far as this test is concerned."""
-    (source,), _ = in_workers(file, "scorer")
+    (source,), _ = in_workers(file, "score")
     rewards = Rewards([source], byte_tokenizer())
     prompts, rollout = play(["sleep", *["a" * 100_000] * 3])  # more than a pipe holds
     with pytest.raises(KeyError):
@@ -171,7 +171,7 @@ def test_scores_and_failures_do_not_depend_on_what_was_begun(file, batch, policy
 
     def scored(rows):
         (file.parent / "left").unlink(missing_ok=True)
-        sources, _ = in_workers(file, "scorer", "spans", count=2, timeout=1.0 if "sleep" in batch else None)
+        sources, _ = in_workers(file, "score", "spans", count=2, timeout=1.0 if "sleep" in batch else None)
         on_error = OnError(policy, retries=1)
         return outcome(
             Rewards(sources, byte_tokenizer(), weights=[1.0, 0.5], on_error=on_error), prompts, rollout, rows
@@ -225,7 +225,7 @@ def test_a_server_that_fails_early_is_asked_again_and_given_up_as_ever():
 
 
 def test_a_row_that_changed_after_it_was_told_is_asked_about_anew(file):
-    (source,), _ = in_workers(file, "scorer")
+    (source,), _ = in_workers(file, "score")
     with Scripted(lengths) as server:
         url = RemoteReward(Server(server.url, batch_size=2), POLICY)
         rewards = Rewards([source, url], byte_tokenizer())
@@ -244,7 +244,7 @@ def test_sources_in_the_trainer_see_one_whole_batch_after_generation(file):
         calls.append(list(completions))
         return [0.5] * len(completions)
 
-    (source,), _ = in_workers(file, "scorer")
+    (source,), _ = in_workers(file, "score")
     rewards = Rewards([FunctionReward(here), source], byte_tokenizer())
     prompts, rollout = play(["a", "bb"])
     with rewards.early(prompts) as early:
@@ -255,7 +255,7 @@ def test_sources_in_the_trainer_see_one_whole_batch_after_generation(file):
     rewards.close()
 
 
-def test_without_sources_that_judge_early_nothing_is_decoded(monkeypatch):
+def test_without_sources_that_start_early_nothing_is_decoded(monkeypatch):
     rewards = Rewards([FunctionReward(lambda completions: [0.0], "f")], byte_tokenizer())
     prompts, rollout = play(["a"])
     monkeypatch.setattr(early_rows, "reward_row", None)

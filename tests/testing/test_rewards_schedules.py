@@ -76,7 +76,7 @@ def test_rows_give_the_columns_that_a_reward_reads():
         check_reward(right_answer)
 
 
-def test_chats_are_judged_as_chats():
+def test_chats_are_scored_as_chats():
     chat = {
         "prompt": [{"role": "user", "content": "Hi"}],
         "completion": [{"role": "assistant", "content": "Yes please"}],

@@ -57,7 +57,7 @@ def test_what_a_word_is(text, count):
     assert value(LengthTarget(words=1000), text) == pytest.approx(count / 1000)
 
 
-def test_a_conversation_is_judged_by_what_the_assistant_says():
+def test_a_conversation_is_scored_by_what_the_assistant_says():
     chat = [{"role": "user", "content": "one two three"}, {"role": "assistant", "content": "four five"}]
     assert value(LengthTarget(words=2), chat) == 1.0
 

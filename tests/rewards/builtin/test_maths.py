@@ -153,7 +153,7 @@ def test_math_answer(scorer, text, answer, expected):
     assert value(scorer, text, answer=answer) == expected
 
 
-def test_what_cannot_be_compared_in_time_is_worth_0_and_the_next_row_is_judged():
+def test_what_cannot_be_compared_in_time_is_worth_0_and_the_next_row_is_scored():
     scorer = MathAnswer(timeout_seconds=1.0)
     assert value(scorer, "12", answer="12") == 1.0
     first = scorer._process._process

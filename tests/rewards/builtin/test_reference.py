@@ -24,7 +24,7 @@ def test_the_reference_itself_is_worth_1_and_silence_0(reward):
 
 
 @pytest.mark.parametrize("reward", ALL, ids=lambda reward: reward.__name__)
-def test_rows_without_a_reference_are_not_judged(reward):
+def test_rows_without_a_reference_are_not_scored(reward):
     cells = [None, "", [], [None, ""], math.nan, REFERENCE]
     found = values(reward, *[REFERENCE] * 6, reference=cells)
     assert found[:5] == [None] * 5

@@ -79,7 +79,7 @@ def test_it_keeps_the_laws_that_rewards_of_users_are_held_to(spec):
 
 
 @pytest.mark.parametrize("spec", QUICK)
-def test_text_and_conversations_are_judged_alike(spec):
+def test_text_and_conversations_are_scored_alike(spec):
     text = "The cat sat, because 3 + 9 = 12. You are a <think>fine</think> cat."
     reward = read_spec(spec)
     as_text = values(reward, text, **columns(1), completion_ids=[[1] * 7])
