@@ -9,6 +9,10 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from nearstep.algorithm.advantage_rules import Advantage
+from nearstep.algorithm.aggregation import LossAggregation
+from nearstep.algorithm.kl_controllers import KLController
+from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.assembly.models import RunInputs
 from nearstep.assembly.run import assemble
 from nearstep.common.hub import push_to_hub
@@ -16,6 +20,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.rewards.build import RewardEntry
 from nearstep.training.loop import train
 from nearstep.training.recipe import Recipe
+from nearstep.training.schedules import CriticSchedule
 from nearstep.training.state import State
 
 
@@ -37,7 +42,8 @@ class PPOTrainer:
     both read the same tokens, else from the policy's trunk with a head of zeros; with `critic_trunk` it is made on the
     policy's own weights. `reward_funcs` follow TRL's convention, or name `file.py:function`.
     `reward_processing_class` is the reward model's own tokenizer, where the model was not loaded from a folder that
-    has it.
+    has it. Every axis of the algorithm takes an object of its protocol in place of what its setting names: `trust_region`,
+    `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation` (docs/extending.md).
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.
@@ -58,6 +64,11 @@ class PPOTrainer:
         eval_dataset: object = None,
         peft_config: Any = None,
         callbacks: Sequence[object] | None = None,
+        trust_region: TrustRegion | None = None,
+        advantage: Advantage | None = None,
+        kl_controller: KLController | None = None,
+        critic_schedule: CriticSchedule | None = None,
+        loss_aggregation: LossAggregation | None = None,
     ) -> None:
         inputs = RunInputs(
             tokenizer=processing_class,
@@ -72,6 +83,11 @@ class PPOTrainer:
             eval_dataset=eval_dataset,
             peft_config=peft_config,
             callbacks=callbacks or (),
+            trust_region=trust_region,
+            advantage=advantage,
+            kl_controller=kl_controller,
+            critic_schedule=critic_schedule,
+            loss_aggregation=loss_aggregation,
         )  # fmt: skip
         self.recipe: Recipe = assemble(args, inputs)
         self.state = State()

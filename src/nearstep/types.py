@@ -172,6 +172,7 @@ class Experience:
     ref_logprobs: Float[Tensor, " actions"] | None  # None where there is no reference
     values: Float[Tensor, " actions"]
     rewards: Float[Tensor, " actions"]
+    raw_advantages: Float[Tensor, " actions"]  # as the rule has them, before any whitening
     advantages: Float[Tensor, " actions"]
     returns: Float[Tensor, " actions"]
     final_values: Float[Tensor, " rows"]
@@ -197,6 +198,7 @@ class Experience:
             ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[actions],
             values=self.values[actions],
             rewards=self.rewards[actions],
+            raw_advantages=self.raw_advantages[actions],
             advantages=self.advantages[actions],
             returns=self.returns[actions],
             final_values=self.final_values[rows],

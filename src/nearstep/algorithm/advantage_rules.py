@@ -110,7 +110,7 @@ class GAE:
 
     def critic_lam(self, update: int) -> float | None:
         """λ of the critic's targets in an update, where it is not the policy's."""
-        if update <= self.warmup_updates:
+        if self.warmup_updates and update <= self.warmup_updates:
             return self.warmup_lam
         if self.lam_critic is None and self.lam_length_alpha is not None:
             return self.lam
