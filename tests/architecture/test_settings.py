@@ -9,7 +9,10 @@ import pytest
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.reward_model import RewardConfig
 
-DECLARING = ("config.py", "config_data.py", "config_reward_modeling.py", "config_rewards.py", "config_shared.py")
+DECLARING = (
+    "config.py", "config_data.py", "config_reward_modeling.py", "config_rewards.py", "config_sections.py",
+    "config_shared.py",
+)  # fmt: skip
 SOURCE = Path(__file__).parents[2] / "src" / "nearstep"
 
 

@@ -53,6 +53,8 @@ def remarks(config: AllSettings) -> Iterator[str]:
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
     limits = (config.importance_cap, config.importance_floor)
+    adaptive, adapts = ("kl_target", "kl_horizon"), kl_controller_name(config) == "adaptive"
+    course, has_course = ("kl_coef_final", "kl_schedule"), kl_controller_name(config) == "scheduled"
     yield from reward_remarks(config)
     yield from prompt_remarks(config, config.dataset_name)
     yield from _critic_remarks(config)
@@ -91,9 +93,10 @@ def remarks(config: AllSettings) -> Iterator[str]:
         ),
         ("without overlong_buffer", config.overlong_buffer is None, ("overlong_penalty",)),
         ("with kl_coef = 0", not may_have_kl_penalty(config), ("kl_in",)),
-        ("where no controller is adaptive", kl_controller_name(config) != "adaptive", ("kl_target", "kl_horizon")),
-        ("where no controller is scheduled", kl_controller_name(config) != "scheduled", ("kl_coef_final",)),
-        ("without kl_coef_final", kl_controller_name(config) != "scheduled", ("kl_schedule",)),
+        ("without kl_target", config.kl_target is None, ("kl_horizon",)),
+        ("without kl_coef_final", config.kl_coef_final is None, ("kl_schedule",)),
+        (f"with kl_controller = {config.kl_controller}", not adapts and config.kl_target is not None, adaptive),
+        (f"with kl_controller = {config.kl_controller}", not has_course and config.kl_coef_final is not None, course),
         (f"with kl_controller = {config.kl_controller}", is_own(config.kl_controller), ("kl_coef",)),
         ("with measure_kl = false", config.measure_kl is False, ("ref_model_path", "kl_estimator")),
         ("with one epoch", config.num_ppo_epochs == 1, ("early_stop_kl",)),
