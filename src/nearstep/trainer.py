@@ -9,10 +9,6 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.algorithm.advantage_rules import Advantage
-from nearstep.algorithm.aggregation import LossAggregation
-from nearstep.algorithm.kl_controllers import KLController
-from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.assembly.models import RunInputs
 from nearstep.assembly.run import assemble
 from nearstep.common.hub import push_to_hub
@@ -20,7 +16,6 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.rewards.build import RewardEntry
 from nearstep.training.loop import train
 from nearstep.training.recipe import Recipe
-from nearstep.training.schedules import CriticSchedule
 from nearstep.training.state import State
 
 
@@ -64,11 +59,11 @@ class PPOTrainer:
         eval_dataset: object = None,
         peft_config: Any = None,
         callbacks: Sequence[object] | None = None,
-        trust_region: TrustRegion | None = None,
-        advantage: Advantage | None = None,
-        kl_controller: KLController | None = None,
-        critic_schedule: CriticSchedule | None = None,
-        loss_aggregation: LossAggregation | None = None,
+        trust_region: object = None,
+        advantage: object = None,
+        kl_controller: object = None,
+        critic_schedule: object = None,
+        loss_aggregation: object = None,
     ) -> None:
         inputs = RunInputs(
             tokenizer=processing_class,

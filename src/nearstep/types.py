@@ -1,8 +1,7 @@
 """What flows through a run: Prompts → Rollout → Scores → Experience → Metrics, each frozen, none padded.
 
-Dimensions: `rows` episodes, `tokens` all tokens of all rows back to back, `actions` the tokens that the policy chose,
-`k` the top tokens recorded for a trust region. The tokens of row 0 come first, then those of row 1, and so on; the same
-holds for actions. A minibatch is an Experience of fewer rows.
+Dimensions: `rows` episodes, `tokens` all tokens of all rows back to back, row 0 first, `actions` the tokens that the policy
+chose, in the same order, `k` the top tokens recorded for a trust region. A minibatch is an Experience of fewer rows.
 """
 
 from collections.abc import Iterator, Mapping

@@ -66,7 +66,7 @@ def test_whitening_over_processes_is_whitening_of_all_d12(numbers, cut):
 def test_stop_rules_differ():
     scores, finished = torch.tensor([2.0, 3.0]), torch.tensor([True, False])
     assert score_after_stop_rules(scores, finished).tolist() == [2.0, 3.0]
-    assert score_after_stop_rules(scores, finished, missing_eos_rewards=1.5).tolist() == [2.0, 1.5]
+    assert score_after_stop_rules(scores, finished, missing_eos_penalty=1.5).tolist() == [2.0, 1.5]
     assert score_after_stop_rules(scores, finished, replacement=-1.0).tolist() == [2.0, -1.0]
 
 

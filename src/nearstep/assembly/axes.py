@@ -72,11 +72,11 @@ LOSS_AGGREGATIONS: Mapping[LossAggregationName, Callable[[PPOConfig], LossAggreg
 class OwnAxes:
     """The objects that the user passed in Python; None where the settings choose."""
 
-    trust_region: TrustRegion | None = None
-    advantage: Advantage | None = None
-    kl_controller: KLController | None = None
-    critic_schedule: CriticSchedule | None = None
-    loss_aggregation: LossAggregation | None = None
+    trust_region: object = None
+    advantage: object = None
+    kl_controller: object = None
+    critic_schedule: object = None
+    loss_aggregation: object = None
 
 
 @dataclass(frozen=True)

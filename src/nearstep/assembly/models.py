@@ -9,10 +9,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nearstep.algorithm.advantage_rules import Advantage
-from nearstep.algorithm.aggregation import LossAggregation
-from nearstep.algorithm.kl_controllers import KLController
-from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
@@ -35,7 +31,6 @@ from nearstep.rewards.build import (
 )
 from nearstep.rewards.identity import TokenizerIdentity, same_tokens
 from nearstep.scale.backend import Backend
-from nearstep.training.schedules import CriticSchedule
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -55,11 +50,11 @@ class RunInputs:
     eval_dataset: object = None
     peft_config: Any = None
     callbacks: Sequence[object] = ()
-    trust_region: TrustRegion | None = None
-    advantage: Advantage | None = None
-    kl_controller: KLController | None = None
-    critic_schedule: CriticSchedule | None = None
-    loss_aggregation: LossAggregation | None = None
+    trust_region: object = None  # the axes: objects of their protocols, or classes to be made without arguments
+    advantage: object = None
+    kl_controller: object = None
+    critic_schedule: object = None
+    loss_aggregation: object = None
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,9 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         world_size=backend.world_size,
     )  # fmt: skip
     rewards = Rewards(
-        chosen.sources,
-        checked.tokenizer,
-        weights=config.reward_weights,
-        on_error=on_error(config),
+        chosen.sources, checked.tokenizer, weights=config.reward_weights, on_error=on_error(config),
         state=lambda: callbacks.state,
-    )
+    )  # fmt: skip
     settings = _generation(config, checked.stops)
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
