@@ -37,7 +37,8 @@ class PPOTrainer:
     both read the same tokens, else from the policy's trunk with a head of zeros; with `critic_trunk` it is made on the
     policy's own weights. `reward_funcs` follow TRL's convention, or name `file.py:function`.
     `reward_processing_class` is the reward model's own tokenizer, where the model was not loaded from a folder that
-    has it.
+    has it. Every axis of the algorithm takes an object of its protocol in place of what its setting names: `trust_region`,
+    `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation` (docs/extending.md).
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.
@@ -58,6 +59,11 @@ class PPOTrainer:
         eval_dataset: object = None,
         peft_config: Any = None,
         callbacks: Sequence[object] | None = None,
+        trust_region: object = None,
+        advantage: object = None,
+        kl_controller: object = None,
+        critic_schedule: object = None,
+        loss_aggregation: object = None,
     ) -> None:
         inputs = RunInputs(
             tokenizer=processing_class,
@@ -72,6 +78,11 @@ class PPOTrainer:
             eval_dataset=eval_dataset,
             peft_config=peft_config,
             callbacks=callbacks or (),
+            trust_region=trust_region,
+            advantage=advantage,
+            kl_controller=kl_controller,
+            critic_schedule=critic_schedule,
+            loss_aggregation=loss_aggregation,
         )  # fmt: skip
         self.recipe: Recipe = assemble(args, inputs)
         self.state = State()

@@ -1,8 +1,7 @@
 """What flows through a run: Prompts → Rollout → Scores → Experience → Metrics, each frozen, none padded.
 
-Dimensions: `rows` episodes, `tokens` all tokens of all rows back to back, `actions` the tokens that the policy chose,
-`k` the top tokens recorded for a trust region. The tokens of row 0 come first, then those of row 1, and so on; the same
-holds for actions. A minibatch is an Experience of fewer rows.
+Dimensions: `rows` episodes, `tokens` all tokens of all rows back to back, row 0 first, `actions` the tokens that the policy
+chose, in the same order, `k` the top tokens recorded for a trust region. A minibatch is an Experience of fewer rows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -172,6 +171,7 @@ class Experience:
     ref_logprobs: Float[Tensor, " actions"] | None  # None where there is no reference
     values: Float[Tensor, " actions"]
     rewards: Float[Tensor, " actions"]
+    raw_advantages: Float[Tensor, " actions"]  # as the rule has them, before any whitening
     advantages: Float[Tensor, " actions"]
     returns: Float[Tensor, " actions"]
     final_values: Float[Tensor, " rows"]
@@ -197,6 +197,7 @@ class Experience:
             ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[actions],
             values=self.values[actions],
             rewards=self.rewards[actions],
+            raw_advantages=self.raw_advantages[actions],
             advantages=self.advantages[actions],
             returns=self.returns[actions],
             final_values=self.final_values[rows],

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nearstep.algorithm.advantages import gae
 from nearstep.algorithm.ragged import row_starts
-from nearstep.algorithm.shaping import token_rewards
+from nearstep.algorithm.shaping import add_scores
 
 KL = [0.02, -0.01, 0.04]
 VALUES = [0.1, 0.2, 0.3]
@@ -18,9 +18,9 @@ def golden(position, lam):
     """The row of algorithm notes §10.1: three actions, β = .05, score 1."""
     after = position == "after_eos"
     counts = torch.tensor([3])
-    rewards = token_rewards(
+    rewards = add_scores(
         -0.05 * torch.tensor(KL, dtype=torch.float64), torch.ones(1, dtype=torch.float64), counts,
-        pay_at_last=torch.tensor([not after]),
+        at_last=torch.tensor([not after]),
     )  # fmt: skip
     final = torch.tensor([VALUE_AFTER_EOS if after else 0.0], dtype=torch.float64)
     final_advantage = torch.tensor([1.0 if after else 0.0], dtype=torch.float64) - final
@@ -80,9 +80,9 @@ def test_every_row_is_walked_on_its_own(rows, gamma, lam, data):
 
 
 def test_a_row_without_actions_gets_no_reward_and_harms_nobody():
-    rewards = token_rewards(
+    rewards = add_scores(
         torch.zeros(2), torch.tensor([1.0, 7.0, 3.0]), torch.tensor([1, 0, 1]),
-        pay_at_last=torch.tensor([True, True, True]),
+        at_last=torch.tensor([True, True, True]),
     )  # fmt: skip
     assert rewards.tolist() == [1.0, 3.0]
 

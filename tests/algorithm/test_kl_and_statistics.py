@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearstep.algorithm.kl import kl_estimate
-from nearstep.algorithm.shaping import score_after_stop_rules, token_rewards
+from nearstep.algorithm.shaping import add_scores, score_after_stop_rules
 from nearstep.algorithm.statistics import whiten
 
 
@@ -71,8 +71,8 @@ def test_stop_rules_differ():
 
 
 def test_kl_is_a_penalty_and_the_score_lands_on_the_last_action():
-    rewards = token_rewards(
+    rewards = add_scores(
         -0.1 * torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0]), torch.tensor([2, 1]),
-        pay_at_last=torch.tensor([True, False]),
+        at_last=torch.tensor([True, False]),
     )  # fmt: skip
     assert rewards.tolist() == pytest.approx([-0.1, 9.8, -0.3])

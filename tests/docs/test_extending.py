@@ -6,14 +6,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from nearstep.cli.main import main
 from nearstep.common.errors import RewardError
 from nearstep.common.plugins import load_named
-from nearstep.testing import backends, engines, rewards, schedules, trust_regions
+from nearstep.testing import (
+    advantages,
+    aggregations,
+    backends,
+    engines,
+    kl_controllers,
+    rewards,
+    schedules,
+    trust_regions,
+)
+from nearstep.training.experience import make_experience
 from nearstep.training.loop import train
 from nearstep.training.state import State
-from tests.training.runs import small_recipe
+from nearstep.types import Scores
+from tests.training.runs import play, small_recipe
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 
@@ -30,7 +42,10 @@ def files(tmp_path, monkeypatch):
 
 
 def test_the_page_has_a_file_for_every_axis(files):
-    assert files == ["my_engine.py", "my_region.py", "my_reward.py", "my_schedule.py"]
+    assert files == [
+        "my_advantage.py", "my_aggregation.py", "my_controller.py", "my_engine.py", "my_region.py", "my_reward.py",
+        "my_schedule.py",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -39,6 +54,9 @@ def test_the_page_has_a_file_for_every_axis(files):
         ["my_region.py:MyRegion"],
         ["my_reward.py:right_answer", "--rows", "samples.jsonl"],
         ["my_schedule.py:CriticTwice"],
+        ["my_advantage.py:BestOfOthers"],
+        ["my_controller.py:Corridor"],
+        ["my_aggregation.py:RootLength"],
         ["my_engine.py:CountingEngine"],
     ],
     ids=lambda words: words[0],
@@ -51,13 +69,21 @@ def found(spec):
     return load_named(spec, kind="object", error=RewardError)
 
 
-def test_they_train_together(files, tmp_path):
-    region, engine, schedule = (
-        found("my_region.py:MyRegion"), found("my_engine.py:CountingEngine"), found("my_schedule.py:CriticTwice")
-    )  # fmt: skip
-    recipe = small_recipe(tmp_path / "out", total_episodes=8)
-    counting = engine(recipe.engine.settings)
-    recipe = replace(recipe, trust_region=region(), engine=counting, schedule=schedule())
+NAMED = {
+    "trust_region": "my_region.py:MyRegion", "kl_controller": "my_controller.py:Corridor",
+    "critic_schedule": "my_schedule.py:CriticTwice", "loss_aggregation": "my_aggregation.py:RootLength",
+}  # fmt: skip
+
+
+def test_they_train_together_by_name_and_as_objects(files, tmp_path):
+    by_name = small_recipe(tmp_path / "a", total_episodes=8, **NAMED)
+    objects = {setting: found(spec)() for setting, spec in NAMED.items()}
+    recipe = small_recipe(tmp_path / "b", total_episodes=8, parts=objects)
+    for name in ("trust_region", "kl_controller", "schedule", "loss_aggregation"):
+        assert vars(recipe)[name] == vars(by_name)[name]
+    assert "kl_controller is an object of your own: Corridor." in recipe.introduction
+    counting = found("my_engine.py:CountingEngine")(recipe.engine.settings)
+    recipe = replace(recipe, engine=counting)
     state = State()
     with recipe.report.reporter as reporter:
         reporter.begin(recipe.batch.table(), recipe.introduction)
@@ -65,9 +91,27 @@ def test_they_train_together(files, tmp_path):
         reporter.end()
     assert (state.steps.policy, state.steps.critic) == (4, 2)
     assert counting.tokens > 8
+    assert state.kl_coef == 0.025  # the first update's KL is below the corridor
 
 
-@pytest.mark.parametrize("suite", [trust_regions, rewards, schedules, engines])
+def test_the_advantage_by_hand_over_both_ways(files, tmp_path):
+    named = {"num_generations": 4, "kl_coef": 0.0}
+    recipes = [
+        small_recipe(tmp_path / "a", advantage="my_advantage.py:BestOfOthers", **named),
+        small_recipe(tmp_path / "b", parts={"advantage": found("my_advantage.py:BestOfOthers")()}, **named),
+    ]
+    for recipe in recipes:
+        assert recipe.models.critic is None
+        _, rollout, _ = play(recipe)
+        totals = torch.tensor([1.0, 4.0, 2.0, torch.nan, 5.0, 5.0, 3.0, 0.0])
+        experience = make_experience(rollout, Scores(totals), recipe)
+        starts = rollout.action_counts.cumsum(0) - rollout.action_counts
+        assert experience.advantages[starts].tolist() == [-3, 2, -2, 0, 0, 0, -2, -5]
+
+
+@pytest.mark.parametrize(
+    "suite", [trust_regions, advantages, kl_controllers, aggregations, rewards, schedules, engines]
+)
 def test_every_law_is_on_the_page_with_its_weight(suite):
     for law in suite.LAWS:
         (line,) = [line for line in _section(suite).splitlines() if line.startswith("| `") and f"`{law.name}`" in line]
@@ -75,7 +119,10 @@ def test_every_law_is_on_the_page_with_its_weight(suite):
 
 
 def _section(suite) -> str:
-    titles = {trust_regions: "A trust region", rewards: "A reward", schedules: "A schedule", engines: "An engine"}
+    titles = {
+        trust_regions: "A trust region", advantages: "An advantage", kl_controllers: "A KL controller",
+        aggregations: "A way to add up losses", rewards: "A reward", schedules: "A schedule", engines: "An engine",
+    }  # fmt: skip
     return PAGE.split(f"## {titles[suite]}")[1].split("\n## ")[0]
 
 

@@ -14,7 +14,7 @@ from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.reports.metrics import numbers
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.loop import train
-from nearstep.training.objectives import policy_objective
+from nearstep.training.objectives import PolicyTerms, policy_objective
 from nearstep.training.state import State, Steps
 from nearstep.training.update import update
 from nearstep.types import Scores
@@ -41,7 +41,7 @@ def says_now(experience, recipe):
 
 
 def objective_gradient(recipe, experience):
-    loss, _ = policy_objective(experience, says_now(experience, recipe), recipe, first=True)
+    loss, _ = policy_objective(experience, says_now(experience, recipe), PolicyTerms.of(recipe), first=True)
     return gradient(loss, recipe.models.policy.model)
 
 
@@ -98,10 +98,10 @@ def test_adaptive_kl_moves_the_coefficient_by_its_rule_and_it_reaches_rewards(tm
     state = State()
     train(recipe, state)
     # 24 episodes in three updates; the first has KL 0 and lowers, the others are far above and raise
-    assert state.kl_scale == pytest.approx((1 - 0.2 * 8 / 40) * (1 + 0.2 * 8 / 40) ** 2)
+    assert state.kl_coef == pytest.approx(0.2 * (1 - 0.2 * 8 / 40) * (1 + 0.2 * 8 / 40) ** 2)
     _, rollout, scores = play(recipe)
     experience = make_experience(rollout, scores, recipe, state)
-    assert experience.kl_coef == pytest.approx(0.2 * state.kl_scale)
+    assert experience.kl_coef == pytest.approx(state.kl_coef)
     shown = numbers(describe(experience, scores, recipe))
     assert shown["objective/kl_coef"] == pytest.approx(experience.kl_coef)
     assert shown["objective/non_score_reward"] == pytest.approx(-experience.kl_coef * shown["objective/kl"])
@@ -129,7 +129,7 @@ def test_the_running_normalisation_uses_all_scores_so_far(tmp_path):
     first, second = torch.arange(8.0), torch.arange(8.0) * 3 - 40
     state = State()
     for totals in (first, second):
-        state.see(Scores(totals), recipe.config, recipe.backend)
+        state.update_score_moments(Scores(totals), recipe.config, recipe.backend)
     seen = torch.cat([first, second]).double()
     judged = make_experience(rollout, Scores(second), recipe, state).scores
     expected = (second.double() - seen.mean()) / seen.std(unbiased=False)
@@ -240,7 +240,7 @@ def test_limits_of_importance_weights(tmp_path, rule):
 def test_a_sequence_ratio_is_the_same_for_all_tokens_of_a_row(tmp_path):
     recipe = recipe_of(tmp_path, ratio_level="sequence", cliprange=3e-4, cliprange_high=4e-4, trust_region="unbounded")
     experience = moved_experience(recipe)
-    _, metrics = policy_objective(experience, says_now(experience, recipe), recipe, first=True)
+    _, metrics = policy_objective(experience, says_now(experience, recipe), PolicyTerms.of(recipe), first=True)
     now = rollout_logprobs(recipe.models.policy, experience.rollout, recipe.sampling).sampled
     gaps = (now - experience.old_logprobs).detach()
     rows = gaps.split(experience.rollout.action_counts.tolist())

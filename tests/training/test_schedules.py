@@ -7,7 +7,7 @@ import torch
 
 from nearstep import ConfigError, PPOTrainer
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TopKKL, TopKTV, Unbounded
-from nearstep.assembly.axes import ratio_cap, trust_region
+from nearstep.assembly.axes import ratio_limit, trust_region
 from nearstep.training.experience import make_experience
 from nearstep.training.loop import train
 from nearstep.training.schedules import Decoupled, Joint, Phase, WarmUp
@@ -100,7 +100,7 @@ def test_counters_and_rates(tmp_path):
 def test_regions_by_name_d30(tmp_path, given, expected, cap):
     config = settings(tmp_path, **given)
     assert trust_region(config) == expected
-    assert ratio_cap(config) == cap
+    assert ratio_limit(config, trust_region(config)) == cap
 
 
 OWN_REGION = """

@@ -32,15 +32,14 @@ def soft_overlong_penalty(lengths: Int[Tensor, " rows"], *, longest: int, buffer
     return ((longest - buffer - lengths) / buffer).clamp(min=-1, max=0)
 
 
-def token_rewards(
-    penalty: Float[Tensor, " actions"],
+def add_scores(
+    rewards: Float[Tensor, " actions"],
     scores: Float[Tensor, " rows"],
     action_counts: Int[Tensor, " rows"],
     *,
-    pay_at_last: Bool[Tensor, " rows"],
+    at_last: Bool[Tensor, " rows"],
 ) -> Float[Tensor, " actions"]:
-    """`penalty` at every action, and the row's score at its last where `pay_at_last`; an empty row gets none."""
-    rewards = penalty
-    paid = pay_at_last & (action_counts > 0)
+    """`rewards`, with the row's score added at its last action where `at_last`; an empty row gets none."""
+    paid = at_last & (action_counts > 0)
     last_actions = (action_counts.cumsum(0) - 1)[paid]
     return rewards.index_add(0, last_actions, scores[paid].to(rewards.dtype))

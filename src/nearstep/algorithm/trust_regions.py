@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nearstep.algorithm.divergences import binary_kl, binary_tv, topk_kl, topk_tv
-from nearstep.algorithm.losses import probability_ratio
+from nearstep.algorithm.losses import absolute_surrogate, clipped_surrogate, probability_ratio
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,23 @@ class TrustRegion(Protocol):
 
 
 @dataclass(frozen=True)
+class LoggedLoss:
+    """What is logged of a region whose objective has a value of its own; its gradient is not changed by it."""
+
+    loss: Float[Tensor, " actions"]  # loss/policy_avg
+    absolute: Float[Tensor, " actions"]  # loss/policy_abs
+    ratio: Float[Tensor, " actions"]  # val/ratio_clamped: the ratio as the objective holds it
+
+
+@runtime_checkable
+class LogsOwnLoss(Protocol):
+    """A region whose objective differs in value from the importance-weighted policy gradient, which is logged else."""
+
+    def logged(self, ratio: Float[Tensor, " actions"], advantages: Float[Tensor, " actions"]) -> LoggedLoss:
+        """The objective's value at ratios to the anchor, as a loss."""
+
+
+@dataclass(frozen=True)
 class Clip:
     """PPO's clipping (1707.06347, eq. 7) as a mask: its gradient is zero exactly where this is false."""
 
@@ -58,6 +75,14 @@ class Clip:
         if self.dual is not None:
             too_low = too_low | ((advantages < 0) & (ratio > self.dual))
         return ~(too_high | too_low)
+
+    def logged(self, ratio: Float[Tensor, " actions"], advantages: Float[Tensor, " actions"]) -> LoggedLoss:
+        """PPO's own loss, which is flat where its gradient is 0."""
+        return LoggedLoss(
+            clipped_surrogate(ratio, advantages, low=self.low, high=self.high, dual=self.dual),
+            absolute_surrogate(ratio, advantages, low=self.low, high=self.high),
+            ratio.clamp(1 - self.low, 1 + self.high),
+        )
 
 
 @dataclass(frozen=True)

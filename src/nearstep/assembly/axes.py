@@ -1,18 +1,39 @@
-"""Which object stands for each name on the axes of the algorithm."""
+"""Which object stands on each axis of the algorithm: the user's own, one from a file, or the one that a name means."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 
+from nearstep.algorithm.advantage_rules import GAE, Advantage, AgainstGroup, DiscountedReturn
+from nearstep.algorithm.aggregation import LossAggregation, SequenceMean, SequenceSum, TokenMean, TokenSum
+from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, KLController, ScheduledKL
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TopKKL, TopKTV, TrustRegion, Unbounded
-from nearstep.common.errors import ConfigError, shorten
-from nearstep.common.plugins import load_object
+from nearstep.assembly.axis_checks import (
+    fitting_advantage,
+    fitting_aggregation,
+    fitting_kl_controller,
+    fitting_schedule,
+    fitting_trust_region,
+    require_no_critic_phase,
+)
+from nearstep.common.errors import ConfigError
+from nearstep.common.plugins import load_object, made
+from nearstep.config.axes import (
+    AdvantageName,
+    CriticScheduleName,
+    KLControllerName,
+    LossAggregationName,
+    TrustRegionName,
+)
 from nearstep.config.ppo import PPOConfig
-from nearstep.config.ppo_rules import DIVERGENCES
+from nearstep.config.ppo_rules import critic_schedule_name, kl_controller_name, may_have_kl_penalty
 from nearstep.training.schedules import CriticSchedule, Decoupled, Joint, PolicyOnly, WarmUp
 
 TV_THRESHOLD, KL_THRESHOLD = 0.15, 0.05  # 2602.04879, sanity test
-DIVERGENCE_RATIO_CAP = 20.0
+DIVERGENCE_REGIONS = (BinaryTV, BinaryKL, TopKTV, TopKKL)
+DIVERGENCE_RATIO_LIMIT = 20.0
 
-_REGIONS: dict[str, Callable[[PPOConfig], TrustRegion]] = {
+# Every name of config.axes has its line here; a test compares the two.
+TRUST_REGIONS: Mapping[TrustRegionName, Callable[[PPOConfig], TrustRegion]] = {
     "clip": lambda c: Clip(c.cliprange, c.cliprange if c.cliprange_high is None else c.cliprange_high, c.dual_clip),
     "binary_tv": lambda c: BinaryTV(*_thresholds(c, TV_THRESHOLD)),
     "binary_kl": lambda c: BinaryKL(*_thresholds(c, KL_THRESHOLD)),
@@ -20,44 +41,177 @@ _REGIONS: dict[str, Callable[[PPOConfig], TrustRegion]] = {
     "topk_kl": lambda c: TopKKL(*_thresholds(c, KL_THRESHOLD), c.divergence_top_k),
     "unbounded": lambda _: Unbounded(),
 }
+ADVANTAGES: Mapping[AdvantageName, Callable[[PPOConfig], Advantage]] = {
+    "gae": lambda c: GAE(
+        c.gamma, c.lam, c.lam_length_alpha, c.lam_critic, warmup_updates=c.vf_warmup_updates, warmup_lam=c.vf_warmup_lam
+    ),
+    "group_mean": lambda _: AgainstGroup("group_mean"),
+    "group_normalized": lambda _: AgainstGroup("group_normalized"),
+    "leave_one_out": lambda _: AgainstGroup("leave_one_out"),
+    "batch_normalized": lambda c: DiscountedReturn(c.gamma),
+}
+KL_CONTROLLERS: Mapping[KLControllerName, Callable[[PPOConfig], KLController]] = {
+    "fixed": lambda c: FixedKL(c.kl_coef),
+    "adaptive": lambda c: AdaptiveKL(c.kl_coef, c.kl_target or 0.0, c.kl_horizon),
+    "scheduled": lambda c: ScheduledKL(c.kl_coef, c.kl_coef_final or 0.0, c.kl_schedule),
+}
+CRITIC_SCHEDULES: Mapping[CriticScheduleName, Callable[[PPOConfig, int], CriticSchedule]] = {
+    "joint": lambda c, _: Joint(c.num_ppo_epochs),
+    "decoupled": lambda c, updates: Decoupled(c.num_ppo_epochs, c.num_vf_epochs, c.vf_update_frequency, updates),
+}
+LOSS_AGGREGATIONS: Mapping[LossAggregationName, Callable[[PPOConfig], LossAggregation]] = {
+    "token_mean": lambda _: TokenMean(),
+    "sequence_mean": lambda _: SequenceMean(),
+    "sequence_sum": lambda _: SequenceSum(),
+    "sequence_sum_norm": lambda c: SequenceSum(c.response_length),
+    "token_sum": lambda _: TokenSum(),
+}
 
 
-def trust_region(config: PPOConfig) -> TrustRegion:
-    """The region that the settings name, or the user's own. Raises ConfigError for an object that is none."""
-    if config.trust_region in _REGIONS:
-        return _REGIONS[config.trust_region](config)
-    region = load_object(config.trust_region, kind="trust region", error=ConfigError)
-    if not isinstance(region, TrustRegion):
+@dataclass(frozen=True)
+class OwnAxes:
+    """The objects that the user passed in Python; None where the settings choose."""
+
+    trust_region: object = None
+    advantage: object = None
+    kl_controller: object = None
+    critic_schedule: object = None
+    loss_aggregation: object = None
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The choice on each axis, checked."""
+
+    trust_region: TrustRegion
+    ratio_limit: float | None  # largest importance weight of a token
+    advantage: Advantage
+    whiten_advantages: bool
+    kl_controller: KLController
+    kl_penalty: bool  # whether the KL may cost something in some update
+    critic_schedule: CriticSchedule
+    loss_aggregation: LossAggregation
+    notes: tuple[str, ...]  # what the user should know of objects of their own
+
+
+def choose_axes(config: PPOConfig, own: OwnAxes, updates: int) -> Axes:
+    """Every axis by the user's object, else by the settings. Raises ConfigError for what does not fit."""
+    region = trust_region(config, own.trust_region)
+    rule = advantage(config, own.advantage)
+    controller = kl_controller(config, own.kl_controller, updates)
+    schedule = critic_schedule(config, own.critic_schedule, rule, updates)
+    aggregation = loss_aggregation(config, own.loss_aggregation)
+    if config.ratio_level == "sequence" and isinstance(region, DIVERGENCE_REGIONS):
         raise ConfigError(
-            f"trust region {config.trust_region!r} is {shorten(region)}; it needs top_k and inside(now, old, "
-            "advantages)"
+            f"trust region {type(region).__name__} compares distributions of single tokens: with ratio_level = "
+            "sequence use Clip or Unbounded"
         )
-    return region
+    if own.kl_controller is not None:
+        _require_kl(config)
+    return Axes(
+        trust_region=region,
+        ratio_limit=ratio_limit(config, region),
+        advantage=rule,
+        whiten_advantages=whitens(config, rule),
+        kl_controller=controller,
+        kl_penalty=may_have_kl_penalty(config) or own.kl_controller is not None,
+        critic_schedule=schedule,
+        loss_aggregation=aggregation,
+        notes=tuple(
+            f"{name} is an object of your own: {type(found).__name__}."
+            for name, found in vars(own).items()
+            if found is not None
+        ),
+    )
 
 
-def ratio_cap(config: PPOConfig) -> float | None:
-    """The largest importance weight: as given, else 20 for divergences and none for the others."""
-    if config.ratio_cap is None and config.trust_region in DIVERGENCES:
-        return DIVERGENCE_RATIO_CAP
+def trust_region(config: PPOConfig, own: object = None) -> TrustRegion:
+    """How far a step may go. Raises ConfigError for an object that is no trust region."""
+    if own is None and config.trust_region in TRUST_REGIONS:
+        return TRUST_REGIONS[config.trust_region](config)
+    return fitting_trust_region(*_own("trust region", "trust_region", config, config.trust_region, own))
+
+
+def ratio_limit(config: PPOConfig, region: TrustRegion) -> float | None:
+    """The largest importance weight: ratio_cap if given, else 20 for divergences and none for the others."""
+    if config.ratio_cap is None and isinstance(region, DIVERGENCE_REGIONS):
+        return DIVERGENCE_RATIO_LIMIT
     return config.ratio_cap
 
 
-def schedule(config: PPOConfig, updates: int) -> CriticSchedule:
-    """When policy and critic train."""
-    if config.advantage != "gae":
-        return PolicyOnly(config.num_ppo_epochs)
-    if config.critic == "joint":
-        chosen: CriticSchedule = Joint(config.num_ppo_epochs)
-        epochs = config.num_ppo_epochs
+def advantage(config: PPOConfig, own: object = None) -> Advantage:
+    """Which action deserves what. Raises ConfigError for an object that is no rule for it."""
+    if own is None and config.advantage in ADVANTAGES:
+        return ADVANTAGES[config.advantage](config)
+    found, what = _own("advantage", "advantage", config, config.advantage, own)
+    return fitting_advantage(found, what, config.num_generations)
+
+
+def whitens(config: PPOConfig, rule: Advantage) -> bool:
+    """Whether advantages are whitened: as given, else where there is a critic, and for batch_normalized."""
+    if config.whiten_advantages is not None:
+        return config.whiten_advantages
+    return rule.needs_critic or config.advantage == "batch_normalized"
+
+
+def kl_controller(config: PPOConfig, own: object, updates: int) -> KLController:
+    """What the KL to the reference costs. Raises ConfigError for an object that is no controller."""
+    name = kl_controller_name(config)
+    if own is None and name in KL_CONTROLLERS:
+        return KL_CONTROLLERS[name](config)
+    found, what = _own("KL controller", "kl_controller", config, name, own)
+    return fitting_kl_controller(found, what, updates)
+
+
+def critic_schedule(config: PPOConfig, own: object, rule: Advantage, updates: int) -> CriticSchedule:
+    """When policy and critic train. Raises ConfigError for an object that is no schedule, or trains what is not there."""
+    name = critic_schedule_name(config)
+    epochs = config.num_ppo_epochs if name == "joint" else config.num_vf_epochs
+    if own is None and name in CRITIC_SCHEDULES:
+        if not rule.needs_critic:
+            return PolicyOnly(config.num_ppo_epochs)
+        chosen = CRITIC_SCHEDULES[name](config, updates)
     else:
-        chosen = Decoupled(config.num_ppo_epochs, config.num_vf_epochs, config.vf_update_frequency, updates)
-        epochs = config.num_vf_epochs
+        found, what = _own("critic schedule", "critic_schedule", config, name, own)
+        chosen = fitting_schedule(found, what, updates)
+        if not rule.needs_critic:
+            require_no_critic_phase(chosen, what, f"advantage {type(rule).__name__}", updates)
+            return chosen
     return WarmUp(chosen, config.vf_warmup_updates, epochs) if config.vf_warmup_updates else chosen
 
 
-def vf_learning_rate(config: PPOConfig) -> float:
+def loss_aggregation(config: PPOConfig, own: object = None) -> LossAggregation:
+    """How token losses add up. Raises ConfigError for an object that is no aggregation."""
+    if own is None and config.loss_aggregation in LOSS_AGGREGATIONS:
+        return LOSS_AGGREGATIONS[config.loss_aggregation](config)
+    return fitting_aggregation(*_own("loss aggregation", "loss_aggregation", config, config.loss_aggregation, own))
+
+
+def critic_learning_rate(config: PPOConfig) -> float:
     """Peak step size of the critic."""
     return config.learning_rate if config.vf_learning_rate is None else config.vf_learning_rate
+
+
+def _own(kind: str, setting: str, config: PPOConfig, name: str, own: object) -> tuple[object, str]:
+    """The user's object and what messages call it: the one that was passed, else the one in the file.
+
+    Raises ConfigError where both are given, or the file has none.
+    """
+    if own is None:
+        return load_object(name, kind=kind, error=ConfigError), f"{kind} {name!r}"
+    said = vars(config)[setting]
+    if said != next(field.default for field in fields(config) if field.name == setting):
+        raise ConfigError(f"{setting}: an object was passed, and the settings say {setting} = {said}: give one")
+    found = made(own, setting, ConfigError)
+    return found, f"{kind} {type(found).__name__}"
+
+
+def _require_kl(config: PPOConfig) -> None:
+    """What the settings' own rules say of kl_coef holds for a controller that was passed as an object."""
+    if config.measure_kl is False:
+        raise ConfigError("kl_controller: a KL penalty needs the KL, and measure_kl = false: leave one of the two out")
+    if config.kl_in == "loss" and config.kl_estimator == "k1":
+        raise ConfigError("kl_in = loss needs kl_estimator = k2 or k3: the gradient of k1 is 0 on average")
 
 
 def _thresholds(config: PPOConfig, default: float) -> tuple[float, float]:

@@ -45,6 +45,11 @@ class RunInputs:
     eval_dataset: object = None
     peft_config: Any = None
     callbacks: Sequence[object] = ()
+    trust_region: object = None  # the axes: objects of their protocols, or classes to be made without arguments
+    advantage: object = None
+    kl_controller: object = None
+    critic_schedule: object = None
+    loss_aggregation: object = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,13 @@ def build_models(
     specs: Sequence[RewardSpec],
     tokenizer: PreTrainedTokenizerBase,
     backend: Backend,
+    *,
+    needs_critic: bool,
+    kl_penalty: bool,
 ) -> BuiltModels:
     """Load and prepare every model. Raises ModelError for one that cannot play its role."""
     _check_distinct(inputs)
-    _check_critic(config, inputs)
+    _check_critic(config, inputs, needs_critic=needs_critic)
     notes: list[str] = []
     dtype = DTYPES[config.dtype]
 
@@ -96,10 +104,10 @@ def build_models(
     )
     loaded = [load_reward_model(entry, options) for entry in specs]
     first = loaded[0] if loaded else None
-    separate = config.advantage == "gae" and config.critic_trunk == "separate"
+    separate = needs_critic and config.critic_trunk == "separate"
     critic = _critic(config, inputs, plain, first, tokenizer, notes) if separate else None
     model = backend.place(_adapted(plain, config, inputs))
-    if config.advantage == "gae" and config.critic_trunk == "adapter":
+    if needs_critic and config.critic_trunk == "adapter":
         critic = _critic_under_adapters(config, inputs, model, tokenizer, notes)
     policy = make_policy(model, autocast=config.bf16, checkpointing=config.gradient_checkpointing)
     sources = make_sources(
@@ -109,13 +117,13 @@ def build_models(
         TokenizerIdentity.of(tokenizer),
         options,
     )
-    reference = _reference(config, inputs, policy, backend, notes)
+    reference = _reference(config, inputs, policy, backend, notes, kl_penalty=kl_penalty)
     kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=config.bf16)
     notes.append(f"Attention over packed rows: {kernel.value}.")
     value = None
     if critic is not None:
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
-    elif config.advantage == "gae":
+    elif needs_critic:
         value = value_head(policy, _pad(tokenizer))
         notes.append("The critic is a head of zeros on the policy's trunk.")
     names = ModelOrigins(
@@ -139,14 +147,13 @@ def _check_distinct(inputs: RunInputs) -> None:
                 )
 
 
-def _check_critic(config: PPOConfig, inputs: RunInputs) -> None:
+def _check_critic(config: PPOConfig, inputs: RunInputs, *, needs_critic: bool) -> None:
     """A critic can be passed only where it has a model of its own."""
     if inputs.value_model is None:
         return
-    if config.advantage != "gae":
-        raise ModelError(
-            f"value_model: advantage = {config.advantage} has no critic; leave it out, or use advantage = gae"
-        )
+    if not needs_critic:
+        rule = config.advantage if inputs.advantage is None else type(inputs.advantage).__name__
+        raise ModelError(f"value_model: advantage = {rule} has no critic; leave it out, or use advantage = gae")
     if config.critic_trunk != "separate":
         raise ModelError(
             f"value_model: with critic_trunk = {config.critic_trunk} the critic is made from the policy's weights; "
@@ -216,14 +223,14 @@ def _pad(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def _reference(
-    config: PPOConfig, inputs: RunInputs, policy: Policy, backend: Backend, notes: list[str]
+    config: PPOConfig, inputs: RunInputs, policy: Policy, backend: Backend, notes: list[str], *, kl_penalty: bool
 ) -> Reference | None:
     """The reference as given, else the policy with its adapters off, else a frozen copy of the policy as it starts.
 
     None where no KL is measured.
     """
     given = inputs.ref_model if inputs.ref_model is not None else config.ref_model_path
-    if config.measure_kl is False or (config.measure_kl is None and config.kl_coef == 0 and given is None):
+    if config.measure_kl is False or (config.measure_kl is None and not kl_penalty and given is None):
         if inputs.ref_model is not None:
             raise ModelError("ref_model: with measure_kl = false nothing would read it; leave one of the two out")
         notes.append("No KL is measured: kl_coef = 0, so no reference is loaded (measure_kl = true measures it).")

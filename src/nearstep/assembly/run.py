@@ -7,7 +7,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.assembly.axes import ratio_cap, schedule, trust_region, vf_learning_rate
+from nearstep.assembly.axes import OwnAxes, choose_axes, critic_learning_rate
 from nearstep.assembly.models import BuiltModels, RunInputs, build_models, policy_of
 from nearstep.checkpoint.export import Checkpoint
 from nearstep.config.ppo import PPOConfig
@@ -55,9 +55,13 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     inputs = inputs or RunInputs()
     checked = _check_inputs(config, inputs)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
-    chosen = build_models(config, inputs, checked.specs, checked.tokenizer, backend)
+    axes = choose_axes(config, _own_axes(inputs), batch.updates)
+    chosen = build_models(
+        config, inputs, checked.specs, checked.tokenizer, backend,
+        needs_critic=axes.advantage.needs_critic, kl_penalty=axes.kl_penalty,
+    )  # fmt: skip
     models = chosen.models
-    learners = make_learners(models, config, vf_learning_rate(config), batch.updates)
+    learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
     callbacks = Callbacks(
         config, inputs.callbacks, model=models.policy.model, processing_class=checked.tokenizer,
         total_updates=batch.updates, optimizer=learners.policy.optimizer, lr_scheduler=learners.policy.schedule,
@@ -65,12 +69,9 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         world_size=backend.world_size,
     )  # fmt: skip
     rewards = Rewards(
-        chosen.sources,
-        checked.tokenizer,
-        weights=config.reward_weights,
-        on_error=on_error(config),
+        chosen.sources, checked.tokenizer, weights=config.reward_weights, on_error=on_error(config),
         state=lambda: callbacks.state,
-    )
+    )  # fmt: skip
     settings = _generation(config, checked.stops)
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
@@ -85,9 +86,13 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         engine=TransformersEngine(settings),
         sampling=settings.sampling,
         rewards=rewards,
-        trust_region=trust_region(config),
-        ratio_cap=ratio_cap(config),
-        schedule=schedule(config, batch.updates),
+        trust_region=axes.trust_region,
+        ratio_limit=axes.ratio_limit,
+        advantage=axes.advantage,
+        whiten_advantages=axes.whiten_advantages,
+        kl_controller=axes.kl_controller,
+        loss_aggregation=axes.loss_aggregation,
+        schedule=axes.critic_schedule,
         learners=learners,
         backend=backend,
         clock=clock,
@@ -100,8 +105,18 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
             _card(config, chosen, rewards, run_prompts, reporter), reporter.saved,
         ),
         evaluate=evaluator.evaluate,
-        introduction="\n".join([run_prompts.introduction(), *prompts.notes(), *chosen.notes]),
+        introduction="\n".join([run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes]),
     )  # fmt: skip
+
+
+def _own_axes(inputs: RunInputs) -> OwnAxes:
+    return OwnAxes(
+        trust_region=inputs.trust_region,
+        advantage=inputs.advantage,
+        kl_controller=inputs.kl_controller,
+        critic_schedule=inputs.critic_schedule,
+        loss_aggregation=inputs.loss_aggregation,
+    )
 
 
 def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:

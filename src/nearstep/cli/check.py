@@ -20,14 +20,15 @@ class CheckOptions(Settings):
     """Settings of the check."""
 
     object: str | None = option(None, "what to check: path/to/file.py:Name")
-    kind: Literal["auto", "trust_region", "reward", "engine", "critic_schedule", "backend"] = option(
-        "auto", "what it shall be; auto tells it from its members"
-    )
+    kind: Literal[
+        "auto", "trust_region", "advantage", "kl_controller", "critic_schedule", "loss_aggregation", "reward", "engine",
+        "backend",
+    ] = option("auto", "what it shall be; auto tells it from its members")  # fmt: skip
     skip: tuple[str, ...] = option((), "laws that it is not held to, by name; those that training relies on stay")
     rows: str | None = option(
         None, "reward: samples to score, a jsonl file of objects with prompt, completion and the columns it reads"
     )
-    updates: int = option(100, "critic_schedule: length of the run in updates", at_least=1)
+    updates: int = option(100, "critic_schedule, kl_controller: length of the run in updates", at_least=1)
 
     def problems(self) -> Iterator[Problem]:
         """Places that are not there."""
@@ -63,6 +64,12 @@ def _check(found: object, options: CheckOptions) -> "CheckResult":
     match kind_of(thing) if options.kind == "auto" else options.kind:
         case "trust_region":
             return testing.check_trust_region(thing, skip=options.skip)
+        case "advantage":
+            return testing.check_advantage(thing, skip=options.skip)
+        case "kl_controller":
+            return testing.check_kl_controller(thing, updates=options.updates, skip=options.skip)
+        case "loss_aggregation":
+            return testing.check_loss_aggregation(thing, skip=options.skip)
         case "reward":
             rows = {} if options.rows is None else {"rows": _rows(Path(options.rows))}
             return testing.check_reward(thing, skip=options.skip, **rows)

@@ -1,40 +1,42 @@
 """Which settings clash, and which have no effect beside others."""
 
-import difflib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from nearstep.config.axes import (
+    ADVANTAGES,
+    CRITIC_SCHEDULES,
+    DIVERGENCES,
+    GROUP_RULES,
+    KL_CONTROLLERS,
+    LOSS_AGGREGATIONS,
+    TRUST_REGIONS,
+    is_own,
+    name_problems,
+)
 from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
 from nearstep.config.rewards import reward_problems, reward_remarks
+from nearstep.config.sections import AllSettings, KLSettings, PolicySettings
 from nearstep.config.settings import Problem, without_effect
 
-if TYPE_CHECKING:
-    from nearstep.config.ppo import PPOConfig
-
-DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
 CRITIC_SETTINGS = (
-    "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_trunk",
+    "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_schedule", "critic_trunk",
     "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency", "vf_warmup_updates",
     "vf_warmup_lam", "lam_length_alpha",
 )  # fmt: skip
-TRUST_REGIONS = ("clip", *DIVERGENCES, "unbounded")
 
 
-def clashes(config: "PPOConfig") -> Iterator[Problem]:
+def clashes(config: AllSettings) -> Iterator[Problem]:
     """Settings that contradict each other. Types and limits are checked before."""
     yield from data_problems(config)
     yield from prompt_problems(config, config.dataset_name, config.total_episodes)
     yield from reward_problems(config)
     yield from _stop_problems(config)
     yield from _batch_problems(config)
+    yield from _axis_problems(config)
     yield from _kl_problems(config)
     yield from _region_problems(config)
     yield from _critic_problems(config)
-    if config.advantage in ("group_mean", "group_normalized", "leave_one_out") and config.num_generations < 2:
-        yield Problem(
-            f"advantage = {config.advantage} compares responses to one prompt: num_generations must be at least 2",
-            ("advantage", "num_generations"),
-        )
+    yield from _advantage_problems(config)
     if config.bf16 and config.dtype == "float64":
         yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
     if config.decode_graphs and config.use_cpu:
@@ -43,7 +45,7 @@ def clashes(config: "PPOConfig") -> Iterator[Problem]:
         )
 
 
-def remarks(config: "PPOConfig") -> Iterator[str]:
+def remarks(config: AllSettings) -> Iterator[str]:
     """Settings without effect, and one whose effect surprises."""
     if config.stop_token is None and config.stop_token_id is None:
         yield "without a stop token all response_length tokens of a response are scored and trained on"
@@ -51,6 +53,8 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
     limits = (config.importance_cap, config.importance_floor)
+    adaptive, adapts = ("kl_target", "kl_horizon"), kl_controller_name(config) == "adaptive"
+    course, has_course = ("kl_coef_final", "kl_schedule"), kl_controller_name(config) == "scheduled"
     yield from reward_remarks(config)
     yield from prompt_remarks(config, config.dataset_name)
     yield from _critic_remarks(config)
@@ -70,11 +74,12 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
             not config.trust_region.startswith("topk"),
             ("divergence_top_k",),
         ),
-        (f"with advantage = {config.advantage}", config.advantage != "gae", CRITIC_SETTINGS),
+        (f"with advantage = {config.advantage}", _no_critic(config), CRITIC_SETTINGS),
+        (f"with advantage = {config.advantage}", config.advantage in GROUP_RULES, ("gamma",)),
         (
             f"with advantage = {config.advantage}",
-            config.advantage not in ("gae", "batch_normalized"),
-            ("gamma", "whiten_advantages"),
+            is_own(config.advantage),
+            ("gamma", "lam", "lam_critic", "lam_length_alpha", "vf_warmup_lam"),
         ),
         (
             "with anchor = sampled",
@@ -87,8 +92,12 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
             ("importance_rule",),
         ),
         ("without overlong_buffer", config.overlong_buffer is None, ("overlong_penalty",)),
-        ("with kl_coef = 0", config.kl_coef == 0, ("kl_in",)),
+        ("with kl_coef = 0", not may_have_kl_penalty(config), ("kl_in",)),
         ("without kl_target", config.kl_target is None, ("kl_horizon",)),
+        ("without kl_coef_final", config.kl_coef_final is None, ("kl_schedule",)),
+        (f"with kl_controller = {config.kl_controller}", not adapts and config.kl_target is not None, adaptive),
+        (f"with kl_controller = {config.kl_controller}", not has_course and config.kl_coef_final is not None, course),
+        (f"with kl_controller = {config.kl_controller}", is_own(config.kl_controller), ("kl_coef",)),
         ("with measure_kl = false", config.measure_kl is False, ("ref_model_path", "kl_estimator")),
         ("with one epoch", config.num_ppo_epochs == 1, ("early_stop_kl",)),
         ("without save_steps", config.save_steps is None, ("save_total_limit",)),
@@ -96,7 +105,7 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
     )
 
 
-def _critic_remarks(config: "PPOConfig") -> Iterator[str]:
+def _critic_remarks(config: AllSettings) -> Iterator[str]:
     decoupled = ("num_vf_epochs", "vf_update_frequency")
     yield from without_effect(
         config,
@@ -105,16 +114,20 @@ def _critic_remarks(config: "PPOConfig") -> Iterator[str]:
             config.advantage == "gae" and config.vf_warmup_updates == 0,
             ("vf_warmup_lam",),
         ),
-        ("with critic = joint", config.critic == "joint" and config.advantage == "gae", decoupled),
+        (
+            "with critic = joint",
+            critic_schedule_name(config) == "joint" and not _no_critic(config),
+            decoupled,
+        ),
         (
             "with critic = decoupled, whose loss has an optimizer of its own",
-            config.critic == "decoupled",
+            critic_schedule_name(config) == "decoupled",
             ("vf_coef",),
         ),
     )
 
 
-def _stop_problems(config: "PPOConfig") -> Iterator[Problem]:
+def _stop_problems(config: AllSettings) -> Iterator[Problem]:
     stops = ("stop_token", "stop_token_id")
     if config.stop_token not in (None, "eos") and config.stop_token_id is not None:
         yield Problem("stop_token and stop_token_id both say what ends a response: give one", stops)
@@ -141,22 +154,83 @@ def _stop_problems(config: "PPOConfig") -> Iterator[Problem]:
         )
 
 
-def _kl_problems(config: "PPOConfig") -> Iterator[Problem]:
-    if config.kl_in == "loss" and config.kl_coef > 0 and config.kl_estimator == "k1":
+def kl_controller_name(config: KLSettings) -> str:
+    """What moves kl_coef, where `auto` says: by what else is set."""
+    if config.kl_controller != "auto":
+        return config.kl_controller
+    if config.kl_target is not None:
+        return "adaptive"
+    return "fixed" if config.kl_coef_final is None else "scheduled"
+
+
+def may_have_kl_penalty(config: KLSettings) -> bool:
+    """Whether the KL to the reference may cost something in some update of the run."""
+    name = kl_controller_name(config)
+    return config.kl_coef > 0 or is_own(name) or (name == "scheduled" and (config.kl_coef_final or 0) > 0)
+
+
+def critic_schedule_name(config: AllSettings) -> str:
+    """When policy and critic train: critic_schedule, else critic."""
+    return config.critic if config.critic_schedule is None else config.critic_schedule
+
+
+def _no_critic(config: AllSettings) -> bool:
+    """Whether the rule for advantages is known to need none; one of the user's says so itself, when it is loaded."""
+    return config.advantage != "gae" and not is_own(config.advantage)
+
+
+def _axis_problems(config: AllSettings) -> Iterator[Problem]:
+    yield from name_problems("trust_region", config.trust_region, TRUST_REGIONS)
+    yield from name_problems("advantage", config.advantage, ADVANTAGES)
+    yield from name_problems("kl_controller", config.kl_controller, KL_CONTROLLERS)
+    yield from name_problems("critic_schedule", critic_schedule_name(config), CRITIC_SCHEDULES)
+    yield from name_problems("loss_aggregation", config.loss_aggregation, LOSS_AGGREGATIONS)
+    if config.critic == "decoupled" and config.critic_schedule not in (None, "decoupled"):
+        yield Problem(
+            f"critic = decoupled and critic_schedule = {config.critic_schedule} both say when the critic trains: "
+            "give one",
+            ("critic", "critic_schedule"),
+        )
+
+
+def _advantage_problems(config: AllSettings) -> Iterator[Problem]:
+    if config.advantage in GROUP_RULES and config.num_generations < 2:
+        yield Problem(
+            f"advantage = {config.advantage} compares responses to one prompt: num_generations must be at least 2",
+            ("advantage", "num_generations"),
+        )
+    if config.advantage == "batch_normalized" and config.whiten_advantages is False:
+        yield Problem(
+            "advantage = batch_normalized is the whitened return: leave whiten_advantages out",
+            ("advantage", "whiten_advantages"),
+        )
+
+
+def _kl_problems(config: KLSettings) -> Iterator[Problem]:
+    name, penalty = kl_controller_name(config), may_have_kl_penalty(config)
+    if config.kl_in == "loss" and penalty and config.kl_estimator == "k1":
         yield Problem(
             "kl_in = loss needs kl_estimator = k2 or k3: the gradient of k1 is 0 on average", ("kl_in", "kl_estimator")
         )
-    if config.kl_target is not None and config.kl_coef == 0:
+    if name == "adaptive" and config.kl_coef == 0:
         yield Problem("kl_target adapts kl_coef by a factor, and kl_coef = 0 stays 0", ("kl_target", "kl_coef"))
-    if config.measure_kl is False and config.kl_coef > 0:
+    for controller, needed, given in (
+        ("adaptive", "kl_target", config.kl_target),
+        ("scheduled", "kl_coef_final", config.kl_coef_final),
+    ):
+        if name == controller and given is None:
+            yield Problem(f"kl_controller = {controller} needs {needed}", ("kl_controller", needed))
+    if config.kl_controller == "auto" and config.kl_target is not None and config.kl_coef_final is not None:
+        yield Problem(
+            "kl_target makes kl_coef adapt and kl_coef_final gives it a course: give one",
+            ("kl_target", "kl_coef_final"),
+        )
+    if config.measure_kl is False and penalty:
         yield Problem("a KL penalty needs the KL: set kl_coef = 0, or measure_kl = true", ("measure_kl", "kl_coef"))
 
 
-def _region_problems(config: "PPOConfig") -> Iterator[Problem]:
+def _region_problems(config: PolicySettings) -> Iterator[Problem]:
     region = config.trust_region
-    if region not in TRUST_REGIONS and ".py:" not in region:
-        near = difflib.get_close_matches(region, TRUST_REGIONS, n=1) or [", ".join(TRUST_REGIONS)]
-        yield Problem(f"trust_region = {region!r} is unknown; did you mean {near[0]}?", ("trust_region",))
     if config.ratio_level == "sequence" and region in DIVERGENCES:
         yield Problem(
             f"trust_region = {region} compares distributions of single tokens: with ratio_level = sequence use clip "
@@ -170,9 +244,9 @@ def _region_problems(config: "PPOConfig") -> Iterator[Problem]:
         )
 
 
-def _critic_problems(config: "PPOConfig") -> Iterator[Problem]:
+def _critic_problems(config: AllSettings) -> Iterator[Problem]:
     trunk = config.critic_trunk
-    if trunk == "shared" and config.critic == "decoupled" and config.advantage == "gae":
+    if trunk == "shared" and critic_schedule_name(config) == "decoupled" and not _no_critic(config):
         yield Problem(
             "critic = decoupled trains the critic apart from the policy, and with critic_trunk = shared they have one "
             "trunk: use critic = joint, or critic_trunk = separate or adapter",
@@ -186,7 +260,7 @@ def _critic_problems(config: "PPOConfig") -> Iterator[Problem]:
         )
 
 
-def _batch_problems(config: "PPOConfig") -> Iterator[Problem]:
+def _batch_problems(config: AllSettings) -> Iterator[Problem]:
     rows = config.batch_size
     if rows is not None and rows % config.num_generations != 0:
         yield Problem(

@@ -27,7 +27,7 @@ MEANINGS: dict[str, str] = {
     "the entropy of a whole response. Near 0 the policy always says the same.",
     "objective/non_score_reward": "mean over episodes of Σ −kl_coef · kl: what the KL penalty costs. At most 0, as a "
     "rule.",
-    "objective/kl_coef": "weight of the KL penalty in this update, where kl_target adapts it.",
+    "objective/kl_coef": "weight of the KL penalty in this update.",
     "reward/<name>": "mean of one part of the reward, before its weight, over the episodes where it applied.",
     "reward/<name>_std": "standard deviation of that part over the same episodes.",
     "reward/<name>_none": "share of episodes where that part did not apply (the function gave None).",

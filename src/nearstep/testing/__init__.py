@@ -3,8 +3,11 @@
 `nearstep check my_file.py:MyRegion` is the same from the command line.
 """
 
+from nearstep.testing.advantages import check_advantage
+from nearstep.testing.aggregations import check_loss_aggregation
 from nearstep.testing.backends import check_backend
 from nearstep.testing.engines import check_engine
+from nearstep.testing.kl_controllers import check_kl_controller
 from nearstep.testing.law import CheckResult
 from nearstep.testing.rewards import check_reward
 from nearstep.testing.schedules import check_critic_schedule
@@ -12,9 +15,12 @@ from nearstep.testing.trust_regions import check_trust_region
 
 __all__ = [
     "CheckResult",
+    "check_advantage",
     "check_backend",
     "check_critic_schedule",
     "check_engine",
+    "check_kl_controller",
+    "check_loss_aggregation",
     "check_reward",
     "check_trust_region",
 ]

@@ -1,4 +1,4 @@
-"""How a judged rollout becomes experience: log-probs of the reference, values, rewards, advantages, returns."""
+"""How a scored rollout becomes experience: log-probs of the reference, values, rewards, advantages, returns."""
 
 from collections.abc import Iterator
 
@@ -8,11 +8,12 @@ from torch import Tensor
 from nearstep.algorithm.kl import kl_estimate
 from nearstep.algorithm.losses import importance_weight
 from nearstep.algorithm.ragged import sum_by_row
+from nearstep.algorithm.statistics import whiten
 from nearstep.algorithm.trust_regions import TokenLogprobs
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
-from nearstep.training.credit import give_credit, judge, pay
+from nearstep.training.credit import credit_inputs, give_credit, paid_after_eos, shape_scores, token_rewards
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
 from nearstep.types import Experience, Max, Mean, Metric, Metrics, Rollout, Scores, Spread, row_groups
@@ -27,43 +28,50 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     """
     if state is None:
         state = State()
-        state.see(scores, r.config, r.backend)
+        state.begin_update()
+        state.update_score_moments(scores, r.config, r.backend)
+    config, first_row = r.config, sum(r.backend.gather(len(rollout))[: r.backend.rank])
     ref_logprobs = reference_logprobs(rollout, r)
     computed, states = before_first_step(rollout, r)
-    old, importance = anchor_logprobs(rollout, computed, r.config)
-    judged = judge(scores, rollout, r.config, state.score_moments).to(states.final.dtype)
-    kl_coef = r.config.kl_coef * state.kl_scale
-    penalty = dense_rewards(scores, rollout).to(judged.dtype)
-    if r.config.kl_in == "reward" and ref_logprobs is not None:
-        penalty = penalty - kl_coef * kl_estimate(rollout.logprobs, ref_logprobs, r.config.kl_estimator)
-    paid = pay(judged, penalty, scores.scored, rollout, r)
-    credit = give_credit(paid, states, scores.scored, rollout, r)
-    learnable = rollout.finished if r.config.mask_truncated_completions else torch.ones_like(rollout.finished)
+    old, importance = anchor_logprobs(rollout, computed, config)
+    shaped = shape_scores(scores, rollout, config, state.score_moments).to(states.final.dtype)
+    kl_coef = r.kl_controller.first() if state.kl_coef is None else state.kl_coef
+    other = dense_rewards(scores, rollout).to(shaped.dtype)
+    if config.kl_in == "reward" and ref_logprobs is not None:
+        other = other - kl_coef * kl_estimate(rollout.logprobs, ref_logprobs, config.kl_estimator)
+    paid = token_rewards(
+        shaped, other, scores.scored, rollout,
+        after_eos=paid_after_eos(rollout, config, has_critic=r.models.critic is not None),
+        whiten_with=r.backend.add_up if config.whiten_rewards else None,
+    )  # fmt: skip
+    inputs = credit_inputs(
+        paid, states, scores.scored, rollout, config, r.backend, update=state.update, first_row=first_row
+    )
+    credit = give_credit(r.advantage, inputs, has_token_rewards=scores.dense is not None)
+    advantages = credit.advantages
+    if r.whiten_advantages:
+        advantages = whiten(advantages, counted=inputs.to_actions(scores.scored), add_up=r.backend.add_up)
+    learnable = rollout.finished if config.mask_truncated_completions else torch.ones_like(rollout.finished)
+    rows = torch.arange(first_row, first_row + len(rollout), device=rollout.tokens.device)
     return Experience(
         rollout=rollout,
-        prompt_numbers=_prompt_numbers(rollout, r),
-        scores=judged,
+        prompt_numbers=rows // config.num_generations,
+        scores=shaped,
         old_logprobs=old.sampled,
         old_top=old.top,
         importance=importance,
         ref_logprobs=ref_logprobs,
         values=states.before_actions,
         rewards=paid.rewards,
-        advantages=credit.advantages,
-        returns=credit.returns,
-        final_values=credit.final_values,
+        raw_advantages=credit.advantages,
+        advantages=advantages,
+        returns=credit.advantages if credit.targets is None else credit.targets,
+        final_values=inputs.final_values,
         final_returns=paid.final_rewards,
         train_final=paid.after_eos,
         trained=scores.scored & learnable,
         kl_coef=kl_coef,
     )
-
-
-def _prompt_numbers(rollout: Rollout, r: Recipe) -> Tensor:
-    """Which prompt of the batch each row answers: every prompt is played num_generations times in a row."""
-    before = sum(r.backend.gather(len(rollout))[: r.backend.rank])
-    rows = torch.arange(before, before + len(rollout), device=rollout.tokens.device)
-    return rows // r.config.num_generations
 
 
 def dense_rewards(scores: Scores, rollout: Rollout) -> Tensor:
@@ -137,27 +145,25 @@ def _parts(rollout: Rollout, r: Recipe) -> Iterator[Rollout]:
 
 def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     """The metrics of a rollout as they stand before the update; `reports/metrics.py` says what they mean."""
-    rollout, config = experience.rollout, r.config
+    rollout = experience.rollout
     counts, scored = rollout.action_counts, scores.scored
     non_score, of_kl = _describe_kl(experience, r)
-    judged = scores.with_dense(experience.scores, rollout)
+    shaped = scores.with_dense(experience.scores, rollout)
     metrics: dict[str, Metric] = {
         **of_kl,
         "objective/entropy": Mean.of(sum_by_row(-rollout.logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),
-        "objective/rlhf_reward": Mean.of((non_score + judged)[scored]),
-        "objective/scores": Mean.of(judged[scored]),
+        "objective/rlhf_reward": Mean.of((non_score + shaped)[scored]),
+        "objective/scores": Mean.of(shaped[scored]),
         "objective/scores_raw": Mean.of(scores.with_dense(scores.total, rollout)[scored]),
-        "objective/score_spread": Spread.of(judged[scored]),
+        "objective/score_spread": Spread.of(shaped[scored]),
         "response/length_mean": Mean.of(counts.float()),
         "response/length_max": Max.of(counts.float()),
         "response/truncated": Mean.of((~rollout.finished).float()),
         "response/left_out": Mean.of((~experience.trained).float()),
         "val/num_eos_tokens": Mean.of(rollout.finished.float()),
-        "val/advantage_spread": Spread.of(experience.returns - experience.values),
+        "val/advantage_spread": Spread.of(experience.raw_advantages),
     }
-    if config.kl_target is not None:
-        metrics["objective/kl_coef"] = Max.of(torch.tensor([experience.kl_coef]))
     if r.models.critic is not None:
         metrics["critic/return"] = Spread.of(experience.returns)
         metrics["critic/residual"] = Spread.of(experience.returns - experience.values)
@@ -176,6 +182,7 @@ def _describe_kl(experience: Experience, r: Recipe) -> tuple[Tensor, dict[str, M
         "objective/kl": Mean.of(of_rows),
         "objective/kl_per_token": Mean.of(kl),
         "objective/kl_k3": Mean.of(sum_by_row(k3, rollout.action_counts)),
+        "objective/kl_coef": Max.of(torch.tensor([experience.kl_coef])),
     }
 
 

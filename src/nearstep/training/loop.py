@@ -17,14 +17,14 @@ def train(r: Recipe, state: State) -> None:
             rollout = generate(r.engine, prompts, early, top_k=r.trust_region.top_k)  # 1 sample
         with r.clock("score"):
             scores = r.rewards(prompts, rollout, early)  # 2 judge
-            state.see(scores, r.config, r.backend)
+            state.update_score_moments(scores, r.config, r.backend)
         with r.clock("experience"):
             experience = make_experience(rollout, scores, r, state)  # 3 annotate
         with r.clock("update"):
             phases = r.schedule.phases(state.update)
             metrics, steps = update(experience, phases, r)  # 4 improve
         state.end_update(r.batch, steps)
-        state.adapt_kl(experience, r.config, r.backend)
+        state.update_kl_coef(experience, r.kl_controller, r.config.kl_estimator, r.batch, r.backend)
         wishes = r.report.step(
             state, prompts, experience, scores, describe(experience, scores, r) + metrics
         )  # 5 report

@@ -2,22 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from nearstep.algorithm.aggregation import token_weights
-from nearstep.algorithm.kl import kl_estimate
+from nearstep.algorithm.aggregation import LossAggregation
+from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.algorithm.losses import (
-    absolute_surrogate,
     clip_values,
-    clipped_surrogate,
     policy_loss,
     probability_ratio,
     sequence_anchor,
     value_loss,
 )
-from nearstep.algorithm.trust_regions import Clip, TokenLogprobs
+from nearstep.algorithm.trust_regions import LogsOwnLoss, TokenLogprobs, TrustRegion
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
 from nearstep.training.recipe import Recipe
@@ -33,6 +32,27 @@ class Divisors:
     critic: Tensor
 
 
+@dataclass(frozen=True)
+class PolicyTerms:
+    """What the policy's loss is made of."""
+
+    trust_region: TrustRegion
+    ratio_limit: float | None  # largest importance weight of a token
+    ratio_level: Literal["token", "sequence"]
+    aggregation: LossAggregation
+    kl_estimator: KLEstimator | None  # of the KL as a term of the loss; None where it is none
+    entropy_coef: float
+
+    @staticmethod
+    def of(r: Recipe) -> "PolicyTerms":
+        """Those of a run."""
+        config = r.config
+        return PolicyTerms(
+            r.trust_region, r.ratio_limit, config.ratio_level, r.loss_aggregation,
+            config.kl_estimator if config.kl_in == "loss" else None, config.entropy_coef,
+        )  # fmt: skip
+
+
 def losses(
     micro: Experience, phase: Phase, divisors: Divisors, r: Recipe, *, first: bool
 ) -> Iterator[tuple[Tensor, Metrics]]:
@@ -41,47 +61,49 @@ def losses(
     A model's graph is gone before the next one begins. A critic on the policy's trunk is trained in the same pass as
     the policy; where it is trained alone, only its head learns, for the trunk is the policy's.
     """
-    policy, critic, entropy = r.models.policy, r.models.critic, r.config.entropy_coef != 0
+    policy, critic, terms = r.models.policy, r.models.critic, PolicyTerms.of(r)
+    entropy, cliprange_value = terms.entropy_coef != 0, r.config.cliprange_value
     if phase.policy and phase.critic and critic is not None and r.models.one_trunk:
         now, values = rollout_logprobs_and_values(policy, critic, micro.rollout, r.sampling, entropy_gradient=entropy)
-        of_policy, policy_metrics = policy_objective(micro, now, r, first=first)
-        of_critic, critic_metrics = value_objective(micro, values, r)
+        of_policy, policy_metrics = policy_objective(micro, now, terms, first=first)
+        of_critic, critic_metrics = value_objective(micro, values, cliprange_value)
         loss = of_policy / divisors.policy + r.config.vf_coef * of_critic / divisors.critic
         yield loss, policy_metrics + critic_metrics
         return
     if phase.policy:
         now = rollout_logprobs(policy, micro.rollout, r.sampling, entropy_gradient=entropy)
-        loss, metrics = policy_objective(micro, now, r, first=first)
+        loss, metrics = policy_objective(micro, now, terms, first=first)
         yield loss / divisors.policy, metrics
     if phase.critic:
         assert critic is not None, "a phase that trains the critic needs one"
-        loss, metrics = value_objective(micro, rollout_values(critic, micro.rollout, head_only=r.models.one_trunk), r)
+        values = rollout_values(critic, micro.rollout, head_only=r.models.one_trunk)
+        loss, metrics = value_objective(micro, values, cliprange_value)
         weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
         yield weight * loss / divisors.critic, metrics
 
 
-def policy_objective(micro: Experience, now: ActionLogprobs, r: Recipe, *, first: bool) -> tuple[Tensor, Metrics]:
+def policy_objective(
+    micro: Experience, now: ActionLogprobs, terms: PolicyTerms, *, first: bool
+) -> tuple[Tensor, Metrics]:
     """Weighted sum of the policy loss over the actions of a micro-batch, of which the policy says `now`.
 
     The trust region's loss, the KL penalty where it belongs to the loss, and the entropy bonus.
     """
-    config = r.config
     fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
     old = TokenLogprobs(micro.old_logprobs, micro.old_top)
     counts = micro.rollout.action_counts
     anchor = old
-    if config.ratio_level == "sequence":
+    if terms.ratio_level == "sequence":
         anchor = TokenLogprobs(sequence_anchor(fixed.sampled, old.sampled, counts), old.top)
-    inside = r.trust_region.inside(fixed, anchor, micro.advantages)
-    loss = micro.importance * policy_loss(now.sampled, anchor.sampled, micro.advantages, inside, r.ratio_cap)
-    metrics = _policy_metrics(micro, now, anchor, inside, loss.detach(), r, first=first)
-    if config.kl_in == "loss" and micro.ref_logprobs is not None:
+    inside = terms.trust_region.inside(fixed, anchor, micro.advantages)
+    loss = micro.importance * policy_loss(now.sampled, anchor.sampled, micro.advantages, inside, terms.ratio_limit)
+    metrics = _policy_metrics(micro, now, anchor, inside, loss.detach(), terms, first=first)
+    if terms.kl_estimator is not None and micro.ref_logprobs is not None:
         # Also where the region leaves a token out: the reference holds the policy everywhere.
-        loss = loss + micro.kl_coef * kl_estimate(now.sampled, micro.ref_logprobs, config.kl_estimator)
-    if config.entropy_coef != 0:
-        loss = loss - config.entropy_coef * now.entropy
-    weights = token_weights(config.loss_aggregation, counts, config.response_length)
-    return (weights * loss).sum(), metrics
+        loss = loss + micro.kl_coef * kl_estimate(now.sampled, micro.ref_logprobs, terms.kl_estimator)
+    if terms.entropy_coef != 0:
+        loss = loss - terms.entropy_coef * now.entropy
+    return (terms.aggregation.weights(counts) * loss).sum(), metrics
 
 
 def _policy_metrics(
@@ -90,7 +112,7 @@ def _policy_metrics(
     anchor: TokenLogprobs,
     inside: Tensor,
     loss: Tensor,
-    r: Recipe,
+    terms: PolicyTerms,
     *,
     first: bool,
 ) -> Metrics:
@@ -98,14 +120,10 @@ def _policy_metrics(
     sampled, old = now.sampled.detach(), micro.old_logprobs
     ratio = probability_ratio(sampled, anchor.sampled)
     moved = (sampled.exp() - old.exp()).abs()
-    absolute, held = loss.abs(), ratio.clamp(max=torch.inf if r.ratio_cap is None else r.ratio_cap)
-    if isinstance(r.trust_region, Clip):
-        clip = r.trust_region
-        loss = micro.importance * clipped_surrogate(
-            ratio, micro.advantages, low=clip.low, high=clip.high, dual=clip.dual
-        )
-        absolute = micro.importance * absolute_surrogate(ratio, micro.advantages, low=clip.low, high=clip.high)
-        held = ratio.clamp(1 - clip.low, 1 + clip.high)
+    absolute, held = loss.abs(), ratio.clamp(max=torch.inf if terms.ratio_limit is None else terms.ratio_limit)
+    if isinstance(terms.trust_region, LogsOwnLoss):
+        logged = terms.trust_region.logged(ratio, micro.advantages)
+        loss, absolute, held = micro.importance * logged.loss, micro.importance * logged.absolute, logged.ratio
     metrics: dict[str, Metric] = {
         "loss/policy_avg": Mean.of(loss),
         "loss/policy_abs": Mean.of(absolute),
@@ -126,16 +144,16 @@ def _policy_metrics(
     return Metrics(metrics)
 
 
-def value_objective(micro: Experience, now: StateValues, r: Recipe) -> tuple[Tensor, Metrics]:
+def value_objective(micro: Experience, now: StateValues, cliprange: float) -> tuple[Tensor, Metrics]:
     """Sum of the value loss over the states before every action, and after the stop token where it is trained."""
     final = micro.train_final
     values = torch.cat([now.before_actions, now.final[final]])
     old_values = torch.cat([micro.values, micro.final_values[final]])
     returns = torch.cat([micro.returns, micro.final_returns[final]])
-    loss = value_loss(values, old_values, returns, cliprange=r.config.cliprange_value)
+    loss = value_loss(values, old_values, returns, cliprange=cliprange)
 
     fixed = values.detach()
-    clipped = clip_values(fixed, old_values, r.config.cliprange_value)
+    clipped = clip_values(fixed, old_values, cliprange)
     bound = (clipped - returns).square() > (fixed - returns).square()
     metrics = {"loss/value_avg": Mean.of(loss), "val/clipfrac_avg": Mean.of(bound.float())}
     return loss.sum(), Metrics(metrics)

@@ -6,6 +6,9 @@ from typing import Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
 
+from nearstep.algorithm.advantage_rules import Advantage
+from nearstep.algorithm.aggregation import LossAggregation
+from nearstep.algorithm.kl_controllers import KLController
 from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.checkpoint.export import Checkpoint
 from nearstep.config.ppo import PPOConfig
@@ -44,7 +47,11 @@ class Recipe:
     sampling: Sampling
     rewards: RewardModule
     trust_region: TrustRegion
-    ratio_cap: float | None  # largest importance weight of a token
+    ratio_limit: float | None  # largest importance weight of a token
+    advantage: Advantage
+    whiten_advantages: bool
+    kl_controller: KLController
+    loss_aggregation: LossAggregation
     schedule: CriticSchedule
     learners: Learners
     backend: Backend

@@ -1,11 +1,14 @@
 """How far a run has come, and what it has learned beside weights."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 
-from nearstep.algorithm.kl import adapted_kl_coef, kl_estimate
+from nearstep.algorithm.kl import KLEstimator, kl_estimate
+from nearstep.algorithm.kl_controllers import KLController, MeasuredKL
 from nearstep.algorithm.statistics import Moments
+from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
@@ -32,14 +35,14 @@ class State:
     episodes: int = 0  # played over all processes
     epoch: float = 0.0  # passes over the prompts; of a stream the share of the run
     steps: Steps = field(default_factory=Steps)
-    kl_scale: float = 1.0  # what kl_target has made of kl_coef: the coefficient in use is their product
+    kl_coef: float | None = None  # weight of the KL penalty in the next update; None while no update has set it
     score_moments: Moments = field(default_factory=Moments)  # of all scores so far, over all processes
 
     def begin_update(self) -> None:
         """The next update begins."""
         self.update += 1
 
-    def see(self, scores: Scores, config: PPOConfig, backend: Backend) -> None:
+    def update_score_moments(self, scores: Scores, config: PPOConfig, backend: Backend) -> None:
         """Take the scores of an update into the moments that `normalize_scores` divides by."""
         if config.normalize_scores != "none":
             self.score_moments += Moments.of(scores.total[scores.scored], backend.add_up)
@@ -50,14 +53,27 @@ class State:
         self.episodes += batch.batch
         self.epoch = batch.passes(self.update)
 
-    def adapt_kl(self, experience: Experience, config: PPOConfig, backend: Backend) -> None:
-        """Move the KL coefficient towards what keeps `objective/kl` at kl_target."""
-        if config.kl_target is None:
+    def update_kl_coef(
+        self,
+        experience: Experience,
+        controller: KLController,
+        estimator: KLEstimator,
+        batch: BatchSizes,
+        backend: Backend,
+    ) -> None:
+        """Let the controller choose the coefficient of the next update by the KL of this one.
+
+        Raises TrainingError for a coefficient that is none.
+        """
+        if experience.ref_logprobs is None:
             return
         rollout = experience.rollout
-        assert experience.ref_logprobs is not None, "kl_target needs a KL penalty, and that a reference"
-        kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, config.kl_estimator)
+        kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, estimator)
         total, rows = backend.add_up(torch.stack([kl.double().sum(), kl.new_tensor(len(rollout)).double()])).tolist()
-        self.kl_scale = adapted_kl_coef(
-            self.kl_scale, total / max(rows, 1), target=config.kl_target, horizon=config.kl_horizon, episodes=int(rows)
-        )
+        measured = MeasuredKL(total / max(rows, 1), int(rows), self.update, batch.updates)
+        self.kl_coef = controller.next(experience.kl_coef, measured)
+        if not (math.isfinite(self.kl_coef) and self.kl_coef >= 0):
+            raise TrainingError(
+                f"update {self.update}: {type(controller).__name__} makes the KL coefficient {self.kl_coef} after "
+                f"{experience.kl_coef:g}, with a KL of {measured.kl:g}; it must be a number from 0 on"
+            )

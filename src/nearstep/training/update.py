@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from nearstep.algorithm.aggregation import denominator
+from nearstep.algorithm.aggregation import LossAggregation, MinibatchCounts
 from nearstep.algorithm.ragged import first_alike
 from nearstep.common.errors import TrainingError
 from nearstep.common.random_streams import stream
 from nearstep.reports.metrics import numbers
+from nearstep.scale.backend import Backend
 from nearstep.training.objectives import Divisors, losses
 from nearstep.training.optimizers import Learner
 from nearstep.training.recipe import Recipe
@@ -69,7 +70,7 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
     learners = r.learners.of(phase)
     for learner in learners.values():
         learner.optimizer.zero_grad(set_to_none=True)
-    divisors = _divisors(minibatch, r)
+    divisors = _divisors(minibatch, r.loss_aggregation, r.backend)
     metrics = Metrics()
     for micro in minibatch.split(r.batch.micro_tokens, r.batch.micro_rows):
         for loss, of_loss in losses(micro, phase, divisors, r, first=first):
@@ -83,13 +84,13 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
     return metrics
 
 
-def _divisors(minibatch: Experience, r: Recipe) -> Divisors:
-    """The policy's by loss_aggregation; the critic's is the number of states it is trained on."""
+def _divisors(minibatch: Experience, aggregation: LossAggregation, backend: Backend) -> Divisors:
+    """The policy's by the loss aggregation; the critic's is the number of states it is trained on."""
     actions = torch.tensor(len(minibatch.old_logprobs), device=minibatch.scores.device)
     states = actions + minibatch.train_final.sum()
     rows = (minibatch.rollout.action_counts > 0).sum()
-    actions, states, rows = r.backend.add_up(torch.stack([actions, states, rows]))
-    return Divisors(denominator(r.config.loss_aggregation, tokens=actions, rows=rows), states.clamp(min=1))
+    actions, states, rows = backend.add_up(torch.stack([actions, states, rows]))
+    return Divisors(aggregation.divisor(MinibatchCounts(tokens=actions, rows=rows)), states.clamp(min=1))
 
 
 def _went_too_far(of_epoch: Metrics, r: Recipe) -> bool:

@@ -1,0 +1,168 @@
+"""The axis of advantages: which action deserves what, given its rewards, the critic's values and the other rows.
+
+Whitening is no part of a rule: it comes after, with any of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from nearstep.algorithm.advantages import GroupRule, gae, group_advantages, length_adaptive_lam
+from nearstep.algorithm.ragged import row_numbers, sum_by_row
+from nearstep.algorithm.statistics import AddUp, alone
+
+
+@dataclass(frozen=True)
+class CreditInputs:
+    """Everything that advantages may depend on. Tensors hold the rows of this process; the last four reach further.
+
+    Rows of one prompt stand beside each other, `group_size` of them, in the order of the whole batch: a group may
+    begin in one process and end in the next.
+    """
+
+    rewards: Float[Tensor, " actions"]  # what each action is paid: the score at the last, token rewards, KL penalty
+    values: Float[Tensor, " actions"]  # V of the state before each action; 0 without a critic
+    action_counts: Int[Tensor, " rows"]
+    final_values: Float[Tensor, " rows"]  # V of the state after the last action where something follows it, else 0
+    final_advantages: Float[Tensor, " rows"]  # A of a step after the last action (score_position=after_eos), else 0
+    scored: Bool[Tensor, " rows"]  # false where no reward source answered: such a row counts for nobody
+    update: int  # number of this update, from 1
+    response_length: int  # most actions that a row may have
+    group_size: int = 1
+    first_row: int = 0  # place of this process's first row among the rows of all
+    gather_rows: Callable[[Tensor], Tensor] = alone  # values by row, of all processes in the order of the batch
+    add_up: AddUp = alone  # sums a tensor over all processes
+
+    @property
+    def row_totals(self) -> Float[Tensor, " rows"]:
+        """What each row was paid in all."""
+        return sum_by_row(self.rewards, self.action_counts)
+
+    def groups(self, of_rows: Shaped[Tensor, " rows"]) -> Shaped[Tensor, "groups group_size"]:
+        """Values by row, of all processes, one line for each prompt. Every process must call it alike."""
+        grouped: Tensor = self.gather_rows(of_rows).unflatten(0, (-1, self.group_size))
+        return grouped
+
+    def own_rows(self, of_groups: Shaped[Tensor, "groups group_size"]) -> Shaped[Tensor, " rows"]:
+        """The inverse of `groups`: this process's part."""
+        return of_groups.flatten()[self.first_row : self.first_row + len(self.action_counts)]
+
+    def to_actions(self, of_rows: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " actions"]:
+        """Every action gets the value of its row."""
+        return of_rows[row_numbers(self.action_counts)]
+
+
+@dataclass(frozen=True)
+class Credit:
+    """How much better than expected each action was, and what the critic shall predict (None without a critic)."""
+
+    advantages: Float[Tensor, " actions"]
+    targets: Float[Tensor, " actions"] | None = None
+
+
+@runtime_checkable
+class Advantage(Protocol):
+    """What a rule for advantages says. A frozen dataclass with these three members is one."""
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether it reads values: a critic is then loaded and trained on the targets."""
+
+    @property
+    def uses_token_rewards(self) -> bool:
+        """Whether it matters at which action of a row a reward was paid. Where not, rewards of tokens are refused."""
+
+    def credit(self, inputs: CreditInputs) -> Credit:
+        """Advantages, and the critic's targets where there is one. Nothing here carries a gradient."""
+
+
+@dataclass(frozen=True)
+class GAE:
+    """Generalised advantage estimation (1506.02438); the critic's targets may have a λ of their own.
+
+    `lam_length_alpha` takes the policy's λ from the length of the row instead of `lam` (VAPO, 2504.05118); the critic
+    keeps `lam_critic`, or `lam` where none is given. In the first `warmup_updates` its targets have `warmup_lam`.
+    """
+
+    gamma: float = 1.0
+    lam: float = 0.95
+    lam_length_alpha: float | None = None
+    lam_critic: float | None = None
+    warmup_updates: int = 0
+    warmup_lam: float = 1.0
+    needs_critic: bool = True
+    uses_token_rewards: bool = True
+
+    def credit(self, inputs: CreditInputs) -> Credit:
+        """Advantages by the policy's λ; targets are values plus advantages by the critic's λ."""
+        advantages = self._walk(inputs, self.policy_lam(inputs.action_counts))
+        lam = self.critic_lam(inputs.update)
+        gaps = advantages if lam is None else self._walk(inputs, lam)
+        return Credit(advantages, gaps + inputs.values)
+
+    def policy_lam(self, action_counts: Int[Tensor, " rows"]) -> float | Float[Tensor, " rows"]:
+        """λ of the policy's advantages: fixed, or by the length of the row."""
+        return self.lam if self.lam_length_alpha is None else length_adaptive_lam(action_counts, self.lam_length_alpha)
+
+    def critic_lam(self, update: int) -> float | None:
+        """λ of the critic's targets in an update, where it is not the policy's."""
+        if self.warmup_updates and update <= self.warmup_updates:
+            return self.warmup_lam
+        if self.lam_critic is None and self.lam_length_alpha is not None:
+            return self.lam
+        return self.lam_critic
+
+    def _walk(self, inputs: CreditInputs, lam: float | Tensor) -> Tensor:
+        return gae(
+            inputs.rewards,
+            inputs.values,
+            inputs.action_counts,
+            final_values=inputs.final_values,
+            final_advantages=inputs.final_advantages,
+            gamma=self.gamma,
+            lam=lam,
+        )
+
+
+@dataclass(frozen=True)
+class AgainstGroup:
+    """Every action gets the advantage of its row over the other responses to its prompt; see `group_advantages`."""
+
+    rule: GroupRule
+    needs_critic: bool = False
+    uses_token_rewards: bool = False
+
+    def credit(self, inputs: CreditInputs) -> Credit:
+        """The row's total, KL penalty included, against those of its group, in whichever process they were played."""
+        totals, scored = inputs.groups(inputs.row_totals), inputs.groups(inputs.scored)
+        of_groups = group_advantages(totals.flatten(), inputs.group_size, self.rule, scored.flatten())
+        own = inputs.own_rows(of_groups.unflatten(0, (-1, inputs.group_size)))
+        return Credit(inputs.to_actions(own))
+
+
+@dataclass(frozen=True)
+class DiscountedReturn:
+    """What was paid from an action on: REINFORCE without a baseline. Whitened over the batch it is REINFORCE++."""
+
+    gamma: float = 1.0
+    needs_critic: bool = False
+    uses_token_rewards: bool = True
+
+    def credit(self, inputs: CreditInputs) -> Credit:
+        """GAE with λ = 1 on values of 0."""
+        nothing = torch.zeros_like(inputs.final_values)
+        return Credit(
+            gae(
+                inputs.rewards,
+                torch.zeros_like(inputs.values),
+                inputs.action_counts,
+                final_values=nothing,
+                final_advantages=nothing,
+                gamma=self.gamma,
+                lam=1.0,
+            )
+        )

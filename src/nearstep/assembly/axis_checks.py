@@ -1,0 +1,174 @@
+"""Whether an object of the user's fits its axis: members by name, then a small made-up batch, before any training.
+
+The laws of `nearstep.testing` go further; this is what every run can afford.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from nearstep.algorithm.advantage_rules import Advantage, Credit, CreditInputs
+from nearstep.algorithm.aggregation import LossAggregation, MinibatchCounts
+from nearstep.algorithm.kl_controllers import KLController, MeasuredKL
+from nearstep.algorithm.trust_regions import TokenLogprobs, TrustRegion
+from nearstep.common.errors import ConfigError, shorten
+from nearstep.training.schedules import CriticSchedule, Phase
+
+T = TypeVar("T")
+UPDATES_TRIED = 1000  # a schedule is asked for so many updates, and for the last
+
+
+def fitting_trust_region(found: object, what: str) -> TrustRegion:
+    """The object, tried on four tokens. Raises ConfigError where it is no trust region or returns no mask."""
+    _require(found, what, ("top_k", "inside"), "it needs top_k and inside(now, old, advantages)")
+    assert isinstance(found, TrustRegion)
+    region, top_k = found, found.top_k
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
+        raise ConfigError(f"{what}: top_k is {shorten(top_k)}; it is a whole number, 0 for no top tokens")
+    old = torch.tensor([-0.1, -1.0, -2.0, -5.0])
+    moved = torch.tensor([-0.05, -1.5, -2.0, -3.0])
+    top = torch.log_softmax(-torch.arange(top_k + 1.0), 0)[:top_k].expand(4, -1).contiguous() if top_k else None
+    mask: object = _tried(
+        what,
+        lambda: region.inside(TokenLogprobs(moved, top), TokenLogprobs(old, top), torch.tensor([1.0, -1.0, 0.5, -0.5])),
+    )
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        kind = f"a tensor of {mask.dtype}" if isinstance(mask, Tensor) else shorten(mask)
+        raise ConfigError(
+            f"{what}: inside returned {kind}; it says with one bool for each token which ones keep their gradient: "
+            "return a comparison, or add .bool()"
+        )
+    _require_shape(mask, (4,), what, "inside", "one for each token")
+    return region
+
+
+def fitting_advantage(found: object, what: str, group_size: int) -> Advantage:
+    """The object, tried on two groups of rows. Raises ConfigError where it is no rule for advantages."""
+    members = ("needs_critic", "uses_token_rewards", "credit")
+    _require(found, what, members, "it needs needs_critic, uses_token_rewards (both true or false) and credit(inputs)")
+    assert isinstance(found, Advantage)
+    rule = found
+    for name, value in (("needs_critic", rule.needs_critic), ("uses_token_rewards", rule.uses_token_rewards)):
+        if not isinstance(value, bool):
+            raise ConfigError(f"{what}: {name} is {shorten(value)}; it is True or False")
+    inputs = made_up_inputs(group_size, with_critic=rule.needs_critic)
+    credit: object = _tried(what, lambda: rule.credit(inputs))
+    if not isinstance(credit, Credit):
+        raise ConfigError(f"{what}: credit returned {shorten(credit)}; return nearstep's Credit(advantages, targets)")
+    _require_numbers(credit.advantages, (len(inputs.rewards),), what, "advantages", "one for each action")
+    if rule.needs_critic and credit.targets is None:
+        raise ConfigError(f"{what}: needs_critic is true and credit returned no targets for it to learn")
+    if credit.targets is not None:
+        _require_numbers(credit.targets, (len(inputs.rewards),), what, "targets", "one for each action")
+    return rule
+
+
+def made_up_inputs(group_size: int, *, with_critic: bool) -> CreditInputs:
+    """Two groups of rows with 1, 2, 3, 1, … actions, the score at the last; values of ½ where there is a critic."""
+    rows = 2 * group_size
+    counts = torch.arange(rows) % 3 + 1
+    rewards = torch.zeros(int(counts.sum()))
+    rewards[counts.cumsum(0) - 1] = torch.linspace(-1, 1, rows)
+    return CreditInputs(
+        rewards=rewards,
+        values=torch.full_like(rewards, 0.5 if with_critic else 0.0),
+        action_counts=counts,
+        final_values=torch.zeros(rows),
+        final_advantages=torch.zeros(rows),
+        scored=torch.ones(rows, dtype=torch.bool),
+        update=1,
+        response_length=3,
+        group_size=group_size,
+    )
+
+
+def fitting_kl_controller(found: object, what: str, updates: int) -> KLController:
+    """The object, asked for two coefficients. Raises ConfigError where it is no KL controller."""
+    _require(found, what, ("first", "next"), "it needs first() and next(coefficient, measured)")
+    assert isinstance(found, KLController)
+    controller = found
+    first = _tried(what, controller.first)
+    _require_coefficient(first, what, "first()")
+    later = _tried(what, lambda: controller.next(first, MeasuredKL(kl=0.1, episodes=8, update=1, updates=updates)))
+    _require_coefficient(later, what, "next(…)")
+    return controller
+
+
+def fitting_schedule(found: object, what: str, updates: int) -> CriticSchedule:
+    """The object, asked for the phases of the run. Raises ConfigError where it is no schedule."""
+    _require(found, what, ("phases",), "it needs phases(update)")
+    assert isinstance(found, CriticSchedule)
+    for update in _updates_to_try(updates):
+        phases: object = _tried(what, lambda update=update: found.phases(update))  # type: ignore[misc]
+        if not isinstance(phases, list) or not all(isinstance(phase, Phase) for phase in phases):
+            raise ConfigError(f"{what}: phases({update}) returned {shorten(phases)}; return a list of Phase")
+    return found
+
+
+def require_no_critic_phase(schedule: CriticSchedule, what: str, advantage: str, updates: int) -> None:
+    """Raises ConfigError where a schedule trains a critic and the advantages have none."""
+    for update in _updates_to_try(updates):
+        if any(phase.critic for phase in schedule.phases(update)):
+            raise ConfigError(
+                f"{what} trains a critic in update {update}, and {advantage} has none: use an advantage with a critic "
+                "(gae), or phases with critic=False"
+            )
+
+
+def fitting_aggregation(found: object, what: str) -> LossAggregation:
+    """The object, tried on three rows. Raises ConfigError where it is no loss aggregation."""
+    _require(found, what, ("weights", "divisor"), "it needs weights(action_counts) and divisor(counts)")
+    assert isinstance(found, LossAggregation)
+    aggregation = found
+    weights: object = _tried(what, lambda: aggregation.weights(torch.tensor([2, 0, 3])))
+    _require_numbers(weights, (5,), what, "weights", "one for each action")
+    for tokens, rows in ((5, 2), (0, 0)):
+        counts = MinibatchCounts(torch.tensor(tokens), torch.tensor(rows))
+        divisor = _tried(what, lambda counts=counts: float(aggregation.divisor(counts)))  # type: ignore[misc]
+        if not (math.isfinite(divisor) and divisor > 0):
+            raise ConfigError(
+                f"{what}: divisor for {tokens} tokens in {rows} rows is {divisor:g}; it must be above 0: clamp(min=1)"
+            )
+    return aggregation
+
+
+def _updates_to_try(updates: int) -> list[int]:
+    return sorted({*range(1, min(updates, UPDATES_TRIED) + 1), updates})
+
+
+def _require(found: object, what: str, members: tuple[str, ...], needs: str) -> None:
+    missing = [name for name in members if name not in dir(found)]
+    if missing:
+        names = " and no ".join(f"`{name}`" for name in missing)
+        raise ConfigError(f"{what} ({shorten(found)}) has no {names}; {needs}, see docs/extending.md")
+
+
+def _tried(what: str, call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except Exception as error:
+        raise ConfigError(
+            f"{what} failed on a small made-up batch: {type(error).__name__}: {error}. `nearstep check` tries it alone"
+        ) from error
+
+
+def _require_numbers(values: object, shape: tuple[int, ...], what: str, name: str, meaning: str) -> None:
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        kind = f"a tensor of {values.dtype}" if isinstance(values, Tensor) else shorten(values)
+        raise ConfigError(f"{what}: {name} is {kind}; return a tensor of floats, {meaning}")
+    _require_shape(values, shape, what, name, meaning)
+    if not bool(values.isfinite().all()):
+        raise ConfigError(f"{what}: {name} is {shorten(values.tolist())} for a small made-up batch; all must be finite")
+
+
+def _require_shape(values: Tensor, shape: tuple[int, ...], what: str, name: str, meaning: str) -> None:
+    if tuple(values.shape) != shape:
+        raise ConfigError(f"{what}: {name} has shape {list(values.shape)} and should have {list(shape)}, {meaning}")
+
+
+def _require_coefficient(value: object, what: str, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ConfigError(f"{what}: {name} is {shorten(value)}; a coefficient is a number from 0 on")

@@ -1,0 +1,43 @@
+"""The names of what each axis of the algorithm ships with; any of them takes file.py:Name of an object of your own."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypeAlias, get_args
+
+from nearstep.config.settings import Problem
+
+TrustRegionName: TypeAlias = Literal["clip", "binary_tv", "binary_kl", "topk_tv", "topk_kl", "unbounded"]
+AdvantageName: TypeAlias = Literal["gae", "group_mean", "group_normalized", "leave_one_out", "batch_normalized"]
+KLControllerName: TypeAlias = Literal["auto", "fixed", "adaptive", "scheduled"]
+CriticScheduleName: TypeAlias = Literal["joint", "decoupled"]
+LossAggregationName: TypeAlias = Literal[
+    "token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "token_sum"
+]
+
+TRUST_REGIONS: tuple[TrustRegionName, ...] = get_args(TrustRegionName)
+ADVANTAGES: tuple[AdvantageName, ...] = get_args(AdvantageName)
+KL_CONTROLLERS: tuple[KLControllerName, ...] = get_args(KLControllerName)
+CRITIC_SCHEDULES: tuple[CriticScheduleName, ...] = get_args(CriticScheduleName)
+LOSS_AGGREGATIONS: tuple[LossAggregationName, ...] = get_args(LossAggregationName)
+
+DIVERGENCES: tuple[TrustRegionName, ...] = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
+GROUP_RULES: tuple[AdvantageName, ...] = ("group_mean", "group_normalized", "leave_one_out")
+
+
+def is_own(name: str) -> bool:
+    """Whether a setting names an object in a file of the user's."""
+    return ".py:" in name
+
+
+def listed(names: Sequence[str]) -> str:
+    """The choices of an axis for a line of help."""
+    return f"{', '.join(names)}, or file.py:Name of your own"
+
+
+def name_problems(setting: str, name: str, names: Sequence[str]) -> Iterator[Problem]:
+    """The problem with a name that is neither in the table nor a file's."""
+    if name in names or is_own(name):
+        return
+    near = difflib.get_close_matches(name, names, n=1)
+    meant = f"did you mean {near[0]}?" if near else f"it is one of {listed(names)}"
+    yield Problem(f"{setting} = {name!r} is unknown; {meant}", (setting,))

@@ -1,0 +1,257 @@
+"""Which settings a PPO run has, by subject, and what each does."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nearstep.config.axes import ADVANTAGES, CRITIC_SCHEDULES, KL_CONTROLLERS, LOSS_AGGREGATIONS, TRUST_REGIONS, listed
+from nearstep.config.data import DataSettings, PromptSettings
+from nearstep.config.rewards import RewardSettings
+from nearstep.config.settings import Settings, option
+from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleSettings(Settings):
+    """The other models of PPO."""
+
+    sft_model_path: str | None = option(None, "weights of the policy, if not those of model_name_or_path")
+    ref_model_path: str | None = option(None, "frozen reference; if not given, a copy of the policy as it starts")
+    value_model_path: str | None = option(
+        None,
+        "critic with one label; if not given, started from the reward model, else from the policy's trunk",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings(Settings):
+    """How responses are sampled."""
+
+    response_length: int = option(53, "most tokens of a response", at_least=1)
+    temperature: float = option(0.7, "of sampling and of every log-probability", above=0)
+    top_p: float = option(
+        1.0,
+        "sample from the smallest set of tokens with this probability; log-probs alike",
+        above=0,
+        at_most=1,
+    )
+    top_k: int = option(0, "sample from this many most probable tokens, 0 for all; log-probs alike", at_least=0)
+    stop_token: str | None = option("eos", "'eos', or the text of one token that ends a response; 'none' for no stop")
+    stop_token_id: tuple[int, ...] | None = option(
+        None, "ids of the tokens that end a response, instead of stop_token", at_least=0
+    )
+    num_generations: int = option(1, "responses sampled for each prompt", at_least=1)
+    decode_graphs: bool = option(
+        False, "replay decoding steps from CUDA graphs; needs a GPU, and has not been run on one yet"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings(Settings):
+    """What becomes of a score."""
+
+    missing_eos_penalty: float | None = option(
+        None, "subtracted from the score of a response that did not end itself", at_least=0
+    )
+    non_eos_penalty: bool = option(False, "replace the score of a response that did not end itself")
+    penalty_reward_value: float = option(-1.0, "the score that non_eos_penalty puts in place")
+    normalize_scores: Literal["none", "scale", "shift_and_scale"] = option(
+        "none", "divide scores by the standard deviation of all scores so far, with or without taking their mean away"
+    )
+    reward_clip: float | None = option(None, "scores are cut to ± this", above=0)
+    overlong_buffer: int | None = option(
+        None, "last tokens before response_length over which a penalty rises from 0 to overlong_penalty", at_least=1
+    )
+    overlong_penalty: float = option(1.0, "overlong_buffer: what is subtracted at response_length", above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLSettings(Settings):
+    """How the policy is held near its reference."""
+
+    kl_coef: float = option(0.05, "weight of the per-token KL penalty", at_least=0)
+    kl_estimator: Literal["k1", "k2", "k3"] = option("k1", "how the KL of a token is estimated from its log-probs")
+    kl_in: Literal["reward", "loss"] = option(
+        "reward", "reward: the penalty is paid at every token; loss: it is a term of the loss, and needs k2 or k3"
+    )
+    kl_controller: str = option(
+        "auto",
+        f"what moves kl_coef: {listed(KL_CONTROLLERS)}; auto is adaptive with kl_target, scheduled with kl_coef_final, "
+        "else fixed",
+    )
+    kl_target: float | None = option(
+        None, "adaptive: objective/kl to be kept; kl_coef then adapts after every update", above=0
+    )
+    kl_horizon: int = option(10000, "adaptive: episodes over which kl_coef adapts", at_least=1)
+    kl_coef_final: float | None = option(None, "scheduled: weight of the penalty in the last update", at_least=0)
+    kl_schedule: Literal["linear", "cosine"] = option("linear", "scheduled: the way from kl_coef to kl_coef_final")
+    measure_kl: bool | None = option(
+        None, "load a reference and measure the KL to it; if not given, where kl_coef > 0 or a reference is named"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvantageSettings(Settings):
+    """Which action deserves what."""
+
+    score_position: Literal["last_token", "after_eos"] = option(
+        "last_token", "step that is paid the score; after_eos is TRL's habit"
+    )
+    whiten_rewards: bool = option(False, "scale per-token rewards to unit variance, mean kept")
+    whiten_advantages: bool | None = option(
+        None,
+        "shift and scale advantages to mean 0 and variance 1, over all processes; if not given, where there is a "
+        "critic, and for batch_normalized",
+    )
+    gamma: float = option(1.0, "discount per token", at_least=0, at_most=1)
+    lam: float = option(0.95, "lambda of generalised advantage estimation", at_least=0, at_most=1)
+    lam_length_alpha: float | None = option(
+        None, "lambda of the policy by length, 1 − 1 / (this × tokens), instead of lam; 0.05 is usual", above=0
+    )
+    lam_critic: float | None = option(
+        None,
+        "lambda of the critic's targets, if it shall differ from lam (1 is the plain return)",
+        at_least=0,
+        at_most=1,
+    )
+    bootstrap_truncated: bool = option(
+        False, "value the state where a response was cut off, instead of ending it with 0"
+    )
+    advantage: str = option(
+        "gae",
+        f"{listed(ADVANTAGES)}. gae needs a critic; the others named here have none: a row against its group, or "
+        "returns against the batch",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySettings(Settings):
+    """How the policy learns from a rollout, and how far a step may go."""
+
+    num_ppo_epochs: int = option(4, "passes over each rollout", at_least=1)
+    num_mini_batches: int = option(1, "optimizer steps in each pass", at_least=1)
+    trust_region: str = option("clip", f"which tokens may still move: {listed(TRUST_REGIONS)}")
+    ratio_level: Literal["token", "sequence"] = option(
+        "token", "what has a ratio of its own: every token, or a whole response (the geometric mean of its tokens)"
+    )
+    cliprange: float = option(0.2, "clip: the ratio leaves the region outside 1 ± this", above=0)
+    cliprange_high: float | None = option(None, "clip: upper side, if it shall differ from cliprange", above=0)
+    dual_clip: float | None = option(
+        None, "clip: bound on the ratio of tokens with a negative advantage; 3 is usual", above=1
+    )
+    divergence_low: float | None = option(
+        None, "divergences: threshold where the policy falls; 0.15 for TV and 0.05 for KL if not given", above=0
+    )
+    divergence_high: float | None = option(
+        None, "divergences: threshold where the policy rises; 0.15 for TV and 0.05 for KL if not given", above=0
+    )
+    divergence_top_k: int = option(20, "topk_tv and topk_kl: most probable tokens that are compared", at_least=1)
+    anchor: Literal["sampled", "recomputed"] = option(
+        "sampled", "what ratios are taken against: log-probs recorded by the engine, or computed anew by the trainer"
+    )
+    importance_cap: float | None = option(
+        None, "recomputed: losses are weighted by trainer over engine probability, at most this", above=0
+    )
+    importance_floor: float | None = option(None, "recomputed: the lower limit of that weight", above=0)
+    importance_rule: Literal["truncate", "mask"] = option(
+        "truncate", "recomputed: a weight beyond its limits is held there, or its token is left out"
+    )
+    entropy_coef: float = option(0.0, "weight of the entropy of the policy, added to what is maximised", at_least=0)
+    loss_aggregation: str = option(
+        "token_mean",
+        f"how token losses of a minibatch add up: {listed(LOSS_AGGREGATIONS)}. In this order: mean of tokens; mean of "
+        "rows of their mean, sum, or sum divided by response_length; plain sum",
+    )
+    mask_truncated_completions: bool = option(False, "nothing is learned from responses that were cut off")
+    early_stop_kl: float | None = option(
+        None, "no further epoch once policy/approxkl_avg of one is above 1.5 × this", above=0
+    )
+    ratio_cap: float | None = option(
+        None, "largest importance weight of a token; if not given 20 for divergences, no limit for clip", above=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticSettings(Settings):
+    """When and how the critic learns."""
+
+    critic: Literal["joint", "decoupled"] = option(
+        "joint", "joint: policy and critic take every step together; decoupled: the critic trains after the policy"
+    )
+    critic_schedule: str | None = option(
+        None, f"when policy and critic train, in place of critic: {listed(CRITIC_SCHEDULES)}"
+    )
+    critic_trunk: Literal["separate", "shared", "adapter"] = option(
+        "separate",
+        "separate: the critic is a model of its own; shared: a value head on the policy's trunk, one pass for both; "
+        "adapter: adapters of its own on the frozen weights under the policy's adapters",
+    )
+    cliprange_value: float = option(0.2, "how far a value may move from its value at rollout", above=0)
+    vf_coef: float = option(0.1, "joint: weight of the value loss", at_least=0)
+    vf_learning_rate: float | None = option(
+        None, "peak step size of the critic (shared trunk: of its head); learning_rate if not given", at_least=0
+    )
+    num_vf_epochs: int = option(1, "decoupled: passes of the critic over a rollout", at_least=1)
+    vf_update_frequency: int = option(
+        1, "decoupled: the critic trains on every Nth rollout, and on the last", at_least=1
+    )
+    vf_warmup_updates: int = option(
+        0, "first updates in which only the critic trains (shared trunk: its head)", at_least=0
+    )
+    vf_warmup_lam: float = option(
+        1.0, "lambda of the critic's targets in those updates; 1 is the Monte-Carlo return", at_least=0, at_most=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings(Settings):
+    """How many episodes, and how many at a time."""
+
+    total_episodes: int | None = option(
+        None, "episodes of the run; num_train_epochs passes over the data if not given", at_least=1
+    )
+    num_train_epochs: float = option(3.0, "passes over the prompts, where total_episodes is not given", above=0)
+    per_device_train_batch_size: int = option(
+        8, "most rows that a process holds in one forward and backward pass", at_least=1
+    )
+    gradient_accumulation_steps: int = option(
+        1, "only sizes the batch: rows × this × processes, if batch_size is not given", at_least=1
+    )
+    batch_size: int | None = option(None, "episodes of one update over all processes", at_least=1)
+    max_tokens_per_microbatch: int = option(
+        16384, "most tokens in one forward and backward pass; limits memory", at_least=1
+    )
+    local_rollout_forward_batch_size: int = option(64, "rows that a process generates or scores at a time", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeReportSettings(Settings):
+    """What is shown and recorded of the episodes."""
+
+    log_style: Literal["line", "two_line"] = option(
+        "line", "what is printed of an update: the headline, or two lines with the losses of policy and critic"
+    )
+    num_sample_generations: int = option(10, "tables of sample completions in the run; 0 for none", at_least=0)
+    log_rollouts: bool = option(True, "write every episode to rollouts.jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllSettings(
+    # Fields stand in the opposite order: dataclasses read their bases from the last to the first.
+    EpisodeReportSettings,
+    ReportSettings,
+    OptimizerSettings,
+    BatchSettings,
+    CriticSettings,
+    PolicySettings,
+    AdvantageSettings,
+    KLSettings,
+    ScoreSettings,
+    RewardSettings,
+    SamplingSettings,
+    PromptSettings,
+    DataSettings,
+    RoleSettings,
+    ModelSettings,
+    RunSettings,
+):
+    """Everything that a PPO run can be told."""

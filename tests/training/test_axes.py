@@ -1,0 +1,284 @@
+"""Axes: every name has its object, objects of the user's take their place and are checked, and their numbers by hand."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from nearstep import ConfigError, PPOTrainer, RewardError
+from nearstep.algorithm.advantage_rules import GAE, AgainstGroup, Credit, CreditInputs, DiscountedReturn
+from nearstep.algorithm.aggregation import TokenMean
+from nearstep.algorithm.kl_controllers import AdaptiveKL, MeasuredKL, ScheduledKL
+from nearstep.algorithm.trust_regions import BinaryTV, Clip, LoggedLoss, Unbounded
+from nearstep.assembly import axes
+from nearstep.reports.metrics import numbers
+from nearstep.training.experience import describe, make_experience
+from nearstep.training.loop import train
+from nearstep.training.schedules import Phase
+from nearstep.training.state import State
+from nearstep.training.update import update
+from nearstep.types import Scores
+from tests.tiny import byte_tokenizer, tiny_causal_lm
+from tests.training.runs import low_ids, play, settings, small_recipe
+
+GROUPS = {"num_generations": 4, "kl_coef": 0.0}
+TOTALS = torch.tensor([1.0, 2.0, 3.0, 6.0, 0.0, 0.0, 4.0, 4.0])
+LEFT_ONE_OUT = torch.tensor([-8 / 3, -4 / 3, 0, 4, -8 / 3, -8 / 3, 8 / 3, 8 / 3], dtype=torch.float64)
+
+
+def test_every_name_of_the_table_has_its_object():
+    for names, objects in (
+        (axis_names.TRUST_REGIONS, axes.TRUST_REGIONS),
+        (axis_names.ADVANTAGES, axes.ADVANTAGES),
+        (axis_names.KL_CONTROLLERS, {"auto": None, **axes.KL_CONTROLLERS}),
+        (axis_names.CRITIC_SCHEDULES, axes.CRITIC_SCHEDULES),
+        (axis_names.LOSS_AGGREGATIONS, axes.LOSS_AGGREGATIONS),
+    ):
+        assert names == tuple(objects)
+
+
+# Advantages
+
+
+def two_rows(**changes):
+    """Row 0 has two actions, row 1 three; V is 1 everywhere."""
+    given = {
+        "rewards": torch.tensor([0.0, 2, 0, 0, 4]), "values": torch.ones(5), "action_counts": torch.tensor([2, 3]),
+        "final_values": torch.zeros(2), "final_advantages": torch.zeros(2), "scored": torch.tensor([True, True]),
+        "update": 3, "response_length": 4,
+    }  # fmt: skip
+    return CreditInputs(**{**given, **changes})
+
+
+def test_gae_by_hand_with_a_lambda_of_the_critics_own():
+    credit = GAE(gamma=1.0, lam=0.5, lam_critic=1.0).credit(two_rows())
+    # δ of row 0: 0 and 1; of row 1: 0, 0 and 3
+    assert credit.advantages.tolist() == [0.5, 1, 0.75, 1.5, 3]
+    assert credit.targets.tolist() == [2, 2, 4, 4, 4]
+
+
+def test_the_warm_up_goes_by_the_number_of_the_update():
+    rule = GAE(lam=0.5, warmup_updates=2, warmup_lam=1.0)
+    assert rule.credit(two_rows(update=2)).targets.tolist() == [2, 2, 4, 4, 4]
+    assert rule.credit(two_rows(update=3)).targets.tolist() == [1.5, 2, 1.75, 2.5, 4]
+
+
+def test_the_warm_up_does_not_go_by_the_weights_that_sampled(tmp_path):
+    recipe = small_recipe(tmp_path, vf_warmup_updates=1, lam=0.5, kl_coef=0.0, dtype=torch.float64)
+    _, rollout, scores = play(recipe)
+    stale = dataclasses.replace(rollout, policy_version=torch.zeros_like(rollout.policy_version))
+    late = [make_experience(each, scores, recipe, State(update=2)).returns for each in (stale, rollout)]
+    assert torch.equal(*late)
+    assert (late[0] - make_experience(stale, scores, recipe, State(update=1)).returns).abs().max() > 1e-4
+
+
+def test_a_discounted_return_by_hand():
+    assert DiscountedReturn(gamma=0.5).credit(two_rows()).advantages.tolist() == [1, 2, 1, 2, 4]
+
+
+def test_a_group_that_is_played_in_two_processes():
+    """This process holds the last row of the first prompt and the first of the second."""
+    everywhere = {torch.float32: torch.tensor([1.0, 2.0, 4.0, 10.0]), torch.bool: torch.ones(4, dtype=torch.bool)}
+    inputs = two_rows(group_size=2, first_row=1, gather_rows=lambda values: everywhere[values.dtype])
+    assert AgainstGroup("leave_one_out").credit(inputs).advantages.tolist() == [1, 1, -6, -6, -6]
+
+
+@pytest.mark.parametrize("whiten", [None, True, False])
+def test_leave_one_out_by_hand_with_and_without_whitening(tmp_path, whiten):
+    recipe = small_recipe(tmp_path, advantage="leave_one_out", whiten_advantages=whiten, dtype=torch.float64, **GROUPS)
+    _, rollout, _ = play(recipe)
+    experience = make_experience(rollout, Scores(TOTALS), recipe)
+    expected = LEFT_ONE_OUT.repeat_interleave(rollout.action_counts)
+    torch.testing.assert_close(experience.raw_advantages, expected)
+    if whiten:
+        expected = (expected - expected.mean()) / expected.std()
+    torch.testing.assert_close(experience.advantages, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("advantage", "whitened"), [
+    ("gae", True), ("batch_normalized", True), ("group_mean", False), ("group_normalized", False),
+])  # fmt: skip
+def test_what_is_whitened_if_nothing_is_said(tmp_path, advantage, whitened):
+    config = settings(tmp_path, advantage=advantage, num_generations=2)
+    assert axes.whitens(config, axes.advantage(config)) == whitened
+
+
+def test_rewards_of_tokens_are_not_flattened(tmp_path):
+    _, rollout, _ = play(small_recipe(tmp_path / "a", **GROUPS))
+    scores = Scores(TOTALS, dense=torch.ones(len(rollout.logprobs)))
+    with pytest.raises(RewardError, match="AgainstGroup looks only at what a whole row was paid"):
+        make_experience(rollout, scores, small_recipe(tmp_path / "b", advantage="group_mean", **GROUPS))
+    recipe = small_recipe(tmp_path / "c", advantage="batch_normalized", **GROUPS)
+    assert make_experience(rollout, scores, recipe).raw_advantages[0] == TOTALS[0] + rollout.action_counts[0]
+
+
+def test_the_spread_of_advantages_is_theirs_and_not_the_critics_residual(tmp_path):
+    recipe = small_recipe(tmp_path, lam=0.5, lam_critic=1.0, dtype=torch.float64)
+    _, rollout, scores = play(recipe)
+    experience = make_experience(rollout, scores, recipe)
+    shown = numbers(describe(experience, scores, recipe))["val/advantage_std"]
+    by_hand = dataclasses.replace(recipe, advantage=GAE(lam=0.5), whiten_advantages=False)
+    advantages = make_experience(rollout, scores, by_hand).advantages
+    assert shown == pytest.approx(float(advantages.std(correction=0)), rel=1e-5)
+    assert shown != pytest.approx(float((experience.returns - experience.values).std(correction=0)), rel=1e-2)
+
+
+# KL controllers
+
+
+@pytest.mark.parametrize(("shape", "halfway"), [("linear", 0.15), ("cosine", 0.15)])
+def test_a_scheduled_coefficient_by_hand(shape, halfway):
+    controller = ScheduledKL(0.2, 0.1, shape)
+    course = [controller.first(), *(controller.next(9.9, MeasuredKL(1.0, 8, done, 5)) for done in range(1, 5))]
+    assert (course[0], course[2], course[4]) == pytest.approx((0.2, halfway, 0.1))
+    quarter = 0.175 if shape == "linear" else 0.2 - 0.1 * (1 - math.cos(math.pi / 4)) / 2
+    assert course[1] == pytest.approx(quarter)
+
+
+def test_an_adaptive_coefficient_by_hand():
+    controller = AdaptiveKL(0.2, target=6.0, horizon=100)
+    assert controller.next(0.2, MeasuredKL(6.6, 10, 1, 5)) == pytest.approx(0.2 * (1 + 0.1 * 10 / 100))
+    assert controller.next(0.2, MeasuredKL(60.0, 10, 1, 5)) == pytest.approx(0.2 * (1 + 0.2 * 10 / 100))
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    ({"kl_coef": 0.1}, [0.1, 0.1, 0.1]),
+    ({"kl_coef": 0.0, "kl_coef_final": 0.2}, [0.0, 0.1, 0.2]),
+    ({"kl_coef": 0.3, "kl_controller": "scheduled", "kl_coef_final": 0.1}, [0.3, 0.2, 0.1]),
+])  # fmt: skip
+def test_the_coefficient_is_logged_in_every_update(tmp_path, given, expected):
+    recipe = small_recipe(tmp_path, num_ppo_epochs=1, **given)
+    with recipe.report.reporter as reporter:
+        reporter.begin([], "")
+        train(recipe, State())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["objective/kl_coef"] for line in lines] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"kl_controller": "adaptive"}, "kl_controller = adaptive needs kl_target"),
+    ({"kl_controller": "scheduled"}, "kl_controller = scheduled needs kl_coef_final"),
+    ({"kl_target": 1.0, "kl_coef_final": 0.1}, "give one"),
+    ({"kl_coef": 0.0, "kl_coef_final": 0.1, "measure_kl": False}, "a KL penalty needs the KL"),
+    ({"kl_controller": "adaptative"}, "did you mean adaptive"),
+    ({"critic": "decoupled", "critic_schedule": "joint"}, "both say when the critic trains"),
+    ({"advantage": "batch_normalized", "whiten_advantages": False}, "is the whitened return"),
+    ({"loss_aggregation": "token_men"}, "did you mean token_mean"),
+])  # fmt: skip
+def test_settings_that_contradict_each_other(tmp_path, given, said):
+    with pytest.raises(ConfigError, match=said):
+        settings(tmp_path, **given)
+
+
+# Objects of the user's
+
+
+@dataclass(frozen=True)
+class TrainsCritic:
+    def phases(self, update):
+        return [Phase(update, 1, policy=True, critic=update > 1)]
+
+
+@dataclass(frozen=True)
+class FloatMask:
+    top_k: int = 0
+
+    def inside(self, now, old, advantages):
+        return (now.sampled < old.sampled).float()
+
+
+class NoNeedsCritic:
+    uses_token_rewards = True
+
+    def credit(self, inputs):
+        return Credit(inputs.rewards)
+
+
+class NoTargets(GAE):
+    def credit(self, inputs):
+        return Credit(inputs.rewards)
+
+
+class Fails(Unbounded):
+    def inside(self, now, old, advantages):
+        return now.top.sum(-1) > 0
+
+
+class HalfDivisor(TokenMean):
+    def divisor(self, counts):
+        return counts.tokens / 2
+
+
+class Negative(AdaptiveKL):
+    def next(self, coefficient, measured):
+        return -1.0
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"trust_region": FloatMask()}, "inside returned a tensor of torch.float32; it says with one bool for each token"),
+    ({"trust_region": Fails()}, "trust region Fails failed on a small made-up batch: AttributeError"),
+    ({"trust_region": object()}, "has no `top_k` and no `inside`"),
+    ({"advantage": NoNeedsCritic()}, "has no `needs_critic`; it needs needs_critic"),
+    ({"advantage": NoTargets()}, "credit returned no targets"),
+    ({"critic_schedule": TrainsCritic(), "advantage": DiscountedReturn()}, "trains a critic in update 2, and advantage"),
+    ({"kl_controller": Negative(0.1, 1.0, 10)}, r"next\(…\) is -1.0; a coefficient is a number from 0 on"),
+    ({"loss_aggregation": HalfDivisor()}, "divisor for 0 tokens in 0 rows is 0; it must be above 0"),
+    ({"kl_controller": object()}, "has no `first` and no `next`"),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused_before_training_with_what_to_do(tmp_path, given, said):
+    with pytest.raises(ConfigError, match=said):
+        small_recipe(tmp_path, parts=given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_object_and_a_setting_on_one_axis(tmp_path):
+    with pytest.raises(ConfigError, match="trust_region: an object was passed, and the settings say"):
+        small_recipe(tmp_path, trust_region="binary_tv", parts={"trust_region": Clip()})
+    with pytest.raises(ConfigError, match="BinaryTV compares distributions of single tokens"):
+        small_recipe(tmp_path, ratio_level="sequence", parts={"trust_region": BinaryTV()})
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Return minus value; the critic learns the return."""
+
+    needs_critic: bool = True
+    uses_token_rewards: bool = True
+
+    def credit(self, inputs):
+        totals = DiscountedReturn().credit(inputs).advantages
+        return Credit(totals - inputs.values, totals)
+
+
+def test_the_trainer_takes_an_object_on_every_axis(tmp_path):
+    trainer = PPOTrainer(
+        settings(tmp_path, total_episodes=8), byte_tokenizer(), tiny_causal_lm(), reward_funcs=low_ids,
+        train_dataset=[{"prompt": "ab"}] * 8, trust_region=BinaryTV(0.3, 0.3), advantage=Baseline,
+        kl_controller=ScheduledKL(0.5, 0.0), critic_schedule=TrainsCritic(), loss_aggregation=TokenMean(),
+    )  # fmt: skip
+    r = trainer.recipe
+    assert (r.trust_region, r.ratio_limit) == (BinaryTV(0.3, 0.3), 20.0)
+    assert r.advantage == Baseline()
+    assert r.whiten_advantages
+    assert r.models.critic is not None
+    trainer.train()
+    assert (trainer.state.steps.policy, trainer.state.steps.critic) == (1, 0)
+    assert r.report.reporter.latest["objective/kl_coef"] == 0.5
+
+
+class ClipOfMine(Unbounded):
+    """Not a Clip, and yet it says what it logs."""
+
+    def logged(self, ratio, advantages):
+        return LoggedLoss(torch.full_like(ratio, 7.0), torch.full_like(ratio, 8.0), torch.full_like(ratio, 9.0))
+
+
+def test_a_region_says_itself_what_is_logged_of_it(tmp_path):
+    recipe = small_recipe(tmp_path, num_ppo_epochs=1, parts={"trust_region": ClipOfMine()})
+    _, rollout, scores = play(recipe)
+    metrics, _ = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe)
+    shown = numbers(metrics)
+    assert [shown[name] for name in ("loss/policy_avg", "loss/policy_abs", "val/ratio_clamped")] == [7, 8, 9]
