@@ -100,7 +100,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
             _card(config, chosen, rewards, run_prompts, reporter), reporter.saved,
         ),
         evaluate=evaluator.evaluate,
-        introduction="\n".join([run_prompts.introduction(), *prompts.notes(), *chosen.notes]),
+        introduction="\n".join([run_prompts.introduction(), *prompts.notes(), *chosen.notes, *learners.notes()]),
     )  # fmt: skip
 
 
