@@ -45,6 +45,16 @@ def test_weights_are_the_same_d12_r06(runs, place):
             assert (weights - two[model][name]).abs().max() <= 1e-10, f"{model}: {name}"
 
 
+def test_masters_of_narrow_weights_get_the_sum_over_processes(runs):
+    one, two = runs
+    ((master,), _) = expected = torch.load(one / "masters0.pt", weights_only=False)
+    torch.testing.assert_close(master, torch.tensor([[1 - 4 * 257e-5, 1 - 4 * 5e-5]]))
+    for rank in (0, 1):
+        (found,), weights = torch.load(two / f"masters{rank}.pt", weights_only=False)
+        assert torch.equal(found, master)
+        assert torch.equal(weights["weight"], expected[1]["weight"])
+
+
 def test_metrics_are_the_same_d13(runs):
     one, two = (lines(folder / "metrics.jsonl") for folder in runs)
     assert len(one) == len(two) == 3
