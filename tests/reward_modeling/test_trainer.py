@@ -319,24 +319,20 @@ def test_bfloat16_learns_through_masters_which_a_resumed_run_goes_on_with(tmp_pa
     def run(name, **changes):
         model = tiny_causal_lm("gpt2", dtype=torch.bfloat16)
         trained = trainer(tmp_path / name, model=model, learning_rate=1e-5, **changes)
-        start = weights(trained.model)
         trained.train()
-        return trained, weights(trained.model), start
+        return trained, weights(trained.model)
 
-    trained, whole, start = run("whole", save_steps=2)
+    trained, whole = run("whole", save_steps=2)
     assert any("float32 masters" in note for note in trained.run.introduction())
     state = torch.load(tmp_path / "whole" / "checkpoint-2" / "optimizer.pt", weights_only=True)
     assert {master.dtype for master in state["master_weights"]} == {torch.float32}
     assert {of["exp_avg_sq"].dtype for of in state["state"].values()} == {torch.float32}
-    _, resumed, _ = run("rest", resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    layers = torch.cat([master.flatten() for master in state["master_weights"] if len(master) not in (258, 512)])
+    assert (layers != layers.bfloat16()).float().mean() > 0.9  # steps that bfloat16 would have lost
+    _, resumed = run("rest", resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     assert all(torch.equal(resumed[name], each) for name, each in whole.items())
     with pytest.warns(UserWarning, match="most weights never change"):
-        _, pure, _ = run("pure", master_weights=False)
-    trunk = [name for name in start if "h.0" in name and start[name].dim() > 1]
-    moved, moved_pure = (
-        sum(int((after[name] != start[name]).sum()) for name in trunk) for after in (whole, pure)
-    )  # fmt: skip
-    assert moved > 3 * moved_pure
+        run("pure", master_weights=False)
     halves = trainer(tmp_path / "halves", model=tiny_causal_lm("gpt2", dtype=torch.float16))
     assert any("float16 weights are trained and saved in float32" in note for note in halves.run.introduction())
     assert all(weight.dtype == torch.float32 for weight in halves.model.parameters())
