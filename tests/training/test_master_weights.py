@@ -3,6 +3,7 @@
 import copy
 import io
 import warnings
+from itertools import pairwise
 
 import pytest
 import torch
@@ -119,7 +120,7 @@ def test_the_learning_rate_follows_its_schedule():
         step(model, learner, 1.0)
         learner.schedule.step()
         places.append(learner.parameters[0].item())
-    steps = [(before - after) * 1024 for before, after in zip(places, places[1:], strict=False)]
+    steps = [(before - after) * 1024 for before, after in pairwise(places)]
     assert steps == [1.0, 0.75, 0.5, 0.25]
 
 
