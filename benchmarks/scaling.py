@@ -72,7 +72,9 @@ def state_mib(workload: Workload) -> float:
     embeddings = head_weights(size)
     policy = body_weights(size) + embeddings * (1 if size.tied else 2)
     critic = body_weights(size) + embeddings if workload.kind == "ppo" else 0
-    return 3 * (policy + critic) * DTYPES[workload.dtype].itemsize / MIB
+    # Gradients and moments are float32; narrower weights have float32 masters besides.
+    per_weight = 12 if DTYPES[workload.dtype].itemsize == 4 else 16
+    return per_weight * (policy + critic) / MIB
 
 
 def measure(axis: str, value: int, workload: Workload, rounds: int) -> Point:

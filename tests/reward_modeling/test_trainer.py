@@ -313,6 +313,31 @@ def test_adapters_are_saved_with_their_head_and_merged(tmp_path, given):
     assert all(torch.equal(start[name], after[name]) for name in frozen)
 
 
+def test_bfloat16_learns_through_masters_which_a_resumed_run_goes_on_with(tmp_path):
+    """At a rate below the distance of bfloat16 numbers; a float16 object becomes float32."""
+
+    def run(name, **changes):
+        model = tiny_causal_lm("gpt2", dtype=torch.bfloat16)
+        trained = trainer(tmp_path / name, model=model, learning_rate=1e-5, **changes)
+        trained.train()
+        return trained, weights(trained.model)
+
+    trained, whole = run("whole", save_steps=2)
+    assert any("float32 masters" in note for note in trained.run.introduction())
+    state = torch.load(tmp_path / "whole" / "checkpoint-2" / "optimizer.pt", weights_only=True)
+    assert {master.dtype for master in state["master_weights"]} == {torch.float32}
+    assert {of["exp_avg_sq"].dtype for of in state["state"].values()} == {torch.float32}
+    layers = torch.cat([master.flatten() for master in state["master_weights"] if len(master) not in (258, 512)])
+    assert (layers != layers.bfloat16()).float().mean() > 0.9  # steps that bfloat16 would have lost
+    _, resumed = run("rest", resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert all(torch.equal(resumed[name], each) for name, each in whole.items())
+    with pytest.warns(UserWarning, match="most weights never change"):
+        run("pure", master_weights=False)
+    halves = trainer(tmp_path / "halves", model=tiny_causal_lm("gpt2", dtype=torch.float16))
+    assert any("float16 weights are trained and saved in float32" in note for note in halves.run.introduction())
+    assert all(weight.dtype == torch.float32 for weight in halves.model.parameters())
+
+
 def test_checkpoints_of_adapters_hold_what_learns_and_can_be_resumed(tmp_path):
     base = base_folder(tmp_path / "base", kind="gpt2", dtype=torch.float64)
 

@@ -53,6 +53,16 @@ def test_gradients_of_a_head_in_chunks_pass_through_the_hooks_of_ddp(runs):
         torch.testing.assert_close(two[name], gradient, atol=1e-9, rtol=1e-9, msg=name)
 
 
+def test_masters_of_narrow_weights_get_the_sum_over_processes(runs):
+    one, two = runs
+    ((master,), _) = expected = torch.load(one / "masters0.pt", weights_only=False)
+    torch.testing.assert_close(master, torch.tensor([[1 - 4 * 257e-5, 1 - 4 * 5e-5]]))
+    for rank in (0, 1):
+        (found,), weights = torch.load(two / f"masters{rank}.pt", weights_only=False)
+        assert torch.equal(found, master)
+        assert torch.equal(weights["weight"], expected[1]["weight"])
+
+
 def test_metrics_are_the_same_d13(runs):
     one, two = (lines(folder / "metrics.jsonl") for folder in runs)
     assert len(one) == len(two) == 3

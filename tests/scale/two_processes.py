@@ -7,12 +7,14 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nearstep import PPOConfig
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward import action_logprobs
 from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.models.roles import make_policy
 from nearstep.scale import torch_backend
 from nearstep.training.loop import train
+from nearstep.training.optimizers import make_learner
 from nearstep.training.state import State
 from tests.models.test_forward import rollout_of
 from tests.tiny import tiny_causal_lm
@@ -34,7 +36,28 @@ def main(folder: Path) -> None:
     play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1)
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv")
     under_ddp(folder)
+    master_weights(folder)
     dist_close()
+
+
+def master_weights(folder: Path) -> None:
+    """Four steps on bfloat16 weights whose gradients are whole numbers, rows dealt to processes; the masters after it.
+
+    The sum over processes goes from 256 + 1, which bfloat16 would round, to the masters.
+    """
+    backend = torch_backend.torch_backend(use_cpu=True)
+    model = torch.nn.Linear(2, 1, bias=False, dtype=torch.bfloat16)
+    model.weight.data.fill_(1.0)
+    config = PPOConfig(learning_rate=1e-5, lr_scheduler_type="constant", optim="sgd")
+    learner = make_learner(model, config, config.learning_rate, updates=1)
+    for _ in range(4):
+        learner.free_gradients()
+        for row in ([256.0, 2.0], [1.0, 3.0])[backend.rank :: backend.world_size]:
+            model(torch.tensor([row], dtype=torch.bfloat16)).sum().backward()
+            learner.take_gradients()
+        backend.add_up_gradients(learner.parameters)
+        learner.optimizer.step()
+    torch.save((learner.parameters, model.state_dict()), folder / f"masters{backend.rank}.pt")
 
 
 def play(folder: Path, **changes) -> None:

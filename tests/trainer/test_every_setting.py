@@ -170,6 +170,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "lr_scheduler_type": ({}, "linear"),
     "warmup_steps": ({"lr_scheduler_type": "linear"}, 1),
     "optim": ({}, "sgd"),
+    "master_weights": ({"dtype": "bfloat16"}, False),
     "weight_decay": ({}, 0.5),
     "adam_beta1": ({}, 0.5),
     "adam_beta2": ({}, 0.5),

@@ -12,7 +12,7 @@ from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
 from nearstep.models.attention.choice import kernel_of_model
-from nearstep.models.dtypes import DTYPES
+from nearstep.models.dtypes import DTYPES, without_float16
 from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model
 from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
@@ -99,6 +99,7 @@ def build_models(
     plain = given if isinstance(given, nn.Module) else load_policy(
         given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code
     )  # fmt: skip
+    plain = without_float16(plain, "model", notes)
     options = RewardModelOptions(
         dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed
     )
@@ -179,7 +180,7 @@ def _critic(
     """The critic as given, else started from a reward model that reads the same ids, else from the policy's trunk."""
     given = inputs.value_model if inputs.value_model is not None else config.value_model_path
     if isinstance(given, nn.Module):
-        return given
+        return without_float16(given, "value_model", notes)
     critic: nn.Module
     if given is not None:
         critic = load_scalar_model(
@@ -191,7 +192,7 @@ def _critic(
         if same_tokens(own, tokenizer):
             notes.append("The critic starts from the reward model.")
             critic = copy.deepcopy(reward_model).requires_grad_(True)
-            return critic
+            return without_float16(critic, "value_model", notes)
         notes.append(
             "The reward model has another tokenizer, so the critic starts from the policy's trunk, its head at zero."
         )

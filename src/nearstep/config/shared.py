@@ -45,6 +45,9 @@ class OptimizerSettings(Settings):
     optim: Literal["adamw_torch", "adamw_torch_fused", "sgd"] = option(
         "adamw_torch_fused", "the optimizer; fused takes a step in one pass over the weights"
     )
+    master_weights: bool = option(
+        True, "where weights are narrower than float32, step a float32 copy of them: else small steps round to nothing"
+    )
     weight_decay: float = option(0.0, "decoupled weight decay", at_least=0)
     adam_beta1: float = option(0.9, "decay of Adam's first moment", at_least=0, below=1)
     adam_beta2: float = option(0.999, "decay of Adam's second moment", at_least=0, below=1)

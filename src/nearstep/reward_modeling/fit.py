@@ -20,7 +20,7 @@ from nearstep.config.reward_model import RewardConfig
 from nearstep.reward_modeling.examples import Comparison, Grade
 from nearstep.reward_modeling.objective import LearningModel, Objective
 from nearstep.reward_modeling.progress import Progress, WatchedNumbers
-from nearstep.training.optimizers import make_optimizer
+from nearstep.training.optimizers import make_optimizer, masters_of, trained_weights
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,20 @@ class Fit:
         from transformers import PrinterCallback, Trainer
 
         config = self.config
-        parameters = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
         with callers_generators_kept():
+            arguments = _arguments(config, self.epochs, best_metric=self.best_metric if self.held_out else None)
+            masters = masters_of(self.learner.to(arguments.device), config)  # masters lie where the weights will
+            parameters = masters.instead_of_narrow(trained_weights(self.learner))
+            optimizer = make_optimizer(parameters, config, config.learning_rate)
+            masters.attach(optimizer)
             trainer = Trainer(
                 model=self.learner,
-                args=_arguments(config, self.epochs, best_metric=self.best_metric if self.held_out else None),
+                args=arguments,
                 data_collator=self.objective.inputs,
                 train_dataset=self.train,
                 eval_dataset=self.held_out or None,
                 compute_metrics=_watched,
-                optimizers=(make_optimizer(parameters, config, config.learning_rate), None),
+                optimizers=(optimizer, None),
                 callbacks=[WatchedNumbers(self.progress, self.learner), *self.callbacks],
             )
             trainer.remove_callback(PrinterCallback)

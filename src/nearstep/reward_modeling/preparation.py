@@ -9,10 +9,12 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import add_adapters, lora_from, with_head_trained
-from nearstep.models.dtypes import DTYPES
+from nearstep.models.dtypes import DTYPES, without_float16
 from nearstep.models.reward_model import RewardReader, make_reader
 from nearstep.models.reward_start import start_reward_model
 from nearstep.models.roles import HEAD_NAMES, output_layer
+from nearstep.training.master_weights import is_narrow
+from nearstep.training.optimizers import MASTERS_NOTE, trained_weights
 
 PEFT_TASKS = (None, "SEQ_CLS", "TOKEN_CLS")
 
@@ -54,12 +56,15 @@ def prepare(
         given, seed=config.seed, dtype=DTYPES[config.dtype], pad_token_id=pad,
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
+    notes = ["The head is new." if is_new else "The model has a head already, which goes on learning."]
+    without_float16(model, "model", notes)
     adapted = _adapted(model, config, peft_config)
     reader = make_reader(
         adapted, role="model", pad_token_id=pad, autocast=config.bf16, checkpointing=config.gradient_checkpointing
     )
-    note = "The head is new." if is_new else "The model has a head already, which goes on learning."
-    return RewardModelInTraining(adapted, model, output_layer(model, "model"), reader, [note])
+    if config.master_weights and any(is_narrow(weight) for weight in trained_weights(adapted)):
+        notes.append(MASTERS_NOTE)
+    return RewardModelInTraining(adapted, model, output_layer(model, "model"), reader, notes)
 
 
 def _adapted(model: nn.Module, config: RewardConfig, peft_config: Any) -> nn.Module:

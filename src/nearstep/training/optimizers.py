@@ -11,21 +11,34 @@ from transformers import get_scheduler
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.shared import OptimizerSettings
 from nearstep.models.roles import Models
+from nearstep.training.master_weights import MasterWeights, is_narrow
 from nearstep.training.schedules import Phase
+
+MASTERS_NOTE = "Weights narrower than float32 are trained through float32 masters, which the optimizer keeps."
 
 
 @dataclass(frozen=True)
 class Learner:
     """The weights of one network that learn, and how."""
 
-    parameters: list[nn.Parameter]
+    parameters: list[nn.Parameter]  # what the optimizer steps: masters in the place of narrow weights
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
+    masters: MasterWeights
 
     @property
     def learning_rate(self) -> float:
         """Step size of the next optimizer step."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def take_gradients(self) -> None:
+        """After a backward pass: gradients of narrow weights go to their masters."""
+        self.masters.take_gradients()
+
+    def free_gradients(self) -> None:
+        """Let go of all gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.masters.free_gradients()
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,12 @@ class Learners:
         """Give their memory to the next rollout."""
         for learner in (self.policy, self.critic):
             if learner is not None:
-                learner.optimizer.zero_grad(set_to_none=True)
+                learner.free_gradients()
+
+    def notes(self) -> list[str]:
+        """What the user should know of them before the run."""
+        masters = any(learner is not None and learner.masters.masters for learner in (self.policy, self.critic))
+        return [MASTERS_NOTE] if masters else []
 
     def end_update(self) -> None:
         """Move both learning rates on: once per update, not per optimizer step."""
@@ -70,12 +88,34 @@ def make_learners(models: Models, config: PPOConfig, vf_learning_rate: float, up
 
 def make_learner(model: nn.Module, config: PPOConfig, learning_rate: float, updates: int) -> Learner:
     """Optimizer and schedule over the weights of `model` that require gradients."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    masters = masters_of(model, config)
+    parameters = masters.instead_of_narrow(trained_weights(model))
     optimizer = make_optimizer(parameters, config, learning_rate)
+    masters.attach(optimizer)
     schedule = get_scheduler(
         config.lr_scheduler_type, optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=updates
     )
-    return Learner(parameters, optimizer, schedule)
+    return Learner(parameters, optimizer, schedule, masters)
+
+
+def trained_weights(model: nn.Module) -> list[nn.Parameter]:
+    """The weights of `model` that require gradients."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def masters_of(model: nn.Module, config: OptimizerSettings) -> MasterWeights:
+    """Masters of the narrow weights that are trained. Without any, where the settings want none, the user is warned."""
+    weights = trained_weights(model)
+    if config.master_weights:
+        return MasterWeights.of(weights)
+    if any(is_narrow(weight) for weight in weights):
+        warnings.warn(
+            "master_weights = false: the optimizer steps weights narrower than float32 themselves. In bfloat16 a step "
+            "smaller than 1/512 of a weight is lost, so at small learning rates most weights never change "
+            f"(learning_rate = {config.learning_rate:g}).",
+            stacklevel=2,
+        )
+    return MasterWeights()
 
 
 def make_optimizer(

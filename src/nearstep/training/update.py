@@ -69,13 +69,15 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
     """
     learners = r.learners.of(phase)
     for learner in learners.values():
-        learner.optimizer.zero_grad(set_to_none=True)
+        learner.free_gradients()
     divisors = _divisors(minibatch, r.loss_aggregation, r.backend)
     metrics = Metrics()
     for micro in minibatch.split(r.batch.micro_tokens, r.batch.micro_rows):
         for loss, of_loss in losses(micro, phase, divisors, r, first=first):
             loss.backward()
             metrics += of_loss
+            for learner in learners.values():
+                learner.take_gradients()
     for learner in learners.values():
         r.backend.add_up_gradients(learner.parameters)
     metrics += _clip(learners, phase, r)
