@@ -49,7 +49,7 @@ class PlainPPO:
     critic_weights: list
     kl_coef: float = 0.0
     seen: list = field(default_factory=list)  # every score so far
-    epochs_done: list = field(default_factory=list)
+    kl_by_epoch: list = field(default_factory=list)  # per update, what approxkl_avg was in each of its epochs
 
     def distribution(self, model, record) -> Tensor:
         """Log-probs [actions, vocabulary] of what is sampled at every action."""
@@ -154,20 +154,20 @@ class PlainPPO:
         """The epochs of an update on its rows."""
         c, warm_up = self.config, number <= self.config.vf_warmup_updates
         measured: dict[str, list[Tensor]] = {}
-        done = 0
+        far: list[float] = []
         for _ in range(c.num_ppo_epochs):
             loss, tokens = self.policy_loss(rows, coefficient)
             of_critic = self.value_loss(rows)
             weights = [] if warm_up else list(self.policy.parameters())
-            total = of_critic if warm_up else loss + c.vf_coef * of_critic
+            total = of_critic.mean() if warm_up else loss + c.vf_coef * of_critic.mean()
             step(total, weights + self.critic_weights, c.learning_rate)
-            done += 1
-            for name, values in {} if warm_up else tokens.items():
+            far.append(mean(tokens["policy/approxkl_avg"]))
+            shown = {} if self.critic is None else {"loss/value_avg": of_critic.detach()}
+            for name, values in (shown if warm_up else tokens | shown).items():
                 measured.setdefault(name, []).append(values)
-            limit = c.early_stop_kl
-            if not warm_up and limit is not None and mean(tokens["policy/approxkl_avg"]) > 1.5 * limit:
+            if not warm_up and c.early_stop_kl is not None and far[-1] > 1.5 * c.early_stop_kl:
                 break
-        self.epochs_done.append(done)
+        self.kl_by_epoch.append(far)
         return {name: mean(torch.cat(values)) for name, values in measured.items()}
 
     def policy_loss(self, rows: list[Row], coefficient: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -197,7 +197,7 @@ class PlainPPO:
             loss = -torch.minimum(ratio * advantages, clipped * advantages)
             if c.dual_clip is not None:
                 loss = torch.where(advantages < 0, torch.minimum(loss, -c.dual_clip * advantages), loss)
-            shown = loss
+            shown, outside = loss, gradient_of(loss, now) == 0
         else:  # binary_tv, of probabilities whose quotient is the ratio
             moved = (now.detach().exp() - (now - log_ratio).detach().exp()).abs()
             outside = torch.where(advantages > 0, (ratio > 1) & (moved > c.divergence_high),
@@ -207,11 +207,11 @@ class PlainPPO:
             loss = torch.where(outside, shown, -advantages * capped * (1 + now - now.detach()))
         return loss, {
             "loss/policy_avg": shown.detach(), "val/ratio": ratio.detach(),
-            "policy/approxkl_avg": ((now - row.old) ** 2 / 2).detach(),
+            "policy/approxkl_avg": ((now - row.old) ** 2 / 2).detach(), "policy/clipfrac_avg": outside.double(),
         }  # fmt: skip
 
     def value_loss(self, rows: list[Row]) -> Tensor:
-        """Mean over the states before actions, and after the stop token where a row is paid there."""
+        """Of the states before actions, and after the stop token where a row is paid there."""
         losses = []
         for row in rows if self.critic else ():
             ends = len(row) + (row.final_reward is not None)
@@ -220,7 +220,7 @@ class PlainPPO:
             now, old = self.values(row.record)[:ends], row.values[:ends]
             clipped = old + (now - old).clamp(-self.config.cliprange_value, self.config.cliprange_value)
             losses.append(torch.maximum((now - target) ** 2, (clipped - target) ** 2) / 2)
-        return torch.cat(losses).mean() if losses else torch.zeros(())
+        return torch.cat(losses) if losses else torch.zeros(1)
 
 
 def ids_of(record: dict) -> Tensor:
@@ -277,6 +277,10 @@ def aggregate(of_rows: list[Tensor], rule: str, longest: int) -> Tensor:
         case "sequence_sum":
             return torch.stack([row.sum() for row in of_rows]).mean()
     return torch.stack([row.sum() / longest for row in of_rows]).mean()
+
+
+def gradient_of(losses: Tensor, now: Tensor) -> Tensor:
+    return torch.autograd.grad(losses.sum(), now, retain_graph=True)[0]
 
 
 def step(loss: Tensor, weights: list[Tensor], rate: float) -> None:

@@ -14,7 +14,7 @@ from tests.training.runs import PROMPTS, settings
 EOS = tuple(range(0, 258, 5))  # a fifth of all tokens end a response, so that lengths differ
 
 
-def share_of_low_ids(completion_ids, **kwargs):
+def some_unjudged(completion_ids, **kwargs):
     """A score with ties and differences; None, which drops the row, where a response begins with a multiple of 3."""
     return [
         None if ids[0] % 3 == 0 else 2 * sum(token < 100 for token in ids) / len(ids) - 0.3 for ids in completion_ids
@@ -112,3 +112,81 @@ def test_a_kl_loss_at_another_temperature(tmp_path):
 
 def test_entropy_reaches_a_shared_trunk(tmp_path):
     compare(tmp_path, critic_trunk="shared", entropy_coef=0.5, vf_learning_rate=0.02)
+
+
+def test_a_clip_sees_the_ratio_of_the_sequence(tmp_path):
+    _, lines = compare(
+        tmp_path, ratio_level="sequence", cliprange=0.05, cliprange_high=0.1, dual_clip=1.3, num_ppo_epochs=3,
+        loss_aggregation="sequence_mean", learning_rate=0.01,
+    )  # fmt: skip
+    assert 0.05 < lines[0]["policy/clipfrac_avg"] < 0.6
+
+
+@pytest.mark.parametrize("region", ["clip", "binary_tv"])
+def test_a_region_sees_the_ratio_of_each_token(tmp_path, region):
+    limits = {"clip": {"cliprange": 0.05, "cliprange_high": 0.1, "dual_clip": 1.3},
+              "binary_tv": {"divergence_low": 5e-4, "divergence_high": 1e-3, "ratio_cap": 1.2}}  # fmt: skip
+    _, lines = compare(tmp_path, trust_region=region, num_ppo_epochs=3, learning_rate=0.01, **limits[region])
+    assert 0.05 < lines[0]["policy/clipfrac_avg"] < 0.6
+
+
+@pytest.mark.parametrize("rule", ["group_mean", "group_normalized", "leave_one_out"])
+def test_rows_that_were_not_judged_count_for_nobody_in_their_group(tmp_path, rule):
+    plain, lines = compare(
+        tmp_path, advantage=rule, num_generations=4, reward=some_unjudged, on_reward_error="drop",
+        loss_aggregation="sequence_sum_norm",
+    )  # fmt: skip
+    assert 0 < lines[0]["response/left_out"] < 1
+
+
+@pytest.mark.parametrize("position", ["last_token", "after_eos"])
+def test_rows_that_were_not_judged_count_for_nobody_in_a_batch(tmp_path, position):
+    compare(
+        tmp_path, reward=some_unjudged, on_reward_error="drop", whiten_rewards=True, score_position=position, lam=0.7,
+        gamma=0.9, loss_aggregation="sequence_sum",
+    )  # fmt: skip
+
+
+def test_epochs_end_where_the_policy_has_gone_too_far(tmp_path):
+    """The limit lies below what the third epoch of the first update measures, 1.5 times it above the second's."""
+    free, _ = compare(tmp_path / "free", updates=1, num_ppo_epochs=4, learning_rate=0.01)
+    _, second, third, fourth = free.kl_by_epoch[0]
+    assert 0 < second < third < fourth
+    held, lines = compare(
+        tmp_path / "held", updates=1, num_ppo_epochs=4, learning_rate=0.01, early_stop_kl=(second + third) / 3
+    )
+    assert [len(epochs) for epochs in held.kl_by_epoch] == [3]
+    assert lines[0]["optimizer/steps"] == 3
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_the_coefficient_follows_the_kl(tmp_path, estimator):
+    plain, lines = compare(tmp_path, kl_coef=0.3, kl_target=0.4, kl_horizon=20, kl_estimator=estimator)
+    assert len({line["objective/kl_coef"] for line in lines}) == 3
+
+
+def test_the_critic_warms_up_alone_on_its_own_lambda(tmp_path):
+    """The first update trains the critic alone, on Monte-Carlo returns; the second has targets by lam_critic."""
+    compare(tmp_path, vf_warmup_updates=1, lam=0.6, lam_critic=0.9, vf_warmup_lam=1.0, updates=2)
+
+
+def test_a_shared_trunk_warms_up_by_its_head_alone(tmp_path):
+    compare(tmp_path, vf_warmup_updates=1, lam=0.6, critic_trunk="shared", updates=3)
+
+
+def test_rules_for_scores_in_their_order(tmp_path):
+    compare(tmp_path, normalize_scores="shift_and_scale", reward_clip=1.0, missing_eos_penalty=0.5)
+
+
+def test_scores_divided_and_replaced(tmp_path):
+    compare(
+        tmp_path, normalize_scores="scale", non_eos_penalty=True, penalty_reward_value=-2.0, bootstrap_truncated=True,
+        lam_length_alpha=0.5, mask_truncated_completions=True,
+    )  # fmt: skip
+
+
+def test_all_that_trl_does(tmp_path):
+    compare(
+        tmp_path, score_position="after_eos", temperature=0.7, missing_eos_penalty=1.0, whiten_rewards=True,
+        cliprange_value=0.02, bootstrap_truncated=True, loss_aggregation="token_sum", learning_rate=1e-3,
+    )  # fmt: skip
