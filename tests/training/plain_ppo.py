@@ -208,6 +208,8 @@ class PlainPPO:
         return loss, {
             "loss/policy_avg": shown.detach(), "val/ratio": ratio.detach(),
             "policy/approxkl_avg": ((now - row.old) ** 2 / 2).detach(), "policy/clipfrac_avg": outside.double(),
+            "policy/masked_positive": outside[advantages > 0].double(),
+            "policy/masked_negative": outside[advantages < 0].double(),
         }  # fmt: skip
 
     def value_loss(self, rows: list[Row]) -> Tensor:

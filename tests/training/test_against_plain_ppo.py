@@ -132,7 +132,7 @@ def test_a_region_sees_the_ratio_of_each_token(tmp_path, region):
 
 @pytest.mark.parametrize("rule", ["group_mean", "group_normalized", "leave_one_out"])
 def test_rows_that_were_not_judged_count_for_nobody_in_their_group(tmp_path, rule):
-    plain, lines = compare(
+    _, lines = compare(
         tmp_path, advantage=rule, num_generations=4, reward=some_unjudged, on_reward_error="drop",
         loss_aggregation="sequence_sum_norm",
     )  # fmt: skip
@@ -148,20 +148,20 @@ def test_rows_that_were_not_judged_count_for_nobody_in_a_batch(tmp_path, positio
 
 
 def test_epochs_end_where_the_policy_has_gone_too_far(tmp_path):
-    """The limit lies below what the third epoch of the first update measures, 1.5 times it above the second's."""
+    """1.5 × the limit lies between what the second and the third epoch measure; the limit itself below the second's."""
     free, _ = compare(tmp_path / "free", updates=1, num_ppo_epochs=4, learning_rate=0.01)
     _, second, third, fourth = free.kl_by_epoch[0]
-    assert 0 < second < third < fourth
+    assert 0 < 1.2 * second < third < fourth
     held, lines = compare(
-        tmp_path / "held", updates=1, num_ppo_epochs=4, learning_rate=0.01, early_stop_kl=(second + third) / 3
-    )
+        tmp_path / "held", updates=1, num_ppo_epochs=4, learning_rate=0.01, early_stop_kl=0.8 * second
+    )  # fmt: skip
     assert [len(epochs) for epochs in held.kl_by_epoch] == [3]
     assert lines[0]["optimizer/steps"] == 3
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k3"])
 def test_the_coefficient_follows_the_kl(tmp_path, estimator):
-    plain, lines = compare(tmp_path, kl_coef=0.3, kl_target=0.4, kl_horizon=20, kl_estimator=estimator)
+    _, lines = compare(tmp_path, kl_coef=0.3, kl_target=0.4, kl_horizon=20, kl_estimator=estimator)
     assert len({line["objective/kl_coef"] for line in lines}) == 3
 
 
