@@ -5,6 +5,7 @@ One minibatch per epoch, one process, no adapters, no dense rewards.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +17,8 @@ class Row:
     """An episode of rollouts.jsonl, and what the models say of it when it has been sampled."""
 
     record: dict
-    old: Tensor  # log-prob of every action, of the policy that sampled
+    recorded: Tensor  # log-prob of every action, as the engine has it
+    old: Tensor  # the same, against which ratios are taken
     kl: Tensor  # of every action, against the reference, by kl_estimator
     ref: Tensor
     values: Tensor  # before every action, and after the last token
@@ -47,6 +49,7 @@ class PlainPPO:
     reference: torch.nn.Module
     critic: object
     critic_weights: list
+    drift: Callable[[Tensor], Tensor] = torch.zeros_like  # by how much the engine's log-probs of tokens are off
     kl_coef: float = 0.0
     seen: list = field(default_factory=list)  # every score so far
     kl_by_epoch: list = field(default_factory=list)  # per update, what approxkl_avg was in each of its epochs
@@ -81,7 +84,7 @@ class PlainPPO:
         metrics = {
             "objective/kl": mean([row.kl.sum() for row in rows]),
             "objective/scores": mean([row.score for row in rows if row.scored]),
-            "objective/entropy": mean([-row.old.sum() for row in rows]),
+            "objective/entropy": mean([-row.recorded.sum() for row in rows]),
             "objective/non_score_reward": -coefficient * mean([row.kl.sum() for row in rows]),
         }
         metrics |= self.improve(number, learned, coefficient)
@@ -91,8 +94,10 @@ class PlainPPO:
         return metrics
 
     def annotate(self, record) -> Row:
-        old, ref = self.logprobs(self.policy, record), self.logprobs(self.reference, record)
-        return Row(record, old, kl(old, ref, self.config.kl_estimator), ref, self.values(record))
+        now, ref = self.logprobs(self.policy, record), self.logprobs(self.reference, record)
+        recorded = now + self.drift(torch.tensor(record["completion_ids"], dtype=torch.float64))
+        old = now if self.config.anchor == "recomputed" else recorded
+        return Row(record, recorded, old, kl(recorded, ref, self.config.kl_estimator), ref, self.values(record))
 
     def judge(self, row: Row) -> float:
         c, score = self.config, row.record["total_score"]
@@ -205,12 +210,24 @@ class PlainPPO:
             capped = ratio.detach().clamp(max=20.0 if c.ratio_cap is None else c.ratio_cap)
             shown = -advantages * capped
             loss = torch.where(outside, shown, -advantages * capped * (1 + now - now.detach()))
-        return loss, {
-            "loss/policy_avg": shown.detach(), "val/ratio": ratio.detach(),
+        importance = self.importance(row)
+        return importance * loss, {
+            "loss/policy_avg": (importance * shown).detach(), "val/ratio": ratio.detach(),
             "policy/approxkl_avg": ((now - row.old) ** 2 / 2).detach(), "policy/clipfrac_avg": outside.double(),
             "policy/masked_positive": outside[advantages > 0].double(),
             "policy/masked_negative": outside[advantages < 0].double(),
         }  # fmt: skip
+
+    def importance(self, row: Row) -> Tensor:
+        """Trainer over engine probability within its limits; 1 where ratios are taken against what was recorded."""
+        c, weight = self.config, (row.old - row.recorded).exp()
+        low = 0.0 if c.importance_floor is None else c.importance_floor
+        high = math.inf if c.importance_cap is None else c.importance_cap
+        if low == 0.0 and high == math.inf:
+            return torch.ones_like(weight)
+        if c.importance_rule == "mask":
+            return torch.where((weight >= low) & (weight <= high), weight, 0.0)
+        return weight.clamp(low, high)
 
     def value_loss(self, rows: list[Row]) -> Tensor:
         """Of the states before actions, and after the stop token where a row is paid there."""

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -23,6 +24,25 @@ def some_unjudged(completion_ids, **kwargs):
 
 def of_every_row(completion_ids, **kwargs):
     return [2 * sum(token < 100 for token in ids) / len(ids) - 0.3 for ids in completion_ids]
+
+
+def drift(tokens):
+    """By how much an engine's log-probs may be off: by -0.3, 0 or 0.3, as the token has it."""
+    return 0.3 * (tokens % 3 - 1)
+
+
+@dataclass
+class DriftingEngine:
+    """Samples as the engine inside, and records other log-probs than it sampled by."""
+
+    inner: object
+
+    def load(self, policy, version):
+        self.inner.load(policy, version)
+
+    def generate(self, prompts, *, top_k=0, limits=None):
+        rollout = self.inner.generate(prompts, top_k=top_k, limits=limits)
+        return replace(rollout, logprobs=rollout.logprobs + drift(rollout.actions.to(rollout.logprobs.dtype)))
 
 
 def model(seed):
@@ -59,7 +79,7 @@ def plain_of(config, policy, value):
     return PlainPPO(config, policy, reference, critic, weights, kl_coef=config.kl_coef)
 
 
-def compare(tmp_path, *, reward=of_every_row, updates=3, **changes):
+def compare(tmp_path, *, reward=of_every_row, updates=3, drifts=False, **changes):
     """Run both; their weights and metrics must agree. Returns the plain run and the lines of metrics.jsonl."""
     shared = {
         "optim": "sgd", "learning_rate": 0.02, "max_grad_norm": None, "total_episodes": 8 * updates, "vf_coef": 0.5,
@@ -73,6 +93,8 @@ def compare(tmp_path, *, reward=of_every_row, updates=3, **changes):
         args=config, processing_class=byte_tokenizer(), model=policy, ref_model=model(seed=5),
         value_model=value if separate else None, reward_funcs=reward, train_dataset=[{"prompt": p} for p in PROMPTS],
     )  # fmt: skip
+    if drifts:
+        plain.drift, trainer.recipe = drift, replace(trainer.recipe, engine=DriftingEngine(trainer.recipe.engine))
     before = weights_of(plain.policy)
     trainer.train()
     records, lines = (lines_of(tmp_path / name) for name in ("rollouts.jsonl", "metrics.jsonl"))
@@ -128,6 +150,15 @@ def test_a_region_sees_the_ratio_of_each_token(tmp_path, region):
               "binary_tv": {"divergence_low": 5e-4, "divergence_high": 1e-3, "ratio_cap": 1.2}}  # fmt: skip
     _, lines = compare(tmp_path, trust_region=region, num_ppo_epochs=3, learning_rate=0.01, **limits[region])
     assert 0.05 < lines[0]["policy/clipfrac_avg"] < 0.6
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"anchor": "recomputed"}, {"anchor": "recomputed", "importance_cap": 1.2, "importance_floor": 0.9},
+    {"anchor": "recomputed", "importance_cap": 1.2, "importance_rule": "mask"},
+])  # fmt: skip
+def test_an_engine_that_is_not_quite_the_trainer(tmp_path, changes):
+    """Ratios against what it recorded, or against the trainer's own with a weight on each token's loss."""
+    compare(tmp_path, drifts=True, updates=1, cliprange=0.25, kl_coef=0.3, **changes)
 
 
 @pytest.mark.parametrize("rule", ["group_mean", "group_normalized", "leave_one_out"])

@@ -114,7 +114,7 @@ def test_weights_do_change_and_depend_on_the_seed(tmp_path, whole):
     assert (whole - weights_after(tmp_path, seed=1)).abs().max() > 1e-4
 
 
-def test_minibatches_cover_every_row_once_and_differ_by_epoch(tmp_path):
+def test_minibatches_cover_every_row_once_and_differ_by_epoch_and_update(tmp_path):
     recipe = small_recipe(tmp_path, num_mini_batches=3)
     _, rollout, scores = play(recipe)
     experience = make_experience(rollout, dataclasses.replace(scores, total=torch.arange(8.0)), recipe)
@@ -122,6 +122,8 @@ def test_minibatches_cover_every_row_once_and_differ_by_epoch(tmp_path):
     orders = [[m.scores.tolist() for m in minibatches(experience, phase, epoch, recipe)] for epoch in (0, 1, 0)]
     assert sorted(score for m in orders[0] for score in m) == list(range(8))
     assert orders[0] == orders[2] != orders[1]
+    later = dataclasses.replace(phase, update=2)
+    assert [m.scores.tolist() for m in minibatches(experience, later, 0, recipe)] != orders[0]
 
 
 def test_max_grad_norm_limits_the_step_d3(tmp_path):
