@@ -28,8 +28,8 @@ ADAPTING = {
 }  # fmt: skip
 
 
-def some_unjudged(completion_ids, **kwargs):
-    """Nobody judges a response that begins with a multiple of 4."""
+def some_unscored(completion_ids, **kwargs):
+    """None where a response begins with a multiple of 4: with on_reward_error = drop its row has no score."""
     return [None if ids[0] % 4 == 0 else sum(token % 7 for token in ids) / len(ids) for ids in completion_ids]
 
 
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
     play(folder, whiten_rewards=True)
     play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1)
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv")
-    play(folder / "adapting", reward=some_unjudged, **ADAPTING)
+    play(folder / "adapting", reward=some_unscored, **ADAPTING)
     dist_close()
 
 

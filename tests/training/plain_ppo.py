@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nearstep import PPOConfig
+from tests.training.textbook import aggregate, chosen, gradient_of, ids_of, kl, mean, step
+
 
 @dataclass
 class Row:
@@ -44,11 +47,11 @@ class Row:
 class PlainPPO:
     """`policy` and `reference` are causal models, `critic` a function from token ids [1, n] to values [n]."""
 
-    config: object
+    config: PPOConfig
     policy: torch.nn.Module
     reference: torch.nn.Module
-    critic: object
-    critic_weights: list
+    critic: Callable[[Tensor], Tensor] | None
+    critic_weights: list[Tensor]
     drift: Callable[[Tensor], Tensor] = torch.zeros_like  # by how much the engine's log-probs of tokens are off
     kl_coef: float = 0.0
     seen: list = field(default_factory=list)  # every score so far
@@ -75,7 +78,7 @@ class PlainPPO:
         self.seen += [row.record["total_score"] for row in rows if row.scored]
         coefficient = self.kl_coef
         for row in rows:
-            row.score = self.judge(row)
+            row.score = self.shape(row)
             self.pay(row, coefficient)
         if c.whiten_rewards:
             whiten_rewards(rows)
@@ -99,7 +102,8 @@ class PlainPPO:
         old = now if self.config.anchor == "recomputed" else recorded
         return Row(record, recorded, old, kl(recorded, ref, self.config.kl_estimator), ref, self.values(record))
 
-    def judge(self, row: Row) -> float:
+    def shape(self, row: Row) -> float:
+        """The score after its rules: moments first, then the limit, then what a missing stop token costs."""
         c, score = self.config, row.record["total_score"]
         score = 0.0 if score is None else score
         if c.normalize_scores != "none":
@@ -242,35 +246,22 @@ class PlainPPO:
         return torch.cat(losses) if losses else torch.zeros(1)
 
 
-def ids_of(record: dict) -> Tensor:
-    return torch.tensor([record["prompt_ids"] + record["completion_ids"]])
-
-
-def chosen(distribution: Tensor, record: dict) -> Tensor:
-    return distribution.gather(1, torch.tensor(record["completion_ids"])[:, None]).squeeze(-1)
-
-
-def kl(now: Tensor, ref: Tensor, estimator: str) -> Tensor:
-    log_ratio = ref - now
-    return {"k1": -log_ratio, "k2": log_ratio**2 / 2, "k3": log_ratio.exp() - 1 - log_ratio}[estimator]
-
-
 def against_group(row: Row, group: list[Row], rule: str) -> float:
-    """A row's total against the rows of its prompt that were judged; 0 for one that was not, or has no other."""
+    """A row's total against the scored rows of its prompt; 0 for one without a score, or without another."""
     totals = [float(other.rewards.sum()) for other in group if other.scored]
-    own, judged = float(row.rewards.sum()), len(totals)
-    if not row.scored or judged < 2:
+    own, count = float(row.rewards.sum()), len(totals)
+    if not row.scored or count < 2:
         return 0.0
-    gap = own - sum(totals) / judged
+    gap = own - sum(totals) / count
     if rule == "group_mean":
         return gap
     if rule == "leave_one_out":
-        return own - (sum(totals) - own) / (judged - 1)
-    return gap / (math.sqrt(sum((t - sum(totals) / judged) ** 2 for t in totals) / (judged - 1)) + 1e-4)
+        return own - (sum(totals) - own) / (count - 1)
+    return gap / (math.sqrt(sum((t - sum(totals) / count) ** 2 for t in totals) / (count - 1)) + 1e-4)
 
 
 def whiten_rewards(rows: list[Row]) -> None:
-    """Divide what is paid by its standard deviation over the judged rows; the mean stays."""
+    """Divide what is paid by its standard deviation over the scored rows; the mean stays."""
     paid = [*(row.rewards for row in rows if row.scored),
             torch.tensor([row.final_reward for row in rows if row.scored and row.final_reward is not None],
                          dtype=torch.float64)]  # fmt: skip
@@ -283,33 +274,3 @@ def whiten_rewards(rows: list[Row]) -> None:
     for row in rows:
         row.rewards = scaled(row.rewards)
         row.final_reward = None if row.final_reward is None else float(scaled(row.final_reward))
-
-
-def aggregate(of_rows: list[Tensor], rule: str, longest: int) -> Tensor:
-    match rule:
-        case "token_mean":
-            return torch.cat(of_rows).mean()
-        case "token_sum":
-            return torch.cat(of_rows).sum()
-        case "sequence_mean":
-            return torch.stack([row.mean() for row in of_rows]).mean()
-        case "sequence_sum":
-            return torch.stack([row.sum() for row in of_rows]).mean()
-    return torch.stack([row.sum() / longest for row in of_rows]).mean()
-
-
-def gradient_of(losses: Tensor, now: Tensor) -> Tensor:
-    return torch.autograd.grad(losses.sum(), now, retain_graph=True)[0]
-
-
-def step(loss: Tensor, weights: list[Tensor], rate: float) -> None:
-    """Plain gradient descent."""
-    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-    with torch.no_grad():
-        for weight, gradient in zip(weights, gradients, strict=True):
-            if gradient is not None:
-                weight -= rate * gradient
-
-
-def mean(values) -> float:
-    return float(torch.as_tensor(values, dtype=torch.float64).mean())

@@ -15,7 +15,7 @@ from tests.training.runs import PROMPTS, settings
 EOS = tuple(range(0, 258, 5))  # a fifth of all tokens end a response, so that lengths differ
 
 
-def some_unjudged(completion_ids, **kwargs):
+def some_unscored(completion_ids, **kwargs):
     """A score with ties and differences; None, which drops the row, where a response begins with a multiple of 3."""
     return [
         None if ids[0] % 3 == 0 else 2 * sum(token < 100 for token in ids) / len(ids) - 0.3 for ids in completion_ids
@@ -162,18 +162,18 @@ def test_an_engine_that_is_not_quite_the_trainer(tmp_path, changes):
 
 
 @pytest.mark.parametrize("rule", ["group_mean", "group_normalized", "leave_one_out"])
-def test_rows_that_were_not_judged_count_for_nobody_in_their_group(tmp_path, rule):
+def test_rows_without_a_score_count_for_nobody_in_their_group(tmp_path, rule):
     _, lines = compare(
-        tmp_path, advantage=rule, num_generations=4, reward=some_unjudged, on_reward_error="drop",
+        tmp_path, advantage=rule, num_generations=4, reward=some_unscored, on_reward_error="drop",
         loss_aggregation="sequence_sum_norm",
     )  # fmt: skip
     assert 0 < lines[0]["response/left_out"] < 1
 
 
 @pytest.mark.parametrize("position", ["last_token", "after_eos"])
-def test_rows_that_were_not_judged_count_for_nobody_in_a_batch(tmp_path, position):
+def test_rows_without_a_score_count_for_nobody_in_a_batch(tmp_path, position):
     compare(
-        tmp_path, reward=some_unjudged, on_reward_error="drop", whiten_rewards=True, score_position=position, lam=0.7,
+        tmp_path, reward=some_unscored, on_reward_error="drop", whiten_rewards=True, score_position=position, lam=0.7,
         gamma=0.9, loss_aggregation="sequence_sum",
     )  # fmt: skip
 
