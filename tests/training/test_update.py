@@ -126,6 +126,21 @@ def test_minibatches_cover_every_row_once_and_differ_by_epoch_and_update(tmp_pat
     assert [m.scores.tolist() for m in minibatches(experience, later, 0, recipe)] != orders[0]
 
 
+def test_a_minibatch_is_divided_by_its_own_tokens_d32(tmp_path):
+    """Eight tiny steps on a row each move the policy 8 times as far as one on the mean of the rows."""
+    moved = []
+    for changes in ({"num_mini_batches": 8}, {"loss_aggregation": "sequence_mean"}):
+        recipe = small_recipe(
+            tmp_path / str(len(moved)), dtype=torch.float64, optim="sgd", learning_rate=1e-6, max_grad_norm=None,
+            num_ppo_epochs=1, total_episodes=8, stop_token_id=tuple(range(0, 258, 5)), kl_coef=0.0, **changes,
+        )  # fmt: skip
+        before = [parameter.detach().clone() for parameter in recipe.models.policy.model.parameters()]
+        train(recipe, State())
+        after = recipe.models.policy.model.parameters()
+        moved.append(torch.cat([(new.detach() - old).flatten() for new, old in zip(after, before, strict=True)]))
+    assert (moved[0] - 8 * moved[1]).abs().max() < 1e-3 * moved[0].abs().max()
+
+
 def test_max_grad_norm_limits_the_step_d3(tmp_path):
     """Plain SGD: the weights of both networks together move by learning rate × max_grad_norm."""
     recipe = small_recipe(tmp_path, dtype=torch.float64, optim="sgd", learning_rate=0.5, max_grad_norm=1e-3)
