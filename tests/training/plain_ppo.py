@@ -177,7 +177,8 @@ class PlainPPO:
             if not warm_up and c.early_stop_kl is not None and far[-1] > 1.5 * c.early_stop_kl:
                 break
         self.kl_by_epoch.append(far)
-        return {name: mean(torch.cat(values)) for name, values in measured.items()}
+        together = {name: torch.cat(values) for name, values in measured.items()}
+        return {name: mean(values) for name, values in together.items() if len(values)}
 
     def policy_loss(self, rows: list[Row], coefficient: float) -> tuple[Tensor, dict[str, Tensor]]:
         c = self.config
