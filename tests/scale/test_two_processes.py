@@ -11,6 +11,7 @@ import torch
 from tests.scale import two_processes
 
 WALL_CLOCK = ("eps", "seconds", "tokens_per_second")
+PLACES = [".", "one_trunk", "groups", "adapting"]
 
 
 def start_two(folder):
@@ -36,7 +37,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("place", [".", "one_trunk", "groups"])
+@pytest.mark.parametrize("place", PLACES)
 def test_weights_are_the_same_d12_r06(runs, place):
     one, two = (torch.load(folder / place / "weights.pt") for folder in runs)
     assert one.keys() == two.keys()
@@ -63,14 +64,25 @@ def test_masters_of_narrow_weights_get_the_sum_over_processes(runs):
         assert torch.equal(weights["weight"], expected[1]["weight"])
 
 
-def test_metrics_are_the_same_d13(runs):
-    one, two = (lines(folder / "metrics.jsonl") for folder in runs)
+@pytest.mark.parametrize("place", PLACES)
+def test_metrics_are_the_same_d13(runs, place):
+    one, two = (lines(folder / place / "metrics.jsonl") for folder in runs)
     assert len(one) == len(two) == 3
     for first, second in zip(one, two, strict=True):
         kept = {name for name in first if not name.startswith("time/") and name not in WALL_CLOCK}
         assert kept == {name for name in second if not name.startswith("time/") and name not in WALL_CLOCK}
         for name in kept:
             assert first[name] == pytest.approx(second[name], rel=1e-9, abs=1e-9), name
+
+
+def test_what_adapts_did_so_in_the_run_that_is_compared(runs):
+    """The coefficient moves at a rate between its limits, some rows are left out, and one update ends early."""
+    found = lines(runs[0] / "adapting" / "metrics.jsonl")
+    coefficients = [line["objective/kl_coef"] for line in found]
+    assert coefficients[0] > coefficients[1]
+    assert 0.5 * (1 - 0.2 * 9 / 30) ** 2 < coefficients[2] != coefficients[1]
+    assert [line["optimizer/steps"] for line in found] == [4, 12, 20]  # of four minibatches: 1, 2 and 2 epochs of 3
+    assert 0 < min(line["response/left_out"] for line in found) < 1
 
 
 def test_every_episode_of_every_process_is_on_record(runs):

@@ -18,7 +18,7 @@ from nearstep.training.optimizers import make_learner
 from nearstep.training.state import State
 from tests.models.test_forward import rollout_of
 from tests.tiny import tiny_causal_lm
-from tests.training.runs import small_recipe
+from tests.training.runs import low_ids, small_recipe
 
 torch.set_num_threads(1)
 torch_backend.BUCKET_BYTES = 2**14  # several buckets for the gradients of a tiny model
@@ -30,11 +30,25 @@ SHARED = {
 }  # fmt: skip
 
 
+# What depends on all episodes of an update: the moments of scores, the KL coefficient, the end of the epochs.
+ADAPTING = {
+    "normalize_scores": "shift_and_scale", "kl_target": 0.5, "kl_horizon": 30, "kl_coef": 0.5, "num_ppo_epochs": 3,
+    "kl_estimator": "k3", "early_stop_kl": 0.02, "on_reward_error": "drop", "learning_rate": 3e-3,
+    "stop_token_id": tuple(range(0, 258, 6)),
+}  # fmt: skip
+
+
+def some_unscored(completion_ids, **kwargs):
+    """None where a response begins with a multiple of 4: with on_reward_error = drop its row has no score."""
+    return [None if ids[0] % 4 == 0 else sum(token % 7 for token in ids) / len(ids) for ids in completion_ids]
+
+
 def main(folder: Path) -> None:
     """Nine episodes over the processes in four minibatches: a critic, one on the policy's trunk, shared groups."""
     play(folder, whiten_rewards=True)
     play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1)
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv")
+    play(folder / "adapting", reward=some_unscored, **ADAPTING)
     under_ddp(folder)
     master_weights(folder)
     dist_close()
@@ -60,11 +74,11 @@ def master_weights(folder: Path) -> None:
     torch.save((learner.parameters, model.state_dict()), folder / f"masters{backend.rank}.pt")
 
 
-def play(folder: Path, **changes) -> None:
+def play(folder: Path, reward=low_ids, **changes) -> None:
     """Three updates, with all that a run writes."""
     # Processes pack rows otherwise than one does; Llama's norms, which compute in float32, would round otherwise.
     model = tiny_causal_lm("gpt2", dtype=torch.float64)
-    recipe = small_recipe(folder, parts={"model": model}, **SHARED, **changes)
+    recipe = small_recipe(folder, parts={"model": model, "reward_funcs": (reward,)}, **SHARED, **changes)
     state = State()
     with recipe.report.reporter as reporter:
         reporter.begin(recipe.batch.table(), recipe.introduction)

@@ -114,7 +114,7 @@ def test_weights_do_change_and_depend_on_the_seed(tmp_path, whole):
     assert (whole - weights_after(tmp_path, seed=1)).abs().max() > 1e-4
 
 
-def test_minibatches_cover_every_row_once_and_differ_by_epoch(tmp_path):
+def test_minibatches_cover_every_row_once_and_differ_by_epoch_and_update(tmp_path):
     recipe = small_recipe(tmp_path, num_mini_batches=3)
     _, rollout, scores = play(recipe)
     experience = make_experience(rollout, dataclasses.replace(scores, total=torch.arange(8.0)), recipe)
@@ -122,6 +122,23 @@ def test_minibatches_cover_every_row_once_and_differ_by_epoch(tmp_path):
     orders = [[m.scores.tolist() for m in minibatches(experience, phase, epoch, recipe)] for epoch in (0, 1, 0)]
     assert sorted(score for m in orders[0] for score in m) == list(range(8))
     assert orders[0] == orders[2] != orders[1]
+    later = dataclasses.replace(phase, update=2)
+    assert [m.scores.tolist() for m in minibatches(experience, later, 0, recipe)] != orders[0]
+
+
+def test_a_minibatch_is_divided_by_its_own_tokens_d32(tmp_path):
+    """Eight tiny steps on a row each move the policy 8 times as far as one on the mean of the rows."""
+    moved = []
+    for changes in ({"num_mini_batches": 8}, {"loss_aggregation": "sequence_mean"}):
+        recipe = small_recipe(
+            tmp_path / str(len(moved)), dtype=torch.float64, optim="sgd", learning_rate=1e-6, max_grad_norm=None,
+            num_ppo_epochs=1, total_episodes=8, stop_token_id=tuple(range(0, 258, 5)), kl_coef=0.0, **changes,
+        )  # fmt: skip
+        before = [parameter.detach().clone() for parameter in recipe.models.policy.model.parameters()]
+        train(recipe, State())
+        after = recipe.models.policy.model.parameters()
+        moved.append(torch.cat([(new.detach() - old).flatten() for new, old in zip(after, before, strict=True)]))
+    assert (moved[0] - 8 * moved[1]).abs().max() < 1e-3 * moved[0].abs().max()
 
 
 def test_max_grad_norm_limits_the_step_d3(tmp_path):
