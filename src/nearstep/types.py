@@ -1,6 +1,6 @@
 """What flows through a run: Prompts → Rollout → Scores → Experience → Metrics, each frozen, none padded.
 
-Dimensions: `rows` episodes, `tokens` all tokens of all rows back to back, row 0 first, `actions` the tokens that the policy
+Dimensions: `rows` episodes, `tokens` all tokens of all rows back to back, row 0 first, `actions` those that the policy
 chose, in the same order, `k` the top tokens recorded for a trust region. A minibatch is an Experience of fewer rows.
 """
 

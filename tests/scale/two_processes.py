@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
     """Nine episodes over the processes in four minibatches: a critic, one on the policy's trunk, shared groups."""
     play(folder, whiten_rewards=True)
     play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1)
-    play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv")
+    play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv", whiten_advantages=True)
     play(folder / "adapting", reward=some_unscored, **ADAPTING)
     under_ddp(folder)
     master_weights(folder)

@@ -1,4 +1,4 @@
-"""Axes: every name has its object, objects of the user's take their place and are checked, and their numbers by hand."""
+"""Axes: every name has its object, the user's own take their place and are checked; numbers of all by hand."""
 
 import dataclasses
 import json
@@ -223,7 +223,7 @@ class Negative(AdaptiveKL):
     ({"trust_region": object()}, "has no `top_k` and no `inside`"),
     ({"advantage": NoNeedsCritic()}, "has no `needs_critic`; it needs needs_critic"),
     ({"advantage": NoTargets()}, "credit returned no targets"),
-    ({"critic_schedule": TrainsCritic(), "advantage": DiscountedReturn()}, "trains a critic in update 2, and advantage"),
+    ({"critic_schedule": TrainsCritic(), "advantage": DiscountedReturn()}, "trains a critic in update 2, and adv"),
     ({"kl_controller": Negative(0.1, 1.0, 10)}, r"next\(…\) is -1.0; a coefficient is a number from 0 on"),
     ({"loss_aggregation": HalfDivisor()}, "divisor for 0 tokens in 0 rows is 0; it must be above 0"),
     ({"kl_controller": object()}, "has no `first` and no `next`"),

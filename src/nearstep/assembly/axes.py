@@ -17,13 +17,6 @@ from nearstep.assembly.axis_checks import (
 )
 from nearstep.common.errors import ConfigError
 from nearstep.common.plugins import load_object, made
-from nearstep.config.axes import (
-    AdvantageName,
-    CriticScheduleName,
-    KLControllerName,
-    LossAggregationName,
-    TrustRegionName,
-)
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.ppo_rules import critic_schedule_name, kl_controller_name, may_have_kl_penalty
 from nearstep.training.schedules import CriticSchedule, Decoupled, Joint, PolicyOnly, WarmUp
@@ -33,7 +26,7 @@ DIVERGENCE_REGIONS = (BinaryTV, BinaryKL, TopKTV, TopKKL)
 DIVERGENCE_RATIO_LIMIT = 20.0
 
 # Every name of config.axes has its line here; a test compares the two.
-TRUST_REGIONS: Mapping[TrustRegionName, Callable[[PPOConfig], TrustRegion]] = {
+TRUST_REGIONS: Mapping[str, Callable[[PPOConfig], TrustRegion]] = {
     "clip": lambda c: Clip(c.cliprange, c.cliprange if c.cliprange_high is None else c.cliprange_high, c.dual_clip),
     "binary_tv": lambda c: BinaryTV(*_thresholds(c, TV_THRESHOLD)),
     "binary_kl": lambda c: BinaryKL(*_thresholds(c, KL_THRESHOLD)),
@@ -41,7 +34,7 @@ TRUST_REGIONS: Mapping[TrustRegionName, Callable[[PPOConfig], TrustRegion]] = {
     "topk_kl": lambda c: TopKKL(*_thresholds(c, KL_THRESHOLD), c.divergence_top_k),
     "unbounded": lambda _: Unbounded(),
 }
-ADVANTAGES: Mapping[AdvantageName, Callable[[PPOConfig], Advantage]] = {
+ADVANTAGES: Mapping[str, Callable[[PPOConfig], Advantage]] = {
     "gae": lambda c: GAE(
         c.gamma, c.lam, c.lam_length_alpha, c.lam_critic, warmup_updates=c.vf_warmup_updates, warmup_lam=c.vf_warmup_lam
     ),
@@ -50,16 +43,16 @@ ADVANTAGES: Mapping[AdvantageName, Callable[[PPOConfig], Advantage]] = {
     "leave_one_out": lambda _: AgainstGroup("leave_one_out"),
     "batch_normalized": lambda c: DiscountedReturn(c.gamma),
 }
-KL_CONTROLLERS: Mapping[KLControllerName, Callable[[PPOConfig], KLController]] = {
+KL_CONTROLLERS: Mapping[str, Callable[[PPOConfig], KLController]] = {
     "fixed": lambda c: FixedKL(c.kl_coef),
     "adaptive": lambda c: AdaptiveKL(c.kl_coef, c.kl_target or 0.0, c.kl_horizon),
     "scheduled": lambda c: ScheduledKL(c.kl_coef, c.kl_coef_final or 0.0, c.kl_schedule),
 }
-CRITIC_SCHEDULES: Mapping[CriticScheduleName, Callable[[PPOConfig, int], CriticSchedule]] = {
+CRITIC_SCHEDULES: Mapping[str, Callable[[PPOConfig, int], CriticSchedule]] = {
     "joint": lambda c, _: Joint(c.num_ppo_epochs),
     "decoupled": lambda c, updates: Decoupled(c.num_ppo_epochs, c.num_vf_epochs, c.vf_update_frequency, updates),
 }
-LOSS_AGGREGATIONS: Mapping[LossAggregationName, Callable[[PPOConfig], LossAggregation]] = {
+LOSS_AGGREGATIONS: Mapping[str, Callable[[PPOConfig], LossAggregation]] = {
     "token_mean": lambda _: TokenMean(),
     "sequence_mean": lambda _: SequenceMean(),
     "sequence_sum": lambda _: SequenceSum(),
@@ -164,7 +157,7 @@ def kl_controller(config: PPOConfig, own: object, updates: int) -> KLController:
 
 
 def critic_schedule(config: PPOConfig, own: object, rule: Advantage, updates: int) -> CriticSchedule:
-    """When policy and critic train. Raises ConfigError for an object that is no schedule, or trains what is not there."""
+    """When policy and critic train. Raises ConfigError for what is no schedule, or trains what is not there."""
     name = critic_schedule_name(config)
     epochs = config.num_ppo_epochs if name == "joint" else config.num_vf_epochs
     if own is None and name in CRITIC_SCHEDULES:

@@ -153,7 +153,7 @@ def _check_critic(config: PPOConfig, inputs: RunInputs, *, needs_critic: bool) -
     if inputs.value_model is None:
         return
     if not needs_critic:
-        rule = config.advantage if inputs.advantage is None else type(inputs.advantage).__name__
+        rule = config.advantage if inputs.advantage is None else "the object that was passed"
         raise ModelError(f"value_model: advantage = {rule} has no critic; leave it out, or use advantage = gae")
     if config.critic_trunk != "separate":
         raise ModelError(

@@ -105,7 +105,9 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
             _card(config, chosen, rewards, run_prompts, reporter), reporter.saved,
         ),
         evaluate=evaluator.evaluate,
-        introduction="\n".join([run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]),
+        introduction="\n".join(
+            [run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]
+        ),
     )  # fmt: skip
 
 

@@ -2,26 +2,17 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias, get_args
 
 from nearstep.config.settings import Problem
 
-TrustRegionName: TypeAlias = Literal["clip", "binary_tv", "binary_kl", "topk_tv", "topk_kl", "unbounded"]
-AdvantageName: TypeAlias = Literal["gae", "group_mean", "group_normalized", "leave_one_out", "batch_normalized"]
-KLControllerName: TypeAlias = Literal["auto", "fixed", "adaptive", "scheduled"]
-CriticScheduleName: TypeAlias = Literal["joint", "decoupled"]
-LossAggregationName: TypeAlias = Literal[
-    "token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "token_sum"
-]
+TRUST_REGIONS = ("clip", "binary_tv", "binary_kl", "topk_tv", "topk_kl", "unbounded")
+ADVANTAGES = ("gae", "group_mean", "group_normalized", "leave_one_out", "batch_normalized")
+KL_CONTROLLERS = ("auto", "fixed", "adaptive", "scheduled")
+CRITIC_SCHEDULES = ("joint", "decoupled")
+LOSS_AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "token_sum")
 
-TRUST_REGIONS: tuple[TrustRegionName, ...] = get_args(TrustRegionName)
-ADVANTAGES: tuple[AdvantageName, ...] = get_args(AdvantageName)
-KL_CONTROLLERS: tuple[KLControllerName, ...] = get_args(KLControllerName)
-CRITIC_SCHEDULES: tuple[CriticScheduleName, ...] = get_args(CriticScheduleName)
-LOSS_AGGREGATIONS: tuple[LossAggregationName, ...] = get_args(LossAggregationName)
-
-DIVERGENCES: tuple[TrustRegionName, ...] = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
-GROUP_RULES: tuple[AdvantageName, ...] = ("group_mean", "group_normalized", "leave_one_out")
+DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
+GROUP_RULES = ("group_mean", "group_normalized", "leave_one_out")
 
 
 def is_own(name: str) -> bool:

@@ -19,9 +19,9 @@ from nearstep.config.sections import AllSettings, KLSettings, PolicySettings
 from nearstep.config.settings import Problem, without_effect
 
 CRITIC_SETTINGS = (
-    "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_schedule", "critic_trunk",
-    "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency", "vf_warmup_updates",
-    "vf_warmup_lam", "lam_length_alpha",
+    "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_schedule",
+    "critic_trunk", "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency",
+    "vf_warmup_updates", "vf_warmup_lam", "lam_length_alpha",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from nearstep.algorithm.kl_controllers import KLController, MeasuredKL
 from nearstep.testing.law import CheckResult, Law, hold
@@ -75,7 +76,7 @@ def _repeatable(run: Run) -> str | None:
 
 def _direction(run: Run) -> str | None:
     first = run.typed.first()
-    for low, high in zip(KLS[:-1], KLS[1:], strict=True):
+    for low, high in pairwise(KLS):
         less, more = (run.typed.next(first, MeasuredKL(kl, EPISODES[0], 1, run.updates)) for kl in (low, high))
         if more < less:
             return f"after a KL of {high:g} the coefficient is {more:g}, after {low:g} it is {less:g}"
@@ -92,6 +93,6 @@ LAWS: tuple[Law[Run], ...] = (
     Law("protocol", "it has first() and next(coefficient, measured)", _protocol),
     Law("coefficient", "a coefficient is a finite number from 0 on, whatever the KL", _coefficient),
     Law("whole_run", "it stays one over the whole run", _whole_run),
-    Law("repeatable", "the same coefficient and measurement give the same next one: it keeps nothing itself", _repeatable),
+    Law("repeatable", "the same coefficient and measurement give the same next one", _repeatable),
     Law("direction", "a greater KL never makes the next coefficient smaller", _direction, False),
-)  # fmt: skip
+)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nearstep.algorithm.kl import kl_estimate
+from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.algorithm.losses import importance_weight
 from nearstep.algorithm.ragged import sum_by_row
 from nearstep.algorithm.statistics import whiten
@@ -147,7 +147,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     """The metrics of a rollout as they stand before the update; `reports/metrics.py` says what they mean."""
     rollout = experience.rollout
     counts, scored = rollout.action_counts, scores.scored
-    non_score, of_kl = _describe_kl(experience, r)
+    non_score, of_kl = _describe_kl(experience, r.config.kl_estimator)
     shaped = scores.with_dense(experience.scores, rollout)
     metrics: dict[str, Metric] = {
         **of_kl,
@@ -170,12 +170,12 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     return Metrics(metrics) + _describe_parts(scores)
 
 
-def _describe_kl(experience: Experience, r: Recipe) -> tuple[Tensor, dict[str, Metric]]:
+def _describe_kl(experience: Experience, estimator: KLEstimator) -> tuple[Tensor, dict[str, Metric]]:
     """What the KL penalty costs every row, and the KL's own metrics, where there is a reference."""
     rollout = experience.rollout
     if experience.ref_logprobs is None:
         return torch.zeros_like(experience.scores), {}
-    kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, r.config.kl_estimator)
+    kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, estimator)
     of_rows = sum_by_row(kl, rollout.action_counts)
     k3 = kl_estimate(rollout.logprobs, experience.ref_logprobs, "k3")
     return -experience.kl_coef * of_rows, {

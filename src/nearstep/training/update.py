@@ -37,7 +37,7 @@ def update(experience: Experience, phases: Sequence[Phase], r: Recipe) -> tuple[
                 of_epoch += improve(minibatch, phase, r, first=epoch == 0 and number == 0)
                 steps += Steps(policy=int(phase.policy), critic=int(phase.critic))
             metrics += of_epoch
-            if phase.policy and _went_too_far(of_epoch, r):
+            if phase.policy and _went_too_far(of_epoch, r.config.early_stop_kl, r.backend):
                 break
     r.learners.free_gradients()
     return metrics, steps
@@ -80,7 +80,7 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
                 learner.take_gradients()
     for learner in learners.values():
         r.backend.add_up_gradients(learner.parameters)
-    metrics += _clip(learners, phase, r)
+    metrics += _clip(learners, phase, r.config.max_grad_norm, r.backend)
     for learner in learners.values():
         learner.optimizer.step()
     return metrics
@@ -95,24 +95,24 @@ def _divisors(minibatch: Experience, aggregation: LossAggregation, backend: Back
     return Divisors(aggregation.divisor(MinibatchCounts(tokens=actions, rows=rows)), states.clamp(min=1))
 
 
-def _went_too_far(of_epoch: Metrics, r: Recipe) -> bool:
-    """Whether the mean ½ (log ρ)² of an epoch, over all processes, is beyond early_stop_kl."""
-    if r.config.early_stop_kl is None:
+def _went_too_far(of_epoch: Metrics, limit: float | None, backend: Backend) -> bool:
+    """Whether the mean ½ (log ρ)² of an epoch, over all processes, is beyond the limit, early_stop_kl."""
+    if limit is None:
         return False
-    merged = numbers(sum(r.backend.gather(of_epoch.cpu()), start=Metrics()))
-    return merged["policy/approxkl_avg"] > EARLY_STOP_FACTOR * r.config.early_stop_kl
+    merged = numbers(sum(backend.gather(of_epoch.cpu()), start=Metrics()))
+    return merged["policy/approxkl_avg"] > EARLY_STOP_FACTOR * limit
 
 
-def _clip(learners: dict[str, Learner], phase: Phase, r: Recipe) -> Metrics:
+def _clip(learners: dict[str, Learner], phase: Phase, max_norm: float | None, backend: Backend) -> Metrics:
     """Scale the gradients of the networks that train together down to max_grad_norm; their norms before, by network."""
-    norms = {name: r.backend.gradient_norm(learner.parameters) for name, learner in learners.items()}
+    norms = {name: backend.gradient_norm(learner.parameters) for name, learner in learners.items()}
     total = torch.stack(list(norms.values())).norm()
     if not torch.isfinite(total):
         raise TrainingError(
             f"update {phase.update}: the gradient is not finite. The weights are those before this step. Look at "
             "the last rows of rollouts.jsonl, lower learning_rate, or check the reward."
         )
-    if r.config.max_grad_norm is not None:
+    if max_norm is not None:
         for learner in learners.values():
-            torch.nn.utils.clip_grads_with_norm_(learner.parameters, r.config.max_grad_norm, total)
+            torch.nn.utils.clip_grads_with_norm_(learner.parameters, max_norm, total)
     return Metrics({f"{name}/grad_norm": Mean.of(norm) for name, norm in norms.items()})
