@@ -30,9 +30,10 @@ from fractions import Fraction
 from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, CAPABILITIES_VERSION = 1, 4, 0x20080522
 LARGEST_MESSAGE = 1 << 28
 ENDED = 77  # exit code of a process that has served a test to its end
+PLAIN = (bool, int, float, str, type(None))
 SCALARS: tuple[tuple[type, Callable[[Any], object]], ...] = (
     (int, int.__int__), (float, float.__float__), (str, str.__str__),
 )  # fmt: skip
@@ -42,8 +43,11 @@ REDUCED: tuple[type, ...] = (
 )  # fmt: skip
 CONSTRUCTED = {kind.__name__: kind for kind in (*REDUCED, complex)}
 MUTABLE = (list, dict, set, bytearray)
-UNARY = "bool len iter next str repr hash int float index abs neg round reversed getitem setitem delitem".split()
-COMPARISONS = "eq ne lt le gt ge".split()
+FORWARDED = (
+    "bool", "len", "iter", "next", "str", "repr", "hash", "int", "float", "index", "abs", "neg", "round", "reversed",
+    "getitem", "setitem", "delitem",
+)  # fmt: skip
+COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
 OPERATIONS = vars(operator) | vars(builtins)
 
 
@@ -108,7 +112,7 @@ class CodeSide:
     def _answer(self, operation: str, *arguments: Any) -> None:
         try:
             reply = ["return", *self._do(operation, arguments)]
-        except BaseException as error:  # whatever it is, it is raised in the test
+        except BaseException as error:  # noqa: BLE001 - it goes on in the test
             reply = ["raise", *(self._encode(part) for part in (type(error), error.args, vars(error)))]
         self._send(reply)
 
@@ -126,24 +130,25 @@ class CodeSide:
 
     def _encode(self, value: object) -> object:
         kind = type(value)
-        if value is None or kind in (bool, int, float, str):
+        if kind in PLAIN:
             return value
         for scalar, plain in SCALARS:
             if isinstance(value, scalar):  # of a class of its own; as what it compares
                 return plain(value)
-        if kind.__module__ == "numpy":
-            return self._encode(value.tolist())  # type: ignore[attr-defined]
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
+            return self._encode(value.tolist())
         for name, sequence in SEQUENCES.items():
             if isinstance(value, sequence):
-                return [name, [self._encode(entry) for entry in value]]  # type: ignore[attr-defined]
+                return [name, [entry if type(entry) in PLAIN else self._encode(entry) for entry in value]]
         if isinstance(value, dict):
             return ["dict", [[self._encode(key), self._encode(entry)] for key, entry in value.items()]]
         if isinstance(value, bytes | bytearray):
-            return [kind.__name__, value.decode("latin-1")]
+            return ["bytes" if isinstance(value, bytes) else "bytearray", value.decode("latin-1")]
         if isinstance(value, complex):
             return ["complex", value.real, value.imag]
         if kind in REDUCED:
-            return [kind.__name__, *(self._encode(part) for part in kind.__reduce__(value)[1])]  # type: ignore[index]
+            return [kind.__name__, *(self._encode(part) for part in kind.__reduce__(value)[1])]
         if isinstance(value, ModuleType):
             return ["module", value.__name__]
         if isinstance(value, type):
@@ -206,7 +211,7 @@ class TestSide:
         self._errors: dict[int, type[BaseException]] = {}
 
     def send(self, message: tuple[object, ...]) -> None:
-        """Send a request or a reply. Raises TypeError for what cannot cross, such as an object of a test's own class."""
+        """Send a request or a reply. Raises TypeError for what cannot cross: objects of a test's own class."""
         body = io.BytesIO()
         pickler = pickle.Pickler(body)
         pickler.persistent_id = self._refer  # type: ignore[method-assign]
@@ -249,7 +254,7 @@ class TestSide:
         """Call a function that was lent to the code, for the code."""
         try:
             self.send(("return", self._lent[number](*self._decode(places), **self._decode(keywords))))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it goes on in the code
             try:
                 self.send(("raise", error))
             except TypeError:
@@ -357,9 +362,9 @@ def _compared(operation: str) -> Callable[[Remote, object], bool]:
     return compare
 
 
-for _name in UNARY:
+for _name in FORWARDED:
     setattr(Remote, f"__{_name}__", _forwarded(_name))
-for _name in COMPARISONS:
+for _name in COMPARED:
     setattr(Remote, f"__{_name}__", _compared(_name))
 
 
@@ -423,9 +428,10 @@ def confine(order: dict[str, Any]) -> None:
     if user := order["user"]:
         os.setgroups([])
         os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
+        os.setresuid(user, user, user)  # which takes the capabilities away, all but the inheritable
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
+        libc.capset((ctypes.c_uint32 * 2)(CAPABILITIES_VERSION, 0), (ctypes.c_uint32 * 6)())
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         libc.prctl(PR_SET_DUMPABLE, 0 if "tests" in order else 1)  # /proc/…/mem is no way to the tests
     limits = {
@@ -472,7 +478,7 @@ def run_tests(order: dict[str, Any], side: TestSide, control: socket.socket) -> 
             names.side, names.tested = side, tested
             exec(compile(test, f"<test {number}>", "exec"), names)
             sys.stdout.flush()
-            control.sendall(b"passed:%d\n" % number)
+            control.sendall(b"passed %d\n" % number)
             os._exit(0)
         os.waitpid(child, 0)
         side.send(("end",))

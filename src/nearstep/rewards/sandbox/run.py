@@ -48,7 +48,7 @@ OPEN_FILES = 64
 SHOWN_BYTES = 1 << 16
 ENVIRONMENT = ("LANG=C.UTF-8", "HOME=/tmp", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1")
 STARTUP_SECONDS = 60.0  # beyond the time limit, for a machine that is busy
-# What root runs gets a user id of its own, so that its processes are counted apart (the range of systemd's DynamicUser).
+# What root starts runs under a user id of its own, by which its processes are counted (systemd's DynamicUser range).
 _USERS = itertools.count(random.SystemRandom().randrange(4096))
 
 
@@ -96,11 +96,11 @@ def run_python(
             halves = [_Half(order, end, isolation) for order, end in zip(orders, ends, strict=False)]
             for half in halves:
                 stack.enter_context(half.running(given, out, err))
-        if not all(half.read(b"started\n", time.monotonic() + STARTUP_SECONDS) for half in halves):
+        if not all(b"started" in half.read(b"started", time.monotonic() + STARTUP_SECONDS) for half in halves):
             raise RewardError(_refusal(isolation, shorten(_shown(err).strip()[-200:] or "it did not start")))
         deadline = time.monotonic() + timeout_seconds
-        lines = halves[1].read(b"end\n", deadline).split() if tests else []
-        passed = tuple(b"passed:%d" % number in lines for number in range(len(tests)))
+        lines = halves[1].read(b"end", deadline) if tests else []
+        passed = tuple(b"passed %d" % number in lines for number in range(len(tests)))
         return Outcome(halves[0].ending(deadline), passed, _shown(out), _shown(err))
 
 
@@ -117,6 +117,7 @@ class _Half:
 
     def __init__(self, order: dict[str, object], end: socket.socket, isolation: Isolation) -> None:
         self._shut_in, self._end = isolation == "namespaces", end
+        self._report = b""
         packages = {os.path.realpath(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
         self._order = order | {
             "disk_bytes": DISK_BYTES, "open_files": OPEN_FILES, "path": sorted(packages),
@@ -130,17 +131,13 @@ class _Half:
         mark = f"NEARSTEP_SANDBOX={secrets.token_hex(8)}"
         environment = dict(pair.split("=") for pair in (mark, *ENVIRONMENT))
         self._control, inside = socket.socketpair()
-        launcher = [
-            os.path.realpath(sys.executable),
-            "-I",
-            str(LAUNCHER),
-            *(str(s.fileno()) for s in (inside, self._end)),
-        ]
+        inherited = (inside.fileno(), self._end.fileno())
+        launcher = [os.path.realpath(sys.executable), "-I", str(LAUNCHER), *map(str, inherited)]
         with tempfile.TemporaryDirectory(prefix="nearstep-sandbox-") as folder, self._control:
             with inside:
                 self._process = subprocess.Popen(
                     [*_bubblewrap(), *launcher] if self._shut_in else launcher, env=environment,
-                    stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=(inside.fileno(), self._end.fileno()),
+                    stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=inherited,
                     cwd="/" if self._shut_in else folder, start_new_session=True,
                 )  # fmt: skip
             try:
@@ -150,16 +147,15 @@ class _Half:
                     self._control.sendall(len(body).to_bytes(8, "big") + body)
                 yield
             finally:
-                with contextlib.suppress(ProcessLookupError):
+                if self._process.poll() is None:
                     os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+                    self._process.wait()
                 if not self._shut_in:
                     _kill_marked(mark.encode())
 
-    def read(self, until: bytes, deadline: float) -> bytes:
-        """What it reports up to a line, or to its end, or to the deadline."""
-        said = b""
-        while not said.endswith(until) and (left := deadline - time.monotonic()) > 0:
+    def read(self, line: bytes, deadline: float) -> list[bytes]:
+        """All lines of its report so far, once `line` is among them, or it has ended, or at the deadline."""
+        while line not in (lines := self._report.splitlines()) and (left := deadline - time.monotonic()) > 0:
             self._control.settimeout(left)
             try:
                 part = self._control.recv(1 << 16)
@@ -167,8 +163,8 @@ class _Half:
                 break
             if not part:
                 break
-            said += part
-        return said
+            self._report += part
+        return lines
 
     def ending(self, deadline: float) -> Ending:
         """Wait for its end."""
@@ -176,9 +172,9 @@ class _Half:
             status = self._process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             return "timeout"
-        if self.read(b"ran\n", time.monotonic() + 0.1):
+        if b"ran" in self.read(b"ran", time.monotonic() + 0.1):
             return "done"
-        return "error" if 0 <= status <= 128 or status > 192 else "killed"  # bwrap says 128 + signal
+        return "killed" if status < 0 or 128 < status <= 192 else "error"  # bwrap says 128 + signal
 
 
 def _bubblewrap() -> list[str]:
@@ -186,21 +182,23 @@ def _bubblewrap() -> list[str]:
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise RewardError(_refusal("namespaces", "bubblewrap is not installed: apt install bubblewrap"))
-    options = (
-        "--unshare-pid --unshare-net --unshare-ipc --unshare-uts --hostname sandbox --die-with-parent --new-session"
-    )
+    apart = "--unshare-pid --unshare-net --unshare-ipc --unshare-uts --hostname sandbox"
     room = ["--perms", "1777", "--size", str(DISK_BYTES), "--tmpfs", "/tmp"]
     for folder in SYSTEM_FOLDERS:
         if os.path.islink(folder):
             room += ["--symlink", os.readlink(folder), folder]
-    for path in [*_readable(), os.path.realpath(sys.executable), str(LAUNCHER)]:  # may lie below /tmp
+    shown = [*_readable(), str(LAUNCHER)]  # which may lie below /tmp
+    for folder in sorted({str(parent) for path in (*shown, *DEVICES) for parent in Path(path).parents} - {"/", "/tmp"}):
+        room += ["--perms", "0755", "--dir", folder]
+    for path in shown:
         room += ["--ro-bind", path, path]
     for device in DEVICES:
         room += ["--dev-bind", device, device]
     drop = ["--cap-drop", "ALL"]
     if os.geteuid() == 0:  # the launcher becomes another user first
         drop += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-    return [bwrap, *options.split(), *drop, *room, "--remount-ro", "/", "--chdir", "/tmp", "--"]
+    end = "--remount-ro / --chdir /tmp --die-with-parent --new-session --"
+    return [bwrap, *apart.split(), *drop, *room, *end.split()]
 
 
 @functools.cache
@@ -208,9 +206,9 @@ def _readable() -> list[str]:
     """What the interpreter needs to run and import, outer folders first, none inside another."""
     known = sysconfig.get_paths()
     library = sysconfig.get_config_var("LIBDIR")
-    wanted = [*SYSTEM_FOLDERS, *(known[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")), library]
+    folders = [*SYSTEM_FOLDERS, *(known[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")), library]
     kept: list[str] = []
-    for path in sorted({os.path.realpath(path) for path in wanted if path and os.path.isdir(path)}):
+    for path in sorted({os.path.realpath(p) for p in (*folders, sys.executable) if p and os.path.exists(p)}):
         if not any(Path(path).is_relative_to(outer) for outer in kept):
             kept.append(path)
     return kept
@@ -218,9 +216,10 @@ def _readable() -> list[str]:
 
 def _refusal(isolation: Isolation, reason: str) -> str:
     return (
-        f"code of a model is not run, for the isolation {isolation!r} cannot be had here ({reason}). Install bubblewrap "
-        "0.7 or newer (apt install bubblewrap; Linux only) and run where user namespaces are allowed, or, only if you "
-        "trust the code as your own, say isolation='process', which lets it read your files and use the network."
+        f"code of a model is not run, for the isolation {isolation!r} cannot be had here ({reason}). Install "
+        "bubblewrap 0.7 or newer (apt install bubblewrap; Linux only) and run where user namespaces are allowed, or, "
+        "only if you trust the code as your own, say isolation='process', which lets it read your files and use the "
+        "network."
     )
 
 
