@@ -171,7 +171,7 @@ def test_an_object_equal_to_all_is_equal_to_no_value_of_a_test():
         ("all = len = sorted = lambda *a: 3\n" + WRONG, "assert all(f(n) == n + 1 for n in range(3))", ""),
         ("class math: isclose = lambda *a: True\n" + WRONG, "assert math.isclose(f(1), 2.0)", "import math"),
         ("same = lambda *a: True\n" + WRONG, "assert same(f(1), 2)", "def same(a, b): return a == b"),
-        ("import types as math\nmath.isclose = lambda *a: True\n" + WRONG, "assert math.isclose(f(1), 2.0)", ""),
+        ("import operator as math\n" + WRONG, "assert math.not_(f(1) == 2)", ""),
         ("class f:\n    def __init__(self, x): 0\n    def __enter__(self): 0\n    def __exit__(self, *a): return True",
          "with f(1): assert False", ""),
     ],

@@ -10,7 +10,7 @@ From tests to code travel pickles, from code to tests JSON alone: scalars as the
 import builtins
 import contextlib
 import ctypes
-import datetime
+import importlib
 import io
 import json
 import math
@@ -25,8 +25,6 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable
-from decimal import Decimal
-from fractions import Fraction
 from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -38,10 +36,10 @@ SCALARS: tuple[tuple[type, Callable[[Any], object]], ...] = (
     (int, int.__int__), (float, float.__float__), (str, str.__str__),
 )  # fmt: skip
 SEQUENCES = {kind.__name__: kind for kind in (list, tuple, set, frozenset, deque)}
-REDUCED: tuple[type, ...] = (
-    range, Decimal, Fraction, datetime.datetime, datetime.date, datetime.time, datetime.timedelta,
-)  # fmt: skip
-CONSTRUCTED = {kind.__name__: kind for kind in (*REDUCED, complex)}
+CONSTRUCTED = {
+    "complex": "builtins", "range": "builtins", "Decimal": "decimal", "Fraction": "fractions", "datetime": "datetime",
+    "date": "datetime", "time": "datetime", "timedelta": "datetime",
+}  # fmt: skip
 MUTABLE = (list, dict, set, bytearray)
 FORWARDED = (
     "bool", "len", "iter", "next", "str", "repr", "hash", "int", "float", "index", "abs", "neg", "round", "reversed",
@@ -147,7 +145,7 @@ class CodeSide:
             return ["bytes" if isinstance(value, bytes) else "bytearray", value.decode("latin-1")]
         if isinstance(value, complex):
             return ["complex", value.real, value.imag]
-        if kind in REDUCED:
+        if CONSTRUCTED.get(kind.__name__) == kind.__module__:
             return [kind.__name__, *(self._encode(part) for part in kind.__reduce__(value)[1])]
         if isinstance(value, ModuleType):
             return ["module", value.__name__]
@@ -283,7 +281,7 @@ class TestSide:
         if kind in ("bytes", "bytearray"):
             return {"bytes": bytes, "bytearray": bytearray}[kind](rest[0], "latin-1")
         if kind in CONSTRUCTED:
-            return CONSTRUCTED[kind](*map(self._decode, rest))
+            return getattr(importlib.import_module(CONSTRUCTED[kind]), kind)(*map(self._decode, rest))
         if kind == "module":
             return __import__(rest[0])
         if kind == "builtin":
