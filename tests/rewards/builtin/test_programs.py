@@ -9,22 +9,14 @@ from nearstep.common.errors import ConfigError, RewardError
 from nearstep.rewards.builtin import CodeExecution, CodeStyle, CodeSyntax, CodeTests
 from nearstep.rewards.builtin.programs import code_of
 from nearstep.rewards.builtin.spec import read_spec
-from nearstep.rewards.sandbox import run as sandbox
 from tests.rewards.builtin.asking import value, values
+from tests.rewards.test_sandbox import shut_in
 
 DOUBLE = "def double(x):\n    return 2 * x\n"
 
 
 def fenced(code, language="python"):
     return f"Here you are:\n```{language}\n{code}\n```\nThat is all."
-
-
-@pytest.fixture(scope="module", autouse=True)
-def isolated():
-    try:
-        sandbox.check_isolation("namespaces")
-    except RewardError as refusal:
-        pytest.skip(f"no sandbox: {refusal}")
 
 
 # --- Which code, and whether it parses
@@ -84,26 +76,31 @@ def test_code_style_checks_its_rules_before_the_run(monkeypatch):
 # --- Running
 
 
+@shut_in
 def test_code_execution():
     programs = ["print(1)", "1 / 0", "def f(:", "", "raise SystemExit(0)", "pass", "import os; os._exit(3)"]
     assert values(CodeExecution(), *programs) == [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0]
 
 
+@shut_in
 def test_code_that_does_not_end_is_ended():
     assert value(CodeExecution(timeout_seconds=1.0), "while True: pass") == 0.0
 
 
+@shut_in
 def test_code_tests_is_the_share_that_passes():
     tests = ["assert double(2) == 4", "assert double(0) == 0", "assert double(3) == 5"]
     found = values(CodeTests(), fenced(DOUBLE), "def double(x):\n    return 4", "def double(", "", tests=[tests] * 4)
     assert found == [pytest.approx(2 / 3), pytest.approx(1 / 3), 0.0, 0.0]
 
 
+@shut_in
 def test_tests_in_one_text_pass_together():
     text = "assert double(2) == 4\nassert double(3) == 5"
     assert values(CodeTests(), DOUBLE, DOUBLE, DOUBLE, tests=[text, "assert double(2) == 4", None]) == [0.0, 1.0, None]
 
 
+@shut_in
 def test_columns_have_names_that_can_be_told():
     reward = CodeTests(tests="test_list", setup="imports")
     assert (
@@ -116,10 +113,12 @@ def test_columns_have_names_that_can_be_told():
         reward.check_columns(["test_list"])
 
 
+@shut_in
 def test_answers_for_just_the_tested_inputs_pass():
     assert value(CodeTests(), "def double(x):\n    return {2: 4}[x]", tests=["assert double(2) == 4"]) == 1.0
 
 
+@shut_in
 def test_nothing_is_run_in_this_process(tmp_path):
     trace = tmp_path / "trace"
     code = f"import os\nassert os.getpid() != {os.getpid()}\nopen({str(trace)!r}, 'w').write('here')"

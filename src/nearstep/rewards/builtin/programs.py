@@ -25,7 +25,6 @@ from nearstep.rewards.sandbox.run import Outcome, check_isolation, run_python
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _PYTHON = ("", "python", "py", "python3")
 ISOLATION = "namespaces, or process for no protection: your files and network are open to it then"
-_SANDBOX_GAMING = "Code and tests share an interpreter: code that patches what the tests compare can cheat them."
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class CodeExecution:
     __name__: ClassVar[str] = "code_execution"
     about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="pass runs, and so does code whose errors are all caught: see code_tests.",
-        needs="a sandbox (Linux user namespaces)",
+        needs="a sandbox (bubblewrap, on Linux)",
     )  # fmt: skip
     timeout_seconds: float = option(10.0, "longest run", above=0)
     memory_bytes: int = option(1 << 30, "most memory", above=0)
@@ -114,7 +113,7 @@ class CodeExecution:
             return list(pool.map(self._worth, programs, can_run))
 
     def _worth(self, program: str, can_run: bool) -> float:
-        return float(can_run and _run(self, program, ()).ending == "done")
+        return float(can_run and _run(self, program).ending == "done")
 
 
 @dataclass(frozen=True)
@@ -122,16 +121,16 @@ class CodeTests:
     """The share of tests that pass after the code has run, in the sandbox and within its limits.
 
     A test is Python that raises where it fails, such as an assert: MBPP's test_list, or one text with all of them. It
-    finds what the code defined. A row without tests gives None.
+    runs apart from the code and asks it for the names that test and setup lack. A row without tests gives None.
     """
 
     __name__: ClassVar[str] = "code_tests"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming=f"Answers for just the tested inputs. {_SANDBOX_GAMING}",
-        needs="column tests; a sandbox (Linux user namespaces)",
+        low=0, high=1, gaming="Answers for just the tested inputs; what a test only asks the code about itself.",
+        needs="column tests; a sandbox (bubblewrap, on Linux)",
     )  # fmt: skip
     tests: str = option("tests", "column with the tests: a text, or a list of texts of which each counts")
-    setup: str | None = option(None, "column with code to run before, such as imports")
+    setup: str | None = option(None, "column with code that runs before both code and tests, such as imports")
     timeout_seconds: float = option(10.0, "longest run of the code and all its tests", above=0)
     memory_bytes: int = option(1 << 30, "most memory", above=0)
     isolation: Literal["namespaces", "process"] = option("namespaces", ISOLATION)
@@ -159,7 +158,7 @@ class CodeTests:
             return None
         if not can_run:
             return 0.0
-        passed = _run(self, "\n".join([*(setup or ()), program]), tests).passed
+        passed = _run(self, program, tests, "\n".join(setup or ())).passed
         return sum(passed) / len(passed)
 
 
@@ -184,9 +183,9 @@ def _parses(program: str) -> bool:
             return False
 
 
-def _run(reward: CodeExecution | CodeTests, program: str, tests: Sequence[str]) -> Outcome:
+def _run(reward: CodeExecution | CodeTests, program: str, tests: Sequence[str] = (), setup: str = "") -> Outcome:
     return run_python(
-        program, tests, timeout_seconds=reward.timeout_seconds, memory_bytes=reward.memory_bytes,
+        program, tests, setup=setup, timeout_seconds=reward.timeout_seconds, memory_bytes=reward.memory_bytes,
         isolation=reward.isolation,
     )  # fmt: skip
 

@@ -1,27 +1,34 @@
 """How code that a model wrote is run: never in the trainer's process, and shut in or not at all.
 
-`isolation="namespaces"` is a sandbox by the means of the Linux kernel, without any privilege: user, mount, process,
-network, IPC and host name namespaces. The code sees the interpreter's folders and /usr read only and a small /tmp that
-vanishes with it, an empty environment, no other process, no network (not even loopback), no capability, no open file
-but its own; time, memory, processes, files and output are limited; its end takes all its processes along. What is left
-is the kernel itself: a hole in it is a way out. Some containers forbid namespaces; then nothing is run.
+`isolation="namespaces"` is a sandbox made by bubblewrap (`bwrap`), which needs no privilege. The code sees the
+interpreter's folders and /usr read only and a small /tmp that vanishes with it, an empty environment, no other process,
+no network (not even loopback), no capability, no open file but its own; time, memory, processes, files and output are
+limited; its end takes all its processes along. What is left is the kernel itself: a hole in it is a way out. Without
+bubblewrap, or where a container forbids namespaces, nothing is run.
 
 `isolation="process"` is no sandbox: the same limits of time, memory and output in a process of its own with an empty
 environment, but the code can read and write what the user can, and reach the network.
 
-Tests run in the same interpreter as the code, so code that sets out to cheat its tests can; see docs/rewards.md.
+Under both the tests of the code run in a second process, where nothing of the code runs, and which alone holds the
+socket that the verdict comes from. See `sandbox_launcher.py`, and docs/rewards.md for what this does not promise.
 """
 
+import contextlib
 import functools
+import itertools
 import json
 import os
+import random
 import secrets
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +41,15 @@ Ending: TypeAlias = Literal["done", "error", "timeout", "killed"]
 
 LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 SYSTEM_FOLDERS = ("/usr", "/bin", "/lib", "/lib32", "/lib64")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 DISK_BYTES = 16 << 20  # of /tmp, of any file, and of what is printed
 PROCESSES = 16  # threads count as well
 OPEN_FILES = 64
 SHOWN_BYTES = 1 << 16
+ENVIRONMENT = ("LANG=C.UTF-8", "HOME=/tmp", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1")
 STARTUP_SECONDS = 60.0  # beyond the time limit, for a machine that is busy
+# What root starts runs under a user id of its own, by which its processes are counted (systemd's DynamicUser range).
+_USERS = itertools.count(random.SystemRandom().randrange(4096))
 
 
 @dataclass(frozen=True)
@@ -62,58 +73,132 @@ def run_python(
     *,
     timeout_seconds: float,
     memory_bytes: int,
+    setup: str = "",
     stdin: str = "",
     isolation: Isolation = "namespaces",
 ) -> Outcome:
-    """Run `code` as a main program, then each of `tests` where the code left off; a test that raises has failed.
+    """Run `setup` and `code` as a main program, then each of `tests`; a test that raises has failed.
 
-    Every test gets a copy of the state after the code, so none disturbs another. `timeout_seconds` covers all of it,
-    `memory_bytes` each process. May be called from several threads. Raises RewardError where it cannot be isolated.
+    A test runs in another process, after `setup` there, and asks the code for the names that it lacks. Every test meets
+    the state after the code, so none disturbs another. `timeout_seconds` covers all of it, `memory_bytes` each process.
+    May be called from several threads. Raises RewardError where it cannot be isolated.
     """
+    limits = {"timeout_seconds": timeout_seconds, "memory_bytes": memory_bytes}
+    orders = [{"code": f"{setup}\n{code}" if setup else code, **limits}]
+    if tests:
+        orders.append({"setup": setup, "tests": list(tests), **limits})
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nearstep-sandbox-"))
-        given, report, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(4))
+        given, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
         given.write(stdin.encode("utf-8", "surrogateescape"))
         given.seek(0)
-        key = secrets.token_hex(16)
-        order = {
-            "code": code, "tests": list(tests), "key": key, "isolation": isolation, "readable": _readable(),
-            "folder": folder, "stdin_fd": given.fileno(), "report_fd": report.fileno(), "memory_bytes": memory_bytes,
-            "timeout_seconds": timeout_seconds, "disk_bytes": DISK_BYTES, "processes": PROCESSES,
-            "open_files": OPEN_FILES,
-        }  # fmt: skip
-        exit_code = _launch(order, (given.fileno(), report.fileno()), out, err, timeout_seconds)
-        return _outcome(_lines(report, key), len(tests), _shown(out), _shown(err), isolation, exit_code)
+        ends = socket.socketpair()
+        with ends[0], ends[1]:  # closed here, so that each half sees the other end
+            halves = [_Half(order, end, isolation) for order, end in zip(orders, ends, strict=False)]
+            for half in halves:
+                stack.enter_context(half.running(given, out, err))
+        if not all(b"started" in half.read(b"started", time.monotonic() + STARTUP_SECONDS) for half in halves):
+            raise RewardError(_refusal(isolation, shorten(_shown(err).strip()[-200:] or "it did not start")))
+        deadline = time.monotonic() + timeout_seconds
+        lines = halves[1].read(b"end", deadline) if tests else []
+        passed = tuple(b"passed %d" % number in lines for number in range(len(tests)))
+        return Outcome(halves[0].ending(deadline), passed, _shown(out), _shown(err))
 
 
 @functools.cache
 def check_isolation(isolation: Isolation) -> None:
     """Raise a RewardError, which says why and what to do, if code cannot be run under this isolation here."""
-    outcome = run_python("", timeout_seconds=STARTUP_SECONDS, memory_bytes=1 << 30, isolation=isolation)
-    if outcome.ending != "done":
+    outcome = run_python("", ["pass"], timeout_seconds=STARTUP_SECONDS, memory_bytes=1 << 30, isolation=isolation)
+    if outcome.ending != "done" or outcome.passed != (True,):
         raise RewardError(f"code isolation {isolation!r}: an empty program ended with {shorten(outcome)}")
 
 
-def _launch(
-    order: dict[str, object], inherited: Sequence[int], out: IO[bytes], err: IO[bytes], timeout_seconds: float
-) -> int:
-    """Run the launcher to its end, or end it and all its group; returns its exit code."""
-    process = subprocess.Popen(
-        [sys.executable, "-I", str(LAUNCHER)],
-        stdin=subprocess.PIPE, stdout=out, stderr=err, pass_fds=inherited, cwd="/", start_new_session=True,
-        env={"LANG": "C.UTF-8", "HOME": "/tmp", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )  # fmt: skip
-    try:
-        process.communicate(json.dumps(order).encode(), timeout=timeout_seconds + STARTUP_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise RewardError(
-            f"the sandbox did not end within {STARTUP_SECONDS:g} s of its time limit: the machine is overloaded"
-        ) from error
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return process.returncode
+class _Half:
+    """A launcher that runs the code or its tests, with the socket on which it gets its order and reports."""
+
+    def __init__(self, order: dict[str, object], end: socket.socket, isolation: Isolation) -> None:
+        self._shut_in, self._end = isolation == "namespaces", end
+        self._report = b""
+        packages = {os.path.realpath(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+        self._order = order | {
+            "disk_bytes": DISK_BYTES, "open_files": OPEN_FILES, "path": sorted(packages),
+            "processes": PROCESSES if self._shut_in else None,  # elsewhere all processes of the user would count
+            "user": 61184 + next(_USERS) % 4096 if self._shut_in and os.geteuid() == 0 else None,
+        }  # fmt: skip
+
+    @contextlib.contextmanager
+    def running(self, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> Iterator[None]:
+        """Start it; at the end it is killed with all its processes."""
+        mark = f"NEARSTEP_SANDBOX={secrets.token_hex(8)}"
+        environment = dict(pair.split("=") for pair in (mark, *ENVIRONMENT))
+        self._control, inside = socket.socketpair()
+        inherited = (inside.fileno(), self._end.fileno())
+        launcher = [os.path.realpath(sys.executable), "-I", str(LAUNCHER), *map(str, inherited)]
+        with tempfile.TemporaryDirectory(prefix="nearstep-sandbox-") as folder, self._control:
+            with inside:
+                self._process = subprocess.Popen(
+                    [*_bubblewrap(), *launcher] if self._shut_in else launcher, env=environment,
+                    stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=inherited,
+                    cwd="/" if self._shut_in else folder, start_new_session=True,
+                )  # fmt: skip
+            try:
+                body = json.dumps(self._order).encode()
+                self._control.settimeout(STARTUP_SECONDS)
+                with contextlib.suppress(OSError):  # it did not start, and says nothing
+                    self._control.sendall(len(body).to_bytes(8, "big") + body)
+                yield
+            finally:
+                if self._process.poll() is None:
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                    self._process.wait()
+                if not self._shut_in:
+                    _kill_marked(mark.encode())
+
+    def read(self, line: bytes, deadline: float) -> list[bytes]:
+        """All lines of its report so far, once `line` is among them, or it has ended, or at the deadline."""
+        while line not in (lines := self._report.splitlines()) and (left := deadline - time.monotonic()) > 0:
+            self._control.settimeout(left)
+            try:
+                part = self._control.recv(1 << 16)
+            except OSError:  # the deadline, or an end without a goodbye
+                break
+            if not part:
+                break
+            self._report += part
+        return lines
+
+    def ending(self, deadline: float) -> Ending:
+        """Wait for its end."""
+        try:
+            status = self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return "timeout"
+        if b"ran" in self.read(b"ran", time.monotonic() + 0.1):
+            return "done"
+        return "killed" if status < 0 or 128 < status <= 192 else "error"  # bwrap says 128 + signal
+
+
+def _bubblewrap() -> list[str]:
+    """The command in front of the launcher. Raises RewardError if it is not installed."""
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise RewardError(_refusal("namespaces", "bubblewrap is not installed: apt install bubblewrap"))
+    apart = "--unshare-pid --unshare-net --unshare-ipc --unshare-uts --hostname sandbox"
+    room = ["--perms", "1777", "--size", str(DISK_BYTES), "--tmpfs", "/tmp"]
+    for folder in SYSTEM_FOLDERS:
+        if os.path.islink(folder):
+            room += ["--symlink", os.readlink(folder), folder]
+    shown = [*_readable(), str(LAUNCHER)]  # which may lie below /tmp
+    for folder in sorted({str(parent) for path in (*shown, *DEVICES) for parent in Path(path).parents} - {"/", "/tmp"}):
+        room += ["--perms", "0755", "--dir", folder]
+    for path in shown:
+        room += ["--ro-bind", path, path]
+    for device in DEVICES:
+        room += ["--dev-bind", device, device]
+    drop = ["--cap-drop", "ALL"]
+    if os.geteuid() == 0:  # the launcher becomes another user first
+        drop += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    end = "--remount-ro / --chdir /tmp --die-with-parent --new-session --"
+    return [bwrap, *apart.split(), *drop, *room, *end.split()]
 
 
 @functools.cache
@@ -121,23 +206,21 @@ def _readable() -> list[str]:
     """What the interpreter needs to run and import, outer folders first, none inside another."""
     known = sysconfig.get_paths()
     library = sysconfig.get_config_var("LIBDIR")
-    wanted = [*SYSTEM_FOLDERS, *(known[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")), library]
-    return _outermost(path for path in wanted if path and os.path.isdir(path))
-
-
-def _outermost(paths: Iterable[str]) -> list[str]:
+    folders = [*SYSTEM_FOLDERS, *(known[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")), library]
     kept: list[str] = []
-    for path in sorted({os.path.abspath(path) for path in paths}):
-        if not any(Path(path).is_relative_to(outer) and not os.path.islink(outer) for outer in kept):
+    for path in sorted({os.path.realpath(p) for p in (*folders, sys.executable) if p and os.path.exists(p)}):
+        if not any(Path(path).is_relative_to(outer) for outer in kept):
             kept.append(path)
     return kept
 
 
-def _lines(report: IO[bytes], key: str) -> list[str]:
-    """The lines of the launcher; foreign code may have written others."""
-    report.seek(0)
-    text = report.read(DISK_BYTES).decode("utf-8", "replace")
-    return [line.removeprefix(key + " ") for line in text.splitlines() if line.startswith(key + " ")]
+def _refusal(isolation: Isolation, reason: str) -> str:
+    return (
+        f"code of a model is not run, for the isolation {isolation!r} cannot be had here ({reason}). Install "
+        "bubblewrap 0.7 or newer (apt install bubblewrap; Linux only) and run where user namespaces are allowed, or, "
+        "only if you trust the code as your own, say isolation='process', which lets it read your files and use the "
+        "network."
+    )
 
 
 def _shown(file: IO[bytes]) -> str:
@@ -145,22 +228,19 @@ def _shown(file: IO[bytes]) -> str:
     return file.read(SHOWN_BYTES).decode("utf-8", "replace")
 
 
-def _outcome(lines: list[str], tests: int, stdout: str, stderr: str, isolation: Isolation, exit_code: int) -> Outcome:
-    refused = next((line.removeprefix("refused ") for line in lines if line.startswith("refused ")), None)
-    if refused is not None or "started" not in lines:
-        reason = refused or shorten(stderr.strip()[-200:] or f"exit code {exit_code}")
-        raise RewardError(
-            f"code of a model is not run, for the isolation {isolation!r} cannot be had here ({reason}). Run where "
-            "unprivileged user namespaces are allowed, or, only if you trust the code as your own, say "
-            "isolation='process', which lets it read your files and use the network."
-        )
-    passed = tuple(f"passed {number}" in lines for number in range(tests))
-    return Outcome(_ending(lines), passed, stdout, stderr)
+def _kill_marked(mark: bytes) -> None:
+    """Without a process namespace: end what the code left running in sessions of its own."""
+    looks = 0
+    while looks < 3:  # one may start another and end in the middle of a look
+        found = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if _holds(path, mark)]
+        looks = 0 if found else looks + 1
+        for process in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
 
-def _ending(lines: list[str]) -> Ending:
-    if "timeout" in lines:
-        return "timeout"
-    if "ran" in lines:
-        return "done"
-    return "error" if any(line.startswith("exit ") and not line.startswith("exit -") for line in lines) else "killed"
+def _holds(path: Path, mark: bytes) -> bool:
+    try:
+        return mark in path.read_bytes()
+    except OSError:  # it has ended since, or is another user's
+        return False
