@@ -32,7 +32,7 @@ def tokenizer_folder(tmp_path):
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_ROWS", 3)
-    monkeypatch.setattr("nearstep.data.files.json_lines.CHUNK_ROWS", 3)
+    monkeypatch.setattr("nearstep.data.files.json_files.CHUNK_ROWS", 3)
     monkeypatch.setattr("nearstep.data.files.parquet.CHUNK_ROWS", 3)
 
 
