@@ -30,9 +30,8 @@ def broken_line(line: bytes, place: str, error: Exception) -> BadRow:
     text = line.decode("utf-8")
     if isinstance(error, json.JSONDecodeError):
         said = f", character {error.colno}: no valid JSON ({error.msg}), at {_near(text, error.pos)}."
-        return broken(
-            place, said, "A file has one object per line." if error.msg == "Extra data" else "Correct the line."
-        )
+        remedy = "A file has one object per line." if error.msg == "Extra data" else "Correct the line."
+        return broken(place, said, remedy)
     # A number of thousands of digits, or a thousand brackets.
     return broken(place, f": JSON that cannot be read ({error}), at {_near(text, 0)}.")
 

@@ -40,7 +40,8 @@ def prepare(request: Request, version: str, tell: Callable[[str], None]) -> Mani
     head = rows.with_columns(dict(request.columns)).head(HEAD_ROWS, request.on_bad_row)
     layout = layout_of(head.columns, list(head.rows), head.label, request.dataset_format)
     shown = layout.format
-    plan = Plan(request, shown and shown.name, shown is not None and shown.has_reference, layout.has_ids)
+    format_name = None if shown is None else shown.name
+    plan = Plan(request, format_name, shown is not None and shown.has_reference, layout.has_ids)
     hint = None if shown is None else contradicted_hint(request.source, shown)
     notes = template_notes(reader_of(plan).tokenizer.tokenizer, request.prompt_type)
     for line in [f"{request.source}, split {request.split}: format {layout.name}", *([hint] if hint else []), *notes]:
@@ -101,7 +102,7 @@ class _Tally:
     started: float = field(default_factory=time.perf_counter)
 
     def tables(self, outcomes: Iterable[Outcome]) -> Iterator[Any]:
-        """What is to be written. Raises `DataError` for bad rows that shall not be dropped, and where nothing is left."""
+        """What is to be written. Raises `DataError` for bad rows that stop the work, and where nothing is left."""
         for outcome in outcomes:
             if outcome.bad and self.request.on_bad_row == "raise":
                 raise bad_rows(self.label, outcome.bad, None)
