@@ -114,16 +114,15 @@ def _adapted(table: Any, schema: Any) -> Any:
 
 def described(path: Path, rows: int) -> Shard:
     """What is known of an Arrow file; written beside it is what `datasets.load_from_disk` wants to find."""
-    import datasets
-    import pyarrow
+    from datasets import Dataset
 
+    Dataset.from_file(str(path)).info.write_to_directory(str(path.parent))
     with path.open("rb") as file:
         shard = Shard(path.name, rows, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-    with pyarrow.memory_map(str(path)) as source:
-        features = datasets.Features.from_arrow_schema(pyarrow.ipc.open_stream(source).schema)
-    datasets.DatasetInfo(features=features).write_to_directory(str(path.parent))
-    state = {"_data_files": [{"filename": path.name}], "_fingerprint": shard.sha256[:16], "_format_columns": None,
-             "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": "train"}  # fmt: skip
+    state: dict[str, object] = {
+        "_data_files": [{"filename": path.name}], "_fingerprint": shard.sha256[:16], "_format_columns": None,
+        "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": "train",
+    }  # fmt: skip
     (path.parent / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
     return shard
 

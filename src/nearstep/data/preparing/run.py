@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -21,7 +22,7 @@ from nearstep.data.manifest import Lengths, Manifest, Shard
 from nearstep.data.preparing.arrow import described, whole_folder, write_arrow
 from nearstep.data.preparing.plan import Plan, Request, reader_of
 from nearstep.data.preparing.pool import in_order
-from nearstep.data.preparing.work import Counts, Outcome, Task, carry_out
+from nearstep.data.preparing.work import Counts, Outcome, carry_out
 from nearstep.data.row_errors import BadRow, bad_rows, counted
 from nearstep.data.stream import RowStream, open_stream
 from nearstep.data.table import with_columns
@@ -48,8 +49,8 @@ def prepare(request: Request, version: str, tell: Callable[[str], None]) -> Mani
         tell(line)
     with whole_folder(request.output) as unfinished:
         tally, path = _Tally(request, rows.label, tell), unfinished / "data-00000.arrow"
-        tasks = (Task(plan, chunk) for chunk in _chosen(_chunks(plan, rows), request))
-        with closing(in_order(carry_out, tasks, request.workers)) as outcomes:
+        chunks = _chosen(_chunks(plan, rows), request)
+        with closing(in_order(partial(carry_out, plan), chunks, request.workers)) as outcomes:
             written = write_arrow(tally.tables(outcomes), path)
         seconds = time.perf_counter() - tally.started
         manifest = _manifest(plan, tally, described(path, written), version)

@@ -15,7 +15,7 @@ from nearstep.data.row_errors import BadRow, BadValueError, RowError
 from nearstep.data.stream import renamed_entries
 
 # What Arrow raises for a value that no file holds, and what is said of it.
-UNSTORABLE = {
+UNSTORABLE: dict[type[Exception], tuple[RowError, str]] = {
     UnicodeEncodeError: (RowError.TEXT, "it has half a surrogate pair"),
     OverflowError: (RowError.NUMBER, "it holds a number beyond 64 bits"),
     TypeError: (RowError.TYPE, "it is of a kind that no file holds"),
@@ -41,14 +41,6 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Task:
-    """A piece of a data set, and what shall be done to its rows."""
-
-    plan: Plan
-    chunk: Chunk
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What became of a piece: its prompts and columns as a `pyarrow.Table`, its counts, and its bad rows."""
 
@@ -66,10 +58,10 @@ class _Kept:
     prompt: ReadPrompt
 
 
-def carry_out(task: Task) -> Outcome:
+def carry_out(plan: Plan, chunk: Chunk) -> Outcome:
     """Prepare one piece. Bad rows are handed back, not raised, so that they can be told in the order of the data."""
-    plan, reader = task.plan, reader_of(task.plan)
-    entries = list(renamed_entries(task.chunk, dict(plan.request.columns)))
+    reader = reader_of(plan)
+    entries = list(renamed_entries(chunk, dict(plan.request.columns)))
     bad = [entry for entry in entries if isinstance(entry, BadRow)]
     good = [entry for entry in entries if not isinstance(entry, BadRow)]
     kept, too_long = [], 0
