@@ -67,6 +67,10 @@ SOURCES = {
     "text": [{"prompt": f"p{number}", "n": number} for number in range(10)],
     "completion": [{"prompt": "a", "completion": "b", "x": None}, {"prompt": "c", "completion": "d", "x": [1, 2]}],
     "mixed": [{"prompt": "a"}, {"prompt": user("b")}, {"prompt": "[1]"}, {"prompt": "c", "late": True}],
+    "keys that differ": [
+        {"prompt": "a", "x": {"k": 1}, "y": [{}]},
+        {"prompt": "b", "x": {"l": 2.5}, "y": [{"m": None}]},
+    ],
     "chat": [{"messages": [*CHAT, *user("c")]}, {"messages": CHAT}],
     "continued": [{"prompt": CHAT}],
     "tools": [{"prompt": user("a"), "tools": [{"function": {"name": "f"}}]}, {"prompt": user("b"), "tools": None}],
