@@ -21,6 +21,7 @@ def folder(tmp_path, monkeypatch):
     """A parquet file in Alpaca's format, with a row that cannot be used, and a tokenizer."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(prepare.signal, "signal", lambda number, handler: None)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")  # so that it is as before afterwards
     rows = [{"instruction": f"add {number}", "input": "", "output": "x"} for number in range(9)]
     datasets.Dataset.from_list([*rows, {"instruction": "", "input": "", "output": ""}]).to_parquet(
         tmp_path / "a.parquet"
@@ -116,7 +117,6 @@ def test_every_setting_reaches_the_work(folder, monkeypatch):
     asked = []
     monkeypatch.setattr("nearstep.data.preparing.run.prepare", lambda request, version, tell: asked.append(request))
     monkeypatch.setattr(pool, "usable_cores", lambda: 8)
-    monkeypatch.setattr(pool, "start_server", lambda preload: None)
     words = {
         "input": "a.parquet", "output": "out", "tokenizer": "tokenizer", "split": "test", "dataset_config": "main",
         "trust_remote_code": "true", "dataset_format": "query", "columns": "prompt=q", "prompt_type": "chat",

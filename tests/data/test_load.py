@@ -38,6 +38,22 @@ class TestFiles:
         table = load(write_jsonl(tmp_path / "a.jsonl", [{"prompt": "a"}, {"prompt": "b", "late": 1}]))
         assert table.columns == ("prompt", "late")
 
+    @pytest.mark.parametrize("kind", ["jsonl", "json"])
+    def test_values_stay_what_they_are_in_the_file(self, tmp_path, kind):
+        """Readers that look for one type per column change each of these."""
+        rows = [
+            {"prompt": "2024-01-02", "n": 1, "big": 2**70, "meta": {}, "messages": [{"role": "user", "content": "a"}]},
+            {"n": 1.5, "prompt": "b", "meta": {"k": [1, "x", None]}, "pair": "\ud800", "messages":
+             [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "name": "x"}]},
+            {"prompt": [1], "n": None},
+        ]  # fmt: skip
+        path = tmp_path / f"a.{kind}"
+        path.write_text(json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows)))
+        table = load(path)
+        assert list(map(json.dumps, table.rows)) == list(map(json.dumps, rows))
+        assert json.dumps(table.rows[1]) == json.dumps(rows[1])
+        assert table.columns == ("prompt", "n", "big", "meta", "messages", "pair")
+
     @pytest.mark.parametrize("content", [ROWS, {"data": ROWS, "version": 1}])
     def test_json_is_a_list_or_has_it_under_data(self, tmp_path, content):
         (tmp_path / "a.json").write_text(json.dumps(content))

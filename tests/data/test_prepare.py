@@ -15,8 +15,9 @@ from nearstep.common.errors import ConfigError, DataError
 from nearstep.data.encode import encode_prompts
 from nearstep.data.files import chunks
 from nearstep.data.load import load_rows
-from nearstep.data.preparing import pool, shards
-from nearstep.data.preparing.run import Request, prepare
+from nearstep.data.preparing import pool
+from nearstep.data.preparing.plan import Request
+from nearstep.data.preparing.run import prepare
 from nearstep.data.stream import open_stream
 from nearstep.data.templates import style_of, with_template
 from tests.data.making import VOCAB_SIZE, framing_tokenizer, ids_of_text, mix, user
@@ -32,7 +33,7 @@ def tokenizer_folder(tmp_path):
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_ROWS", 3)
-    monkeypatch.setattr("nearstep.data.files.json_lines.CHUNK_ROWS", 3)
+    monkeypatch.setattr("nearstep.data.files.json_files.CHUNK_ROWS", 3)
     monkeypatch.setattr("nearstep.data.files.parquet.CHUNK_ROWS", 3)
 
 
@@ -66,6 +67,10 @@ SOURCES = {
     "text": [{"prompt": f"p{number}", "n": number} for number in range(10)],
     "completion": [{"prompt": "a", "completion": "b", "x": None}, {"prompt": "c", "completion": "d", "x": [1, 2]}],
     "mixed": [{"prompt": "a"}, {"prompt": user("b")}, {"prompt": "[1]"}, {"prompt": "c", "late": True}],
+    "keys that differ": [
+        {"prompt": "a", "x": {"k": 1}, "y": [{}]},
+        {"prompt": "b", "x": {"l": 2.5}, "y": [{"m": None}]},
+    ],
     "chat": [{"messages": [*CHAT, *user("c")]}, {"messages": CHAT}],
     "continued": [{"prompt": CHAT}],
     "tools": [{"prompt": user("a"), "tools": [{"function": {"name": "f"}}]}, {"prompt": user("b"), "tools": None}],
@@ -104,12 +109,6 @@ def test_special_tokens_are_those_of_training(tmp_path, prompt_type):
     )
     assert everything(opened(tmp_path / "out", tokenizer)) == everything(fly)
     assert manifest.eos_taken_off == (10 if prompt_type == "none" else 0)
-
-
-def test_each_worker_keeps_to_one_core_though_its_server_was_started_before(monkeypatch):
-    monkeypatch.delenv(pool.ONE_CORE, raising=False)
-    pool.start_server(preload="nearstep.data.preparing.work")
-    assert list(pool.in_order(os.getenv, [pool.ONE_CORE] * 3, 2)) == ["false"] * 3
 
 
 def test_two_workers_write_what_one_writes(tmp_path, tokenizer_folder, small_chunks):
@@ -215,13 +214,12 @@ class TestFolders:
         assert dataset["late"][:] == [None, None, None, True]
 
 
-def test_columns_whose_types_change_on_the_way(tmp_path, tokenizer_folder, small_chunks, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
+def test_columns_whose_types_change_on_the_way(tmp_path, tokenizer_folder, small_chunks):
     values = [None, None, None, 1, 2, 3, 1.5, 2.5, 3.5, "text", {"a": [1]}, [1, "x"], 2**62, True, None]
     lists = [[], None, [1], [2.5], [3], [], [None], [1], [1], [2], [3], [4], [5], [6], [7]]
     rows = [{"prompt": "a", "value": v, "list": one} for v, one in zip(values, lists, strict=True)]
     manifest = prepared(write(tmp_path / "a.jsonl", rows), tokenizer_folder, tmp_path / "out")
-    assert [shard.rows for shard in manifest.shards] == [3] * 5
+    assert [shard.rows for shard in manifest.shards] == [15]
     columns = everything(opened(tmp_path / "out")).columns
     assert columns["value"] == values
     assert columns["list"] == lists

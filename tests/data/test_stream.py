@@ -23,9 +23,8 @@ from tests.tiny import byte_tokenizer
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_ROWS", 3)
-    monkeypatch.setattr("nearstep.data.files.json_lines.CHUNK_ROWS", 3)
+    monkeypatch.setattr("nearstep.data.files.json_files.CHUNK_ROWS", 3)
     monkeypatch.setattr("nearstep.data.files.parquet.CHUNK_ROWS", 3)
-    monkeypatch.setattr("nearstep.data.files.json_array.BLOCK_CHARACTERS", 40)
 
 
 def numbered(rows):

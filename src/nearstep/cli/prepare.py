@@ -1,5 +1,6 @@
 """`nearstep prepare`: tokenise prompts ahead of a run, by several processes, for `nearstep ppo` to open."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -104,9 +105,10 @@ def run_prepare(options: PrepareOptions) -> None:
     if workers < options.workers:
         _tell(f"{options.workers} workers asked for, {workers} used: this process may use {workers} core(s)")
     stay_offline_if_hub_is_silent([options.input, options.tokenizer])
-    if workers > 1:
-        pool.start_server(preload="nearstep.data.preparing.work")
-    from nearstep.data.preparing.run import Request, prepare
+    # One core for each process: tokenizers of their own accord use all of them.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    from nearstep.data.preparing.plan import Request
+    from nearstep.data.preparing.run import prepare
 
     request = Request(
         source=options.input, tokenizer=options.tokenizer, output=Path(options.output), split=options.split,

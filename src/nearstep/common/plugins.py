@@ -1,4 +1,4 @@
-"""How an object of the user's, named as file.py:name in a setting, is loaded."""
+"""How an object of the user's, named as file.py:name in a setting, is loaded; what a missing package's error says."""
 
 import difflib
 import hashlib
@@ -9,6 +9,12 @@ from pathlib import Path
 from types import ModuleType
 
 from nearstep.common.errors import NearstepError
+
+
+def need_package(package: str, extra: str, wanted: str, error: type[NearstepError]) -> None:
+    """Raise `error`, which names the extra that brings a package, if it is not installed; `wanted` is what needs it."""
+    if importlib.util.find_spec(package) is None:
+        raise error(f"{wanted} needs the package {package}, which is not installed: pip install 'nearstep[{extra}]'.")
 
 
 def load_object(spec: str, *, kind: str, error: type[NearstepError]) -> object:

@@ -6,7 +6,8 @@ from itertools import islice
 from typing import Any, Literal
 
 from nearstep.common.errors import DataError
-from nearstep.data.files.chunks import Chunk, Entry, dataset_chunks, in_chunks, refused
+from nearstep.data.files.broken import refused
+from nearstep.data.files.chunks import Chunk, Entry, dataset_chunks, in_chunks
 from nearstep.data.files.read import columns_of, file_chunks
 from nearstep.data.load import Files, Hub, load_from_hub, locate, saved_split, table_of
 from nearstep.data.manifest import Manifest, read_manifest

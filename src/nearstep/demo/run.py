@@ -11,6 +11,7 @@ from rich.text import Text
 from nearstep.config.ppo import PPOConfig
 from nearstep.demo.outcome import DemoOutcome, evaluate, outcome_table, read_held_out
 from nearstep.demo.prepare import QUICK, DemoScale, Folders, prepare_world
+from nearstep.reward_modeling.fit import require_trainer
 from nearstep.trainer import PPOTrainer
 
 RESPONSE_LENGTH = 48
@@ -24,6 +25,7 @@ def run_demo(*, output: Path, seed: int, quick: bool) -> dict[str, DemoOutcome]:
 
     One torch thread: two are slower than one on models this small.
     """
+    require_trainer()  # now rather than once the supervised start is trained
     torch.set_num_threads(1)
     console = Console(highlight=False)
     scale = QUICK if quick else DemoScale()

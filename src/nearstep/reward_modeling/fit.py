@@ -8,7 +8,6 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy
 import torch
 
 from nearstep.common.errors import ConfigError
+from nearstep.common.plugins import need_package
 from nearstep.config.reward_model import RewardConfig
 from nearstep.reward_modeling.examples import Comparison, Grade
 from nearstep.reward_modeling.objective import LearningModel, Objective
@@ -65,8 +65,7 @@ class Fit:
 
 def require_trainer() -> None:
     """Raise ConfigError where transformers' Trainer lacks what it runs on."""
-    if find_spec("accelerate") is None:
-        raise ConfigError("training a reward model needs accelerate: pip install accelerate")
+    need_package("accelerate", "reward", "training a reward model", ConfigError)
 
 
 def checkpoint_of(config: RewardConfig) -> str | None:

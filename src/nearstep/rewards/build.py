@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, ModelError
+from nearstep.common.plugins import need_package
 from nearstep.config.rewards import LocalRewardSettings, RewardSettings
 from nearstep.models.load import load_scalar_model, load_tokenizer
 from nearstep.models.reward_model import make_scorer
@@ -184,6 +185,7 @@ def _functions(settings: LocalRewardSettings, specs: Sequence[NamedFunction]) ->
 
 
 def _remote(settings: RewardSettings, url: str, policy: TokenizerIdentity, seed: int) -> RewardSource:
+    need_package("httpx2", "remote", "reward_url", ConfigError)
     from nearstep.rewards.remote.client import RemoteReward, Secret, Server
 
     server = Server(

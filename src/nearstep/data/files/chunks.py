@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from nearstep.common.errors import DataError, shorten
-from nearstep.data.row_errors import BadRow, RowError
+from nearstep.data.row_errors import BadRow
 from nearstep.data.table import row_index
 
 CHUNK_ROWS = 1000
@@ -67,20 +66,3 @@ def in_chunks(entries: Iterable[Entry]) -> Iterator[ReadChunk]:
     rows = iter(entries)
     while read := tuple(islice(rows, CHUNK_ROWS)):
         yield ReadChunk(read)
-
-
-def broken(place: str, said: str, remedy: str = "") -> BadRow:
-    """A row that cannot be read from its file; `said` follows its place."""
-    return BadRow(RowError.BROKEN, place, said, remedy)
-
-
-def refused(label: str, row: BadRow) -> DataError:
-    """The error of a row that cannot be read from its file."""
-    return DataError(f"{label}, {row.place}{row.said} {row.remedy}".rstrip())
-
-
-def as_row(item: object, place: str) -> Entry:
-    """An item as a row, if it has columns."""
-    if isinstance(item, dict):
-        return place, item
-    return broken(place, f': expected an object with columns, such as {{"prompt": "…"}}, got {shorten(item)}')

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,24 @@ from nearstep.common.errors import DataError
 from nearstep.data.files.chunks import CHUNK_ROWS, DatasetChunk
 from nearstep.data.table import row_index
 
-MARK = b"PAR1"  # how a file begins and ends
-
 
 def parquet_rows(paths: Sequence[Path], label: str) -> tuple[Any, Callable[[int], str]]:
     """All rows as one `datasets.Dataset`, and the place of each. Raises `DataError` naming the file."""
     import pyarrow.parquet  # type: ignore[import-untyped]
     from datasets import Dataset
 
-    tables = []
+    tables = [_schema(paths, label).empty_table()]
     for path in paths:
-        try:
+        with _readable(path, label):
             tables.append(pyarrow.parquet.read_table(path))
-        except (pyarrow.ArrowException, OSError) as error:
-            raise _unreadable(path, label, error) from error
-    try:
-        # `default` fills missing columns with None but, unlike reading the files together, never converts a type.
-        dataset = Dataset(pyarrow.concat_tables(tables, promote_options="default"))
-    except pyarrow.ArrowException as error:
-        raise _disagreeing(label, error) from error
-    return dataset, _places(paths, [len(table) for table in tables])
+    ends = list(accumulate(map(len, tables)))
+
+    def place(row: int) -> str:
+        file = bisect_right(ends, row)
+        return file_prefix(paths[file - 1], paths) + row_index(row - ends[file - 1])
+
+    # `default` fills missing columns with None but, unlike reading the files together, never converts a type.
+    return Dataset(pyarrow.concat_tables(tables, promote_options="default")), place
 
 
 def parquet_chunks(paths: Sequence[Path], label: str) -> Iterator[DatasetChunk]:
@@ -37,17 +36,14 @@ def parquet_chunks(paths: Sequence[Path], label: str) -> Iterator[DatasetChunk]:
     import pyarrow.parquet
     from datasets import Dataset
 
-    schema = _schema(paths, label)
+    empty = _schema(paths, label).empty_table()
     for path in paths:
         file, first = file_prefix(path, paths), 0
-        try:
-            with pyarrow.parquet.ParquetFile(path) as source:
-                for batch in source.iter_batches(CHUNK_ROWS):
-                    parts = [schema.empty_table(), pyarrow.Table.from_batches([batch])]
-                    yield DatasetChunk(file, first, Dataset(pyarrow.concat_tables(parts, promote_options="default")))
-                    first += len(batch)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise _unreadable(path, label, error) from error
+        with _readable(path, label), pyarrow.parquet.ParquetFile(path) as source:
+            for batch in source.iter_batches(CHUNK_ROWS):
+                tables = [empty, pyarrow.Table.from_batches([batch])]
+                yield DatasetChunk(file, first, Dataset(pyarrow.concat_tables(tables, promote_options="default")))
+                first += len(batch)
 
 
 def file_prefix(path: Path, paths: Sequence[Path]) -> str:
@@ -61,60 +57,37 @@ def _schema(paths: Sequence[Path], label: str) -> Any:
 
     schemas = []
     for path in paths:
-        try:
+        with _readable(path, label):
             schemas.append(pyarrow.parquet.read_schema(path))
-        except (pyarrow.ArrowException, OSError) as error:
-            raise _unreadable(path, label, error) from error
     try:
         return pyarrow.unify_schemas(schemas, promote_options="default")
     except pyarrow.ArrowException as error:
-        raise _disagreeing(label, error) from error
+        raise DataError(f"{label}: its Parquet files disagree on the type of a column ({error}).") from error
 
 
-def _places(paths: Sequence[Path], lengths: Sequence[int]) -> Callable[[int], str]:
-    ends = list(accumulate(lengths))
+@contextmanager
+def _readable(path: Path, label: str) -> Iterator[None]:
+    """Turn what the library says of a broken file into a `DataError`."""
+    import pyarrow
 
-    def place(row: int) -> str:
-        file = bisect_right(ends, row)
-        return file_prefix(paths[file], paths) + row_index(row - (ends[file] - lengths[file]))
-
-    return place
-
-
-def _unreadable(path: Path, label: str, error: Exception) -> DataError:
-    if isinstance(error, OSError) and error.errno is not None:
-        return DataError(f"{label}, file {path.name!r}: cannot be read: {error.strerror}. Check its permissions.")
-    said = str(error).rstrip(".")
-    return DataError(
-        f"{label}, file {path.name!r}: no readable Parquet: {_damage(path)} ({said}). Copy it again, or write it anew."
-    )
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        where, said = f"{label}, file {path.name!r}", str(error).rstrip(".")
+        if isinstance(error, OSError) and error.errno is not None:
+            raise DataError(f"{where}: cannot be read: {error.strerror}. Check its permissions.") from error
+        damage = next(_broken_columns(path), said)
+        raise DataError(f"{where}: no readable Parquet: {damage}. Copy it again, or write it anew.") from error
 
 
-def _damage(path: Path) -> str:
-    """At which bytes a file is broken, as far as its marks and its footer tell."""
+def _broken_columns(path: Path) -> Iterator[str]:
+    """The parts of a file that cannot be read, each a column of a row group; none where its footer is broken."""
     import pyarrow.parquet
 
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        begins = file.read(len(MARK))
-        file.seek(max(0, size - len(MARK)))
-        ends = file.read()
-    if begins != MARK:
-        return f"byte 1: it does not begin with {MARK.decode()}"
-    if ends != MARK or size <= 2 * len(MARK):
-        return f"it ends at byte {size:,} without its closing {MARK.decode()}, as if cut"
     try:
         source = pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError):
-        return f"its footer, which ends at byte {size:,}, is broken"
-    with source:
-        return next(_broken_columns(source), "each of its parts can be read, all of them together cannot")
-
-
-def _broken_columns(source: Any) -> Iterator[str]:
-    """The parts of a file that cannot be read, each a column of a row group."""
-    import pyarrow
-
+        return
     first = 0
     for number in range(source.num_row_groups):
         group = source.metadata.row_group(number)
@@ -122,12 +95,8 @@ def _broken_columns(source: Any) -> Iterator[str]:
             name, last = column.path_in_schema, first + group.num_rows - 1
             try:
                 source.read_row_group(number, columns=[name])
-            except (pyarrow.ArrowException, OSError):
+            except (pyarrow.ArrowException, OSError) as error:
                 start = column.dictionary_page_offset or column.data_page_offset
-                end = start + column.total_compressed_size
-                yield f"bytes {start + 1:,} to {end:,}, column {name!r} of row index {first} to {last}"
+                place = f"bytes {start + 1:,} to {start + column.total_compressed_size:,}, column {name!r}"
+                yield f"{place} of row index {first} to {last} ({error})"
         first += group.num_rows
-
-
-def _disagreeing(label: str, error: Exception) -> DataError:
-    return DataError(f"{label}: its Parquet files disagree on the type of a column ({error}).")

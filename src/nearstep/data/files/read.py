@@ -1,19 +1,38 @@
 """How local files are read: as a table, or as chunks one after the other."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nearstep.common.errors import DataError
-from nearstep.data.files.chunks import Chunk, in_chunks, refused
-from nearstep.data.files.comma_separated import csv_entries
-from nearstep.data.files.json_array import json_entries
-from nearstep.data.files.json_lines import line_chunks
+from nearstep.data.files.broken import refused
+from nearstep.data.files.chunks import Chunk, in_chunks
+from nearstep.data.files.csv_files import csv_entries
+from nearstep.data.files.json_files import json_entries, line_chunks
 from nearstep.data.files.parquet import file_prefix, parquet_chunks, parquet_rows
 from nearstep.data.row_errors import BadRow
 from nearstep.data.table import Rows, Table, label
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class RowTexts:
+    """Rows held as the JSON that they are, less than half of what Python objects take, and parsed when asked for."""
+
+    texts: Sequence[bytes]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, row: int, /) -> Mapping[str, object]:
+        found: dict[str, Any] = json.loads(self.texts[row])
+        return found
+
+    def __iter__(self) -> Iterator[Mapping[str, object]]:
+        return map(json.loads, self.texts)
 
 
 def read_files(paths: Sequence[Path], name: str, split: str, on_bad_row: Literal["raise", "drop"]) -> Table:
@@ -26,17 +45,23 @@ def read_files(paths: Sequence[Path], name: str, split: str, on_bad_row: Literal
     if paths[0].suffix.lower() == ".parquet":
         dataset, position = parquet_rows(paths, where)
         return Table(name, split, dataset, tuple(dataset.column_names), position)
-    places, rows, bad = [], [], []
+    places: list[str] = []
+    texts: list[bytes] = []
+    columns: dict[str, None] = {}
+    bad: list[BadRow] = []
     for chunk in file_chunks(paths, where):
         for entry in chunk.entries():
             if not isinstance(entry, BadRow):
-                places.append(entry[0])
-                rows.append(entry[1])
+                place, row = entry
+                places.append(place)
+                # Half a surrogate pair is text in JSON; whether it may stand in a column is not decided here.
+                texts.append(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+                columns.update(dict.fromkeys(row))
             elif on_bad_row == "drop":
                 bad.append(entry)
             else:
                 raise refused(where, entry)
-    return Table(name, split, rows, columns_of(rows), places.__getitem__, broken=tuple(bad))
+    return Table(name, split, RowTexts(texts), tuple(columns), places.__getitem__, broken=tuple(bad))
 
 
 def file_chunks(paths: Sequence[Path], where: str) -> Iterator[Chunk]:
@@ -54,9 +79,8 @@ def file_chunks(paths: Sequence[Path], where: str) -> Iterator[Chunk]:
                 read = json_entries if suffix == ".json" else csv_entries
                 yield from in_chunks(read(path, file, where))
         except OSError as error:
-            raise DataError(
-                f"{where}, file {path.name!r}: cannot be read: {error.strerror}. Check its permissions."
-            ) from error
+            said = f"cannot be read: {error.strerror}. Check its permissions."
+            raise DataError(f"{where}, file {path.name!r}: {said}") from error
 
 
 def columns_of(rows: Rows) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from nearstep.data.formats.recognise import format_named
@@ -13,33 +14,49 @@ from nearstep.models.load import load_tokenizer
 
 
 @dataclass(frozen=True)
+class Request:
+    """What shall be prepared, and how."""
+
+    source: str
+    tokenizer: str  # a folder or a hub name
+    output: Path
+    split: str = "train"
+    config: str | None = None
+    dataset_format: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()  # ours and theirs
+    prompt_type: str = "none"
+    max_length: int | None = None
+    on_long_prompt: OnLongPrompt = "drop"
+    on_bad_row: Literal["raise", "drop"] = "raise"
+    max_samples: int | None = None
+    seed: int = 42
+    workers: int = 1
+    log_interval: int = 10_000
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
 class Plan:
     """How rows become prompts: names and numbers only, so that every process builds the same reader."""
 
-    tokenizer: str  # a folder or a hub name
-    prompt_type: str
-    trust_remote_code: bool
-    dataset_format: str | None  # None: token ids and nothing else
+    request: Request
+    format_name: str | None  # None: token ids and nothing else
     has_reference: bool
     has_ids: bool
-    names: tuple[tuple[str, str], ...]  # columns: ours and theirs
-    max_length: int | None
-    on_long_prompt: OnLongPrompt
-    on_bad_row: Literal["raise", "drop"]
 
     @functools.cached_property
     def layout(self) -> Layout:
         """Where the prompts stand in a row."""
-        if self.dataset_format is None:
+        if self.format_name is None:
             return Layout(None, self.has_ids)
-        found = format_named(self.dataset_format)
-        return Layout(found.giving_reference(self.has_reference), self.has_ids)
+        return Layout(format_named(self.format_name).giving_reference(self.has_reference), self.has_ids)
 
 
 @functools.lru_cache(maxsize=1)
 def reader_of(plan: Plan) -> PromptReader:
     """The reader that a plan describes, built once in each process."""
-    plain = load_tokenizer(plan.tokenizer, trust_remote_code=plan.trust_remote_code)
-    tokenizer = with_template(plain, plan.prompt_type)
-    encoder = PromptTokenizer.of(tokenizer, len(tokenizer), style_of(plan.prompt_type))
-    return PromptReader(plan.layout, encoder, plan.max_length, plan.on_long_prompt)
+    request = plan.request
+    plain = load_tokenizer(request.tokenizer, trust_remote_code=request.trust_remote_code)
+    tokenizer = with_template(plain, request.prompt_type)
+    encoder = PromptTokenizer.of(tokenizer, len(tokenizer), style_of(request.prompt_type))
+    return PromptReader(plan.layout, encoder, request.max_length, request.on_long_prompt)

@@ -1,58 +1,35 @@
 """How a data set is prepared from end to end: sources found, work given out, results written, told and counted."""
 
-import math
+import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from functools import partial
+from math import ceil
+from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import DataError
 from nearstep.common.random_streams import stream
 from nearstep.data.files.chunks import Chunk, in_chunks
 from nearstep.data.fingerprint import tokenizer_fingerprint
 from nearstep.data.formats.recognise import contradicted_hint
-from nearstep.data.layout import Layout, layout_of
+from nearstep.data.layout import layout_of
 from nearstep.data.load import load_rows
 from nearstep.data.manifest import Lengths, Manifest, Shard
-from nearstep.data.preparing.plan import Plan, reader_of
+from nearstep.data.preparing.arrow import described, whole_folder, write_arrow
+from nearstep.data.preparing.plan import Plan, Request, reader_of
 from nearstep.data.preparing.pool import in_order
-from nearstep.data.preparing.shards import ShardWriter, digest_of
-from nearstep.data.preparing.work import Outcome, SomeOf, Task, carry_out
-from nearstep.data.reader import OnLongPrompt
-from nearstep.data.row_errors import BadRow, RowError, bad_rows, counted
+from nearstep.data.preparing.work import Counts, Outcome, carry_out
+from nearstep.data.row_errors import BadRow, bad_rows, counted
 from nearstep.data.stream import RowStream, open_stream
 from nearstep.data.table import with_columns
 from nearstep.data.templates import template_notes
 
 HEAD_ROWS = 100
 FIRST_LEFT_OUT = 20  # named in the manifest
-
-
-@dataclass(frozen=True)
-class Request:
-    """What shall be prepared, and how."""
-
-    source: str
-    tokenizer: str
-    output: Path
-    split: str = "train"
-    config: str | None = None
-    dataset_format: str | None = None
-    columns: tuple[tuple[str, str], ...] = ()
-    prompt_type: str = "none"
-    max_length: int | None = None
-    on_long_prompt: OnLongPrompt = "drop"
-    on_bad_row: Literal["raise", "drop"] = "raise"
-    max_samples: int | None = None
-    seed: int = 42
-    workers: int = 1
-    log_interval: int = 10_000
-    trust_remote_code: bool = False
 
 
 def prepare(request: Request, version: str, tell: Callable[[str], None]) -> Manifest:
@@ -63,71 +40,45 @@ def prepare(request: Request, version: str, tell: Callable[[str], None]) -> Mani
     rows = open_stream(request.source, split=request.split, config=request.config, from_hub_in_parts=False)
     head = rows.with_columns(dict(request.columns)).head(HEAD_ROWS, request.on_bad_row)
     layout = layout_of(head.columns, list(head.rows), head.label, request.dataset_format)
-    plan = _plan(request, layout)
-    tokenizer = reader_of(plan).tokenizer.tokenizer
-    for line in _opening(request, layout, tokenizer):
+    shown = layout.format
+    format_name = None if shown is None else shown.name
+    plan = Plan(request, format_name, shown is not None and shown.has_reference, layout.has_ids)
+    hint = None if shown is None else contradicted_hint(request.source, shown)
+    notes = template_notes(reader_of(plan).tokenizer.tokenizer, request.prompt_type)
+    for line in [f"{request.source}, split {request.split}: format {layout.name}", *([hint] if hint else []), *notes]:
         tell(line)
-    with ShardWriter(request.output) as writer:
-        tally = _Tally(rows.label)
-        tasks = (Task(plan, chunk) for chunk in _chosen(_chunks(request, rows, layout), request))
-        started = time.perf_counter()
-        for outcome in in_order(carry_out, tasks, request.workers):
-            due = tally.add(outcome, request)
-            writer.add(outcome.arrow)
-            if due:
-                tell(tally.progress(time.perf_counter() - started))
-        seconds = time.perf_counter() - started
-        tally.check()
-        shards = writer.finish()
-        manifest = _manifest(request, plan, tokenizer, tally, shards, version)
-        manifest.write(writer.unfinished)
-        writer.move_into_place()
+    with whole_folder(request.output) as unfinished:
+        tally, path = _Tally(request, rows.label, tell), unfinished / "data-00000.arrow"
+        chunks = _chosen(_chunks(plan, rows), request)
+        with closing(in_order(partial(carry_out, plan), chunks, request.workers)) as outcomes:
+            written = write_arrow(tally.tables(outcomes), path)
+        seconds = time.perf_counter() - tally.started
+        manifest = _manifest(plan, tally, described(path, written), version)
+        manifest.write(unfinished)
     for line in _closing(manifest, request, seconds):
         tell(line)
     return manifest
 
 
-def _plan(request: Request, layout: Layout) -> Plan:
-    shown = layout.format
-    return Plan(
-        tokenizer=request.tokenizer,
-        prompt_type=request.prompt_type,
-        trust_remote_code=request.trust_remote_code,
-        dataset_format=None if shown is None else shown.name,
-        has_reference=shown is not None and shown.has_reference,
-        has_ids=layout.has_ids,
-        names=request.columns,
-        max_length=request.max_length,
-        on_long_prompt=request.on_long_prompt,
-        on_bad_row=request.on_bad_row,
-    )
-
-
-def _chunks(request: Request, rows: RowStream, layout: Layout) -> Callable[[], Iterable[Chunk]]:
+def _chunks(plan: Plan, rows: RowStream) -> Callable[[], Iterable[Chunk]]:
     """The data in pieces, from the beginning each time. Trees are gathered first, so all of their rows are held."""
-    if layout.format is None or not layout.format.gathers:
+    shown, request = plan.layout.format, plan.request
+    if shown is None or not shown.gathers:
         return lambda: rows.chunks(0)
     table = load_rows(request.source, split=request.split, config=request.config, on_bad_row=request.on_bad_row)
-    gathered = layout.format.prompt_rows(with_columns(table, dict(request.columns)))
+    gathered = shown.prompt_rows(with_columns(table, dict(request.columns)))
     entries = [(gathered.position(number), row) for number, row in enumerate(gathered.rows)]
     return lambda: in_chunks([*table.broken, *entries])
 
 
 def _chosen(chunks: Callable[[], Iterable[Chunk]], request: Request) -> Iterator[Chunk]:
-    """All pieces, or those parts of them that hold the rows drawn by the seed."""
+    """All pieces, or new ones of the rows drawn by the seed."""
     if request.max_samples is None:
         yield from chunks()
         return
-    total = sum(len(chunk) for chunk in chunks())
-    drawn = sorted(_drawn(total, request.max_samples, request.seed))
-    first = start = 0
-    for chunk in chunks():
-        stop = start
-        while stop < len(drawn) and drawn[stop] < first + len(chunk):
-            stop += 1
-        if stop > start:
-            yield SomeOf(chunk, frozenset(number - first for number in drawn[start:stop]))
-        first, start = first + len(chunk), stop
+    drawn = _drawn(sum(map(len, chunks())), request.max_samples, request.seed)
+    entries = enumerate(entry for chunk in chunks() for entry in chunk.entries())
+    yield from in_chunks(entry for number, entry in entries if number in drawn)
 
 
 def _drawn(total: int, count: int, seed: int) -> set[int]:
@@ -144,53 +95,32 @@ def _drawn(total: int, count: int, seed: int) -> set[int]:
 class _Tally:
     """What has been counted so far."""
 
+    request: Request
     label: str
-    read: int = 0
-    lengths: Counter[int] = field(default_factory=Counter)
-    row_errors: Counter[RowError] = field(default_factory=Counter)
-    first: list[BadRow] = field(default_factory=list)
-    cut: int = 0
-    shortened: int = 0
-    unpadded: int = 0
-    eos_taken_off: int = 0
-    chats: int = 0
+    tell: Callable[[str], None]
+    counts: Counts = field(default_factory=Counts)
+    left_out: list[BadRow] = field(default_factory=list)  # the first
+    started: float = field(default_factory=time.perf_counter)
 
-    @property
-    def written(self) -> int:
-        return self.lengths.total()
-
-    def add(self, outcome: Outcome, request: Request) -> bool:
-        """Count a piece; whether it is time to say so. Raises `DataError` for bad rows that shall not be dropped."""
-        if outcome.bad and request.on_bad_row == "raise":
-            raise bad_rows(self.label, outcome.bad, None)
-        before, self.read = self.read, self.read + outcome.rows
-        self.lengths.update(outcome.lengths)
-        self.row_errors.update(row.row_error for row in outcome.bad)
-        self.row_errors[RowError.LONG] += outcome.too_long
-        self.first += outcome.bad[: FIRST_LEFT_OUT - len(self.first)]
-        self.cut += outcome.cut
-        self.shortened += outcome.shortened
-        self.unpadded += outcome.unpadded
-        self.eos_taken_off += outcome.eos_taken_off
-        self.chats += outcome.chats
-        return before // request.log_interval < self.read // request.log_interval
-
-    def progress(self, seconds: float) -> str:
-        left_out = f", {self.row_errors.total():,} left out" if self.row_errors.total() else ""
-        return f"{self.read:,} rows, {self.read / seconds:,.0f} rows/s{left_out}"
-
-    def check(self) -> None:
-        """Raise `DataError` where nothing is left."""
-        if not self.written:
-            why = counted((+self.row_errors).elements()) or "there are none"
-            raise DataError(f"none of the {self.read} rows of {self.label}, can be used: {why}.")
+    def tables(self, outcomes: Iterable[Outcome]) -> Iterator[Any]:
+        """What is to be written. Raises `DataError` for bad rows that stop the work, and where nothing is left."""
+        for outcome in outcomes:
+            if outcome.bad and self.request.on_bad_row == "raise":
+                raise bad_rows(self.label, outcome.bad, None)
+            before, self.counts = self.counts.read, self.counts + outcome.counts
+            self.left_out += outcome.bad[: FIRST_LEFT_OUT - len(self.left_out)]
+            yield outcome.table
+            read, row_errors = self.counts.read, self.counts.row_errors.total()
+            if before // self.request.log_interval < read // self.request.log_interval:
+                rate = read / (time.perf_counter() - self.started)
+                self.tell(f"{read:,} rows, {rate:,.0f} rows/s" + (f", {row_errors:,} left out" if row_errors else ""))
+        if not self.counts.lengths:
+            why = counted(self.counts.row_errors.elements()) or "there are none"
+            raise DataError(f"none of the {self.counts.read} rows of {self.label}, can be used: {why}.")
 
 
-def _manifest(
-    request: Request, plan: Plan, tokenizer: PreTrainedTokenizerBase, tally: _Tally, shards: Sequence[Shard],
-    version: str,
-) -> Manifest:  # fmt: skip
-    left_out = {row_error.value: count for row_error, count in (+tally.row_errors).most_common()}
+def _manifest(plan: Plan, tally: _Tally, shard: Shard, version: str) -> Manifest:
+    request, counts, tokenizer = plan.request, tally.counts, reader_of(plan).tokenizer.tokenizer
     return Manifest(
         nearstep=version,
         source=request.source,
@@ -206,45 +136,25 @@ def _manifest(
         on_long_prompt=request.on_long_prompt,
         max_samples=request.max_samples,
         seed=request.seed,
-        rows_read=tally.read,
-        rows_written=tally.written,
-        left_out=left_out,
-        left_out_first=tuple(f"{row.place}{row.said}" for row in tally.first),
-        cut=tally.cut,
-        shortened=tally.shortened,
-        unpadded=tally.unpadded,
-        eos_taken_off=tally.eos_taken_off,
-        chats=tally.chats,
-        tokens=_lengths(tally.lengths),
-        shards=tuple(shards),
-        sha256=digest_of(shards),
+        rows_read=counts.read,
+        rows_written=shard.rows,
+        left_out={row_error.value: count for row_error, count in counts.row_errors.most_common()},
+        left_out_first=tuple(f"{row.place}{row.said}" for row in tally.left_out),
+        cut=counts.cut,
+        shortened=counts.shortened,
+        unpadded=counts.unpadded,
+        eos_taken_off=counts.eos_taken_off,
+        chats=counts.chats,
+        tokens=_lengths(sorted(counts.lengths.elements())),
+        shards=(shard,),
+        sha256=hashlib.sha256(shard.sha256.encode()).hexdigest(),
     )
 
 
-def _lengths(lengths: Counter[int]) -> Lengths:
-    in_order = sorted(lengths.items())
-    median, ninety = (_quantile(in_order, math.ceil(share * lengths.total())) for share in (0.5, 0.9))
-    total = sum(length * count for length, count in in_order)
-    return Lengths(total, in_order[0][0], median, ninety, in_order[-1][0])
-
-
-def _quantile(in_order: Sequence[tuple[int, int]], rank: int) -> int:
-    """The length of the prompt of this rank (from 1)."""
-    before = 0
-    for length, count in in_order:
-        before += count
-        if before >= rank:
-            return length
-    raise ValueError(f"there are {before} lengths, and that of rank {rank} was asked for")
-
-
-def _opening(request: Request, layout: Layout, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    hint = None if layout.format is None else contradicted_hint(request.source, layout.format)
-    return [
-        f"{request.source}, split {request.split}: format {layout.name}",
-        *([hint] if hint else []),
-        *template_notes(tokenizer, request.prompt_type),
-    ]
+def _lengths(tokens: Sequence[int]) -> Lengths:
+    """What is told of the numbers of tokens of all prompts, shortest first."""
+    median, ninety = (tokens[ceil(share * len(tokens)) - 1] for share in (0.5, 0.9))
+    return Lengths(sum(tokens), tokens[0], median, ninety, tokens[-1])
 
 
 def _closing(manifest: Manifest, request: Request, seconds: float) -> list[str]:
@@ -261,6 +171,6 @@ def _closing(manifest: Manifest, request: Request, seconds: float) -> list[str]:
         (manifest.eos_taken_off, f"the tokenizer's EOS was taken off the end of {manifest.eos_taken_off:,} prompts"),
         (True, f"tokens: {tokens.total:,}; shortest {tokens.shortest}, median {tokens.median}, "
                f"90 % up to {tokens.ninety_percent}, longest {tokens.longest}"),
-        (True, f"written: {request.output}, {len(manifest.shards)} file(s), sha256 {manifest.sha256[:16]}…"),
+        (True, f"written: {request.output}, sha256 {manifest.sha256[:16]}…"),
     ]  # fmt: skip
     return [line for holds, line in said if holds]

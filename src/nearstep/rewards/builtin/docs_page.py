@@ -51,9 +51,9 @@ assert Rouge(reference="summary")(completions=["a cat", "a dog"], summary=["a ca
   is no penalty: a penalty alone teaches silence.
 - **Words** are runs of letters and digits; an ideograph or kana is a word by itself. Rewards of phrases know English
   only.
-- **Libraries** come with extras: `pip install 'nearstep[metrics]'` (pyphen, sacrebleu, rouge-score, nltk, jsonschema),
-  `[math]` (math-verify), `[embeddings]` (sentence-transformers), `[code]` (ruff). Where one is missing, an error before
-  the run names its extra.
+- **Libraries** come with extras: `pip install 'nearstep[metrics]'` (pyphen, sacrebleu, rouge-score, nltk, jsonschema,
+  regex), `[math]` (math-verify), `[embeddings]` (sentence-transformers), `[code]` (ruff). Where one is missing, an
+  error before the run names its extra.
 - **Models** come from a folder or the hub; none is a default. They are loaded before training starts, read in batches
   without gradients, on a CPU in float32 and on a GPU in the type in which they were saved. A model without a trained
   head is refused. Texts longer than a window are read window by window: nothing is cut off.

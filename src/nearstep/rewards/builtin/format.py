@@ -25,16 +25,17 @@ class Regex:
     __name__: ClassVar[str] = "regex"
     about: ClassVar[Metadata] = Metadata(
         low=0, high=1, gaming="The form is all it sees: .* between two tags matches any filling.",
-        needs="parameter pattern",
+        needs="parameter pattern", package="regex", extra="metrics",
     )  # fmt: skip
     pattern: str = required("regular expression (Python's, a dot matches line ends too)")
     whole: bool = option(True, "the whole completion must match, white space around it left aside")
     timeout_seconds: float = option(5.0, "longest search in one completion; beyond it an error", above=0)
 
     def __post_init__(self) -> None:
+        settle(self)
+        need_package(self)
         import regex
 
-        settle(self)
         try:
             regex.compile(self.pattern, regex.DOTALL)
         except regex.error as error:

@@ -1,10 +1,10 @@
 """What every built-in reward says of itself, and how its parameters are declared and checked."""
 
 import dataclasses
-import importlib.util
 from dataclasses import Field, dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
+from nearstep.common import plugins
 from nearstep.common.errors import ConfigError, RewardError, shorten
 from nearstep.config.conversion import UnfitError
 from nearstep.config.settings import Option, convert, option_of
@@ -94,9 +94,4 @@ def fields_only(made: Any) -> dict[str, object]:
 
 def need_package(reward: BuiltIn) -> None:
     """Raise a RewardError that names the extra, if the library behind a reward is not installed."""
-    package, extra = reward.about.package, reward.about.extra
-    if importlib.util.find_spec(package) is None:
-        raise RewardError(
-            f"reward {reward.__name__!r} needs the package {package}, which is not installed: "
-            f"pip install 'nearstep[{extra}]'."
-        )
+    plugins.need_package(reward.about.package, reward.about.extra, f"reward {reward.__name__!r}", RewardError)

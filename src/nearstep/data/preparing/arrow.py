@@ -1,0 +1,149 @@
+"""How prepared prompts are written: an Arrow file that `datasets.load_from_disk` opens, whole or not at all.
+
+A column has the type of its values where they have one, and is JSON where they have none or are nested, which
+`datasets` reads back as the values they were: a type for nested values would add the keys of one row to all others.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nearstep.common.errors import ConfigError
+from nearstep.data.manifest import MANIFEST, Shard
+
+
+def column_of(values: Sequence[object]) -> Any:
+    """Values as an Arrow array.
+
+    Raises UnicodeEncodeError for text that is none, TypeError for values that neither Arrow nor JSON has, and
+    OverflowError for numbers beyond 64 bits.
+    """
+    import pyarrow  # type: ignore[import-untyped]
+
+    nested = any(isinstance(value, list | tuple | Mapping) for value in values)
+    ways = (_as_json, pyarrow.array) if nested else (pyarrow.array, _as_json)
+    try:
+        return ways[0](values)
+    except (TypeError, pyarrow.ArrowException):
+        return ways[1](values)
+
+
+def _as_json(values: Sequence[object]) -> Any:
+    """Values as a column of JSON."""
+    import pyarrow
+
+    if any(map(_is_too_large, values)):
+        raise OverflowError("a number beyond 64 bits")
+    texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+    return pyarrow.ExtensionArray.from_storage(pyarrow.json_(), pyarrow.array(texts, pyarrow.string()))
+
+
+def _is_too_large(value: object) -> bool:
+    if isinstance(value, int):
+        return not -(2**63) <= value < 2**63
+    if isinstance(value, Mapping):
+        return any(map(_is_too_large, value.values()))
+    return isinstance(value, list | tuple) and any(map(_is_too_large, value))
+
+
+def write_arrow(tables: Iterable[Any], path: Path) -> int:
+    """Write tables one after the other into one file and return how many rows there are.
+
+    A table that brings other columns or types has what was written before written anew.
+    """
+    writer, schema, rows = None, None, 0
+    for table in tables:
+        wanted = table.schema if schema is None else _merged(schema, table.schema)
+        if writer is None or wanted != schema:
+            writer, schema = _begun(path, writer, wanted), wanted
+        writer.write_table(_adapted(table, schema))
+        rows += len(table)
+    if writer is not None:
+        writer.close()
+    return rows
+
+
+def _begun(path: Path, former: Any, schema: Any) -> Any:
+    """A writer for a schema that has written what the former one wrote."""
+    import pyarrow
+
+    before = path.with_suffix(".before")
+    if former is not None:
+        former.close()
+        path.rename(before)
+    writer = pyarrow.ipc.new_stream(str(path), schema)
+    if former is not None:
+        with pyarrow.memory_map(str(before)) as source:
+            for batch in pyarrow.ipc.open_stream(source):
+                writer.write_table(_adapted(pyarrow.Table.from_batches([batch]), schema))
+        before.unlink()
+    return writer
+
+
+def _merged(first: Any, second: Any) -> Any:
+    """The columns of both, each of the type of its values, or JSON where they differ in type."""
+    import pyarrow
+
+    kinds = {field.name: field.type for field in first}
+    for field in second:
+        known = kinds.get(field.name, pyarrow.null())
+        if known == pyarrow.null():
+            kinds[field.name] = field.type
+        elif field.type not in (known, pyarrow.null()):
+            kinds[field.name] = pyarrow.json_()
+    return pyarrow.schema(list(kinds.items()))
+
+
+def _adapted(table: Any, schema: Any) -> Any:
+    """The table with the columns and types of a schema that holds its values."""
+    import pyarrow
+
+    columns = []
+    for field in schema:
+        column = table.column(field.name) if field.name in table.column_names else None
+        if column is None or column.type == pyarrow.null():
+            columns.append(pyarrow.nulls(len(table), field.type))
+        else:
+            columns.append(column if column.type == field.type else _as_json(column.to_pylist()))
+    return pyarrow.Table.from_arrays(columns, schema=schema)
+
+
+def described(path: Path, rows: int) -> Shard:
+    """What is known of an Arrow file; written beside it is what `datasets.load_from_disk` wants to find."""
+    from datasets import Dataset
+
+    Dataset.from_file(str(path)).info.write_to_directory(str(path.parent))
+    with path.open("rb") as file:
+        shard = Shard(path.name, rows, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    state: dict[str, object] = {
+        "_data_files": [{"filename": path.name}], "_fingerprint": shard.sha256[:16], "_format_columns": None,
+        "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": "train",
+    }  # fmt: skip
+    (path.parent / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    return shard
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder that gets the name `folder` once the work in it has ended well, and is removed otherwise.
+
+    Prepared data of that name give way. Raises ConfigError where something else stands there.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
+        raise ConfigError(f"output = {folder} holds something else than prepared data; give another folder")
+    unfinished, former = (folder.with_name(f".{folder.name}.{state}") for state in ("unfinished", "former"))
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        shutil.rmtree(former, ignore_errors=True)
+        if folder.exists():
+            folder.rename(former)
+        unfinished.rename(folder)
+        shutil.rmtree(former, ignore_errors=True)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
