@@ -10,7 +10,7 @@ bubblewrap, or where a container forbids namespaces, nothing is run.
 environment, but the code can read and write what the user can, and reach the network.
 
 Under both the tests of the code run in a second process, where nothing of the code runs, and which alone holds the
-socket that the verdict comes from. See `sandbox_launcher.py`, and docs/rewards.md for what this does not promise.
+socket that the verdict comes from. See `launcher.py`, and docs/rewards.md for what this does not promise.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from nearstep.common.errors import RewardError, shorten
 Isolation: TypeAlias = Literal["namespaces", "process"]
 Ending: TypeAlias = Literal["done", "error", "timeout", "killed"]
 
-LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
+LAUNCHER = Path(__file__).with_name("launcher.py")
 SYSTEM_FOLDERS = ("/usr", "/bin", "/lib", "/lib32", "/lib64")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 DISK_BYTES = 16 << 20  # of /tmp, of any file, and of what is printed
