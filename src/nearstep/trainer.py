@@ -37,7 +37,7 @@ class PPOTrainer:
     both read the same tokens, else from the policy's trunk with a head of zeros; with `critic_trunk` it is made on the
     policy's own weights. `reward_funcs` follow TRL's convention, or name `file.py:function`.
     `reward_processing_class` is the reward model's own tokenizer, where the model was not loaded from a folder that
-    has it.
+    has it. `engine` plays the episodes: an object, or a class or function of EngineSettings; `args.engine` names one.
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.
@@ -57,6 +57,7 @@ class PPOTrainer:
         reward_processing_class: PreTrainedTokenizerBase | None = None,
         eval_dataset: object = None,
         peft_config: Any = None,
+        engine: object = None,
         callbacks: Sequence[object] | None = None,
     ) -> None:
         inputs = RunInputs(
@@ -71,6 +72,7 @@ class PPOTrainer:
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             peft_config=peft_config,
+            engine=engine,
             callbacks=callbacks or (),
         )  # fmt: skip
         self.recipe: Recipe = assemble(args, inputs)
@@ -90,13 +92,13 @@ class PPOTrainer:
         """Run all updates, evaluate, and save policy and critic under `output_dir`."""
         r = self.recipe
         folder = Path(r.config.output_dir)
-        with r.report.reporter as reporter, closing(r.rewards):
-            reporter.begin(r.batch.table(), r.introduction)
+        with r.report as report, closing(r.rewards), closing(r.engine):
+            report.begin(r.introduction)
             train(r, self.state)
             r.checkpoint.save_final(self.state)
             if r.config.push_to_hub and r.backend.rank == 0:
                 push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
-            reporter.end()
+            report.end()
         return TrainOutput(
             self.state.update,
             self.state.episodes,

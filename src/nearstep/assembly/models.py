@@ -50,6 +50,7 @@ class RunInputs:
     eval_dataset: object = None
     peft_config: Any = None
     callbacks: Sequence[object] = ()
+    engine: object = None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class SamplingSettings(Settings):
         None, "ids of the tokens that end a response, instead of stop_token", at_least=0
     )
     num_generations: int = option(1, "responses sampled for each prompt", at_least=1)
+    engine: str = option("transformers", "what plays the episodes: transformers, or file.py:Name, of your own")
     decode_graphs: bool = option(
         False, "replay decoding steps from CUDA graphs; needs a GPU, and has not been run on one yet"
     )

@@ -17,6 +17,7 @@ CRITIC_SETTINGS = (
     "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency", "vf_warmup_updates",
     "vf_warmup_lam", "lam_length_alpha",
 )  # fmt: skip
+ENGINES = ("transformers",)
 TRUST_REGIONS = ("clip", *DIVERGENCES, "unbounded")
 
 
@@ -37,6 +38,9 @@ def clashes(config: "PPOConfig") -> Iterator[Problem]:
         )
     if config.bf16 and config.dtype == "float64":
         yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
+    if config.engine not in ENGINES and ".py:" not in config.engine:
+        near = difflib.get_close_matches(config.engine, ENGINES, n=1) or [", ".join(ENGINES)]
+        yield Problem(f"engine = {config.engine!r} is unknown; did you mean {near[0]}, or file.py:Name?", ("engine",))
     if config.decode_graphs and config.use_cpu:
         yield Problem(
             "decode_graphs replays CUDA graphs and use_cpu leaves the GPU: give one", ("decode_graphs", "use_cpu")
@@ -58,6 +62,7 @@ def remarks(config: "PPOConfig") -> Iterator[str]:
         config,
         ("without use_peft", not config.use_peft, lora),
         ("with response_length = 1", config.response_length == 1, ("decode_graphs",)),
+        (f"with engine = {config.engine}", config.engine not in ENGINES, ("decode_graphs",)),
         ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
         ("beside total_episodes", config.total_episodes is not None, ("num_train_epochs",)),
         ("beside batch_size", config.batch_size is not None, ("gradient_accumulation_steps",)),

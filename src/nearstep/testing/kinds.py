@@ -19,7 +19,7 @@ def kind_of(found: object) -> Kind:
 
     Raises ConfigError for anything else.
     """
-    if inspect.isclass(found) and issubclass(found, RolloutEngine):
+    if isinstance(found, RolloutEngine) or (inspect.isclass(found) and issubclass(found, RolloutEngine)):
         return "engine"
     if isinstance(found, TrustRegion):
         return "trust_region"
