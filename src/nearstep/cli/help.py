@@ -45,7 +45,9 @@ def command_help(command: Command[Any]) -> str:
     for setting in dataclasses.fields(command.settings):
         if setting.name in titles:
             lines += ["", titles[setting.name]]
-        lines += _entry(f"--{setting.name} {_type_name(setting.type)}".rstrip(), _meaning(setting))
+        lines += _entry(
+            f"--{setting.name} {_type_name(command.settings.types[setting.name])}".rstrip(), _meaning(setting)
+        )
     if command.note:
         lines += ["", *textwrap.wrap(command.note, _width(), break_on_hyphens=False)]
     return "\n".join(lines)
