@@ -131,8 +131,11 @@ class OnlySamples(ByPlaceInTheBatch):
 
 
 class SaysOtherwise(TransformersEngine):
+    asked = 0
+
     def capabilities(self):
-        return Capabilities(top_tokens=self.policy is None)
+        self.asked += 1
+        return Capabilities(top_tokens=self.asked % 2 == 0)
 
 
 class OnceOnly(TransformersEngine):

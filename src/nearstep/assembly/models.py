@@ -53,6 +53,9 @@ class RunInputs:
     engine: object = None
 
 
+RunInputs = RunInputs  # the public name
+
+
 @dataclass(frozen=True)
 class BuiltModels:
     """The models of a run, the judges of its rewards, and what the user should know of how they were chosen."""

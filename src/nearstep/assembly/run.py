@@ -107,6 +107,10 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     )  # fmt: skip
 
 
+# The public name: `nearstep.assembly.run` is this module.
+build_run = assemble
+
+
 def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     """Everything that can be checked without weights."""
     backend = torch_backend(use_cpu=config.use_cpu)

@@ -1,8 +1,12 @@
 """What an engine must do to play episodes, and what it may leave out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from nearstep.common.errors import ConfigError, TrainingError
 from nearstep.models.distribution import Sampling
@@ -71,6 +75,32 @@ class RolloutEngine(Protocol):
 
     def close(self) -> None:
         """Stop what `load` started and give its memory back. A later `load` starts it again."""
+
+
+def rollout_of_rows(
+    prompts: Prompts,
+    responses: Sequence[Sequence[int]],
+    logprobs: Sequence[Float[Tensor, " actions"]],
+    finished: Sequence[bool],
+    version: int,
+) -> Rollout:
+    """A Rollout from what an engine has of each row: ids of the response, its log-probs, whether a stop token ended it.
+
+    It lies on the device of the log-probs.
+    """
+    device = logprobs[0].device
+    rows = list(zip(prompts.ids, responses, strict=True))
+    return Rollout(
+        tokens=torch.tensor([token for prompt, response in rows for token in (*prompt, *response)], device=device),
+        is_action=torch.tensor(
+            [is_action for prompt, response in rows for is_action in [False] * len(prompt) + [True] * len(response)],
+            device=device,
+        ),
+        row_lengths=torch.tensor([len(prompt) + len(response) for prompt, response in rows], device=device),
+        logprobs=torch.cat(list(logprobs)),
+        finished=torch.tensor(list(finished), device=device),
+        policy_version=torch.full((len(rows),), version, device=device),
+    )
 
 
 def play(
