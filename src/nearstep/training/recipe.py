@@ -41,6 +41,7 @@ class Due:
     stop: bool
 
 
+@runtime_checkable
 class LoopReporter(Protocol):
     """Tells of a run. Leaving it as a context closes what it opened, whatever happened; it moves nothing of the run."""
 
@@ -77,6 +78,7 @@ class LoopReporter(Protocol):
         """The run is over, and went well."""
 
 
+@runtime_checkable
 class PolicyEvaluator(Protocol):
     """Says how good the policy is on prompts that it is not trained on."""
 
@@ -87,6 +89,7 @@ class PolicyEvaluator(Protocol):
         """Query, response and score of a few prompts."""
 
 
+@runtime_checkable
 class ModelSaver(Protocol):
     """Writes the models as they are now."""
 
