@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from nearstep.cli.command import Command
 from nearstep.config.conversion import Names
-from nearstep.config.settings import option_of
+from nearstep.options import option_of
 
 _NAMES_WIDTH = 30
 

@@ -1,37 +1,27 @@
 """The laws of rollout engines."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 
 import torch
 
 from nearstep.common.errors import ConfigError
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.forward import rollout_logprobs
-from nearstep.models.roles import Policy, make_policy
 from nearstep.rewards.functions import function_name
-from nearstep.rollout.build import make_engine
-from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings, RolloutEngine
+from nearstep.testing.engine_stage import ALL, SETTINGS, TOLERANCE, TOP_K, VERSION, WITH_TOP, Stage
 from nearstep.testing.law import Law, Verdict, hold
-from nearstep.testing.world import PROMPTS, STOP_IDS, VOCABULARY, prompts_of, reset_weights, small_model
-from nearstep.types import Rollout, TopLogprobs
-
-VERSION, TOP_K = 4, 5
-TOLERANCE = 1e-4
-BUILT_FROM = EngineSettings(max_rows=3)
-SETTINGS = GenerationSettings(Sampling(0.7), response_length=8, stop_ids=STOP_IDS, seed=0)
-WITH_TOP = replace(SETTINGS, top_tokens=TOP_K)
-ALL = list(range(len(PROMPTS)))
+from nearstep.testing.world import PROMPTS, STOP_IDS, VOCABULARY, prompts_of, reset_weights
+from nearstep.types import TopLogprobs
 
 
 def check_engine(given: object, *, tolerance: float = TOLERANCE, skip: Sequence[str] = ()) -> Verdict:
     """Hold a rollout engine to its laws on a small policy. Raises ConformanceError with the first that is broken.
 
     `given` is the engine, or its class or a function, which is called with EngineSettings. `tolerance` is how far
-    recorded log-probs may be from the trainer's, in nats. `trainer_logprobs`, `most_probable` and `new_weights` are not
-    universal: an engine may sample from weights of lower precision, or older ones, and record what it sampled.
-    Laws of what `capabilities()` does not name do not bind. The engine is closed at the end.
+    recorded log-probs may be from the trainer's, in nats. `trainer_logprobs`, `greedy_tokens`, `most_probable` and
+    `new_weights` are not universal: an engine may sample from weights of lower precision, or older ones, and record
+    what it sampled. Laws of what `capabilities()` does not name do not bind. The engine is closed at the end.
     """
     stage = Stage(given, tolerance)
     try:
@@ -42,49 +32,6 @@ def check_engine(given: object, *, tolerance: float = TOLERANCE, skip: Sequence[
 
 def _name(given: object) -> str:
     return function_name(given) if callable(given) else type(given).__name__
-
-
-@dataclass
-class Stage:
-    """An engine, built once, and the policy that it plays."""
-
-    given: object
-    tolerance: float
-    policy: Policy = field(default_factory=lambda: make_policy(small_model()))
-    built: list[RolloutEngine] = field(default_factory=list)
-
-    @property
-    def engine(self) -> RolloutEngine:
-        """The engine; it has loaded the policy."""
-        if not self.built:
-            self.built.append(make_engine(self.given, BUILT_FROM))
-        self.built[0].load(self.policy, VERSION)
-        return self.built[0]
-
-    @property
-    def can(self) -> Capabilities:
-        """What the engine says that it can do."""
-        return self.engine.capabilities()
-
-    @cached_property
-    def rollout(self) -> Rollout:
-        """All prompts as the engine plays them."""
-        return self.play()
-
-    def play(self, rows: Sequence[int] = ALL, settings: GenerationSettings = SETTINGS) -> Rollout:
-        """The prompts with these numbers, after a fresh load."""
-        return self.engine.generate(prompts_of(list(rows)), settings)
-
-    def close(self) -> None:
-        """Stop the engine."""
-        for engine in self.built:
-            engine.close()
-
-    def gap(self, rollout: Rollout, sampling: Sampling) -> float:
-        """The largest difference between recorded log-probs and those of the policy as it stands."""
-        with torch.no_grad():
-            now = rollout_logprobs(self.policy, rollout, sampling).sampled
-        return float((rollout.logprobs - now).abs().max())
 
 
 def _protocol(stage: Stage) -> str | None:

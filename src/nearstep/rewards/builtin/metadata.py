@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from nearstep.common.errors import ConfigError, RewardError, shorten
 from nearstep.config.conversion import UnfitError
-from nearstep.config.settings import Option, convert, option_of
+from nearstep.config.settings import convert
+from nearstep.options import Option, option_of
 
 Values: TypeAlias = list[float | None]
 
