@@ -80,7 +80,7 @@ class RolloutEngine(Protocol):
 def rollout_of_rows(
     prompts: Prompts,
     responses: Sequence[Sequence[int]],
-    logprobs: Sequence[Float[Tensor, " actions"]],
+    logprobs: Sequence[Float[Tensor, " _"]],
     finished: Sequence[bool],
     version: int,
 ) -> Rollout:
