@@ -73,8 +73,8 @@ def _check(found: object, options: CheckOptions) -> "Verdict":
         case "engine":
             if not callable(thing) and not isinstance(thing, RolloutEngine):
                 raise ConfigError(
-                    f"engine {shorten(thing)}: name its class, an object with its members, or a function that builds it "
-                    "from EngineSettings"
+                    f"engine {shorten(thing)}: name its class, an object with its members, or a function that builds "
+                    "it from EngineSettings"
                 )
             return conformance.check_engine(thing, skip=options.skip)
 
