@@ -6,9 +6,7 @@ Run it with `python examples/own_loop.py POLICY_FOLDER PROMPTS_FILE`.
 import sys
 from collections.abc import Sequence
 
-from nearstep import PPOConfig, make_experience, update
-from nearstep.assembly.models import RunInputs
-from nearstep.assembly.run import assemble
+from nearstep import PPOConfig, RunInputs, assemble, generate, make_experience, update
 
 
 def brevity(completions: Sequence[str], **columns: object) -> list[float]:
@@ -25,15 +23,14 @@ def main(policy: str, prompts_file: str, updates: int = 3) -> list[float]:
         total_episodes=8 * updates,
         learning_rate=1e-4,
     )
-    recipe = assemble(config, RunInputs(reward_funcs=[brevity]))
+    run = assemble(config, RunInputs(reward_funcs=[brevity]))
     history = []
-    for number, prompts in enumerate(recipe.prompts.batches(after=0, until=updates), start=1):
-        recipe.engine.load(recipe.models.policy, version=number)
-        rollout = recipe.engine.generate(prompts)
-        scores = recipe.rewards(prompts, rollout)
-        experience = make_experience(rollout, scores, recipe)
-        update(experience, recipe.schedule.phases(number), recipe)
-        recipe.learners.end_update()
+    for number, prompts in enumerate(run.prompts.batches(after=0, until=updates), start=1):
+        rollout = generate(prompts, run, version=number)
+        scores = run.rewards(prompts, rollout)
+        experience = make_experience(rollout, scores, run)
+        update(experience, run.schedule.phases(number), run)
+        run.learners.end_update()
         history.append(float(scores.total.mean()))
         print(f"update {number}: mean score {history[-1]:.3f}")
     return history

@@ -1,14 +1,13 @@
 """A rollout engine that is not quite the trainer: its weights are rounded to few bits, or some updates old."""
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from nearstep.models.roles import Policy, frozen_copy
-from nearstep.rollout.engine import RolloutEngine
+from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEngine, RowEnded
 from nearstep.types import Prompts, Rollout
 
 
@@ -36,9 +35,17 @@ class DriftingEngine:
         self.copy.model.load_state_dict(due)
         self.inner.load(self.copy, version - len(self.past) + 1)
 
-    def generate(self, prompts: Prompts, *, top_k: int = 0, limits: Sequence[int] | None = None) -> Rollout:
+    def capabilities(self) -> Capabilities:
+        """Those of the inner engine, but for telling of rows."""
+        return replace(self.inner.capabilities(), row_ended=False)
+
+    def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
         """See RolloutEngine.generate."""
-        return self.inner.generate(prompts, top_k=top_k, limits=limits)
+        return self.inner.generate(prompts, settings)
+
+    def close(self) -> None:
+        """Close the inner engine."""
+        self.inner.close()
 
 
 def rounded(weights: dict[str, Tensor], precision: torch.dtype) -> dict[str, Tensor]:

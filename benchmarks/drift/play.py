@@ -17,6 +17,7 @@ from nearstep.assembly.models import RunInputs
 from nearstep.assembly.run import assemble
 from nearstep.common.errors import TrainingError
 from nearstep.models.forward.forward import rollout_logprobs
+from nearstep.training.generation import generate
 from nearstep.training.recipe import Recipe
 from nearstep.types import Rollout
 
@@ -62,8 +63,7 @@ def play(regime: Regime, settings: Mapping[str, object], start: nn.Module, seed:
         r = new_recipe(regime, settings, start, seed, folder)
         moments: list[Moment] = []
         for number, prompts in enumerate(r.prompts.batches(after=0, until=regime.updates), start=1):
-            r.engine.load(r.models.policy, version=number)
-            rollout = r.engine.generate(prompts, top_k=r.trust_region.top_k)
+            rollout = generate(prompts, r, version=number)
             scores = r.rewards(prompts, rollout)
             gap, kl = drift(rollout, r)
             experience = make_experience(rollout, scores, r)

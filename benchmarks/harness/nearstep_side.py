@@ -3,7 +3,6 @@
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from benchmarks.harness.workload import (
 from nearstep import PPOConfig, PPOTrainer
 from nearstep.config.recipes import DIVERGENCE
 from nearstep.models.roles import Policy
-from nearstep.rollout.engine import RolloutEngine
+from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEngine, RowEnded
+from nearstep.training.generation import generate
 from nearstep.training.loop import train
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
@@ -40,10 +40,18 @@ class PlannedLengths:
         """Hand the policy on."""
         self.engine.load(policy, version)
 
-    def generate(self, prompts: Prompts, *, top_k: int = 0, limits: Sequence[int] | None = None) -> Rollout:
+    def capabilities(self) -> Capabilities:
+        """Those of the engine, but for telling of rows."""
+        return replace(self.engine.capabilities(), row_ended=False)
+
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
+    def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
         """Generate with the planned limits."""
         lengths = self.plan.lengths(prompts.ids)
-        rollout = self.engine.generate(prompts, top_k=top_k, limits=lengths)
+        rollout = self.engine.generate(prompts, replace(settings, limits=tuple(lengths)))
         assert rollout.action_counts.tolist() == lengths, "a response did not end as planned"
         return rollout
 
@@ -97,8 +105,7 @@ def run_rollout(workload: Workload, recipe: Recipe, meter: Meter) -> None:
     """Only the engine."""
     for number, prompts in enumerate(recipe.prompts.batches(after=0, until=workload.updates)):
         with meter("generate"):
-            recipe.engine.load(recipe.models.policy, version=number)
-            recipe.engine.generate(prompts)
+            generate(prompts, recipe, version=number)
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nearstep.assembly.models import RunInputs
+    from nearstep.assembly.run import assemble
     from nearstep.common.errors import (
         ConfigError,
         ConformanceError,
@@ -17,8 +19,13 @@ if TYPE_CHECKING:
     from nearstep.config.recipes import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
     from nearstep.config.reward_model import RewardConfig
     from nearstep.reward_modeling.trainer import RewardModelTrainer
+    from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings
     from nearstep.trainer import PPOTrainer
     from nearstep.training.experience import make_experience
+    from nearstep.training.generation import generate
+    from nearstep.training.loop import train
+    from nearstep.training.recipe import Recipe
+    from nearstep.training.state import State
     from nearstep.training.update import update
     from nearstep.types import Experience, Metrics, Prompts, Rollout, Scores
 
@@ -33,8 +40,17 @@ _HOMES = {
     "PPOTrainer": "nearstep.trainer",
     "RewardConfig": "nearstep.config.reward_model",
     "RewardModelTrainer": "nearstep.reward_modeling.trainer",
+    "assemble": "nearstep.assembly.run",
+    "RunInputs": "nearstep.assembly.models",
+    "Recipe": "nearstep.training.recipe",
+    "State": "nearstep.training.state",
+    "train": "nearstep.training.loop",
+    "generate": "nearstep.training.generation",
     "make_experience": "nearstep.training.experience",
     "update": "nearstep.training.update",
+    "Capabilities": "nearstep.rollout.engine",
+    "EngineSettings": "nearstep.rollout.engine",
+    "GenerationSettings": "nearstep.rollout.engine",
     "Prompts": "nearstep.types",
     "Rollout": "nearstep.types",
     "Scores": "nearstep.types",
@@ -50,27 +66,36 @@ _HOMES = {
 }
 
 __all__ = [
+    "Capabilities",
     "ConfigError",
     "ConformanceError",
     "DataError",
     "DecoupledPPOConfig",
     "DivergencePPOConfig",
+    "EngineSettings",
     "Experience",
+    "GenerationSettings",
     "Metrics",
     "ModelError",
     "NearstepError",
     "PPOConfig",
     "PPOTrainer",
     "Prompts",
+    "Recipe",
     "RewardConfig",
     "RewardError",
     "RewardModelTrainer",
     "Rollout",
+    "RunInputs",
     "Scores",
+    "State",
     "TRLParityConfig",
     "TrainingError",
     "__version__",
+    "assemble",
+    "generate",
     "make_experience",
+    "train",
     "update",
 ]
 

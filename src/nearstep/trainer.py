@@ -38,7 +38,8 @@ class PPOTrainer:
     policy's own weights. `reward_funcs` follow TRL's convention, or name `file.py:function`.
     `reward_processing_class` is the reward model's own tokenizer, where the model was not loaded from a folder that
     has it. Every axis of the algorithm takes an object of its protocol in place of what its setting names:
-    `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation` (docs/extending.md).
+    `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation` (docs/extending.md). `engine`
+    plays the episodes: an object, or a class or function of EngineSettings.
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.
@@ -58,6 +59,7 @@ class PPOTrainer:
         reward_processing_class: PreTrainedTokenizerBase | None = None,
         eval_dataset: object = None,
         peft_config: Any = None,
+        engine: object = None,
         callbacks: Sequence[object] | None = None,
         trust_region: object = None,
         advantage: object = None,
@@ -77,6 +79,7 @@ class PPOTrainer:
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             peft_config=peft_config,
+            engine=engine,
             callbacks=callbacks or (),
             trust_region=trust_region,
             advantage=advantage,
@@ -101,13 +104,13 @@ class PPOTrainer:
         """Run all updates, evaluate, and save policy and critic under `output_dir`."""
         r = self.recipe
         folder = Path(r.config.output_dir)
-        with r.report.reporter as reporter, closing(r.rewards):
-            reporter.begin(r.batch.table(), r.introduction)
+        with r.report as report, closing(r.rewards), closing(r.engine):
+            report.begin(r.introduction)
             train(r, self.state)
             r.checkpoint.save_final(self.state)
             if r.config.push_to_hub and r.backend.rank == 0:
                 push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
-            reporter.end()
+            report.end()
         return TrainOutput(
             self.state.update,
             self.state.episodes,

@@ -1,13 +1,17 @@
 """Recipes: presets in Python, by name on the command line, and as files; each runs for two updates."""
 
+import dataclasses
 import json
+import pickle
 from pathlib import Path
 
 import pytest
+from transformers import HfArgumentParser
 
 import nearstep
 from nearstep.cli.main import COMMANDS, main
 from nearstep.config.recipes import RECIPES
+from nearstep.config.settings import from_mapping
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 PPO = COMMANDS[0]
@@ -76,3 +80,51 @@ def test_presets_in_python_take_the_same_settings():
     assert nearstep.TRLParityConfig().score_position == "after_eos"
     with pytest.raises(nearstep.ConfigError, match="vf_learning_rate"):
         nearstep.DecoupledPPOConfig(vf_learnin_rate=1.0)
+
+
+PRESETS = {"decoupled": nearstep.DecoupledPPOConfig, "divergence": nearstep.DivergencePPOConfig,
+           "trl_parity": nearstep.TRLParityConfig}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_class_with_the_fields_of_ppo_and_the_defaults_of_its_recipe(name):
+    preset, plain = PRESETS[name], nearstep.PPOConfig()
+    changed = {
+        field.name: field.default for field in dataclasses.fields(preset) if field.default != vars(plain)[field.name]
+    }
+    assert changed == RECIPES[name]
+    assert [field.name for field in dataclasses.fields(preset)] == list(vars(plain))
+    given = preset(output_dir="elsewhere", cliprange=0.1)
+    assert dataclasses.asdict(given) == dataclasses.asdict(
+        nearstep.PPOConfig(**RECIPES[name], output_dir="elsewhere", cliprange=0.1)
+    )
+    for again in (
+        dataclasses.replace(given), preset(**dataclasses.asdict(given)),
+        from_mapping(preset, dataclasses.asdict(given), texts=False), pickle.loads(pickle.dumps(given)),
+    ):  # fmt: skip
+        assert (type(again), again) == (preset, given)
+    with pytest.raises(nearstep.ConfigError, match="kl_coef = -1"):
+        dataclasses.replace(given, kl_coef=-1)
+
+
+@pytest.mark.parametrize("config", [nearstep.PPOConfig, *PRESETS.values(), nearstep.RewardConfig])
+def test_transformers_own_parser_reads_a_configuration_and_leaves_it_as_it_was(config):
+    parser = HfArgumentParser(config)
+    (found,) = parser.parse_args_into_dataclasses([], look_for_args_file=False)
+    assert (type(found), found) == (config, config())
+    for setting in dataclasses.fields(config):
+        assert f"--{setting.name}" in parser.format_help()
+    assert config(max_grad_norm=None).max_grad_norm is None  # the parser takes `| None` out of the fields' types
+
+
+def test_words_of_transformers_own_parser_become_what_the_settings_are():
+    words = "--stop_token_id 5 66 --dataset_name a.jsonl b.jsonl --dataset_weights 1 2.5 --columns prompt=question"
+    words += " --eval_steps 4 --cliprange_high 0.3 --no_whiten_advantages --use_peft --vf_learning_rate 1e-4"
+    (found,) = HfArgumentParser(nearstep.DecoupledPPOConfig).parse_args_into_dataclasses(
+        words.split(), look_for_args_file=False
+    )
+    assert found == nearstep.DecoupledPPOConfig(
+        stop_token_id=(5, 66), dataset_name=("a.jsonl", "b.jsonl"), dataset_weights=(1.0, 2.5),
+        columns={"prompt": "question"}, eval_steps=4, cliprange_high=0.3, whiten_advantages=False, use_peft=True,
+        vf_learning_rate=1e-4,
+    )  # fmt: skip

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,7 +56,7 @@ def test_the_page_has_a_file_for_every_axis(files):
         ["my_advantage.py:BestOfOthers"],
         ["my_controller.py:Corridor"],
         ["my_aggregation.py:RootLength"],
-        ["my_engine.py:CountingEngine"],
+        ["my_engine.py:PlainGenerate"],
     ],
     ids=lambda words: words[0],
 )
@@ -77,20 +76,19 @@ NAMED = {
 
 def test_they_train_together_by_name_and_as_objects(files, tmp_path):
     by_name = small_recipe(tmp_path / "a", total_episodes=8, **NAMED)
-    objects = {setting: found(spec)() for setting, spec in NAMED.items()}
+    engine = found("my_engine.py:PlainGenerate")
+    objects = {"engine": engine} | {setting: found(spec)() for setting, spec in NAMED.items()}
     recipe = small_recipe(tmp_path / "b", total_episodes=8, parts=objects)
     for name in ("trust_region", "kl_controller", "schedule", "loss_aggregation"):
         assert vars(recipe)[name] == vars(by_name)[name]
     assert "kl_controller is an object of your own: Corridor." in recipe.introduction
-    counting = found("my_engine.py:CountingEngine")(recipe.engine.settings)
-    recipe = replace(recipe, engine=counting)
+    assert type(recipe.engine) is engine
     state = State()
     with recipe.report.reporter as reporter:
         reporter.begin(recipe.batch.table(), recipe.introduction)
         train(recipe, state)
         reporter.end()
     assert (state.steps.policy, state.steps.critic) == (4, 2)
-    assert counting.tokens > 8
     assert state.kl_coef == 0.025  # the first update's KL is below the corridor
 
 

@@ -5,8 +5,9 @@ import torch
 from nearstep.models.distribution import Sampling
 from nearstep.rollout.decode_graphs import GraphedDecoding
 from nearstep.rollout.decoding import PlainDecoding
+from nearstep.rollout.engine import EngineSettings, GenerationSettings
 from nearstep.rollout.slot_cache import SlotCache
-from nearstep.rollout.transformers_engine import GenerationSettings, LiveBatch, TransformersEngine
+from nearstep.rollout.transformers_engine import LiveBatch, TransformersEngine
 from nearstep.types import Prompts
 from tests.models.test_roles_and_loading import family
 from tests.tiny import tiny_causal_lm
@@ -25,13 +26,14 @@ def model_of(kind, changes):
     return tiny_causal_lm(kind) if kind in ("llama", "gpt2", "gpt_neox") else family(kind, **changes)
 
 
-def play(policy, capture=None, *, prompts=PROMPTS, top_k=3, limits=None, **changes):
-    given = {"sampling": Sampling(0.9), "response_length": 15, "stop_ids": STOPS, "seed": 0, "max_rows": 6, **changes}
-    generation = GenerationSettings(**given, decode_graphs=capture is not None)
-    engine = TransformersEngine(generation, new_capture=lambda device: capture)
+def play(policy, capture=None, *, prompts=PROMPTS, top_k=3, limits=None, max_rows=6, **changes):
+    given = {"sampling": Sampling(0.9), "response_length": 15, "stop_ids": STOPS, "seed": 0, **changes}
+    generation = GenerationSettings(**given, top_tokens=top_k, limits=limits)
+    built_from = EngineSettings(max_rows=max_rows, decode_graphs=capture is not None)
+    engine = TransformersEngine(built_from, new_capture=lambda device: capture)
     engine.load(policy, version=0)
     whole = Prompts(ids=prompts, inputs=["" for _ in prompts], columns={}, episodes=list(range(len(prompts))))
-    return engine.generate(whole, top_k=top_k, limits=limits)
+    return engine.generate(whole, generation)
 
 
 def assert_same(found, expected, tolerance=1e-6):
@@ -48,8 +50,7 @@ def decodings(policy, capture, *, slots=5, width=30):
     for graphed in (False, True):
         cache = SlotCache(slots, width)
         decoding = GraphedDecoding.of(policy, cache, capture) if graphed else PlainDecoding(policy, cache)
-        generation = GenerationSettings(Sampling(), response_length=9, stop_ids=(), seed=0, max_rows=slots)
-        batches.append(LiveBatch(policy, generation, cache, decoding))
+        batches.append(LiveBatch(policy, 16384, cache, decoding))
     for batch in batches:
         batch.enter([0, 1, 2], [[5, 6, 7], [8], [9, 10, 11, 12]])
     return batches

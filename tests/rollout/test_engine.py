@@ -1,5 +1,6 @@
 """The engine: recorded log-probs, stop tokens, limits, streams of their own, top tokens, rows that come and go."""
 
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
@@ -7,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nearstep.common.errors import ConfigError, TrainingError
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.models.roles import make_policy
-from nearstep.rollout.engine import RolloutEngine, generate
+from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings, RolloutEngine, play
 from nearstep.rollout.sampling import draw
-from nearstep.rollout.transformers_engine import GenerationSettings, TransformersEngine
+from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.types import Prompts
 from tests.tiny import tiny_causal_lm
 
@@ -24,11 +26,26 @@ def prompts_of(ids, episodes=None):
     return Prompts(ids=ids, inputs=["" for _ in ids], columns={}, episodes=episodes or list(range(len(ids))))
 
 
-def engine_of(kind="llama", model=None, **changes):
+@dataclass
+class Playing:
+    """The built-in engine with settings that its calls share."""
+
+    engine: TransformersEngine
+    settings: GenerationSettings
+
+    @property
+    def policy(self):
+        return self.engine.policy
+
+    def generate(self, prompts, **changes):
+        return self.engine.generate(prompts, replace(self.settings, **changes))
+
+
+def engine_of(kind="llama", model=None, max_rows=64, max_tokens=16384, **changes):
     given = {"sampling": Sampling(0.7), "response_length": 20, "stop_ids": STOPS, "seed": 0, **changes}
-    engine = TransformersEngine(GenerationSettings(**given))
+    engine = TransformersEngine(EngineSettings(max_rows, max_tokens))
     engine.load(make_policy(model or tiny_causal_lm(kind)), version=4)
-    return engine
+    return Playing(engine, GenerationSettings(**given))
 
 
 def rows_of(rollout):
@@ -45,7 +62,7 @@ def test_recorded_logprobs_are_those_of_the_trainer_d20(kind, sampling):
 
 
 def test_it_is_a_rollout_engine():
-    assert isinstance(engine_of(), RolloutEngine)
+    assert isinstance(engine_of().engine, RolloutEngine)
 
 
 def test_layout_of_a_rollout():
@@ -123,7 +140,7 @@ def test_a_prompt_of_several_rows_is_read_once_and_each_row_is_what_it_is_alone(
 
 
 def test_limits_by_row():
-    rollout = engine_of(stop_ids=()).generate(prompts_of(PROMPTS[:3]), limits=[1, 5, 3])
+    rollout = engine_of(stop_ids=()).generate(prompts_of(PROMPTS[:3]), limits=(1, 5, 3))
     assert rollout.action_counts.tolist() == [1, 5, 3]
 
 
@@ -146,7 +163,7 @@ def test_greedy_takes_the_most_probable_token_as_transformers_does():
 
 def test_top_tokens_are_the_most_probable_and_hold_the_sampled_one():
     engine = engine_of()
-    rollout = engine.generate(prompts_of(PROMPTS), top_k=3)
+    rollout = engine.generate(prompts_of(PROMPTS), top_tokens=3)
     assert rollout.top.ids.shape == (len(rollout.logprobs), 3)
     assert (rollout.top.ids == rollout.actions[:, None]).any(-1).all()
     again = rollout_logprobs(engine.policy, rollout, Sampling(0.7))
@@ -194,27 +211,52 @@ def test_it_tells_of_every_row_when_it_ends_and_not_later():
     def row_ended(row, ids, finished):
         told.append((row, ids, finished))
 
-    rollout = generate(engine, prompts_of(PROMPTS), row_ended)
+    rollout = play(engine.engine, prompts_of(PROMPTS), engine.settings, row_ended)
     ends = list(zip(rows_of(rollout), rollout.finished.tolist(), strict=True))
     assert sorted(told) == [(row, *end) for row, end in enumerate(ends)]
     assert told != sorted(told)  # in the order of their ends
     assert rows_of(engine.generate(prompts_of(PROMPTS))) == rows_of(rollout)
 
 
-def test_an_engine_that_cannot_tell_plays_as_before():
-    class Silent:
-        def __init__(self):
-            self.inner, self.asked = engine_of(), []
+class Plain:
+    """An engine that can do nothing beyond sampling."""
 
-        def load(self, policy, version):
-            self.inner.load(policy, version)
+    def __init__(self):
+        self.inner, self.told = engine_of(), []
 
-        def generate(self, prompts, *, top_k=0, limits=None):
-            self.asked.append(top_k)
-            return self.inner.generate(prompts, top_k=top_k, limits=limits)
+    def capabilities(self):
+        return Capabilities()
 
-    engine, told = Silent(), []
+    def load(self, policy, version):
+        self.inner.engine.load(policy, version)
+
+    def generate(self, prompts, settings, row_ended=None):
+        self.told.append((settings.top_tokens, settings.limits, row_ended))
+        return self.inner.engine.generate(prompts, settings)
+
+    def close(self):
+        self.inner.engine.close()
+
+
+def test_an_engine_that_can_do_no_more_than_sample_plays_and_is_asked_for_no_more():
+    engine, told = Plain(), []
     assert isinstance(engine, RolloutEngine)
-    rollout = generate(engine, prompts_of(PROMPTS), lambda *end: told.append(end), top_k=2)
+    rollout = play(engine, prompts_of(PROMPTS), engine.inner.settings, lambda *end: told.append(end))
     assert rows_of(rollout) == rows_of(engine_of().generate(prompts_of(PROMPTS)))
-    assert (engine.asked, told) == ([2], [])
+    assert (engine.told, told) == ([(0, None, None)], [])
+    for asked, words in (({"top_tokens": 2}, "records none"), ({"limits": (1,)}, "no limits of single rows")):
+        with pytest.raises(ConfigError, match=words):
+            play(engine, prompts_of(PROMPTS[:1]), replace(engine.inner.settings, **asked))
+    assert len(engine.told) == 1
+
+
+def test_a_distribution_that_is_not_a_number_is_refused_with_row_and_token_e18():
+    """A weight that only the second token of row 2 meets: token 9 is fed after it was sampled."""
+    engine = engine_of(stop_ids=(), response_length=4)
+    prompts = prompts_of(PROMPTS[:4], [8, 9, 10, 11])
+    first = [row[0] for row in rows_of(engine.generate(prompts))]
+    assert len(set(first) | {1, 2, 3, 4}) == 8  # no first token is a prompt's or another row's
+    with torch.no_grad():
+        engine.policy.model.get_input_embeddings().weight[first[2]] = torch.nan
+    with pytest.raises(TrainingError, match=r"token 2 of the response to row 2 \(episode 10, policy version 4\)"):
+        play(engine.engine, prompts, engine.settings)

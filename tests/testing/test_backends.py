@@ -39,6 +39,11 @@ class Forgetful(TorchBackend):
         return [{**item, "text": ""}] if isinstance(item, dict) else [item]
 
 
+class KeepsFromMain(TorchBackend):
+    def gather_to_main(self, item):
+        return []
+
+
 class MeanNotSum(TorchBackend):
     def add_up(self, values):
         return values / 2
@@ -101,6 +106,11 @@ def test_a_broken_one_is_caught_at_its_law(law, make):
 def test_a_sum_that_changes_its_input_is_caught():
     with pytest.raises(ConformanceError, match="largest changed what it was given"):
         check_backend(alone(AddsInPlace))
+
+
+def test_a_main_process_that_gets_nothing_is_caught():
+    with pytest.raises(ConformanceError, match=r"breaks the law 'gather'(.|\n)*gather_to_main brought \[\] to rank 0"):
+        check_backend(alone(KeepsFromMain))
 
 
 def test_every_law_is_broken_by_one():

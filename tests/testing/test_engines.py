@@ -10,17 +10,18 @@ from nearstep.common.errors import ConformanceError
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.models.roles import frozen_copy
+from nearstep.rollout.engine import Capabilities, EngineSettings
 from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.testing import check_engine
-from nearstep.testing.engines import LAWS
+from nearstep.testing.engines import LAWS, SETTINGS
 from nearstep.types import TopLogprobs
 
 
 class Edited(TransformersEngine):
     """Ours, with an edit of what it plays."""
 
-    def generate(self, prompts, *, top_k=0, limits=None):
-        return self.edit(super().generate(prompts, top_k=top_k, limits=limits))
+    def generate(self, prompts, settings, row_ended=None):
+        return self.edit(super().generate(prompts, settings, row_ended))
 
     def edit(self, rollout):
         return rollout
@@ -36,19 +37,31 @@ class AlwaysFinished(Edited):
         return replace(rollout, finished=torch.ones_like(rollout.finished))
 
 
-class StopsAtOneToken(TransformersEngine):
-    def __init__(self, settings):
-        super().__init__(replace(settings, stop_ids=settings.stop_ids[:1]))
+class Asked(TransformersEngine):
+    """Ours, asked for something else."""
+
+    def generate(self, prompts, settings, row_ended=None):
+        return super().generate(prompts, self.other(settings), row_ended)
 
 
-class StopsUnasked(TransformersEngine):
-    def __init__(self, settings):
-        super().__init__(replace(settings, stop_ids=settings.stop_ids or tuple(range(12))))
+class StopsAtOneToken(Asked):
+    def other(self, settings):
+        return replace(settings, stop_ids=settings.stop_ids[:1])
 
 
-class NoLimits(TransformersEngine):
-    def generate(self, prompts, *, top_k=0, limits=None):
-        return super().generate(prompts, top_k=top_k)
+class StopsUnasked(Asked):
+    def other(self, settings):
+        return replace(settings, stop_ids=settings.stop_ids or tuple(range(12)))
+
+
+class NoLimits(Asked):
+    def other(self, settings):
+        return replace(settings, limits=None)
+
+
+class NeverGreedy(Asked):
+    def other(self, settings):
+        return replace(settings, greedy=False)
 
 
 class HalfPrecision(Edited):
@@ -67,43 +80,73 @@ class WithoutTheSampled(Edited):
 
 
 class ByPlaceInTheBatch(TransformersEngine):
-    def generate(self, prompts, *, top_k=0, limits=None):
+    def generate(self, prompts, settings, row_ended=None):
         placed = replace(prompts, episodes=list(range(len(prompts))))
-        return super().generate(placed, top_k=top_k, limits=limits)
+        return super().generate(placed, settings, row_ended)
 
 
 class OneEpisode(TransformersEngine):
-    def generate(self, prompts, *, top_k=0, limits=None):
+    def generate(self, prompts, settings, row_ended=None):
         same = replace(prompts, episodes=[0] * len(prompts))
-        return super().generate(same, top_k=top_k, limits=limits)
+        return super().generate(same, settings, row_ended)
 
 
-class OneSeed(TransformersEngine):
-    def __init__(self, settings):
-        super().__init__(replace(settings, seed=7))
+class OneSeed(Asked):
+    def other(self, settings):
+        return replace(settings, seed=7)
 
 
 class TellsHalf(TransformersEngine):
-    def generate(self, prompts, *, top_k=0, limits=None, row_ended=None):
+    def generate(self, prompts, settings, row_ended=None):
         def told(row, ids, finished):
             row_ended(row, ids[: len(ids) // 2], finished)
 
-        return super().generate(prompts, top_k=top_k, limits=limits, row_ended=row_ended and told)
+        return super().generate(prompts, settings, row_ended and told)
 
 
 class TellsTwice(TransformersEngine):
-    def generate(self, prompts, *, top_k=0, limits=None, row_ended=None):
+    def generate(self, prompts, settings, row_ended=None):
         def told(row, ids, finished):
             row_ended(0, ids, finished)
 
-        return super().generate(prompts, top_k=top_k, limits=limits, row_ended=row_ended and told)
+        return super().generate(prompts, settings, row_ended and told)
 
 
 class TellsNothing(TransformersEngine):
-    """Which is allowed, as is one that does not take `row_ended`."""
+    """Which is allowed."""
 
-    def generate(self, prompts, *, top_k=0, limits=None, row_ended=None):
-        return super().generate(prompts, top_k=top_k, limits=limits)
+    def generate(self, prompts, settings, row_ended=None):
+        return super().generate(prompts, settings)
+
+
+class OnlySamples(ByPlaceInTheBatch):
+    """Which is allowed to one that says so: no top tokens, no limits of rows, rows that depend on the batch."""
+
+    def capabilities(self):
+        return Capabilities()
+
+    def generate(self, prompts, settings, row_ended=None):
+        assert (settings.top_tokens, settings.limits, row_ended) == (0, None, None)
+        return super().generate(prompts, settings)
+
+
+class SaysOtherwise(TransformersEngine):
+    asked = 0
+
+    def capabilities(self):
+        self.asked += 1
+        return Capabilities(top_tokens=self.asked % 2 == 0)
+
+
+class OnceOnly(TransformersEngine):
+    closed = False
+
+    def close(self):
+        self.closed = True
+
+    def load(self, policy, version):
+        assert not self.closed, "it was closed"
+        super().load(policy, version)
 
 
 class AheadOfItsTime(TransformersEngine):
@@ -112,9 +155,9 @@ class AheadOfItsTime(TransformersEngine):
 
 
 class GlobalNoise(TransformersEngine):
-    def generate(self, prompts, *, top_k=0, limits=None):
+    def generate(self, prompts, settings, row_ended=None):
         torch.rand(1)
-        return super().generate(prompts, top_k=top_k, limits=limits)
+        return super().generate(prompts, settings, row_ended)
 
 
 class Untempered(Edited):
@@ -127,17 +170,25 @@ class Untempered(Edited):
             return replace(rollout, logprobs=raw.sampled, top=top)
 
 
-class LeastProbable(TransformersEngine):
-    def generate(self, prompts, *, top_k=0, limits=None):
-        rollout = super().generate(prompts, limits=limits)
-        if top_k == 0:
+class LeastProbable(Edited):
+    def edit(self, rollout):
+        if rollout.top is None:
             return rollout
-        others = (rollout.actions[:, None] + torch.arange(top_k)) % 24
+        others = (rollout.actions[:, None] + torch.arange(rollout.top.ids.shape[1])) % 24
         asked = replace(rollout, top=TopLogprobs(others, torch.zeros(others.shape)))
         with torch.no_grad():
-            return replace(
-                asked, top=TopLogprobs(others, rollout_logprobs(self.policy, asked, self.settings.sampling).top)
-            )
+            logprobs = rollout_logprobs(self.policy, asked, SETTINGS.sampling).top
+        return replace(asked, top=TopLogprobs(others, logprobs))
+
+
+class GreedyFromTheOtherEnd(TransformersEngine):
+    """It always takes the same tokens, and they are not the best."""
+
+    def generate(self, prompts, settings, row_ended=None):
+        if settings.greedy:
+            prompts = replace(prompts, episodes=[0] * len(prompts))
+            settings = replace(settings, greedy=False, seed=0)
+        return super().generate(prompts, settings, row_ended)
 
 
 class FirstWeightsForEver(TransformersEngine):
@@ -146,12 +197,8 @@ class FirstWeightsForEver(TransformersEngine):
             super().load(frozen_copy(policy).policy, version)
 
 
-def no_engine(settings):
-    return settings
-
-
 BROKEN = {
-    "protocol": no_engine,
+    "protocol": SaysOtherwise,
     "layout": Shuffled,
     "ends": AlwaysFinished,
     "no_stop": StopsUnasked,
@@ -161,12 +208,15 @@ BROKEN = {
     "own_episode": ByPlaceInTheBatch,
     "episodes_differ": OneEpisode,
     "seed": OneSeed,
-    "row_ends": TellsHalf,
+    "greedy": NeverGreedy,
+    "row_ended": TellsHalf,
     "version": AheadOfItsTime,
     "hands_off": GlobalNoise,
     "trainer_logprobs": Untempered,
+    "greedy_tokens": GreedyFromTheOtherEnd,
     "most_probable": LeastProbable,
     "new_weights": FirstWeightsForEver,
+    "reopens": OnceOnly,
 }
 
 
@@ -183,7 +233,7 @@ def test_a_drifting_engine_keeps_the_universal_laws_and_no_other(drift):
 
     with pytest.raises(ConformanceError, match="'trainer_logprobs'" if "precision" in drift else "'new_weights'"):
         check_engine(make)
-    check_engine(make, skip=("trainer_logprobs", "most_probable", "new_weights"))
+    check_engine(make, skip=("trainer_logprobs", "greedy_tokens", "most_probable", "new_weights"))
 
 
 @pytest.mark.parametrize(("law", "make"), BROKEN.items(), ids=BROKEN)
@@ -198,11 +248,34 @@ def test_stopping_at_some_of_the_stop_tokens_breaks_the_law_of_ends():
 
 
 def test_an_engine_may_keep_silent_of_rows_but_not_repeat_itself():
-    check_engine(Edited)
     check_engine(TellsNothing)
-    with pytest.raises(ConformanceError, match=r"breaks the law 'row_ends'(.|\n)*told of the rows \[0, 0"):
+    with pytest.raises(ConformanceError, match=r"breaks the law 'row_ended'(.|\n)*told of the rows \[0, 0"):
         check_engine(TellsTwice)
 
 
 def test_every_law_is_broken_by_one():
     assert list(BROKEN) == [law.name for law in LAWS]
+
+
+def test_laws_of_what_an_engine_does_not_offer_do_not_bind():
+    verdict = check_engine(OnlySamples)
+    assert verdict.not_offered == ("limits", "top_tokens", "own_episode", "row_ended", "most_probable")
+    assert "5 of what it does not offer (limits, " in verdict.lines()[0]
+    assert {law for law, _ in verdict.held}.isdisjoint(verdict.not_offered)
+
+
+def test_an_object_is_held_to_the_laws_as_it_is():
+    engine = TransformersEngine(EngineSettings())
+    assert len(check_engine(engine).held) == len(LAWS)
+    assert engine.policy is None  # closed
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    (lambda settings: settings, "it has no capabilities, load, generate, close"),
+    (3, "it has no capabilities, load, generate, close"),
+    (lambda: None, "could not be built from EngineSettings"),
+    (type("Silent", (TransformersEngine,), {"capabilities": lambda self: None}), r"capabilities\(\) gave None"),
+])  # fmt: skip
+def test_what_is_no_engine_is_refused_with_what_it_lacks(given, words):
+    with pytest.raises(ConformanceError, match=f"(?s)breaks the law 'protocol'.*{words}"):
+        check_engine(given)

@@ -101,7 +101,7 @@ class TestEvaluation:
 
     @staticmethod
     def chunks(trainer):
-        return [chunk.columns["number"] for chunk in trainer.recipe.report.evaluator.chunks]
+        return [chunk.columns["number"] for chunk in trainer.recipe.evaluator.chunks]
 
 
 class TestStreams:

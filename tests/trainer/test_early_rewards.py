@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nearstep import PPOTrainer
-from nearstep.reports.run_report import Report
+from nearstep.training.state import State
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 from tests.trainer.test_failing_rewards import children
 from tests.training.runs import PROMPTS, settings
@@ -35,7 +35,13 @@ class Waits:
     def load(self, policy, version):
         self.inner.load(policy, version)
 
-    def generate(self, prompts, *, top_k=0, limits=None, row_ended=None):
+    def capabilities(self):
+        return self.inner.capabilities()
+
+    def close(self):
+        self.inner.close()
+
+    def generate(self, prompts, settings, row_ended=None):
         scored, left = self.folder / "scored", len(prompts)
         scored.unlink(missing_ok=True)
 
@@ -52,7 +58,7 @@ class Waits:
                     raise RuntimeError("the engine fails")
             row_ended(row, ids, finished)
 
-        return self.inner.generate(prompts, top_k=top_k, limits=limits, row_ended=told)
+        return self.inner.generate(prompts, settings, told)
 
 
 @pytest.fixture
@@ -72,20 +78,19 @@ def trainer(tmp_path):
     trainer.recipe.rewards.close()
 
 
-def test_rewards_begin_while_rows_are_generated(trainer):
+def test_rewards_begin_while_rows_are_generated_in_evaluation_as_well(trainer):
     trainer.train()
-    assert trainer.recipe.engine.waited == 2
+    assert trainer.recipe.engine.waited == 3  # two updates and an evaluation
 
 
-def test_in_evaluation_as_well(trainer, tmp_path):
-    report: Report = trainer.recipe.report
-    evaluator = replace(report.evaluator, engine=Waits(report.evaluator.engine, tmp_path))
-    metrics = evaluator.evaluate().metrics
-    assert evaluator.engine.waited == len(evaluator.chunks) == 1
-    silent = report.evaluator.evaluate().metrics
+def test_evaluation_is_the_same_where_nothing_begins_early(trainer):
+    engine, evaluator = trainer.recipe.engine, trainer.recipe.evaluator
+    metrics = evaluator.evaluate(engine, State())
+    assert engine.waited == len(evaluator.chunks) == 1
+    silent = evaluator.evaluate(engine.inner, State())
     assert float(metrics.by_name["objective/scores"].sum) == float(silent.by_name["objective/scores"].sum)
-    assert len(evaluator.samples()) == len(evaluator.sample_prompts)
-    assert evaluator.engine.waited == 2
+    assert len(evaluator.samples(engine, State())) == len(evaluator.sample_prompts)
+    assert engine.waited == 2
 
 
 def test_an_engine_that_fails_leaves_no_process(trainer):

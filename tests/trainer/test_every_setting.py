@@ -54,6 +54,14 @@ class Nothing:
 
 nothing = Nothing()
 """
+ENGINE = """
+from dataclasses import replace
+from nearstep.rollout.transformers_engine import TransformersEngine
+
+class OtherSeed(TransformersEngine):
+    def generate(self, prompts, settings, row_ended=None):
+        return super().generate(prompts, replace(settings, seed=settings.seed + 1))
+"""
 GROUPS = {"num_generations": 4, "advantage": "group_mean"}
 DECOUPLED = {"critic": "decoupled", "vf_learning_rate": 1e-3}
 LORA = {"use_peft": True}
@@ -95,6 +103,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "temperature": ({}, 0.5),
     "top_p": ({}, 0.5),
     "top_k": ({}, 3),
+    "engine": ({}, "{models}/engine.py:OtherSeed"),
     "stop_token": ({}, "a"),
     "stop_token_id": ({}, [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
     "num_generations": ({}, 4),
@@ -215,6 +224,7 @@ def models(tmp_path_factory):
         byte_tokenizer().save_pretrained(folder / name)
     (folder / "rewards.py").write_text(REWARD)
     (folder / "region.py").write_text(REGION)
+    (folder / "engine.py").write_text(ENGINE)
     (folder / "splits").mkdir()
     for file, texts in (
         ("prompts.jsonl", PROMPTS), ("fewer.jsonl", PROMPTS[:3]),
@@ -331,7 +341,7 @@ def test_use_cpu(monkeypatch):
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_decode_graphs(asked, models, tmp_path, monkeypatch):
-    """With a GPU it reaches the engines of training and of evaluation, without one it is refused before any weight."""
+    """With a GPU it reaches the engine, without one it is refused before any weight."""
     config = PPOConfig(
         model_name_or_path=f"{models}/policy", dataset_name=f"{models}/prompts.jsonl", decode_graphs=asked,
         reward_funcs=f"{models}/rewards.py:low", output_dir=str(tmp_path / "out"), response_length=4,
@@ -342,8 +352,7 @@ def test_decode_graphs(asked, models, tmp_path, monkeypatch):
             PPOTrainer(args=config)
     monkeypatch.setattr(assemble, "require_gpu", lambda device: None)
     recipe = PPOTrainer(args=config).recipe
-    engines = (recipe.engine, recipe.report.evaluator.engine)
-    assert [engine.settings.decode_graphs for engine in engines] == [asked, asked]
+    assert recipe.engine.settings.decode_graphs == asked
 
 
 @pytest.mark.parametrize("allowed", [False, True])

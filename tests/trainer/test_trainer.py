@@ -1,14 +1,17 @@
 """The trainer as a user meets it: whole runs, what they leave, which models may be left out, what is refused."""
 
+import ast
 import copy
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
+import nearstep
 from examples import own_loop
 from nearstep import ConfigError, DataError, DecoupledPPOConfig, ModelError, PPOConfig, PPOTrainer, RewardError
 from nearstep.training.state import Steps
@@ -218,6 +221,16 @@ def test_own_loop_example(tmp_path):
     byte_tokenizer().save_pretrained(tmp_path / "policy")
     (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS))
     assert len(own_loop.main(str(tmp_path / "policy"), str(tmp_path / "prompts.jsonl"))) == 3
+
+
+def test_own_loop_needs_public_names_only():
+    tree = ast.parse(Path(own_loop.__file__).read_text())
+    imported = {node.module: node.names for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    ours = {module: names for module, names in imported.items() if module.startswith("nearstep")}
+    assert list(ours) == ["nearstep"]
+    assert {name.name for name in ours["nearstep"]} <= set(nearstep.__all__)
+    plain = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    assert not any(name.startswith("nearstep") for name in plain)
 
 
 def folder_with(tmp_path, *models):

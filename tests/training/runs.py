@@ -57,5 +57,5 @@ def play(recipe, update=1):
     """One rollout with its scores."""
     prompts = recipe.prompts.batch(update)
     recipe.engine.load(recipe.models.policy, version=update)
-    rollout = recipe.engine.generate(prompts)
+    rollout = recipe.engine.generate(prompts, recipe.generation)
     return prompts, rollout, recipe.rewards(prompts, rollout)

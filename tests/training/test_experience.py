@@ -9,6 +9,7 @@ from nearstep.models.forward.forward import rollout_logprobs, rollout_values
 from nearstep.models.roles import make_critic
 from nearstep.reports.metrics import numbers
 from nearstep.training.experience import describe, make_experience
+from nearstep.training.generation import generate
 from nearstep.types import Metrics, Rollout, Scores
 from tests.tiny import byte_tokenizer, tiny_scalar_model
 from tests.training.runs import play, small_recipe
@@ -215,8 +216,7 @@ def test_anchors(tmp_path):
 def test_an_anchor_computed_anew_covers_the_top_tokens(tmp_path):
     recipe = small_recipe(tmp_path, trust_region="topk_kl", anchor="recomputed")
     prompts = recipe.prompts.batch(1)
-    recipe.engine.load(recipe.models.policy, version=1)
-    rollout = recipe.engine.generate(prompts, top_k=recipe.trust_region.top_k)
+    rollout = generate(prompts, recipe, version=1)
     experience = make_experience(rollout, recipe.rewards(prompts, rollout), recipe)
     torch.testing.assert_close(experience.old_top, rollout.top.logprobs, atol=1e-5, rtol=0)
     half = experience.select(torch.tensor([3, 1]))

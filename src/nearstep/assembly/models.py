@@ -50,6 +50,7 @@ class RunInputs:
     kl_controller: object = None
     critic_schedule: object = None
     loss_aggregation: object = None
+    engine: object = None
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from nearstep.reports.reporter import Reporter, sample_updates
 from nearstep.reports.run_report import Report
 from nearstep.rewards.build import RewardSpec, on_error, reward_specs
 from nearstep.rewards.combine import Rewards
+from nearstep.rollout.build import make_engine
 from nearstep.rollout.decode_graphs import require_gpu
-from nearstep.rollout.transformers_engine import GenerationSettings, TransformersEngine
+from nearstep.rollout.engine import EngineSettings, GenerationSettings, require_top_tokens
 from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
 from nearstep.training.batches import BatchSizes, batch_sizes
@@ -56,6 +57,8 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     checked = _check_inputs(config, inputs)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     axes = choose_axes(config, _own_axes(inputs), batch.updates)
+    engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
+    require_top_tokens(engine, axes.trust_region.top_k)
     chosen = build_models(
         config, inputs, checked.specs, checked.tokenizer, backend,
         needs_critic=axes.advantage.needs_critic, kl_penalty=axes.kl_penalty,
@@ -83,8 +86,8 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         tokenizer=checked.tokenizer,
         models=models,
         prompts=prompts,
-        engine=TransformersEngine(settings),
-        sampling=settings.sampling,
+        engine=engine,
+        generation=settings,
         rewards=rewards,
         trust_region=axes.trust_region,
         ratio_limit=axes.ratio_limit,
@@ -97,14 +100,14 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         backend=backend,
         clock=clock,
         report=Report(
-            reporter, backend, batch, learners, clock, evaluator,
-            sample_updates(batch.updates, config.num_sample_generations), config.log_rollouts,
+            reporter, backend, batch, clock, evaluator.decode,
+            sample_updates(batch.updates, config.num_sample_generations), evaluator.has_prompts, config.log_rollouts,
         ),
         checkpoint=Checkpoint(
             Path(config.output_dir), models, checked.tokenizer, backend, config.save_total_limit,
             _card(config, chosen, rewards, run_prompts, reporter), reporter.saved,
         ),
-        evaluate=evaluator.evaluate,
+        evaluator=evaluator,
         introduction="\n".join(
             [run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]
         ),
@@ -159,7 +162,7 @@ def _evaluator(
     rows = range(min(SAMPLE_ROWS, len(shown)))
     return Evaluator(
         policy=policy,
-        engine=TransformersEngine(replace(settings, greedy=True)),
+        generation=replace(settings, greedy=True),
         rewards=rewards,
         backend=backend,
         tokenizer=checked.tokenizer,
@@ -190,6 +193,11 @@ def _generation(config: PPOConfig, stops: tuple[int, ...]) -> GenerationSettings
         response_length=config.response_length,
         stop_ids=stops,
         seed=config.seed,
+    )
+
+
+def _engine_settings(config: PPOConfig) -> EngineSettings:
+    return EngineSettings(
         max_rows=config.local_rollout_forward_batch_size,
         max_tokens=config.max_tokens_per_microbatch,
         decode_graphs=config.decode_graphs,

@@ -53,7 +53,7 @@ def run_check(options: CheckOptions) -> None:
 
 
 def _check(found: object, options: CheckOptions) -> "CheckResult":
-    """The object under the suite of its kind. Of a class an instance is checked; an engine is built from settings."""
+    """The object under the suite of its kind. Of a class an instance is checked; engines are built by their suite."""
     from nearstep import testing
     from nearstep.common.plugins import made
     from nearstep.rollout.engine import RolloutEngine
@@ -78,9 +78,10 @@ def _check(found: object, options: CheckOptions) -> "CheckResult":
         case "backend":
             return testing.check_backend(thing() if callable(thing) else thing, skip=options.skip)
         case "engine":
-            if not callable(thing):
+            if not callable(thing) and not isinstance(thing, RolloutEngine):
                 raise ConfigError(
-                    f"engine {shorten(thing)}: name its class, or a function that builds it from GenerationSettings"
+                    f"engine {shorten(thing)}: name its class, an object with its members, or a function that builds "
+                    "it from EngineSettings"
                 )
             return testing.check_engine(thing, skip=options.skip)
 

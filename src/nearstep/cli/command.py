@@ -1,6 +1,5 @@
 """What a command is, and how its settings are read from flags and file."""
 
-import dataclasses
 import difflib
 import os
 import sys
@@ -36,7 +35,7 @@ class Command(Generic[SettingsT]):
         flags = read_flags(self.settings, words)
         old = self.settings.old_names
         flagged = {current_name(name, old) for name in flags.values}
-        mappings = [setting.name for setting in dataclasses.fields(self.settings) if setting.type == Names]
+        mappings = [name for name, kind in self.settings.types.items() if kind == Names]
         file = read_config_file(flags.config_file, mappings) if flags.config_file else {}
         found = [*flags.problems, *self._recipe_problems(flags.recipe)]
         values = {

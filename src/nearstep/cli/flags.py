@@ -1,6 +1,5 @@
 """How words of the command line become settings by name, still as text."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,7 +24,7 @@ def read_flags(cls: type[Settings], words: Sequence[str]) -> Flags:
 
     A later flag beats an earlier one of the same spelling. Values are not converted here.
     """
-    types = {field.name: field.type for field in dataclasses.fields(cls)}
+    types = cls.types
     old = cls.old_names
     values: dict[str, object] = {}
     problems = [Problem(f"{word} belongs to no setting; write --name value") for word in _before_flags(words)]

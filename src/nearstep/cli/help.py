@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from nearstep.cli.command import Command
 from nearstep.config.conversion import Names
-from nearstep.config.settings import option_of
+from nearstep.config.options import option_of
 
 _NAMES_WIDTH = 30
 
@@ -45,7 +45,9 @@ def command_help(command: Command[Any]) -> str:
     for setting in dataclasses.fields(command.settings):
         if setting.name in titles:
             lines += ["", titles[setting.name]]
-        lines += _entry(f"--{setting.name} {_type_name(setting.type)}".rstrip(), _meaning(setting))
+        lines += _entry(
+            f"--{setting.name} {_type_name(command.settings.types[setting.name])}".rstrip(), _meaning(setting)
+        )
     if command.note:
         lines += ["", *textwrap.wrap(command.note, _width(), break_on_hyphens=False)]
     return "\n".join(lines)

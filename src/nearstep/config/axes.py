@@ -9,6 +9,7 @@ TRUST_REGIONS = ("clip", "binary_tv", "binary_kl", "topk_tv", "topk_kl", "unboun
 ADVANTAGES = ("gae", "group_mean", "group_normalized", "leave_one_out", "batch_normalized")
 KL_CONTROLLERS = ("auto", "fixed", "adaptive", "scheduled")
 CRITIC_SCHEDULES = ("joint", "decoupled")
+ENGINES = ("transformers",)
 LOSS_AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "token_sum")
 
 DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")

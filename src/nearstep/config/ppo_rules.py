@@ -6,6 +6,7 @@ from nearstep.config.axes import (
     ADVANTAGES,
     CRITIC_SCHEDULES,
     DIVERGENCES,
+    ENGINES,
     GROUP_RULES,
     KL_CONTROLLERS,
     LOSS_AGGREGATIONS,
@@ -62,6 +63,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
         config,
         ("without use_peft", not config.use_peft, lora),
         ("with response_length = 1", config.response_length == 1, ("decode_graphs",)),
+        (f"with engine = {config.engine}", config.engine not in ENGINES, ("decode_graphs",)),
         ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
         ("beside total_episodes", config.total_episodes is not None, ("num_train_epochs",)),
         ("beside batch_size", config.batch_size is not None, ("gradient_accumulation_steps",)),
@@ -184,6 +186,7 @@ def _axis_problems(config: AllSettings) -> Iterator[Problem]:
     yield from name_problems("advantage", config.advantage, ADVANTAGES)
     yield from name_problems("kl_controller", config.kl_controller, KL_CONTROLLERS)
     yield from name_problems("critic_schedule", critic_schedule_name(config), CRITIC_SCHEDULES)
+    yield from name_problems("engine", config.engine, ENGINES)
     yield from name_problems("loss_aggregation", config.loss_aggregation, LOSS_AGGREGATIONS)
     if config.critic == "decoupled" and config.critic_schedule not in (None, "decoupled"):
         yield Problem(

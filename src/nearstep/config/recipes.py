@@ -1,9 +1,9 @@
 """Settings that belong together: the members of the PPO family by name, for Python and for `--recipe`."""
 
 from collections.abc import Mapping
-from functools import partial
 
 from nearstep.config.ppo import PPOConfig
+from nearstep.config.settings import with_defaults
 
 # The critic on an optimizer of its own, after the policy. Its rate is learning_rate unless vf_learning_rate is given.
 DECOUPLED: Mapping[str, object] = {"critic": "decoupled"}
@@ -46,6 +46,17 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
     "vapo": VAPO,
 }
 
-DecoupledPPOConfig = partial(PPOConfig, **DECOUPLED)  # type: ignore[arg-type]
-DivergencePPOConfig = partial(PPOConfig, **DIVERGENCE)  # type: ignore[arg-type]
-TRLParityConfig = partial(PPOConfig, **TRL_PARITY)  # type: ignore[arg-type]
+
+@with_defaults(DECOUPLED)
+class DecoupledPPOConfig(PPOConfig):
+    """PPOConfig with the defaults of DECOUPLED."""
+
+
+@with_defaults(DIVERGENCE)
+class DivergencePPOConfig(PPOConfig):
+    """PPOConfig with the defaults of DIVERGENCE."""
+
+
+@with_defaults(TRL_PARITY)
+class TRLParityConfig(PPOConfig):
+    """PPOConfig with the defaults of TRL_PARITY."""

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nearstep.config.axes import ADVANTAGES, CRITIC_SCHEDULES, KL_CONTROLLERS, LOSS_AGGREGATIONS, TRUST_REGIONS, listed
+from nearstep.config.axes import (
+    ADVANTAGES,
+    CRITIC_SCHEDULES,
+    ENGINES,
+    KL_CONTROLLERS,
+    LOSS_AGGREGATIONS,
+    TRUST_REGIONS,
+    listed,
+)
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.rewards import RewardSettings
 from nearstep.config.settings import Settings, option
@@ -40,6 +48,7 @@ class SamplingSettings(Settings):
         None, "ids of the tokens that end a response, instead of stop_token", at_least=0
     )
     num_generations: int = option(1, "responses sampled for each prompt", at_least=1)
+    engine: str = option("transformers", f"what plays the episodes: {listed(ENGINES)}")
     decode_graphs: bool = option(
         False, "replay decoding steps from CUDA graphs; needs a GPU, and has not been run on one yet"
     )

@@ -9,14 +9,16 @@ import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.config.conversion import UnfitError, as_type
 from nearstep.config.old_names import OF_TRAINING, OldNames
+from nearstep.config.options import Entries, Notes, Option, option_of
+from nearstep.config.options import option as option
 
 T = TypeVar("T")
-Number: TypeAlias = int | float
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Settings:
     """What a configuration says about itself beside its fields, which are all made by `option`."""
 
     old_names: ClassVar[OldNames] = OF_TRAINING
+    # Kept apart from the fields: transformers' HfArgumentParser overwrites the types in those that it reads.
+    types: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def problems(self) -> Iterable[Problem]:
         """Values that clash. Types and limits are checked before."""
@@ -43,59 +47,6 @@ class Settings:
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
-
-
-@dataclass(frozen=True)
-class Option:
-    """What is known about a setting beside its type and default."""
-
-    help: str
-    above: Number | None = None
-    at_least: Number | None = None
-    below: Number | None = None
-    at_most: Number | None = None
-
-    def limits(self) -> str:
-        """The allowed range in words; empty where there is none."""
-        limits = (
-            ("above", self.above),
-            ("at least", self.at_least),
-            ("below", self.below),
-            ("at most", self.at_most),
-        )
-        return " and ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
-
-    def allows(self, value: object) -> bool:
-        """Whether a number, or every number of a tuple, lies in the range; anything else does."""
-        if isinstance(value, tuple):
-            return all(self.allows(entry) for entry in value)
-        if not isinstance(value, int | float):
-            return True
-        return (
-            (self.above is None or value > self.above)
-            and (self.at_least is None or value >= self.at_least)
-            and (self.below is None or value < self.below)
-            and (self.at_most is None or value <= self.at_most)
-        )
-
-
-def option(
-    default: T,
-    help: str,
-    *,
-    above: Number | None = None,
-    at_least: Number | None = None,
-    below: Number | None = None,
-    at_most: Number | None = None,
-) -> T:
-    """A dataclass field with a line of help and the limits of its value."""
-    return field(default=default, metadata={"option": Option(help, above, at_least, below, at_most)})
-
-
-def option_of(setting: Field[Any]) -> Option:
-    """What `option` noted about a field."""
-    noted: Option = setting.metadata["option"]
-    return noted
 
 
 def sections(*titled: tuple[str, type[Settings]]) -> tuple[tuple[str, str], ...]:
@@ -121,6 +72,10 @@ def accepts_old_names(cls: type[SettingsT]) -> type[SettingsT]:
 
     Raises ConfigError with every problem; warns of old names and of settings without effect.
     """
+    cls.types = MappingProxyType(_types(cls))
+    for setting in dataclasses.fields(cls):
+        if get_origin(_without_none(cls.types[setting.name])) is tuple:
+            setting.metadata = MappingProxyType(Notes(option_of(setting), action=Entries))
     fill = cls.__init__
 
     @functools.wraps(fill)
@@ -133,6 +88,35 @@ def accepts_old_names(cls: type[SettingsT]) -> type[SettingsT]:
 
     cls.__init__ = check_and_fill  # type: ignore[method-assign, assignment]
     return cls
+
+
+def with_defaults(defaults: Mapping[str, object]) -> Callable[[type[SettingsT]], type[SettingsT]]:
+    """Make an empty subclass of a configuration one with other defaults: the same fields, types and limits."""
+
+    def redeclare(cls: type[SettingsT]) -> type[SettingsT]:
+        settings = {setting.name: setting for setting in dataclasses.fields(cls)}
+        cls.__annotations__ = {name: cls.types[name] for name in defaults}
+        for name, default in defaults.items():
+            setattr(cls, name, field(default=default, metadata=settings[name].metadata))
+        return accepts_old_names(dataclass(frozen=True, kw_only=True)(cls))
+
+    return redeclare
+
+
+def _types(cls: type[Settings]) -> dict[str, Any]:
+    """The declared type of every field, as a base class noted it where one did."""
+    own = vars(cls).get("__annotations__", {})
+    return {
+        setting.name: own.get(setting.name, cls.types.get(setting.name, setting.type))
+        for setting in dataclasses.fields(cls)
+    }
+
+
+def _without_none(annotation: Any) -> Any:
+    """X of `X | None`; anything else as it is."""
+    if get_origin(annotation) is not UnionType:
+        return annotation
+    return next(choice for choice in get_args(annotation) if choice is not NoneType)
 
 
 def _nothing(settings: Settings) -> Iterable[Problem]:
@@ -207,7 +191,7 @@ def _read(cls: type[SettingsT], raw: Mapping[str, object], texts: bool) -> _Find
                 findings.notes.append(f"{given} is called {name} here")
             value = _today(name, given, value, old, findings.notes)
             try:
-                findings.values[name] = convert(value, settings[name], texts)
+                findings.values[name] = _fit(value, cls.types[name], option_of(settings[name]), texts)
             except UnfitError as unfit:
                 findings.problems.append(Problem(f"{given} = {shorten(value)} must be {unfit}", (name,)))
         elif name not in old.retired:
@@ -248,8 +232,11 @@ def _nearest(name: str, settings: Iterable[str], old: OldNames) -> str:
 
 def convert(value: object, setting: Field[Any], texts: bool) -> object:
     """`value` as the type of a field and within its limits; with `texts`, text is converted. Else an UnfitError."""
-    converted = as_type(value, setting.type, texts)
-    limits = option_of(setting)
+    return _fit(value, setting.type, option_of(setting), texts)
+
+
+def _fit(value: object, annotation: Any, limits: Option, texts: bool) -> object:
+    converted = as_type(value, annotation, texts)
     if not limits.allows(converted):
         raise UnfitError(limits.limits())
     return converted

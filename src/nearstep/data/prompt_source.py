@@ -1,7 +1,8 @@
 """Which prompts each update plays: a pure function of seed and update number."""
 
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -56,6 +57,8 @@ class PromptSource:
     prompts: PromptMix
     plan: BatchPlan
     shuffle: bool = True
+    # The orders that the newest batch needed, by set and pass: a pass is shuffled once, not for every batch.
+    _orders: dict[tuple[int, int], Sequence[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Number of prompts in one pass."""
@@ -70,7 +73,7 @@ class PromptSource:
         drawn = weighted_round_robin_between(self.prompts.shares, places[0], places[-1] - places[0] + 1)
         starts = self.prompts.starts
         passes = [(place, *divmod(count, len(self.prompts.sets[place]))) for place, count in drawn]
-        orders = {key: self._order(*key) for key in {(place, number) for place, number, _ in passes}}
+        orders = self._orders_of({(place, number) for place, number, _ in passes})
         numbers = [starts[place] + orders[place, number][index] for place, number, index in passes]
         return self.prompts.take([numbers[place - places[0]] for place in places], episodes)
 
@@ -85,11 +88,18 @@ class PromptSource:
             return []
         return [f"An update needs {needed} prompts and there are {len(self)}: prompts repeat within every update."]
 
-    def _order(self, place: int, number: int) -> list[int]:
+    def _orders_of(self, keys: set[tuple[int, int]]) -> dict[tuple[int, int], Sequence[int]]:
+        """The orders of these passes; those that are no longer asked for are let go."""
+        orders = {key: self._orders[key] if key in self._orders else self._order(*key) for key in keys}
+        self._orders.clear()
+        self._orders.update(orders)
+        return orders
+
+    def _order(self, place: int, number: int) -> Sequence[int]:
         """The order of a set's prompts in one of its passes."""
         count = len(self.prompts.sets[place])
         if not self.shuffle:
-            return list(range(count))
+            return range(count)
         position = (number,) if place == 0 else (number, place)
-        order: list[int] = torch.randperm(count, generator=stream(self.plan.seed, "prompts", *position)).tolist()
-        return order
+        order = torch.randperm(count, generator=stream(self.plan.seed, "prompts", *position))
+        return array("q", order.numpy().tobytes())  # 8 bytes for each prompt, and plain ints when read

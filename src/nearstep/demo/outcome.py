@@ -14,7 +14,8 @@ from nearstep.demo.world import Summary
 from nearstep.models.distribution import Sampling
 from nearstep.models.load import load_policy, load_tokenizer
 from nearstep.models.roles import make_policy
-from nearstep.rollout.transformers_engine import GenerationSettings, TransformersEngine
+from nearstep.rollout.engine import EngineSettings, GenerationSettings, play
+from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.types import Prompts
 
 TEMPERATURE = 0.7
@@ -70,11 +71,11 @@ def summarise(folder: Path, prompts: Sequence[str], *, response_length: int, see
     """One summary for every prompt."""
     tokenizer = load_tokenizer(str(folder))
     stops = (tokenizer.eos_token_id,)
-    engine = TransformersEngine(GenerationSettings(Sampling(TEMPERATURE), response_length, stops, seed))
+    settings = GenerationSettings(Sampling(TEMPERATURE), response_length, stops, seed)
+    engine = TransformersEngine(EngineSettings())
     engine.load(make_policy(load_policy(str(folder), role="policy", dtype=torch.float32)), version=0)
-    rollout = engine.generate(
-        Prompts(tokenizer(list(prompts))["input_ids"], list(prompts), {}, list(range(len(prompts))))
-    )
+    asked = Prompts(tokenizer(list(prompts))["input_ids"], list(prompts), {}, list(range(len(prompts))))
+    rollout = play(engine, asked, settings)
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rollout.completion_ids()]
     return [Summary(text, finished) for text, finished in zip(texts, rollout.finished.tolist(), strict=True)]
 

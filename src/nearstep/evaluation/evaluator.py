@@ -7,30 +7,24 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.models.roles import Policy
 from nearstep.rewards.protocol import RewardModule
-from nearstep.rollout.engine import RolloutEngine, generate
+from nearstep.rollout.engine import GenerationSettings, RolloutEngine, play
 from nearstep.scale.backend import Backend
+from nearstep.training.state import State
 from nearstep.types import Max, Mean, Metrics, Prompts, Rollout, Scores, Spread
 
 SAMPLE_ROWS = 4
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Metrics over all evaluation prompts and all processes."""
-
-    metrics: Metrics
-
-
-@dataclass(frozen=True)
 class Evaluator:
     """Plays every evaluation prompt once, greedily, so that two evaluations differ by weights alone.
 
-    `chunks` are this process's evaluation prompts; `sample_prompts` those of the sample table, the same on every
-    process.
+    It plays on the engine of the training run, in the way that `generation` says. `chunks` are this process's
+    evaluation prompts; `sample_prompts` those of the sample table, the same on every process.
     """
 
     policy: Policy
-    engine: RolloutEngine
+    generation: GenerationSettings
     rewards: RewardModule
     backend: Backend
     tokenizer: PreTrainedTokenizerBase
@@ -47,27 +41,30 @@ class Evaluator:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
-    def evaluate(self) -> Evaluation:
-        """Scores and lengths over all rows, none left out."""
+    def evaluate(self, engine: RolloutEngine, state: State) -> Metrics:
+        """Scores and lengths over all rows and all processes, none left out."""
         metrics = Metrics()
-        self.engine.load(self.policy, version=0)
+        self._load(engine, state)
         for prompts in self.chunks:
             if len(prompts):
-                metrics += _metrics(*self._play(prompts))
-        gathered = self.backend.gather(metrics.cpu())
-        return Evaluation(sum(gathered, start=Metrics()))
+                metrics += _metrics(*self._play(engine, prompts))
+        return sum(self.backend.gather(metrics.cpu()), start=Metrics())
 
-    def samples(self) -> list[tuple[str, str, float]]:
+    def samples(self, engine: RolloutEngine, state: State) -> list[tuple[str, str, float]]:
         """Query, response and score of a few prompts, as the policy is now."""
-        self.engine.load(self.policy, version=0)
-        rollout, scores = self._play(self.sample_prompts)
+        self._load(engine, state)
+        rollout, scores = self._play(engine, self.sample_prompts)
         totals = scores.with_dense(scores.total, rollout).tolist()
         texts = zip(rollout.prompt_ids(), rollout.completion_ids(), totals, strict=True)
         return [(self.decode(query), self.decode(response), score) for query, response, score in texts]
 
-    def _play(self, prompts: Prompts) -> tuple[Rollout, Scores]:
+    def _load(self, engine: RolloutEngine, state: State) -> None:
+        """The weights after an update are those that the next one will use, and have its number."""
+        engine.load(self.policy, version=state.update + 1)
+
+    def _play(self, engine: RolloutEngine, prompts: Prompts) -> tuple[Rollout, Scores]:
         with self.rewards.early(prompts) as early:
-            rollout = generate(self.engine, prompts, early)
+            rollout = play(engine, prompts, self.generation, early)
         return rollout, self.rewards(prompts, rollout, early)
 
 

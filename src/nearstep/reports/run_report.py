@@ -1,32 +1,24 @@
 """What the loop tells after each update: metrics of all processes, every episode, samples now and then."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 
 import torch
 
-from nearstep.evaluation.evaluator import Evaluation, Evaluator
 from nearstep.reports.metrics import numbers
-from nearstep.reports.records import rollout_records
+from nearstep.reports.records import Record, rollout_records
 from nearstep.reports.reporter import Reporter
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
-from nearstep.training.optimizers import Learners
+from nearstep.training.optimizers import LearningRates
+from nearstep.training.recipe import Due
 from nearstep.training.state import State
 from nearstep.types import Experience, Metrics, Prompts, Scores
 
 RECENT_UPDATES = 20
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What is due after an update, by the settings or because a callback of any process asked."""
-
-    evaluate: bool
-    save: bool
-    stop: bool
 
 
 @dataclass
@@ -36,76 +28,98 @@ class Report:
     reporter: Reporter
     backend: Backend
     batch: BatchSizes
-    learners: Learners
     clock: Clock
-    evaluator: Evaluator
+    decode: Callable[[list[int]], str]  # token ids to text, special tokens visible
     sample_updates: frozenset[int]
+    has_eval: bool
     log_rollouts: bool
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_UPDATES))
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.reporter.__exit__(kind, error, traceback)
+
+    def begin(self, introduction: str) -> None:
+        """Show the batch arithmetic and what the user should read first; open files and trackers."""
+        self.reporter.begin(self.batch.table(), introduction)
 
     def begin_update(self) -> None:
         """Tell callbacks that an update begins."""
         self.reporter.step_begin()
 
-    def step(self, state: State, prompts: Prompts, experience: Experience, scores: Scores, metrics: Metrics) -> Wishes:
-        """Report an update that is done and move the learning rates on; returns what is due now."""
-        records = (
-            []
-            if not self.log_rollouts
-            else rollout_records(
-                update=state.update,
-                prompts=prompts,
-                decode=self.evaluator.decode,
-                rollout=experience.rollout,
-                scores=scores,
-                final_scores=torch.where(
-                    scores.scored, scores.with_dense(experience.scores, experience.rollout), torch.nan
-                ),
-            )
-        )
+    def step(
+        self,
+        state: State,
+        prompts: Prompts,
+        experience: Experience,
+        scores: Scores,
+        metrics: Metrics,
+        rates: LearningRates,
+    ) -> Due:
+        """Report an update that is done; returns what is due now."""
+        records = self._records(state, prompts, experience, scores) if self.log_rollouts else []
+        all_records = self.backend.gather_to_main(records)
         tokens, metrics = len(experience.rollout.tokens), metrics.cpu()
-        gathered = self.backend.gather((records, tokens, metrics, scores.metrics))
-        merged = sum((of_process for _, _, of_process, _ in gathered), start=Metrics())
+        gathered = self.backend.gather((tokens, metrics, scores.metrics))
         seconds, shares = self.clock.lap()
         self.recent_seconds.append(seconds)
-        shown = numbers(merged) | {
+        shown = numbers(sum((of_process for _, of_process, _ in gathered), start=Metrics())) | {
             **_mean_by_name([logged for *_, logged in gathered]),
             "eps": len(self.recent_seconds) * self.batch.batch / sum(self.recent_seconds),
-            "tokens_per_second": sum(count for _, count, _, _ in gathered) / seconds,
+            "tokens_per_second": sum(count for count, *_ in gathered) / seconds,
             "seconds": seconds,
             **{f"time/{phase}": share for phase, share in shares.items()},
-            "lr": self.learners.policy.learning_rate,
+            "lr": rates.policy,
             "optimizer/steps": state.steps.policy,
-            **self._of_critic(state),
+            **({} if rates.critic is None else {"vf_lr": rates.critic, "value/optimizer_steps": state.steps.critic}),
         }
-        self.learners.end_update()
         self.reporter.step(
             update=state.update,
             episode=state.episodes,
             epoch=state.epoch,
-            records=[record for of_process, *_ in gathered for record in of_process],
+            records=[record for of_process in all_records for record in of_process],
             numbers=shown,
         )
-        if state.update in self.sample_updates:
-            self.reporter.samples(state.update, self.evaluator.samples())
-        return self._wishes()
+        return self._due(state)
 
-    def evaluation(self, state: State, result: Evaluation) -> None:
+    def samples(self, state: State, rows: Sequence[tuple[str, str, float]]) -> None:
+        """Show and record what the policy answers now to a few prompts."""
+        self.reporter.samples(state.update, rows)
+
+    def evaluation(self, state: State, metrics: Metrics) -> None:
         """Report an evaluation."""
-        shown = numbers(result.metrics)
+        shown = numbers(metrics)
         self.reporter.evaluation(update=state.update, episode=state.episodes, epoch=state.epoch, numbers=shown)
 
-    def _of_critic(self, state: State) -> dict[str, float]:
-        if self.learners.critic is None:
-            return {}
-        return {"vf_lr": self.learners.critic.learning_rate, "value/optimizer_steps": state.steps.critic}
+    def end(self) -> None:
+        """Close files and trackers, say how it went."""
+        self.reporter.end()
 
-    def _wishes(self) -> Wishes:
+    def _records(self, state: State, prompts: Prompts, experience: Experience, scores: Scores) -> list[Record]:
+        finals = torch.where(scores.scored, scores.with_dense(experience.scores, experience.rollout), torch.nan)
+        return rollout_records(
+            update=state.update,
+            prompts=prompts,
+            decode=self.decode,
+            rollout=experience.rollout,
+            scores=scores,
+            final_scores=finals,
+        )
+
+    def _due(self, state: State) -> Due:
         """The same on every process, or some would wait for others for ever."""
         own = (self.reporter.should_evaluate, self.reporter.should_save, self.reporter.should_training_stop)
         evaluate, save, stop = (any(each) for each in zip(*self.backend.gather(own), strict=True))
-        # A run that is stopped early ends with an evaluation too.
-        return Wishes((evaluate or stop) and self.evaluator.has_prompts, save, stop)
+        return Due(
+            samples=state.update in self.sample_updates,
+            evaluate=(evaluate or stop) and self.has_eval,  # a run that is stopped early ends with an evaluation too
+            save=save,
+            stop=stop,
+        )
 
 
 def _mean_by_name(logged: Sequence[dict[str, float]]) -> dict[str, float]:

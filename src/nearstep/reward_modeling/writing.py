@@ -12,7 +12,8 @@ from nearstep.config.reward_model import RewardConfig
 from nearstep.models.distribution import Sampling
 from nearstep.models.load import load_policy
 from nearstep.models.roles import make_policy, transformers_model
-from nearstep.rollout.transformers_engine import GenerationSettings, TransformersEngine
+from nearstep.rollout.engine import EngineSettings, GenerationSettings, play
+from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.scale.backend import Backend
 from nearstep.types import PromptInput, Prompts
 
@@ -74,12 +75,11 @@ class Writer:
         elif transformers_model(policy, "model").get_output_embeddings() is None:
             raise ConfigError("the model has no output layer for tokens, so it cannot write texts: pass some to score")
         settings = GenerationSettings(
-            Sampling(config.temperature), config.response_length, () if eos is None else (eos,), config.seed,
-            max_rows=config.per_device_eval_batch_size, max_tokens=MAX_TOKENS,
-        )  # fmt: skip
-        engine = TransformersEngine(settings)
+            Sampling(config.temperature), config.response_length, () if eos is None else (eos,), config.seed
+        )
+        engine = TransformersEngine(EngineSettings(config.per_device_eval_batch_size, MAX_TOKENS))
         engine.load(make_policy(self.backend.place(policy), autocast=config.bf16), version=0)
-        rollout = engine.generate(Prompts(prompts, shown, {}, list(range(len(prompts)))))
+        rollout = play(engine, Prompts(prompts, shown, {}, list(range(len(prompts)))), settings)
         rows = zip(prompts, rollout.completion_ids(), rollout.finished.tolist(), strict=True)
         return [
             WrittenText(

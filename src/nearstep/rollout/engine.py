@@ -1,59 +1,146 @@
-"""What an engine must do to play episodes."""
+"""What an engine must do to play episodes, and what it may leave out."""
 
-import inspect
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias, TypeGuard, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nearstep.common.errors import ConfigError, TrainingError
+from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Policy
 from nearstep.types import Prompts, Rollout
 
 RowEnded: TypeAlias = Callable[[int, list[int], bool], None]  # row, ids of its response, whether it is finished
 
 
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How the responses of one call are sampled. Nothing is taken from a model's own generation settings."""
+
+    sampling: Sampling
+    response_length: int
+    stop_ids: tuple[int, ...]
+    seed: int
+    greedy: bool = False  # take the most probable token, for evaluation
+    top_tokens: int = 0  # how many of the most probable tokens are recorded at every action; needs a capability
+    limits: tuple[int, ...] | None = None  # most tokens of each row, not response_length; needs a capability
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine is built from. Everything else comes with each call."""
+
+    max_rows: int = 64  # rows generated at a time
+    max_tokens: int = 16384  # prompt tokens in one forward pass
+    decode_graphs: bool = False  # replay decoding steps from CUDA graphs
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine can do beyond sampling. A run that needs something else is refused before it begins."""
+
+    top_tokens: bool = False  # record the most probable tokens, which some trust regions compare
+    limits: bool = False  # keep a limit for each row
+    row_ended: bool = False  # tell of a row as soon as it has ended, so that its reward may begin
+    own_episode: bool = False  # a response depends on seed, prompt and episode number, not on the rest of the batch
+
+
 @runtime_checkable
 class RolloutEngine(Protocol):
-    """Samples responses from a policy and records what it did."""
+    """Samples responses from a policy and records what it did. Training, evaluation and samples share one engine.
+
+    The order of calls: `load`, then `generate` any number of times, then `load` again; `close` comes last.
+    """
+
+    def capabilities(self) -> Capabilities:
+        """What it can do; always the same."""
 
     def load(self, policy: Policy, version: int) -> None:
         """Take over the policy's weights as they are now; `version` is the number of the update that will use them.
 
-        Whatever the engine computed from older weights (a prefix cache, say) must be gone afterwards.
+        The first call starts whatever has to be started. What was computed from older weights (a prefix cache, say)
+        must be gone afterwards.
         """
 
-    def generate(self, prompts: Prompts, *, top_k: int = 0, limits: Sequence[int] | None = None) -> Rollout:
-        """Sample one response for every row of `prompts`, in order.
+    def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
+        """Sample one response for every row of `prompts`, in order, to its first stop token or its limit.
 
-        Random numbers of a row come from the stream of its episode number alone, so neither the order of rows nor their
-        distribution over processes changes a response. `top_k` asks for the most probable tokens at every action,
-        `limits` sets the most tokens of each row's response where they shall differ from the engine's own limit.
+        `settings.top_tokens`, `settings.limits` and `row_ended` are given only to engines with that capability.
+        `row_ended` is called from the thread that `generate` runs in, at most once for a row, with what the rollout
+        will hold of it; the call returns at once.
         """
 
-
-@runtime_checkable
-class TellingEngine(RolloutEngine, Protocol):
-    """An engine that tells of every row as it ends, so that rewards may begin while others are being generated."""
-
-    def generate(
-        self,
-        prompts: Prompts,
-        *,
-        top_k: int = 0,
-        limits: Sequence[int] | None = None,
-        row_ended: RowEnded | None = None,
-    ) -> Rollout:
-        """As RolloutEngine.generate; calls `row_ended` once for a row that has ended, with what the rollout will hold.
-
-        The call comes from the thread that `generate` runs in, and returns at once. Rows may be left out.
-        """
+    def close(self) -> None:
+        """Stop what `load` started and give its memory back. A later `load` starts it again."""
 
 
-def tells_of_rows(engine: RolloutEngine) -> TypeGuard[TellingEngine]:
-    """Whether the engine's `generate` takes `row_ended`."""
-    return "row_ended" in inspect.signature(engine.generate).parameters
+def rollout_of_rows(
+    prompts: Prompts,
+    responses: Sequence[Sequence[int]],
+    logprobs: Sequence[Float[Tensor, " _"]],
+    finished: Sequence[bool],
+    version: int,
+) -> Rollout:
+    """A Rollout from what an engine has of each row: ids of the response, its log-probs, whether a stop token ended it.
+
+    It lies on the device of the log-probs.
+    """
+    device = logprobs[0].device
+    rows = list(zip(prompts.ids, responses, strict=True))
+    return Rollout(
+        tokens=torch.tensor([token for prompt, response in rows for token in (*prompt, *response)], device=device),
+        is_action=torch.tensor(
+            [is_action for prompt, response in rows for is_action in [False] * len(prompt) + [True] * len(response)],
+            device=device,
+        ),
+        row_lengths=torch.tensor([len(prompt) + len(response) for prompt, response in rows], device=device),
+        logprobs=torch.cat(list(logprobs)),
+        finished=torch.tensor(list(finished), device=device),
+        policy_version=torch.full((len(rows),), version, device=device),
+    )
 
 
-def generate(engine: RolloutEngine, prompts: Prompts, row_ended: RowEnded, *, top_k: int = 0) -> Rollout:
-    """Let the engine generate, and tell of rows as they end if it can."""
-    if tells_of_rows(engine):
-        return engine.generate(prompts, top_k=top_k, row_ended=row_ended)
-    return engine.generate(prompts, top_k=top_k)
+def play(
+    engine: RolloutEngine, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None
+) -> Rollout:
+    """Let the engine generate; it tells of rows as they end if it can.
+
+    Raises ConfigError where `settings` ask for what the engine cannot do, and TrainingError for a log-probability that
+    is not a number.
+    """
+    can = engine.capabilities()
+    require_top_tokens(engine, settings.top_tokens)
+    if settings.limits is not None and not can.limits:
+        raise ConfigError(f"engine {type(engine).__name__} keeps no limits of single rows (capabilities().limits)")
+    rollout = engine.generate(prompts, settings, row_ended if can.row_ended else None)
+    _check_numbers(rollout, prompts)
+    return rollout
+
+
+def require_top_tokens(engine: RolloutEngine, top_tokens: int) -> None:
+    """Raise ConfigError where top tokens are needed and the engine records none."""
+    if top_tokens > 0 and not engine.capabilities().top_tokens:
+        raise ConfigError(
+            f"the trust region compares the {top_tokens} most probable tokens, and engine {type(engine).__name__} "
+            "records none (capabilities().top_tokens). Use a region that reads the sampled token alone, such as clip, "
+            "binary_tv or binary_kl, or an engine that records them, such as transformers"
+        )
+
+
+def _check_numbers(rollout: Rollout, prompts: Prompts) -> None:
+    """A distribution of NaN yields some token, and the run would go on; its log-probability tells."""
+    broken = rollout.logprobs.isnan()
+    if not broken.any():
+        return
+    action = int(broken.int().argmax())
+    ends = rollout.action_counts.cumsum(0)
+    row = int((ends <= action).sum())
+    step = action - int(ends[row] - rollout.action_counts[row])
+    raise TrainingError(
+        f"the policy's distribution is not a number at token {step + 1} of the response to row {row} (episode "
+        f"{prompts.episodes[row]}, policy version {int(rollout.policy_version[row])}). Its weights or activations are "
+        "NaN or infinite: look at policy/grad_norm of the last updates, lower learning_rate, or compute in float32"
+    )

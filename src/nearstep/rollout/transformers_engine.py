@@ -1,7 +1,7 @@
 """The built-in engine: a decode loop on the training model; finished rows leave, waiting rows enter."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -9,64 +9,50 @@ from torch import Tensor
 
 from nearstep.algorithm.ragged import places_in_row, row_numbers
 from nearstep.common.random_streams import stream
-from nearstep.models.distribution import Sampling, sampling_logprobs
+from nearstep.models.distribution import sampling_logprobs
 from nearstep.models.forward.forward import states_at
 from nearstep.models.roles import Policy
 from nearstep.rollout.decode_graphs import Capture, GraphedDecoding, cuda_graph_capture
 from nearstep.rollout.decoding import Decoding, PlainDecoding, logits_of
-from nearstep.rollout.engine import RowEnded
+from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings, RowEnded
 from nearstep.rollout.sampling import draw
 from nearstep.rollout.slot_cache import Prefill, SlotCache
 from nearstep.types import Prompts, Rollout, TopLogprobs, row_groups
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """What an engine needs to know beside the prompts. Nothing is taken from a model's own generation settings."""
-
-    sampling: Sampling
-    response_length: int
-    stop_ids: tuple[int, ...]
-    seed: int
-    max_rows: int = 64  # rows generated at a time
-    max_tokens: int = 16384  # prompt tokens in one forward pass
-    greedy: bool = False  # take the most probable token, for evaluation
-    decode_graphs: bool = False  # replay decoding steps from CUDA graphs
 
 
 @dataclass
 class TransformersEngine:
     """Samples from a transformers model with its own weights, so that nothing has to be copied for a new version."""
 
-    settings: GenerationSettings
+    settings: EngineSettings
     policy: Policy | None = None
     version: int = 0
     new_capture: Callable[[torch.device], Capture] = cuda_graph_capture  # asked once per `generate`
+
+    def capabilities(self) -> Capabilities:
+        """All there are."""
+        return Capabilities(top_tokens=True, limits=True, row_ended=True, own_episode=True)
 
     def load(self, policy: Policy, version: int) -> None:
         """Sample from `policy` from now on."""
         self.policy, self.version = policy, version
 
+    def close(self) -> None:
+        """Let go of the policy; nothing else outlives a rollout."""
+        self.policy = None
+
     @torch.no_grad()
-    def generate(
-        self,
-        prompts: Prompts,
-        *,
-        top_k: int = 0,
-        limits: Sequence[int] | None = None,
-        row_ended: RowEnded | None = None,
-    ) -> Rollout:
-        """One response per row; see TellingEngine.generate."""
+    def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
+        """One response per row; see RolloutEngine.generate."""
         assert self.policy is not None, "load() comes before generate()"
-        settings = self.settings
-        limits = [settings.response_length] * len(prompts) if limits is None else list(limits)
+        limits = [settings.response_length] * len(prompts) if settings.limits is None else list(settings.limits)
         assert len(limits) == len(prompts), "one limit for each row"
         assert min(limits) > 0, "every row needs room for a token"
-        responses = Responses.empty(limits, top_k, self.policy.trunk)
-        uniforms = _uniforms(settings, prompts.episodes, limits).to(responses.tokens.device)
+        responses = Responses.empty(limits, settings.top_tokens, self.policy.trunk)
+        uniforms = _uniforms(settings.seed, prompts.episodes, limits).to(responses.tokens.device)
         longest = max(len(ids) + limit for ids, limit in zip(prompts.ids, limits, strict=True))
-        cache = SlotCache(min(settings.max_rows, len(prompts)), longest)
-        batch = LiveBatch(self.policy, settings, cache, self._decoding(self.policy, cache))
+        cache = SlotCache(min(self.settings.max_rows, len(prompts)), longest)
+        batch = LiveBatch(self.policy, self.settings.max_tokens, cache, self._decoding(self.policy, cache))
         waiting = deque(range(len(prompts)))
         while waiting or batch.rows:
             if waiting and batch.has_room:
@@ -94,12 +80,11 @@ class TransformersEngine:
         return GraphedDecoding.of(policy, cache, self.new_capture(policy.device))
 
 
-def _uniforms(settings: GenerationSettings, episodes: list[int], limits: list[int]) -> Tensor:
+def _uniforms(seed: int, episodes: list[int], limits: list[int]) -> Tensor:
     """The random numbers of every row, from its episode's own stream: [rows, longest limit]."""
     width = max(limits)
     draws = [
-        torch.rand(width, dtype=torch.float64, generator=stream(settings.seed, "sampling", episode))
-        for episode in episodes
+        torch.rand(width, dtype=torch.float64, generator=stream(seed, "sampling", episode)) for episode in episodes
     ]
     return torch.stack(draws)
 
@@ -109,7 +94,7 @@ class LiveBatch:
     """The rows being generated: `rows[i]` lives in slot i of the cache and fills `lengths[i]` places of it."""
 
     policy: Policy
-    settings: GenerationSettings
+    max_tokens: int  # prompt tokens in one forward pass
     cache: SlotCache
     decoding: Decoding
     rows: list[int] = field(default_factory=list)
@@ -133,7 +118,7 @@ class LiveBatch:
             slots.setdefault(tuple(ids), []).append(slot)
         distinct = list(slots)
         logits = []
-        for group in row_groups([len(ids) for ids in distinct], self.settings.max_tokens, len(distinct)):
+        for group in row_groups([len(ids) for ids in distinct], self.max_tokens, len(distinct)):
             of_group = distinct[group.start : group.stop]
             lengths = torch.tensor([len(ids) for ids in of_group], device=device)
             tokens = torch.tensor([token for ids in of_group for token in ids], device=device)

@@ -46,6 +46,9 @@ class Backend(Protocol):
     def gather(self, item: Item) -> list[Item]:
         """What every process passed, in the order of ranks, on all of them."""
 
+    def gather_to_main(self, item: Item) -> list[Item]:
+        """What every process passed, in the order of ranks, on rank 0; nothing on the others."""
+
     def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Sum the gradients over processes, in place; one that is missing on this process counts as zero."""
 

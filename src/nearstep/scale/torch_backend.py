@@ -56,6 +56,14 @@ class TorchBackend:
         dist.all_gather_object(items, item)
         return items  # type: ignore[return-value]
 
+    def gather_to_main(self, item: Item) -> list[Item]:
+        """See Backend.gather_to_main."""
+        if self.world_size == 1:
+            return [item]
+        items: list[Item | None] | None = [None] * self.world_size if self.rank == 0 else None
+        dist.gather_object(item, items, dst=0)
+        return [] if items is None else items  # type: ignore[return-value]
+
     def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """See Backend.add_up_gradients. One message per bucket, not one per parameter; the copies of one bucket are all
         that it needs beside the gradients."""

@@ -81,7 +81,12 @@ def _gather(group: Group) -> str | None:
     items = group.typed.gather(item)
     texts = [found["text"] for found in items]
     expected = ["x" * (rank + 1) for rank in range(group.typed.world_size)]
-    return None if texts == expected else f"items arrived as {texts}"
+    if texts != expected:
+        return f"items arrived as {texts}"
+    on_main = [found["text"] for found in group.typed.gather_to_main(item)]
+    if on_main != (expected if group.typed.rank == 0 else []):
+        return f"gather_to_main brought {on_main} to rank {group.typed.rank}"
+    return None
 
 
 def _placed(group: Group) -> str | None:
@@ -145,7 +150,8 @@ def _waits(group: Group) -> str | None:
 LAWS: tuple[Law[Group], ...] = (
     Law("protocol", "it has all members of nearstep.scale.backend.Backend", _protocol),
     Law("ranks", "ranks count from 0 to world_size − 1", _ranks),
-    Law("gather", "gather brings every process's object, in the order of ranks, to all", _gather),
+    Law("gather", "gather brings every process's object, in the order of ranks, to all; gather_to_main to rank 0",
+        _gather),
     Law("sums", "add_up and largest are those over all processes, the same on each, their input untouched", _sums),
     Law("placed", "place puts rank 0's weights on the device of every process, under their names", _placed),
     Law("saved", "weights_to_save is the whole state dict on rank 0 and None elsewhere", _saved),

@@ -1,70 +1,45 @@
 """The laws of rollout engines."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
+from nearstep.common.errors import ConfigError
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.forward import rollout_logprobs
-from nearstep.models.roles import Policy, make_policy
 from nearstep.rewards.functions import function_name
-from nearstep.rollout.engine import RolloutEngine, tells_of_rows
-from nearstep.rollout.transformers_engine import GenerationSettings
+from nearstep.testing.engine_stage import ALL, SETTINGS, TOLERANCE, TOP_K, VERSION, WITH_TOP, Stage
 from nearstep.testing.law import CheckResult, Law, hold
-from nearstep.testing.world import PROMPTS, STOP_IDS, VOCABULARY, prompts_of, reset_weights, small_model
-from nearstep.types import Rollout, TopLogprobs
-
-MakeEngine: TypeAlias = Callable[[GenerationSettings], object]
-
-SETTINGS = GenerationSettings(Sampling(0.7), response_length=8, stop_ids=STOP_IDS, seed=0, max_rows=3)
-ALL = list(range(len(PROMPTS)))
-VERSION, TOP_K = 4, 5
-TOLERANCE = 1e-4
+from nearstep.testing.world import PROMPTS, STOP_IDS, VOCABULARY, prompts_of, reset_weights
+from nearstep.types import TopLogprobs
 
 
-def check_engine(make: MakeEngine, *, tolerance: float = TOLERANCE, skip: Sequence[str] = ()) -> CheckResult:
+def check_engine(given: object, *, tolerance: float = TOLERANCE, skip: Sequence[str] = ()) -> CheckResult:
     """Hold a rollout engine to its laws on a small policy. Raises ConformanceError with the first that is broken.
 
-    `make` builds the engine from generation settings: the engine's class, or a function. `tolerance` is how far
-    recorded log-probs may be from the trainer's, in nats. `trainer_logprobs`, `most_probable` and `new_weights` are not
-    universal: an engine may sample from weights of lower precision, or older ones, and record what it sampled.
+    `given` is the engine, or its class or a function, which is called with EngineSettings. `tolerance` is how far
+    recorded log-probs may be from the trainer's, in nats. `trainer_logprobs`, `greedy_tokens`, `most_probable` and
+    `new_weights` are not universal: an engine may sample from weights of lower precision, or older ones, and record
+    what it sampled. Laws of what `capabilities()` does not name do not bind. The engine is closed at the end.
     """
-    return hold(f"engine {function_name(make)}", Stage(make, tolerance), LAWS, skip)
+    stage = Stage(given, tolerance)
+    try:
+        return hold(f"engine {_name(given)}", stage, LAWS, skip)
+    finally:
+        stage.close()
 
 
-@dataclass
-class Stage:
-    """An engine and the policy that it plays."""
-
-    make: MakeEngine
-    tolerance: float
-    policy: Policy = field(default_factory=lambda: make_policy(small_model()))
-
-    def engine(self, settings: GenerationSettings = SETTINGS) -> RolloutEngine:
-        """A fresh engine that has loaded the policy."""
-        engine = self.make(settings)
-        assert isinstance(engine, RolloutEngine)
-        engine.load(self.policy, VERSION)
-        return engine
-
-    @cached_property
-    def rollout(self) -> Rollout:
-        """All prompts as a fresh engine plays them."""
-        return self.engine().generate(prompts_of(ALL))
-
-    def gap(self, rollout: Rollout, sampling: Sampling) -> float:
-        """The largest difference between recorded log-probs and those of the policy as it stands."""
-        with torch.no_grad():
-            now = rollout_logprobs(self.policy, rollout, sampling).sampled
-        return float((rollout.logprobs - now).abs().max())
+def _name(given: object) -> str:
+    return function_name(given) if callable(given) else type(given).__name__
 
 
 def _protocol(stage: Stage) -> str | None:
-    made = stage.make(SETTINGS)
-    return None if isinstance(made, RolloutEngine) else f"a {type(made).__name__} without the two"
+    try:
+        said = [stage.can, stage.can]
+    except ConfigError as error:
+        return str(error)
+    return None if said[0] == said[1] else f"capabilities() is {said[0]}, and then {said[1]}"
 
 
 def _layout(stage: Stage) -> str | None:
@@ -95,14 +70,14 @@ def _ends(stage: Stage) -> str | None:
 
 
 def _no_stop(stage: Stage) -> str | None:
-    rollout = stage.engine(replace(SETTINGS, stop_ids=())).generate(prompts_of(ALL))
+    rollout = stage.play(settings=replace(SETTINGS, stop_ids=()))
     short = [len(ids) for ids in rollout.completion_ids() if len(ids) != SETTINGS.response_length]
     return f"without stop tokens a response has {short[0]} of {SETTINGS.response_length} tokens" if short else None
 
 
 def _limits(stage: Stage) -> str | None:
     limits = [row % 5 + 1 for row in ALL]
-    rollout = stage.engine(replace(SETTINGS, stop_ids=())).generate(prompts_of(ALL), limits=limits)
+    rollout = stage.play(settings=replace(SETTINGS, stop_ids=(), limits=tuple(limits)))
     lengths = [len(ids) for ids in rollout.completion_ids()]
     return None if lengths == limits else f"limits {limits} gave responses of {lengths} tokens"
 
@@ -117,7 +92,7 @@ def _normal(stage: Stage) -> str | None:
 
 def _trainer_logprobs(stage: Stage) -> str | None:
     for sampling in (SETTINGS.sampling, Sampling(1.3, top_k=6), Sampling(0.7, top_p=0.8)):
-        rollout = stage.engine(replace(SETTINGS, sampling=sampling)).generate(prompts_of(ALL))
+        rollout = stage.play(settings=replace(SETTINGS, sampling=sampling))
         gap = stage.gap(rollout, sampling)
         if not gap <= stage.tolerance:
             return f"with {sampling} a log-prob is {gap:.3g} nats from the trainer's (tolerance {stage.tolerance:g})"
@@ -125,13 +100,12 @@ def _trainer_logprobs(stage: Stage) -> str | None:
 
 
 def _top_tokens(stage: Stage) -> str | None:
-    engine = stage.engine()
-    if engine.generate(prompts_of(ALL)).top is not None:
+    if stage.rollout.top is not None:
         return "top tokens were recorded and not asked for"
-    rollout = engine.generate(prompts_of(ALL), top_k=TOP_K)
+    rollout = stage.play(settings=WITH_TOP)
     if rollout.top is None or rollout.top.ids.shape != (len(rollout.logprobs), TOP_K):
         shape = None if rollout.top is None else list(rollout.top.ids.shape)
-        return f"top_k={TOP_K} for {len(rollout.logprobs)} actions gave ids of shape {shape}"
+        return f"top_tokens={TOP_K} for {len(rollout.logprobs)} actions gave ids of shape {shape}"
     for action, ids, logprobs in zip(rollout.actions, rollout.top.ids, rollout.top.logprobs, strict=True):
         if len(ids.unique()) < TOP_K:
             return f"the top tokens {ids.tolist()} are not {TOP_K} different ones"
@@ -147,7 +121,7 @@ def _top_tokens(stage: Stage) -> str | None:
 
 
 def _most_probable(stage: Stage) -> str | None:
-    rollout = stage.engine().generate(prompts_of(ALL), top_k=TOP_K)
+    rollout = stage.play(settings=WITH_TOP)
     assert rollout.top is not None
     with torch.no_grad():
         now = rollout_logprobs(stage.policy, rollout, SETTINGS.sampling)
@@ -167,9 +141,8 @@ def _most_probable(stage: Stage) -> str | None:
 
 def _own_episode(stage: Stage) -> str | None:
     together = stage.rollout.completion_ids()
-    backwards = stage.engine().generate(prompts_of(ALL[::-1])).completion_ids()[::-1]
-    engine = stage.engine()
-    alone = [engine.generate(prompts_of([row])).completion_ids()[0] for row in ALL]
+    backwards = stage.play(ALL[::-1]).completion_ids()[::-1]
+    alone = [stage.play([row]).completion_ids()[0] for row in ALL]
     for row in ALL:
         for other, where in ((backwards[row], "in reverse order"), (alone[row], "alone")):
             if together[row] != other:
@@ -179,33 +152,55 @@ def _own_episode(stage: Stage) -> str | None:
 
 def _episodes_differ(stage: Stage) -> str | None:
     prompts = prompts_of([0] * 20)
-    rollout = stage.engine().generate(replace(prompts, episodes=list(range(20))))
+    rollout = stage.engine.generate(replace(prompts, episodes=list(range(20))), SETTINGS)
     played = {tuple(ids) for ids in rollout.completion_ids()}
     return "20 episodes of one prompt gave the same response" if len(played) == 1 else None
 
 
 def _seed(stage: Stage) -> str | None:
-    other = stage.engine(replace(SETTINGS, seed=SETTINGS.seed + 1)).generate(prompts_of(ALL))
+    other = stage.play(settings=replace(SETTINGS, seed=SETTINGS.seed + 1))
     same = other.completion_ids() == stage.rollout.completion_ids()
     return "two seeds gave the same responses" if same else None
 
 
+def _greedy(stage: Stage) -> str | None:
+    prompts = prompts_of([1] * 6)
+    greedy = replace(SETTINGS, greedy=True)
+    first, *others = (
+        stage.engine.generate(replace(prompts, episodes=episodes), replace(greedy, seed=seed)).completion_ids()
+        for episodes, seed in ((list(range(6)), 0), (list(range(6, 12)), 0), (list(range(6)), 1))
+    )
+    played = {tuple(ids) for ids in (*first, *(ids for other in others for ids in other))}
+    return f"greedy responses to one prompt are {sorted(played)[:2]}" if len(played) > 1 else None
+
+
+def _greedy_tokens(stage: Stage) -> str | None:
+    rollout = stage.play(settings=replace(SETTINGS, greedy=True))
+    with torch.no_grad():
+        everything = torch.arange(VOCABULARY).expand(len(rollout.actions), -1)
+        whole = replace(rollout, top=TopLogprobs(everything, torch.zeros(everything.shape)))
+        best = rollout_logprobs(stage.policy, whole, SETTINGS.sampling)
+    assert best.top is not None
+    gap = float((best.top.max(-1).values - best.sampled).max())
+    return f"a greedy token is {gap:.3g} nats less probable than the best" if gap > stage.tolerance else None
+
+
 def _version(stage: Stage) -> str | None:
-    engine = stage.engine()
-    versions = [engine.generate(prompts_of([0, 1])).policy_version.tolist()]
+    engine = stage.engine
+    versions = [engine.generate(prompts_of([0, 1]), SETTINGS).policy_version.tolist()]
     engine.load(stage.policy, VERSION + 1)
-    versions.append(engine.generate(prompts_of([0, 1])).policy_version.tolist())
+    versions.append(engine.generate(prompts_of([0, 1]), SETTINGS).policy_version.tolist())
     late = any(version > VERSION + step for step, row in enumerate(versions) for version in row)
     return f"loads of versions {VERSION} and {VERSION + 1} were recorded as {versions}" if late else None
 
 
 def _new_weights(stage: Stage) -> str | None:
-    engine = stage.engine()
-    engine.generate(prompts_of(ALL))
+    engine = stage.engine
+    engine.generate(prompts_of(ALL), SETTINGS)
     try:
         reset_weights(stage.policy.model, seed=1)
         engine.load(stage.policy, VERSION + 1)
-        rollout = engine.generate(prompts_of(ALL))
+        rollout = engine.generate(prompts_of(ALL), SETTINGS)
         gap = stage.gap(rollout, SETTINGS.sampling)
     finally:
         reset_weights(stage.policy.model, seed=0)
@@ -218,7 +213,7 @@ def _new_weights(stage: Stage) -> str | None:
 def _hands_off(stage: Stage) -> str | None:
     weights = {name: tensor.clone() for name, tensor in stage.policy.model.state_dict().items()}
     prompts, generator = prompts_of(ALL), torch.get_rng_state()
-    stage.engine().generate(prompts, top_k=TOP_K)
+    stage.engine.generate(prompts, WITH_TOP if stage.can.top_tokens else SETTINGS)
     after = stage.policy.model.state_dict()
     changed = [name for name in after if not torch.equal(after[name], weights[name])]
     if changed:
@@ -230,10 +225,8 @@ def _hands_off(stage: Stage) -> str | None:
     return None
 
 
-def _row_ends(stage: Stage) -> str | None:
-    engine = stage.engine()
-    if not tells_of_rows(engine):  # nothing begins early then, which is allowed
-        return None
+def _row_ended(stage: Stage) -> str | None:
+    engine = stage.engine
     told: list[int] = []
     ends: list[tuple[list[int], bool]] = []
 
@@ -241,33 +234,46 @@ def _row_ends(stage: Stage) -> str | None:
         told.append(row)
         ends.append((ids, finished))
 
-    rollout = engine.generate(prompts_of(ALL), row_ended=row_ended)
+    rollout = engine.generate(prompts_of(ALL), SETTINGS, row_ended)
     if len(set(told)) != len(told) or not set(told) <= set(ALL):
         return f"it told of the rows {told}, of {len(ALL)} prompts"
     played = list(zip(rollout.completion_ids(), rollout.finished.tolist(), strict=True))
     for row, end in zip(told, ends, strict=True):
         if end != played[row]:
             return f"row {row} was told to end with {end[0]}, finished = {end[1]}; the rollout has {played[row]}"
-    silent = stage.engine().generate(prompts_of(ALL))
-    same = silent.completion_ids() == rollout.completion_ids()
+    same = stage.play().completion_ids() == rollout.completion_ids()
     return None if same else "responses differ when nobody listens"
 
 
+def _reopens(stage: Stage) -> str | None:
+    stage.play([0, 1])
+    stage.engine.close()
+    rows = len(stage.play([0, 1]))
+    return None if rows == 2 else f"after close and load it plays {rows} of 2 rows"
+
+
 LAWS: tuple[Law[Stage], ...] = (
-    Law("protocol", "it has load(policy, version) and generate(prompts, *, top_k, limits)", _protocol),
+    Law("protocol", "it has capabilities, load, generate and close, and always the same capabilities", _protocol),
     Law("layout", "a rollout has one row for each prompt, in order, the prompt first and untouched", _layout),
     Law("ends", "a response ends with its first stop token or at its limit, and `finished` says which", _ends),
     Law("no_stop", "without stop tokens every response has its full length", _no_stop),
-    Law("limits", "the limits of single rows are kept", _limits),
+    Law("limits", "the limits of single rows are kept", _limits, applies=lambda stage: stage.can.limits),
     Law("normal", "recorded log-probs are finite, at most 0, and float32 at least", _normal),
-    Law("top_tokens", "top tokens are recorded if asked for, the sampled one among them", _top_tokens),
-    Law("own_episode", "a response depends on prompt and episode alone, not on the batch", _own_episode),
+    Law("top_tokens", "top tokens are recorded if asked for, the sampled one among them", _top_tokens,
+        applies=lambda stage: stage.can.top_tokens),
+    Law("own_episode", "a response depends on prompt and episode alone, not on the batch", _own_episode,
+        applies=lambda stage: stage.can.own_episode),
     Law("episodes_differ", "episodes of one prompt are different samples", _episodes_differ),
     Law("seed", "another seed gives other responses", _seed),
-    Law("row_ends", "if it tells of rows as they end, then once, and what the rollout holds", _row_ends),
+    Law("greedy", "greedy responses depend on the prompt alone, as evaluation needs it", _greedy),
+    Law("row_ended", "it tells of rows as they end, once, and what the rollout holds", _row_ended,
+        applies=lambda stage: stage.can.row_ended),
     Law("version", "no response claims weights that were not loaded yet", _version),
     Law("hands_off", "weights, prompts and the global generator stay as they are", _hands_off),
     Law("trainer_logprobs", "recorded log-probs are those that the trainer computes", _trainer_logprobs, False),
-    Law("most_probable", "the top tokens are the most probable ones", _most_probable, False),
+    Law("greedy_tokens", "greedy tokens are the most probable ones", _greedy_tokens, False),
+    Law("most_probable", "the top tokens are the most probable ones", _most_probable, False,
+        applies=lambda stage: stage.can.top_tokens),
     Law("new_weights", "after load the newest weights are played, and recorded as such", _new_weights, False),
-)
+    Law("reopens", "after close it can be loaded again", _reopens),
+)  # fmt: skip

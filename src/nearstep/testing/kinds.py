@@ -38,7 +38,7 @@ def kind_of(found: object) -> Kind:
     An object that has one telling member of an axis and not all counts as that axis's: its laws name what is missing.
     Raises ConfigError for anything else.
     """
-    if inspect.isclass(found) and issubclass(found, RolloutEngine):
+    if isinstance(found, RolloutEngine) or (inspect.isclass(found) and issubclass(found, RolloutEngine)):
         return "engine"
     for kind, protocol in PROTOCOLS.items():
         if isinstance(found, protocol):

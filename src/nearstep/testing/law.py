@@ -17,20 +17,28 @@ class Law(Generic[Subject]):
     statement: str
     counterexample: Callable[[Subject], str | None]  # what breaks it, in words; None where it holds
     universal: bool = True
+    applies: Callable[[Subject], bool] = lambda _: True  # whether the object says that it can do this at all
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What an object was held to: names and statements of the laws that hold, and the names of those left out."""
+    """What an object was held to: names and statements of the laws that hold, and the names of those left out, by
+    the user or because the object does not offer what they are about."""
 
     subject: str
     held: tuple[tuple[str, str], ...]
     skipped: tuple[str, ...]
+    not_offered: tuple[str, ...] = ()  # laws of what the object says that it cannot do
 
     def lines(self) -> list[str]:
         """The result for a reader: a summary, then one line for each law."""
         width = max(len(name) for name, _ in self.held)
         left_out = f", {len(self.skipped)} skipped ({', '.join(self.skipped)})" if self.skipped else ""
+        left_out += (
+            f", {len(self.not_offered)} of what it does not offer ({', '.join(self.not_offered)})"
+            if self.not_offered
+            else ""
+        )
         laws = [f"  {name:<{width}}  {statement}" for name, statement in self.held]
         return [f"{self.subject}: {len(self.held)} laws hold{left_out}", *laws]
 
@@ -43,15 +51,22 @@ def hold(what: str, subject: Subject, laws: Sequence[Law[Subject]], skip: Sequen
     """
     _check_skip(laws, skip)
     due = [law for law in laws if law.name not in skip]
+    held: list[tuple[str, str]] = []
+    not_offered: list[str] = []
     for law in due:
         try:
-            found = law.counterexample(subject)
+            applies = law.applies(subject)
+            found = law.counterexample(subject) if applies else None
         except Exception as error:
             found = f"{type(error).__name__}: {error}"
             raise ConformanceError(_message(what, law, found)) from error
         if found is not None:
             raise ConformanceError(_message(what, law, found))
-    return CheckResult(what, tuple((law.name, law.statement) for law in due), tuple(skip))
+        if applies:
+            held.append((law.name, law.statement))
+        else:
+            not_offered.append(law.name)
+    return CheckResult(what, tuple(held), tuple(skip), tuple(not_offered))
 
 
 def _check_skip(laws: Sequence[Law[Subject]], skip: Sequence[str]) -> None:

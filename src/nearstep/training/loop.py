@@ -1,7 +1,7 @@
 """PPO: sample, judge, annotate, improve, report. Read this first."""
 
-from nearstep.rollout.engine import generate
 from nearstep.training.experience import describe, make_experience
+from nearstep.training.generation import generate
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
 from nearstep.training.update import update
@@ -13,8 +13,7 @@ def train(r: Recipe, state: State) -> None:
         state.begin_update()
         r.report.begin_update()
         with r.clock("generate"), r.rewards.early(prompts) as early:
-            r.engine.load(r.models.policy, version=state.update)
-            rollout = generate(r.engine, prompts, early, top_k=r.trust_region.top_k)  # 1 sample
+            rollout = generate(prompts, r, version=state.update, row_ended=early)  # 1 sample
         with r.clock("score"):
             scores = r.rewards(prompts, rollout, early)  # 2 judge
             state.update_score_moments(scores, r.config, r.backend)
@@ -23,14 +22,16 @@ def train(r: Recipe, state: State) -> None:
         with r.clock("update"):
             phases = r.schedule.phases(state.update)
             metrics, steps = update(experience, phases, r)  # 4 improve
+        rates = r.learners.end_update()
         state.end_update(r.batch, steps)
         state.update_kl_coef(experience, r.kl_controller, r.config.kl_estimator, r.batch, r.backend)
-        wishes = r.report.step(
-            state, prompts, experience, scores, describe(experience, scores, r) + metrics
-        )  # 5 report
-        if wishes.evaluate:
-            r.report.evaluation(state, r.evaluate())
-        if wishes.save:
+        metrics = describe(experience, scores, r) + metrics
+        due = r.report.step(state, prompts, experience, scores, metrics, rates)  # 5 report
+        if due.samples:
+            r.report.samples(state, r.evaluator.samples(r.engine, state))
+        if due.evaluate:
+            r.report.evaluation(state, r.evaluator.evaluate(r.engine, state))
+        if due.save:
             r.checkpoint.save(state)
-        if wishes.stop:
+        if due.stop:
             return

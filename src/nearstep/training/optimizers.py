@@ -42,6 +42,14 @@ class Learner:
 
 
 @dataclass(frozen=True)
+class LearningRates:
+    """The step sizes of an update; None where there is no critic."""
+
+    policy: float
+    critic: float | None
+
+
+@dataclass(frozen=True)
 class Learners:
     """Policy and critic. Adam's state is by weight, so two optimizers with one rate are one over both."""
 
@@ -67,14 +75,16 @@ class Learners:
         masters = any(learner is not None and learner.masters.masters for learner in (self.policy, self.critic))
         return [MASTERS_NOTE] if masters else []
 
-    def end_update(self) -> None:
-        """Move both learning rates on: once per update, not per optimizer step."""
+    def end_update(self) -> LearningRates:
+        """Move both learning rates on, once per update and not per optimizer step; returns those of the update."""
+        rates = LearningRates(self.policy.learning_rate, None if self.critic is None else self.critic.learning_rate)
         with warnings.catch_warnings():
             # torch warns where no step was taken yet; here a network may sit out an update, and its rate moves on.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             self.policy.schedule.step()
             if self.critic is not None:
                 self.critic.schedule.step()
+        return rates
 
 
 def make_learners(models: Models, config: PPOConfig, vf_learning_rate: float, updates: int) -> Learners:

@@ -1,7 +1,9 @@
 """Everything a run is made of, assembled once: the loop reads it and changes nothing in it but weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
@@ -10,20 +12,18 @@ from nearstep.algorithm.advantage_rules import Advantage
 from nearstep.algorithm.aggregation import LossAggregation
 from nearstep.algorithm.kl_controllers import KLController
 from nearstep.algorithm.trust_regions import TrustRegion
-from nearstep.checkpoint.export import Checkpoint
 from nearstep.config.ppo import PPOConfig
-from nearstep.evaluation.evaluator import Evaluation
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Models
-from nearstep.reports.run_report import Report
 from nearstep.rewards.protocol import RewardModule
-from nearstep.rollout.engine import RolloutEngine
+from nearstep.rollout.engine import GenerationSettings, RolloutEngine
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
-from nearstep.training.optimizers import Learners
+from nearstep.training.optimizers import Learners, LearningRates
 from nearstep.training.schedules import CriticSchedule
-from nearstep.types import Prompts
+from nearstep.training.state import State
+from nearstep.types import Experience, Metrics, Prompts, Scores
 
 
 @runtime_checkable
@@ -35,6 +35,78 @@ class PromptBatches(Protocol):
 
 
 @dataclass(frozen=True)
+class Due:
+    """What is due after an update, by the settings or because a callback of any process asked: the same on all."""
+
+    samples: bool
+    evaluate: bool
+    save: bool
+    stop: bool
+
+
+@runtime_checkable
+class LoopReporter(Protocol):
+    """Tells of a run. Leaving it as a context closes what it opened, whatever happened; it moves nothing of the run."""
+
+    def __enter__(self) -> "LoopReporter": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def begin(self, introduction: str) -> None:
+        """The run begins; `introduction` is what the user should read first."""
+
+    def begin_update(self) -> None:
+        """An update begins."""
+
+    def step(
+        self,
+        state: State,
+        prompts: Prompts,
+        experience: Experience,
+        scores: Scores,
+        metrics: Metrics,
+        rates: LearningRates,
+    ) -> Due:
+        """An update is done, with these metrics of this process, at these learning rates."""
+
+    def samples(self, state: State, rows: Sequence[tuple[str, str, float]]) -> None:
+        """What the policy answers now to a few prompts: query, response and score of each."""
+
+    def evaluation(self, state: State, metrics: Metrics) -> None:
+        """The result of an evaluation, over all processes."""
+
+    def end(self) -> None:
+        """The run is over, and went well."""
+
+
+@runtime_checkable
+class PolicyEvaluator(Protocol):
+    """Says how good the policy is on prompts that it is not trained on."""
+
+    def evaluate(self, engine: RolloutEngine, state: State) -> Metrics:
+        """Play all evaluation prompts; metrics over all processes."""
+
+    def samples(self, engine: RolloutEngine, state: State) -> list[tuple[str, str, float]]:
+        """Query, response and score of a few prompts."""
+
+
+@runtime_checkable
+class ModelSaver(Protocol):
+    """Writes the models as they are now."""
+
+    def save(self, state: State) -> None:
+        """In the middle of a run."""
+
+    def save_final(self, state: State) -> None:
+        """At its end."""
+
+    def export_policy(self, folder: Path, state: State) -> None:
+        """The policy alone, as a model folder of its own."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The parts of a run: one choice on each axis, and what they all need."""
 
@@ -43,8 +115,8 @@ class Recipe:
     tokenizer: PreTrainedTokenizerBase
     models: Models
     prompts: PromptBatches
-    engine: RolloutEngine
-    sampling: Sampling
+    engine: RolloutEngine  # plays for training, evaluation and samples
+    generation: GenerationSettings  # of training; evaluation plays greedily
     rewards: RewardModule
     trust_region: TrustRegion
     ratio_limit: float | None  # largest importance weight of a token
@@ -56,7 +128,12 @@ class Recipe:
     learners: Learners
     backend: Backend
     clock: Clock
-    report: Report
-    checkpoint: Checkpoint
-    evaluate: Callable[[], Evaluation]
+    report: LoopReporter
+    checkpoint: ModelSaver
+    evaluator: PolicyEvaluator
     introduction: str  # what the user should read before the run: prompts as the model sees them, choices made
+
+    @property
+    def sampling(self) -> Sampling:
+        """The distribution that is sampled, of which every log-probability is."""
+        return self.generation.sampling

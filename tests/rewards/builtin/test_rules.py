@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearstep.common.errors import RewardError
-from nearstep.config.settings import option_of
+from nearstep.config.options import option_of
 from nearstep.rewards import builtin
 from nearstep.rewards.builtin.metadata import Metadata
 from nearstep.rewards.builtin.spec import read_spec

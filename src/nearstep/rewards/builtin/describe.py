@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nearstep.common.errors import ConfigError
-from nearstep.config.settings import option_of
+from nearstep.config.options import option_of
 from nearstep.rewards.builtin.metadata import Metadata, parameter_entry, parameters
 from nearstep.rewards.builtin.spec import absence
 from nearstep.rewards.builtin.table import BUILT_INS, GROUPS

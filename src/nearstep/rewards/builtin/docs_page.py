@@ -6,7 +6,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from nearstep.config.settings import option_of
+from nearstep.config.options import option_of
 from nearstep.rewards.builtin.describe import about_of, measures_of, name_of, range_of, summary_of
 from nearstep.rewards.builtin.metadata import parameter_entry, parameters
 from nearstep.rewards.builtin.other_names import COUNTERPARTS, SAME_NAMES

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 from nearstep.common import plugins
 from nearstep.common.errors import ConfigError, RewardError, shorten
 from nearstep.config.conversion import UnfitError
-from nearstep.config.settings import Option, convert, option_of
+from nearstep.config.options import Option, option_of
+from nearstep.config.settings import convert
 
 Values: TypeAlias = list[float | None]
 

@@ -1,0 +1,53 @@
+"""Which engine a name, a class, a function or an object stands for."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from nearstep.common.errors import ConfigError, shorten
+from nearstep.common.plugins import load_named
+from nearstep.rollout.engine import Capabilities, EngineSettings, RolloutEngine
+from nearstep.rollout.transformers_engine import TransformersEngine
+
+MakeEngine: TypeAlias = Callable[[EngineSettings], object]
+
+ENGINES: Mapping[str, MakeEngine] = {"transformers": TransformersEngine}
+MEMBERS = ("capabilities", "load", "generate", "close")
+
+
+def make_engine(given: object, settings: EngineSettings) -> RolloutEngine:
+    """The engine that `given` stands for: a name in ENGINES, `file.py:Name`, a class or function, or an object.
+
+    A class or function is called with `settings`; an object is taken as it is. Raises ConfigError for anything else,
+    with the member that is missing.
+    """
+    what = f"engine {given if isinstance(given, str) else shorten(given)}"
+    found = given
+    if isinstance(given, str):
+        found = ENGINES[given] if given in ENGINES else load_named(given, kind="engine", error=ConfigError)
+    if not inspect.isclass(found) and isinstance(found, RolloutEngine):
+        return _checked(found, what)
+    if not callable(found):
+        raise ConfigError(f"{what}: {_lacks(found)}. Give an object, or a class or function of EngineSettings")
+    try:
+        engine: object = found(settings)
+    except Exception as cause:
+        raise ConfigError(
+            f"{what} could not be built from EngineSettings ({type(cause).__name__}: {shorten(cause)}). It is called "
+            "with them as its only argument"
+        ) from cause
+    if not isinstance(engine, RolloutEngine):
+        raise ConfigError(f"{what} built {shorten(engine)}: {_lacks(engine)}")
+    return _checked(engine, what)
+
+
+def _checked(engine: RolloutEngine, what: str) -> RolloutEngine:
+    can: object = engine.capabilities()
+    if not isinstance(can, Capabilities):
+        raise ConfigError(f"{what}: capabilities() gave {shorten(can)}; return nearstep.rollout.engine.Capabilities")
+    return engine
+
+
+def _lacks(found: object) -> str:
+    missing = [name for name in MEMBERS if name not in dir(found)]
+    return f"it is no engine, for it has no {', '.join(missing)}"

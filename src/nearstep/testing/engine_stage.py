@@ -1,0 +1,65 @@
+"""An engine under its laws: built once, on a small policy, with settings that the laws share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+
+from nearstep.models.distribution import Sampling
+from nearstep.models.forward.forward import rollout_logprobs
+from nearstep.models.roles import Policy, make_policy
+from nearstep.rollout.build import make_engine
+from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings, RolloutEngine
+from nearstep.testing.world import PROMPTS, STOP_IDS, prompts_of, small_model
+from nearstep.types import Rollout
+
+VERSION, TOP_K = 4, 5
+TOLERANCE = 1e-4
+BUILT_FROM = EngineSettings(max_rows=3)
+SETTINGS = GenerationSettings(Sampling(0.7), response_length=8, stop_ids=STOP_IDS, seed=0)
+WITH_TOP = replace(SETTINGS, top_tokens=TOP_K)
+ALL = list(range(len(PROMPTS)))
+
+
+@dataclass
+class Stage:
+    """An engine, built once, and the policy that it plays."""
+
+    given: object
+    tolerance: float
+    policy: Policy = field(default_factory=lambda: make_policy(small_model()))
+    built: list[RolloutEngine] = field(default_factory=list)
+
+    @property
+    def engine(self) -> RolloutEngine:
+        """The engine; it has loaded the policy."""
+        if not self.built:
+            self.built.append(make_engine(self.given, BUILT_FROM))
+        self.built[0].load(self.policy, VERSION)
+        return self.built[0]
+
+    @property
+    def can(self) -> Capabilities:
+        """What the engine says that it can do."""
+        return self.engine.capabilities()
+
+    @cached_property
+    def rollout(self) -> Rollout:
+        """All prompts as the engine plays them."""
+        return self.play()
+
+    def play(self, rows: Sequence[int] = ALL, settings: GenerationSettings = SETTINGS) -> Rollout:
+        """The prompts with these numbers, after a fresh load."""
+        return self.engine.generate(prompts_of(list(rows)), settings)
+
+    def close(self) -> None:
+        """Stop the engine."""
+        for engine in self.built:
+            engine.close()
+
+    def gap(self, rollout: Rollout, sampling: Sampling) -> float:
+        """The largest difference between recorded log-probs and those of the policy as it stands."""
+        with torch.no_grad():
+            now = rollout_logprobs(self.policy, rollout, sampling).sampled
+        return float((rollout.logprobs - now).abs().max())
