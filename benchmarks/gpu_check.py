@@ -65,7 +65,20 @@ def gpu_tests(name: str, *files: str, needs: Sequence[str] = (), limit_seconds: 
 
 def steps(output: Path) -> list[Step]:
     """All of them; together their limits stay within the 10 minutes. TRL's side runs where TRL is installed."""
-    speed = ("-m", "benchmarks.vs_trl", "--device", "cuda", "--model", "s", "--rounds", "1", "--output", str(output))
+    speed = (
+        "-m",
+        "benchmarks.vs_trl",
+        "--device",
+        "cuda",
+        "--model",
+        "s",
+        "--rounds",
+        "1",
+        "--updates",
+        "2",
+        "--output",
+        str(output),
+    )
     side = ("--trl_python", sys.executable) if _there("trl") else ("--alone",)
     rows = ("--only", "PPO, bfloat16", "decode_graphs", "top-K")
     return [
