@@ -176,10 +176,11 @@ def write(folder: Path, name: str, chosen: list[Row], found: Measurements) -> li
     record = {"workloads": {row.work: asdict(row.ours) for row in done}, "records": found.records,
               "lines": [asdict(line) | {"ratio": line.ratio, "holds": line.holds} for line in lines]}  # fmt: skip
     counts = ", ".join(f"{row.work}: {len(found.records[row.work]['ours'])}" for row in done)
-    head = f"# nearstep against {TRL_VERSION}\n\nProcesses of each side: {counts}.\n"
+    compared = {row.work: found.sides(row) for row in done if row.against != "floor"}
+    title = f"nearstep against {TRL_VERSION}" if compared else "nearstep alone"
+    head = f"# {title}\n\nProcesses of each side: {counts}.\n"
     judged = f"\n## Bars\n\n{markdown(barred)}" if barred else ""
     write_results(folder, name, record, f"{head}{judged}\n## Everything\n\n{markdown(lines)}", facts)
-    compared = {row.work: found.sides(row) for row in done if row.against != "floor"}
     if compared:
         plot(compared, folder / f"{name}.png")
     return lines
