@@ -38,6 +38,7 @@ MEASURES = {
     "KL to the start": "objective/kl",
 }  # fmt: skip
 SEEDS = (0, 1, 2)
+NO_PENALTY = 1e-9  # with 0 there is no reference, and so no KL to be told
 
 
 def play(regime: Regime, critic: Mapping[str, object], start: nn.Module, seed: int) -> list[dict[str, float]]:
@@ -45,7 +46,7 @@ def play(regime: Regime, critic: Mapping[str, object], start: nn.Module, seed: i
     with tempfile.TemporaryDirectory() as folder:
         config = PPOConfig(
             output_dir=folder, seed=seed, use_cpu=True, response_length=regime.length + 2, temperature=1.0,
-            num_ppo_epochs=1, num_generations=regime.num_generations, batch_size=regime.batch_size, kl_coef=0.0,
+            num_ppo_epochs=1, num_generations=regime.num_generations, batch_size=regime.batch_size, kl_coef=NO_PENALTY,
             num_mini_batches=regime.num_mini_batches, total_episodes=regime.updates * regime.batch_size,
             per_device_train_batch_size=regime.batch_size, local_rollout_forward_batch_size=regime.batch_size,
             learning_rate=regime.learning_rate, lr_scheduler_type="constant", num_sample_generations=0,
