@@ -4,11 +4,14 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 BENCHED := .venv/benched
 TRL := runs/trl-env
+MUTATING := .venv/mutating
+# A Python that is given is taken as it is: a machine with a GPU may have torch and no network.
+GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint format check bench bench-full bench-ladder bench-scaling alignment stability
+.PHONY: demo test test-slow mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability
 
 demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
 	$(BIN)/nearstep demo --output runs/demo
@@ -18,6 +21,12 @@ test: $(INSTALLED)  ## every test that takes seconds
 
 test-slow: $(INSTALLED)  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+mutants: $(MUTATING)  ## plant 60 bugs, one after another, and count those that the tests notice; slow
+	$(BIN)/python -m tests.mutants $(ARGS)
+
+gpu-check:  ## what needs a GPU, on this one, in 10 minutes: make gpu-check PYTHON=python3
+	PYTHONPATH=src $(GPU_PYTHON) -m benchmarks.gpu_check $(ARGS)
 
 bench: $(BENCHED)  ## nearstep against TRL: time, memory, the machine's floor; within 30 minutes on 2 cores
 	$(BIN)/python -m benchmarks.vs_trl
@@ -56,4 +65,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(BENCHED): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
+$(MUTATING): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
 	touch $@

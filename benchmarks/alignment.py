@@ -34,7 +34,6 @@ of the whitening is float32 always.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -52,6 +51,8 @@ from tests.parity.replay import Step, networks, recipe_like, recorded_steps, rep
 from tests.parity.replay_dppo import recipe_for, recorded_region_steps, replay_region
 from torch import Tensor, nn
 
+from benchmarks.harness.machine import at_least_one, machine
+from benchmarks.harness.results import RESULTS, write_results
 from nearstep.training.recipe import Recipe
 
 GOAL = 1e-5
@@ -226,15 +227,15 @@ def record(python: Path, module: str, *arguments: str) -> dict[str, Tensor]:
         return read(file)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Record TRL, follow it, print and write; exit code 1 where a difference is above the goal in float32."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, required=True, help="folder of TRL's environment, outside the repository")
-    parser.add_argument("--updates", type=int, default=24)
-    parser.add_argument("--rows", type=int, default=32, help="episodes of an update")
-    parser.add_argument("--width", type=int, default=64, help="width of the models")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
-    options = parser.parse_args()
+    parser.add_argument("--updates", type=at_least_one, default=24)
+    parser.add_argument("--rows", type=at_least_one, default=32, help="episodes of an update")
+    parser.add_argument("--width", type=at_least_one, default=64, help="width of the models")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args(words)
     torch.set_num_threads(1)
     python, updates = environment(options.venv), options.updates
     sizes = [f"--{name}={vars(options)[name]}" for name in ("updates", "rows", "width")]
@@ -248,10 +249,8 @@ def main() -> None:
     for name, gaps in results.items():
         Console(width=140).print(table(name, gaps))
 
-    options.output.mkdir(parents=True, exist_ok=True)
     rows = {name: [asdict(gap) for gap in gaps] for name, gaps in results.items()}
-    (options.output / "alignment.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (options.output / "alignment.md").write_text(markdown(results))
+    write_results(options.output, "alignment", {"runs": rows}, markdown(results), machine())
     plot(results, options.output / "alignment.png")
     worst = max(gap.worst for name, gaps in results.items() if "float32" in name for gap in gaps)
     print(f"largest difference in float32: {worst:.1e}, goal {GOAL:.0e}")

@@ -1,6 +1,6 @@
 """What each technique of the update brings: seconds and memory of one epoch of policy and value, gradients compared.
 
-    python -m benchmarks.ladder [--model m] [--dtype bfloat16] [--device cuda]
+    python -m benchmarks.ladder [--model m] [--dtype bfloat16]
 
 Every step runs in a process of its own, on the same rows and weights, with one thread. Seconds are CPU seconds of the
 second of two passes, memory is what it needs above weights and gradients, and the gap is that of all gradients to those
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness.layouts import LADDER, Networks, rows_of
+from benchmarks.harness.machine import REPOSITORY, add_device, at_least_one, check_device, machine
 from benchmarks.harness.meter import Meter, memory_of
-from benchmarks.harness.results import MIB
-from benchmarks.harness.workload import Workload
+from benchmarks.harness.results import MIB, RESULTS, table, write_results
+from benchmarks.harness.workload import SIZES, Workload
 
-REPOSITORY = Path(__file__).parents[1]
 COLUMNS = ["step", "seconds", "of step 0", "extra MiB", "of step 0", "gradient gap"]
 
 
@@ -80,22 +81,29 @@ def cells(step: str, rung: Rung, first: Rung) -> list[str]:
             f"{rung.gradient_gap:.0e}"]  # fmt: skip
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Climb the ladder and write it to benchmarks/results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="s", help="s: 10 M weights, m: 60 M, l: 1.2 B")
-    parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--samples", type=int, default=1, help="responses to each prompt; more than one share it")
+    parser.add_argument(
+        "--model", choices=list(SIZES), default="s", help="s: 10 M weights, m: 60 M, l: 1.2 B; tiny is for tests"
+    )
+    parser.add_argument("--rows", type=at_least_one, default=32, help="a multiple of --samples")
+    parser.add_argument(
+        "--samples", type=at_least_one, default=1, help="responses to each prompt; more than one share it"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results")
+    add_device(parser)
+    parser.add_argument("--output", type=Path, default=RESULTS)
     for hidden in ("--step", "--workload", "--record", "--gradients"):  # of the processes that this one starts
         parser.add_argument(hidden, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.step is not None:
         spent = measure(options.step, Workload(**json.loads(options.workload)), Path(options.gradients))
         Path(options.record).write_text(json.dumps(spent))
         return
+    check_device(parser, options.device)
+    if options.rows % options.samples:
+        parser.error(f"--rows {options.rows} is no multiple of --samples {options.samples}")
     workload = Workload(
         "ladder", "ppo", model=options.model, rows=options.rows, generations=options.samples, dtype=options.dtype,
         device=options.device,
@@ -111,12 +119,9 @@ def write(folder: Path, workload: Workload, rungs: dict[str, Rung]) -> None:
     for row in rows:
         shown.add_row(*row)
     Console(width=120).print(shown)
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"ladder_{workload.model}_{workload.dtype}_{workload.generations}_{workload.device}"
     record = {"workload": asdict(workload), "steps": {step: asdict(rung) for step, rung in rungs.items()}}
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
-    (folder / f"{name}.md").write_text("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+    write_results(folder, name, record, table(COLUMNS, rows), machine())
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ commands are timed, from their start to their end, in turns.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.harness.machine import at_least_one, machine
+from benchmarks.harness.results import RESULTS, write_results
 from nearstep.common.random_streams import stream
 
 ROWS, VOCABULARY, LEXICON, LONGEST_POST = 200_000, 8_000, 4_000, 300
@@ -55,7 +58,7 @@ def train_tokenizer(folder: Path, posts: Path) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
     with posts.open(encoding="utf-8") as file:
-        core.train_from_iterator((json.loads(next(file))["post"] for _ in range(2_000)), trainer)
+        core.train_from_iterator((json.loads(line)["post"] for line in islice(file, 2_000)), trainer)
     PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>").save_pretrained(folder)
 
 
@@ -77,13 +80,13 @@ def same_hash(folder: Path, workers: tuple[int, ...]) -> bool:
     return len({manifest["sha256"] for manifest in manifests}) == 1
 
 
-def main() -> None:
-    """Time both in turns and print the ratio of the medians."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Time both in turns, print the ratio of the medians, write benchmarks/results/prepare.*."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rows", type=int, default=ROWS)
-    arguments.add_argument("--repeats", type=int, default=2)
-    arguments.add_argument("--json", type=Path, default=None, help="write the numbers into this file")
-    given = arguments.parse_args()
+    arguments.add_argument("--rows", type=at_least_one, default=ROWS)
+    arguments.add_argument("--repeats", type=at_least_one, default=2)
+    arguments.add_argument("--output", type=Path, default=RESULTS)
+    given = arguments.parse_args(words)
     times: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -95,12 +98,13 @@ def main() -> None:
         same = same_hash(folder, tuple(times))
     medians = {workers: statistics.median(each) for workers, each in times.items()}
     ratio = medians[1] / medians[2]
-    Console().print(
+    text = (
         f"{given.rows:,} rows: 1 worker {medians[1]:.1f} s, 2 workers {medians[2]:.1f} s, {ratio:.2f} times faster; "
-        f"same data: {same}; load of the machine before and after: {os.getloadavg()[0]:.1f}"
+        f"same data: {same}"
     )
-    if given.json:
-        given.json.write_text(json.dumps({"rows": given.rows, "seconds": times, "ratio": ratio}, indent=2) + "\n")
+    Console().print(text)
+    record = {"rows": given.rows, "seconds": times, "ratio": ratio, "same_data": same}
+    write_results(given.output, "prepare", record, f"# nearstep prepare with 1 and 2 workers\n\n{text}.", machine())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How nearstep's time and memory grow with rows, response length, vocabulary, K and samples per prompt.
 
-    python -m benchmarks.scaling [--only vocabulary] [--device cuda]
+    python -m benchmarks.scaling [--only vocabulary] [--model m]
 
 One thing varies at a time, each point is one update in a process of its own. An exponent is the slope of a line through
 the logarithms: 1 where seconds grow in proportion, 0 where nothing grows. Seconds should be linear in tokens. Memory is
@@ -9,7 +9,6 @@ with them; it should not grow with the vocabulary. With adapters nearly nothing 
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,9 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness.floor import Lengths, body_weights, head_weights
-from benchmarks.harness.results import MIB, Side, side_of
-from benchmarks.harness.workload import DTYPES, Workload
-from benchmarks.vs_trl import REPOSITORY, run_process
+from benchmarks.harness.machine import add_device, at_least_one, check_device, machine
+from benchmarks.harness.results import MIB, RESULTS, Side, side_of, table, write_results
+from benchmarks.harness.workload import DTYPES, SIZES, Workload
+from benchmarks.vs_trl import run_process
 
 COLUMNS = ["axis", "value", "tokens", "seconds", "generate", "score", "update", "MiB above state"]
 FITS = ["axis", "seconds ~ value^", "seconds ~ tokens^", "µs per further token", "memory ~ value^"]
@@ -110,15 +110,18 @@ def shown(fitted: Mapping[str, Any]) -> list[str]:
     return [str(fitted["axis"]), *numbers]
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure all points, print fits, write benchmarks/results/scaling.*."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--model", help="s: 10 M weights (CPU), l: 1.2 B (GPU) unless given")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", nargs="+", default=[], metavar="AXIS")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results")
-    options = parser.parse_args()
+    add_device(parser)
+    parser.add_argument(
+        "--model", choices=list(SIZES), help="s: 10 M weights (CPU), l: 1.2 B (GPU) unless given; tiny is for tests"
+    )
+    parser.add_argument("--rounds", type=at_least_one, default=1, help="processes for each point")
+    parser.add_argument("--only", nargs="+", default=[], metavar="AXIS", choices=list(axes(Workload("", "ppo"))))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args(words)
+    check_device(parser, options.device)
     model = options.model or ("l" if options.device == "cuda" else "s")
     dtype = "bfloat16" if options.device == "cuda" else "float32"
     base = Workload("scaling", "ppo", model=model, rows=16, epochs=1, device=options.device, dtype=dtype)
@@ -139,15 +142,13 @@ def write(folder: Path, name: str, points: Mapping[str, Sequence[Point]]) -> Non
     fits = [fit(axis, of_axis) for axis, of_axis in points.items()]
     text = ""
     for columns, lines in ((FITS, [shown(one) for one in fits]), (COLUMNS, rows)):
-        table = Table(*columns)
+        screen = Table(*columns)
         for line in lines:
-            table.add_row(*line)
-        Console(width=140).print(table)
-        text += "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *lines]) + "\n\n"
-    folder.mkdir(parents=True, exist_ok=True)
+            screen.add_row(*line)
+        Console(width=140).print(screen)
+        text += f"{table(columns, lines)}\n"
     measured = [asdict(point) for of_axis in points.values() for point in of_axis]
-    (folder / f"{name}.json").write_text(json.dumps({"fits": fits, "points": measured}, indent=1) + "\n")
-    (folder / f"{name}.md").write_text(text.rstrip() + "\n")
+    write_results(folder, name, {"fits": fits, "points": measured}, text, machine())
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ from torch import nn
 from benchmarks.drift.play import Moment, Regime, play
 from benchmarks.drift.report import Claim, Run, facts, plot, rows, table
 from benchmarks.drift.task import beginner
+from benchmarks.harness.machine import REPOSITORY, machine
+from benchmarks.harness.results import RESULTS, write_results
 
 NO_LIMIT = 1e6  # of an importance weight
 
@@ -89,7 +91,7 @@ def quick(regime: Regime) -> Regime:
 
 def page(found: Sequence[Run], regimes: Mapping[str, Regime], seconds: float) -> str:
     """The results in Markdown: a table and a paragraph of facts for each regime."""
-    made = f"By `make stability`: torch {torch.__version__}, {seconds / 60:.0f} minutes of one processor core."
+    made = f"By `make stability`: {seconds / 60:.0f} minutes of one processor core."
     if any(regime != REGIMES[name] for name, regime in regimes.items()):
         made += " A quick run, whose numbers prove nothing."
     parts = ["# Stability with an engine that is not quite the trainer", f"{made} {ABOUT}", CHOICE]
@@ -123,7 +125,7 @@ CHOICE = (
 )
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Play everything, print the tables, and write json, md and png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -133,21 +135,23 @@ def main() -> None:
     parser.add_argument("--report_only", action="store_true", help="write md and png again from the json of a run")
     parser.add_argument("--regimes", nargs="+", choices=list(REGIMES), default=list(REGIMES))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     torch.set_num_threads(1)
     regimes = {name: quick(REGIMES[name]) if options.quick else REGIMES[name] for name in options.regimes}
-    folder = options.output or Path("runs/stability" if options.quick else "benchmarks/results")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = options.output or (REPOSITORY / "runs" / "stability" if options.quick else RESULTS)
     file = folder / "stability.json"
-    if not options.report_only:
+    if options.report_only:
+        if not file.exists():
+            parser.error(f"--report_only: there is no {file}")
+        seconds, found, facts = read(file)
+    else:
         seconds, found = follow(runs(regimes, options.seeds))
-        kept = {"seconds": seconds, "runs": [packed(run) for run in found]}
-        file.write_text(json.dumps(kept) + "\n", encoding="utf-8")
-    seconds, found = read(file)
+        facts = machine()
     played = {run.regime for run in found}
     text = page(found, {name: regime for name, regime in regimes.items() if name in played}, seconds)
     print(text)
-    (folder / "stability.md").write_text(text, encoding="utf-8")
+    kept = {"seconds": seconds, "runs": [packed(run) for run in found]}
+    write_results(folder, "stability", kept, text, facts, indent=None)
     plot(found, folder / "stability.png")
 
 
@@ -180,10 +184,10 @@ def unpacked(kept: Mapping[str, Any]) -> Run:
     return Run(**{**kept, "moments": tuple(Moment(*numbers) for numbers in moments)})
 
 
-def read(file: Path) -> tuple[float, list[Run]]:
-    """Seconds and runs, as they were written."""
+def read(file: Path) -> tuple[float, list[Run], dict[str, object]]:
+    """Seconds, runs and what they were measured with, as they were written; older files do not say with what."""
     kept = json.loads(file.read_text(encoding="utf-8"))
-    return kept["seconds"], [unpacked(run) for run in kept["runs"]]
+    return kept["seconds"], [unpacked(run) for run in kept["runs"]], kept.get("machine", {"commit": "not recorded"})
 
 
 if __name__ == "__main__":

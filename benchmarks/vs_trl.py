@@ -2,22 +2,23 @@
 
     python -m benchmarks.vs_trl                  # 10 M weights, and the floor with 60 M: about 25 minutes
     python -m benchmarks.vs_trl --full           # all rows with 60 M weights besides: some hours
-    python -m benchmarks.vs_trl --device cuda    # 1.2 B weights in bfloat16
+    python -m benchmarks.vs_trl --alone          # nearstep only, against the floor; needs no TRL and no network
+    python -m benchmarks.vs_trl --device cuda    # 1.2 B weights in bfloat16; has not been run yet
 
-TRL lives in an environment of its own (made if the folder is not there; needs a package index). Both systems run in
-turn, A B A B, each time in a fresh process with one thread; the numbers are medians. CPU seconds are what ratios are
-made of, since they hardly move when others use the machine; wall seconds are told besides. See benchmarks/README.md
-for what is held equal and what is not.
+TRL lives in an environment of its own (made if a row needs it and the folder is not there; needs a package index).
+Both systems run in turn, A B A B, each time in a fresh process with one thread; the numbers are medians. CPU seconds
+are what ratios are made of, since they hardly move when others use the machine; wall seconds are told besides. See
+benchmarks/README.md for what is held equal and what is not.
 """
 
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -28,13 +29,25 @@ from rich.table import Table
 from tests.parity.record.make import environment
 
 from benchmarks.harness.floor import Floor, Lengths, Rates, floor
+from benchmarks.harness.machine import REPOSITORY, add_device, at_least_one, check_device, machine
 from benchmarks.harness.plot import plot
-from benchmarks.harness.results import COLUMNS, Bars, Line, Side, floor_lines, lines_of, markdown, side_of
-from benchmarks.harness.workload import Workload
+from benchmarks.harness.results import (
+    COLUMNS,
+    RESULTS,
+    Bars,
+    Line,
+    Side,
+    floor_lines,
+    lines_of,
+    markdown,
+    side_of,
+    write_results,
+)
+from benchmarks.harness.workload import SIZES, Workload
 
-REPOSITORY = Path(__file__).parents[1]
 TRL_VERSION: Final = "TRL 1.8.0"
-ROWS = {"s": 32, "m": 16, "l": 64}
+ROWS = {"tiny": 8, "s": 32, "m": 16, "l": 64}
+MULTIPLE = 8  # rows are whole groups of 8 samples, and whole micro-batches
 
 
 @dataclass(frozen=True)
@@ -60,11 +73,11 @@ def rows(model: str, device: str, dtype: str) -> list[Row]:
     long = replace(base, shortest_prompt=256, longest_prompt=256, generations=8)
     long_groups = replace(groups, shortest_prompt=256, longest_prompt=256)
     chosen = [
-        Row(f"PPO, {dtype}", base, Bars(time=0.38, memory=0.35)),
+        Row(f"PPO, {dtype}", base, Bars(time=0.30, memory=0.25)),
         Row("rollout alone", replace(base, kind="rollout", updates=3), Bars(time=0.5)),
-        Row("DPPO binary TV", groups, Bars(time=0.4)),
-        Row("DPPO top-K TV", replace(groups, trust_region="topk_tv"), Bars(time=0.4)),
-        Row("PPO, 8 samples of 256-token prompts", long, Bars(time=0.17)),
+        Row("DPPO binary TV", groups, Bars(time=0.30)),
+        Row("DPPO top-K TV", replace(groups, trust_region="topk_tv"), Bars(time=0.30)),
+        Row("PPO, 8 samples of 256-token prompts", long, Bars(time=0.20)),
         Row("DPPO, 8 samples of 256-token prompts", long_groups, Bars()),
     ]
     shared = replace(base, shared_trunk=True)
@@ -77,12 +90,13 @@ def rows(model: str, device: str, dtype: str) -> list[Row]:
     return [replace(row, work=f"{model}: {row.work}") for row in chosen]
 
 
+def alone(row: Row, processes: int = 1) -> Row:
+    """The same work by nearstep only, against the floor and without a bar."""
+    return replace(row, work=f"{row.work}, alone", bars=Bars(), against="floor", processes=processes)
+
+
 # The rates of a shared machine change from minute to minute, so one process says little about a ratio to the floor.
-TO_FLOOR = [
-    Row(f"{model}: PPO, float32, alone", Workload("", "ppo", model=model, rows=ROWS[model]), Bars(update_to_floor=1.3),
-        "floor", processes)
-    for model, processes in (("s", 3), ("m", 1))
-]  # fmt: skip
+TO_FLOOR = [alone(rows(model, "cpu", "float32")[0], processes) for model, processes in (("s", 3), ("m", 1))]
 
 
 def resized(row: Row, episodes: int | None, updates: int) -> Row:
@@ -124,7 +138,7 @@ class Measurements:
         """What the table shows of a row."""
         if row.against == "floor":
             ours, least = self.ours(row)
-            return floor_lines(row.work, ours, row.bars, least)
+            return floor_lines(row.work, ours, least)
         theirs, ours, least = self.sides(row)
         tokens = Lengths.of(row.ours)
         counted = tokens.actions if row.ours.kind == "rollout" else tokens.rows_tokens
@@ -153,71 +167,88 @@ def run_process(side: str, python: Path, workload: Workload) -> dict[str, Any]:
     return record
 
 
-def machine() -> dict[str, object]:
-    """What the numbers were measured on."""
-    import torch
-
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "processor": names[0] if names else platform.processor(), "cores": os.cpu_count(), "gpu": gpu,
-        "torch": torch.__version__, "load_average": os.getloadavg()[0],
-    }  # fmt: skip
-
-
 def write(folder: Path, name: str, chosen: list[Row], found: Measurements) -> list[Line]:
-    """JSON, tables and picture of what was measured so far; returns the lines."""
+    """JSON, tables and, where two sides were compared, a picture of what was measured so far; returns the lines."""
     done = [row for row in chosen if row.work in found.records]
     lines = [line for row in done for line in found.lines(row)]
     barred = [line for line in lines if line.bar is not None]
-    folder.mkdir(parents=True, exist_ok=True)
-    about = machine()
-    record = {"machine": about, "workloads": {row.work: asdict(row.ours) for row in done}, "records": found.records,
+    facts = machine()
+    record = {"workloads": {row.work: asdict(row.ours) for row in done}, "records": found.records,
               "lines": [asdict(line) | {"ratio": line.ratio, "holds": line.holds} for line in lines]}  # fmt: skip
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     counts = ", ".join(f"{row.work}: {len(found.records[row.work]['ours'])}" for row in done)
-    head = f"# nearstep against {TRL_VERSION}\n\n{about}\n\nProcesses of each side: {counts}.\n"
-    tables = f"\n## Bars\n\n{markdown(barred)}\n## Everything\n\n{markdown(lines)}"
-    (folder / f"{name}.md").write_text(head + tables)
-    plot({row.work: found.sides(row) for row in done if row.against != "floor"}, folder / f"{name}.png")
-    return barred
+    compared = {row.work: found.sides(row) for row in done if row.against != "floor"}
+    title = f"nearstep against {TRL_VERSION}" if compared else "nearstep alone"
+    head = f"# {title}\n\nProcesses of each side: {counts}.\n"
+    judged = f"\n## Bars\n\n{markdown(barred)}" if barred else ""
+    write_results(folder, name, record, f"{head}{judged}\n## Everything\n\n{markdown(lines)}", facts)
+    if compared:
+        plot(compared, folder / f"{name}.png")
+    return lines
 
 
-def main() -> None:
-    """Measure, print the bars, write everything."""
+def new_parser() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, default=REPOSITORY / "runs" / "trl-env", help="TRL's environment")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--trl_python", type=Path, help="a Python that has TRL already, instead of --venv")
+    add_device(parser)
+    parser.add_argument("--model", choices=list(SIZES), help="s on a CPU, l on a GPU unless given; tiny is for tests")
+    parser.add_argument("--alone", action="store_true", help="nearstep only, against the floor: no TRL is needed")
     parser.add_argument("--full", action="store_true", help="also the larger model")
-    parser.add_argument("--rounds", type=int, default=2, help="times A B")
+    parser.add_argument("--rounds", type=at_least_one, default=2, help="times A B")
     parser.add_argument("--minutes", type=float, default=20.0, help="no further round of a row begins after this")
     parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="rows whose name has one of these texts")
-    parser.add_argument("--rows", type=int, help="episodes of an update")
-    parser.add_argument("--updates", type=int, default=1, help="in each process; of several the first is a warm-up")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results")
-    options = parser.parse_args()
-    models = ["l"] if options.device == "cuda" else ["s", "m"] if options.full else ["s"]
+    parser.add_argument("--rows", type=at_least_one, help="episodes of an update, a multiple of 8")
+    parser.add_argument(
+        "--updates", type=at_least_one, default=1, help="in each process; of several the first is a warm-up"
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    return parser
+
+
+def chosen_rows(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Row]:
+    """The rows that the options ask for; ends with one line where they contradict one another."""
+    check_device(parser, options.device)
+    if options.rows is not None and options.rows % MULTIPLE:
+        parser.error(f"--rows {options.rows} is no multiple of {MULTIPLE}: rows are whole groups of {MULTIPLE} samples")
+    if options.full and (options.model or options.device == "cuda"):
+        parser.error("--full adds the larger model on a CPU: leave --model and --device cuda out")
+    usual = ["l"] if options.device == "cuda" else ["s", "m"] if options.full else ["s"]
+    models = [options.model] if options.model else usual
     dtype = "bfloat16" if options.device == "cuda" else "float32"
     chosen = [row for model in models for row in rows(model, options.device, dtype)]
-    if models == ["s"]:
+    if options.alone:
+        chosen = [alone(row) for row in chosen]
+    elif models == ["s"] and options.device == "cpu":
         chosen[1:1] = TO_FLOOR
-    chosen = [row for row in chosen if not options.only or any(text in row.work for text in options.only)]
-    chosen = [resized(row, options.rows, options.updates) for row in chosen]
+    named = [row for row in chosen if not options.only or any(text in row.work for text in options.only)]
+    if not named:
+        parser.error(f"--only {' '.join(options.only)}: no row is named so. There are {[row.work for row in chosen]}")
+    return [resized(row, options.rows, options.updates) for row in named]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, print the bars, write everything."""
+    parser = new_parser()
+    options = parser.parse_args(words)
+    chosen = chosen_rows(parser, options)
+    needs_trl = any(row.against == TRL_VERSION for row in chosen)
+    trl_python = options.trl_python or (environment(options.venv) if needs_trl else Path(sys.executable))
     ends = time.monotonic() + 60 * options.minutes
-    found = Measurements(environment(options.venv))
-    barred: list[Line] = []
+    found = Measurements(trl_python)
+    name = f"vs_trl_{options.device}{'_alone' if options.alone else ''}"
+    lines: list[Line] = []
     for number in range(options.rounds):
         for row in chosen:
             if number > 0 and not options.full and time.monotonic() > ends:
                 continue
             print(f"round {number + 1}: {row.work}", flush=True)
             found.measure(row)
-            barred = write(options.output, f"vs_trl_{options.device}", chosen, found)
-    table = Table(*COLUMNS)
-    for line in barred:
-        table.add_row(*line.cells())
-    Console(width=160).print(table)
+            lines = write(options.output, name, chosen, found)
+    shown = Table(*COLUMNS)
+    for line in [line for line in lines if line.bar is not None] or lines:
+        shown.add_row(*line.cells())
+    Console(width=160).print(shown)
 
 
 if __name__ == "__main__":

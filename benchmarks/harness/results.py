@@ -1,13 +1,38 @@
-"""What measurements say: medians of each side, lines with a ratio and a bar, and the tables made of them."""
+"""What measurements say: medians of each side, lines with a ratio and a bar, tables, and the files of results."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.harness.floor import Floor
+from benchmarks.harness.machine import REPOSITORY, sentence
 
 MIB = 2**20
+RESULTS = REPOSITORY / "benchmarks" / "results"
+
+
+def write_results(
+    folder: Path,
+    name: str,
+    record: Mapping[str, object],
+    page: str,
+    facts: Mapping[str, object],
+    indent: int | None = 1,
+) -> None:
+    """NAME.json and NAME.md in a folder; both say by `facts` what was measured where (`harness.machine`)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"machine": facts, **record}, indent=indent)
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(f"{page.rstrip()}\n\n{sentence(facts)}\n", encoding="utf-8")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 @dataclass(frozen=True)
@@ -85,7 +110,6 @@ class Bars:
     time: float | None = None
     memory: float | None = None
     update: float | None = None
-    update_to_floor: float | None = None
 
 
 def lines_of(work: str, against: str, theirs: Side, ours: Side, bars: Bars, floor: Floor, tokens: int) -> list[Line]:
@@ -97,8 +121,6 @@ def lines_of(work: str, against: str, theirs: Side, ours: Side, bars: Bars, floo
             bar = bars.update if phase == "update" else None
             values = theirs.seconds[phase], ours.seconds[phase]
             lines.append(Line(work, f"  of it: {phase}", against, *values, bar, least or None))
-    if bars.update_to_floor is not None:
-        lines.append(update_line(work, ours, bars, floor))
     return [
         *lines,
         Line(work, "wall seconds per update", against, theirs.wall_seconds, ours.wall_seconds),
@@ -107,19 +129,13 @@ def lines_of(work: str, against: str, theirs: Side, ours: Side, bars: Bars, floo
     ]
 
 
-def update_line(work: str, ours: Side, bars: Bars, floor: Floor) -> Line:
-    """The update of nearstep beside the least time that its products take."""
-    return Line(work, "update against its floor", "floor", floor.update, ours.seconds["update"], bars.update_to_floor)
-
-
-def floor_lines(work: str, ours: Side, bars: Bars, floor: Floor) -> list[Line]:
-    """Everything that a row shows which is run by nearstep alone."""
-    phases = {"generate": floor.generate, "score": floor.score}
-    others = [Line(work, f"{phase} against its floor", "floor", x, ours.seconds[phase]) for phase, x in phases.items()]
-    return [*others, update_line(work, ours, bars, floor)]
+def floor_lines(work: str, ours: Side, floor: Floor) -> list[Line]:
+    """Everything that a row shows which is run by nearstep alone: each phase beside the least time of its products."""
+    phases = {"generate": floor.generate, "score": floor.score, "update": floor.update}
+    there = {phase: least for phase, least in phases.items() if least and phase in ours.seconds}
+    return [Line(work, f"{phase} against its floor", "floor", x, ours.seconds[phase]) for phase, x in there.items()]
 
 
 def markdown(lines: Iterable[Line]) -> str:
     """A table of lines."""
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *(line.cells() for line in lines)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows) + "\n"
+    return table(COLUMNS, [line.cells() for line in lines])

@@ -141,12 +141,11 @@ def test_the_lines_of_a_row_judge_what_the_bars_name():
         Side({"generate": 2.0, "update": 8.0}, 12.0, 100.0),
         Side({"generate": 1.0, "update": 2.0}, 4.0, 50.0),
     )
-    bars = Bars(time=0.25, memory=0.6, update_to_floor=1.5)
+    bars = Bars(time=0.25, memory=0.6)
     lines = lines_of("work", "TRL", theirs, ours, bars, Floor(generate=0.5, score=0.0, update=1.0), tokens=60)
     scored = {line.measure: (line.ratio, line.holds) for line in lines if line.bar is not None}
     assert scored == {
         "CPU seconds per update": (0.3, False),
-        "update against its floor": (2.0, False),
         "peak MiB above the weights": (0.5, True),
     }
     (speed,) = (line for line in lines if line.measure.startswith("tokens"))
@@ -156,19 +155,18 @@ def test_the_lines_of_a_row_judge_what_the_bars_name():
 def test_every_bar_of_the_issue_has_a_row():
     bars = [line.bars for line in rows("s", "cpu", "float32")]
     times = sorted(bar.time for bar in bars if bar.time is not None)
-    assert times == [0.17, 0.38, 0.38, 0.4, 0.4, 0.5]
-    assert [bar.memory for bar in bars if bar.memory is not None] == [0.35]
-    assert [line.bars.update_to_floor for line in TO_FLOOR] == [1.3, 1.3]
+    assert times == [0.2, 0.3, 0.3, 0.3, 0.38, 0.5]
+    assert [bar.memory for bar in bars if bar.memory is not None] == [0.25]
+    assert [line.bars for line in TO_FLOOR] == [Bars(), Bars()]
 
 
 def test_a_row_of_nearstep_alone_shows_its_phases_beside_the_floor():
     ours = Side({"generate": 1.0, "score": 0.6, "update": 2.5, "other": 0.1}, 4.2, 50.0)
-    bars, least = Bars(update_to_floor=1.3), Floor(generate=0.5, score=0.5, update=2.0)
-    lines = {line.measure: (line.ratio, line.holds) for line in floor_lines("m", ours, bars, least)}
+    least = Floor(generate=0.5, score=0.0, update=2.0)
+    lines = {line.measure: (line.ratio, line.holds) for line in floor_lines("m", ours, least)}
     assert lines == {
         "generate against its floor": (2.0, None),
-        "score against its floor": (1.2, None),
-        "update against its floor": (1.25, True),
+        "update against its floor": (1.25, None),
     }
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
+from nearstep.models.attention.choice import plan_of
 from nearstep.models.attention.interface import LayerInput, Segment, Segments, attend_causally
 from nearstep.models.attention.varlen import (
     Kernel,

@@ -126,11 +126,13 @@ def comes_true(condition):
 
 def left_behind(file):
     """Processes started by the functions of this file that are still there."""
-    for _ in range(100):
-        found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if f"from {file}".encode() in read(path)]
-        if not found:
-            return []
-        time.sleep(0.02)
+    found = []
+
+    def none():
+        found[:] = [path for path in Path("/proc").glob("[0-9]*/cmdline") if f"from {file}".encode() in read(path)]
+        return not found
+
+    comes_true(none)
     return found
 
 
@@ -143,11 +145,12 @@ def read(path):
 
 # --- Misbehaviour
 
+TOO_LATE = "did not answer within reward_timeout_seconds = 1"
 HARMS = {
-    "sleep": "did not answer within reward_timeout_seconds = 0.5 on row 1 of the batch (episode 101)",
-    "loop": "did not answer within reward_timeout_seconds = 0.5",
-    "regex": "did not answer within reward_timeout_seconds = 0.5",
-    "deaf": "did not answer within reward_timeout_seconds = 0.5",
+    "sleep": f"{TOO_LATE} on row 1 of the batch (episode 101)",
+    "loop": TOO_LATE,
+    "regex": TOO_LATE,
+    "deaf": TOO_LATE,
     "leave": "ended its worker process (exit code 0) on row 1 of the batch (episode 101)",
     "crash": "ended its worker process (signal SIGSEGV)",
     "orphan": "ended its worker process (signal SIGKILL)",
@@ -161,9 +164,8 @@ HARMS = {
 
 @pytest.mark.parametrize(("harm", "words"), HARMS.items(), ids=HARMS)
 def test_harm_costs_its_row_and_no_other(file, harm, words):
-    started = time.monotonic()
-    said = values(file, "misbehaves", ["a", harm, "ccc"], timeout=0.5).values
-    assert time.monotonic() - started < 30  # it would be a thousand
+    # The rows that do no harm must answer in that time as well, on a loaded machine too.
+    said = values(file, "misbehaves", ["a", harm, "ccc"], timeout=1.0 if words.startswith(TOO_LATE) else 60.0).values
     assert (said[0], said[2]) == (1.0, 3.0)
     assert isinstance(said[1], RewardError)
     assert words in str(said[1])
@@ -239,7 +241,7 @@ def test_what_a_function_requires_is_checked_before_any_worker_starts(file):
 
 
 def test_failures_follow_the_policy(file):
-    (source,), _ = in_workers(file, "misbehaves", timeout=0.5, count=2)
+    (source,), _ = in_workers(file, "misbehaves", timeout=1.0, count=2)
     rewards = Rewards([source], byte_tokenizer(), on_error=OnError("drop"))
     scores = rewards(*play(["a", "sleep", "leave", "nan", "dddd", "eeeee"]))
     assert scores.total.isnan().tolist() == [False, True, True, True, False, False]

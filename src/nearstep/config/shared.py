@@ -13,7 +13,7 @@ class RunSettings(Settings):
     output_dir: str = option("nearstep-output", "folder for models, metrics and samples; made if missing")
     run_name: str | None = option(None, "name of the run at trackers; the folder's name if not given")
     seed: int = option(42, "every random number of the run derives from it", at_least=0)
-    use_cpu: bool = option(False, "stay on the CPU even where there is a GPU")
+    use_cpu: bool = option(False, "stay on the CPU even where there is a GPU; on a GPU nothing has been run yet")
 
 
 @dataclass(frozen=True, kw_only=True)
