@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nearstep.config.ppo import PPOConfig
     from nearstep.config.recipes import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
     from nearstep.config.reward_model import RewardConfig
+    from nearstep.metrics import Metrics
     from nearstep.reward_modeling.trainer import RewardModelTrainer
     from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings
     from nearstep.trainer import PPOTrainer
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from nearstep.training.recipe import Recipe
     from nearstep.training.state import State
     from nearstep.training.update import update
-    from nearstep.types import Experience, Metrics, Prompts, Rollout, Scores
+    from nearstep.types import Experience, Prompts, Rollout, Scores
 
 __version__ = "0.1.0"
 
