@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nearstep.assembly.models import RunInputs
+    from nearstep.assembly.inputs import RunInputs
     from nearstep.assembly.run import assemble
     from nearstep.common.errors import (
         ConfigError,
@@ -42,7 +42,7 @@ _HOMES = {
     "RewardConfig": "nearstep.config.reward_model",
     "RewardModelTrainer": "nearstep.reward_modeling.trainer",
     "assemble": "nearstep.assembly.run",
-    "RunInputs": "nearstep.assembly.models",
+    "RunInputs": "nearstep.assembly.inputs",
     "Recipe": "nearstep.training.recipe",
     "State": "nearstep.training.state",
     "train": "nearstep.training.loop",
@@ -56,7 +56,7 @@ _HOMES = {
     "Rollout": "nearstep.types",
     "Scores": "nearstep.types",
     "Experience": "nearstep.types",
-    "Metrics": "nearstep.types",
+    "Metrics": "nearstep.metrics",
     "NearstepError": "nearstep.common.errors",
     "ConfigError": "nearstep.common.errors",
     "ConformanceError": "nearstep.common.errors",

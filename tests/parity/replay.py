@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nearstep import PPOConfig
 from nearstep.algorithm.losses import clipped_surrogate, probability_ratio
-from nearstep.assembly.models import RunInputs
+from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
 from nearstep.metrics import Metrics
 from nearstep.models.forward.forward import rollout_logprobs

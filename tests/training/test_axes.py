@@ -14,6 +14,7 @@ from nearstep.algorithm.aggregation import TokenMean
 from nearstep.algorithm.kl_controllers import AdaptiveKL, MeasuredKL, ScheduledKL
 from nearstep.algorithm.trust_regions import BinaryTV, Clip, LoggedLoss, Unbounded
 from nearstep.assembly import axes
+from nearstep.config import axes as axis_names
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.loop import train
 from nearstep.training.schedules import Phase

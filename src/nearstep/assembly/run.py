@@ -7,8 +7,9 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.assembly.axes import OwnAxes, choose_axes, critic_learning_rate
-from nearstep.assembly.models import BuiltModels, RunInputs, build_models, policy_of
+from nearstep.assembly.axes import choose_axes, critic_learning_rate
+from nearstep.assembly.inputs import RunInputs
+from nearstep.assembly.models import BuiltModels, build_models, policy_of
 from nearstep.checkpoint.export import Checkpoint
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
@@ -31,7 +32,7 @@ from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
 from nearstep.training.batches import BatchSizes, batch_sizes
 from nearstep.training.clock import Clock
-from nearstep.training.optimizers import make_learners
+from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
 
@@ -56,7 +57,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     inputs = inputs or RunInputs()
     checked = _check_inputs(config, inputs)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
-    axes = choose_axes(config, _own_axes(inputs), batch.updates)
+    axes = choose_axes(config, inputs, batch.updates)
     engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
     require_top_tokens(engine, axes.trust_region.top_k)
     chosen = build_models(
@@ -65,12 +66,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     )  # fmt: skip
     models = chosen.models
     learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
-    callbacks = Callbacks(
-        config, inputs.callbacks, model=models.policy.model, processing_class=checked.tokenizer,
-        total_updates=batch.updates, optimizer=learners.policy.optimizer, lr_scheduler=learners.policy.schedule,
-        has_eval=run_prompts.held_out is not None, rank=backend.rank, local_rank=backend.local_rank,
-        world_size=backend.world_size,
-    )  # fmt: skip
+    callbacks = _callbacks(config, inputs, checked, learners, models.policy)
     rewards = Rewards(
         chosen.sources, checked.tokenizer, weights=config.reward_weights, on_error=on_error(config),
         state=lambda: callbacks.state,
@@ -114,13 +110,23 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     )  # fmt: skip
 
 
-def _own_axes(inputs: RunInputs) -> OwnAxes:
-    return OwnAxes(
-        trust_region=inputs.trust_region,
-        advantage=inputs.advantage,
-        kl_controller=inputs.kl_controller,
-        critic_schedule=inputs.critic_schedule,
-        loss_aggregation=inputs.loss_aggregation,
+def _callbacks(
+    config: PPOConfig, inputs: RunInputs, checked: CheckedInputs, learners: Learners, policy: Policy
+) -> Callbacks:
+    """transformers' callbacks and trackers, with what they are given of the run."""
+    backend = checked.backend
+    return Callbacks(
+        config,
+        inputs.callbacks,
+        model=policy.model,
+        processing_class=checked.tokenizer,
+        total_updates=checked.batch.updates,
+        optimizer=learners.policy.optimizer,
+        lr_scheduler=learners.policy.schedule,
+        has_eval=checked.run_prompts.held_out is not None,
+        rank=backend.rank,
+        local_rank=backend.local_rank,
+        world_size=backend.world_size,
     )
 
 
