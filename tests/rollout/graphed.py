@@ -26,10 +26,10 @@ def model_of(kind, changes):
     return tiny_causal_lm(kind) if kind in ("llama", "gpt2", "gpt_neox") else family(kind, **changes)
 
 
-def play(policy, capture=None, *, prompts=PROMPTS, top_k=3, limits=None, max_rows=6, **changes):
+def play(policy, capture=None, *, prompts=PROMPTS, top_k=3, limits=None, max_rows=6, max_tokens=16384, **changes):
     given = {"sampling": Sampling(0.9), "response_length": 15, "stop_ids": STOPS, "seed": 0, **changes}
-    generation = GenerationSettings(**given, top_tokens=top_k, limits=limits)
-    built_from = EngineSettings(max_rows=max_rows, decode_graphs=capture is not None)
+    generation = GenerationSettings(**given, top_tokens=top_k, limits=None if limits is None else tuple(limits))
+    built_from = EngineSettings(max_rows=max_rows, max_tokens=max_tokens, decode_graphs=capture is not None)
     engine = TransformersEngine(built_from, new_capture=lambda device: capture)
     engine.load(policy, version=0)
     whole = Prompts(ids=prompts, inputs=["" for _ in prompts], columns={}, episodes=list(range(len(prompts))))

@@ -140,7 +140,7 @@ class PlainPPO:
             for row in group:
                 row.advantages = torch.full_like(row.old, against_group(row, group, c.advantage))
                 row.targets = row.values[:-1]
-        if c.advantage == "gae" and c.whiten_advantages:
+        if c.advantage == "gae" and c.whiten_advantages is not False:
             together = torch.cat([row.advantages for row in rows if row.scored])
             for row in rows:
                 row.advantages = (row.advantages - together.mean()) / (together.var() + 1e-8).sqrt()

@@ -1,4 +1,4 @@
-"""PPO: sample, judge, annotate, improve, report. Read this first."""
+"""PPO: sample, score, annotate, improve, report. Read this first."""
 
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.generation import generate
@@ -15,7 +15,7 @@ def train(r: Recipe, state: State) -> None:
         with r.clock("generate"), r.rewards.early(prompts) as early:
             rollout = generate(prompts, r, version=state.update, row_ended=early)  # 1 sample
         with r.clock("score"):
-            scores = r.rewards(prompts, rollout, early)  # 2 judge
+            scores = r.rewards(prompts, rollout, early)  # 2 score
             state.update_score_moments(scores, r.config, r.backend)
         with r.clock("experience"):
             experience = make_experience(rollout, scores, r, state)  # 3 annotate
