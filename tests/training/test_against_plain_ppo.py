@@ -40,8 +40,14 @@ class DriftingEngine:
     def load(self, policy, version):
         self.inner.load(policy, version)
 
-    def generate(self, prompts, *, top_k=0, limits=None):
-        rollout = self.inner.generate(prompts, top_k=top_k, limits=limits)
+    def capabilities(self):
+        return self.inner.capabilities()
+
+    def close(self):
+        self.inner.close()
+
+    def generate(self, prompts, settings, row_ended=None):
+        rollout = self.inner.generate(prompts, settings, row_ended)
         return replace(rollout, logprobs=rollout.logprobs + drift(rollout.actions.to(rollout.logprobs.dtype)))
 
 
