@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearstep.algorithm.ragged import lead_lengths, row_numbers, shared_leads, sum_by_row, take_rows
+from nearstep.algorithm.ragged import lead_lengths, shared_leads, sum_by_row, take_rows
 from nearstep.algorithm.ragged import row_groups as row_groups
 from nearstep.common.messages import Message as Message
 from nearstep.common.messages import PromptInput as PromptInput
@@ -211,11 +211,6 @@ class Experience:
         lengths, shared = torch.stack([self.rollout.row_lengths, self.rollout.shared_prompts]).tolist()
         for rows in row_groups(lengths, max_tokens, max_rows, shared):
             yield self.select(torch.arange(rows.start, rows.stop, device=self.scores.device))
-
-    @property
-    def action_rows(self) -> Int[Tensor, " actions"]:
-        """Row number of every action."""
-        return row_numbers(self.rollout.action_counts)
 
 
 @dataclass(frozen=True)

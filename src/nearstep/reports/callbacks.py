@@ -141,10 +141,6 @@ class Callbacks:
         """A model was saved."""
         self._control = self._handler.on_save(*self._place)
 
-    def push_begin(self) -> None:
-        """The model is about to be uploaded to the hub."""
-        self._control = self._handler.on_push_begin(*self._place)
-
     def end(self) -> None:
         """The run is over; trackers close their runs."""
         self._control = self._handler.on_train_end(*self._place)

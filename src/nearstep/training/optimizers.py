@@ -87,13 +87,13 @@ class Learners:
         return rates
 
 
-def make_learners(models: Models, config: PPOConfig, vf_learning_rate: float, updates: int) -> Learners:
+def make_learners(models: Models, config: PPOConfig, critic_learning_rate: float, updates: int) -> Learners:
     """A learner for each network. Of a critic on the policy's trunk it has the head: the trunk is the policy's."""
     policy = make_learner(models.policy.model, config, config.learning_rate, updates)
     if models.critic is None:
         return Learners(policy, None)
     network = models.critic.head if models.one_trunk else models.critic.model
-    return Learners(policy, make_learner(network, config, vf_learning_rate, updates))
+    return Learners(policy, make_learner(network, config, critic_learning_rate, updates))
 
 
 def make_learner(model: nn.Module, config: PPOConfig, learning_rate: float, updates: int) -> Learner:

@@ -11,13 +11,6 @@ from nearstep.rewards.values import as_number
 
 PROTOCOL = 1
 LARGEST_BODY_BYTES = 64 << 20
-ROW_KINDS: dict[str, tuple[type, ...]] = {
-    "prompt": (str, list),
-    "completion": (str, list),
-    "prompt_ids": (list,),
-    "completion_ids": (list,),
-    "finished": (bool,),
-}
 
 
 def encode_question(batch: RewardBatch, identity: TokenizerIdentity) -> bytes:
