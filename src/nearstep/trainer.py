@@ -74,7 +74,8 @@ class PPOTrainer:
             value_model=value_model,
             reward_model=reward_model,
             reward_tokenizer=reward_processing_class,
-            reward_funcs=tuple(reward_funcs) if isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
+            reward_funcs=tuple(reward_funcs)
+            if isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
             else (reward_funcs,),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -86,7 +87,7 @@ class PPOTrainer:
             kl_controller=kl_controller,
             critic_schedule=critic_schedule,
             loss_aggregation=loss_aggregation,
-        )  # fmt: skip
+        )
         self.recipe: Recipe = assemble(args, inputs)
         self.state = State()
 

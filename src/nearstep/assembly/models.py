@@ -97,9 +97,11 @@ def build_models(
     dtype = DTYPES[config.dtype]
 
     given = policy_of(config, inputs)
-    plain = given if isinstance(given, nn.Module) else load_policy(
-        given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code
-    )  # fmt: skip
+    plain = (
+        given
+        if isinstance(given, nn.Module)
+        else load_policy(given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code)
+    )
     plain = without_float16(plain, "model", notes)
     options = RewardModelOptions(
         dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed

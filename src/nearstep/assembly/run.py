@@ -60,21 +60,36 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
     require_top_tokens(engine, axes.trust_region.top_k)
     chosen = build_models(
-        config, inputs, checked.specs, checked.tokenizer, backend,
-        needs_critic=axes.advantage.needs_critic, kl_penalty=axes.kl_penalty,
-    )  # fmt: skip
+        config,
+        inputs,
+        checked.specs,
+        checked.tokenizer,
+        backend,
+        needs_critic=axes.advantage.needs_critic,
+        kl_penalty=axes.kl_penalty,
+    )
     models = chosen.models
     learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
     callbacks = Callbacks(
-        config, inputs.callbacks, model=models.policy.model, processing_class=checked.tokenizer,
-        total_updates=batch.updates, optimizer=learners.policy.optimizer, lr_scheduler=learners.policy.schedule,
-        has_eval=run_prompts.held_out is not None, rank=backend.rank, local_rank=backend.local_rank,
+        config,
+        inputs.callbacks,
+        model=models.policy.model,
+        processing_class=checked.tokenizer,
+        total_updates=batch.updates,
+        optimizer=learners.policy.optimizer,
+        lr_scheduler=learners.policy.schedule,
+        has_eval=run_prompts.held_out is not None,
+        rank=backend.rank,
+        local_rank=backend.local_rank,
         world_size=backend.world_size,
-    )  # fmt: skip
+    )
     rewards = Rewards(
-        chosen.sources, checked.tokenizer, weights=config.reward_weights, on_error=on_error(config),
+        chosen.sources,
+        checked.tokenizer,
+        weights=config.reward_weights,
+        on_error=on_error(config),
         state=lambda: callbacks.state,
-    )  # fmt: skip
+    )
     settings = _generation(config, checked.stops)
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
@@ -100,18 +115,29 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         backend=backend,
         clock=clock,
         report=Report(
-            reporter, backend, batch, clock, evaluator.decode,
-            sample_updates(batch.updates, config.num_sample_generations), evaluator.has_prompts, config.log_rollouts,
+            reporter,
+            backend,
+            batch,
+            clock,
+            evaluator.decode,
+            sample_updates(batch.updates, config.num_sample_generations),
+            evaluator.has_prompts,
+            config.log_rollouts,
         ),
         checkpoint=Checkpoint(
-            Path(config.output_dir), models, checked.tokenizer, backend, config.save_total_limit,
-            _card(config, chosen, rewards, run_prompts, reporter), reporter.saved,
+            Path(config.output_dir),
+            models,
+            checked.tokenizer,
+            backend,
+            config.save_total_limit,
+            _card(config, chosen, rewards, run_prompts, reporter),
+            reporter.saved,
         ),
         evaluator=evaluator,
         introduction="\n".join(
             [run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]
         ),
-    )  # fmt: skip
+    )
 
 
 def _own_axes(inputs: RunInputs) -> OwnAxes:
@@ -139,9 +165,13 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         tokenizer, stop_token=config.stop_token, stop_token_id=config.stop_token_id, vocab_size=family.vocab_size
     )
     run_prompts = make_run_prompts(
-        config, train_dataset=inputs.train_dataset, eval_dataset=inputs.eval_dataset, tokenizer=tokenizer,
-        family=family, main=backend.rank == 0,
-    )  # fmt: skip
+        config,
+        train_dataset=inputs.train_dataset,
+        eval_dataset=inputs.eval_dataset,
+        tokenizer=tokenizer,
+        family=family,
+        main=backend.rank == 0,
+    )
     specs = reward_specs(
         config,
         columns=run_prompts.prompts.columns,
@@ -179,9 +209,16 @@ def _card(
     """The text of a model card at a given moment of the run."""
     names = chosen.names
     facts = RunFacts(
-        config, updates=0, episodes=0, policy=names.policy, reference=names.reference, critic=names.critic,
-        has_reference=chosen.models.reference is not None, rewards=rewards.names, dataset=", ".join(run_prompts.names),
-    )  # fmt: skip
+        config,
+        updates=0,
+        episodes=0,
+        policy=names.policy,
+        reference=names.reference,
+        critic=names.critic,
+        has_reference=chosen.models.reference is not None,
+        rewards=rewards.names,
+        dataset=", ".join(run_prompts.names),
+    )
     return lambda state, role: model_card(
         replace(facts, updates=state.update, episodes=state.episodes, metrics=reporter.latest), role
     )

@@ -90,7 +90,12 @@ def outcome_table(outcomes: dict[str, DemoOutcome]) -> Table:
     for name, outcome in outcomes.items():
         low, high = outcome.preferred.interval()
         table.add_row(
-            name, f"{outcome.preferred.value:.1%}", f"{low:.1%} – {high:.1%}", f"{outcome.right_facts:.2f}",
-            f"{outcome.wrong_facts:.2f}", f"{outcome.words:.1f}", f"{outcome.finished:.0%}",
-        )  # fmt: skip
+            name,
+            f"{outcome.preferred.value:.1%}",
+            f"{low:.1%} – {high:.1%}",
+            f"{outcome.right_facts:.2f}",
+            f"{outcome.wrong_facts:.2f}",
+            f"{outcome.words:.1f}",
+            f"{outcome.finished:.0%}",
+        )
     return table

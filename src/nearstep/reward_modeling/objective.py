@@ -69,9 +69,12 @@ class Pairwise:
         chosen, rejected = rewards[batch.better.to(device)], rewards[batch.worse.to(device)]
         preferences = batch.preferences.to(device)
         losses = preference_loss(
-            chosen, rejected, preferences=preferences, margins=self.margins * batch.margins.to(device),
+            chosen,
+            rejected,
+            preferences=preferences,
+            margins=self.margins * batch.margins.to(device),
             label_smoothing=self.label_smoothing,
-        )  # fmt: skip
+        )
         if self.centring:
             losses = losses + self.centring * centring_loss(chosen, rejected)
         clear = preferences != 0.5

@@ -30,9 +30,12 @@ def texts_to_score_of(table: Table, config: RewardConfig, writer: Writer) -> Tex
     if shown is not None and shown.pairs is not None:
         return _pairs(table, config)
     prompts = encode_prompts(
-        table, writer.tokenizer, vocab_size=writer.family.vocab_size, dataset_format=config.dataset_format,
+        table,
+        writer.tokenizer,
+        vocab_size=writer.family.vocab_size,
+        dataset_format=config.dataset_format,
         on_bad_row=config.on_bad_row,
-    )  # fmt: skip
+    )
     said = [f"Prompts from {table.label}: {len(prompts)} of {prompts.report.rows} rows.", *prompts.report.sentences()]
     answered = [question for number in range(len(prompts)) for question in _answered(prompts, number)]
     if answered:

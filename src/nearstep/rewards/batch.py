@@ -71,8 +71,11 @@ class RewardBatch:
     def has_the_ids_of(self, other: "RewardBatch") -> bool:
         """Whether both hold the same episodes, token by token, so that one answer serves both."""
         return (self.prompt_ids, self.completion_ids, self.finished, self.episodes) == (
-            other.prompt_ids, other.completion_ids, other.finished, other.episodes,
-        )  # fmt: skip
+            other.prompt_ids,
+            other.completion_ids,
+            other.finished,
+            other.episodes,
+        )
 
     def number(self, row: int) -> int:
         """The row's place in the whole batch."""

@@ -101,9 +101,11 @@ def _without_critic(advantage: object) -> str | None:
     inputs = _inputs(advantage)
     shifted = replace(inputs, values=inputs.values + 1)
     return _differs(
-        inputs, _advantages(advantage, inputs), _advantages(advantage, shifted),
+        inputs,
+        _advantages(advantage, inputs),
+        _advantages(advantage, shifted),
         "with other values, and needs_critic is false",
-    )  # fmt: skip
+    )
 
 
 def _token_rewards(advantage: object) -> str | None:
@@ -127,9 +129,12 @@ def _unscored(advantage: object) -> str | None:
     others = torch.ones_like(rewards, dtype=torch.bool)
     others[of_row] = False
     return _differs(
-        inputs, _advantages(advantage, inputs), _advantages(advantage, replace(inputs, rewards=rewards)),
-        f"when row {UNSCORED}, which has no score, is paid more", where=others,
-    )  # fmt: skip
+        inputs,
+        _advantages(advantage, inputs),
+        _advantages(advantage, replace(inputs, rewards=rewards)),
+        f"when row {UNSCORED}, which has no score, is paid more",
+        where=others,
+    )
 
 
 def _every_process(advantage: object) -> str | None:
@@ -153,8 +158,9 @@ def _own_prompt(advantage: object) -> str | None:
     rewards[-1] += 3
     first = torch.arange(len(rewards)) < int(inputs.action_counts[:GROUP_SIZE].sum())
     changed = _advantages(advantage, replace(inputs, rewards=rewards))
-    return _differs(inputs, _advantages(advantage, inputs), changed, "when another prompt's row is paid more",
-                    where=first)  # fmt: skip
+    return _differs(
+        inputs, _advantages(advantage, inputs), changed, "when another prompt's row is paid more", where=first
+    )
 
 
 def _more_is_better(advantage: object) -> str | None:

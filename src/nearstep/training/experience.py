@@ -40,10 +40,13 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     if config.kl_in == "reward" and ref_logprobs is not None:
         other = other - kl_coef * kl_estimate(rollout.logprobs, ref_logprobs, config.kl_estimator)
     paid = token_rewards(
-        shaped, other, scores.scored, rollout,
+        shaped,
+        other,
+        scores.scored,
+        rollout,
         after_eos=paid_after_eos(rollout, config, has_critic=r.models.critic is not None),
         whiten_with=r.backend.add_up if config.whiten_rewards else None,
-    )  # fmt: skip
+    )
     inputs = credit_inputs(
         paid, states, scores.scored, rollout, config, r.backend, update=state.update, first_row=first_row
     )

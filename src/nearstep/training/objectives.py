@@ -48,9 +48,13 @@ class PolicyTerms:
         """Those of a run."""
         config = r.config
         return PolicyTerms(
-            r.trust_region, r.ratio_limit, config.ratio_level, r.loss_aggregation,
-            config.kl_estimator if config.kl_in == "loss" else None, config.entropy_coef,
-        )  # fmt: skip
+            r.trust_region,
+            r.ratio_limit,
+            config.ratio_level,
+            r.loss_aggregation,
+            config.kl_estimator if config.kl_in == "loss" else None,
+            config.entropy_coef,
+        )
 
 
 def losses(

@@ -119,9 +119,17 @@ def _attention(
     """What transformers calls in every attention layer. Without a plan (a user's own call) it is transformers' sdpa."""
     if attention_plan is None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
-            sliding_window=sliding_window, softcap=softcap, **interface,
-        )  # fmt: skip
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            sliding_window=sliding_window,
+            softcap=softcap,
+            **interface,
+        )
     layer = LayerInput(int(module.layer_idx), query, key, value, scaling, sliding_window, softcap)  # type: ignore[arg-type]
     return attention_plan.attend(layer).transpose(1, 2).contiguous(), None
 

@@ -43,9 +43,11 @@ class Classifier:
 
     __name__: ClassVar[str] = "classifier"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Whatever fools the classifier: text unlike what it was trained on, words it overrates.",
+        low=0,
+        high=1,
+        gaming="Whatever fools the classifier: text unlike what it was trained on, words it overrates.",
         needs="parameters model and label",
-    )  # fmt: skip
+    )
     model: str = required(MODEL)
     label: str = required("label whose probability is the reward")
     window_tokens: int = option(512, WINDOW, at_least=16)
@@ -80,9 +82,11 @@ class Sentiment:
 
     __name__: ClassVar[str] = "sentiment"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Praise and exclamation marks earn it, whatever was asked.",
+        low=0,
+        high=1,
+        gaming="Praise and exclamation marks earn it, whatever was asked.",
         needs="parameter model, such as cardiffnlp/twitter-roberta-base-sentiment-latest",
-    )  # fmt: skip
+    )
     model: str = required(MODEL)
     label: str = option("positive", "label whose probability is the reward")
     window_tokens: int = option(512, WINDOW, at_least=16)
@@ -117,9 +121,11 @@ class Toxicity:
 
     __name__: ClassVar[str] = "toxicity"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="With its negative weight silence is best; harm in friendly words is not seen.",
+        low=0,
+        high=1,
+        gaming="With its negative weight silence is best; harm in friendly words is not seen.",
         needs="parameter model, such as unitary/toxic-bert",
-    )  # fmt: skip
+    )
     model: str = required(MODEL)
     labels: tuple[str, ...] = option(("toxic",), "labels that count as toxic")
     window_tokens: int = option(512, WINDOW, at_least=16)
@@ -159,9 +165,11 @@ class Entailment:
 
     __name__: ClassVar[str] = "entailment"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Copying sentences of the source earns 1.",
+        low=0,
+        high=1,
+        gaming="Copying sentences of the source earns 1.",
         needs="parameter model, of natural language inference; column context",
-    )  # fmt: skip
+    )
     model: str = required(PAIR_MODEL)
     context: str = option("context", "column with the source, or several")
     label: str = option("entailment", "label of the model for a sentence that follows")
@@ -185,9 +193,10 @@ class Entailment:
         said, sources = texts_of(completions), read_texts(self, self.context, columns)
         pairs = [
             (row, "\n".join(source), sentence)
-            for row, (text, source) in enumerate(zip(said, sources, strict=True)) if source is not None
+            for row, (text, source) in enumerate(zip(said, sources, strict=True))
+            if source is not None
             for sentence in sentences_of(text)
-        ]  # fmt: skip
+        ]
         (label,) = self._reader.indices([self.label])
         found = self._reader.probabilities([source for _, source, _ in pairs], [sentence for *_, sentence in pairs])
         best: list[list[float]] = [[] for _ in said]
@@ -212,9 +221,11 @@ class LogicalConsistency:
 
     __name__: ClassVar[str] = "logical_consistency"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Short or empty talk contradicts nothing; contradictions further apart are not seen.",
+        low=0,
+        high=1,
+        gaming="Short or empty talk contradicts nothing; contradictions further apart are not seen.",
         needs="parameter model, of natural language inference",
-    )  # fmt: skip
+    )
     model: str = required(PAIR_MODEL)
     label: str = option("contradiction", "label of the model for a sentence that cannot be true beside the other")
     reach_sentences: int = option(3, "how many sentences on a sentence is compared with", at_least=1)
@@ -238,8 +249,9 @@ class LogicalConsistency:
         pairs = [
             (row, first, second)
             for row, sentences in enumerate(said)
-            for (i, first), (j, second) in combinations(enumerate(sentences), 2) if j - i <= self.reach_sentences
-        ]  # fmt: skip
+            for (i, first), (j, second) in combinations(enumerate(sentences), 2)
+            if j - i <= self.reach_sentences
+        ]
         (label,) = self._reader.indices([self.label])
         found = self._reader.probabilities([first for _, first, _ in pairs], [second for *_, second in pairs])
         worst = [0.0] * len(said)

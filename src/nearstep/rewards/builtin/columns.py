@@ -32,8 +32,10 @@ def read_texts(reward: BuiltIn, name: str, columns: Mapping[str, object]) -> lis
 
     A cell is a text, a number, or a list of these. Raises a RewardError naming the row for anything else.
     """
-    return [_cell(value, f"reward {reward.__name__!r}: column {name!r}, row {row}") for row, value in
-            enumerate(column(reward, name, columns))]  # fmt: skip
+    return [
+        _cell(value, f"reward {reward.__name__!r}: column {name!r}, row {row}")
+        for row, value in enumerate(column(reward, name, columns))
+    ]
 
 
 def column(reward: BuiltIn, name: str, columns: Mapping[str, object]) -> Sequence[object]:

@@ -24,9 +24,13 @@ class Regex:
 
     __name__: ClassVar[str] = "regex"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="The form is all it sees: .* between two tags matches any filling.",
-        needs="parameter pattern", package="regex", extra="metrics",
-    )  # fmt: skip
+        low=0,
+        high=1,
+        gaming="The form is all it sees: .* between two tags matches any filling.",
+        needs="parameter pattern",
+        package="regex",
+        extra="metrics",
+    )
     pattern: str = required("regular expression (Python's, a dot matches line ends too)")
     whole: bool = option(True, "the whole completion must match, white space around it left aside")
     timeout_seconds: float = option(5.0, "longest search in one completion; beyond it an error", above=0)
@@ -75,9 +79,13 @@ class JsonSchema:
 
     __name__: ClassVar[str] = "json_schema"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Empty texts and lists pass unless the schema demands content (minLength, minItems).",
-        needs="parameter schema (a file), or column schema", package="jsonschema", extra="metrics",
-    )  # fmt: skip
+        low=0,
+        high=1,
+        gaming="Empty texts and lists pass unless the schema demands content (minLength, minItems).",
+        needs="parameter schema (a file), or column schema",
+        package="jsonschema",
+        extra="metrics",
+    )
     schema: str | None = option(None, "file with the schema of all rows")
     column: str = option("schema", "column with a schema as JSON text for each row, where no file is given")
 
@@ -97,8 +105,10 @@ class JsonSchema:
         if self.schema is not None:
             return [float(self._accepts(value, self._of_all_rows)) for value in given]
         rows = read_texts(self, self.column, columns)
-        return [None if cell is None else float(self._accepts(value, _validator(cell[0], f"row {row}")))
-                for row, (value, cell) in enumerate(zip(given, rows, strict=True))]  # fmt: skip
+        return [
+            None if cell is None else float(self._accepts(value, _validator(cell[0], f"row {row}")))
+            for row, (value, cell) in enumerate(zip(given, rows, strict=True))
+        ]
 
     @cached_property
     def _of_all_rows(self) -> Any:

@@ -21,9 +21,11 @@ class Keywords:
 
     __name__: ClassVar[str] = "keywords"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="A bare list of the keywords earns 1.",
+        low=0,
+        high=1,
+        gaming="A bare list of the keywords earns 1.",
         needs="parameter words, or column keywords",
-    )  # fmt: skip
+    )
     words: tuple[str, ...] = option((), "keywords of all rows")
     column: str = option("keywords", "column with the keywords of each row, where none are given for all")
 
@@ -50,9 +52,11 @@ class ForbiddenWords:
 
     __name__: ClassVar[str] = "forbidden_words"
     about: ClassVar[Metadata] = Metadata(
-        low=-1, high=0, gaming="Spelling a word otherwise, or saying nothing, costs nothing.",
+        low=-1,
+        high=0,
+        gaming="Spelling a word otherwise, or saying nothing, costs nothing.",
         needs="parameter words, or column forbidden_words",
-    )  # fmt: skip
+    )
     words: tuple[str, ...] = option((), "words that no row may use")
     column: str = option("forbidden_words", "column with the words of each row, where none are given for all")
 
@@ -110,9 +114,11 @@ class Grounding:
 
     __name__: ClassVar[str] = "grounding"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Vague words without any number or name earn 1; wrong relations are not seen.",
+        low=0,
+        high=1,
+        gaming="Vague words without any number or name earn 1; wrong relations are not seen.",
         needs="column context",
-    )  # fmt: skip
+    )
     context: str = option("context", "column with the source, or several")
 
     def __post_init__(self) -> None:

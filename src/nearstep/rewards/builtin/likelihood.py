@@ -21,9 +21,11 @@ class Likelihood:
 
     __name__: ClassVar[str] = "likelihood"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Loops and stock phrases are the likeliest text: add repetition_penalty.",
+        low=0,
+        high=1,
+        gaming="Loops and stock phrases are the likeliest text: add repetition_penalty.",
         needs="parameter model",
-    )  # fmt: skip
+    )
     model: str = required("folder or hub name of a causal language model")
     batch_tokens: int = option(16384, "most tokens read together", at_least=1)
     device: str = option("auto", DEVICE)

@@ -46,8 +46,12 @@ class MathProcess:
         process = subprocess.Popen(
             # -P: the folder of the worker must not come before the standard library.
             [sys.executable, "-P", str(WORKER)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
         weakref.finalize(self, process.kill)
         if not self._ask(process, "", STARTUP_SECONDS):
             raise RewardError(f"math_answer: its process does not start: {sys.executable} -P {WORKER}")

@@ -58,9 +58,13 @@ class MathAnswer:
 
     __name__: ClassVar[str] = "math_answer"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="A lucky answer counts, whatever the steps; the problem restated can equal its answer.",
-        needs="column answer", package="math_verify", extra="math",
-    )  # fmt: skip
+        low=0,
+        high=1,
+        gaming="A lucky answer counts, whatever the steps; the problem restated can equal its answer.",
+        needs="column answer",
+        package="math_verify",
+        extra="math",
+    )
     answer: str = option("answer", "column with the answer, or several")
     timeout_seconds: float = option(5.0, "longest comparison of a row", above=0)
 

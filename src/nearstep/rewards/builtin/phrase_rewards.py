@@ -55,10 +55,11 @@ class Helpfulness:
 
     __name__: ClassVar[str] = "helpfulness"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1,
+        low=0,
+        high=1,
         gaming="The manner of help is all it sees: wrong advice scores like right, a refusal that is due scores low. "
         "A reward model rates help.",
-    )  # fmt: skip
+    )
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [_balance(text, cue_phrases.HELPING, cue_phrases.UNHELPFUL) for text in texts_of(completions)]
@@ -83,10 +84,11 @@ class Safety:
 
     __name__: ClassVar[str] = "safety"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1,
+        low=0,
+        high=1,
         gaming="Harm in words that are not listed is safe to it, and a warning that quotes them is not. "
         "toxicity and classifier use a model.",
-    )  # fmt: skip
+    )
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [_absence(text, cue_phrases.UNSAFE) for text in texts_of(completions)]

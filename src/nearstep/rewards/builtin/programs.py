@@ -47,9 +47,12 @@ class CodeStyle:
 
     __name__: ClassVar[str] = "code_style"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Many harmless lines thin the findings out; what the code does is not seen.",
-        package="ruff", extra="code",
-    )  # fmt: skip
+        low=0,
+        high=1,
+        gaming="Many harmless lines thin the findings out; what the code does is not seen.",
+        package="ruff",
+        extra="code",
+    )
     rules: tuple[str, ...] = option(("E", "F", "W", "B", "C4", "SIM", "N"), "ruff rules to check")
 
     def __post_init__(self) -> None:
@@ -77,8 +80,12 @@ class CodeStyle:
             command = ["check", "--isolated", "--no-cache", "--exit-zero", "--output-format=json"]
             run = subprocess.run(
                 [sys.executable, "-m", "ruff", *command, f"--select={','.join(self.rules)}", "."],
-                cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False,
-            )  # fmt: skip
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+                check=False,
+            )
         if run.returncode != 0:
             raise RewardError(f"code_style: ruff failed with rules {','.join(self.rules)}: {shorten(run.stderr)}")
         return Counter(
@@ -92,9 +99,11 @@ class CodeExecution:
 
     __name__: ClassVar[str] = "code_execution"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="pass runs, and so does code whose errors are all caught: see code_tests.",
+        low=0,
+        high=1,
+        gaming="pass runs, and so does code whose errors are all caught: see code_tests.",
         needs="a sandbox (bubblewrap, on Linux)",
-    )  # fmt: skip
+    )
     timeout_seconds: float = option(10.0, "longest run", above=0)
     memory_bytes: int = option(1 << 30, "most memory", above=0)
     isolation: Literal["namespaces", "process"] = option("namespaces", ISOLATION)
@@ -126,9 +135,11 @@ class CodeTests:
 
     __name__: ClassVar[str] = "code_tests"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Answers for just the tested inputs; what a test only asks the code about itself.",
+        low=0,
+        high=1,
+        gaming="Answers for just the tested inputs; what a test only asks the code about itself.",
         needs="column tests; a sandbox (bubblewrap, on Linux)",
-    )  # fmt: skip
+    )
     tests: str = option("tests", "column with the tests: a text, or a list of texts of which each counts")
     setup: str | None = option(None, "column with code that runs before both code and tests, such as imports")
     timeout_seconds: float = option(10.0, "longest run of the code and all its tests", above=0)
@@ -185,9 +196,13 @@ def _parses(program: str) -> bool:
 
 def _run(reward: CodeExecution | CodeTests, program: str, tests: Sequence[str] = (), setup: str = "") -> Outcome:
     return run_python(
-        program, tests, setup=setup, timeout_seconds=reward.timeout_seconds, memory_bytes=reward.memory_bytes,
+        program,
+        tests,
+        setup=setup,
+        timeout_seconds=reward.timeout_seconds,
+        memory_bytes=reward.memory_bytes,
         isolation=reward.isolation,
-    )  # fmt: skip
+    )
 
 
 def _lines(program: str) -> int:

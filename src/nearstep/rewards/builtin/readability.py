@@ -18,9 +18,12 @@ class Readability:
 
     __name__: ClassVar[str] = "readability"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Short words in short sentences earn it without meaning anything.",
-        package="pyphen", extra="metrics",
-    )  # fmt: skip
+        low=0,
+        high=1,
+        gaming="Short words in short sentences earn it without meaning anything.",
+        package="pyphen",
+        extra="metrics",
+    )
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise a RewardError if the hyphenation dictionary is not installed."""
@@ -40,9 +43,12 @@ class ReadingGrade:
 
     __name__: ClassVar[str] = "reading_grade"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="The lengths of words and sentences are all it sees.",
-        package="pyphen", extra="metrics",
-    )  # fmt: skip
+        low=0,
+        high=1,
+        gaming="The lengths of words and sentences are all it sees.",
+        package="pyphen",
+        extra="metrics",
+    )
     grade: float = option(8.0, "grade wanted, 8 for plain newspaper English")
     spread: float = option(4.0, "grades away from it that earn 0", above=0)
 

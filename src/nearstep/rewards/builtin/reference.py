@@ -70,9 +70,13 @@ class Bleu:
 
     __name__: ClassVar[str] = "bleu"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Copying stock phrases of the references earns some; right answers in other words, none.",
-        needs=NEEDS, package="sacrebleu", extra="metrics",
-    )  # fmt: skip
+        low=0,
+        high=1,
+        gaming="Copying stock phrases of the references earns some; right answers in other words, none.",
+        needs=NEEDS,
+        package="sacrebleu",
+        extra="metrics",
+    )
     reference: str = option("reference", "column with the reference, or several")
     lowercase: bool = option(False, "ignore case")
 
@@ -99,9 +103,13 @@ class Chrf:
 
     __name__: ClassVar[str] = "chrf"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Any text of the language earns some (about 0.1 to 0.2); long texts gain by recall.",
-        needs=NEEDS, package="sacrebleu", extra="metrics",
-    )  # fmt: skip
+        low=0,
+        high=1,
+        gaming="Any text of the language earns some (about 0.1 to 0.2); long texts gain by recall.",
+        needs=NEEDS,
+        package="sacrebleu",
+        extra="metrics",
+    )
     reference: str = option("reference", "column with the reference, or several")
 
     def __post_init__(self) -> None:
@@ -130,9 +138,13 @@ class Rouge:
 
     __name__: ClassVar[str] = "rouge"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Lists of likely words earn rouge1; order and grammar hardly matter to it.",
-        needs=NEEDS, package="rouge_score", extra="metrics",
-    )  # fmt: skip
+        low=0,
+        high=1,
+        gaming="Lists of likely words earn rouge1; order and grammar hardly matter to it.",
+        needs=NEEDS,
+        package="rouge_score",
+        extra="metrics",
+    )
     variant: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = option("rougeL", "rouge1, rouge2, rougeL, rougeLsum")
     reference: str = option("reference", "column with the reference, or several")
     stem: bool = option(False, "cut words to their stems first (English)")
@@ -152,10 +164,11 @@ class Rouge:
         scorer = RougeScorer([self.variant], use_stemmer=self.stem)
         rows = zip(texts_of(completions), read_texts(self, self.reference, columns), strict=True)
         return [
-            None if references is None
+            None
+            if references is None
             else float(max(scorer.score(self._lines(r), self._lines(text))[self.variant].fmeasure for r in references))
             for text, references in rows
-        ]  # fmt: skip
+        ]
 
     def _lines(self, text: str) -> str:
         """For rougeLsum, one sentence per line, as the library expects them."""
@@ -180,9 +193,13 @@ class Meteor:
 
     __name__: ClassVar[str] = "meteor"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Recall weighs nine times precision: padding with likely words gains.",
-        needs=NEEDS, package="nltk", extra="metrics",
-    )  # fmt: skip
+        low=0,
+        high=1,
+        gaming="Recall weighs nine times precision: padding with likely words gains.",
+        needs=NEEDS,
+        package="nltk",
+        extra="metrics",
+    )
     reference: str = option("reference", "column with the reference, or several")
     synonyms: bool = option(True, "match synonyms, from nltk's WordNet data; false does without the data")
 

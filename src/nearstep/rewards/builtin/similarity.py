@@ -22,12 +22,14 @@ class SemanticSimilarity:
 
     __name__: ClassVar[str] = "semantic_similarity"
     about: ClassVar[Metadata] = Metadata(
-        low=-1, high=1,
+        low=-1,
+        high=1,
         gaming="On the topic is enough: a contradiction is close to what it denies. Text beyond what the model reads "
         "does not count.",
         needs="parameter model, such as sentence-transformers/all-MiniLM-L6-v2; column reference",
-        package="sentence_transformers", extra="embeddings",
-    )  # fmt: skip
+        package="sentence_transformers",
+        extra="embeddings",
+    )
     model: str = required("folder or hub name of a sentence-transformers model")
     reference: str = option("reference", "column with the reference, or several")
     batch_size: int = option(32, "texts read together", at_least=1)
@@ -85,10 +87,11 @@ class Bertscore:
 
     __name__: ClassVar[str] = "bertscore"
     about: ClassVar[Metadata] = Metadata(
-        low=0, high=1,
+        low=0,
+        high=1,
         gaming="Any fluent text earns most of it (0.8 and more with some models): only differences mean something.",
         needs="parameter model, such as roberta-large; column reference",
-    )  # fmt: skip
+    )
     model: str = required("folder or hub name of an encoder (AutoModel)")
     reference: str = option("reference", "column with the reference, or several")
     layer: int | None = option(

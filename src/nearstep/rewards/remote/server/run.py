@@ -57,9 +57,13 @@ def make_server_scorer(
 ) -> tuple[ServerScorer, list[str]]:
     """The rewards that the settings name, and their names."""
     model_options = RewardModelOptions(
-        DTYPES[options.dtype], options.trust_remote_code, options.bf16, options.max_tokens_per_microbatch,
-        place, seed=0,
-    )  # fmt: skip
+        DTYPES[options.dtype],
+        options.trust_remote_code,
+        options.bf16,
+        options.max_tokens_per_microbatch,
+        place,
+        seed=0,
+    )
     specs = reward_specs(options, columns=None)
     sources = make_sources(
         options,
