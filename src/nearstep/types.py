@@ -20,7 +20,7 @@ from nearstep.common.messages import PromptInput as PromptInput
 
 @dataclass(frozen=True)
 class Prompts:
-    """One row per episode that shall be played: with n samples per prompt a prompt stands here n times in a row.
+    """One row per episode to generate: with n samples per prompt a prompt stands here n times in a row.
 
     `ids` are the prompt's token ids, `inputs` what the data set had as its prompt (text, or chat messages; decoded text
     where it had ids), `columns` every other column of the data set, `episodes` the number of each row in the whole run,
@@ -177,7 +177,7 @@ class Experience:
     final_values: Float[Tensor, " rows"]
     final_returns: Float[Tensor, " rows"]
     train_final: Bool[Tensor, " rows"]
-    trained: Bool[Tensor, " rows"]  # false for rows that nothing shall be learned from
+    trained: Bool[Tensor, " rows"]  # false for rows that are left out of training
     kl_coef: float  # weight of the KL penalty in this update
 
     def __len__(self) -> int:

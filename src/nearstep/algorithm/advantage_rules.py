@@ -58,7 +58,7 @@ class CreditInputs:
 
 @dataclass(frozen=True)
 class Credit:
-    """How much better than expected each action was, and what the critic shall predict (None without a critic)."""
+    """How much better than expected each action was, and what the critic should predict (None without a critic)."""
 
     advantages: Float[Tensor, " actions"]
     targets: Float[Tensor, " actions"] | None = None

@@ -28,7 +28,7 @@ class TrustRegion(Protocol):
 
     @property
     def top_k(self) -> int:
-        """How many top tokens the engine shall record at each action; 0 for none."""
+        """How many top tokens the engine must record at each action; 0 for none."""
 
     def inside(
         self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
@@ -65,9 +65,9 @@ class Clip:
     def inside(
         self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
     ) -> Bool[Tensor, " actions"]:
-        """False where the ratio is above 1 + high and shall rise, or below 1 − low and shall fall.
+        """False where the ratio is above 1 + high and the advantage raises it, or below 1 − low and the advantage lowers it.
 
-        With `dual` also where it is above `dual` and shall fall: there the loss is bounded (1912.09729).
+        With `dual` also where it is above `dual` and the advantage lowers it: there the loss is bounded (1912.09729).
         """
         ratio = probability_ratio(now.sampled, old.sampled)
         too_high = (advantages > 0) & (ratio > 1 + self.high)

@@ -30,7 +30,7 @@ class CheckOptions(Settings):
         "reward",
         "engine",
         "backend",
-    ] = option("auto", "what it shall be; auto tells it from its members")
+    ] = option("auto", "which axis it is for; auto tells it from its members")
     skip: tuple[str, ...] = option((), "laws that it is not held to, by name; those that training relies on stay")
     rows: str | None = option(
         None, "reward: samples to score, a jsonl file of objects with prompt, completion and the columns it reads"

@@ -118,7 +118,7 @@ class AdvantageSettings(Settings):
     )
     lam_critic: float | None = option(
         None,
-        "lambda of the critic's targets, if it shall differ from lam (1 is the plain return)",
+        "lambda of the critic's targets, if other than lam (1 is the plain return)",
         at_least=0,
         at_most=1,
     )
@@ -143,7 +143,7 @@ class PolicySettings(Settings):
         "token", "what has a ratio of its own: every token, or a whole response (the geometric mean of its tokens)"
     )
     cliprange: float = option(0.2, "clip: the ratio leaves the region outside 1 ± this", above=0)
-    cliprange_high: float | None = option(None, "clip: upper side, if it shall differ from cliprange", above=0)
+    cliprange_high: float | None = option(None, "clip: upper side, if other than cliprange", above=0)
     dual_clip: float | None = option(
         None, "clip: bound on the ratio of tokens with a negative advantage; 3 is usual", above=1
     )

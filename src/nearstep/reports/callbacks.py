@@ -83,12 +83,12 @@ class Callbacks:
 
     @property
     def should_training_stop(self) -> bool:
-        """Whether the run shall end after this update; true after the last one."""
+        """Whether the run ends after this update; true after the last one."""
         return bool(self._control.should_training_stop)
 
     @property
     def should_save(self) -> bool:
-        """Whether this update shall be saved: because of save_steps, or because a callback asked."""
+        """Whether this update is saved: because of save_steps, or because a callback asked."""
         return bool(self._control.should_save)
 
     @property

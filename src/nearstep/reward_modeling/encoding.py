@@ -46,7 +46,7 @@ class TextEncoder:
 
 @dataclass
 class LeftOutRows:
-    """The rows that give nothing to learn from. Each is an error, or left out and counted, as the user wishes."""
+    """Rows without anything to learn. Each is an error, or is left out and counted, as `on_bad_row` says."""
 
     on_long_text: Literal["error", "drop"]
     on_bad_row: Literal["raise", "drop"] = "raise"

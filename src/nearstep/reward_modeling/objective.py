@@ -46,7 +46,7 @@ class Objective(Protocol[ExampleT]):
 
 @dataclass(frozen=True)
 class Pairwise:
-    """The better row of a pair shall get the higher reward."""
+    """The better row of a pair should get the higher reward."""
 
     label_smoothing: float = 0.0
     centring: float = 0.0  # weight of the centring loss
@@ -85,7 +85,7 @@ class Pairwise:
 
 @dataclass(frozen=True)
 class Regression:
-    """Every row shall get the reward that others gave it. What is learnt is (target − mean) / deviation."""
+    """Every row has a target reward. What is learnt is (target − mean) / deviation."""
 
     mean: float = 0.0
     deviation: float = 1.0

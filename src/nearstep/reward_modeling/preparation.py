@@ -1,4 +1,4 @@
-"""How the model that shall become a reward model is chosen, started, and made ready to learn."""
+"""How the model that becomes a reward model is chosen, loaded, and made ready for training."""
 
 from dataclasses import dataclass
 from typing import Any

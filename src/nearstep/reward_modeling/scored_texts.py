@@ -23,7 +23,7 @@ SCORED_AT_A_TIME = 256
 
 @dataclass(frozen=True)
 class TextAnswer:
-    """A text, or the assistant's messages, that shall be scored; `finished` is false where it was cut off.
+    """A text, or the assistant's messages, to be scored; `finished` is false where it was cut off.
 
     `ids` are those of prompt and answer where the model itself wrote it: text need not give them back.
     """

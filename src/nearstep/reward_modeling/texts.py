@@ -1,4 +1,4 @@
-"""Which texts shall be scored: those that the data holds, or those that the model writes to its prompts."""
+"""Which texts are scored: those in the data, or those that the model generates from its prompts."""
 
 from itertools import islice
 

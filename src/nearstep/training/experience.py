@@ -78,7 +78,7 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
 
 
 def dense_rewards(scores: Scores, rollout: Rollout) -> Tensor:
-    """What single actions were paid by the rewards themselves; 0 where they pay whole rows."""
+    """Rewards that the sources gave to single actions; 0 where they gave them to whole rows."""
     return torch.zeros_like(rollout.logprobs) if scores.dense is None else scores.dense
 
 

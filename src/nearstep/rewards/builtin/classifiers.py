@@ -42,9 +42,7 @@ class Classifier:
     """The probability that a classifier gives to a label, averaged over the windows of a long completion."""
 
     __name__: ClassVar[str] = "classifier"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Whatever fools the classifier: text unlike what it was trained on, words it overrates.",
         needs="parameters model and label",
     )
@@ -81,9 +79,7 @@ class Sentiment:
     """
 
     __name__: ClassVar[str] = "sentiment"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Praise and exclamation marks earn it, whatever was asked.",
         needs="parameter model, such as cardiffnlp/twitter-roberta-base-sentiment-latest",
     )
@@ -120,9 +116,7 @@ class Toxicity:
     """
 
     __name__: ClassVar[str] = "toxicity"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="With its negative weight silence is best; harm in friendly words is not seen.",
         needs="parameter model, such as unitary/toxic-bert",
     )
@@ -164,9 +158,7 @@ class Entailment:
     """
 
     __name__: ClassVar[str] = "entailment"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Copying sentences of the source earns 1.",
         needs="parameter model, of natural language inference; column context",
     )
@@ -220,9 +212,7 @@ class LogicalConsistency:
     """
 
     __name__: ClassVar[str] = "logical_consistency"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Short or empty talk contradicts nothing; contradictions further apart are not seen.",
         needs="parameter model, of natural language inference",
     )

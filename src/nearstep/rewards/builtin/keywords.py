@@ -20,9 +20,7 @@ class Keywords:
     """The share of keywords that occur as whole words or phrases, in any case of letters."""
 
     __name__: ClassVar[str] = "keywords"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="A bare list of the keywords earns 1.",
         needs="parameter words, or column keywords",
     )
@@ -51,7 +49,7 @@ class ForbiddenWords:
     """-1 if any of the words or phrases occurs as a whole, in any case of letters, else 0."""
 
     __name__: ClassVar[str] = "forbidden_words"
-    about: ClassVar[Metadata] = Metadata(
+    metadata: ClassVar[Metadata] = Metadata(
         low=-1,
         high=0,
         gaming="Spelling a word otherwise, or saying nothing, costs nothing.",
@@ -85,8 +83,8 @@ class Relevance:
     """
 
     __name__: ClassVar[str] = "relevance"
-    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="Repeating the question earns 1.")
-    to: str = option("prompt", "prompt, or the column whose words shall be taken up")
+    metadata: ClassVar[Metadata] = Metadata(gaming="Repeating the question earns 1.")
+    to: str = option("prompt", "prompt, or the column whose words should be taken up")
 
     def __post_init__(self) -> None:
         settle(self)
@@ -113,9 +111,7 @@ class Grounding:
     """
 
     __name__: ClassVar[str] = "grounding"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Vague words without any number or name earn 1; wrong relations are not seen.",
         needs="column context",
     )

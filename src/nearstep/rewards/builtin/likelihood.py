@@ -20,9 +20,7 @@ class Likelihood:
     """1 / perplexity: the geometric mean of the probabilities of its tokens, after the prompt, by a language model."""
 
     __name__: ClassVar[str] = "likelihood"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Loops and stock phrases are the likeliest text: add repetition_penalty.",
         needs="parameter model",
     )

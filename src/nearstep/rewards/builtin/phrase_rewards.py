@@ -41,8 +41,8 @@ class Politeness:
     """The balance of polite and rude words; ½ for text with neither."""
 
     __name__: ClassVar[str] = "politeness"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="“Please, thank you, my pleasure” before any text; sarcasm and quotations are not seen."
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="“Please, thank you, my pleasure” before any text; sarcasm and quotations are not seen."
     )
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
@@ -54,9 +54,7 @@ class Helpfulness:
     """The balance of words of helping (steps, examples, advice, reasons) and of evading or refusing; ½ for neither."""
 
     __name__: ClassVar[str] = "helpfulness"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="The manner of help is all it sees: wrong advice scores like right, a refusal that is due scores low. "
         "A reward model rates help.",
     )
@@ -70,8 +68,8 @@ class Honesty:
     """The balance of words that admit a limit and of words that overclaim; ½ for neither."""
 
     __name__: ClassVar[str] = "honesty"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Hedging every sentence earns it; whether anything is true is not seen. See entailment."
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Hedging every sentence earns it; whether anything is true is not seen. See entailment."
     )
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
@@ -83,9 +81,7 @@ class Safety:
     """1 / (1 + n), n the number of different threats, insults and instructions to harm: 1 for text without any."""
 
     __name__: ClassVar[str] = "safety"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Harm in words that are not listed is safe to it, and a warning that quotes them is not. "
         "toxicity and classifier use a model.",
     )
@@ -99,9 +95,7 @@ class FairWording:
     """1 / (1 + n), n the number of different sweeping phrases about groups of people: 1 for text without any."""
 
     __name__: ClassVar[str] = "fair_wording"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Bias in other words is not seen; text that quotes a prejudice to refute it scores low.",
     )
 
@@ -114,7 +108,7 @@ class CausalReasoning:
     """The share of sentences that state a cause or consequence (because, therefore, leads to, …)."""
 
     __name__: ClassVar[str] = "causal_reasoning"
-    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="“Because” in every sentence earns 1, sound or not.")
+    metadata: ClassVar[Metadata] = Metadata(gaming="“Because” in every sentence earns 1, sound or not.")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [_share(text, _states_cause) for text in texts_of(completions)]
@@ -125,7 +119,7 @@ class CounterfactualReasoning:
     """The share of sentences that say what would be otherwise (if … had …, would have, suppose, …)."""
 
     __name__: ClassVar[str] = "counterfactual_reasoning"
-    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="“What if” in every sentence earns 1, sound or not.")
+    metadata: ClassVar[Metadata] = Metadata(gaming="“What if” in every sentence earns 1, sound or not.")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [_share(text, _is_counterfactual) for text in texts_of(completions)]

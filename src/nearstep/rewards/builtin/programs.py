@@ -32,9 +32,7 @@ class CodeSyntax:
     """The share of Python code fences that parse and hold a statement; without fences, the whole text is the code."""
 
     __name__: ClassVar[str] = "code_syntax"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="pass parses, and so does any single word: see code_tests."
-    )
+    metadata: ClassVar[Metadata] = Metadata(gaming="pass parses, and so does any single word: see code_tests.")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         blocks = [_blocks(text) for text in texts_of(completions)]
@@ -46,9 +44,7 @@ class CodeStyle:
     """1 minus the findings of ruff per line of code, at least 0; code that does not parse is worth 0."""
 
     __name__: ClassVar[str] = "code_style"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Many harmless lines thin the findings out; what the code does is not seen.",
         package="ruff",
         extra="code",
@@ -98,9 +94,7 @@ class CodeExecution:
     """1 if the code runs to its end without an error, in the sandbox and within its limits, else 0."""
 
     __name__: ClassVar[str] = "code_execution"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="pass runs, and so does code whose errors are all caught: see code_tests.",
         needs="a sandbox (bubblewrap, on Linux)",
     )
@@ -134,9 +128,7 @@ class CodeTests:
     """
 
     __name__: ClassVar[str] = "code_tests"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Answers for just the tested inputs; what a test only asks the code about itself.",
         needs="column tests; a sandbox (bubblewrap, on Linux)",
     )

@@ -17,9 +17,7 @@ class Readability:
     """
 
     __name__: ClassVar[str] = "readability"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Short words in short sentences earn it without meaning anything.",
         package="pyphen",
         extra="metrics",
@@ -42,9 +40,7 @@ class ReadingGrade:
     """
 
     __name__: ClassVar[str] = "reading_grade"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="The lengths of words and sentences are all it sees.",
         package="pyphen",
         extra="metrics",

@@ -18,9 +18,7 @@ class ExactMatch:
     """1 if the completion is one of the references, else 0; case, punctuation and spacing do not matter."""
 
     __name__: ClassVar[str] = "exact_match"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="None known but guessing where there are few answers.", needs=NEEDS
-    )
+    metadata: ClassVar[Metadata] = Metadata(gaming="None known but guessing where there are few answers.", needs=NEEDS)
     reference: str = option("reference", "column with the answer, or several")
     strict: bool = option(False, "compare letter by letter, only white space around the text left aside")
 
@@ -46,7 +44,7 @@ class ContainsAnswer:
     """1 if one of the references stands somewhere in the completion, word for word, else 0; case does not matter."""
 
     __name__: ClassVar[str] = "contains_answer"
-    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="Listing every possible answer earns 1.", needs=NEEDS)
+    metadata: ClassVar[Metadata] = Metadata(gaming="Listing every possible answer earns 1.", needs=NEEDS)
     reference: str = option("reference", "column with the answer, or several")
 
     def __post_init__(self) -> None:
@@ -69,9 +67,7 @@ class Bleu:
     """Sentence BLEU of sacrebleu over 100: n-grams of one to four words, exponential smoothing, effective order."""
 
     __name__: ClassVar[str] = "bleu"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Copying stock phrases of the references earns some; right answers in other words, none.",
         needs=NEEDS,
         package="sacrebleu",
@@ -102,9 +98,7 @@ class Chrf:
     """chrF of sacrebleu over 100: F2 of shared runs of up to six characters; better than BLEU for inflected words."""
 
     __name__: ClassVar[str] = "chrf"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Any text of the language earns some (about 0.1 to 0.2); long texts gain by recall.",
         needs=NEEDS,
         package="sacrebleu",
@@ -137,9 +131,7 @@ class Rouge:
     """
 
     __name__: ClassVar[str] = "rouge"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Lists of likely words earn rouge1; order and grammar hardly matter to it.",
         needs=NEEDS,
         package="rouge_score",
@@ -192,9 +184,7 @@ class Meteor:
     """
 
     __name__: ClassVar[str] = "meteor"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Recall weighs nine times precision: padding with likely words gains.",
         needs=NEEDS,
         package="nltk",

@@ -21,7 +21,7 @@ class SemanticSimilarity:
     """The cosine of the sentence embeddings of completion and reference, by sentence-transformers."""
 
     __name__: ClassVar[str] = "semantic_similarity"
-    about: ClassVar[Metadata] = Metadata(
+    metadata: ClassVar[Metadata] = Metadata(
         low=-1,
         high=1,
         gaming="On the topic is enough: a contradiction is close to what it denies. Text beyond what the model reads "
@@ -86,9 +86,7 @@ class Bertscore:
     """
 
     __name__: ClassVar[str] = "bertscore"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Any fluent text earns most of it (0.8 and more with some models): only differences mean something.",
         needs="parameter model, such as roberta-large; column reference",
     )
