@@ -150,7 +150,7 @@ class Scores:
         return ~self.total.isnan()
 
     def with_dense(self, totals: Float[Tensor, " rows"], rollout: Rollout) -> Float[Tensor, " rows"]:
-        """`totals` plus what the actions of each row were paid on the way."""
+        """`totals` plus the token rewards of each row."""
         return totals if self.dense is None else totals + sum_by_row(self.dense, rollout.action_counts)
 
 

@@ -24,12 +24,12 @@ class CreditInputs:
     begin in one process and end in the next.
     """
 
-    rewards: Float[Tensor, " actions"]  # what each action is paid: the score at the last, token rewards, KL penalty
+    rewards: Float[Tensor, " actions"]  # of each action: the score at the last, token rewards, KL penalty
     values: Float[Tensor, " actions"]  # V of the state before each action; 0 without a critic
     action_counts: Int[Tensor, " rows"]
     final_values: Float[Tensor, " rows"]  # V of the state after the last action where something follows it, else 0
     final_advantages: Float[Tensor, " rows"]  # A of a step after the last action (score_position=after_eos), else 0
-    scored: Bool[Tensor, " rows"]  # false where no reward source answered: such a row counts for nobody
+    scored: Bool[Tensor, " rows"]  # false where no reward source answered: such a row counts in no statistic
     update: int  # number of this update, from 1
     response_length: int  # most actions that a row may have
     group_size: int = 1
@@ -39,7 +39,7 @@ class CreditInputs:
 
     @property
     def row_totals(self) -> Float[Tensor, " rows"]:
-        """What each row was paid in all."""
+        """Sum of the rewards of each row."""
         return sum_by_row(self.rewards, self.action_counts)
 
     def groups(self, of_rows: Shaped[Tensor, " rows"]) -> Shaped[Tensor, "groups group_size"]:
@@ -74,7 +74,7 @@ class Advantage(Protocol):
 
     @property
     def uses_token_rewards(self) -> bool:
-        """Whether it matters at which action of a row a reward was paid. Where not, rewards of tokens are refused."""
+        """Whether it matters at which action of a row a reward is given. Where not, token rewards are refused."""
 
     def credit(self, inputs: CreditInputs) -> Credit:
         """Advantages, and the critic's targets where there is one. Nothing here carries a gradient."""
@@ -137,7 +137,7 @@ class AgainstGroup:
     uses_token_rewards: bool = False
 
     def credit(self, inputs: CreditInputs) -> Credit:
-        """The row's total, KL penalty included, against those of its group, in whichever process they were played."""
+        """The row's total, KL penalty included, against those of its group, on whichever process they are."""
         totals, scored = inputs.groups(inputs.row_totals), inputs.groups(inputs.scored)
         of_groups = group_advantages(totals.flatten(), inputs.group_size, self.rule, scored.flatten())
         own = inputs.own_rows(of_groups.unflatten(0, (-1, inputs.group_size)))
@@ -146,7 +146,7 @@ class AgainstGroup:
 
 @dataclass(frozen=True)
 class DiscountedReturn:
-    """What was paid from an action on: REINFORCE without a baseline. Whitened over the batch it is REINFORCE++."""
+    """The sum of rewards from an action on: REINFORCE without a baseline. Whitened over the batch it is REINFORCE++."""
 
     gamma: float = 1.0
     needs_critic: bool = False

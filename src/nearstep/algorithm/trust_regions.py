@@ -65,9 +65,9 @@ class Clip:
     def inside(
         self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
     ) -> Bool[Tensor, " actions"]:
-        """False where the ratio is above 1 + high and the advantage raises it, or below 1 − low and the advantage lowers it.
+        """False where the ratio is above 1 + high with an advantage above 0, or below 1 − low with one below 0.
 
-        With `dual` also where it is above `dual` and the advantage lowers it: there the loss is bounded (1912.09729).
+        With `dual` also where it is above `dual` with an advantage below 0: there the loss is bounded (1912.09729).
         """
         ratio = probability_ratio(now.sampled, old.sampled)
         too_high = (advantages > 0) & (ratio > 1 + self.high)

@@ -192,9 +192,9 @@ def _own(kind: str, setting: str, config: PPOConfig, name: str, own: object) -> 
     """
     if own is None:
         return load_object(name, kind=kind, error=ConfigError), f"{kind} {name!r}"
-    said = vars(config)[setting]
-    if said != next(field.default for field in fields(config) if field.name == setting):
-        raise ConfigError(f"{setting}: an object was passed, and the settings say {setting} = {said}: give one")
+    named = vars(config)[setting]
+    if named != next(field.default for field in fields(config) if field.name == setting):
+        raise ConfigError(f"{setting}: an object was passed, and the settings say {setting} = {named}: give one")
     found = made(own, setting, ConfigError)
     return found, f"{kind} {type(found).__name__}"
 

@@ -1,4 +1,4 @@
-"""Which models, tokenizers and functions play which role, given the settings and the user's objects."""
+"""Which models, tokenizers and functions have which role, given the settings and the user's objects."""
 
 import copy
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def build_models(
     needs_critic: bool,
     kl_penalty: bool,
 ) -> BuiltModels:
-    """Load and prepare every model. Raises ModelError for one that cannot play its role."""
+    """Load and prepare every model. Raises ModelError for one that does not fit its role."""
     _check_distinct(inputs)
     _check_critic(config, inputs, needs_critic=needs_critic)
     notes: list[str] = []

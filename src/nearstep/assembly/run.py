@@ -185,7 +185,7 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
 def _evaluator(
     config: PPOConfig, checked: CheckedInputs, policy: Policy, settings: GenerationSettings, rewards: Rewards
 ) -> Evaluator:
-    """Greedy play over the evaluation prompts; samples come from them, or from the training prompts."""
+    """Greedy generation from the evaluation prompts; samples come from them, or from the training prompts."""
     held_out, backend = checked.run_prompts.held_out, checked.backend
     chunk = config.local_rollout_forward_batch_size * backend.world_size
     shown = held_out or checked.run_prompts.prompts

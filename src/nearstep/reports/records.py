@@ -105,7 +105,7 @@ def rollout_records(
 
 
 def score_fields(scores: Scores, rollout: Rollout) -> list[Record]:
-    """What the rewards said of each row: every part, the total, what tokens were paid, why a part failed, extras."""
+    """The rewards of each row: every part, the total, token rewards, why a part failed, extras."""
     parts = {name: part.tolist() for name, part in scores.parts.items()}
     totals = scores.with_dense(scores.total, rollout).tolist()
     dense = None if scores.dense is None else scores.dense.cpu().split(rollout.action_counts.tolist())

@@ -69,12 +69,12 @@ class LeftOutRows:
             raise DataError(f"{label}: all {rows} rows have texts that are too long. Raise max_length.")
         if not kept:
             raise bad_rows(label, bad, rows)
-        said = []
+        notes = []
         if self.too_long:
-            said.append(f"{self.too_long} of {rows} rows were left out: a text is longer than max_length.")
+            notes.append(f"{self.too_long} of {rows} rows were left out: a text is longer than max_length.")
         if bad:
-            said.append(f"{len(bad)} of {rows} rows were left out. The first is {bad[0].place}{bad[0].said}.")
-        return said
+            notes.append(f"{len(bad)} of {rows} rows were left out. The first is {bad[0].place}{bad[0].said}.")
+        return notes
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,9 @@ def _of_labels(pairs: Sequence[PreferencePair]) -> list[str]:
     """What the pairs say beside which text is better."""
     margins = [pair.margin for pair in pairs if pair.margin is not None]
     ties = sum(pair.preference == 0.5 for pair in pairs)
-    said = [f"{ties} of {len(pairs)} pairs are ties."] if ties else []
+    notes = [f"{ties} of {len(pairs)} pairs are ties."] if ties else []
     if margins:
-        said.append(
+        notes.append(
             f"{len(margins)} of {len(pairs)} pairs have a margin, {sum(margins) / len(margins):.3g} in the mean."
         )
-    return said
+    return notes

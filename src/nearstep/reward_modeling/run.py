@@ -126,5 +126,5 @@ def _examples(config: RewardConfig, inputs: RewardRunInputs, encoder: TextEncode
         with rewards:
             return scored_examples(config, sources, encoder, rewards, writer)
     if config.objective == "regression":
-        raise ConfigError("objective = regression learns scores, and nobody gives any: pass reward_funcs")
+        raise ConfigError("objective = regression learns scores, and no source gives any: pass reward_funcs")
     return encoded_examples(config, sources) or pair_examples(config, sources, encoder)

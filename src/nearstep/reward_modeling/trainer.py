@@ -76,7 +76,7 @@ class RewardModelTrainer:
 
     @property
     def model(self) -> nn.Module:
-        """The reward model, as it is now."""
+        """The reward model with its current weights."""
         return self.run.trained.model
 
     def train(self, console: Console | None = None) -> Path:
@@ -140,7 +140,7 @@ class RewardModelTrainer:
         ), "mean" if chosen == "auto" else chosen
 
     def _measure(self, scorer: ExampleScorer) -> PairMeasures | GradeMeasures | None:
-        """How the model as it is now does on the examples kept from training."""
+        """Metrics of the current weights on the examples kept from training."""
         pairs = [each for each in self.run.examples.held_out if isinstance(each, Comparison)]
         grades = [each for each in self.run.examples.held_out if isinstance(each, Grade)]
         if pairs:

@@ -95,7 +95,7 @@ class RewardBatch:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a source said of a batch, still unchecked: its values, and what it logged by the way.
+    """What a source returned for a batch, still unchecked: its values, and what it logged.
 
     An entry of `values` that is a RewardError says that the source failed on that row and no other.
     """

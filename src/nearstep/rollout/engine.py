@@ -1,4 +1,4 @@
-"""What an engine must do to play episodes, and what it may leave out."""
+"""What an engine must do to generate episodes, and what it may leave out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from nearstep.algorithm.trust_regions import TokenLogprobs
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
-from nearstep.training.credit import credit_inputs, give_credit, paid_after_eos, shape_scores, token_rewards
+from nearstep.training.credit import credit_inputs, give_credit, rows_scored_after_eos, shape_scores, token_rewards
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
 from nearstep.types import Experience, Max, Mean, Metric, Metrics, Rollout, Scores, Spread, row_groups
@@ -39,16 +39,16 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     other = dense_rewards(scores, rollout).to(shaped.dtype)
     if config.kl_in == "reward" and ref_logprobs is not None:
         other = other - kl_coef * kl_estimate(rollout.logprobs, ref_logprobs, config.kl_estimator)
-    paid = token_rewards(
+    rewarded = token_rewards(
         shaped,
         other,
         scores.scored,
         rollout,
-        after_eos=paid_after_eos(rollout, config, has_critic=r.models.critic is not None),
+        after_eos=rows_scored_after_eos(rollout, config, has_critic=r.models.critic is not None),
         whiten_with=r.backend.add_up if config.whiten_rewards else None,
     )
     inputs = credit_inputs(
-        paid, states, scores.scored, rollout, config, r.backend, update=state.update, first_row=first_row
+        rewarded, states, scores.scored, rollout, config, r.backend, update=state.update, first_row=first_row
     )
     credit = give_credit(r.advantage, inputs, has_token_rewards=scores.dense is not None)
     advantages = credit.advantages
@@ -65,13 +65,13 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         importance=importance,
         ref_logprobs=ref_logprobs,
         values=states.before_actions,
-        rewards=paid.rewards,
+        rewards=rewarded.rewards,
         raw_advantages=credit.advantages,
         advantages=advantages,
         returns=credit.advantages if credit.targets is None else credit.targets,
         final_values=inputs.final_values,
-        final_returns=paid.final_rewards,
-        train_final=paid.after_eos,
+        final_returns=rewarded.final_rewards,
+        train_final=rewarded.after_eos,
         trained=scores.scored & learnable,
         kl_coef=kl_coef,
     )

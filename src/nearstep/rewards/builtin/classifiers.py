@@ -138,12 +138,12 @@ class Toxicity:
         self._reader.model  # noqa: B018
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said = texts_of(completions)
-        rows, toxic = spoken(said), self._reader.indices(self.labels)
-        found = self._reader.probabilities([said[row] for row in rows])
+        texts = texts_of(completions)
+        rows, toxic = spoken(texts), self._reader.indices(self.labels)
+        found = self._reader.probabilities([texts[row] for row in rows])
         together = self._reader.multi_label
         worst = [(w[:, toxic].amax(1) if together else w[:, toxic].sum(1)).max() for w in found]
-        return at_rows(rows, [min(1.0, float(value)) for value in worst], len(said))
+        return at_rows(rows, [min(1.0, float(value)) for value in worst], len(texts))
 
     @cached_property
     def _reader(self) -> "ClassifierReader":
@@ -182,16 +182,16 @@ class Entailment:
         self._reader.model  # noqa: B018
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said, sources = texts_of(completions), read_texts(self, self.context, columns)
+        texts, sources = texts_of(completions), read_texts(self, self.context, columns)
         pairs = [
             (row, "\n".join(source), sentence)
-            for row, (text, source) in enumerate(zip(said, sources, strict=True))
+            for row, (text, source) in enumerate(zip(texts, sources, strict=True))
             if source is not None
             for sentence in sentences_of(text)
         ]
         (label,) = self._reader.indices([self.label])
         found = self._reader.probabilities([source for _, source, _ in pairs], [sentence for *_, sentence in pairs])
-        best: list[list[float]] = [[] for _ in said]
+        best: list[list[float]] = [[] for _ in texts]
         for (row, _, _), windows in zip(pairs, found, strict=True):
             best[row].append(float(windows[:, label].max()))
         return [
@@ -235,19 +235,19 @@ class LogicalConsistency:
         self._reader.model  # noqa: B018
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said = [sentences_of(text) for text in texts_of(completions)]
+        sentences_by_row = [sentences_of(text) for text in texts_of(completions)]
         pairs = [
             (row, first, second)
-            for row, sentences in enumerate(said)
+            for row, sentences in enumerate(sentences_by_row)
             for (i, first), (j, second) in combinations(enumerate(sentences), 2)
             if j - i <= self.reach_sentences
         ]
         (label,) = self._reader.indices([self.label])
         found = self._reader.probabilities([first for _, first, _ in pairs], [second for *_, second in pairs])
-        worst = [0.0] * len(said)
+        worst = [0.0] * len(sentences_by_row)
         for (row, _, _), windows in zip(pairs, found, strict=True):
             worst[row] = max(worst[row], float(windows[:, label].max()))
-        return [1 - value if sentences else 0.0 for value, sentences in zip(worst, said, strict=True)]
+        return [1 - value if sentences else 0.0 for value, sentences in zip(worst, sentences_by_row, strict=True)]
 
     @cached_property
     def _reader(self) -> "ClassifierReader":
@@ -262,10 +262,10 @@ def _reader(reward: _Reads) -> "ClassifierReader":
     )
 
 
-def _mean_probability(reader: "ClassifierReader", label: str, said: Sequence[str]) -> Values:
-    rows, (index,) = spoken(said), reader.indices([label])
-    found = reader.probabilities([said[row] for row in rows])
-    return at_rows(rows, [float(windows[:, index].mean()) for windows in found], len(said))
+def _mean_probability(reader: "ClassifierReader", label: str, texts: Sequence[str]) -> Values:
+    rows, (index,) = spoken(texts), reader.indices([label])
+    found = reader.probabilities([texts[row] for row in rows])
+    return at_rows(rows, [float(windows[:, index].mean()) for windows in found], len(texts))
 
 
 def spoken(texts: Sequence[str]) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nearstep.config.options import option_of
-from nearstep.rewards.builtin.describe import metadata_of, measures_of, name_of, range_of, summary_of
+from nearstep.rewards.builtin.describe import measures_of, metadata_of, name_of, range_of, summary_of
 from nearstep.rewards.builtin.metadata import parameter_entry, parameters
 from nearstep.rewards.builtin.other_names import COUNTERPARTS, SAME_NAMES
 from nearstep.rewards.builtin.table import GROUPS

@@ -36,11 +36,11 @@ class Keywords:
             need_column(self, "column", self.column, columns)
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said = texts_of(completions)
-        rows: list[Cell] = [list(self.words)] * len(said) if self.words else read_texts(self, self.column, columns)
+        texts = texts_of(completions)
+        rows: list[Cell] = [list(self.words)] * len(texts) if self.words else read_texts(self, self.column, columns)
         return [
             None if wanted is None else sum(_occurs(word, text) for word in wanted) / len(wanted)
-            for text, wanted in zip(said, rows, strict=True)
+            for text, wanted in zip(texts, rows, strict=True)
         ]
 
 
@@ -67,11 +67,11 @@ class ForbiddenWords:
             need_column(self, "column", self.column, columns)
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said = texts_of(completions)
-        rows: list[Cell] = [list(self.words)] * len(said) if self.words else read_texts(self, self.column, columns)
+        texts = texts_of(completions)
+        rows: list[Cell] = [list(self.words)] * len(texts) if self.words else read_texts(self, self.column, columns)
         return [
             None if unwanted is None else -float(any(_occurs(word, text) for word in unwanted))
-            for text, unwanted in zip(said, rows, strict=True)
+            for text, unwanted in zip(texts, rows, strict=True)
         ]
 
 
@@ -99,8 +99,8 @@ class Relevance:
             topics = [set(content_words_of(text)) for text in prompt_texts_of(prompts)]
         else:
             topics = [set(content_words_of(" ".join(cell or ()))) for cell in read_texts(self, self.to, columns)]
-        said = [set(content_words_of(text)) for text in texts_of(completions)]
-        return [len(topic & now) / len(topic) if topic else None for topic, now in zip(topics, said, strict=True)]
+        mentioned = [set(content_words_of(text)) for text in texts_of(completions)]
+        return [len(topic & now) / len(topic) if topic else None for topic, now in zip(topics, mentioned, strict=True)]
 
 
 @dataclass(frozen=True)

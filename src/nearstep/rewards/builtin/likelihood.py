@@ -40,10 +40,10 @@ class Likelihood:
         self._reader.policy  # noqa: B018
 
     def __call__(self, completions: Sequence[object], prompts: Sequence[object], **columns: object) -> Values:
-        said = texts_of(completions)
-        rows = spoken(said)
-        logprobs = self._reader.mean_logprobs([prompts[row] for row in rows], [said[row] for row in rows])
-        return at_rows(rows, [math.exp(value) for value in logprobs], len(said))
+        texts = texts_of(completions)
+        rows = spoken(texts)
+        logprobs = self._reader.mean_logprobs([prompts[row] for row in rows], [texts[row] for row in rows])
+        return at_rows(rows, [math.exp(value) for value in logprobs], len(texts))
 
     @cached_property
     def _reader(self) -> "LanguageModel":

@@ -28,8 +28,8 @@ class MathProcess:
         """Whether a text ends on one of the answers; None where no answer is mathematics, False beyond the limit."""
         with self._lock:
             process = self._running()
-            said = self._ask(process, json.dumps({"answers": answers, "text": text}), timeout_seconds)
-        right: bool | None = json.loads(said or "false")
+            reply = self._ask(process, json.dumps({"answers": answers, "text": text}), timeout_seconds)
+        right: bool | None = json.loads(reply or "false")
         return right
 
     def start(self) -> None:

@@ -137,8 +137,8 @@ def _absence(text: str, phrases: tuple[str, ...]) -> float:
 
 
 def _share(text: str, holds: Callable[[str], bool]) -> float:
-    said = sentences_of(text)
-    return sum(map(holds, said)) / len(said) if said else 0.0
+    sentences = sentences_of(text)
+    return sum(map(holds, sentences)) / len(sentences) if sentences else 0.0
 
 
 def _states_cause(sentence: str) -> bool:

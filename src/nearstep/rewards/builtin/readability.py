@@ -79,6 +79,6 @@ def _rates(text: str) -> tuple[float, float]:
     import pyphen
 
     dictionary = pyphen.Pyphen(lang="en_US")
-    said = words_of(text)
-    syllables = sum(len(dictionary.positions(word)) + 1 for word in said)
-    return len(said) / len(sentences_of(text)), syllables / len(said)
+    words = words_of(text)
+    syllables = sum(len(dictionary.positions(word)) + 1 for word in words)
+    return len(words) / len(sentences_of(text)), syllables / len(words)

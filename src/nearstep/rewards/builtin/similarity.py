@@ -54,8 +54,8 @@ class SemanticSimilarity:
         self._encoder  # noqa: B018
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said, references = texts_of(completions), read_texts(self, self.reference, columns)
-        different = sorted({*said, *(text for cell in references for text in cell or ())})
+        texts, references = texts_of(completions), read_texts(self, self.reference, columns)
+        different = sorted({*texts, *(text for cell in references for text in cell or ())})
         vectors = self._encoder.encode(
             different, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False
         )
@@ -64,7 +64,7 @@ class SemanticSimilarity:
         def cosine(text: str, reference: str) -> float:
             return max(-1.0, min(1.0, float(by_text[text] @ by_text[reference])))
 
-        return best_of(said, references, cosine)
+        return best_of(texts, references, cosine)
 
     @cached_property
     def _encoder(self) -> Any:
@@ -112,10 +112,10 @@ class Bertscore:
         self._matcher.model  # noqa: B018
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said, references = texts_of(completions), read_texts(self, self.reference, columns)
-        different = sorted({*said, *(text for cell in references for text in cell or ())})
+        texts, references = texts_of(completions), read_texts(self, self.reference, columns)
+        different = sorted({*texts, *(text for cell in references for text in cell or ())})
         by_text = dict(zip(different, self._matcher.embed(different), strict=True))
-        return best_of(said, references, lambda text, reference: by_text[text].f1(by_text[reference]))
+        return best_of(texts, references, lambda text, reference: by_text[text].f1(by_text[reference]))
 
     @cached_property
     def _matcher(self) -> "TokenMatcher":
@@ -126,9 +126,9 @@ class Bertscore:
         )
 
 
-def best_of(said: Sequence[str], references: Sequence[Cell], likeness: Callable[[str, str], float]) -> Values:
+def best_of(texts: Sequence[str], references: Sequence[Cell], likeness: Callable[[str, str], float]) -> Values:
     """The likeness to the likest reference; None for rows without any, 0 for an empty text."""
     return [
         None if cell is None else max(likeness(text, reference) for reference in cell) if text.strip() else 0.0
-        for text, cell in zip(said, references, strict=True)
+        for text, cell in zip(texts, references, strict=True)
     ]

@@ -63,8 +63,8 @@ class RepetitionPenalty:
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [self._penalty(words_of(text)) for text in texts_of(completions)]
 
-    def _penalty(self, said: list[str]) -> float:
-        ngrams = [tuple(said[start : start + self.ngram_words]) for start in range(len(said) - self.ngram_words + 1)]
+    def _penalty(self, words: list[str]) -> float:
+        ngrams = [tuple(words[start : start + self.ngram_words]) for start in range(len(words) - self.ngram_words + 1)]
         return len(set(ngrams)) / len(ngrams) - 1 if ngrams else 0.0
 
 
@@ -87,11 +87,11 @@ class Diversity:
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [self._ratio(words_of(text)) for text in texts_of(completions)]
 
-    def _ratio(self, said: list[str]) -> float:
-        if not said:
+    def _ratio(self, words: list[str]) -> float:
+        if not words:
             return 0.0
-        width = min(self.window_words, len(said))
-        windows = [said[start : start + width] for start in range(len(said) - width + 1)]
+        width = min(self.window_words, len(words))
+        windows = [words[start : start + width] for start in range(len(words) - width + 1)]
         return sum(len(set(window)) for window in windows) / (width * len(windows))
 
 
@@ -161,12 +161,12 @@ def _share(flags: Collection[bool]) -> float:
 
 
 def _conciseness(text: str) -> float:
-    said = words_of(text)
-    if not said:
+    words = words_of(text)
+    if not words:
         return 0.0
     filling = sum(len(words_of(match.group())) for match in _FILLER.finditer(text))
     overlaps = [_overlap(set(content_words_of(a)), set(content_words_of(b))) for a, b in pairwise(sentences_of(text))]
-    return (1 - filling / len(said)) * (1 - (sum(overlaps) / len(overlaps) if overlaps else 0))
+    return (1 - filling / len(words)) * (1 - (sum(overlaps) / len(overlaps) if overlaps else 0))
 
 
 def _overlap(first: set[str], second: set[str]) -> float:

@@ -79,8 +79,8 @@ def encode_answer(answer: Answer) -> bytes:
     """The body of a response; values are what JSON can hold, or a RewardError where a row failed."""
     assert isinstance(answer.values, list)
     rewards = [{"error": str(value)} if isinstance(value, RewardError) else value for value in answer.values]
-    said = {"rewards": rewards, "extras": answer.extras, "metrics": answer.metrics}
-    return json.dumps(said, default=str).encode()
+    reply = {"rewards": rewards, "extras": answer.extras, "metrics": answer.metrics}
+    return json.dumps(reply, default=str).encode()
 
 
 def decode_answer(body: bytes, batch: RewardBatch, server: str, conceal: Callable[[str], str] = str) -> Answer:
@@ -88,13 +88,13 @@ def decode_answer(body: bytes, batch: RewardBatch, server: str, conceal: Callabl
 
     Raises RewardError where it is not of this protocol.
     """
-    said = _parse(body)
-    rewards = said.get("rewards")
+    reply = _parse(body)
+    rewards = reply.get("rewards")
     if not isinstance(rewards, list) or len(rewards) != len(batch):
         counted = f"{len(rewards)} rewards" if isinstance(rewards, list) else "no list of rewards"
         raise RewardError(f"{server} sent {counted} for {len(batch)} completions")
     entries = [_entry(reward, batch.place(row), server, conceal) for row, reward in enumerate(rewards)]
-    extras, metrics = _lists(said.get("extras", {}), server), _lists(said.get("metrics", {}), server)
+    extras, metrics = _lists(reply.get("extras", {}), server), _lists(reply.get("metrics", {}), server)
     if any(len(values) != len(batch) for values in extras.values()):
         raise RewardError(f"{server} sent extras that are not one for each of {len(batch)} completions")
     logged = {name: [as_number(number) for number in numbers] for name, numbers in metrics.items()}

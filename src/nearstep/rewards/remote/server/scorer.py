@@ -54,7 +54,7 @@ class ServerScorer:
         if len(values) == 1:
             return as_json(_weighted(*applying[0]))
         return RewardError(
-            "a reward that pays single tokens cannot be added to others on a server: serve it by itself, and let the "
+            "a reward of single tokens cannot be added to others on a server: serve it by itself, and let the "
             "trainer add up"
         )
 
