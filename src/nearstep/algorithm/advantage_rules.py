@@ -42,18 +42,18 @@ class CreditInputs:
         """Sum of the rewards of each row."""
         return sum_by_row(self.rewards, self.action_counts)
 
-    def groups(self, of_rows: Shaped[Tensor, " rows"]) -> Shaped[Tensor, "groups group_size"]:
+    def groups(self, row_values: Shaped[Tensor, " rows"]) -> Shaped[Tensor, "groups group_size"]:
         """Values by row, of all processes, one line for each prompt. Every process must call it alike."""
-        grouped: Tensor = self.gather_rows(of_rows).unflatten(0, (-1, self.group_size))
+        grouped: Tensor = self.gather_rows(row_values).unflatten(0, (-1, self.group_size))
         return grouped
 
-    def own_rows(self, of_groups: Shaped[Tensor, "groups group_size"]) -> Shaped[Tensor, " rows"]:
+    def own_rows(self, group_values: Shaped[Tensor, "groups group_size"]) -> Shaped[Tensor, " rows"]:
         """The inverse of `groups`: this process's part."""
-        return of_groups.flatten()[self.first_row : self.first_row + len(self.action_counts)]
+        return group_values.flatten()[self.first_row : self.first_row + len(self.action_counts)]
 
-    def to_actions(self, of_rows: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " actions"]:
+    def to_actions(self, row_values: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " actions"]:
         """Every action gets the value of its row."""
-        return of_rows[row_numbers(self.action_counts)]
+        return row_values[row_numbers(self.action_counts)]
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ class AgainstGroup:
     def credit(self, inputs: CreditInputs) -> Credit:
         """The row's total, KL penalty included, against those of its group, on whichever process they are."""
         totals, scored = inputs.groups(inputs.row_totals), inputs.groups(inputs.scored)
-        of_groups = group_advantages(totals.flatten(), inputs.group_size, self.rule, scored.flatten())
-        own = inputs.own_rows(of_groups.unflatten(0, (-1, inputs.group_size)))
+        advantages = group_advantages(totals.flatten(), inputs.group_size, self.rule, scored.flatten())
+        own = inputs.own_rows(advantages.unflatten(0, (-1, inputs.group_size)))
         return Credit(inputs.to_actions(own))
 
 

@@ -74,8 +74,8 @@ def summarise(folder: Path, prompts: Sequence[str], *, response_length: int, see
     settings = GenerationSettings(Sampling(TEMPERATURE), response_length, stops, seed)
     engine = TransformersEngine(EngineSettings())
     engine.load(make_policy(load_policy(str(folder), role="policy", dtype=torch.float32)), version=0)
-    asked = Prompts(tokenizer(list(prompts))["input_ids"], list(prompts), {}, list(range(len(prompts))))
-    rollout = play(engine, asked, settings)
+    batch = Prompts(tokenizer(list(prompts))["input_ids"], list(prompts), {}, list(range(len(prompts))))
+    rollout = play(engine, batch, settings)
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rollout.completion_ids()]
     return [Summary(text, finished) for text, finished in zip(texts, rollout.finished.tolist(), strict=True)]
 

@@ -32,7 +32,7 @@ class RewardReport:
         match self.held_out:
             case PairMeasures() as found:
                 bands = {"gap of rewards": found.by_reward_gap, "gap of labels": found.by_label_gap}
-                return [_pair_table(found), *(_band_table(key, of_key) for key, of_key in bands.items() if of_key)]
+                return [_pair_table(found), *(_band_table(key, band) for key, band in bands.items() if band)]
             case GradeMeasures() as found:
                 return [_grade_table(found)]
         return []

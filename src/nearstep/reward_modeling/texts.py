@@ -92,8 +92,8 @@ def _answered(prompts: PromptSet, number: int) -> list[PromptWithAnswers]:
 
 def _written(prompts: PromptSet, writer: Writer) -> list[PromptWithAnswers]:
     """Every prompt with answers by the model."""
-    asked = [prompts.prompt(number) for number in range(len(prompts))]
-    written = writer.answer([prompt.ids for prompt in asked], [prompt.shown for prompt in asked])
+    all_prompts = [prompts.prompt(number) for number in range(len(prompts))]
+    written = writer.answer([prompt.ids for prompt in all_prompts], [prompt.shown for prompt in all_prompts])
     return [
         PromptWithAnswers(
             prompt.shown,
@@ -101,7 +101,7 @@ def _written(prompts: PromptSet, writer: Writer) -> list[PromptWithAnswers]:
             _place(prompts, number),
             _columns(prompts, number),
         )
-        for number, (prompt, several) in enumerate(zip(asked, written, strict=True))
+        for number, (prompt, several) in enumerate(zip(all_prompts, written, strict=True))
     ]
 
 

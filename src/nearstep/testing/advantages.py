@@ -123,11 +123,11 @@ def _token_rewards(advantage: object) -> str | None:
 
 def _unscored(advantage: object) -> str | None:
     inputs = _inputs(advantage)
-    of_row = take_rows(inputs.action_counts, torch.tensor([UNSCORED]))
+    row_actions = take_rows(inputs.action_counts, torch.tensor([UNSCORED]))
     rewards = inputs.rewards.clone()
-    rewards[of_row] += 5
+    rewards[row_actions] += 5
     others = torch.ones_like(rewards, dtype=torch.bool)
-    others[of_row] = False
+    others[row_actions] = False
     return _differs(
         inputs,
         _advantages(advantage, inputs),

@@ -112,17 +112,17 @@ def _saved(group: Group) -> str | None:
 
 def _gradients(group: Group) -> str | None:
     world, rank = group.typed.world_size, group.typed.rank
-    shared, of_last, nobody, *_ = group.parameters
+    shared, last_only, nobody, *_ = group.parameters
     for parameter in group.parameters:
         parameter.grad = None
     shared.grad = torch.full_like(shared, rank + 1.0)
     if rank == world - 1:
-        of_last.grad = torch.full_like(of_last, 5.0)
-    group.typed.add_up_gradients([shared, of_last, nobody])
+        last_only.grad = torch.full_like(last_only, 5.0)
+    group.typed.add_up_gradients([shared, last_only, nobody])
     expected = world * (world + 1) / 2
     if shared.grad is None or not torch.allclose(shared.grad, torch.full_like(shared, expected)):
         return f"gradients of 1 … {world} do not add up to {expected:g}"
-    if of_last.grad is None or not torch.allclose(of_last.grad, torch.full_like(of_last, 5.0)):
+    if last_only.grad is None or not torch.allclose(last_only.grad, torch.full_like(last_only, 5.0)):
         return f"a gradient that only rank {world - 1} has is not on rank {rank}"
     return None if nobody.grad is None else "weights without a gradient anywhere got one: Adam would move them"
 

@@ -97,8 +97,8 @@ def credit_inputs(
     has_future = rewarded.after_eos | ~rollout.finished if config.bootstrap_truncated else rewarded.after_eos
     final_values = torch.where(has_future, states.final, 0)
 
-    def gather_rows(of_rows: Tensor) -> Tensor:
-        return torch.cat([share.to(of_rows.device) for share in backend.gather(of_rows.cpu())])
+    def gather_rows(row_values: Tensor) -> Tensor:
+        return torch.cat([share.to(row_values.device) for share in backend.gather(row_values.cpu())])
 
     return CreditInputs(
         rewards=rewarded.rewards,

@@ -90,8 +90,8 @@ def before_first_step(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs | None
     values: list[StateValues] = []
     for part in _parts(rollout, r):
         if critic is not None and anew and r.models.one_trunk:
-            of_part, states = rollout_logprobs_and_values(policy, critic, part, r.sampling)
-            logprobs.append(of_part)
+            part_logprobs, states = rollout_logprobs_and_values(policy, critic, part, r.sampling)
+            logprobs.append(part_logprobs)
             values.append(states)
             continue
         if anew:
@@ -150,10 +150,10 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     """The metrics of a rollout as they stand before the update; `reports/metrics.py` says what they mean."""
     rollout = experience.rollout
     counts, scored = rollout.action_counts, scores.scored
-    non_score, of_kl = _describe_kl(experience, r.config.kl_estimator)
+    non_score, kl_metrics = _describe_kl(experience, r.config.kl_estimator)
     shaped = scores.with_dense(experience.scores, rollout)
     metrics: dict[str, Metric] = {
-        **of_kl,
+        **kl_metrics,
         "objective/entropy": Mean.of(sum_by_row(-rollout.logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),
         "objective/rlhf_reward": Mean.of((non_score + shaped)[scored]),
@@ -179,10 +179,10 @@ def _describe_kl(experience: Experience, estimator: KLEstimator) -> tuple[Tensor
     if experience.ref_logprobs is None:
         return torch.zeros_like(experience.scores), {}
     kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, estimator)
-    of_rows = sum_by_row(kl, rollout.action_counts)
+    row_kl = sum_by_row(kl, rollout.action_counts)
     k3 = kl_estimate(rollout.logprobs, experience.ref_logprobs, "k3")
-    return -experience.kl_coef * of_rows, {
-        "objective/kl": Mean.of(of_rows),
+    return -experience.kl_coef * row_kl, {
+        "objective/kl": Mean.of(row_kl),
         "objective/kl_per_token": Mean.of(kl),
         "objective/kl_k3": Mean.of(sum_by_row(k3, rollout.action_counts)),
         "objective/kl_coef": Max.of(torch.tensor([experience.kl_coef])),
@@ -192,8 +192,8 @@ def _describe_kl(experience: Experience, estimator: KLEstimator) -> tuple[Tensor
 def _describe_parts(scores: Scores) -> Metrics:
     """Every part of the reward by its name, over the rows where it applied."""
     metrics: dict[str, Metric] = {}
-    for name, of_all in scores.parts.items():
-        part = of_all[scores.scored]
+    for name, all_values in scores.parts.items():
+        part = all_values[scores.scored]
         applied = part[~part.isnan()]
         metrics[f"reward/{name}"] = Mean.of(applied)
         metrics[f"reward/{name}_spread"] = Spread.of(applied)

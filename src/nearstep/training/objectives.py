@@ -69,9 +69,9 @@ def losses(
     entropy, cliprange_value = terms.entropy_coef != 0, r.config.cliprange_value
     if phase.policy and phase.critic and critic is not None and r.models.one_trunk:
         now, values = rollout_logprobs_and_values(policy, critic, micro.rollout, r.sampling, entropy_gradient=entropy)
-        of_policy, policy_metrics = policy_objective(micro, now, terms, first=first)
-        of_critic, critic_metrics = value_objective(micro, values, cliprange_value)
-        loss = of_policy / divisors.policy + r.config.vf_coef * of_critic / divisors.critic
+        policy_sum, policy_metrics = policy_objective(micro, now, terms, first=first)
+        critic_sum, critic_metrics = value_objective(micro, values, cliprange_value)
+        loss = policy_sum / divisors.policy + r.config.vf_coef * critic_sum / divisors.critic
         yield loss, policy_metrics + critic_metrics
         return
     if phase.policy:

@@ -64,8 +64,8 @@ class Segments:
         """
         lengths = [segment.length for segment in self.segments]
         kind = torch.promote_types(layer.query.dtype, torch.float32) if layer.query.is_cpu else layer.query.dtype
-        of_all = (states.to(kind) for states in (layer.query, layer.key, layer.value))
-        queries, keys, values = (states.split(lengths, dim=2) for states in of_all)
+        widened = (states.to(kind) for states in (layer.query, layer.key, layer.value))
+        queries, keys, values = (states.split(lengths, dim=2) for states in widened)
         outputs = []
         for segment, query, key, value in zip(self.segments, queries, keys, values, strict=True):
             if segment.prefix is not None:

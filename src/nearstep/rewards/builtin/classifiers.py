@@ -195,8 +195,8 @@ class Entailment:
         for (row, _, _), windows in zip(pairs, found, strict=True):
             best[row].append(float(windows[:, label].max()))
         return [
-            None if source is None else sum(of_row) / len(of_row) if of_row else 0.0
-            for source, of_row in zip(sources, best, strict=True)
+            None if source is None else sum(row_values) / len(row_values) if row_values else 0.0
+            for source, row_values in zip(sources, best, strict=True)
         ]
 
     @cached_property

@@ -57,7 +57,7 @@ class MathProcess:
             raise RewardError(f"math_answer: its process does not start: {sys.executable} -P {WORKER}")
         return process
 
-    def _ask(self, process: "subprocess.Popen[str]", question: str, timeout_seconds: float) -> str:
+    def _ask(self, process: "subprocess.Popen[str]", request: str, timeout_seconds: float) -> str:
         """The line that the process says next; empty if it ended, or was ended because of the time."""
         assert process.stdin is not None
         assert process.stdout is not None
@@ -70,8 +70,8 @@ class MathProcess:
         timer = threading.Timer(timeout_seconds, end)
         timer.start()
         try:
-            if question:
-                process.stdin.write(question + "\n")
+            if request:
+                process.stdin.write(request + "\n")
                 process.stdin.flush()
             answer = process.stdout.readline()
         except BrokenPipeError:  # it ended before it could be asked

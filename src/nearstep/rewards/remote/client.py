@@ -17,7 +17,7 @@ from nearstep.config.rewards import is_loopback
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.remote.event_loop import EventLoop
-from nearstep.rewards.remote.wire import LARGEST_BODY_BYTES, decode_answer, encode_question
+from nearstep.rewards.remote.wire import LARGEST_BODY_BYTES, decode_answer, encode_request
 
 FIRST_PAUSE_SECONDS = 0.5  # doubled after every try
 LONGEST_PAUSE_SECONDS = 60.0  # of backoff, and of what a server may ask for by Retry-After
@@ -90,7 +90,7 @@ class RemoteReward:
 
     async def ask(self, part: RewardBatch, client: httpx2.AsyncClient) -> Answer:
         """The server's answer; after the last try, or where another makes no sense, an error in place of every row."""
-        body, tries = encode_question(part, self._policy), 0
+        body, tries = encode_request(part, self._policy), 0
         while True:
             tries += 1
             reply = await self._try(body, part, client)

@@ -13,9 +13,9 @@ PROTOCOL = 1
 LARGEST_BODY_BYTES = 64 << 20
 
 
-def encode_question(batch: RewardBatch, identity: TokenizerIdentity) -> bytes:
+def encode_request(batch: RewardBatch, identity: TokenizerIdentity) -> bytes:
     """The body of a request. Raises RewardError naming a column that JSON cannot hold."""
-    question = {
+    request = {
         "protocol": PROTOCOL,
         "tokenizer": {"tokens": identity.tokens, "chat_template": identity.chat_template},
         "rows": [
@@ -32,7 +32,7 @@ def encode_question(batch: RewardBatch, identity: TokenizerIdentity) -> bytes:
         ],
     }
     try:
-        return json.dumps(question, allow_nan=False).encode()
+        return json.dumps(request, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise RewardError(
             f"{_unfit(batch)} cannot go over HTTP as JSON ({error}): leave it out of the data set."
@@ -49,18 +49,18 @@ def _unfit(batch: RewardBatch) -> str:
     return f"the prompt of one of {batch.span()}"
 
 
-def decode_question(body: bytes) -> tuple[RewardBatch, TokenizerIdentity]:
+def decode_request(body: bytes) -> tuple[RewardBatch, TokenizerIdentity]:
     """The batch that a request asks about. Raises RewardError saying what is wrong with it."""
-    question = _parse(body)
-    if question.get("protocol") != PROTOCOL:
-        raise RewardError(f"protocol must be {PROTOCOL}, not {shorten(question.get('protocol'))}")
-    rows = question.get("rows")
+    request = _parse(body)
+    if request.get("protocol") != PROTOCOL:
+        raise RewardError(f"protocol must be {PROTOCOL}, not {shorten(request.get('protocol'))}")
+    rows = request.get("rows")
     if not isinstance(rows, list) or not rows:
         raise RewardError("rows must be a list with one object for each completion")
     for number, row in enumerate(rows):
         _check_row(row, number)
     columns = dict.fromkeys(name for row in rows for name in row.get("columns", {}))
-    tokenizer = question.get("tokenizer", {})
+    tokenizer = request.get("tokenizer", {})
     if not isinstance(tokenizer, dict):
         raise RewardError("tokenizer must be an object")
     batch = RewardBatch(

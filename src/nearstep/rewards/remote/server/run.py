@@ -46,8 +46,8 @@ def serve(options: ServeOptions, place: Callable[[nn.Module], nn.Module]) -> Non
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    asked = "no token" if token is None else f"the token in {options.token_env}"
-    print(f"Serving {', '.join(names)} at http://{shown}:{port}/score, {asked}.", file=sys.stderr, flush=True)
+    access = "no token" if token is None else f"the token in {options.token_env}"
+    print(f"Serving {', '.join(names)} at http://{shown}:{port}/score, {access}.", file=sys.stderr, flush=True)
     with listener:
         uvicorn.Server(config).run(sockets=[listener])
 
