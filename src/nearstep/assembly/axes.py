@@ -15,6 +15,7 @@ from nearstep.assembly.axis_checks import (
     fitting_trust_region,
     require_no_critic_phase,
 )
+from nearstep.assembly.models import RunInputs
 from nearstep.common.errors import ConfigError
 from nearstep.common.plugins import load_object, made
 from nearstep.config.ppo import PPOConfig
@@ -61,15 +62,8 @@ LOSS_AGGREGATIONS: Mapping[str, Callable[[PPOConfig], LossAggregation]] = {
 }
 
 
-@dataclass(frozen=True)
-class OwnAxes:
-    """The objects that the user passed in Python; None where the settings choose."""
-
-    trust_region: object = None
-    advantage: object = None
-    kl_controller: object = None
-    critic_schedule: object = None
-    loss_aggregation: object = None
+# Settings whose choice the user may pass as an object.
+AXES = ("trust_region", "advantage", "kl_controller", "critic_schedule", "loss_aggregation")
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ class Axes:
     notes: tuple[str, ...]  # what the user should know of objects of their own
 
 
-def choose_axes(config: PPOConfig, own: OwnAxes, updates: int) -> Axes:
+def choose_axes(config: PPOConfig, own: RunInputs, updates: int) -> Axes:
     """Every axis by the user's object, else by the settings. Raises ConfigError for what does not fit."""
     region = trust_region(config, own.trust_region)
     rule = advantage(config, own.advantage)
@@ -111,9 +105,9 @@ def choose_axes(config: PPOConfig, own: OwnAxes, updates: int) -> Axes:
         critic_schedule=schedule,
         loss_aggregation=aggregation,
         notes=tuple(
-            f"{name} is an object of your own: {type(found).__name__}."
-            for name, found in vars(own).items()
-            if found is not None
+            f"{name} is an object of your own: {type(vars(own)[name]).__name__}."
+            for name in AXES
+            if vars(own)[name] is not None
         ),
     )
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.assembly.axes import OwnAxes, choose_axes, critic_learning_rate
+from nearstep.assembly.axes import choose_axes, critic_learning_rate
 from nearstep.assembly.models import BuiltModels, RunInputs, build_models, policy_of
 from nearstep.checkpoint.export import Checkpoint
 from nearstep.config.ppo import PPOConfig
@@ -56,7 +56,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     inputs = inputs or RunInputs()
     checked = _check_inputs(config, inputs)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
-    axes = choose_axes(config, _own_axes(inputs), batch.updates)
+    axes = choose_axes(config, inputs, batch.updates)
     engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
     require_top_tokens(engine, axes.trust_region.top_k)
     chosen = build_models(
@@ -137,16 +137,6 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         introduction="\n".join(
             [run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]
         ),
-    )
-
-
-def _own_axes(inputs: RunInputs) -> OwnAxes:
-    return OwnAxes(
-        trust_region=inputs.trust_region,
-        advantage=inputs.advantage,
-        kl_controller=inputs.kl_controller,
-        critic_schedule=inputs.critic_schedule,
-        loss_aggregation=inputs.loss_aggregation,
     )
 
 

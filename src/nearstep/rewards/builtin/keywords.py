@@ -1,12 +1,12 @@
 """Rewards for certain words: wanted, unwanted, those of the question, those that the source backs."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from nearstep.config.settings import option
-from nearstep.rewards.builtin.columns import Cell, need_column, read_texts
+from nearstep.rewards.builtin.columns import Cell, need_column, read_texts, where_given
 from nearstep.rewards.builtin.metadata import Metadata, Values, settle
 from nearstep.rewards.builtin.text import content_words_of, prompt_texts_of, sentences_of, texts_of, words_of
 
@@ -37,11 +37,8 @@ class Keywords:
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         texts = texts_of(completions)
-        rows: list[Cell] = [list(self.words)] * len(texts) if self.words else read_texts(self, self.column, columns)
-        return [
-            None if wanted is None else sum(_occurs(word, text) for word in wanted) / len(wanted)
-            for text, wanted in zip(texts, rows, strict=True)
-        ]
+        wanted = _words_by_row(self, texts, columns)
+        return where_given(texts, wanted, lambda text, words: sum(_occurs(w, text) for w in words) / len(words))
 
 
 @dataclass(frozen=True)
@@ -68,11 +65,13 @@ class ForbiddenWords:
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         texts = texts_of(completions)
-        rows: list[Cell] = [list(self.words)] * len(texts) if self.words else read_texts(self, self.column, columns)
-        return [
-            None if unwanted is None else -float(any(_occurs(word, text) for word in unwanted))
-            for text, unwanted in zip(texts, rows, strict=True)
-        ]
+        unwanted = _words_by_row(self, texts, columns)
+        return where_given(texts, unwanted, lambda text, words: -float(any(_occurs(w, text) for w in words)))
+
+
+def _words_by_row(reward: Keywords | ForbiddenWords, texts: Sequence[str], columns: Mapping[str, object]) -> list[Cell]:
+    """The words that are given for all rows, else those in the column."""
+    return [list(reward.words)] * len(texts) if reward.words else read_texts(reward, reward.column, columns)
 
 
 @dataclass(frozen=True)
@@ -125,21 +124,18 @@ class Grounding:
         need_column(self, "context", self.context, columns)
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        sources = read_texts(self, self.context, columns)
-        return [
-            None if source is None else _grounded(text, " ".join(source))
-            for text, source in zip(texts_of(completions), sources, strict=True)
-        ]
+        return where_given(texts_of(completions), read_texts(self, self.context, columns), _grounded)
 
 
 def _occurs(phrase: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def _grounded(text: str, source: str) -> float:
+def _grounded(text: str, sources: list[str]) -> float:
     if not words_of(text):
         return 0.0
     claims = {claim for sentence in sentences_of(text) for claim in _specifics(sentence)}
+    source = " ".join(sources)
     known = {_name(word) for word in _WORD.findall(source)} | set(_NUMBER.findall(source))
     return len(claims & known) / len(claims) if claims else 1.0
 

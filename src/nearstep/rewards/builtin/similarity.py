@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nearstep.common.errors import ModelError
 from nearstep.config.settings import option
 from nearstep.rewards.builtin.classifiers import DEVICE, TOGETHER, WINDOW
-from nearstep.rewards.builtin.columns import Cell, need_column, read_texts
+from nearstep.rewards.builtin.columns import Cell, need_column, read_texts, where_given
 from nearstep.rewards.builtin.metadata import Metadata, Values, fields_only, need_package, required, settle
 from nearstep.rewards.builtin.text import texts_of
 
@@ -128,7 +128,8 @@ class Bertscore:
 
 def best_of(texts: Sequence[str], references: Sequence[Cell], likeness: Callable[[str, str], float]) -> Values:
     """The likeness to the likest reference; None for rows without any, 0 for an empty text."""
-    return [
-        None if cell is None else max(likeness(text, reference) for reference in cell) if text.strip() else 0.0
-        for text, cell in zip(texts, references, strict=True)
-    ]
+
+    def best(text: str, cell: list[str]) -> float:
+        return max(likeness(text, reference) for reference in cell) if text.strip() else 0.0
+
+    return where_given(texts, references, best)
