@@ -66,7 +66,7 @@ class Credit:
 
 @runtime_checkable
 class Advantage(Protocol):
-    """What a rule for advantages says. A frozen dataclass with these three members is one."""
+    """A rule for advantages and critic targets. Any frozen dataclass with these three members is one."""
 
     @property
     def needs_critic(self) -> bool:

@@ -24,7 +24,7 @@ class TokenLogprobs:
 
 @runtime_checkable
 class TrustRegion(Protocol):
-    """What a trust region says. A frozen dataclass with these two members is one."""
+    """A trust region: how far a step may move a token. Any frozen dataclass with these two members is one."""
 
     @property
     def top_k(self) -> int:

@@ -194,7 +194,7 @@ def _own(kind: str, setting: str, config: PPOConfig, name: str, own: object) -> 
 
 
 def _require_kl(config: PPOConfig) -> None:
-    """What the settings' own rules say of kl_coef holds for a controller that was passed as an object."""
+    """The rules of kl_coef, for a controller that was passed as an object."""
     if config.measure_kl is False:
         raise ConfigError("kl_controller: a KL penalty needs the KL, and measure_kl = false: leave one of the two out")
     if config.kl_in == "loss" and config.kl_estimator == "k1":

@@ -16,7 +16,7 @@ from nearstep.data.templates import with_template
 from nearstep.evaluation.evaluator import SAMPLE_ROWS, Evaluator
 from nearstep.models.distribution import Sampling
 from nearstep.models.load import choose_tokenizer, family_of
-from nearstep.models.roles import Policy
+from nearstep.models.roles import Models, Policy
 from nearstep.models.stop_tokens import stop_ids
 from nearstep.reports.callbacks import Callbacks, tracker_callbacks
 from nearstep.reports.model_card import RunFacts, model_card
@@ -31,7 +31,7 @@ from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
 from nearstep.training.batches import BatchSizes, batch_sizes
 from nearstep.training.clock import Clock
-from nearstep.training.optimizers import make_learners
+from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
 
@@ -70,19 +70,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     )
     models = chosen.models
     learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
-    callbacks = Callbacks(
-        config,
-        inputs.callbacks,
-        model=models.policy.model,
-        processing_class=checked.tokenizer,
-        total_updates=batch.updates,
-        optimizer=learners.policy.optimizer,
-        lr_scheduler=learners.policy.schedule,
-        has_eval=run_prompts.held_out is not None,
-        rank=backend.rank,
-        local_rank=backend.local_rank,
-        world_size=backend.world_size,
-    )
+    callbacks = _callbacks(config, inputs, checked, models, learners)
     rewards = Rewards(
         chosen.sources,
         checked.tokenizer,
@@ -114,29 +102,62 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         learners=learners,
         backend=backend,
         clock=clock,
-        report=Report(
-            reporter,
-            backend,
-            batch,
-            clock,
-            evaluator.decode,
-            sample_updates(batch.updates, config.num_sample_generations),
-            evaluator.has_prompts,
-            config.log_rollouts,
-        ),
-        checkpoint=Checkpoint(
-            Path(config.output_dir),
-            models,
-            checked.tokenizer,
-            backend,
-            config.save_total_limit,
-            _card(config, chosen, rewards, run_prompts, reporter),
-            reporter.saved,
-        ),
+        report=_report(config, checked, reporter, clock, evaluator),
+        checkpoint=_checkpoint(config, checked, chosen, rewards, reporter),
         evaluator=evaluator,
         introduction="\n".join(
             [run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]
         ),
+    )
+
+
+def _callbacks(
+    config: PPOConfig, inputs: RunInputs, checked: CheckedInputs, models: Models, learners: Learners
+) -> Callbacks:
+    """Callbacks and trackers, with the objects that transformers hands to them."""
+    return Callbacks(
+        config,
+        inputs.callbacks,
+        model=models.policy.model,
+        processing_class=checked.tokenizer,
+        total_updates=checked.batch.updates,
+        optimizer=learners.policy.optimizer,
+        lr_scheduler=learners.policy.schedule,
+        has_eval=checked.run_prompts.held_out is not None,
+        rank=checked.backend.rank,
+        local_rank=checked.backend.local_rank,
+        world_size=checked.backend.world_size,
+    )
+
+
+def _report(
+    config: PPOConfig, checked: CheckedInputs, reporter: Reporter, clock: Clock, evaluator: Evaluator
+) -> Report:
+    """What gathers the numbers of an update over processes and hands them to the reporter."""
+    return Report(
+        reporter,
+        checked.backend,
+        checked.batch,
+        clock,
+        evaluator.decode,
+        sample_updates(checked.batch.updates, config.num_sample_generations),
+        evaluator.has_prompts,
+        config.log_rollouts,
+    )
+
+
+def _checkpoint(
+    config: PPOConfig, checked: CheckedInputs, chosen: BuiltModels, rewards: Rewards, reporter: Reporter
+) -> Checkpoint:
+    """What saves the models as folders, each with a card."""
+    return Checkpoint(
+        Path(config.output_dir),
+        chosen.models,
+        checked.tokenizer,
+        checked.backend,
+        config.save_total_limit,
+        _card(config, chosen, rewards, checked.run_prompts, reporter),
+        reporter.saved,
     )
 
 

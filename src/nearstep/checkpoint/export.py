@@ -31,7 +31,7 @@ class Checkpoint:
     backend: Backend
     keep: int | None
     card: Callable[[State, Role], str]  # text of a model card
-    announce: Callable[[int, Path], None]  # told of every saved folder
+    announce: Callable[[int, Path], None]  # called with every saved folder
 
     def save(self, state: State) -> None:
         """Write `checkpoint-N` and let go of the oldest beyond `keep`."""

@@ -263,4 +263,4 @@ class AllSettings(
     ModelSettings,
     RunSettings,
 ):
-    """Everything that a PPO run can be told."""
+    """All settings of a PPO run."""

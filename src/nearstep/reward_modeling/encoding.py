@@ -79,7 +79,7 @@ class LeftOutRows:
 
 @dataclass(frozen=True)
 class Compared:
-    """Comparisons, for each the prompt that its rows answer, and what was done to get them."""
+    """Comparisons, for each the prompt that its rows answer, and notes on how they were made."""
 
     comparisons: list[Comparison]
     prompts: list[str]
@@ -120,7 +120,7 @@ def encode_pair(pair: PreferencePair, encoder: TextEncoder) -> Comparison:
 
 
 def _of_labels(pairs: Sequence[PreferencePair]) -> list[str]:
-    """What the pairs say beside which text is better."""
+    """Notes on ties and margins of the pairs."""
     margins = [pair.margin for pair in pairs if pair.margin is not None]
     ties = sum(pair.preference == 0.5 for pair in pairs)
     notes = [f"{ties} of {len(pairs)} pairs are ties."] if ties else []

@@ -35,13 +35,13 @@ class Objective(Protocol[ExampleT]):
 
     @property
     def scale(self) -> Scale:
-        """From what is learnt to rewards as the user knows them."""
+        """From what is learnt to rewards in the user's units."""
 
     def inputs(self, examples: Sequence[ExampleT]) -> Inputs:
         """Some examples as the keyword arguments of a forward pass; `labels` has one number per pair or text."""
 
     def evaluate(self, rewards: Float[Tensor, " rows"], batch: Batch) -> ObjectiveValues:
-        """Hold the rewards of a batch against what is known of it."""
+        """Loss and metrics of the rewards of a batch against its labels."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Pairwise:
 
     @property
     def scale(self) -> Scale:
-        """See Objective.scale; pairs know no other."""
+        """See Objective.scale; differences of pairs have no scale."""
         return Scale()
 
     def inputs(self, examples: Sequence[Comparison]) -> Inputs:

@@ -1,4 +1,4 @@
-"""What is said of a finished reward model: a table for people, report.json for programs."""
+"""The report of a finished reward model: a table for people, report.json for programs."""
 
 import json
 import math
@@ -38,7 +38,7 @@ class RewardReport:
         return []
 
     def remark(self) -> str | None:
-        """What must be said where the model learnt nothing that holds for unseen texts."""
+        """The warning where the model is no better than chance on unseen texts."""
         match self.held_out:
             case PairMeasures() as found:
                 is_chance = found.pairs > 0 and found.accuracy_low <= 0.5

@@ -119,7 +119,7 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
 
 
 def _examples(config: RewardConfig, inputs: RewardRunInputs, encoder: TextEncoder, writer: Writer) -> TrainingExamples:
-    """From the data's own pairs, or from what rewards say of its texts. Raises ConfigError where neither is there."""
+    """From the data's own pairs, or from rewards of its texts. Raises ConfigError where there is neither."""
     sources = Sources(inputs.train_dataset, inputs.eval_dataset)
     rewards = choose_rewards(config, inputs.reward_funcs, writer.tokenizer, writer.backend)
     if rewards is not None:

@@ -68,7 +68,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class TextsToScore:
-    """Questions with their answers, and what was done to get them."""
+    """Prompts with their answers, and notes on how they were made."""
 
     prompts_to_score: list[PromptWithAnswers]
     label: str

@@ -27,7 +27,7 @@ from nearstep.rewards.build import RewardEntry
 
 
 class RewardModelTrainer:
-    """Trains a reward model: from preference pairs, or from what other rewards say of texts.
+    """Trains a reward model: from preference pairs, or from the scores of other rewards.
 
     Model and data may be objects, folders or hub names. With `reward_funcs` (or reward_model_path, reward_url) it
     learns their weighted sum, or with objective = pairwise which of two texts they like better; where the data has

@@ -23,7 +23,7 @@ from nearstep.scale.backend import Backend
 
 @dataclass(frozen=True)
 class Sources:
-    """Data that the user passed as objects or names; None for what the settings say."""
+    """Data that the user passed as objects or names; None where the settings name it."""
 
     train: object = None
     held_out: object = None
@@ -90,7 +90,7 @@ def pair_examples(config: RewardConfig, sources: Sources, encoder: TextEncoder) 
 def scored_examples(
     config: RewardConfig, sources: Sources, encoder: TextEncoder, rewards: ScoringRewards, writer: Writer
 ) -> TrainingExamples:
-    """Examples from what rewards say of texts. Raises DataError naming bad rows, RewardError where a reward fails."""
+    """Examples from rewards of texts. Raises DataError naming bad rows, RewardError where a reward fails."""
     has_data = sources.train is not None or bool(config.dataset_name)
     data_sources = training_sources(config, sources.train, wanted="data") if has_data else []
     train = _scored(_texts(config, data_sources, writer), config, encoder, rewards, writer.backend)

@@ -20,7 +20,7 @@ ErrorPolicy: TypeAlias = Literal["raise", "retry", "drop"]
 
 @dataclass(frozen=True)
 class OnError:
-    """What the user wants: `raise` at the first failure, `retry` up to `retries` times and then raise, or `drop`."""
+    """What happens on failure: `raise` at the first, `retry` up to `retries` times and then raise, or `drop`."""
 
     policy: ErrorPolicy = "raise"
     retries: int = 2

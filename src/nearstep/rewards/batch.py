@@ -1,4 +1,4 @@
-"""What a reward sees of a rollout, and what it answers.
+"""What a reward source is given of a rollout, and what it returns.
 
 Imports no torch: the processes that run reward functions hold a batch and would pay for it in time and memory.
 """

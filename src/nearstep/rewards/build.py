@@ -121,7 +121,7 @@ def make_sources(
 
 
 def on_error(settings: RewardSettings) -> OnError:
-    """What the settings want when a reward fails."""
+    """The settings for a failing reward."""
     return OnError(settings.on_reward_error, settings.reward_retries)
 
 

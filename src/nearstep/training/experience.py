@@ -83,8 +83,8 @@ def dense_rewards(scores: Scores, rollout: Rollout) -> Tensor:
 
 
 def before_first_step(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs | None, StateValues]:
-    """What policy and critic say now, in forward passes of limited size: log-probs where ratios are taken against them,
-    the value of every state, 0 if there is no critic. On one trunk both come from one pass."""
+    """Log-probs and values of the current weights, in forward passes of limited size: log-probs only if ratios are
+    taken against them, the value of every state, 0 if there is no critic. On one trunk both come from one pass."""
     policy, critic, anew = r.models.policy, r.models.critic, r.config.anchor == "recomputed"
     logprobs: list[ActionLogprobs] = []
     values: list[StateValues] = []
@@ -147,7 +147,7 @@ def _parts(rollout: Rollout, r: Recipe) -> Iterator[Rollout]:
 
 
 def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
-    """The metrics of a rollout as they stand before the update; `reports/metrics.py` says what they mean."""
+    """The metrics of a rollout before the update; `reports/metrics.py` has their meanings."""
     rollout = experience.rollout
     counts, scored = rollout.action_counts, scores.scored
     non_score, kl_metrics = _describe_kl(experience, r.config.kl_estimator)

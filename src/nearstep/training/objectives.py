@@ -89,7 +89,7 @@ def losses(
 def policy_objective(
     micro: Experience, now: ActionLogprobs, terms: PolicyTerms, *, first: bool
 ) -> tuple[Tensor, Metrics]:
-    """Weighted sum of the policy loss over the actions of a micro-batch, of which the policy says `now`.
+    """Weighted sum of the policy loss over the actions of a micro-batch; `now` are the current log-probs.
 
     The trust region's loss, the KL penalty where it belongs to the loss, and the entropy bonus.
     """

@@ -71,7 +71,7 @@ class Learners:
                 learner.free_gradients()
 
     def notes(self) -> list[str]:
-        """What the user should know of them before the run."""
+        """Notes for the user before the run."""
         masters = any(learner is not None and learner.masters.masters for learner in (self.policy, self.critic))
         return [MASTERS_NOTE] if masters else []
 
@@ -114,7 +114,7 @@ def trained_weights(model: nn.Module) -> list[nn.Parameter]:
 
 
 def masters_of(model: nn.Module, config: OptimizerSettings) -> MasterWeights:
-    """Masters of the narrow weights that are trained. Without any, where the settings want none, the user is warned."""
+    """Masters of the narrow weights that are trained; none, and a warning, with master_weights = false."""
     weights = trained_weights(model)
     if config.master_weights:
         return MasterWeights.of(weights)

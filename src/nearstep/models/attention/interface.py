@@ -1,4 +1,4 @@
-"""How rows that lie back to back attend: the one operation of a decoder that must know the row borders.
+"""How rows that lie back to back attend: the one operation of a decoder that depends on row borders.
 
 Everything else in a decoder works token by token, so a packed [1, tokens] input needs nothing but positions that
 restart and this attention. It is registered with transformers under one name; how to attend travels with each
@@ -23,7 +23,7 @@ PACKED = "nearstep_packed"
 
 @dataclass(frozen=True)
 class LayerInput:
-    """Queries, keys and values of one layer for a packed input, and what the layer says about itself."""
+    """Queries, keys and values of one layer for a packed input, and the options of the layer."""
 
     layer: int
     query: Float[Tensor, "1 heads tokens width"]
@@ -72,7 +72,7 @@ class Segments:
                 key = torch.cat([keys[segment.prefix], key], dim=2)
                 value = torch.cat([values[segment.prefix], value], dim=2)
             outputs.append(attend_causally(query, key, value, layer).transpose(1, 2))
-        # Token by token in memory, as the layers around want it.
+        # Contiguous by token, as the layers around expect.
         return torch.cat(outputs, dim=1).to(layer.query.dtype).transpose(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""What a language-model head says about the chosen actions, without ever holding [actions × vocabulary]."""
+"""Log-probs and entropies of the chosen actions from a language-model head, never holding [actions × vocabulary]."""
 
 from dataclasses import dataclass
 

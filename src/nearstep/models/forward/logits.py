@@ -116,7 +116,7 @@ class _Reader:
         return logits, sampling_logprobs(logits, self.sampling, self.token_ids[block, 0])
 
     def _logprobs_again(self, linear: Tensor, block: slice, sampled: Tensor) -> tuple[Tensor, Tensor]:
-        """The same once more: a chosen token whose log-prob is known says what the logits are to be lowered by."""
+        """The same, recomputed: the log-prob of the chosen token gives the normaliser without a reduction."""
         if self.sampling.cuts:
             return self._logprobs(linear, block)
         logits = self.head.shaped(linear)

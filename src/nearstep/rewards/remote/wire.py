@@ -84,7 +84,7 @@ def encode_answer(answer: Answer) -> bytes:
 
 
 def decode_answer(body: bytes, batch: RewardBatch, server: str, conceal: Callable[[str], str] = str) -> Answer:
-    """What a response says of the rows of `batch`, with the words of failed rows as `conceal` leaves them.
+    """The values of a response for the rows of `batch`; errors of failed rows pass through `conceal`.
 
     Raises RewardError where it is not of this protocol.
     """

@@ -45,7 +45,7 @@ class FunctionSpec:
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """The first thing that a worker is told."""
+    """The first message to a worker."""
 
     functions: tuple[FunctionSpec, ...]
     timeout_seconds: float | None
