@@ -13,7 +13,7 @@ from benchmarks.drift.engine import DriftingEngine
 from benchmarks.drift.task import is_right, questions, tokenizer
 from nearstep import PPOConfig, make_experience, update
 from nearstep.algorithm.kl import kl_estimate
-from nearstep.assembly.models import RunInputs
+from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
 from nearstep.common.errors import TrainingError
 from nearstep.models.forward.forward import rollout_logprobs

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nearstep.assembly.models import RunInputs
+    from nearstep.assembly.inputs import RunInputs
     from nearstep.assembly.run import assemble
     from nearstep.common.errors import (
         ConfigError,
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nearstep.config.ppo import PPOConfig
     from nearstep.config.recipes import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
     from nearstep.config.reward_model import RewardConfig
+    from nearstep.metrics import Metrics
     from nearstep.reward_modeling.trainer import RewardModelTrainer
     from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings
     from nearstep.trainer import PPOTrainer
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from nearstep.training.recipe import Recipe
     from nearstep.training.state import State
     from nearstep.training.update import update
-    from nearstep.types import Experience, Metrics, Prompts, Rollout, Scores
+    from nearstep.types import Experience, Prompts, Rollout, Scores
 
 __version__ = "0.1.0"
 
@@ -41,7 +42,7 @@ _HOMES = {
     "RewardConfig": "nearstep.config.reward_model",
     "RewardModelTrainer": "nearstep.reward_modeling.trainer",
     "assemble": "nearstep.assembly.run",
-    "RunInputs": "nearstep.assembly.models",
+    "RunInputs": "nearstep.assembly.inputs",
     "Recipe": "nearstep.training.recipe",
     "State": "nearstep.training.state",
     "train": "nearstep.training.loop",
@@ -55,7 +56,7 @@ _HOMES = {
     "Rollout": "nearstep.types",
     "Scores": "nearstep.types",
     "Experience": "nearstep.types",
-    "Metrics": "nearstep.types",
+    "Metrics": "nearstep.metrics",
     "NearstepError": "nearstep.common.errors",
     "ConfigError": "nearstep.common.errors",
     "ConformanceError": "nearstep.common.errors",

@@ -4,9 +4,8 @@ Dimensions: `rows` episodes, `tokens` all tokens of all rows back to back, row 0
 chose, in the same order, `k` the top tokens recorded for a trust region. A minibatch is an Experience of fewer rows.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -211,85 +210,3 @@ class Experience:
         lengths, shared = torch.stack([self.rollout.row_lengths, self.rollout.shared_prompts]).tolist()
         for rows in row_groups(lengths, max_tokens, max_rows, shared):
             yield self.select(torch.arange(rows.start, rows.stop, device=self.scores.device))
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean that adds up exactly under any split: its sum and its count."""
-
-    sum: Tensor
-    count: Tensor
-
-    @staticmethod
-    def of(values: Tensor) -> "Mean":
-        """The mean over all elements; an empty tensor counts nothing."""
-        return Mean(values.detach().double().sum(), torch.tensor(float(values.numel()), dtype=torch.float64))
-
-    def cpu(self) -> "Mean":
-        """The same on the CPU."""
-        return Mean(self.sum.cpu(), self.count.cpu())
-
-    def __add__(self, other: "Mean") -> "Mean":
-        return Mean(self.sum + other.sum, self.count + other.count)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """First and second moment, for a variance that adds up exactly under any split."""
-
-    sum: Tensor
-    sum_of_squares: Tensor
-    count: Tensor
-
-    @staticmethod
-    def of(values: Tensor) -> "Spread":
-        """The moments over all elements, in float64."""
-        wide = values.detach().double()
-        return Spread(wide.sum(), wide.square().sum(), torch.tensor(float(wide.numel()), dtype=torch.float64))
-
-    def cpu(self) -> "Spread":
-        """The same on the CPU."""
-        return Spread(self.sum.cpu(), self.sum_of_squares.cpu(), self.count.cpu())
-
-    def __add__(self, other: "Spread") -> "Spread":
-        return Spread(self.sum + other.sum, self.sum_of_squares + other.sum_of_squares, self.count + other.count)
-
-
-@dataclass(frozen=True)
-class Max:
-    """A maximum."""
-
-    value: Tensor
-
-    @staticmethod
-    def of(values: Tensor) -> "Max":
-        """The largest element; −inf for an empty tensor."""
-        lowest = torch.full((1,), -torch.inf, dtype=torch.float64, device=values.device)
-        return Max(torch.cat([values.detach().double().flatten(), lowest]).max())
-
-    def cpu(self) -> "Max":
-        """The same on the CPU."""
-        return Max(self.value.cpu())
-
-    def __add__(self, other: "Max") -> "Max":
-        return Max(torch.maximum(self.value, other.value))
-
-
-Metric: TypeAlias = Mean | Spread | Max
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """name → Mean, Spread or Max; `+` merges two collections, adding up what both have."""
-
-    by_name: Mapping[str, Metric] = field(default_factory=dict)
-
-    def __add__(self, other: "Metrics") -> "Metrics":
-        merged = dict(self.by_name)
-        for name, metric in other.by_name.items():
-            merged[name] = merged[name] + metric if name in merged else metric  # type: ignore[operator]
-        return replace(self, by_name=merged)
-
-    def cpu(self) -> "Metrics":
-        """The same metrics with their numbers on the CPU."""
-        return replace(self, by_name={name: metric.cpu() for name, metric in self.by_name.items()})

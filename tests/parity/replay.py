@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 from nearstep import PPOConfig
 from nearstep.algorithm.losses import clipped_surrogate, probability_ratio
-from nearstep.assembly.models import RunInputs
+from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
+from nearstep.metrics import Metrics
 from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.training.experience import make_experience
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
 from nearstep.training.update import update
-from nearstep.types import Experience, Metrics, Rollout, Scores
+from nearstep.types import Experience, Rollout, Scores
 from tests.parity.record import world
 from tests.parity.recordings import below
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from nearstep import PPOConfig
 from nearstep.algorithm.losses import probability_ratio
 from nearstep.algorithm.trust_regions import TokenLogprobs
-from nearstep.assembly.models import RunInputs
+from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
 from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.training.experience import make_experience

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearstep.reports.metrics import HEADINGS, MEANINGS, document, meaning, numbers, variance
-from nearstep.types import Max, Mean, Metrics, Spread
+from nearstep.metrics import ExplainedVariance, Max, Mean, Metrics, Std, Variance
+from nearstep.reports.metrics import HEADINGS, MEANINGS, document, meaning
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -19,7 +19,7 @@ def floats(*values: float) -> torch.Tensor:
 
 
 def shown(**metrics) -> dict[str, float]:
-    return numbers(Metrics({name.replace("__", "/"): metric for name, metric in metrics.items()}))
+    return Metrics({name.replace("__", "/"): metric for name, metric in metrics.items()}).numbers()
 
 
 def test_mean_is_sum_over_count_also_when_merged():
@@ -34,12 +34,13 @@ def test_max_is_the_larger_of_both():
 
 def test_what_was_never_counted_is_absent():
     empty = floats()
-    assert shown(a=Mean.of(empty), b=Max.of(empty), c=Spread.of(empty), d_spread=Spread.of(empty)) == {}
+    assert shown(a=Mean.of(empty), b=Max.of(empty), c=Variance.of(empty), d=Std.of(empty)) == {}
 
 
 def test_nan_is_shown_not_hidden():
-    result = shown(mean=Mean.of(floats(nan, 1.0)), spread=Spread.of(floats(nan, 1.0)), largest=Max.of(floats(nan, 1.0)))
-    assert sorted(result) == ["largest", "mean", "spread"]
+    broken = floats(nan, 1.0)
+    result = shown(mean=Mean.of(broken), variance=Variance.of(broken), std=Std.of(broken), largest=Max.of(broken))
+    assert sorted(result) == ["largest", "mean", "std", "variance"]
     assert all(isnan(number) for number in result.values())
 
 
@@ -49,7 +50,7 @@ def test_an_infinite_maximum_is_shown():
 
 def test_ratio_var_is_the_variance_over_tokens_not_of_means_d13():
     # Two micro-batches with ratios (1, 3) and (1, 1, 1, 1, 1, 5): mean 14/8, mean square 40/8.
-    ratios = Spread.of(floats(1.0, 3.0)) + Spread.of(floats(1.0, 1.0, 1.0, 1.0, 1.0, 5.0))
+    ratios = Variance.of(floats(1.0, 3.0)) + Variance.of(floats(1.0, 1.0, 1.0, 1.0, 1.0, 5.0))
     assert shown(val__ratio_var=ratios)["val/ratio_var"] == pytest.approx(5 - 1.75**2)  # 1.9375
 
 
@@ -59,52 +60,52 @@ def test_num_eos_tokens_is_a_share_of_all_rows_d13():
     assert shown(val__num_eos_tokens=share) == {"val/num_eos_tokens": 0.5}
 
 
-def test_a_spread_is_shown_as_a_standard_deviation_or_a_variance():
-    spread = Spread.of(floats(2.0, 6.0))  # variance 4
-    result = shown(reward__helpful_spread=spread, objective__score_spread=spread, val__ratio_var=spread)
-    assert result == {"reward/helpful_std": 2.0, "objective/scores_std": 2.0, "val/ratio_var": 4.0}
+def test_a_standard_deviation_is_the_root_of_the_variance():
+    assert shown(std=Std.of(floats(2.0, 6.0)), variance=Variance.of(floats(2.0, 6.0))) == {"std": 2.0, "variance": 4.0}
+
+
+def explained(returns: torch.Tensor, residual: torch.Tensor) -> dict[str, float]:
+    return shown(explained=ExplainedVariance.of(returns, returns - residual))
 
 
 def test_explained_variance_by_hand():
     # R = 1, 2, 3, 6: mean 3, variance (4 + 1 + 0 + 9) / 4 = 3.5. R − V = 1, 0, 0, 1: variance 1/2 − 1/4 = 0.25.
-    result = shown(
-        critic__residual=Spread.of(floats(1.0, 0.0, 0.0, 1.0)), critic__return=Spread.of(floats(1.0, 2.0, 3.0, 6.0))
-    )
-    assert result == {"val/explained_variance": pytest.approx(1 - 0.25 / 3.5)}
+    result = explained(floats(1.0, 2.0, 3.0, 6.0), floats(1.0, 0.0, 0.0, 1.0))
+    assert result == {"explained": pytest.approx(1 - 0.25 / 3.5)}
+
+
+def test_explained_variance_adds_up_over_a_split():
+    returns, values = floats(1.0, 2.0, 3.0, 6.0), floats(0.0, 2.0, 3.0, 5.0)
+    split = ExplainedVariance.of(returns[:1], values[:1]) + ExplainedVariance.of(returns[1:], values[1:])
+    assert split.number() == pytest.approx(1 - 0.25 / 3.5)
 
 
 def test_explained_variance_is_one_for_a_perfect_critic_and_negative_for_a_misleading_one():
     returns = floats(0.0, 1.0, 2.0)
-    perfect = shown(critic__residual=Spread.of(returns - returns - 5), critic__return=Spread.of(returns))
-    opposed = shown(critic__residual=Spread.of(returns + returns), critic__return=Spread.of(returns))
-    assert perfect["val/explained_variance"] == 1.0  # a constant error is explained: only variance counts
-    assert opposed["val/explained_variance"] == pytest.approx(-3.0)
+    # A constant error is explained: only variance counts.
+    assert explained(returns, torch.full_like(returns, -5.0)) == {"explained": 1.0}
+    assert explained(returns, 2 * returns) == {"explained": pytest.approx(-3.0)}
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e6, 1234.567])
 def test_explained_variance_is_absent_where_returns_are_all_alike(value):
     returns = torch.full((100_003,), value, dtype=torch.float64)
-    assert shown(critic__residual=Spread.of(returns), critic__return=Spread.of(returns)) == {}
+    assert explained(returns, returns) == {}
 
 
 def test_explained_variance_of_broken_returns_is_shown_and_of_no_returns_absent():
-    broken, empty = Spread.of(floats(nan, 1.0)), Spread.of(floats())
-    assert isnan(shown(critic__residual=broken, critic__return=broken)["val/explained_variance"])
-    assert shown(critic__residual=empty, critic__return=empty) == {}
-
-
-def test_explained_variance_needs_both_spreads():
-    assert shown(critic__residual=Spread.of(floats(1.0, 2.0))) == {}
+    assert isnan(explained(floats(nan, 1.0), floats(nan, 1.0))["explained"])
+    assert explained(floats(), floats()) == {}
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30), st.integers(0, 30))
 def test_variance_agrees_with_torch_under_any_split(values, cut):
     tensor = floats(*values)
-    split = Spread.of(tensor[:cut]) + Spread.of(tensor[cut:])
+    split = Variance.of(tensor[:cut]) + Variance.of(tensor[cut:])
     expected = tensor.var(correction=0).item()
-    assert variance(split) == pytest.approx(expected, rel=1e-6, abs=1e-7)
-    assert variance(split) >= 0
-    assert shown(x_spread=split)["x_std"] == pytest.approx(sqrt(expected), rel=1e-6, abs=1e-3)
+    assert split.number() == pytest.approx(expected, rel=1e-6, abs=1e-7)
+    assert split.number() >= 0
+    assert Std(split).number() == pytest.approx(sqrt(expected), rel=1e-6, abs=1e-3)
 
 
 def test_every_metric_has_one_line_of_meaning():

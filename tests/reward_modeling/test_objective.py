@@ -7,7 +7,6 @@ import torch
 
 from nearstep.common.errors import DataError, TrainingError
 from nearstep.models.reward_model import make_reader
-from nearstep.reports.metrics import numbers
 from nearstep.reward_modeling.examples import Comparison, Grade, PairBatch, PreferenceLabel
 from nearstep.reward_modeling.objective import LearningModel, Pairwise, Regression
 from tests.tiny import tiny_scalar_model
@@ -108,14 +107,14 @@ def test_watched_numbers_add_up_and_are_taken_once():
     model = learner(objective).train()
     model(**objective.inputs([comparison(3, 1), comparison(0, 1)]))
     model(**objective.inputs([comparison(2, 2), comparison(7, 2, labels=((0, 1, 0.0, 0.5),))]))
-    watched = numbers(model.take_metrics())
+    watched = model.take_metrics().numbers()
     assert watched["accuracy"] == pytest.approx(0.5)  # right, wrong, half; the tie of labels counts not
     assert watched["margin"] == pytest.approx((2 - 1 + 0) / 3)
     assert watched["mean_reward"] == pytest.approx(18 / 8)
-    assert numbers(model.take_metrics()) == {}
+    assert model.take_metrics().numbers() == {}
     model.eval()
     model(**objective.inputs([comparison(3, 1)]))
-    assert numbers(model.take_metrics()) == {}
+    assert model.take_metrics().numbers() == {}
 
 
 def test_a_loss_that_is_not_finite_is_refused():

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from nearstep import PPOConfig
-from nearstep.assembly.models import RunInputs
+from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 

@@ -14,7 +14,7 @@ from nearstep.algorithm.aggregation import TokenMean
 from nearstep.algorithm.kl_controllers import AdaptiveKL, MeasuredKL, ScheduledKL
 from nearstep.algorithm.trust_regions import BinaryTV, Clip, LoggedLoss, Unbounded
 from nearstep.assembly import axes
-from nearstep.reports.metrics import numbers
+from nearstep.config import axes as axis_names
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.loop import train
 from nearstep.training.schedules import Phase
@@ -119,7 +119,7 @@ def test_the_spread_of_advantages_is_theirs_and_not_the_critics_residual(tmp_pat
     recipe = small_recipe(tmp_path, lam=0.5, lam_critic=1.0, dtype=torch.float64)
     _, rollout, scores = play(recipe)
     experience = make_experience(rollout, scores, recipe)
-    shown = numbers(describe(experience, scores, recipe))["val/advantage_std"]
+    shown = describe(experience, scores, recipe).numbers()["val/advantage_std"]
     by_hand = dataclasses.replace(recipe, advantage=GAE(lam=0.5), whiten_advantages=False)
     advantages = make_experience(rollout, scores, by_hand).advantages
     assert shown == pytest.approx(float(advantages.std(correction=0)), rel=1e-5)
@@ -280,5 +280,5 @@ def test_a_region_says_itself_what_is_logged_of_it(tmp_path):
     recipe = small_recipe(tmp_path, num_ppo_epochs=1, parts={"trust_region": ClipOfMine()})
     _, rollout, scores = play(recipe)
     metrics, _ = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe)
-    shown = numbers(metrics)
+    shown = metrics.numbers()
     assert [shown[name] for name in ("loss/policy_avg", "loss/policy_abs", "val/ratio_clamped")] == [7, 8, 9]

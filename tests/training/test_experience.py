@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
+from nearstep.metrics import Metrics
 from nearstep.models.forward.forward import rollout_logprobs, rollout_values
 from nearstep.models.roles import make_critic
-from nearstep.reports.metrics import numbers
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.generation import generate
-from nearstep.types import Metrics, Rollout, Scores
+from nearstep.types import Rollout, Scores
 from tests.tiny import byte_tokenizer, tiny_scalar_model
 from tests.training.runs import play, small_recipe
 
@@ -40,7 +40,7 @@ def test_without_a_penalty_no_reference_is_loaded_unless_it_is_asked_for(tmp_pat
     assert found[0].ref_logprobs is None
     assert torch.equal(found[0].advantages, found[1].advantages)
     described = [
-        numbers(describe(experience, SCORES, recipe))
+        describe(experience, SCORES, recipe).numbers()
         for experience, recipe in zip(found, (without, measured), strict=True)
     ]
     of_kl = {"objective/kl", "objective/kl_per_token", "objective/kl_k3", "objective/kl_coef"}
@@ -111,7 +111,7 @@ def test_whitened_rewards_keep_their_mean_sign_and_include_the_score_after_eos(t
 def test_metrics_of_a_rollout_by_hand(tmp_path):
     recipe = plain(tmp_path, kl_coef=0.1, missing_eos_penalty=1.0)
     experience = make_experience(hand_rollout(), SCORES, recipe)
-    shown = numbers(describe(experience, SCORES, recipe))
+    shown = describe(experience, SCORES, recipe).numbers()
     kl = experience.old_logprobs - experience.ref_logprobs
     by_row = [float(kl[:2].sum()), float(kl[2:].sum())]
     assert shown["objective/kl"] == pytest.approx(sum(by_row) / 2)
@@ -167,8 +167,8 @@ def test_metrics_of_rows_together_are_those_of_rows_alone_d6_d10(tmp_path):
         rows = torch.tensor([row])
         alone += describe(whole.select(rows), Scores(SCORES.total[rows]), recipe)
     for name, metric in both.items():
-        assert numbers(Metrics({name: metric})) == pytest.approx(
-            numbers(Metrics({name: alone.by_name[name]})), abs=1e-9
+        assert Metrics({name: metric}).numbers() == pytest.approx(
+            Metrics({name: alone.by_name[name]}).numbers(), abs=1e-9
         )
 
 

@@ -11,7 +11,6 @@ from nearstep.algorithm.kl import kl_estimate
 from nearstep.algorithm.statistics import Moments
 from nearstep.config.recipes import RECIPES
 from nearstep.models.forward.forward import rollout_logprobs
-from nearstep.reports.metrics import numbers
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.loop import train
 from nearstep.training.objectives import PolicyTerms, policy_objective
@@ -102,7 +101,7 @@ def test_adaptive_kl_moves_the_coefficient_by_its_rule_and_it_reaches_rewards(tm
     _, rollout, scores = play(recipe)
     experience = make_experience(rollout, scores, recipe, state)
     assert experience.kl_coef == pytest.approx(state.kl_coef)
-    shown = numbers(describe(experience, scores, recipe))
+    shown = describe(experience, scores, recipe).numbers()
     assert shown["objective/kl_coef"] == pytest.approx(experience.kl_coef)
     assert shown["objective/non_score_reward"] == pytest.approx(-experience.kl_coef * shown["objective/kl"])
 
@@ -155,7 +154,7 @@ def test_truncated_rows_and_rows_without_a_score_teach_nothing(tmp_path):
     totals = torch.tensor([math.nan, 1, 2, 3, 4, 5, 6, 7])
     experience = make_experience(rollout, Scores(totals), recipe)
     assert experience.trained.tolist() == [False, False, True, False, True, False, True, False]
-    shown = numbers(describe(experience, Scores(totals), recipe))
+    shown = describe(experience, Scores(totals), recipe).numbers()
     assert shown["objective/scores"] == pytest.approx(4)
     assert shown["response/left_out"] == pytest.approx(5 / 8)
     metrics, steps = update(experience, recipe.schedule.phases(1), recipe)
@@ -191,7 +190,7 @@ def test_dense_rewards_are_paid_where_they_belong(tmp_path):
     expected = dense.double()
     expected[rollout.action_counts.cumsum(0) - 1] += 1
     torch.testing.assert_close(experience.rewards, expected)
-    shown = numbers(describe(experience, scores, recipe))
+    shown = describe(experience, scores, recipe).numbers()
     assert shown["objective/scores"] == pytest.approx(1 + float(dense.sum()) / 8)
     assert shown["objective/scores_raw"] == shown["objective/scores"]
 
@@ -245,7 +244,7 @@ def test_a_sequence_ratio_is_the_same_for_all_tokens_of_a_row(tmp_path):
     gaps = (now - experience.old_logprobs).detach()
     rows = gaps.split(experience.rollout.action_counts.tolist())
     expected = sum(float(row.mean().exp()) * len(row) for row in rows) / len(gaps)
-    assert numbers(metrics)["val/ratio"] == pytest.approx(expected)
+    assert metrics.numbers()["val/ratio"] == pytest.approx(expected)
 
 
 def test_moments_survive_in_the_state_as_plain_numbers():

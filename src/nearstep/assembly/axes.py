@@ -15,7 +15,7 @@ from nearstep.assembly.axis_checks import (
     fitting_trust_region,
     require_no_critic_phase,
 )
-from nearstep.assembly.models import RunInputs
+from nearstep.assembly.inputs import RunInputs
 from nearstep.common.errors import ConfigError
 from nearstep.common.plugins import load_object, made
 from nearstep.config.ppo import PPOConfig
@@ -62,8 +62,7 @@ LOSS_AGGREGATIONS: Mapping[str, Callable[[PPOConfig], LossAggregation]] = {
 }
 
 
-# Settings whose choice the user may pass as an object.
-AXES = ("trust_region", "advantage", "kl_controller", "critic_schedule", "loss_aggregation")
+OPEN_AXES = ("trust_region", "advantage", "kl_controller", "critic_schedule", "loss_aggregation")  # of RunInputs
 
 
 @dataclass(frozen=True)
@@ -81,19 +80,19 @@ class Axes:
     notes: tuple[str, ...]  # what the user should know of objects of their own
 
 
-def choose_axes(config: PPOConfig, own: RunInputs, updates: int) -> Axes:
+def choose_axes(config: PPOConfig, inputs: RunInputs, updates: int) -> Axes:
     """Every axis by the user's object, else by the settings. Raises ConfigError for what does not fit."""
-    region = trust_region(config, own.trust_region)
-    rule = advantage(config, own.advantage)
-    controller = kl_controller(config, own.kl_controller, updates)
-    schedule = critic_schedule(config, own.critic_schedule, rule, updates)
-    aggregation = loss_aggregation(config, own.loss_aggregation)
+    region = trust_region(config, inputs.trust_region)
+    rule = advantage(config, inputs.advantage)
+    controller = kl_controller(config, inputs.kl_controller, updates)
+    schedule = critic_schedule(config, inputs.critic_schedule, rule, updates)
+    aggregation = loss_aggregation(config, inputs.loss_aggregation)
     if config.ratio_level == "sequence" and isinstance(region, DIVERGENCE_REGIONS):
         raise ConfigError(
             f"trust region {type(region).__name__} compares distributions of single tokens: with ratio_level = "
             "sequence use Clip or Unbounded"
         )
-    if own.kl_controller is not None:
+    if inputs.kl_controller is not None:
         _require_kl(config)
     return Axes(
         trust_region=region,
@@ -101,13 +100,13 @@ def choose_axes(config: PPOConfig, own: RunInputs, updates: int) -> Axes:
         advantage=rule,
         whiten_advantages=whitens(config, rule),
         kl_controller=controller,
-        kl_penalty=may_have_kl_penalty(config) or own.kl_controller is not None,
+        kl_penalty=may_have_kl_penalty(config) or inputs.kl_controller is not None,
         critic_schedule=schedule,
         loss_aggregation=aggregation,
         notes=tuple(
-            f"{name} is an object of your own: {type(vars(own)[name]).__name__}."
-            for name in AXES
-            if vars(own)[name] is not None
+            f"{name} is an object of your own: {type(found).__name__}."
+            for name in OPEN_AXES
+            if (found := vars(inputs)[name]) is not None
         ),
     )
 

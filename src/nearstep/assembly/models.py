@@ -3,11 +3,11 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nearstep.assembly.inputs import RunInputs
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
@@ -18,7 +18,6 @@ from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
 from nearstep.models.shared_trunk import critic_under_adapters, value_head
 from nearstep.rewards.build import (
-    RewardEntry,
     RewardModelOptions,
     RewardSpec,
     load_reward_model,
@@ -28,29 +27,6 @@ from nearstep.rewards.build import (
 from nearstep.rewards.identity import TokenizerIdentity, same_tokens
 from nearstep.rewards.protocol import RewardSource
 from nearstep.scale.backend import Backend
-
-
-@dataclass(frozen=True)
-class RunInputs:
-    """What the user passed as objects (or as folders and hub names). What is None is made from the settings."""
-
-    tokenizer: PreTrainedTokenizerBase | None = None
-    model: nn.Module | str | None = None
-    ref_model: nn.Module | str | None = None
-    value_model: nn.Module | str | None = None
-    reward_model: nn.Module | str | None = None
-    reward_tokenizer: PreTrainedTokenizerBase | None = None
-    reward_funcs: Sequence[RewardEntry] = ()
-    train_dataset: object = None
-    eval_dataset: object = None
-    peft_config: Any = None
-    callbacks: Sequence[object] = ()
-    trust_region: object = None  # the axes: objects of their protocols, or classes to be made without arguments
-    advantage: object = None
-    kl_controller: object = None
-    critic_schedule: object = None
-    loss_aggregation: object = None
-    engine: object = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.assembly.axes import choose_axes, critic_learning_rate
-from nearstep.assembly.models import BuiltModels, RunInputs, build_models, policy_of
+from nearstep.assembly.inputs import RunInputs
+from nearstep.assembly.models import BuiltModels, build_models, policy_of
 from nearstep.checkpoint.export import Checkpoint
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
@@ -16,7 +17,7 @@ from nearstep.data.templates import with_template
 from nearstep.evaluation.evaluator import SAMPLE_ROWS, Evaluator
 from nearstep.models.distribution import Sampling
 from nearstep.models.load import choose_tokenizer, family_of
-from nearstep.models.roles import Models, Policy
+from nearstep.models.roles import Policy
 from nearstep.models.stop_tokens import stop_ids
 from nearstep.reports.callbacks import Callbacks, tracker_callbacks
 from nearstep.reports.model_card import RunFacts, model_card
@@ -26,7 +27,7 @@ from nearstep.rewards.build import RewardSpec, on_error, reward_specs
 from nearstep.rewards.combine import Rewards
 from nearstep.rollout.build import make_engine
 from nearstep.rollout.decode_graphs import require_gpu
-from nearstep.rollout.engine import EngineSettings, GenerationSettings, require_top_tokens
+from nearstep.rollout.engine import EngineSettings, GenerationSettings, RolloutEngine, require_top_tokens
 from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
 from nearstep.training.batches import BatchSizes, batch_sizes
@@ -57,8 +58,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     checked = _check_inputs(config, inputs)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     axes = choose_axes(config, inputs, batch.updates)
-    engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
-    require_top_tokens(engine, axes.trust_region.top_k)
+    engine = _engine(config, inputs, axes.trust_region.top_k)
     chosen = build_models(
         config,
         inputs,
@@ -70,7 +70,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     )
     models = chosen.models
     learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
-    callbacks = _callbacks(config, inputs, checked, models, learners)
+    callbacks = _callbacks(config, inputs, checked, learners, models.policy)
     rewards = Rewards(
         chosen.sources,
         checked.tokenizer,
@@ -112,21 +112,22 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
 
 
 def _callbacks(
-    config: PPOConfig, inputs: RunInputs, checked: CheckedInputs, models: Models, learners: Learners
+    config: PPOConfig, inputs: RunInputs, checked: CheckedInputs, learners: Learners, policy: Policy
 ) -> Callbacks:
-    """Callbacks and trackers, with the objects that transformers hands to them."""
+    """transformers' callbacks and trackers, with what they are given of the run."""
+    backend = checked.backend
     return Callbacks(
         config,
         inputs.callbacks,
-        model=models.policy.model,
+        model=policy.model,
         processing_class=checked.tokenizer,
         total_updates=checked.batch.updates,
         optimizer=learners.policy.optimizer,
         lr_scheduler=learners.policy.schedule,
         has_eval=checked.run_prompts.held_out is not None,
-        rank=checked.backend.rank,
-        local_rank=checked.backend.local_rank,
-        world_size=checked.backend.world_size,
+        rank=backend.rank,
+        local_rank=backend.local_rank,
+        world_size=backend.world_size,
     )
 
 
@@ -242,6 +243,13 @@ def _generation(config: PPOConfig, stops: tuple[int, ...]) -> GenerationSettings
         stop_ids=stops,
         seed=config.seed,
     )
+
+
+def _engine(config: PPOConfig, inputs: RunInputs, top_k: int) -> RolloutEngine:
+    """The user's engine or the one that the settings name. Raises ConfigError if it records no top tokens."""
+    engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
+    require_top_tokens(engine, top_k)
+    return engine
 
 
 def _engine_settings(config: PPOConfig) -> EngineSettings:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from nearstep.metrics import Max, Mean, Metrics, Std
 from nearstep.models.roles import Policy
 from nearstep.rewards.protocol import RewardModule
 from nearstep.rollout.engine import GenerationSettings, RolloutEngine, play
 from nearstep.scale.backend import Backend
 from nearstep.training.state import State
-from nearstep.types import Max, Mean, Metrics, Prompts, Rollout, Scores, Spread
+from nearstep.types import Prompts, Rollout, Scores
 
 SAMPLE_ROWS = 4
 
@@ -74,7 +75,7 @@ def _metrics(rollout: Rollout, scores: Scores) -> Metrics:
     totals = scores.with_dense(scores.total, rollout)[scores.scored]
     return Metrics({
         "objective/scores": Mean.of(totals),
-        "objective/score_spread": Spread.of(totals),
+        "objective/scores_std": Std.of(totals),
         "response/length_mean": Mean.of(lengths),
         "response/length_max": Max.of(lengths),
         "response/truncated": Mean.of((~rollout.finished).float()),

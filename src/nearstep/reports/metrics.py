@@ -1,14 +1,11 @@
-"""What each metric of a run means, and how sums and counts become the numbers that are shown.
+"""What each metric of a run means.
 
 `python -m nearstep.reports.metrics > docs/metrics.md` writes the page for readers.
 """
 
 from collections.abc import Mapping
 from itertools import groupby
-from math import inf, sqrt
 from typing import TypeAlias
-
-from nearstep.types import Max, Mean, Metric, Metrics, Spread
 
 Numbers: TypeAlias = Mapping[str, int | float]
 """Metrics as they are shown: one number each, by name."""
@@ -100,9 +97,6 @@ HEADINGS: dict[str, str] = {
     "eval": "Evaluation",
 }
 
-INGREDIENTS = ("critic/residual", "critic/return")  # of val/explained_variance; not shown themselves
-ROUNDING = 1e-14  # a variance below this share of the mean square is what float64 leaves of a constant
-
 
 def meaning(name: str) -> str:
     """One line on what the metric `name` says, `eval/…` and `reward/…` included."""
@@ -115,61 +109,6 @@ def meaning(name: str) -> str:
         ending = next((ending for ending in ("_std", "_none", "_failed") if rest.endswith(ending)), "")
         return MEANINGS[f"reward/<name>{ending}"]
     return "logged by code of the user."
-
-
-def numbers(metrics: Metrics) -> dict[str, float]:
-    """Show every metric as one number; what was never counted is absent.
-
-    A `Spread` whose name ends in `_spread` is shown as a standard deviation, `…_std`; any other as a variance.
-    """
-    named = {
-        _shown_name(name): metric
-        for name, metric in metrics.by_name.items()
-        if name not in INGREDIENTS and _is_counted(metric)
-    }
-    return {name: _number(name, metric) for name, metric in named.items()} | _explained_variance(metrics)
-
-
-def variance(spread: Spread) -> float:
-    """E[x²] − E[x]², at least 0 and exactly 0 for a constant; NaN where nothing was counted."""
-    count = float(spread.count)
-    if count == 0:
-        return float("nan")
-    mean, mean_square = float(spread.sum) / count, float(spread.sum_of_squares) / count
-    difference = mean_square - mean * mean
-    # Written so that NaN stays NaN: a broken number must be seen.
-    return 0.0 if difference <= ROUNDING * mean_square else difference
-
-
-def _shown_name(name: str) -> str:
-    if name == "objective/score_spread":
-        return "objective/scores_std"
-    return name.removesuffix("_spread") + "_std" if name.endswith("_spread") else name
-
-
-def _number(name: str, metric: Metric) -> float:
-    match metric:
-        case Mean():
-            return float(metric.sum) / float(metric.count)
-        case Max():
-            return float(metric.value)
-        case Spread():
-            return sqrt(variance(metric)) if name.endswith("_std") else variance(metric)
-
-
-def _is_counted(metric: Metric) -> bool:
-    if isinstance(metric, Max):
-        return float(metric.value) != -inf
-    return float(metric.count) > 0
-
-
-def _explained_variance(metrics: Metrics) -> dict[str, float]:
-    """1 − Var(R − V) / Var(R); absent where the returns do not vary or nothing was counted."""
-    residual, returns = (metrics.by_name.get(name) for name in INGREDIENTS)
-    if not isinstance(residual, Spread) or not isinstance(returns, Spread) or not _is_counted(returns):
-        return {}
-    of_returns = variance(returns)
-    return {} if of_returns == 0 else {"val/explained_variance": 1 - variance(residual) / of_returns}
 
 
 def document() -> str:

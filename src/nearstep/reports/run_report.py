@@ -7,7 +7,7 @@ from types import TracebackType
 
 import torch
 
-from nearstep.reports.metrics import numbers
+from nearstep.metrics import Metrics
 from nearstep.reports.records import Record, rollout_records
 from nearstep.reports.reporter import Reporter
 from nearstep.scale.backend import Backend
@@ -16,7 +16,7 @@ from nearstep.training.clock import Clock
 from nearstep.training.optimizers import LearningRates
 from nearstep.training.recipe import Due
 from nearstep.training.state import State
-from nearstep.types import Experience, Metrics, Prompts, Scores
+from nearstep.types import Experience, Prompts, Scores
 
 RECENT_UPDATES = 20
 
@@ -67,7 +67,7 @@ class Report:
         gathered = self.backend.gather((tokens, metrics, scores.metrics))
         seconds, shares = self.clock.lap()
         self.recent_seconds.append(seconds)
-        shown = numbers(sum((of_process for _, of_process, _ in gathered), start=Metrics())) | {
+        shown = sum((of_process for _, of_process, _ in gathered), start=Metrics()).numbers() | {
             **_mean_by_name([logged for *_, logged in gathered]),
             "eps": len(self.recent_seconds) * self.batch.batch / sum(self.recent_seconds),
             "tokens_per_second": sum(count for count, *_ in gathered) / seconds,
@@ -92,7 +92,7 @@ class Report:
 
     def evaluation(self, state: State, metrics: Metrics) -> None:
         """Report an evaluation."""
-        shown = numbers(metrics)
+        shown = metrics.numbers()
         self.reporter.evaluation(update=state.update, episode=state.episodes, epoch=state.epoch, numbers=shown)
 
     def end(self) -> None:

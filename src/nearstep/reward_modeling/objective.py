@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from nearstep.algorithm.preferences import centring_loss, preference_loss, squared_error
 from nearstep.common.errors import TrainingError
+from nearstep.metrics import Max, Mean, Metrics
 from nearstep.models.reward_model import RewardReader
 from nearstep.reward_modeling.examples import Comparison, Grade, GradeBatch, PairBatch
 from nearstep.reward_modeling.scale import Scale
-from nearstep.types import Max, Mean, Metrics
 
 Batch: TypeAlias = PairBatch | GradeBatch
 Inputs: TypeAlias = dict[str, Batch | Tensor]

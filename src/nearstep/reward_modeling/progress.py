@@ -9,11 +9,10 @@ from rich.console import Console
 from rich.text import Text
 from transformers import TrainerCallback
 
-from nearstep.reports.metrics import numbers
+from nearstep.metrics import Metrics
 from nearstep.reports.records import JsonLines, set_aside
 from nearstep.reward_modeling.objective import LearningModel
 from nearstep.scale.backend import Backend
-from nearstep.types import Metrics
 
 HEADLINE = ("loss", "accuracy", "margin", "mean_reward", "eval_loss", "eval_accuracy")
 NOT_SHOWN = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "total_flos")
@@ -35,7 +34,7 @@ class Progress:
 
     def merged(self, metrics: Metrics) -> dict[str, float]:
         """What all processes watched, as numbers."""
-        shown = numbers(sum(self._backend.gather(metrics), start=Metrics()))
+        shown = sum(self._backend.gather(metrics), start=Metrics()).numbers()
         if "min_reward" in shown:
             shown["min_reward"] = -shown["min_reward"]
         return shown

@@ -11,12 +11,13 @@ from nearstep.algorithm.ragged import sum_by_row
 from nearstep.algorithm.statistics import whiten
 from nearstep.algorithm.trust_regions import TokenLogprobs
 from nearstep.config.ppo import PPOConfig
+from nearstep.metrics import ExplainedVariance, Max, Mean, Metric, Metrics, Std
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
 from nearstep.training.credit import credit_inputs, give_credit, rows_scored_after_eos, shape_scores, token_rewards
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
-from nearstep.types import Experience, Max, Mean, Metric, Metrics, Rollout, Scores, Spread, row_groups
+from nearstep.types import Experience, Rollout, Scores, row_groups
 
 
 @torch.no_grad()
@@ -159,17 +160,16 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         "objective/rlhf_reward": Mean.of((non_score + shaped)[scored]),
         "objective/scores": Mean.of(shaped[scored]),
         "objective/scores_raw": Mean.of(scores.with_dense(scores.total, rollout)[scored]),
-        "objective/score_spread": Spread.of(shaped[scored]),
+        "objective/scores_std": Std.of(shaped[scored]),
         "response/length_mean": Mean.of(counts.float()),
         "response/length_max": Max.of(counts.float()),
         "response/truncated": Mean.of((~rollout.finished).float()),
         "response/left_out": Mean.of((~experience.trained).float()),
         "val/num_eos_tokens": Mean.of(rollout.finished.float()),
-        "val/advantage_spread": Spread.of(experience.raw_advantages),
+        "val/advantage_std": Std.of(experience.raw_advantages),
     }
     if r.models.critic is not None:
-        metrics["critic/return"] = Spread.of(experience.returns)
-        metrics["critic/residual"] = Spread.of(experience.returns - experience.values)
+        metrics["val/explained_variance"] = ExplainedVariance.of(experience.returns, experience.values)
     return Metrics(metrics) + _describe_parts(scores)
 
 
@@ -196,6 +196,6 @@ def _describe_parts(scores: Scores) -> Metrics:
         part = all_values[scores.scored]
         applied = part[~part.isnan()]
         metrics[f"reward/{name}"] = Mean.of(applied)
-        metrics[f"reward/{name}_spread"] = Spread.of(applied)
+        metrics[f"reward/{name}_std"] = Std.of(applied)
         metrics[f"reward/{name}_none"] = Mean.of(part.isnan().float())
     return Metrics(metrics)

@@ -17,11 +17,12 @@ from nearstep.algorithm.losses import (
     value_loss,
 )
 from nearstep.algorithm.trust_regions import LogsOwnLoss, TokenLogprobs, TrustRegion
+from nearstep.metrics import Max, Mean, Metric, Metrics, Variance
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
-from nearstep.types import Experience, Max, Mean, Metric, Metrics, Spread
+from nearstep.types import Experience
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _policy_metrics(
         "policy/entropy_avg": Mean.of(now.entropy),
         "val/ratio": Mean.of(ratio),
         "val/ratio_clamped": Mean.of(held),
-        "val/ratio_var": Spread.of(ratio),
+        "val/ratio_var": Variance.of(ratio),
     }
     if first:
         metrics["val/ratio_max_gap_first"] = Max.of((ratio - 1).abs())

@@ -13,6 +13,7 @@ from nearstep.algorithm.aggregation import LossAggregation
 from nearstep.algorithm.kl_controllers import KLController
 from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.config.ppo import PPOConfig
+from nearstep.metrics import Metrics
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Models
 from nearstep.rewards.protocol import RewardModule
@@ -23,7 +24,7 @@ from nearstep.training.clock import Clock
 from nearstep.training.optimizers import Learners, LearningRates
 from nearstep.training.schedules import CriticSchedule
 from nearstep.training.state import State
-from nearstep.types import Experience, Metrics, Prompts, Scores
+from nearstep.types import Experience, Prompts, Scores
 
 
 @runtime_checkable

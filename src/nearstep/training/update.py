@@ -8,14 +8,14 @@ from nearstep.algorithm.aggregation import LossAggregation, MinibatchCounts
 from nearstep.algorithm.ragged import first_alike
 from nearstep.common.errors import TrainingError
 from nearstep.common.random_streams import stream
-from nearstep.reports.metrics import numbers
+from nearstep.metrics import Mean, Metrics
 from nearstep.scale.backend import Backend
 from nearstep.training.objectives import Divisors, losses
 from nearstep.training.optimizers import Learner
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
 from nearstep.training.state import Steps
-from nearstep.types import Experience, Mean, Metrics
+from nearstep.types import Experience
 
 EARLY_STOP_FACTOR = 1.5  # early_stop_kl may be exceeded by half, as is the habit of PPO implementations
 
@@ -99,7 +99,7 @@ def _went_too_far(epoch_metrics: Metrics, limit: float | None, backend: Backend)
     """Whether the mean ½ (log ρ)² of an epoch, over all processes, is beyond the limit, early_stop_kl."""
     if limit is None:
         return False
-    merged = numbers(sum(backend.gather(epoch_metrics.cpu()), start=Metrics()))
+    merged = sum(backend.gather(epoch_metrics.cpu()), start=Metrics()).numbers()
     return merged["policy/approxkl_avg"] > EARLY_STOP_FACTOR * limit
 
 

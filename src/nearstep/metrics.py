@@ -1,0 +1,167 @@
+"""Values that carry their reduction, so that they add up exactly under any split over batches and processes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import inf, sqrt
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+ROUNDING = 1e-14  # a variance below this share of the mean square is what float64 leaves of a constant
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over all elements."""
+
+    sum: Tensor
+    count: Tensor
+
+    @staticmethod
+    def of(values: Tensor) -> "Mean":
+        """The mean of a tensor of any shape; an empty one counts nothing."""
+        return Mean(values.detach().double().sum(), torch.tensor(float(values.numel()), dtype=torch.float64))
+
+    def cpu(self) -> "Mean":
+        """The same on the CPU."""
+        return Mean(self.sum.cpu(), self.count.cpu())
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(self.sum + other.sum, self.count + other.count)
+
+    def number(self) -> float | None:
+        """Σx / n; None where nothing was counted."""
+        return float(self.sum) / float(self.count) if float(self.count) > 0 else None
+
+
+@dataclass(frozen=True)
+class Max:
+    """A maximum over all elements."""
+
+    value: Tensor
+
+    @staticmethod
+    def of(values: Tensor) -> "Max":
+        """The largest element; −inf for an empty tensor."""
+        lowest = torch.full((1,), -torch.inf, dtype=torch.float64, device=values.device)
+        return Max(torch.cat([values.detach().double().flatten(), lowest]).max())
+
+    def cpu(self) -> "Max":
+        """The same on the CPU."""
+        return Max(self.value.cpu())
+
+    def __add__(self, other: "Max") -> "Max":
+        return Max(torch.maximum(self.value, other.value))
+
+    def number(self) -> float | None:
+        """The maximum; None where nothing was counted."""
+        return None if float(self.value) == -inf else float(self.value)
+
+
+@dataclass(frozen=True)
+class Variance:
+    """A variance over all elements, by their first and second moment in float64."""
+
+    sum: Tensor
+    sum_of_squares: Tensor
+    count: Tensor
+
+    @staticmethod
+    def of(values: Tensor) -> "Variance":
+        """The variance of a tensor of any shape, with no correction for its mean."""
+        wide = values.detach().double()
+        return Variance(wide.sum(), wide.square().sum(), torch.tensor(float(wide.numel()), dtype=torch.float64))
+
+    def cpu(self) -> "Variance":
+        """The same on the CPU."""
+        return Variance(self.sum.cpu(), self.sum_of_squares.cpu(), self.count.cpu())
+
+    def __add__(self, other: "Variance") -> "Variance":
+        return Variance(self.sum + other.sum, self.sum_of_squares + other.sum_of_squares, self.count + other.count)
+
+    def number(self) -> float | None:
+        """E[x²] − E[x]², at least 0 and exactly 0 for a constant; None where nothing was counted."""
+        count = float(self.count)
+        if count == 0:
+            return None
+        mean, mean_square = float(self.sum) / count, float(self.sum_of_squares) / count
+        difference = mean_square - mean * mean
+        # Written so that NaN stays NaN: a broken number must be seen.
+        return 0.0 if difference <= ROUNDING * mean_square else difference
+
+
+@dataclass(frozen=True)
+class Std:
+    """A standard deviation over all elements."""
+
+    variance: Variance
+
+    @staticmethod
+    def of(values: Tensor) -> "Std":
+        """The standard deviation of a tensor of any shape, with no correction for its mean."""
+        return Std(Variance.of(values))
+
+    def cpu(self) -> "Std":
+        """The same on the CPU."""
+        return Std(self.variance.cpu())
+
+    def __add__(self, other: "Std") -> "Std":
+        return Std(self.variance + other.variance)
+
+    def number(self) -> float | None:
+        """√(E[x²] − E[x]²); None where nothing was counted."""
+        variance = self.variance.number()
+        return None if variance is None else sqrt(variance)
+
+
+@dataclass(frozen=True)
+class ExplainedVariance:
+    """How much of the variance of returns the critic explains."""
+
+    residual: Variance
+    returns: Variance
+
+    @staticmethod
+    def of(returns: Tensor, values: Tensor) -> "ExplainedVariance":
+        """Of returns and the values that the critic gave, of one shape."""
+        return ExplainedVariance(Variance.of(returns - values), Variance.of(returns))
+
+    def cpu(self) -> "ExplainedVariance":
+        """The same on the CPU."""
+        return ExplainedVariance(self.residual.cpu(), self.returns.cpu())
+
+    def __add__(self, other: "ExplainedVariance") -> "ExplainedVariance":
+        return ExplainedVariance(self.residual + other.residual, self.returns + other.returns)
+
+    def number(self) -> float | None:
+        """1 − Var(R − V) / Var(R); None where returns do not vary or nothing was counted."""
+        residual, returns = self.residual.number(), self.returns.number()
+        if residual is None or returns is None or returns == 0:
+            return None
+        return 1 - residual / returns
+
+
+Metric: TypeAlias = Mean | Max | Variance | Std | ExplainedVariance
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """name → metric; `+` merges two collections, adding up what both have."""
+
+    by_name: Mapping[str, Metric] = field(default_factory=dict)
+
+    def __add__(self, other: "Metrics") -> "Metrics":
+        merged = dict(self.by_name)
+        for name, metric in other.by_name.items():
+            merged[name] = merged[name] + metric if name in merged else metric  # type: ignore[operator]
+        return replace(self, by_name=merged)
+
+    def cpu(self) -> "Metrics":
+        """The same metrics with their numbers on the CPU."""
+        return replace(self, by_name={name: metric.cpu() for name, metric in self.by_name.items()})
+
+    def numbers(self) -> dict[str, float]:
+        """One number for each metric; what was never counted is absent."""
+        found = {name: metric.number() for name, metric in self.by_name.items()}
+        return {name: number for name, number in found.items() if number is not None}
