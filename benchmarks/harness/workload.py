@@ -61,7 +61,7 @@ class Workload:
     epochs: int = 4
     trust_region: str = "clip"
     top_k: int = 20  # of the top-K divergences, its default in both
-    vocabulary: int | None = None  # if it shall differ from the model's
+    vocabulary: int | None = None  # if other than the model's
     shared_trunk: bool = False
     adapters: bool = False  # of policy and critic, on one trunk that is frozen; nearstep's setting
     decode_graphs: bool = False  # nearstep's setting, for a GPU

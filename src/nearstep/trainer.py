@@ -39,7 +39,7 @@ class PPOTrainer:
     `reward_processing_class` is the reward model's own tokenizer, where the model was not loaded from a folder that
     has it. Every axis of the algorithm takes an object of its protocol in place of what its setting names:
     `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation` (docs/extending.md). `engine`
-    plays the episodes: an object, or a class or function of EngineSettings.
+    generates the episodes: an object, or a class or function of EngineSettings.
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.
@@ -74,7 +74,8 @@ class PPOTrainer:
             value_model=value_model,
             reward_model=reward_model,
             reward_tokenizer=reward_processing_class,
-            reward_funcs=tuple(reward_funcs) if isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
+            reward_funcs=tuple(reward_funcs)
+            if isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
             else (reward_funcs,),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -86,18 +87,18 @@ class PPOTrainer:
             kl_controller=kl_controller,
             critic_schedule=critic_schedule,
             loss_aggregation=loss_aggregation,
-        )  # fmt: skip
+        )
         self.recipe: Recipe = assemble(args, inputs)
         self.state = State()
 
     @property
     def model(self) -> nn.Module:
-        """The policy, as it is now."""
+        """The policy with its current weights."""
         return self.recipe.models.policy.model
 
     @property
     def value_model(self) -> nn.Module | None:
-        """The critic, as it is now; None where advantages need none. Its trunk may be the policy's (critic_trunk)."""
+        """The critic with its current weights; None if advantages need none. Its trunk may be the policy's."""
         return None if self.recipe.models.critic is None else self.recipe.models.critic.model
 
     def train(self) -> TrainOutput:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearstep.algorithm.ragged import lead_lengths, row_numbers, shared_leads, sum_by_row, take_rows
+from nearstep.algorithm.ragged import lead_lengths, shared_leads, sum_by_row, take_rows
 from nearstep.algorithm.ragged import row_groups as row_groups
 from nearstep.common.messages import Message as Message
 from nearstep.common.messages import PromptInput as PromptInput
@@ -19,7 +19,7 @@ from nearstep.common.messages import PromptInput as PromptInput
 
 @dataclass(frozen=True)
 class Prompts:
-    """One row per episode that shall be played: with n samples per prompt a prompt stands here n times in a row.
+    """One row per episode to generate: with n samples per prompt a prompt stands here n times in a row.
 
     `ids` are the prompt's token ids, `inputs` what the data set had as its prompt (text, or chat messages; decoded text
     where it had ids), `columns` every other column of the data set, `episodes` the number of each row in the whole run,
@@ -149,7 +149,7 @@ class Scores:
         return ~self.total.isnan()
 
     def with_dense(self, totals: Float[Tensor, " rows"], rollout: Rollout) -> Float[Tensor, " rows"]:
-        """`totals` plus what the actions of each row were paid on the way."""
+        """`totals` plus the token rewards of each row."""
         return totals if self.dense is None else totals + sum_by_row(self.dense, rollout.action_counts)
 
 
@@ -176,7 +176,7 @@ class Experience:
     final_values: Float[Tensor, " rows"]
     final_returns: Float[Tensor, " rows"]
     train_final: Bool[Tensor, " rows"]
-    trained: Bool[Tensor, " rows"]  # false for rows that nothing shall be learned from
+    trained: Bool[Tensor, " rows"]  # false for rows that are left out of training
     kl_coef: float  # weight of the KL penalty in this update
 
     def __len__(self) -> int:
@@ -210,8 +210,3 @@ class Experience:
         lengths, shared = torch.stack([self.rollout.row_lengths, self.rollout.shared_prompts]).tolist()
         for rows in row_groups(lengths, max_tokens, max_rows, shared):
             yield self.select(torch.arange(rows.start, rows.stop, device=self.scores.device))
-
-    @property
-    def action_rows(self) -> Int[Tensor, " actions"]:
-        """Row number of every action."""
-        return row_numbers(self.rollout.action_counts)

@@ -6,14 +6,12 @@ from hypothesis import strategies as st
 
 from nearstep.algorithm.ragged import (
     first_alike,
-    from_padded,
     lead_lengths,
     places_in_row,
     row_numbers,
     shared_leads,
     sum_by_row,
     take_rows,
-    to_padded,
 )
 
 lengths_of_rows = st.lists(st.integers(0, 5), min_size=1, max_size=6)
@@ -35,13 +33,10 @@ def test_take_rows_is_concatenation_of_the_rows(lengths, data):
 
 
 @given(lengths_of_rows)
-def test_sums_and_padding(lengths):
+def test_sums(lengths):
     values = torch.arange(1.0, sum(lengths) + 1)
     counts = torch.tensor(lengths)
     assert sum_by_row(values, counts).tolist() == [float(piece.sum()) for piece in values.split(lengths)]
-    padded = to_padded(values, counts)
-    assert padded.sum() == values.sum()
-    assert torch.equal(from_padded(padded, counts), values)
 
 
 def test_leads_by_hand():

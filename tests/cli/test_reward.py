@@ -50,7 +50,7 @@ def refused(words, capsys, code=2):
 def test_everything_that_is_missing_is_told_at_once(capsys):
     said = refused(["--objective", "regression", "--learning_rate", "-1", "--sead", "3"], capsys)
     for words in (
-        "5 problems", "model_name_or_path is missing", "dataset_name is missing", "nobody gives any",
+        "5 problems", "model_name_or_path is missing", "dataset_name is missing", "no source gives any",
         "learning_rate = '-1' must be at least 0", "unknown setting sead; did you mean seed?",
     ):  # fmt: skip
         assert words in said

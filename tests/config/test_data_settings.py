@@ -7,7 +7,7 @@ from nearstep.common.errors import ConfigError
 from nearstep.config.data import FORMATS
 from nearstep.config.ppo import SECTIONS, PPOConfig
 
-PPO = Command("ppo", "", PPOConfig, SECTIONS, lambda settings: (), lambda settings: None)
+PPO = Command("ppo", "", PPOConfig, SECTIONS, lambda settings: None)
 
 
 def read(*words):

@@ -1,4 +1,4 @@
-"""Forty kinds of bad rows and more (R24): each is named in full, or dropped and counted where that is wished."""
+"""Forty kinds of bad rows and more (R24): each is named in full, or dropped and counted where the setting says so."""
 
 import json
 import re

@@ -13,7 +13,7 @@ from nearstep.config.judge_files import ScoreOptions, ServeOptions
 from nearstep.rewards.combine import Rewards
 from nearstep.rewards.functions import FunctionReward
 from nearstep.rewards.loading import load_function
-from nearstep.rewards.remote.wire import decode_answer, decode_question
+from nearstep.rewards.remote.wire import decode_answer, decode_request
 from nearstep.rewards.sandbox import run as sandbox
 from tests.rewards.episodes import play
 from tests.tiny import byte_tokenizer
@@ -50,7 +50,7 @@ def test_they_keep_the_laws_of_rewards(file, name):
 
 def test_the_bodies_of_the_protocol_are_read_as_they_stand():
     question, answer = re.findall(r"```json\n(.*?)```", PAGE, flags=re.S)
-    batch, identity = decode_question(question.encode())
+    batch, identity = decode_request(question.encode())
     assert batch.columns == {"answer": ["4"]}
     assert identity.tokens == "9f2c…"
     said = decode_answer(answer.encode(), batch, "server")

@@ -99,7 +99,7 @@ def trl_loss(experience: Experience, recipe: Recipe) -> tuple[float, float]:
     top = experience.rollout.top
     old = TokenLogprobs(experience.old_logprobs, None if top is None else top.logprobs)
     inside = recipe.trust_region.inside(TokenLogprobs(now.sampled, now.top), old, experience.advantages)
-    ratio = probability_ratio(now.sampled, old.sampled).clamp(max=recipe.ratio_cap)
+    ratio = probability_ratio(now.sampled, old.sampled).clamp(max=recipe.ratio_limit)
     terms = -experience.advantages * ratio * now.sampled
     return float((terms * inside).mean()), float(terms.abs().mean())
 

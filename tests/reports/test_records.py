@@ -13,7 +13,6 @@ from nearstep.reports.records import (
     rollout_records,
     sample_records,
     set_aside,
-    truncate_after,
 )
 from nearstep.types import Prompts, Rollout, Scores
 from tests.reports.helpers import read_jsonl
@@ -167,14 +166,6 @@ def test_a_file_of_one_torn_line_is_no_record(tmp_path):
     path.write_text('{"upda', encoding="utf-8")
     JsonLines(path).close()
     assert not path.exists()
-
-
-@pytest.mark.parametrize(("update", "kept"), [(0, []), (1, [1, 1]), (2, [1, 1, 2]), (9, [1, 1, 2, 3])])
-def test_truncate_after(tmp_path, update, kept):
-    path = tmp_path / "x.jsonl"
-    path.write_text("".join(f'{{"update": {number}}}\n' for number in (1, 1, 2, 3)) + '{"update": 1', encoding="utf-8")
-    truncate_after(path, update)
-    assert [line["update"] for line in read_jsonl(path)] == kept
 
 
 def test_examples_in_docstrings():

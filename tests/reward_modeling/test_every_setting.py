@@ -47,7 +47,7 @@ RANKED = {**FROM_REWARDS, "objective": "pairwise"}
 WRITTEN = {**FROM_REWARDS, "dataset_name": "{place}/prompts.jsonl", "response_length": 6}
 WATCHED = {"eval_dataset_name": "{place}/fewer.jsonl"}
 
-# setting: (what else is set, the value that shall make a difference)
+# setting: (what else is set, the value that must make a difference)
 EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "output_dir": ({}, "{folder}/elsewhere"),
     "seed": ({}, 7),

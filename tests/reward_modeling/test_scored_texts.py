@@ -190,7 +190,7 @@ def test_reward_functions_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "functions", "changes", "error", "words"),
     [
-        (pairs(3), (), {"objective": "regression"}, ConfigError, "nobody gives any"),
+        (pairs(3), (), {"objective": "regression"}, ConfigError, "no source gives any"),
         (answered(pairs(3)), (length,), {"reward_weights": (1.0, 2.0)}, ConfigError, r"2 reward weight\(s\) for 1"),
         (answered(pairs(3)), (length,), {}, DataError, "all 3 texts got the same score, 4"),
         (answered(pairs(3)), (length,), {"objective": "pairwise"}, DataError, "there are no pairs"),

@@ -68,7 +68,7 @@ LORA = {"use_peft": True}
 RELUCTANT = {"reward_funcs": "{models}/rewards.py:reluctant"}
 RECOMPUTED = {"anchor": "recomputed", "importance_cap": 1.0, "bf16": True}  # bf16: engine and trainer differ
 
-# setting: (what else is set, the value that shall make a difference)
+# setting: (what else is set, the value that must make a difference)
 EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "output_dir": ({}, "{folder}/elsewhere"),
     "run_name": ({}, "named"),

@@ -109,7 +109,7 @@ def test_what_is_whitened_if_nothing_is_said(tmp_path, advantage, whitened):
 def test_rewards_of_tokens_are_not_flattened(tmp_path):
     _, rollout, _ = play(small_recipe(tmp_path / "a", **GROUPS))
     scores = Scores(TOTALS, dense=torch.ones(len(rollout.logprobs)))
-    with pytest.raises(RewardError, match="AgainstGroup looks only at what a whole row was paid"):
+    with pytest.raises(RewardError, match="AgainstGroup looks only at the sum of a row"):
         make_experience(rollout, scores, small_recipe(tmp_path / "b", advantage="group_mean", **GROUPS))
     recipe = small_recipe(tmp_path / "c", advantage="batch_normalized", **GROUPS)
     assert make_experience(rollout, scores, recipe).raw_advantages[0] == TOTALS[0] + rollout.action_counts[0]

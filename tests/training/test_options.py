@@ -210,7 +210,7 @@ def test_the_critic_alone_has_targets_of_its_own_in_the_warm_up(tmp_path):
     later = recipe_of(tmp_path / "b", vf_warmup_updates=0, lam=0.5, kl_coef=0.0)
     _, rollout, scores = play(warm)
     monte_carlo = make_experience(rollout, scores, warm).returns
-    expected = scores.total.double()[make_experience(rollout, scores, warm).action_rows]
+    expected = scores.total.double().repeat_interleave(rollout.action_counts)
     torch.testing.assert_close(monte_carlo, expected)
     assert (make_experience(rollout, scores, later).returns - expected).abs().max() > 1e-4
 

@@ -24,12 +24,12 @@ class CreditInputs:
     begin in one process and end in the next.
     """
 
-    rewards: Float[Tensor, " actions"]  # what each action is paid: the score at the last, token rewards, KL penalty
+    rewards: Float[Tensor, " actions"]  # of each action: the score at the last, token rewards, KL penalty
     values: Float[Tensor, " actions"]  # V of the state before each action; 0 without a critic
     action_counts: Int[Tensor, " rows"]
     final_values: Float[Tensor, " rows"]  # V of the state after the last action where something follows it, else 0
     final_advantages: Float[Tensor, " rows"]  # A of a step after the last action (score_position=after_eos), else 0
-    scored: Bool[Tensor, " rows"]  # false where no reward source answered: such a row counts for nobody
+    scored: Bool[Tensor, " rows"]  # false where no reward source answered: such a row counts in no statistic
     update: int  # number of this update, from 1
     response_length: int  # most actions that a row may have
     group_size: int = 1
@@ -39,26 +39,26 @@ class CreditInputs:
 
     @property
     def row_totals(self) -> Float[Tensor, " rows"]:
-        """What each row was paid in all."""
+        """Sum of the rewards of each row."""
         return sum_by_row(self.rewards, self.action_counts)
 
-    def groups(self, of_rows: Shaped[Tensor, " rows"]) -> Shaped[Tensor, "groups group_size"]:
+    def groups(self, row_values: Shaped[Tensor, " rows"]) -> Shaped[Tensor, "groups group_size"]:
         """Values by row, of all processes, one line for each prompt. Every process must call it alike."""
-        grouped: Tensor = self.gather_rows(of_rows).unflatten(0, (-1, self.group_size))
+        grouped: Tensor = self.gather_rows(row_values).unflatten(0, (-1, self.group_size))
         return grouped
 
-    def own_rows(self, of_groups: Shaped[Tensor, "groups group_size"]) -> Shaped[Tensor, " rows"]:
+    def own_rows(self, group_values: Shaped[Tensor, "groups group_size"]) -> Shaped[Tensor, " rows"]:
         """The inverse of `groups`: this process's part."""
-        return of_groups.flatten()[self.first_row : self.first_row + len(self.action_counts)]
+        return group_values.flatten()[self.first_row : self.first_row + len(self.action_counts)]
 
-    def to_actions(self, of_rows: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " actions"]:
+    def to_actions(self, row_values: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " actions"]:
         """Every action gets the value of its row."""
-        return of_rows[row_numbers(self.action_counts)]
+        return row_values[row_numbers(self.action_counts)]
 
 
 @dataclass(frozen=True)
 class Credit:
-    """How much better than expected each action was, and what the critic shall predict (None without a critic)."""
+    """How much better than expected each action was, and what the critic should predict (None without a critic)."""
 
     advantages: Float[Tensor, " actions"]
     targets: Float[Tensor, " actions"] | None = None
@@ -66,7 +66,7 @@ class Credit:
 
 @runtime_checkable
 class Advantage(Protocol):
-    """What a rule for advantages says. A frozen dataclass with these three members is one."""
+    """A rule for advantages and critic targets. Any frozen dataclass with these three members is one."""
 
     @property
     def needs_critic(self) -> bool:
@@ -74,7 +74,7 @@ class Advantage(Protocol):
 
     @property
     def uses_token_rewards(self) -> bool:
-        """Whether it matters at which action of a row a reward was paid. Where not, rewards of tokens are refused."""
+        """Whether it matters at which action of a row a reward is given. Where not, token rewards are refused."""
 
     def credit(self, inputs: CreditInputs) -> Credit:
         """Advantages, and the critic's targets where there is one. Nothing here carries a gradient."""
@@ -137,16 +137,16 @@ class AgainstGroup:
     uses_token_rewards: bool = False
 
     def credit(self, inputs: CreditInputs) -> Credit:
-        """The row's total, KL penalty included, against those of its group, in whichever process they were played."""
+        """The row's total, KL penalty included, against those of its group, on whichever process they are."""
         totals, scored = inputs.groups(inputs.row_totals), inputs.groups(inputs.scored)
-        of_groups = group_advantages(totals.flatten(), inputs.group_size, self.rule, scored.flatten())
-        own = inputs.own_rows(of_groups.unflatten(0, (-1, inputs.group_size)))
+        advantages = group_advantages(totals.flatten(), inputs.group_size, self.rule, scored.flatten())
+        own = inputs.own_rows(advantages.unflatten(0, (-1, inputs.group_size)))
         return Credit(inputs.to_actions(own))
 
 
 @dataclass(frozen=True)
 class DiscountedReturn:
-    """What was paid from an action on: REINFORCE without a baseline. Whitened over the batch it is REINFORCE++."""
+    """The sum of rewards from an action on: REINFORCE without a baseline. Whitened over the batch it is REINFORCE++."""
 
     gamma: float = 1.0
     needs_critic: bool = False

@@ -24,7 +24,7 @@ def gae(
 
     `values[i]` is V of the state before action i. At a row's last action V' and A' are `final_values` and
     `final_advantages`: 0 and 0 where the episode ends there, V of the cut and 0 to bootstrap a truncated row, V of the
-    state after the stop token and (score − that V) to pay the score one step later as TRL does. `lam` may
+    state after the stop token and (score − that V) to give the score one step later as TRL does. `lam` may
     differ by row. Returns are the advantages plus `values`. Source: Schulman et al. 2016 (1506.02438), eq. 16.
     """
     rewards, values = wide(rewards), wide(values)
@@ -59,7 +59,7 @@ def group_advantages(
 
     `group_mean` subtracts the group's mean (Dr. GRPO, 2503.20783), `group_normalized` also divides by its standard
     deviation (GRPO, 2402.03300), `leave_one_out` subtracts the mean of the others (RLOO, 2402.14740). Rows that are
-    not `scored` count for nobody and get 0, as does a row that has nothing to be compared with.
+    not `scored` are left out of the mean and get 0, as does a row without another in its group.
     """
     counted = torch.ones_like(totals) if scored is None else scored.to(totals.dtype)
     here: Tensor = wide(counted).unflatten(0, (-1, group_size))

@@ -24,7 +24,7 @@ class MinibatchCounts:
 
 @runtime_checkable
 class LossAggregation(Protocol):
-    """What a way to add up token losses says. A frozen dataclass with these two members is one."""
+    """A rule for adding up token losses. Any frozen dataclass with these two members is one."""
 
     def weights(self, action_counts: Int[Tensor, " rows"]) -> Float[Tensor, " actions"]:
         """Weight of every token of these rows. A row's weights depend on that row alone."""

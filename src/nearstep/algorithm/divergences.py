@@ -21,9 +21,9 @@ def log_one_minus_exp(log_probability: Float[Tensor, "*shape"]) -> Float[Tensor,
     """log(1 − p) from log p, exact for p near 0 and near 1, at least log 1e-12."""
     near_one = log_probability > -math.log(2)
     # Each branch sees only what it is exact for: where() computes both.
-    of_large = torch.log(-torch.expm1(log_probability.where(near_one, torch.full_like(log_probability, -0.5))))
-    of_small = torch.log1p(-torch.exp(log_probability.where(~near_one, torch.full_like(log_probability, -1.0))))
-    return torch.where(near_one, of_large, of_small).clamp(min=SMALLEST_LOG)
+    log_near_one = torch.log(-torch.expm1(log_probability.where(near_one, torch.full_like(log_probability, -0.5))))
+    log_elsewhere = torch.log1p(-torch.exp(log_probability.where(~near_one, torch.full_like(log_probability, -1.0))))
+    return torch.where(near_one, log_near_one, log_elsewhere).clamp(min=SMALLEST_LOG)
 
 
 def binary_tv(now: Float[Tensor, " actions"], old: Float[Tensor, " actions"]) -> Float[Tensor, " actions"]:
@@ -51,5 +51,5 @@ def topk_kl(now: Float[Tensor, "actions k"], old: Float[Tensor, "actions k"]) ->
     log_p, log_q = wide(now).clamp(min=SMALLEST_LOG), wide(old).clamp(min=SMALLEST_LOG)
     p_rest = (1 - log_p.exp().sum(-1)).clamp(min=SMALLEST_MASS)
     q_rest = (1 - log_q.exp().sum(-1)).clamp(min=SMALLEST_MASS)
-    of_tokens = (log_q.exp() * (log_q - log_p)).sum(-1)
-    return (of_tokens + q_rest * (q_rest.log() - p_rest.log())).clamp(min=0)
+    listed_part = (log_q.exp() * (log_q - log_p)).sum(-1)
+    return (listed_part + q_rest * (q_rest.log() - p_rest.log())).clamp(min=0)

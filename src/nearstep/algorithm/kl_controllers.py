@@ -23,7 +23,7 @@ class MeasuredKL:
 
 @runtime_checkable
 class KLController(Protocol):
-    """What a KL controller says. A frozen dataclass with these two members is one."""
+    """The coefficient of the KL penalty, update by update. Any frozen dataclass with these two members is one."""
 
     def first(self) -> float:
         """The coefficient of update 1, at least 0."""

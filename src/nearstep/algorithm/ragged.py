@@ -37,19 +37,6 @@ def sum_by_row(values: Shaped[Tensor, " items"], lengths: Int[Tensor, " rows"]) 
     return sums.index_add(0, row_numbers(lengths), values)
 
 
-def to_padded(values: Shaped[Tensor, " items"], lengths: Int[Tensor, " rows"]) -> Shaped[Tensor, "rows width"]:
-    """Lay rows below each other, zeros at the right."""
-    width = int(lengths.max()) if len(lengths) else 0
-    padded = torch.zeros(len(lengths), width, dtype=values.dtype, device=values.device)
-    padded[row_numbers(lengths), places_in_row(lengths)] = values
-    return padded
-
-
-def from_padded(padded: Shaped[Tensor, "rows width"], lengths: Int[Tensor, " rows"]) -> Shaped[Tensor, " items"]:
-    """The inverse of `to_padded`."""
-    return padded[row_numbers(lengths), places_in_row(lengths)]
-
-
 def lead_lengths(flags: Bool[Tensor, " items"], lengths: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
     """Number of items before every row's first flag, all of them where there is none: [0, 0, 1, 0 | 0] gives [2, 1]."""
     places = torch.where(flags, places_in_row(lengths), lengths[row_numbers(lengths)])

@@ -40,6 +40,6 @@ def add_scores(
     at_last: Bool[Tensor, " rows"],
 ) -> Float[Tensor, " actions"]:
     """`rewards`, with the row's score added at its last action where `at_last`; an empty row gets none."""
-    paid = at_last & (action_counts > 0)
-    last_actions = (action_counts.cumsum(0) - 1)[paid]
-    return rewards.index_add(0, last_actions, scores[paid].to(rewards.dtype))
+    with_actions = at_last & (action_counts > 0)
+    last_actions = (action_counts.cumsum(0) - 1)[with_actions]
+    return rewards.index_add(0, last_actions, scores[with_actions].to(rewards.dtype))

@@ -24,11 +24,11 @@ class TokenLogprobs:
 
 @runtime_checkable
 class TrustRegion(Protocol):
-    """What a trust region says. A frozen dataclass with these two members is one."""
+    """A trust region: how far a step may move a token. Any frozen dataclass with these two members is one."""
 
     @property
     def top_k(self) -> int:
-        """How many top tokens the engine shall record at each action; 0 for none."""
+        """How many top tokens the engine must record at each action; 0 for none."""
 
     def inside(
         self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
@@ -65,9 +65,9 @@ class Clip:
     def inside(
         self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
     ) -> Bool[Tensor, " actions"]:
-        """False where the ratio is above 1 + high and shall rise, or below 1 − low and shall fall.
+        """False where the ratio is above 1 + high with an advantage above 0, or below 1 − low with one below 0.
 
-        With `dual` also where it is above `dual` and shall fall: there the loss is bounded (1912.09729).
+        With `dual` also where it is above `dual` with an advantage below 0: there the loss is bounded (1912.09729).
         """
         ratio = probability_ratio(now.sampled, old.sampled)
         too_high = (advantages > 0) & (ratio > 1 + self.high)

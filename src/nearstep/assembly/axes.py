@@ -185,15 +185,15 @@ def _own(kind: str, setting: str, config: PPOConfig, name: str, own: object) -> 
     """
     if own is None:
         return load_object(name, kind=kind, error=ConfigError), f"{kind} {name!r}"
-    said = vars(config)[setting]
-    if said != next(field.default for field in fields(config) if field.name == setting):
-        raise ConfigError(f"{setting}: an object was passed, and the settings say {setting} = {said}: give one")
+    named = vars(config)[setting]
+    if named != next(field.default for field in fields(config) if field.name == setting):
+        raise ConfigError(f"{setting}: an object was passed, and the settings say {setting} = {named}: give one")
     found = made(own, setting, ConfigError)
     return found, f"{kind} {type(found).__name__}"
 
 
 def _require_kl(config: PPOConfig) -> None:
-    """What the settings' own rules say of kl_coef holds for a controller that was passed as an object."""
+    """The rules of kl_coef, for a controller that was passed as an object."""
     if config.measure_kl is False:
         raise ConfigError("kl_controller: a KL penalty needs the KL, and measure_kl = false: leave one of the two out")
     if config.kl_in == "loss" and config.kl_estimator == "k1":

@@ -1,4 +1,4 @@
-"""Which models, tokenizers and functions play which role, given the settings and the user's objects."""
+"""Which models, tokenizers and functions have which role, given the settings and the user's objects."""
 
 import copy
 from collections.abc import Sequence
@@ -66,16 +66,18 @@ def build_models(
     needs_critic: bool,
     kl_penalty: bool,
 ) -> BuiltModels:
-    """Load and prepare every model. Raises ModelError for one that cannot play its role."""
+    """Load and prepare every model. Raises ModelError for one that does not fit its role."""
     _check_distinct(inputs)
     _check_critic(config, inputs, needs_critic=needs_critic)
     notes: list[str] = []
     dtype = DTYPES[config.dtype]
 
     given = policy_of(config, inputs)
-    plain = given if isinstance(given, nn.Module) else load_policy(
-        given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code
-    )  # fmt: skip
+    plain = (
+        given
+        if isinstance(given, nn.Module)
+        else load_policy(given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code)
+    )
     plain = without_float16(plain, "model", notes)
     options = RewardModelOptions(
         dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed

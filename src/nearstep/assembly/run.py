@@ -27,7 +27,7 @@ from nearstep.rewards.build import RewardSpec, on_error, reward_specs
 from nearstep.rewards.combine import Rewards
 from nearstep.rollout.build import make_engine
 from nearstep.rollout.decode_graphs import require_gpu
-from nearstep.rollout.engine import EngineSettings, GenerationSettings, require_top_tokens
+from nearstep.rollout.engine import EngineSettings, GenerationSettings, RolloutEngine, require_top_tokens
 from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
 from nearstep.training.batches import BatchSizes, batch_sizes
@@ -58,19 +58,26 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     checked = _check_inputs(config, inputs)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     axes = choose_axes(config, inputs, batch.updates)
-    engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
-    require_top_tokens(engine, axes.trust_region.top_k)
+    engine = _engine(config, inputs, axes.trust_region.top_k)
     chosen = build_models(
-        config, inputs, checked.specs, checked.tokenizer, backend,
-        needs_critic=axes.advantage.needs_critic, kl_penalty=axes.kl_penalty,
-    )  # fmt: skip
+        config,
+        inputs,
+        checked.specs,
+        checked.tokenizer,
+        backend,
+        needs_critic=axes.advantage.needs_critic,
+        kl_penalty=axes.kl_penalty,
+    )
     models = chosen.models
     learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
     callbacks = _callbacks(config, inputs, checked, learners, models.policy)
     rewards = Rewards(
-        chosen.sources, checked.tokenizer, weights=config.reward_weights, on_error=on_error(config),
+        chosen.sources,
+        checked.tokenizer,
+        weights=config.reward_weights,
+        on_error=on_error(config),
         state=lambda: callbacks.state,
-    )  # fmt: skip
+    )
     settings = _generation(config, checked.stops)
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
@@ -95,19 +102,13 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         learners=learners,
         backend=backend,
         clock=clock,
-        report=Report(
-            reporter, backend, batch, clock, evaluator.decode,
-            sample_updates(batch.updates, config.num_sample_generations), evaluator.has_prompts, config.log_rollouts,
-        ),
-        checkpoint=Checkpoint(
-            Path(config.output_dir), models, checked.tokenizer, backend, config.save_total_limit,
-            _card(config, chosen, rewards, run_prompts, reporter), reporter.saved,
-        ),
+        report=_report(config, checked, reporter, clock, evaluator),
+        checkpoint=_checkpoint(config, checked, chosen, rewards, reporter),
         evaluator=evaluator,
         introduction="\n".join(
             [run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]
         ),
-    )  # fmt: skip
+    )
 
 
 def _callbacks(
@@ -130,6 +131,37 @@ def _callbacks(
     )
 
 
+def _report(
+    config: PPOConfig, checked: CheckedInputs, reporter: Reporter, clock: Clock, evaluator: Evaluator
+) -> Report:
+    """What gathers the numbers of an update over processes and hands them to the reporter."""
+    return Report(
+        reporter,
+        checked.backend,
+        checked.batch,
+        clock,
+        evaluator.decode,
+        sample_updates(checked.batch.updates, config.num_sample_generations),
+        evaluator.has_prompts,
+        config.log_rollouts,
+    )
+
+
+def _checkpoint(
+    config: PPOConfig, checked: CheckedInputs, chosen: BuiltModels, rewards: Rewards, reporter: Reporter
+) -> Checkpoint:
+    """What saves the models as folders, each with a card."""
+    return Checkpoint(
+        Path(config.output_dir),
+        chosen.models,
+        checked.tokenizer,
+        checked.backend,
+        config.save_total_limit,
+        _card(config, chosen, rewards, checked.run_prompts, reporter),
+        reporter.saved,
+    )
+
+
 def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     """Everything that can be checked without weights."""
     backend = torch_backend(use_cpu=config.use_cpu)
@@ -145,9 +177,13 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         tokenizer, stop_token=config.stop_token, stop_token_id=config.stop_token_id, vocab_size=family.vocab_size
     )
     run_prompts = make_run_prompts(
-        config, train_dataset=inputs.train_dataset, eval_dataset=inputs.eval_dataset, tokenizer=tokenizer,
-        family=family, main=backend.rank == 0,
-    )  # fmt: skip
+        config,
+        train_dataset=inputs.train_dataset,
+        eval_dataset=inputs.eval_dataset,
+        tokenizer=tokenizer,
+        family=family,
+        main=backend.rank == 0,
+    )
     specs = reward_specs(
         config,
         columns=run_prompts.prompts.columns,
@@ -161,7 +197,7 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
 def _evaluator(
     config: PPOConfig, checked: CheckedInputs, policy: Policy, settings: GenerationSettings, rewards: Rewards
 ) -> Evaluator:
-    """Greedy play over the evaluation prompts; samples come from them, or from the training prompts."""
+    """Greedy generation from the evaluation prompts; samples come from them, or from the training prompts."""
     held_out, backend = checked.run_prompts.held_out, checked.backend
     chunk = config.local_rollout_forward_batch_size * backend.world_size
     shown = held_out or checked.run_prompts.prompts
@@ -185,9 +221,16 @@ def _card(
     """The text of a model card at a given moment of the run."""
     names = chosen.names
     facts = RunFacts(
-        config, updates=0, episodes=0, policy=names.policy, reference=names.reference, critic=names.critic,
-        has_reference=chosen.models.reference is not None, rewards=rewards.names, dataset=", ".join(run_prompts.names),
-    )  # fmt: skip
+        config,
+        updates=0,
+        episodes=0,
+        policy=names.policy,
+        reference=names.reference,
+        critic=names.critic,
+        has_reference=chosen.models.reference is not None,
+        rewards=rewards.names,
+        dataset=", ".join(run_prompts.names),
+    )
     return lambda state, role: model_card(
         replace(facts, updates=state.update, episodes=state.episodes, metrics=reporter.latest), role
     )
@@ -200,6 +243,13 @@ def _generation(config: PPOConfig, stops: tuple[int, ...]) -> GenerationSettings
         stop_ids=stops,
         seed=config.seed,
     )
+
+
+def _engine(config: PPOConfig, inputs: RunInputs, top_k: int) -> RolloutEngine:
+    """The user's engine or the one that the settings name. Raises ConfigError if it records no top tokens."""
+    engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
+    require_top_tokens(engine, top_k)
+    return engine
 
 
 def _engine_settings(config: PPOConfig) -> EngineSettings:

@@ -31,7 +31,7 @@ class Checkpoint:
     backend: Backend
     keep: int | None
     card: Callable[[State, Role], str]  # text of a model card
-    announce: Callable[[int, Path], None]  # told of every saved folder
+    announce: Callable[[int, Path], None]  # called with every saved folder
 
     def save(self, state: State) -> None:
         """Write `checkpoint-N` and let go of the oldest beyond `keep`."""
@@ -61,8 +61,8 @@ class Checkpoint:
 
     def _write(self, target: Path, state: State) -> None:
         policy, critic = self.models.policy.model, self.models.critic
-        of_policy = self.backend.weights_to_save(policy)
-        of_critic = None if critic is None else self.backend.weights_to_save(critic.model)
+        policy_weights = self.backend.weights_to_save(policy)
+        critic_weights = None if critic is None else self.backend.weights_to_save(critic.model)
         if self.backend.rank == 0:
             try:
                 merged = with_adapters_merged(policy) if is_adapted(policy) else None
@@ -70,11 +70,11 @@ class Checkpoint:
                     policy.save_pretrained(target / "policy_adapter")  # type: ignore[operator]
                     self._folder(target, "policy", merged, None, state)
                 else:
-                    self._folder(target, "policy", transformers_model(policy, "model"), of_policy, state)
+                    self._folder(target, "policy", transformers_model(policy, "model"), policy_weights, state)
                 if critic is not None:
                     whole = whole_critic(critic, merged if self.models.one_trunk else None)
                     weights = store_bias(
-                        whole, scalar_head(whole, "value_model"), of_critic if whole is critic.model else None
+                        whole, scalar_head(whole, "value_model"), critic_weights if whole is critic.model else None
                     )
                     self._folder(target, "value", whole, weights, state)
             except OSError as error:

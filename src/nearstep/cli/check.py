@@ -21,9 +21,16 @@ class CheckOptions(Settings):
 
     object: str | None = option(None, "what to check: path/to/file.py:Name")
     kind: Literal[
-        "auto", "trust_region", "advantage", "kl_controller", "critic_schedule", "loss_aggregation", "reward", "engine",
+        "auto",
+        "trust_region",
+        "advantage",
+        "kl_controller",
+        "critic_schedule",
+        "loss_aggregation",
+        "reward",
+        "engine",
         "backend",
-    ] = option("auto", "what it shall be; auto tells it from its members")  # fmt: skip
+    ] = option("auto", "which axis it is for; auto tells it from its members")
     skip: tuple[str, ...] = option((), "laws that it is not held to, by name; those that training relies on stay")
     rows: str | None = option(
         None, "reward: samples to score, a jsonl file of objects with prompt, completion and the columns it reads"

@@ -22,8 +22,8 @@ class Command(Generic[SettingsT]):
     summary: str
     settings: type[SettingsT]
     sections: tuple[tuple[str, str], ...]  # title and first setting, for --help
-    problems: Callable[[SettingsT], Iterable[Problem]]
     run: Callable[[SettingsT], None]
+    problems: Callable[[SettingsT], Iterable[Problem]] = lambda settings: ()
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # settings that belong together, by name
     operand: str | None = None  # the setting that a word before all flags gives
     note: str = ""  # the last lines of --help

@@ -34,7 +34,6 @@ COMMANDS: tuple[Command[Any], ...] = (
         summary="The reward functions that are built in: what they measure, their ranges, needs and weaknesses.",
         settings=rewards.RewardsOptions,
         sections=rewards.SECTIONS,
-        problems=lambda options: (),
         run=rewards.run_rewards,
         operand="names",
     ),
@@ -76,7 +75,6 @@ COMMANDS: tuple[Command[Any], ...] = (
         summary="Supervised start, reward model and PPO on a small made-up task, on a CPU, offline.",
         settings=demo.DemoOptions,
         sections=demo.SECTIONS,
-        problems=lambda options: (),
         run=demo.run_demo,
     ),
     Command(
@@ -84,7 +82,6 @@ COMMANDS: tuple[Command[Any], ...] = (
         summary="Hold a trust region, reward, schedule, engine or backend of your own to the laws of its axis.",
         settings=check.CheckOptions,
         sections=check.SECTIONS,
-        problems=lambda options: (),
         run=check.run_check,
         operand="object",
     ),

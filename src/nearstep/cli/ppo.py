@@ -19,7 +19,7 @@ HUB_TIMEOUT_SECONDS = 5
 
 def run_ppo(config: PPOConfig) -> None:
     """Train, save and report as the configuration says."""
-    stay_offline_if_hub_is_silent([place for _, place in [*_models(config), *_data(config), *_judge(config)]])
+    stay_offline_if_hub_is_silent([place for _, place in [*_models(config), *_data(config), *_reward_models(config)]])
     from nearstep.trainer import PPOTrainer
 
     PPOTrainer(args=config).train()
@@ -30,14 +30,14 @@ def stay_offline_if_hub_is_silent(places: Iterable[str]) -> None:
 
     Must come before that library is imported, for it reads the variable once.
     """
-    asked = [place for place in places if not Path(place).expanduser().exists()]
-    if not asked or getproxies():
+    hub_names = [place for place in places if not Path(place).expanduser().exists()]
+    if not hub_names or getproxies():
         return
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         socket.create_connection((host.hostname or "", host.port or 443), timeout=HUB_TIMEOUT_SECONDS).close()
     except OSError:
-        print(f"The hub does not answer: {', '.join(asked)} can only come from its cache.", file=sys.stderr)
+        print(f"The hub does not answer: {', '.join(hub_names)} can only come from its cache.", file=sys.stderr)
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
@@ -56,10 +56,10 @@ def _data(config: PPOConfig) -> list[tuple[str, str]]:
     return [(name, place) for name, places in settings.items() for place in places]
 
 
-def _judge(config: PPOConfig) -> list[tuple[str, str]]:
+def _reward_models(config: PPOConfig) -> list[tuple[str, str]]:
     """The reward model, and models that built-in rewards read."""
-    of_functions = [("reward_funcs", model_of(entry)) for entry in config.reward_funcs]
-    places = [("reward_model_path", config.reward_model_path), *of_functions]
+    function_models = [("reward_funcs", model_of(entry)) for entry in config.reward_funcs]
+    places = [("reward_model_path", config.reward_model_path), *function_models]
     return [(name, place) for name, place in places if place is not None]
 
 

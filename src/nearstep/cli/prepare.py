@@ -77,8 +77,11 @@ class PrepareOptions(Settings):
 
 
 SECTIONS = (
-    ("Input and output", "input"), ("Tokenizer", "tokenizer"), ("Rows", "dataset_format"), ("Work", "workers"),
-)  # fmt: skip
+    ("Input and output", "input"),
+    ("Tokenizer", "tokenizer"),
+    ("Rows", "dataset_format"),
+    ("Work", "workers"),
+)
 
 
 def prepare_problems(options: PrepareOptions) -> Iterator[Problem]:
@@ -111,12 +114,23 @@ def run_prepare(options: PrepareOptions) -> None:
     from nearstep.data.preparing.run import prepare
 
     request = Request(
-        source=options.input, tokenizer=options.tokenizer, output=Path(options.output), split=options.split,
-        config=options.dataset_config, dataset_format=options.dataset_format, columns=_columns(options),
-        prompt_type=options.prompt_type, max_length=options.max_length, on_long_prompt=options.on_long_prompt,
-        on_bad_row=options.on_bad_row, max_samples=options.max_samples, seed=options.seed, workers=workers,
-        log_interval=options.log_interval, trust_remote_code=options.trust_remote_code,
-    )  # fmt: skip
+        source=options.input,
+        tokenizer=options.tokenizer,
+        output=Path(options.output),
+        split=options.split,
+        config=options.dataset_config,
+        dataset_format=options.dataset_format,
+        columns=_columns(options),
+        prompt_type=options.prompt_type,
+        max_length=options.max_length,
+        on_long_prompt=options.on_long_prompt,
+        on_bad_row=options.on_bad_row,
+        max_samples=options.max_samples,
+        seed=options.seed,
+        workers=workers,
+        log_interval=options.log_interval,
+        trust_remote_code=options.trust_remote_code,
+    )
     prepare(request, __version__, _tell)
 
 

@@ -42,7 +42,7 @@ def reward_problems(config: RewardConfig) -> Iterator[Problem]:
         )
         yield Problem(text, ("dataset_name", *REWARD_SETTINGS))
     if config.objective == "regression" and not scored:
-        text = "objective = regression learns scores, and nobody gives any: give reward_funcs or reward_model_path"
+        text = "objective = regression learns scores, and no source gives any: give reward_funcs or reward_model_path"
         yield Problem(text, ("objective", *REWARD_SETTINGS))
     if scored:
         yield from reward_lacks(config)

@@ -14,7 +14,7 @@ class DataError(NearstepError, ValueError):
 
 
 class ModelError(NearstepError, ValueError):
-    """A model folder or object cannot play the role that it was given."""
+    """A model folder or object does not fit the role that it was given."""
 
 
 class RewardError(NearstepError, ValueError):

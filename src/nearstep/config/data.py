@@ -67,8 +67,8 @@ class PromptSettings(Settings):
     on_long_prompt: Literal["error", "drop", "cut_left"] = option(
         "error", "what happens to a longer prompt: stop and name it, leave it out, or keep its last tokens"
     )
-    shuffle_dataset: bool = option(True, "play prompts in an order drawn by the seed, another one in each pass")
-    streaming: bool = option(False, "read rows while they are played, none before: for data that no memory holds")
+    shuffle_dataset: bool = option(True, "take prompts in an order drawn by the seed, another one in each pass")
+    streaming: bool = option(False, "read rows as they are needed, none before: for data larger than memory")
     shuffle_buffer: int = option(1000, "streaming: prompts among which the next is drawn", at_least=1)
 
 
@@ -106,10 +106,10 @@ def prompt_problems(settings: PromptSettings, sources: Sequence[str], total_epis
         yield Problem(text, ("dataset_weights", "dataset_name"))
     yield from data_name_problems(None, settings.prompt_type)
     if settings.streaming and total_episodes is None:
-        text = "streaming needs total_episodes: nobody knows how many rows a stream has"
+        text = "streaming needs total_episodes: how many rows a stream has is unknown"
         yield Problem(text, ("streaming", "total_episodes"))
     if settings.streaming and weights is None and len(sources) > 1:
-        text = "streaming several data sets needs dataset_weights: nobody knows how many rows they have"
+        text = "streaming several data sets needs dataset_weights: how many rows they have is unknown"
         yield Problem(text, ("streaming", "dataset_weights", "dataset_name"))
 
 

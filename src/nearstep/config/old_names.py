@@ -245,7 +245,7 @@ OF_PREPARE = OldNames(
     retired={
         "tokenizer_type": Retired("the tokenizer's own files say what it is"),
         "append_eod": Retired("a prompt does not end with EOS: the policy goes on from there", (False, None)),
-        "pack": Retired("prompts are not packed: each is played on its own", (False, None)),
+        "pack": Retired("prompts are not packed: each has a response of its own", (False, None)),
         "n_subs": Retired("files are cut into pieces as they are read"),
         "streaming": Retired("rows are always streamed"),
         "cache_dir": Retired("nothing is cached"),

@@ -17,7 +17,7 @@ Number: TypeAlias = int | float
 
 @dataclass(frozen=True)
 class Option:
-    """What is known about a setting beside its type and default."""
+    """The description of a setting beside its type and default."""
 
     help: str
     above: Number | None = None

@@ -24,9 +24,11 @@ class TextSettings(Settings):
         "error", "what happens to a longer text: stop and name it, or leave it out and count it; none is ever cut"
     )
     held_out_share: float = option(
-        0.1, "share of the data that is kept from training for the report, where no evaluation data is given",
-        at_least=0, below=1,
-    )  # fmt: skip
+        0.1,
+        "share of the data that is kept from training for the report, where no evaluation data is given",
+        at_least=0,
+        below=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +39,10 @@ class ObjectiveSettings(Settings):
         "auto", "pairwise: the better of two texts; regression: the score of each; auto: regression where rewards score"
     )
     center_rewards_coefficient: float | None = option(
-        None, "pairwise: weight of the squared mean reward of a pair, which pulls rewards to 0; 0.01 is usual",
+        None,
+        "pairwise: weight of the squared mean reward of a pair, which pulls rewards to 0; 0.01 is usual",
         at_least=0,
-    )  # fmt: skip
+    )
     label_smoothing: float = option(0.0, "pairwise: share of labels that are taken to be wrong", at_least=0, below=0.5)
     margin_coefficient: float = option(
         1.0, "pairwise: weight of the margins that the data gives; 0 for none", at_least=0

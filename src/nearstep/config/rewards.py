@@ -55,8 +55,8 @@ class RewardSettings(LocalRewardSettings):
 
 def reward_count(settings: LocalRewardSettings) -> int:
     """How many rewards the settings name."""
-    of_url = isinstance(settings, RewardSettings) and settings.reward_url is not None
-    return len(settings.reward_funcs) + (settings.reward_model_path is not None) + of_url
+    has_url = isinstance(settings, RewardSettings) and settings.reward_url is not None
+    return len(settings.reward_funcs) + (settings.reward_model_path is not None) + has_url
 
 
 def local_reward_problems(settings: LocalRewardSettings) -> Iterator[Problem]:
@@ -86,11 +86,11 @@ def reward_problems(settings: RewardSettings) -> Iterator[Problem]:
 
 def reward_remarks(settings: RewardSettings) -> Iterator[str]:
     """Settings of rewards without effect, and a token that anybody could read on its way."""
-    of_url = ("reward_url_token_env", "reward_url_timeout_seconds", "reward_url_retries", "reward_url_batch_size")
+    url_settings = ("reward_url_token_env", "reward_url_timeout_seconds", "reward_url_retries", "reward_url_batch_size")
     policy = f"with on_reward_error = {settings.on_reward_error}"
     yield from without_effect(
         settings,
-        ("without reward_url", settings.reward_url is None, of_url),
+        ("without reward_url", settings.reward_url is None, url_settings),
         (policy, settings.on_reward_error != "retry", ("reward_retries",)),
     )
     if settings.reward_url is not None and settings.reward_url_token_env is not None:

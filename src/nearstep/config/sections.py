@@ -48,7 +48,7 @@ class SamplingSettings(Settings):
         None, "ids of the tokens that end a response, instead of stop_token", at_least=0
     )
     num_generations: int = option(1, "responses sampled for each prompt", at_least=1)
-    engine: str = option("transformers", f"what plays the episodes: {listed(ENGINES)}")
+    engine: str = option("transformers", f"what generates the episodes: {listed(ENGINES)}")
     decode_graphs: bool = option(
         False, "replay decoding steps from CUDA graphs; needs a GPU, and has not been run on one yet"
     )
@@ -80,7 +80,7 @@ class KLSettings(Settings):
     kl_coef: float = option(0.05, "weight of the per-token KL penalty", at_least=0)
     kl_estimator: Literal["k1", "k2", "k3"] = option("k1", "how the KL of a token is estimated from its log-probs")
     kl_in: Literal["reward", "loss"] = option(
-        "reward", "reward: the penalty is paid at every token; loss: it is a term of the loss, and needs k2 or k3"
+        "reward", "reward: the penalty is subtracted at every token; loss: it is a term of the loss, and needs k2 or k3"
     )
     kl_controller: str = option(
         "auto",
@@ -103,7 +103,7 @@ class AdvantageSettings(Settings):
     """Which action deserves what."""
 
     score_position: Literal["last_token", "after_eos"] = option(
-        "last_token", "step that is paid the score; after_eos is TRL's habit"
+        "last_token", "step that gets the score; after_eos is TRL's way"
     )
     whiten_rewards: bool = option(False, "scale per-token rewards to unit variance, mean kept")
     whiten_advantages: bool | None = option(
@@ -118,7 +118,7 @@ class AdvantageSettings(Settings):
     )
     lam_critic: float | None = option(
         None,
-        "lambda of the critic's targets, if it shall differ from lam (1 is the plain return)",
+        "lambda of the critic's targets, if other than lam (1 is the plain return)",
         at_least=0,
         at_most=1,
     )
@@ -143,7 +143,7 @@ class PolicySettings(Settings):
         "token", "what has a ratio of its own: every token, or a whole response (the geometric mean of its tokens)"
     )
     cliprange: float = option(0.2, "clip: the ratio leaves the region outside 1 ± this", above=0)
-    cliprange_high: float | None = option(None, "clip: upper side, if it shall differ from cliprange", above=0)
+    cliprange_high: float | None = option(None, "clip: upper side, if other than cliprange", above=0)
     dual_clip: float | None = option(
         None, "clip: bound on the ratio of tokens with a negative advantage; 3 is usual", above=1
     )
@@ -263,4 +263,4 @@ class AllSettings(
     ModelSettings,
     RunSettings,
 ):
-    """Everything that a PPO run can be told."""
+    """All settings of a PPO run."""

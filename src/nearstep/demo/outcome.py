@@ -74,8 +74,8 @@ def summarise(folder: Path, prompts: Sequence[str], *, response_length: int, see
     settings = GenerationSettings(Sampling(TEMPERATURE), response_length, stops, seed)
     engine = TransformersEngine(EngineSettings())
     engine.load(make_policy(load_policy(str(folder), role="policy", dtype=torch.float32)), version=0)
-    asked = Prompts(tokenizer(list(prompts))["input_ids"], list(prompts), {}, list(range(len(prompts))))
-    rollout = play(engine, asked, settings)
+    batch = Prompts(tokenizer(list(prompts))["input_ids"], list(prompts), {}, list(range(len(prompts))))
+    rollout = play(engine, batch, settings)
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rollout.completion_ids()]
     return [Summary(text, finished) for text, finished in zip(texts, rollout.finished.tolist(), strict=True)]
 
@@ -90,7 +90,12 @@ def outcome_table(outcomes: dict[str, DemoOutcome]) -> Table:
     for name, outcome in outcomes.items():
         low, high = outcome.preferred.interval()
         table.add_row(
-            name, f"{outcome.preferred.value:.1%}", f"{low:.1%} – {high:.1%}", f"{outcome.right_facts:.2f}",
-            f"{outcome.wrong_facts:.2f}", f"{outcome.words:.1f}", f"{outcome.finished:.0%}",
-        )  # fmt: skip
+            name,
+            f"{outcome.preferred.value:.1%}",
+            f"{low:.1%} – {high:.1%}",
+            f"{outcome.right_facts:.2f}",
+            f"{outcome.wrong_facts:.2f}",
+            f"{outcome.words:.1f}",
+            f"{outcome.finished:.0%}",
+        )
     return table

@@ -11,7 +11,6 @@ from nearstep.demo.world import FILLERS, Post, Summary, summary_text
 
 LABEL_NOISE = 0.4  # standard deviation of a grade around a draft's quality
 JUST_NOTICEABLE = 0.5  # two grades that lie closer make no pair
-SUMMARIES_PER_POST = 6
 
 
 class Flaw(StrEnum):

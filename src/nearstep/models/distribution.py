@@ -46,8 +46,9 @@ def tempered(logits: Float[Tensor, "places vocabulary"], sampling: Sampling) -> 
 def _kept(logits: Tensor, sampling: Sampling, sampled: Tensor | None) -> Tensor:
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     if sampling.top_k > 0:
-        ordered = ordered.index_fill(-1, torch.arange(min(sampling.top_k, logits.shape[-1]), logits.shape[-1],
-                                                      device=logits.device), -torch.inf)  # fmt: skip
+        ordered = ordered.index_fill(
+            -1, torch.arange(min(sampling.top_k, logits.shape[-1]), logits.shape[-1], device=logits.device), -torch.inf
+        )
     probabilities = ordered.softmax(-1)
     mass_before = probabilities.cumsum(-1) - probabilities
     keep_ordered = (mass_before < sampling.top_p) & (ordered > -torch.inf)

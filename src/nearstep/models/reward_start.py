@@ -1,4 +1,4 @@
-"""How a reward model starts: the trunk of a language model, under a head that knows nothing yet."""
+"""How a reward model starts: the trunk of a language model under an untrained head."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The roles that models play in PPO, and how a transformers model is made ready for one."""
+"""The roles of models in PPO, and how a transformers model is made ready for one."""
 
 import copy
 import sys

@@ -83,12 +83,12 @@ class Callbacks:
 
     @property
     def should_training_stop(self) -> bool:
-        """Whether the run shall end after this update; true after the last one."""
+        """Whether the run ends after this update; true after the last one."""
         return bool(self._control.should_training_stop)
 
     @property
     def should_save(self) -> bool:
-        """Whether this update shall be saved: because of save_steps, or because a callback asked."""
+        """Whether this update is saved: because of save_steps, or because a callback asked."""
         return bool(self._control.should_save)
 
     @property
@@ -140,10 +140,6 @@ class Callbacks:
     def save(self) -> None:
         """A model was saved."""
         self._control = self._handler.on_save(*self._place)
-
-    def push_begin(self) -> None:
-        """The model is about to be uploaded to the hub."""
-        self._control = self._handler.on_push_begin(*self._place)
 
     def end(self) -> None:
         """The run is over; trackers close their runs."""

@@ -56,17 +56,6 @@ def set_aside(path: Path) -> Path | None:
     return path.rename(next(name for name in names if not name.exists()))
 
 
-def truncate_after(path: Path, update: int) -> None:
-    """Drop the records of updates after `update`, and a torn last line, so that a resumed run can append."""
-    kept_bytes = 0
-    with path.open("r+b") as file:
-        for line in file:
-            if not line.endswith(b"\n") or json.loads(line)["update"] > update:
-                break
-            kept_bytes += len(line)
-        file.truncate(kept_bytes)
-
-
 def metrics_record(*, update: int, episode: int, epoch: int | float, numbers: Numbers) -> Record:
     """One line of metrics.jsonl. What is not finite stands as null, and `not_finite` says what it was.
 
@@ -116,7 +105,7 @@ def rollout_records(
 
 
 def score_fields(scores: Scores, rollout: Rollout) -> list[Record]:
-    """What the rewards said of each row: every part, the total, what tokens were paid, why a part failed, extras."""
+    """The rewards of each row: every part, the total, token rewards, why a part failed, extras."""
     parts = {name: part.tolist() for name, part in scores.parts.items()}
     totals = scores.with_dense(scores.total, rollout).tolist()
     dense = None if scores.dense is None else scores.dense.cpu().split(rollout.action_counts.tolist())

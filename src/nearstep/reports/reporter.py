@@ -43,7 +43,7 @@ class Reporter:
 
     @property
     def should_training_stop(self) -> bool:
-        """Whether the run shall end after this update."""
+        """Whether the run ends after this update."""
         return self._callbacks.should_training_stop
 
     @property
@@ -53,7 +53,7 @@ class Reporter:
 
     @property
     def should_save(self) -> bool:
-        """Whether a model shall be saved after this update."""
+        """Whether a model is saved after this update."""
         return self._callbacks.should_save
 
     @property

@@ -46,7 +46,7 @@ class TextEncoder:
 
 @dataclass
 class LeftOutRows:
-    """The rows that give nothing to learn from. Each is an error, or left out and counted, as the user wishes."""
+    """Rows without anything to learn. Each is an error, or is left out and counted, as `on_bad_row` says."""
 
     on_long_text: Literal["error", "drop"]
     on_bad_row: Literal["raise", "drop"] = "raise"
@@ -69,17 +69,17 @@ class LeftOutRows:
             raise DataError(f"{label}: all {rows} rows have texts that are too long. Raise max_length.")
         if not kept:
             raise bad_rows(label, bad, rows)
-        said = []
+        notes = []
         if self.too_long:
-            said.append(f"{self.too_long} of {rows} rows were left out: a text is longer than max_length.")
+            notes.append(f"{self.too_long} of {rows} rows were left out: a text is longer than max_length.")
         if bad:
-            said.append(f"{len(bad)} of {rows} rows were left out. The first is {bad[0].place}{bad[0].said}.")
-        return said
+            notes.append(f"{len(bad)} of {rows} rows were left out. The first is {bad[0].place}{bad[0].said}.")
+        return notes
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Comparisons, for each the prompt that its rows answer, and what was done to get them."""
+    """Comparisons, for each the prompt that its rows answer, and notes on how they were made."""
 
     comparisons: list[Comparison]
     prompts: list[str]
@@ -120,12 +120,12 @@ def encode_pair(pair: PreferencePair, encoder: TextEncoder) -> Comparison:
 
 
 def _of_labels(pairs: Sequence[PreferencePair]) -> list[str]:
-    """What the pairs say beside which text is better."""
+    """Notes on ties and margins of the pairs."""
     margins = [pair.margin for pair in pairs if pair.margin is not None]
     ties = sum(pair.preference == 0.5 for pair in pairs)
-    said = [f"{ties} of {len(pairs)} pairs are ties."] if ties else []
+    notes = [f"{ties} of {len(pairs)} pairs are ties."] if ties else []
     if margins:
-        said.append(
+        notes.append(
             f"{len(margins)} of {len(pairs)} pairs have a margin, {sum(margins) / len(margins):.3g} in the mean."
         )
-    return said
+    return notes

@@ -56,7 +56,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Grade:
-    """A row of ids and the reward that it shall get."""
+    """A row of ids and its target reward."""
 
     row: list[int]
     target: float

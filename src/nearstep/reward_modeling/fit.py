@@ -80,7 +80,7 @@ def checkpoint_of(config: RewardConfig) -> str | None:
 
 
 def _arguments(config: RewardConfig, epochs: float, *, best_metric: str | None) -> Any:
-    """The settings as the trainer wants them; `best_metric` is None where there is nothing to evaluate on.
+    """The settings as transformers' TrainingArguments; `best_metric` is None where there is nothing to evaluate on.
 
     Trackers are callbacks, dropout and precision the model's own affair.
     """

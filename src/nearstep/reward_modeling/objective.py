@@ -35,18 +35,18 @@ class Objective(Protocol[ExampleT]):
 
     @property
     def scale(self) -> Scale:
-        """From what is learnt to rewards as the user knows them."""
+        """From what is learnt to rewards in the user's units."""
 
     def inputs(self, examples: Sequence[ExampleT]) -> Inputs:
         """Some examples as the keyword arguments of a forward pass; `labels` has one number per pair or text."""
 
     def evaluate(self, rewards: Float[Tensor, " rows"], batch: Batch) -> ObjectiveValues:
-        """Hold the rewards of a batch against what is known of it."""
+        """Loss and metrics of the rewards of a batch against its labels."""
 
 
 @dataclass(frozen=True)
 class Pairwise:
-    """The better row of a pair shall get the higher reward."""
+    """The better row of a pair should get the higher reward."""
 
     label_smoothing: float = 0.0
     centring: float = 0.0  # weight of the centring loss
@@ -54,7 +54,7 @@ class Pairwise:
 
     @property
     def scale(self) -> Scale:
-        """See Objective.scale; pairs know no other."""
+        """See Objective.scale; differences of pairs have no scale."""
         return Scale()
 
     def inputs(self, examples: Sequence[Comparison]) -> Inputs:
@@ -69,9 +69,12 @@ class Pairwise:
         chosen, rejected = rewards[batch.better.to(device)], rewards[batch.worse.to(device)]
         preferences = batch.preferences.to(device)
         losses = preference_loss(
-            chosen, rejected, preferences=preferences, margins=self.margins * batch.margins.to(device),
+            chosen,
+            rejected,
+            preferences=preferences,
+            margins=self.margins * batch.margins.to(device),
             label_smoothing=self.label_smoothing,
-        )  # fmt: skip
+        )
         if self.centring:
             losses = losses + self.centring * centring_loss(chosen, rejected)
         clear = preferences != 0.5
@@ -82,7 +85,7 @@ class Pairwise:
 
 @dataclass(frozen=True)
 class Regression:
-    """Every row shall get the reward that others gave it. What is learnt is (target − mean) / deviation."""
+    """Every row has a target reward. What is learnt is (target − mean) / deviation."""
 
     mean: float = 0.0
     deviation: float = 1.0

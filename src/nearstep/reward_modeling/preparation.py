@@ -1,4 +1,4 @@
-"""How the model that shall become a reward model is chosen, started, and made ready to learn."""
+"""How the model that becomes a reward model is chosen, loaded, and made ready for training."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -53,9 +53,12 @@ def prepare(
     # PAD only tells plain transformers where a row ends. Where it is EOS, it would tell the wrong place.
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
     model, is_new = start_reward_model(
-        given, seed=config.seed, dtype=DTYPES[config.dtype], pad_token_id=pad,
+        given,
+        seed=config.seed,
+        dtype=DTYPES[config.dtype],
+        pad_token_id=pad,
         trust_remote_code=config.trust_remote_code,
-    )  # fmt: skip
+    )
     notes = ["The head is new." if is_new else "The model has a head already, which goes on learning."]
     without_float16(model, "model", notes)
     adapted = _adapted(model, config, peft_config)

@@ -1,4 +1,4 @@
-"""What is said of a finished reward model: a table for people, report.json for programs."""
+"""The report of a finished reward model: a table for people, report.json for programs."""
 
 import json
 import math
@@ -32,13 +32,13 @@ class RewardReport:
         match self.held_out:
             case PairMeasures() as found:
                 bands = {"gap of rewards": found.by_reward_gap, "gap of labels": found.by_label_gap}
-                return [_pair_table(found), *(_band_table(key, of_key) for key, of_key in bands.items() if of_key)]
+                return [_pair_table(found), *(_band_table(key, band) for key, band in bands.items() if band)]
             case GradeMeasures() as found:
                 return [_grade_table(found)]
         return []
 
     def remark(self) -> str | None:
-        """What must be said where the model learnt nothing that holds for unseen texts."""
+        """The warning where the model is no better than chance on unseen texts."""
         match self.held_out:
             case PairMeasures() as found:
                 is_chance = found.pairs > 0 and found.accuracy_low <= 0.5

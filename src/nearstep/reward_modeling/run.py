@@ -119,12 +119,12 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
 
 
 def _examples(config: RewardConfig, inputs: RewardRunInputs, encoder: TextEncoder, writer: Writer) -> TrainingExamples:
-    """From the data's own pairs, or from what rewards say of its texts. Raises ConfigError where neither is there."""
+    """From the data's own pairs, or from rewards of its texts. Raises ConfigError where there is neither."""
     sources = Sources(inputs.train_dataset, inputs.eval_dataset)
     rewards = choose_rewards(config, inputs.reward_funcs, writer.tokenizer, writer.backend)
     if rewards is not None:
         with rewards:
             return scored_examples(config, sources, encoder, rewards, writer)
     if config.objective == "regression":
-        raise ConfigError("objective = regression learns scores, and nobody gives any: pass reward_funcs")
+        raise ConfigError("objective = regression learns scores, and no source gives any: pass reward_funcs")
     return encoded_examples(config, sources) or pair_examples(config, sources, encoder)

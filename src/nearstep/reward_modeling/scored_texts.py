@@ -23,7 +23,7 @@ SCORED_AT_A_TIME = 256
 
 @dataclass(frozen=True)
 class TextAnswer:
-    """A text, or the assistant's messages, that shall be scored; `finished` is false where it was cut off.
+    """A text, or the assistant's messages, to be scored; `finished` is false where it was cut off.
 
     `ids` are those of prompt and answer where the model itself wrote it: text need not give them back.
     """
@@ -39,7 +39,7 @@ class TextAnswer:
         return [{"role": "assistant", "content": self.content}]
 
 
-EncodedAnswer: TypeAlias = tuple[int, TextAnswer, Split]  # number of its question, answer, ids
+EncodedAnswer: TypeAlias = tuple[int, TextAnswer, Split]  # number of its prompt, answer, ids
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class TextsToScore:
-    """Questions with their answers, and what was done to get them."""
+    """Prompts with their answers, and notes on how they were made."""
 
     prompts_to_score: list[PromptWithAnswers]
     label: str
@@ -85,7 +85,7 @@ def score(
     """
     left_out_rows = LeftOutRows(config.on_long_text, config.on_bad_row)
     answers = _encoded(texts.prompts_to_score, encoder, left_out_rows)
-    said = left_out_rows.settle(
+    notes = left_out_rows.settle(
         texts.label, sum(len(prompt_row.answers) for prompt_row in texts.prompts_to_score), len(answers)
     )
     scores = _scores_of(texts.prompts_to_score, answers, score_texts, backend)
@@ -98,13 +98,13 @@ def score(
     failed = sum(map(math.isnan, scores))
     if failed == len(scores):
         raise DataError(f"{texts.label}: no text got a score.")
-    return list(found.values()), [*said, *([f"{failed} of {len(scores)} texts got no score."] if failed else [])]
+    return list(found.values()), [*notes, *([f"{failed} of {len(scores)} texts got no score."] if failed else [])]
 
 
 def _encoded(
     prompts_to_score: Sequence[PromptWithAnswers], encoder: TextEncoder, left_out_rows: LeftOutRows
 ) -> list[EncodedAnswer]:
-    """The number of its question, the answer and its ids, for every answer that can be read."""
+    """The number of its prompt, the answer and its ids, for every answer that can be read."""
     usable = []
     for number, prompt_row in enumerate(prompts_to_score):
         for answer in prompt_row.answers:

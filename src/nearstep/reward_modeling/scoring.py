@@ -25,7 +25,7 @@ class PairScores:
 
 @dataclass(frozen=True)
 class ExampleScorer:
-    """Scores examples with the model as it is now; every process gets all scores."""
+    """Scores examples with the current weights; every process gets all scores."""
 
     reader: RewardReader
     backend: Backend

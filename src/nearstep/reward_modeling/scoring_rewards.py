@@ -37,7 +37,7 @@ class ScoringRewards:
     specs: Sequence[RewardSpec]
 
     def __call__(self, batch: RewardBatch) -> list[float]:
-        """The total of every text; NaN for one on which a reward failed, where these shall be dropped."""
+        """The total of every text; NaN for one on which a reward failed, where these are dropped."""
         return self.rewards.combine(batch).totals
 
     def check(self, columns: Collection[str]) -> None:

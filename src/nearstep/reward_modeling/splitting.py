@@ -7,7 +7,7 @@ import torch
 
 from nearstep.common.random_streams import stream
 
-FEW_PROMPTS = 20  # with fewer, a part of them would say nothing of the others
+FEW_PROMPTS = 20  # with fewer, a held-out part would be too small to measure on
 
 HeldOutT = TypeVar("HeldOutT")
 

@@ -1,4 +1,4 @@
-"""Which texts shall be scored: those that the data holds, or those that the model writes to its prompts."""
+"""Which texts are scored: those in the data, or those that the model generates from its prompts."""
 
 from itertools import islice
 
@@ -30,25 +30,28 @@ def texts_to_score_of(table: Table, config: RewardConfig, writer: Writer) -> Tex
     if shown is not None and shown.pairs is not None:
         return _pairs(table, config)
     prompts = encode_prompts(
-        table, writer.tokenizer, vocab_size=writer.family.vocab_size, dataset_format=config.dataset_format,
+        table,
+        writer.tokenizer,
+        vocab_size=writer.family.vocab_size,
+        dataset_format=config.dataset_format,
         on_bad_row=config.on_bad_row,
-    )  # fmt: skip
-    said = [f"Prompts from {table.label}: {len(prompts)} of {prompts.report.rows} rows.", *prompts.report.sentences()]
-    answered = [question for number in range(len(prompts)) for question in _answered(prompts, number)]
+    )
+    notes = [f"Prompts from {table.label}: {len(prompts)} of {prompts.report.rows} rows.", *prompts.report.sentences()]
+    answered = [prompt for number in range(len(prompts)) for prompt in _answered(prompts, number)]
     if answered:
-        return TextsToScore(answered, table.label, [*said, f"{len(answered)} of them have an answer in the data."])
+        return TextsToScore(answered, table.label, [*notes, f"{len(answered)} of them have an answer in the data."])
     written = _written(prompts, writer)
     return TextsToScore(
-        written, table.label, [*said, f"The model wrote {config.num_generations} texts to each of them."]
+        written, table.label, [*notes, f"The model wrote {config.num_generations} texts to each of them."]
     )
 
 
 def texts_from_nothing(writer: Writer) -> TextsToScore:
     """Texts that the model writes without being asked anything."""
     texts = [PromptWithAnswers("", [_answer(each)], "") for each in writer.from_nothing()]
-    kept = [question for question in texts if question.answers[0].content]
-    said = f"There is no data: the model wrote {len(texts)} texts from nothing but the token that begins a text."
-    return TextsToScore(kept, "the texts that the model wrote", [said])
+    kept = [prompt for prompt in texts if prompt.answers[0].content]
+    note = f"There is no data: the model wrote {len(texts)} texts from nothing but the token that begins a text."
+    return TextsToScore(kept, "the texts that the model wrote", [note])
 
 
 def _texts(table: Table, config: RewardConfig) -> TextsToScore:
@@ -64,8 +67,8 @@ def _texts(table: Table, config: RewardConfig) -> TextsToScore:
             continue
         columns = {name: row.get(name) for name in table.columns if name != TEXT}
         found.append(PromptWithAnswers("", [TextAnswer(text)], place, columns))
-    said = left_out_rows.settle(table.label, len(table), len(found))
-    return TextsToScore(found, table.label, [f"Texts from {table.label}: {len(found)} of {len(table)} rows.", *said])
+    notes = left_out_rows.settle(table.label, len(table), len(found))
+    return TextsToScore(found, table.label, [f"Texts from {table.label}: {len(found)} of {len(table)} rows.", *notes])
 
 
 def _pairs(table: Table, config: RewardConfig) -> TextsToScore:
@@ -74,8 +77,8 @@ def _pairs(table: Table, config: RewardConfig) -> TextsToScore:
         PromptWithAnswers(each.prompt, [TextAnswer(each.chosen), TextAnswer(each.rejected)], each.place)
         for each in pairs.pairs
     ]
-    said = "Which answer of a pair is the better one is left to the rewards; the data's own order is not used."
-    return TextsToScore(found, table.label, [*pairs.sentences(), said])
+    note = "Which answer of a pair is the better one is left to the rewards; the data's own order is not used."
+    return TextsToScore(found, table.label, [*pairs.sentences(), note])
 
 
 def _answered(prompts: PromptSet, number: int) -> list[PromptWithAnswers]:
@@ -89,8 +92,8 @@ def _answered(prompts: PromptSet, number: int) -> list[PromptWithAnswers]:
 
 def _written(prompts: PromptSet, writer: Writer) -> list[PromptWithAnswers]:
     """Every prompt with answers by the model."""
-    asked = [prompts.prompt(number) for number in range(len(prompts))]
-    written = writer.answer([prompt.ids for prompt in asked], [prompt.shown for prompt in asked])
+    all_prompts = [prompts.prompt(number) for number in range(len(prompts))]
+    written = writer.answer([prompt.ids for prompt in all_prompts], [prompt.shown for prompt in all_prompts])
     return [
         PromptWithAnswers(
             prompt.shown,
@@ -98,7 +101,7 @@ def _written(prompts: PromptSet, writer: Writer) -> list[PromptWithAnswers]:
             _place(prompts, number),
             _columns(prompts, number),
         )
-        for number, (prompt, several) in enumerate(zip(asked, written, strict=True))
+        for number, (prompt, several) in enumerate(zip(all_prompts, written, strict=True))
     ]
 
 

@@ -27,7 +27,7 @@ from nearstep.rewards.build import RewardEntry
 
 
 class RewardModelTrainer:
-    """Trains a reward model: from preference pairs, or from what other rewards say of texts.
+    """Trains a reward model: from preference pairs, or from the scores of other rewards.
 
     Model and data may be objects, folders or hub names. With `reward_funcs` (or reward_model_path, reward_url) it
     learns their weighted sum, or with objective = pairwise which of two texts they like better; where the data has
@@ -76,7 +76,7 @@ class RewardModelTrainer:
 
     @property
     def model(self) -> nn.Module:
-        """The reward model, as it is now."""
+        """The reward model with its current weights."""
         return self.run.trained.model
 
     def train(self, console: Console | None = None) -> Path:
@@ -140,7 +140,7 @@ class RewardModelTrainer:
         ), "mean" if chosen == "auto" else chosen
 
     def _measure(self, scorer: ExampleScorer) -> PairMeasures | GradeMeasures | None:
-        """How the model as it is now does on the examples kept from training."""
+        """Metrics of the current weights on the examples kept from training."""
         pairs = [each for each in self.run.examples.held_out if isinstance(each, Comparison)]
         grades = [each for each in self.run.examples.held_out if isinstance(each, Grade)]
         if pairs:

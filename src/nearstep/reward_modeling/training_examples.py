@@ -23,7 +23,7 @@ from nearstep.scale.backend import Backend
 
 @dataclass(frozen=True)
 class Sources:
-    """Data that the user passed as objects or names; None for what the settings say."""
+    """Data that the user passed as objects or names; None where the settings name it."""
 
     train: object = None
     held_out: object = None
@@ -43,7 +43,7 @@ class TrainingExamples:
 
     @property
     def usual_epochs(self) -> float:
-        """Passes over the data where nobody wants another number."""
+        """Passes over the data where the settings name no number."""
         return 1.0 if self.kind == "pairwise" else 3.0
 
     @property
@@ -64,8 +64,8 @@ def encoded_examples(config: RewardConfig, sources: Sources) -> TrainingExamples
         examples, kept = train, list(sources.held_out)
     else:
         raise DataError("train_dataset holds comparisons of ids and eval_dataset does not: give both alike")
-    said = [f"{len(train):,} comparisons of ids.", *held_out_sentences(len(kept), "comparisons")]
-    return TrainingExamples("pairwise", "comparisons", pairwise(config), examples, kept, [], said)
+    notes = [f"{len(train):,} comparisons of ids.", *held_out_sentences(len(kept), "comparisons")]
+    return TrainingExamples("pairwise", "comparisons", pairwise(config), examples, kept, [], notes)
 
 
 def _is_encoded(given: object) -> TypeGuard[Sequence[Comparison]]:
@@ -79,18 +79,18 @@ def pair_examples(config: RewardConfig, sources: Sources, encoder: TextEncoder) 
     others = evaluation_sources(config, sources.held_out)
     if others is not None:
         held_out = _compared(config, others, encoder)
-        examples, kept, said = train.comparisons, held_out.comparisons, held_out.sentences
+        examples, kept, notes = train.comparisons, held_out.comparisons, held_out.sentences
     else:
         examples, kept = hold_out(train.comparisons, train.prompts, config.held_out_share, seed=config.seed)
-        said = held_out_sentences(len(kept), "pairs")
+        notes = held_out_sentences(len(kept), "pairs")
     names = [data_source.name for data_source in data_sources if data_source.given is None]
-    return TrainingExamples("pairwise", "pairs", pairwise(config), examples, kept, names, [*train.sentences, *said])
+    return TrainingExamples("pairwise", "pairs", pairwise(config), examples, kept, names, [*train.sentences, *notes])
 
 
 def scored_examples(
     config: RewardConfig, sources: Sources, encoder: TextEncoder, rewards: ScoringRewards, writer: Writer
 ) -> TrainingExamples:
-    """Examples from what rewards say of texts. Raises DataError naming bad rows, RewardError where a reward fails."""
+    """Examples from rewards of texts. Raises DataError naming bad rows, RewardError where a reward fails."""
     has_data = sources.train is not None or bool(config.dataset_name)
     data_sources = training_sources(config, sources.train, wanted="data") if has_data else []
     train = _scored(_texts(config, data_sources, writer), config, encoder, rewards, writer.backend)
@@ -113,16 +113,16 @@ def _ranked(
             "several answers to a prompt (num_generations), or use objective = regression."
         )
     pairs = sum(len(each.labels) for each in comparisons)
-    said = [*train.sentences, f"Rewards tell {pairs:,} pairs of answers to {len(comparisons):,} prompts apart."]
+    notes = [*train.sentences, f"Rewards tell {pairs:,} pairs of answers to {len(comparisons):,} prompts apart."]
     if kept is None:
         examples, held_out = hold_out(comparisons, keys, config.held_out_share, seed=config.seed)
-        said += held_out_sentences(len(held_out), "prompts")
+        notes += held_out_sentences(len(held_out), "prompts")
     else:
         examples, (held_out, _) = comparisons, comparisons_of(kept.scored, config.min_score_gap)
-        said += kept.sentences
-    # How far scores lie apart is told in the report; it is no margin that somebody asked for.
+        notes += kept.sentences
+    # How far scores lie apart is told in the report; it is no margin that the user asked for.
     return TrainingExamples(
-        "pairwise", "prompts", replace(pairwise(config), margins=0.0), examples, held_out, names, said
+        "pairwise", "prompts", replace(pairwise(config), margins=0.0), examples, held_out, names, notes
     )
 
 
@@ -131,19 +131,19 @@ def _graded(
 ) -> TrainingExamples:
     """The score of every text."""
     grades, keys = grades_of(train.scored)
-    said = list(train.sentences)
+    notes = list(train.sentences)
     if kept is None:
         examples, held_out = hold_out(grades, keys, config.held_out_share, seed=config.seed)
-        said += held_out_sentences(len(held_out), "texts")
+        notes += held_out_sentences(len(held_out), "texts")
     else:
         examples, (held_out, _) = grades, grades_of(kept.scored)
-        said += kept.sentences
+        notes += kept.sentences
     targets = torch.tensor([grade.target for grade in examples], dtype=torch.float64)
     mean, deviation = targets.mean().item(), targets.std(correction=0).item()
-    said.append(f"{len(grades):,} texts have scores with mean {mean:.4g} and standard deviation {deviation:.4g}.")
+    notes.append(f"{len(grades):,} texts have scores with mean {mean:.4g} and standard deviation {deviation:.4g}.")
     if deviation == 0:
         raise DataError(f"all {len(grades)} texts got the same score, {mean:g}: there is nothing to learn.")
-    return TrainingExamples("regression", "texts", Regression(mean, deviation), examples, held_out, names, said)
+    return TrainingExamples("regression", "texts", Regression(mean, deviation), examples, held_out, names, notes)
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,8 @@ def _scored(
     found = _ScoredTexts([], [])
     for texts in several:
         rewards.check(texts.prompts_to_score[0].columns)
-        scored, said = score(texts, rewards, encoder, config, backend)
-        found = _ScoredTexts(found.scored + scored, [*found.sentences, *texts.sentences, *said])
+        scored, notes = score(texts, rewards, encoder, config, backend)
+        found = _ScoredTexts(found.scored + scored, [*found.sentences, *texts.sentences, *notes])
     return found
 
 

@@ -20,7 +20,7 @@ ErrorPolicy: TypeAlias = Literal["raise", "retry", "drop"]
 
 @dataclass(frozen=True)
 class OnError:
-    """What the user wants: `raise` at the first failure, `retry` up to `retries` times and then raise, or `drop`."""
+    """What happens on failure: `raise` at the first, `retry` up to `retries` times and then raise, or `drop`."""
 
     policy: ErrorPolicy = "raise"
     retries: int = 2
@@ -29,7 +29,7 @@ class OnError:
 
 @dataclass
 class SourceResult:
-    """What a source has said of every row so far: a value, or the error that stands in its place."""
+    """What a source has returned for every row so far: a value, or the error in its place."""
 
     name: str
     values: list[Value | RewardError]
@@ -43,7 +43,7 @@ class SourceResult:
         return [row for row, value in enumerate(self.values) if isinstance(value, RewardError)]
 
     def note(self, rows: Sequence[int], values: Sequence[Value | RewardError], answer: Answer) -> None:
-        """Keep what was said of these rows."""
+        """Keep what was returned for these rows."""
         for row, value in zip(rows, values, strict=True):
             self.values[row] = value
         for column, logged in answer.extras.items():

@@ -1,4 +1,4 @@
-"""What a reward sees of a rollout, and what it answers.
+"""What a reward source is given of a rollout, and what it returns.
 
 Imports no torch: the processes that run reward functions hold a batch and would pay for it in time and memory.
 """
@@ -71,8 +71,11 @@ class RewardBatch:
     def has_the_ids_of(self, other: "RewardBatch") -> bool:
         """Whether both hold the same episodes, token by token, so that one answer serves both."""
         return (self.prompt_ids, self.completion_ids, self.finished, self.episodes) == (
-            other.prompt_ids, other.completion_ids, other.finished, other.episodes,
-        )  # fmt: skip
+            other.prompt_ids,
+            other.completion_ids,
+            other.finished,
+            other.episodes,
+        )
 
     def number(self, row: int) -> int:
         """The row's place in the whole batch."""
@@ -92,7 +95,7 @@ class RewardBatch:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a source said of a batch, still unchecked: its values, and what it logged by the way.
+    """What a source returned for a batch, still unchecked: its values, and what it logged.
 
     An entry of `values` that is a RewardError says that the source failed on that row and no other.
     """

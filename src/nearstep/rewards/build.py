@@ -47,7 +47,7 @@ class RewardModelOptions:
     trust_remote_code: bool
     autocast: bool
     max_tokens: int
-    place: Callable[[nn.Module], nn.Module]  # puts a model where it shall run
+    place: Callable[[nn.Module], nn.Module]  # moves a model to its device
     seed: int
 
 
@@ -121,7 +121,7 @@ def make_sources(
 
 
 def on_error(settings: RewardSettings) -> OnError:
-    """What the settings want when a reward fails."""
+    """The settings for a failing reward."""
     return OnError(settings.on_reward_error, settings.reward_retries)
 
 
@@ -203,7 +203,7 @@ def token_from(variable: str) -> str:
     """The token in an environment variable. Raises ConfigError if it is not set."""
     token = os.environ.get(variable, "").strip()
     if not token:
-        raise ConfigError(f"the environment variable {variable}, which shall hold a token, is not set")
+        raise ConfigError(f"the environment variable {variable}, which must hold a token, is not set")
     if not token.isascii() or not token.isprintable():
         raise ConfigError(f"the token in the environment variable {variable} has characters that no header can carry")
     return token

@@ -1,4 +1,4 @@
-"""How what several rewards said is added up: weighted, each by its name, None left out, a failed row not scored."""
+"""How the values of several reward sources are added up: weighted, by name, None left out, a failed row not scored."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from nearstep.types import Prompts, Rollout, Scores
 class CombinedRewards:
     """What became of a batch, in Python's float64; NaN for a row that was not scored.
 
-    `last` is what a row is paid at its end, `tokens` what its tokens are paid on the way (None where nothing is); both
+    `last` is the reward of a row at its end, `tokens` those of its tokens (None where there are none); both
     are weighted. `parts` are the sums of every source before its weight, NaN where it did not apply or failed.
     """
 
@@ -36,7 +36,7 @@ class CombinedRewards:
 
     @property
     def totals(self) -> list[float]:
-        """Everything that a row is paid; NaN for one that was not scored."""
+        """All rewards of a row; NaN for one that was not scored."""
         return [last + math.fsum(tokens or ()) for last, tokens in zip(self.last, self.tokens, strict=True)]
 
 
@@ -145,11 +145,11 @@ class Rewards:
         """Σ weight · value of every token, over the sources that spread their reward; None if there is none."""
         ids, finished = batch.completion_ids[row], batch.finished[row]
         spread = [
-            [weight * paid for paid in per_token(value, ids, finished, self._tokenizer)]
+            [weight * reward for reward in per_token(value, ids, finished, self._tokenizer)]
             for weight, result in zip(self.weights, results, strict=True)
             if isinstance(value := result.values[row], PerToken | PerSpan)
         ]
-        return [sum(of_token) for of_token in zip(*spread, strict=True)] if spread else None
+        return [sum(at_token) for at_token in zip(*spread, strict=True)] if spread else None
 
     def _failed_shares(self, results: Sequence[SourceResult]) -> dict[str, float]:
         """The share of rows on which each source failed, where the user lets a run go on after that."""
@@ -169,17 +169,17 @@ def _part(result: SourceResult, row: int) -> float:
 
 def _dense(tokens: Sequence[list[float] | None], rollout: Rollout) -> Tensor | None:
     """The rewards of all actions back to back; None if no row has any."""
-    if all(paid is None for paid in tokens):
+    if all(row_rewards is None for row_rewards in tokens):
         return None
     rows = zip(rollout.completion_ids(), tokens, rollout.is_action.split(rollout.row_lengths.tolist()), strict=True)
-    of_actions = []
-    for row, (ids, paid, is_action) in enumerate(rows):
-        own = torch.tensor([0.0] * len(ids) if paid is None else paid, dtype=torch.float64)
+    action_rewards = []
+    for row, (ids, row_rewards, is_action) in enumerate(rows):
+        own = torch.tensor([0.0] * len(ids) if row_rewards is None else row_rewards, dtype=torch.float64)
         chosen = is_action[len(is_action) - len(ids) :].cpu()
         if own[~chosen].any():
-            raise RewardError(f"row {row}: a reward is spread over tokens that the policy did not choose: pay them 0.")
-        of_actions.append(own[chosen])
-    return torch.cat(of_actions).float().to(rollout.tokens.device)
+            raise RewardError(f"row {row}: a reward is spread over tokens that the policy did not choose: give them 0.")
+        action_rewards.append(own[chosen])
+    return torch.cat(action_rewards).float().to(rollout.tokens.device)
 
 
 def merged_extras(results: Sequence[SourceResult]) -> dict[str, list[object]]:

@@ -54,11 +54,11 @@ def reward_row(
 
 
 def per_token(value: Value, ids: list[int], finished: bool, tokenizer: PreTrainedTokenizerBase) -> list[float]:
-    """What each token of a response is paid; a number or None pays none of them.
+    """The reward of each token of a response; a number or None gives none to any of them.
 
     The value of a span is shared equally by the tokens that have a part in it, so that its sum is kept.
     """
-    paid = [0.0] * len(ids)
+    rewards = [0.0] * len(ids)
     if isinstance(value, PerToken):
         return list(value.values)
     if isinstance(value, PerSpan):
@@ -66,8 +66,8 @@ def per_token(value: Value, ids: list[int], finished: bool, tokenizer: PreTraine
         for start, end, worth in value.values:
             first, last = text.token_at(start), text.token_at(end - 1)
             for token in range(first, last + 1):
-                paid[token] += worth / (last + 1 - first)
-    return paid
+                rewards[token] += worth / (last + 1 - first)
+    return rewards
 
 
 class _Decoded:

@@ -21,7 +21,7 @@ LEFT_OUT = ("prompt", "completion", "completion_ids")
 
 @runtime_checkable
 class ChecksColumns(Protocol):
-    """A reward function that knows more of what it needs than its signature says, such as columns named by parameters.
+    """A reward function whose needs are not all in its signature, such as columns named by parameters.
 
     `check_columns` is called before any weight is loaded; it raises an error for the user where the function cannot
     work with these data set columns, or not on this machine.

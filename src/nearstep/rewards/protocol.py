@@ -28,7 +28,7 @@ class HeadStart(Protocol):
     """What a source has begun of one batch."""
 
     def add(self, row: RewardBatch) -> None:
-        """Begin with a row: a batch of one, which knows its place in the whole. Returns at once, and raises nothing."""
+        """Begin with a row: a batch of one, with its place in the whole. Returns at once, and raises nothing."""
 
     def score(self, batch: RewardBatch) -> Answer | Awaitable[Answer]:
         """The answer to the whole batch, the same as without a head start, whichever rows were added before."""
@@ -87,7 +87,7 @@ class RewardModule(Protocol):
     """Scores rollouts, and may begin while they are being generated."""
 
     def early(self, prompts: Prompts) -> EarlyRows:
-        """What rows of `prompts` are told to as they end."""
+        """The callback for rows of `prompts` that have ended."""
 
     def __call__(self, prompts: Prompts, rollout: Rollout, early: EarlyRows | None = None) -> Scores:
         """A score for every row, NaN for one that could not be scored; `early` may have begun."""

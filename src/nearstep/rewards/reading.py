@@ -57,10 +57,10 @@ class EpisodeReader:
     def _read_messages(self, messages: list[Message], finished: bool) -> list[int]:
         text = self._render(messages)
         end = self._turn_end.rstrip()
-        said = text.removesuffix(self._turn_end)
+        content = text.removesuffix(self._turn_end)
         if not finished:
-            return self._encode(said)
-        return self._encode(said + end) if end else self._with_eos(self._encode(said))
+            return self._encode(content)
+        return self._encode(content + end) if end else self._with_eos(self._encode(content))
 
     @cached_property
     def _turn_end(self) -> str:
@@ -97,10 +97,12 @@ class EpisodeReader:
 def conversation(prompt: PromptInput, completion: Completion) -> list[Message]:
     """Prompt and completion as messages; an answer that the prompt has begun goes on in the same message."""
     before: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    said: list[Message] = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    answer: list[Message] = (
+        [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    )
     if not before or before[-1].get("role") != "assistant":
-        return [*before, *said]
-    begun, first, *rest = before[-1], *said
+        return [*before, *answer]
+    begun, first, *rest = before[-1], *answer
     return [*before[:-1], {**begun, "content": f"{begun['content']}{first['content']}"}, *rest]
 
 

@@ -1,4 +1,4 @@
-"""How a reward's answer is read: what is converted and what is refused, before anything learns from it."""
+"""How a reward's answer is read: what is converted and what is refused, before training."""
 
 import math
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def read_values(values: object, batch: RewardBatch, source: str) -> list[float]:
 
 
 def read_entries(values: object, batch: RewardBatch, source: str) -> list[Value | RewardError]:
-    """What `values` says of each row: its value, or the error that names what is wrong with it.
+    """The value of each row, or the error that names what is wrong with it.
 
     Taken are a list, a tuple, or a tensor or array of one dimension, with one entry per row. An entry is None, a real
     number (True and False count as 1 and 0), a tensor or array of one element; or, for a reward that is spread over

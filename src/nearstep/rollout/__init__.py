@@ -1,1 +1,1 @@
-"""Engines that play episodes: prompts in, a Rollout with recorded log-probabilities out."""
+"""Engines that generate episodes: prompts in, a Rollout with recorded log-probabilities out."""

@@ -1,4 +1,4 @@
-"""Decoding steps that are captured once and replayed, so that a GPU does not wait to be told of every kernel.
+"""Decoding steps that are captured once and replayed, so that a GPU does not wait for the launch of every kernel.
 
 A captured step always computes with the same memory and the same shapes. So its inputs and outputs have fixed places,
 and steps are captured for a few sizes only: a step takes the next larger one. What is too much of it are free slots,

@@ -50,6 +50,6 @@ def next_logits(
 
 
 def logits_of(policy: Policy, states: Float[Tensor, "places width"]) -> Float[Tensor, "places vocabulary"]:
-    """What the head says of hidden states."""
+    """The head's logits of hidden states."""
     with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=policy.autocast):
         return policy.head.logits(states)

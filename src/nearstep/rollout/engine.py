@@ -1,4 +1,4 @@
-"""What an engine must do to play episodes, and what it may leave out."""
+"""What an engine must do to generate episodes, and what it may leave out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Capabilities:
 
     top_tokens: bool = False  # record the most probable tokens, which some trust regions compare
     limits: bool = False  # keep a limit for each row
-    row_ended: bool = False  # tell of a row as soon as it has ended, so that its reward may begin
+    row_ended: bool = False  # call `row_ended` as soon as a row has ended, so that its reward may begin
     own_episode: bool = False  # a response depends on seed, prompt and episode number, not on the rest of the batch
 
 
@@ -106,7 +106,7 @@ def rollout_of_rows(
 def play(
     engine: RolloutEngine, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None
 ) -> Rollout:
-    """Let the engine generate; it tells of rows as they end if it can.
+    """Let the engine generate; it calls `row_ended` as rows end if it can.
 
     Raises ConfigError where `settings` ask for what the engine cannot do, and TrainingError for a log-probability that
     is not a number.
@@ -131,7 +131,7 @@ def require_top_tokens(engine: RolloutEngine, top_tokens: int) -> None:
 
 
 def _check_numbers(rollout: Rollout, prompts: Prompts) -> None:
-    """A distribution of NaN yields some token, and the run would go on; its log-probability tells."""
+    """A distribution of NaN yields some token, and the run would go on; its log-probability shows it."""
     broken = rollout.logprobs.isnan()
     if not broken.any():
         return

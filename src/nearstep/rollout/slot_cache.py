@@ -20,7 +20,7 @@ class SlotCache:
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
 
-    def of_layer(self, layer: LayerInput) -> tuple[Tensor, Tensor]:
+    def layer_states(self, layer: LayerInput) -> tuple[Tensor, Tensor]:
         """The two tensors of a layer."""
         if layer.layer not in self.keys:
             for store, like in ((self.keys, layer.key), (self.values, layer.value)):
@@ -43,9 +43,9 @@ class Prefill:
 
     def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
         """Store, then attend prompt by prompt."""
-        keys, values = self.cache.of_layer(layer)
-        of_prompts = (states[0].split(self.lengths, dim=1) for states in (layer.key, layer.value))
-        for slots, key, value in zip(self.slots, *of_prompts, strict=True):
+        keys, values = self.cache.layer_states(layer)
+        split_by_prompt = (states[0].split(self.lengths, dim=1) for states in (layer.key, layer.value))
+        for slots, key, value in zip(self.slots, *split_by_prompt, strict=True):
             for slot in slots:
                 keys[slot, :, : key.shape[1]] = key
                 values[slot, :, : value.shape[1]] = value
@@ -66,7 +66,7 @@ class DecodeStep:
 
     def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
         """Store the new key and value behind the row's others, then attend to all of them."""
-        keys, values = self.cache.of_layer(layer)
+        keys, values = self.cache.layer_states(layer)
         keys[self._slots, :, self.lengths] = layer.key[0].transpose(0, 1)
         values[self._slots, :, self.lengths] = layer.value[0].transpose(0, 1)
         visible = self._filled if layer.window is None else self._filled & (self._age < layer.window)

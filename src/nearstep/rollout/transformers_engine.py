@@ -119,10 +119,12 @@ class LiveBatch:
         distinct = list(slots)
         logits = []
         for group in row_groups([len(ids) for ids in distinct], self.max_tokens, len(distinct)):
-            of_group = distinct[group.start : group.stop]
-            lengths = torch.tensor([len(ids) for ids in of_group], device=device)
-            tokens = torch.tensor([token for ids in of_group for token in ids], device=device)
-            plan = Prefill(self.cache, tuple(map(len, of_group)), tuple(tuple(slots[ids]) for ids in of_group))
+            group_prompts = distinct[group.start : group.stop]
+            lengths = torch.tensor([len(ids) for ids in group_prompts], device=device)
+            tokens = torch.tensor([token for ids in group_prompts for token in ids], device=device)
+            plan = Prefill(
+                self.cache, tuple(map(len, group_prompts)), tuple(tuple(slots[ids]) for ids in group_prompts)
+            )
             states = states_at(self.policy, tokens, places_in_row(lengths), plan, lengths.cumsum(0) - 1)
             logits.append(logits_of(self.policy, states))
         self.rows.extend(rows)

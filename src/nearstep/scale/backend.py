@@ -1,7 +1,6 @@
 """What a backend must do so that one loop runs on one process or on many."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -14,8 +13,8 @@ Item = TypeVar("Item")
 class Backend(Protocol):
     """Processes, devices, and what crosses between them.
 
-    A backend that shards weights does so in `place`, gathers them in `whole_weights` (generation) and
-    `weights_to_save`, and takes its own norm in `gradient_norm`; the loop does not change.
+    A backend that shards weights does so in `place`, gathers them in `weights_to_save`, and takes its own norm in
+    `gradient_norm`; the loop does not change.
     """
 
     @property
@@ -40,9 +39,6 @@ class Backend(Protocol):
     def add_up(self, values: Tensor) -> Tensor:
         """Sum over processes, the same on all of them."""
 
-    def largest(self, values: Tensor) -> Tensor:
-        """Elementwise maximum over processes."""
-
     def gather(self, item: Item) -> list[Item]:
         """What every process passed, in the order of ranks, on all of them."""
 
@@ -54,9 +50,6 @@ class Backend(Protocol):
 
     def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """Euclidean norm of all gradients together."""
-
-    def whole_weights(self, model: nn.Module) -> AbstractContextManager[None]:
-        """While open, the model's weights are whole on this process, for generation."""
 
     def weights_to_save(self, model: nn.Module) -> dict[str, Tensor] | None:
         """The whole state dict on rank 0, None elsewhere."""

@@ -2,8 +2,7 @@
 
 import atexit
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -42,11 +41,11 @@ class TorchBackend:
 
     def add_up(self, values: Tensor) -> Tensor:
         """See Backend.add_up."""
-        return self._reduced(values, dist.ReduceOp.SUM)
-
-    def largest(self, values: Tensor) -> Tensor:
-        """See Backend.largest."""
-        return self._reduced(values, dist.ReduceOp.MAX)
+        if self.world_size == 1:
+            return values
+        total = values.detach().to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total.to(values.device)
 
     def gather(self, item: Item) -> list[Item]:
         """See Backend.gather."""
@@ -81,11 +80,6 @@ class TorchBackend:
         """See Backend.gradient_norm."""
         return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
-    @contextmanager
-    def whole_weights(self, model: nn.Module) -> Iterator[None]:
-        """Nothing to gather: every process holds whole models."""
-        yield
-
     def weights_to_save(self, model: nn.Module) -> dict[str, Tensor] | None:
         """See Backend.weights_to_save."""
         return model.state_dict() if self.rank == 0 else None
@@ -99,13 +93,6 @@ class TorchBackend:
         """See Backend.close."""
         if self.joined and dist.is_initialized():
             dist.destroy_process_group()
-
-    def _reduced(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
-        if self.world_size == 1:
-            return values
-        reduced = values.detach().to(self.device, copy=True)
-        dist.all_reduce(reduced, op=operation)
-        return reduced.to(values.device)
 
 
 def buckets(tensors: Sequence[Tensor], size_bytes: int) -> list[list[Tensor]]:

@@ -101,19 +101,21 @@ def _without_critic(advantage: object) -> str | None:
     inputs = _inputs(advantage)
     shifted = replace(inputs, values=inputs.values + 1)
     return _differs(
-        inputs, _advantages(advantage, inputs), _advantages(advantage, shifted),
+        inputs,
+        _advantages(advantage, inputs),
+        _advantages(advantage, shifted),
         "with other values, and needs_critic is false",
-    )  # fmt: skip
+    )
 
 
 def _token_rewards(advantage: object) -> str | None:
-    """Half of what row 0 gets at its last action is paid at its first."""
+    """Half of what row 0 gets at its last action is given at its first."""
     inputs = _inputs(advantage)
     rewards = inputs.rewards.clone()
     rewards[0] += rewards[2] / 2
     rewards[2] /= 2
     before, after = (_advantages(advantage, each) for each in (inputs, replace(inputs, rewards=rewards)))
-    found = _differs(inputs, before, after, "when part of a row's reward is paid earlier")
+    found = _differs(inputs, before, after, "when part of a row's reward is given earlier")
     if _typed(advantage).uses_token_rewards:
         return None if found else "it does not, and uses_token_rewards is true: rewards of tokens would be flattened"
     return f"{found}, and uses_token_rewards is false" if found else None
@@ -121,19 +123,22 @@ def _token_rewards(advantage: object) -> str | None:
 
 def _unscored(advantage: object) -> str | None:
     inputs = _inputs(advantage)
-    of_row = take_rows(inputs.action_counts, torch.tensor([UNSCORED]))
+    row_actions = take_rows(inputs.action_counts, torch.tensor([UNSCORED]))
     rewards = inputs.rewards.clone()
-    rewards[of_row] += 5
+    rewards[row_actions] += 5
     others = torch.ones_like(rewards, dtype=torch.bool)
-    others[of_row] = False
+    others[row_actions] = False
     return _differs(
-        inputs, _advantages(advantage, inputs), _advantages(advantage, replace(inputs, rewards=rewards)),
-        f"when row {UNSCORED}, which has no score, is paid more", where=others,
-    )  # fmt: skip
+        inputs,
+        _advantages(advantage, inputs),
+        _advantages(advantage, replace(inputs, rewards=rewards)),
+        f"when row {UNSCORED}, which has no score, gets more reward",
+        where=others,
+    )
 
 
 def _every_process(advantage: object) -> str | None:
-    """The first four rows in one process, five in another: the second prompt is played in both."""
+    """The first four rows in one process, five in another: the second prompt is in both."""
     inputs = _inputs(advantage)
     whole = _advantages(advantage, inputs)
     for cut in (4, 1):
@@ -153,8 +158,9 @@ def _own_prompt(advantage: object) -> str | None:
     rewards[-1] += 3
     first = torch.arange(len(rewards)) < int(inputs.action_counts[:GROUP_SIZE].sum())
     changed = _advantages(advantage, replace(inputs, rewards=rewards))
-    return _differs(inputs, _advantages(advantage, inputs), changed, "when another prompt's row is paid more",
-                    where=first)  # fmt: skip
+    return _differs(
+        inputs, _advantages(advantage, inputs), changed, "when another prompt's row gets more reward", where=first
+    )
 
 
 def _more_is_better(advantage: object) -> str | None:
@@ -165,7 +171,7 @@ def _more_is_better(advantage: object) -> str | None:
     before, after = (_advantages(advantage, each)[last] for each in (inputs, replace(inputs, rewards=rewards)))
     if after > before:
         return None
-    return f"row 0 is paid 1 more at its last action, whose advantage goes from {before:g} to {after:g}"
+    return f"row 0 gets 1 more at its last action, whose advantage goes from {before:g} to {after:g}"
 
 
 def _after_eos(advantage: object) -> str | None:
@@ -240,10 +246,10 @@ LAWS: tuple[Law[object], ...] = (
     Law("inputs_untouched", "what it is given stays as it is", _inputs_untouched),
     Law("repeatable", "the same inputs give the same advantages again", _repeatable),
     Law("without_critic", "without a critic, values do not matter", _without_critic),
-    Law("token_rewards", "when a reward is paid matters exactly where uses_token_rewards says so", _token_rewards),
+    Law("token_rewards", "when a reward is given matters exactly where uses_token_rewards says so", _token_rewards),
     Law("unscored", "a row without a score changes nothing for the others", _unscored),
     Law("every_process", "it does not matter which process holds which rows", _every_process),
     Law("more_is_better", "a higher reward gives its action a higher advantage", _more_is_better, False),
     Law("own_prompt", "rows of other prompts do not matter", _own_prompt, False),
-    Law("after_eos", "with a critic, what is paid after the stop token counts", _after_eos, False),
+    Law("after_eos", "with a critic, a reward after the stop token counts", _after_eos, False),
 )

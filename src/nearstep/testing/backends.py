@@ -64,16 +64,10 @@ def _ranks(group: Group) -> str | None:
 def _sums(group: Group) -> str | None:
     own, before = group.own, group.own
     everybody = torch.stack([values.to(own.device) for values in group.typed.gather(own.cpu())])
-    for name, method, expected in (
-        ("add_up", group.typed.add_up, everybody.sum(0)),
-        ("largest", group.typed.largest, everybody.max(0).values),
-    ):
-        found = method(own)
-        if not torch.allclose(found, expected, atol=CLOSE):
-            return f"{name} gave {found.tolist()}, the processes hold {everybody.tolist()}"
-        if not torch.equal(own, before):
-            return f"{name} changed what it was given"
-    return None
+    total = group.typed.add_up(own)
+    if not torch.allclose(total, everybody.sum(0), atol=CLOSE):
+        return f"add_up gave {total.tolist()}, the processes hold {everybody.tolist()}"
+    return None if torch.equal(own, before) else "add_up changed what it was given"
 
 
 def _gather(group: Group) -> str | None:
@@ -93,13 +87,13 @@ def _placed(group: Group) -> str | None:
     plain = small_model(seed=0)
     if {name for name, _ in group.model.named_parameters()} != {name for name, _ in plain.named_parameters()}:
         return "its weights have other names after place"
-    with group.typed.whole_weights(group.model):
-        for name, weights in plain.named_parameters():
-            found = dict(group.model.named_parameters())[name]
-            if found.device.type != group.typed.device.type:
-                return f"{name} is on {found.device}, the backend computes on {group.typed.device}"
-            if found.shape != weights.shape or not torch.equal(found.detach().cpu(), weights.detach()):
-                return f"{name} is not what rank 0 had, on rank {group.typed.rank}"
+    placed = dict(group.model.named_parameters())
+    for name, weights in plain.named_parameters():
+        found = placed[name]
+        if found.device.type != group.typed.device.type:
+            return f"{name} is on {found.device}, the backend computes on {group.typed.device}"
+        if found.shape != weights.shape or not torch.equal(found.detach().cpu(), weights.detach()):
+            return f"{name} is not what rank 0 had, on rank {group.typed.rank}"
     return None
 
 
@@ -118,17 +112,17 @@ def _saved(group: Group) -> str | None:
 
 def _gradients(group: Group) -> str | None:
     world, rank = group.typed.world_size, group.typed.rank
-    shared, of_last, nobody, *_ = group.parameters
+    shared, last_only, nobody, *_ = group.parameters
     for parameter in group.parameters:
         parameter.grad = None
     shared.grad = torch.full_like(shared, rank + 1.0)
     if rank == world - 1:
-        of_last.grad = torch.full_like(of_last, 5.0)
-    group.typed.add_up_gradients([shared, of_last, nobody])
+        last_only.grad = torch.full_like(last_only, 5.0)
+    group.typed.add_up_gradients([shared, last_only, nobody])
     expected = world * (world + 1) / 2
     if shared.grad is None or not torch.allclose(shared.grad, torch.full_like(shared, expected)):
         return f"gradients of 1 … {world} do not add up to {expected:g}"
-    if of_last.grad is None or not torch.allclose(of_last.grad, torch.full_like(of_last, 5.0)):
+    if last_only.grad is None or not torch.allclose(last_only.grad, torch.full_like(last_only, 5.0)):
         return f"a gradient that only rank {world - 1} has is not on rank {rank}"
     return None if nobody.grad is None else "weights without a gradient anywhere got one: Adam would move them"
 
@@ -152,7 +146,7 @@ LAWS: tuple[Law[Group], ...] = (
     Law("ranks", "ranks count from 0 to world_size − 1", _ranks),
     Law("gather", "gather brings every process's object, in the order of ranks, to all; gather_to_main to rank 0",
         _gather),
-    Law("sums", "add_up and largest are those over all processes, the same on each, their input untouched", _sums),
+    Law("sums", "add_up is the sum over all processes, the same on each, its input untouched", _sums),
     Law("placed", "place puts rank 0's weights on the device of every process, under their names", _placed),
     Law("saved", "weights_to_save is the whole state dict on rank 0 and None elsewhere", _saved),
     Law("gradients", "gradients are summed; one that is missing here counts as zero, one that nobody has stays None",

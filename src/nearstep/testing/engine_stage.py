@@ -24,7 +24,7 @@ ALL = list(range(len(PROMPTS)))
 
 @dataclass
 class Stage:
-    """An engine, built once, and the policy that it plays."""
+    """An engine, built once, and the policy that it samples from."""
 
     given: object
     tolerance: float
@@ -46,7 +46,7 @@ class Stage:
 
     @cached_property
     def rollout(self) -> Rollout:
-        """All prompts as the engine plays them."""
+        """The rollout of all prompts."""
         return self.play()
 
     def play(self, rows: Sequence[int] = ALL, settings: GenerationSettings = SETTINGS) -> Rollout:

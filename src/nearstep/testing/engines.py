@@ -36,10 +36,10 @@ def _name(given: object) -> str:
 
 def _protocol(stage: Stage) -> str | None:
     try:
-        said = [stage.can, stage.can]
+        found = [stage.can, stage.can]
     except ConfigError as error:
         return str(error)
-    return None if said[0] == said[1] else f"capabilities() is {said[0]}, and then {said[1]}"
+    return None if found[0] == found[1] else f"capabilities() is {found[0]}, and then {found[1]}"
 
 
 def _layout(stage: Stage) -> str | None:
@@ -242,14 +242,14 @@ def _row_ended(stage: Stage) -> str | None:
         if end != played[row]:
             return f"row {row} was told to end with {end[0]}, finished = {end[1]}; the rollout has {played[row]}"
     same = stage.play().completion_ids() == rollout.completion_ids()
-    return None if same else "responses differ when nobody listens"
+    return None if same else "responses differ without row_ended"
 
 
 def _reopens(stage: Stage) -> str | None:
     stage.play([0, 1])
     stage.engine.close()
     rows = len(stage.play([0, 1]))
-    return None if rows == 2 else f"after close and load it plays {rows} of 2 rows"
+    return None if rows == 2 else f"after close and load it generates {rows} of 2 rows"
 
 
 LAWS: tuple[Law[Stage], ...] = (
@@ -274,6 +274,6 @@ LAWS: tuple[Law[Stage], ...] = (
     Law("greedy_tokens", "greedy tokens are the most probable ones", _greedy_tokens, False),
     Law("most_probable", "the top tokens are the most probable ones", _most_probable, False,
         applies=lambda stage: stage.can.top_tokens),
-    Law("new_weights", "after load the newest weights are played, and recorded as such", _new_weights, False),
+    Law("new_weights", "after load it samples from the newest weights, and records their version", _new_weights, False),
     Law("reopens", "after close it can be loaded again", _reopens),
 )  # fmt: skip

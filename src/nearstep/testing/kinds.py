@@ -48,4 +48,4 @@ def kind_of(found: object) -> Kind:
     for member, kind in TELLING.items():
         if member in dir(found):
             return kind
-    raise ConfigError(f"{shorten(found)} has the members of no axis; say what it shall be: kind = {', '.join(KINDS)}")
+    raise ConfigError(f"{shorten(found)} has the members of no axis; say which it is for: kind = {', '.join(KINDS)}")

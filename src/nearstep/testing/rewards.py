@@ -81,9 +81,9 @@ class Trial:
         """What the reward says, NaN where it says None. Raises RewardError for anything that is no reward."""
         return self.read(self.source().score(batch), batch)
 
-    def read(self, said: Answer | Awaitable[Answer], batch: RewardBatch) -> list[float]:
+    def read(self, returned: Answer | Awaitable[Answer], batch: RewardBatch) -> list[float]:
         """The values of an answer, as `values` gives them."""
-        answer = said if isinstance(said, Answer) else EventLoop().gather([said])[0]
+        answer = returned if isinstance(returned, Answer) else EventLoop().gather([returned])[0]
         return read_values(answer.values, batch, self.source().name)
 
 

@@ -20,12 +20,12 @@ class BatchSizes:
     micro_tokens: int
     updates: int
     world_size: int
-    dataset_rows: int | None  # None: a stream, of which nobody knows
+    dataset_rows: int | None  # None for a stream, whose number of rows is unknown
     requested_episodes: int
 
     @property
     def episodes(self) -> int:
-        """Episodes that the run will play: whole batches, so possibly a few more than were asked for."""
+        """Episodes of the run: whole batches, so possibly a few more than were asked for."""
         return self.updates * self.batch
 
     @property
@@ -99,7 +99,7 @@ def batch_sizes(config: PPOConfig, dataset_rows: int | None, world_size: int) ->
     if config.total_episodes is not None:
         requested = config.total_episodes
     elif dataset_rows is None:
-        raise ConfigError("a streamed data set needs total_episodes: nobody knows how many rows it has")
+        raise ConfigError("a streamed data set needs total_episodes: how many rows it has is unknown")
     else:
         requested = max(1, math.floor(config.num_train_epochs * dataset_rows * generations))
     return BatchSizes(

@@ -19,11 +19,11 @@ from nearstep.types import Rollout, Scores
 
 @dataclass(frozen=True)
 class TokenRewards:
-    """The reward of every action, and what finished rows are paid one step after their stop token (0 elsewhere)."""
+    """The reward of every action, and that of finished rows one step after their stop token (0 elsewhere)."""
 
     rewards: Float[Tensor, " actions"]
     final_rewards: Float[Tensor, " rows"]
-    after_eos: Bool[Tensor, " rows"]  # rows that are paid after their stop token
+    after_eos: Bool[Tensor, " rows"]  # rows whose score comes after their stop token
 
 
 def shape_scores(scores: Scores, rollout: Rollout, config: PPOConfig, moments: Moments) -> Float[Tensor, " rows"]:
@@ -47,8 +47,8 @@ def shape_scores(scores: Scores, rollout: Rollout, config: PPOConfig, moments: M
     )
 
 
-def paid_after_eos(rollout: Rollout, config: PPOConfig, *, has_critic: bool) -> Bool[Tensor, " rows"]:
-    """Rows whose score is paid one step after their stop token, as in TRL: with score_position="after_eos" those that
+def rows_scored_after_eos(rollout: Rollout, config: PPOConfig, *, has_critic: bool) -> Bool[Tensor, " rows"]:
+    """Rows whose score comes one step after their stop token, as in TRL: with score_position="after_eos" those that
     ended before their limit. That takes a critic, which values the state in between."""
     if config.score_position == "last_token" or not has_critic:
         return torch.zeros_like(rollout.finished)
@@ -64,10 +64,10 @@ def token_rewards(
     after_eos: Bool[Tensor, " rows"],
     whiten_with: AddUp | None,
 ) -> TokenRewards:
-    """What every action is paid: `other` (rewards of tokens less the KL penalty), and at the last one the score.
+    """The reward of every action: `other` (token rewards less the KL penalty), and at the last one the score.
 
-    With `whiten_with`, a sum over all processes, rewards are scaled to variance 1 and keep their mean; what is paid
-    after the stop token is scaled with them.
+    With `whiten_with`, a sum over all processes, rewards are scaled to variance 1 and keep their mean; those after
+    the stop token are scaled with them.
     """
     counts = rollout.action_counts
     rewards = add_scores(other, scores, counts, at_last=~after_eos)
@@ -83,7 +83,7 @@ def token_rewards(
 
 
 def credit_inputs(
-    paid: TokenRewards,
+    rewarded: TokenRewards,
     states: StateValues,
     scored: Bool[Tensor, " rows"],
     rollout: Rollout,
@@ -94,18 +94,18 @@ def credit_inputs(
     first_row: int,
 ) -> CreditInputs:
     """What a rule for advantages is given. A state after the last action has a value where something follows it."""
-    has_future = paid.after_eos | ~rollout.finished if config.bootstrap_truncated else paid.after_eos
+    has_future = rewarded.after_eos | ~rollout.finished if config.bootstrap_truncated else rewarded.after_eos
     final_values = torch.where(has_future, states.final, 0)
 
-    def gather_rows(of_rows: Tensor) -> Tensor:
-        return torch.cat([share.to(of_rows.device) for share in backend.gather(of_rows.cpu())])
+    def gather_rows(row_values: Tensor) -> Tensor:
+        return torch.cat([share.to(row_values.device) for share in backend.gather(row_values.cpu())])
 
     return CreditInputs(
-        rewards=paid.rewards,
+        rewards=rewarded.rewards,
         values=states.before_actions,
         action_counts=rollout.action_counts,
         final_values=final_values,
-        final_advantages=torch.where(paid.after_eos, paid.final_rewards - final_values, 0),
+        final_advantages=torch.where(rewarded.after_eos, rewarded.final_rewards - final_values, 0),
         scored=scored,
         update=update,
         response_length=config.response_length,
@@ -120,7 +120,7 @@ def give_credit(advantage: Advantage, inputs: CreditInputs, *, has_token_rewards
     """Advantages and targets by the rule. Raises RewardError where it would flatten rewards of single tokens."""
     if has_token_rewards and not advantage.uses_token_rewards:
         raise RewardError(
-            f"advantage {type(advantage).__name__} looks only at what a whole row was paid, and a reward pays single "
+            f"advantage {type(advantage).__name__} looks only at the sum of a row, and a reward is given to single "
             "tokens: which token earned what would be lost. Give one number for a row, or use advantage = gae or "
             "batch_normalized"
         )

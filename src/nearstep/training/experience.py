@@ -14,7 +14,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import ExplainedVariance, Max, Mean, Metric, Metrics, Std
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
-from nearstep.training.credit import credit_inputs, give_credit, paid_after_eos, shape_scores, token_rewards
+from nearstep.training.credit import credit_inputs, give_credit, rows_scored_after_eos, shape_scores, token_rewards
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
 from nearstep.types import Experience, Rollout, Scores, row_groups
@@ -40,13 +40,16 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     other = dense_rewards(scores, rollout).to(shaped.dtype)
     if config.kl_in == "reward" and ref_logprobs is not None:
         other = other - kl_coef * kl_estimate(rollout.logprobs, ref_logprobs, config.kl_estimator)
-    paid = token_rewards(
-        shaped, other, scores.scored, rollout,
-        after_eos=paid_after_eos(rollout, config, has_critic=r.models.critic is not None),
+    rewarded = token_rewards(
+        shaped,
+        other,
+        scores.scored,
+        rollout,
+        after_eos=rows_scored_after_eos(rollout, config, has_critic=r.models.critic is not None),
         whiten_with=r.backend.add_up if config.whiten_rewards else None,
-    )  # fmt: skip
+    )
     inputs = credit_inputs(
-        paid, states, scores.scored, rollout, config, r.backend, update=state.update, first_row=first_row
+        rewarded, states, scores.scored, rollout, config, r.backend, update=state.update, first_row=first_row
     )
     credit = give_credit(r.advantage, inputs, has_token_rewards=scores.dense is not None)
     advantages = credit.advantages
@@ -63,33 +66,33 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         importance=importance,
         ref_logprobs=ref_logprobs,
         values=states.before_actions,
-        rewards=paid.rewards,
+        rewards=rewarded.rewards,
         raw_advantages=credit.advantages,
         advantages=advantages,
         returns=credit.advantages if credit.targets is None else credit.targets,
         final_values=inputs.final_values,
-        final_returns=paid.final_rewards,
-        train_final=paid.after_eos,
+        final_returns=rewarded.final_rewards,
+        train_final=rewarded.after_eos,
         trained=scores.scored & learnable,
         kl_coef=kl_coef,
     )
 
 
 def dense_rewards(scores: Scores, rollout: Rollout) -> Tensor:
-    """What single actions were paid by the rewards themselves; 0 where they pay whole rows."""
+    """Rewards that the sources gave to single actions; 0 where they gave them to whole rows."""
     return torch.zeros_like(rollout.logprobs) if scores.dense is None else scores.dense
 
 
 def before_first_step(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs | None, StateValues]:
-    """What policy and critic say now, in forward passes of limited size: log-probs where ratios are taken against them,
-    the value of every state, 0 if there is no critic. On one trunk both come from one pass."""
+    """Log-probs and values of the current weights, in forward passes of limited size: log-probs only if ratios are
+    taken against them, the value of every state, 0 if there is no critic. On one trunk both come from one pass."""
     policy, critic, anew = r.models.policy, r.models.critic, r.config.anchor == "recomputed"
     logprobs: list[ActionLogprobs] = []
     values: list[StateValues] = []
     for part in _parts(rollout, r):
         if critic is not None and anew and r.models.one_trunk:
-            of_part, states = rollout_logprobs_and_values(policy, critic, part, r.sampling)
-            logprobs.append(of_part)
+            part_logprobs, states = rollout_logprobs_and_values(policy, critic, part, r.sampling)
+            logprobs.append(part_logprobs)
             values.append(states)
             continue
         if anew:
@@ -145,13 +148,13 @@ def _parts(rollout: Rollout, r: Recipe) -> Iterator[Rollout]:
 
 
 def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
-    """The metrics of a rollout as they stand before the update; `reports/metrics.py` says what they mean."""
+    """The metrics of a rollout before the update; `reports/metrics.py` has their meanings."""
     rollout = experience.rollout
     counts, scored = rollout.action_counts, scores.scored
-    non_score, of_kl = _describe_kl(experience, r.config.kl_estimator)
+    non_score, kl_metrics = _describe_kl(experience, r.config.kl_estimator)
     shaped = scores.with_dense(experience.scores, rollout)
     metrics: dict[str, Metric] = {
-        **of_kl,
+        **kl_metrics,
         "objective/entropy": Mean.of(sum_by_row(-rollout.logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),
         "objective/rlhf_reward": Mean.of((non_score + shaped)[scored]),
@@ -176,10 +179,10 @@ def _describe_kl(experience: Experience, estimator: KLEstimator) -> tuple[Tensor
     if experience.ref_logprobs is None:
         return torch.zeros_like(experience.scores), {}
     kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, estimator)
-    of_rows = sum_by_row(kl, rollout.action_counts)
+    row_kl = sum_by_row(kl, rollout.action_counts)
     k3 = kl_estimate(rollout.logprobs, experience.ref_logprobs, "k3")
-    return -experience.kl_coef * of_rows, {
-        "objective/kl": Mean.of(of_rows),
+    return -experience.kl_coef * row_kl, {
+        "objective/kl": Mean.of(row_kl),
         "objective/kl_per_token": Mean.of(kl),
         "objective/kl_k3": Mean.of(sum_by_row(k3, rollout.action_counts)),
         "objective/kl_coef": Max.of(torch.tensor([experience.kl_coef])),
@@ -189,8 +192,8 @@ def _describe_kl(experience: Experience, estimator: KLEstimator) -> tuple[Tensor
 def _describe_parts(scores: Scores) -> Metrics:
     """Every part of the reward by its name, over the rows where it applied."""
     metrics: dict[str, Metric] = {}
-    for name, of_all in scores.parts.items():
-        part = of_all[scores.scored]
+    for name, all_values in scores.parts.items():
+        part = all_values[scores.scored]
         applied = part[~part.isnan()]
         metrics[f"reward/{name}"] = Mean.of(applied)
         metrics[f"reward/{name}_std"] = Std.of(applied)

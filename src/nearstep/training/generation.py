@@ -1,4 +1,4 @@
-"""The first step of an update: the engine plays prompts with the policy as it is now."""
+"""The first step of an update: the engine samples responses from the current policy."""
 
 from dataclasses import replace
 

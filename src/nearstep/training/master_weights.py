@@ -74,13 +74,13 @@ class MasterWeights:
     @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self.take_gradients()
-        # A weight that is no longer its master rounded was set by somebody else (a loaded folder, merged adapters).
+        # A weight that is no longer its master rounded was set elsewhere (a loaded folder, merged adapters).
         for narrow, master in zip(self.narrow, self.masters, strict=True):
             torch.where(master.to(narrow.dtype) == narrow, master, narrow.to(master.dtype), out=master)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._copy_back()
-        self.free_gradients()  # the caller's zero_grad may be the model's, which knows no masters
+        self.free_gradients()  # the caller's zero_grad may be the model's, which does not reach masters
 
     @torch.no_grad()
     def _copy_back(self) -> None:

@@ -49,9 +49,13 @@ class PolicyTerms:
         """Those of a run."""
         config = r.config
         return PolicyTerms(
-            r.trust_region, r.ratio_limit, config.ratio_level, r.loss_aggregation,
-            config.kl_estimator if config.kl_in == "loss" else None, config.entropy_coef,
-        )  # fmt: skip
+            r.trust_region,
+            r.ratio_limit,
+            config.ratio_level,
+            r.loss_aggregation,
+            config.kl_estimator if config.kl_in == "loss" else None,
+            config.entropy_coef,
+        )
 
 
 def losses(
@@ -66,9 +70,9 @@ def losses(
     entropy, cliprange_value = terms.entropy_coef != 0, r.config.cliprange_value
     if phase.policy and phase.critic and critic is not None and r.models.one_trunk:
         now, values = rollout_logprobs_and_values(policy, critic, micro.rollout, r.sampling, entropy_gradient=entropy)
-        of_policy, policy_metrics = policy_objective(micro, now, terms, first=first)
-        of_critic, critic_metrics = value_objective(micro, values, cliprange_value)
-        loss = of_policy / divisors.policy + r.config.vf_coef * of_critic / divisors.critic
+        policy_sum, policy_metrics = policy_objective(micro, now, terms, first=first)
+        critic_sum, critic_metrics = value_objective(micro, values, cliprange_value)
+        loss = policy_sum / divisors.policy + r.config.vf_coef * critic_sum / divisors.critic
         yield loss, policy_metrics + critic_metrics
         return
     if phase.policy:
@@ -86,7 +90,7 @@ def losses(
 def policy_objective(
     micro: Experience, now: ActionLogprobs, terms: PolicyTerms, *, first: bool
 ) -> tuple[Tensor, Metrics]:
-    """Weighted sum of the policy loss over the actions of a micro-batch, of which the policy says `now`.
+    """Weighted sum of the policy loss over the actions of a micro-batch; `now` are the current log-probs.
 
     The trust region's loss, the KL penalty where it belongs to the loss, and the entropy bonus.
     """

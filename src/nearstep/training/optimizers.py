@@ -71,7 +71,7 @@ class Learners:
                 learner.free_gradients()
 
     def notes(self) -> list[str]:
-        """What the user should know of them before the run."""
+        """Notes for the user before the run."""
         masters = any(learner is not None and learner.masters.masters for learner in (self.policy, self.critic))
         return [MASTERS_NOTE] if masters else []
 
@@ -87,13 +87,13 @@ class Learners:
         return rates
 
 
-def make_learners(models: Models, config: PPOConfig, vf_learning_rate: float, updates: int) -> Learners:
+def make_learners(models: Models, config: PPOConfig, critic_learning_rate: float, updates: int) -> Learners:
     """A learner for each network. Of a critic on the policy's trunk it has the head: the trunk is the policy's."""
     policy = make_learner(models.policy.model, config, config.learning_rate, updates)
     if models.critic is None:
         return Learners(policy, None)
     network = models.critic.head if models.one_trunk else models.critic.model
-    return Learners(policy, make_learner(network, config, vf_learning_rate, updates))
+    return Learners(policy, make_learner(network, config, critic_learning_rate, updates))
 
 
 def make_learner(model: nn.Module, config: PPOConfig, learning_rate: float, updates: int) -> Learner:
@@ -114,7 +114,7 @@ def trained_weights(model: nn.Module) -> list[nn.Parameter]:
 
 
 def masters_of(model: nn.Module, config: OptimizerSettings) -> MasterWeights:
-    """Masters of the narrow weights that are trained. Without any, where the settings want none, the user is warned."""
+    """Masters of the narrow weights that are trained; none, and a warning, with master_weights = false."""
     weights = trained_weights(model)
     if config.master_weights:
         return MasterWeights.of(weights)

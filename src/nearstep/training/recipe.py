@@ -87,7 +87,7 @@ class PolicyEvaluator(Protocol):
     """Says how good the policy is on prompts that it is not trained on."""
 
     def evaluate(self, engine: RolloutEngine, state: State) -> Metrics:
-        """Play all evaluation prompts; metrics over all processes."""
+        """Generate from all evaluation prompts; metrics over all processes."""
 
     def samples(self, engine: RolloutEngine, state: State) -> list[tuple[str, str, float]]:
         """Query, response and score of a few prompts."""
@@ -116,8 +116,8 @@ class Recipe:
     tokenizer: PreTrainedTokenizerBase
     models: Models
     prompts: PromptBatches
-    engine: RolloutEngine  # plays for training, evaluation and samples
-    generation: GenerationSettings  # of training; evaluation plays greedily
+    engine: RolloutEngine  # for training, evaluation and samples
+    generation: GenerationSettings  # of training; evaluation is greedy
     rewards: RewardModule
     trust_region: TrustRegion
     ratio_limit: float | None  # largest importance weight of a token

@@ -32,7 +32,7 @@ class State:
     beside weights and optimizers."""
 
     update: int = 0  # number of the update that runs or ran last, from 1
-    episodes: int = 0  # played over all processes
+    episodes: int = 0  # generated over all processes
     epoch: float = 0.0  # passes over the prompts; of a stream the share of the run
     steps: Steps = field(default_factory=Steps)
     kl_coef: float | None = None  # weight of the KL penalty in the next update; None while no update has set it

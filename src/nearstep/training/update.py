@@ -32,12 +32,12 @@ def update(experience: Experience, phases: Sequence[Phase], r: Recipe) -> tuple[
         return metrics, steps
     for phase in phases:
         for epoch in range(phase.epochs):
-            of_epoch = Metrics()
+            epoch_metrics = Metrics()
             for number, minibatch in enumerate(minibatches(experience, phase, epoch, r)):
-                of_epoch += improve(minibatch, phase, r, first=epoch == 0 and number == 0)
+                epoch_metrics += improve(minibatch, phase, r, first=epoch == 0 and number == 0)
                 steps += Steps(policy=int(phase.policy), critic=int(phase.critic))
-            metrics += of_epoch
-            if phase.policy and _went_too_far(of_epoch, r.config.early_stop_kl, r.backend):
+            metrics += epoch_metrics
+            if phase.policy and _went_too_far(epoch_metrics, r.config.early_stop_kl, r.backend):
                 break
     r.learners.free_gradients()
     return metrics, steps
@@ -50,7 +50,7 @@ def minibatches(experience: Experience, phase: Phase, epoch: int, r: Recipe) -> 
     computes its prompts once.
     """
     numbers_by_rank = r.backend.gather(experience.prompt_numbers.cpu())
-    numbers, first = torch.cat(numbers_by_rank), sum(len(of_rank) for of_rank in numbers_by_rank[: r.backend.rank])
+    numbers, first = torch.cat(numbers_by_rank), sum(map(len, numbers_by_rank[: r.backend.rank]))
     draws = stream(r.config.seed, "minibatches", phase.update, epoch)
     turns = torch.randperm(int(numbers.max()) + 1, generator=draws).argsort()  # when a prompt's turn comes
     rollout = experience.rollout
@@ -73,9 +73,9 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
     divisors = _divisors(minibatch, r.loss_aggregation, r.backend)
     metrics = Metrics()
     for micro in minibatch.split(r.batch.micro_tokens, r.batch.micro_rows):
-        for loss, of_loss in losses(micro, phase, divisors, r, first=first):
+        for loss, loss_metrics in losses(micro, phase, divisors, r, first=first):
             loss.backward()
-            metrics += of_loss
+            metrics += loss_metrics
             for learner in learners.values():
                 learner.take_gradients()
     for learner in learners.values():
@@ -95,11 +95,11 @@ def _divisors(minibatch: Experience, aggregation: LossAggregation, backend: Back
     return Divisors(aggregation.divisor(MinibatchCounts(tokens=actions, rows=rows)), states.clamp(min=1))
 
 
-def _went_too_far(of_epoch: Metrics, limit: float | None, backend: Backend) -> bool:
+def _went_too_far(epoch_metrics: Metrics, limit: float | None, backend: Backend) -> bool:
     """Whether the mean ½ (log ρ)² of an epoch, over all processes, is beyond the limit, early_stop_kl."""
     if limit is None:
         return False
-    merged = sum(backend.gather(of_epoch.cpu()), start=Metrics()).numbers()
+    merged = sum(backend.gather(epoch_metrics.cpu()), start=Metrics()).numbers()
     return merged["policy/approxkl_avg"] > EARLY_STOP_FACTOR * limit
 
 

@@ -62,7 +62,7 @@ def test_values_lie_in_the_range_and_rows_do_not_touch_each_other(spec, texts):
     found = values(reward, *texts, **columns(len(texts)))
     assert len(found) == len(texts)
     for score in found:
-        assert score is None or reward.about.low <= score <= reward.about.high
+        assert score is None or reward.metadata.low <= score <= reward.metadata.high
     assert found == [values(reward, text, **columns(1))[0] for text in texts]
 
 
@@ -93,7 +93,7 @@ def test_a_reward_can_be_sent_to_another_process(spec):
     assert pickle.loads(pickle.dumps(reward)) == reward
 
 
-@pytest.mark.parametrize("spec", [s for s in QUICK if "column" in read_spec(s).about.needs or "to=" in s])
+@pytest.mark.parametrize("spec", [s for s in QUICK if "column" in read_spec(s).metadata.needs or "to=" in s])
 def test_without_its_column_it_stops_and_says_so(spec):
     reward = read_spec(spec)
     with pytest.raises(RewardError, match="needs a column: the data set has no column"):
@@ -104,11 +104,11 @@ def test_without_its_column_it_stops_and_says_so(spec):
 
 @pytest.mark.parametrize("kind", BUILT_INS.values(), ids=BUILT_INS.keys())
 def test_it_says_what_it_is(kind):
-    about = kind.about
-    assert isinstance(about, Metadata)
-    assert about.low < about.high
-    assert about.gaming.endswith(".")
-    assert (about.package == "") == (about.extra == "")
+    metadata = kind.metadata
+    assert isinstance(metadata, Metadata)
+    assert metadata.low < metadata.high
+    assert metadata.gaming.endswith(".")
+    assert (metadata.package == "") == (metadata.extra == "")
     assert inspect.cleandoc(kind.__doc__).split("\n\n")[0].endswith(".")
     for parameter in dataclasses.fields(kind):
         assert option_of(parameter).help

@@ -13,7 +13,7 @@ from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.model import ModelReward
 from nearstep.rewards.remote.server.app import make_app
 from nearstep.rewards.remote.server.scorer import ServerScorer
-from nearstep.rewards.remote.wire import decode_answer, encode_question
+from nearstep.rewards.remote.wire import decode_answer, encode_request
 from tests.rewards.episodes import play, scored
 from tests.rewards.light import texts
 from tests.tiny import byte_tokenizer, tiny_scalar_model
@@ -44,7 +44,7 @@ def send(*requests, sources=None, token=None, max_body_bytes=1 << 20):
 
 
 def question(completions=("a", "bb"), **columns):
-    body = encode_question(texts(list(completions), **columns), POLICY)
+    body = encode_request(texts(list(completions), **columns), POLICY)
     return "POST", "/score", {"content": body, "headers": {"content-type": "application/json"}}
 
 

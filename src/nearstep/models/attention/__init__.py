@@ -1,1 +1,1 @@
-"""Attention that knows the borders of packed rows."""
+"""Attention within the rows of a packed input."""

@@ -1,4 +1,4 @@
-"""How rows that lie back to back attend: the one operation of a decoder that must know the row borders.
+"""How rows that lie back to back attend: the one operation of a decoder that depends on row borders.
 
 Everything else in a decoder works token by token, so a packed [1, tokens] input needs nothing but positions that
 restart and this attention. It is registered with transformers under one name; how to attend travels with each
@@ -23,7 +23,7 @@ PACKED = "nearstep_packed"
 
 @dataclass(frozen=True)
 class LayerInput:
-    """Queries, keys and values of one layer for a packed input, and what the layer says about itself."""
+    """Queries, keys and values of one layer for a packed input, and the options of the layer."""
 
     layer: int
     query: Float[Tensor, "1 heads tokens width"]
@@ -64,15 +64,15 @@ class Segments:
         """
         lengths = [segment.length for segment in self.segments]
         kind = torch.promote_types(layer.query.dtype, torch.float32) if layer.query.is_cpu else layer.query.dtype
-        of_all = (states.to(kind) for states in (layer.query, layer.key, layer.value))
-        queries, keys, values = (states.split(lengths, dim=2) for states in of_all)
+        widened = (states.to(kind) for states in (layer.query, layer.key, layer.value))
+        queries, keys, values = (states.split(lengths, dim=2) for states in widened)
         outputs = []
         for segment, query, key, value in zip(self.segments, queries, keys, values, strict=True):
             if segment.prefix is not None:
                 key = torch.cat([keys[segment.prefix], key], dim=2)
                 value = torch.cat([values[segment.prefix], value], dim=2)
             outputs.append(attend_causally(query, key, value, layer).transpose(1, 2))
-        # Token by token in memory, as the layers around want it.
+        # Contiguous by token, as the layers around expect.
         return torch.cat(outputs, dim=1).to(layer.query.dtype).transpose(1, 2)
 
 
@@ -119,9 +119,17 @@ def _attention(
     """What transformers calls in every attention layer. Without a plan (a user's own call) it is transformers' sdpa."""
     if attention_plan is None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
-            sliding_window=sliding_window, softcap=softcap, **interface,
-        )  # fmt: skip
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            sliding_window=sliding_window,
+            softcap=softcap,
+            **interface,
+        )
     layer = LayerInput(int(module.layer_idx), query, key, value, scaling, sliding_window, softcap)  # type: ignore[arg-type]
     return attention_plan.attend(layer).transpose(1, 2).contiguous(), None
 

@@ -137,9 +137,17 @@ def _torch_varlen(query: Tensor, key: Tensor, value: Tensor, borders: Borders, l
     from torch.nn.attention.varlen import varlen_attn
 
     output = varlen_attn(
-        query, key, value, borders.query_ends, borders.key_ends, borders.longest_query, borders.longest_key,
-        scale=layer.scaling, window_size=_flash_window(layer), enable_gqa=query.shape[1] != key.shape[1],
-    )  # fmt: skip
+        query,
+        key,
+        value,
+        borders.query_ends,
+        borders.key_ends,
+        borders.longest_query,
+        borders.longest_key,
+        scale=layer.scaling,
+        window_size=_flash_window(layer),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
     assert isinstance(output, Tensor), "a pair only where more is asked for"
     return output
 
@@ -148,9 +156,18 @@ def _flash_attn_varlen(query: Tensor, key: Tensor, value: Tensor, borders: Borde
     from flash_attn import flash_attn_varlen_func
 
     output: Tensor = flash_attn_varlen_func(
-        query, key, value, borders.query_ends, borders.key_ends, borders.longest_query, borders.longest_key,
-        softmax_scale=layer.scaling, causal=True, window_size=_flash_window(layer), softcap=layer.softcap or 0.0,
-    )  # fmt: skip
+        query,
+        key,
+        value,
+        borders.query_ends,
+        borders.key_ends,
+        borders.longest_query,
+        borders.longest_key,
+        softmax_scale=layer.scaling,
+        causal=True,
+        window_size=_flash_window(layer),
+        softcap=layer.softcap or 0.0,
+    )
     return output
 
 
@@ -197,6 +214,11 @@ def attend_flex(layer: LayerInput, mask: BlockMask, kernel: FlexKernel) -> Tenso
     if grouped and heads.bit_count() != 1:  # the kernel groups powers of two only
         key, value, grouped = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1), False
     return kernel(
-        layer.query, key, value, scale=layer.scaling, enable_gqa=grouped, block_mask=mask,
+        layer.query,
+        key,
+        value,
+        scale=layer.scaling,
+        enable_gqa=grouped,
+        block_mask=mask,
         score_mod=None if cap is None else lambda score, batch, head, query, key: cap * torch.tanh(score / cap),
-    )  # fmt: skip
+    )

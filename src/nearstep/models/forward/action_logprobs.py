@@ -1,4 +1,4 @@
-"""What a language-model head says about the chosen actions, without ever holding [actions × vocabulary]."""
+"""Log-probs and entropies of the chosen actions from a language-model head, never holding [actions × vocabulary]."""
 
 from dataclasses import dataclass
 
@@ -40,14 +40,14 @@ def action_logprobs(
     Each chunk is one call of the head. The logits of the last chunk stay until the backward pass, those of the others
     are made again there. The entropy has a gradient only with `entropy_gradient`.
     """
-    asked = actions[:, None] if top_ids is None else torch.cat([actions[:, None], top_ids], dim=1)
+    token_ids = actions[:, None] if top_ids is None else torch.cat([actions[:, None], top_ids], dim=1)
     sizes = _chunk_sizes(len(actions), head.vocabulary, hidden.device)
 
     def read(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         stats = logit_stats(head, head.linear(states), ids, sampling)
         return stats.logprobs, stats.entropy
 
-    *others, last = zip(hidden.split(sizes), asked.split(sizes), strict=True)
+    *others, last = zip(hidden.split(sizes), token_ids.split(sizes), strict=True)
     found = [checkpoint(read, *chunk, use_reentrant=False) for chunk in others]
     # The backward pass begins with the last chunk, so its logits take no memory beside those of another.
     found.append(read(*last))

@@ -102,13 +102,13 @@ class StateValues:
 def rollout_logprobs(
     policy: CausalRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
 ) -> ActionLogprobs:
-    """What a policy says of every action of a rollout."""
+    """Log-probs of every action of a rollout under a policy."""
     before = _states_at(policy, rollout, rollout.action_positions - 1)
     return _logprobs(policy, before, rollout, sampling, entropy_gradient)
 
 
 def rollout_values(critic: ScalarRole, rollout: Rollout, *, head_only: bool = False) -> StateValues:
-    """What a critic says of every state of a rollout, in float32 at least; `head_only`: no gradient in its trunk."""
+    """Values of every state of a rollout, in float32 at least; `head_only`: no gradient in the critic's trunk."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and not head_only):
         states = _states_at(critic, rollout, _valued_positions(rollout))
     return _values(critic, states, rollout)
@@ -117,7 +117,7 @@ def rollout_values(critic: ScalarRole, rollout: Rollout, *, head_only: bool = Fa
 def rollout_logprobs_and_values(
     policy: CausalRole, critic: ScalarRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
 ) -> tuple[ActionLogprobs, StateValues]:
-    """What a policy and a critic on its trunk say of a rollout, from one pass through the trunk."""
+    """Log-probs and values of a rollout from one pass through a trunk that policy and critic share."""
     states = _states_at(policy, rollout, _valued_positions(rollout))
     before = states[: len(rollout.logprobs)]
     return _logprobs(policy, before, rollout, sampling, entropy_gradient), _values(critic, states, rollout)

@@ -42,13 +42,13 @@ class LogitStatsGrad:
 
 
 def logit_stats(
-    head: Head, linear: Float[Tensor, "actions vocabulary"], asked: Int[Tensor, "actions ids"], sampling: Sampling
+    head: Head, linear: Float[Tensor, "actions vocabulary"], token_ids: Int[Tensor, "actions ids"], sampling: Sampling
 ) -> LogitStats:
     """Log-probs, in nats, of the ids asked for and the entropy under the sampling distribution, in float32 at least.
 
     `linear` is what the head's linear layer gave. Differentiable once.
     """
-    logprobs, entropy = _LogitStats.apply(linear, _Reader(head, asked, sampling))  # type: ignore[no-untyped-call]
+    logprobs, entropy = _LogitStats.apply(linear, _Reader(head, token_ids, sampling))  # type: ignore[no-untyped-call]
     return LogitStats(logprobs, entropy)
 
 
@@ -71,7 +71,7 @@ class _LogitStats(torch.autograd.Function):
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor, None]:
         linear, sampled, entropy = ctx.saved_tensors
         if grad_logprobs is None:
-            grad_logprobs = entropy.new_zeros(ctx.reader.asked.shape)
+            grad_logprobs = entropy.new_zeros(ctx.reader.token_ids.shape)
         grad = LogitStatsGrad(grad_logprobs, grad_entropy)
         return ctx.reader.grad_linear(linear, LogitStats(sampled, entropy), grad), None
 
@@ -81,17 +81,17 @@ class _Reader:
     """What is asked of the logits, and under which distribution."""
 
     head: Head
-    asked: Int[Tensor, "actions ids"]
+    token_ids: Int[Tensor, "actions ids"]
     sampling: Sampling
 
     def read(self, linear: Float[Tensor, "actions vocabulary"]) -> LogitStats:
         """The statistics."""
         dtype = torch.promote_types(linear.dtype, torch.float32)
-        logprobs = linear.new_empty(self.asked.shape, dtype=dtype)
+        logprobs = linear.new_empty(self.token_ids.shape, dtype=dtype)
         entropy = linear.new_empty(len(linear), dtype=dtype)
         for block in self._blocks(linear):
             _, whole = self._logprobs(linear[block], block)
-            logprobs[block] = whole.gather(1, self.asked[block])
+            logprobs[block] = whole.gather(1, self.token_ids[block])
             entropy[block] = -torch.linalg.vecdot(whole.exp(), whole.clamp_(min=IMPOSSIBLE))
         return LogitStats(logprobs, entropy)
 
@@ -113,15 +113,15 @@ class _Reader:
     def _logprobs(self, linear: Tensor, block: slice) -> tuple[Tensor, Tensor]:
         """Logits and log-probs of the whole vocabulary."""
         logits = self.head.shaped(linear)
-        return logits, sampling_logprobs(logits, self.sampling, self.asked[block, 0])
+        return logits, sampling_logprobs(logits, self.sampling, self.token_ids[block, 0])
 
     def _logprobs_again(self, linear: Tensor, block: slice, sampled: Tensor) -> tuple[Tensor, Tensor]:
-        """The same once more: a chosen token whose log-prob is known says what the logits are to be lowered by."""
+        """The same, recomputed: the log-prob of the chosen token gives the normaliser without a reduction."""
         if self.sampling.cuts:
             return self._logprobs(linear, block)
         logits = self.head.shaped(linear)
         scaled = tempered(logits, self.sampling)
-        return logits, scaled.sub_(scaled.gather(1, self.asked[block, :1]) - sampled[:, None])
+        return logits, scaled.sub_(scaled.gather(1, self.token_ids[block, :1]) - sampled[:, None])
 
     def _grad_block(self, linear: Tensor, block: slice, stats: LogitStats, grad: LogitStatsGrad) -> Tensor:
         """Gradient of a block of the linear layer's output.
@@ -130,9 +130,9 @@ class _Reader:
         """
         logits, logprobs = self._logprobs_again(linear, block, stats.logprobs[:, 0])
         slope = self.head.scale / self.sampling.temperature
-        grad_asked = grad.logprobs * slope
+        grad_logprobs = grad.logprobs * slope
         cut = logprobs == -torch.inf if self.sampling.cuts else None
-        total = grad_asked.sum(1, keepdim=True)
+        total = grad_logprobs.sum(1, keepdim=True)
         if grad.entropy is None:
             gradient = logprobs.exp_().mul_(-total)
         else:
@@ -140,7 +140,7 @@ class _Reader:
             weight = grad.entropy[:, None] * slope
             factor = logprobs.clamp_(min=IMPOSSIBLE).add_(stats.entropy[:, None]).mul_(weight).add_(total)
             gradient = probabilities.mul_(factor.neg_())
-        gradient.scatter_add_(1, self.asked[block], grad_asked)
+        gradient.scatter_add_(1, self.token_ids[block], grad_logprobs)
         if cut is not None:
             gradient.masked_fill_(cut, 0)
         if self.head.softcap is not None:

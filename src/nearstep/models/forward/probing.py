@@ -1,4 +1,4 @@
-"""What a model says of two short rows, by which it is checked when it is made ready."""
+"""The output of a model for two short rows, which is compared when packed attention is checked."""
 
 import torch
 from torch import Tensor, nn

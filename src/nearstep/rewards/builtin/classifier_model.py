@@ -57,9 +57,9 @@ class ClassifierReader:
         for together, inputs in batches(self.tokenizer, pieces, self.batch_size, self.model.device):
             logits = self.model(**inputs).logits.float()
             probabilities = logits.sigmoid() if self.multi_label else logits.softmax(-1)
-            for window, of_labels in zip(together, probabilities.cpu(), strict=True):
-                found[window.row].append(of_labels)
-        return [torch.stack(of_windows) for of_windows in found]
+            for window, window_probabilities in zip(together, probabilities.cpu(), strict=True):
+                found[window.row].append(window_probabilities)
+        return [torch.stack(windows) for windows in found]
 
     @cached_property
     def multi_label(self) -> bool:

@@ -42,10 +42,10 @@ class Classifier:
     """The probability that a classifier gives to a label, averaged over the windows of a long completion."""
 
     __name__: ClassVar[str] = "classifier"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Whatever fools the classifier: text unlike what it was trained on, words it overrates.",
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Whatever fools the classifier: text unlike what it was trained on, words it overrates.",
         needs="parameters model and label",
-    )  # fmt: skip
+    )
     model: str = required(MODEL)
     label: str = required("label whose probability is the reward")
     window_tokens: int = option(512, WINDOW, at_least=16)
@@ -79,10 +79,10 @@ class Sentiment:
     """
 
     __name__: ClassVar[str] = "sentiment"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Praise and exclamation marks earn it, whatever was asked.",
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Praise and exclamation marks earn it, whatever was asked.",
         needs="parameter model, such as cardiffnlp/twitter-roberta-base-sentiment-latest",
-    )  # fmt: skip
+    )
     model: str = required(MODEL)
     label: str = option("positive", "label whose probability is the reward")
     window_tokens: int = option(512, WINDOW, at_least=16)
@@ -116,10 +116,10 @@ class Toxicity:
     """
 
     __name__: ClassVar[str] = "toxicity"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="With its negative weight silence is best; harm in friendly words is not seen.",
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="With its negative weight silence is best; harm in friendly words is not seen.",
         needs="parameter model, such as unitary/toxic-bert",
-    )  # fmt: skip
+    )
     model: str = required(MODEL)
     labels: tuple[str, ...] = option(("toxic",), "labels that count as toxic")
     window_tokens: int = option(512, WINDOW, at_least=16)
@@ -138,12 +138,12 @@ class Toxicity:
         self._reader.model  # noqa: B018
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said = texts_of(completions)
-        rows, toxic = spoken(said), self._reader.indices(self.labels)
-        found = self._reader.probabilities([said[row] for row in rows])
+        texts = texts_of(completions)
+        rows, toxic = spoken(texts), self._reader.indices(self.labels)
+        found = self._reader.probabilities([texts[row] for row in rows])
         together = self._reader.multi_label
         worst = [(w[:, toxic].amax(1) if together else w[:, toxic].sum(1)).max() for w in found]
-        return at_rows(rows, [min(1.0, float(value)) for value in worst], len(said))
+        return at_rows(rows, [min(1.0, float(value)) for value in worst], len(texts))
 
     @cached_property
     def _reader(self) -> "ClassifierReader":
@@ -158,10 +158,10 @@ class Entailment:
     """
 
     __name__: ClassVar[str] = "entailment"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Copying sentences of the source earns 1.",
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Copying sentences of the source earns 1.",
         needs="parameter model, of natural language inference; column context",
-    )  # fmt: skip
+    )
     model: str = required(PAIR_MODEL)
     context: str = option("context", "column with the source, or several")
     label: str = option("entailment", "label of the model for a sentence that follows")
@@ -182,20 +182,21 @@ class Entailment:
         self._reader.model  # noqa: B018
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said, sources = texts_of(completions), read_texts(self, self.context, columns)
+        texts, sources = texts_of(completions), read_texts(self, self.context, columns)
         pairs = [
             (row, "\n".join(source), sentence)
-            for row, (text, source) in enumerate(zip(said, sources, strict=True)) if source is not None
+            for row, (text, source) in enumerate(zip(texts, sources, strict=True))
+            if source is not None
             for sentence in sentences_of(text)
-        ]  # fmt: skip
+        ]
         (label,) = self._reader.indices([self.label])
         found = self._reader.probabilities([source for _, source, _ in pairs], [sentence for *_, sentence in pairs])
-        best: list[list[float]] = [[] for _ in said]
+        best: list[list[float]] = [[] for _ in texts]
         for (row, _, _), windows in zip(pairs, found, strict=True):
             best[row].append(float(windows[:, label].max()))
         return [
-            None if source is None else sum(of_row) / len(of_row) if of_row else 0.0
-            for source, of_row in zip(sources, best, strict=True)
+            None if source is None else sum(row_values) / len(row_values) if row_values else 0.0
+            for source, row_values in zip(sources, best, strict=True)
         ]
 
     @cached_property
@@ -211,10 +212,10 @@ class LogicalConsistency:
     """
 
     __name__: ClassVar[str] = "logical_consistency"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Short or empty talk contradicts nothing; contradictions further apart are not seen.",
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Short or empty talk contradicts nothing; contradictions further apart are not seen.",
         needs="parameter model, of natural language inference",
-    )  # fmt: skip
+    )
     model: str = required(PAIR_MODEL)
     label: str = option("contradiction", "label of the model for a sentence that cannot be true beside the other")
     reach_sentences: int = option(3, "how many sentences on a sentence is compared with", at_least=1)
@@ -234,18 +235,19 @@ class LogicalConsistency:
         self._reader.model  # noqa: B018
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said = [sentences_of(text) for text in texts_of(completions)]
+        sentences_by_row = [sentences_of(text) for text in texts_of(completions)]
         pairs = [
             (row, first, second)
-            for row, sentences in enumerate(said)
-            for (i, first), (j, second) in combinations(enumerate(sentences), 2) if j - i <= self.reach_sentences
-        ]  # fmt: skip
+            for row, sentences in enumerate(sentences_by_row)
+            for (i, first), (j, second) in combinations(enumerate(sentences), 2)
+            if j - i <= self.reach_sentences
+        ]
         (label,) = self._reader.indices([self.label])
         found = self._reader.probabilities([first for _, first, _ in pairs], [second for *_, second in pairs])
-        worst = [0.0] * len(said)
+        worst = [0.0] * len(sentences_by_row)
         for (row, _, _), windows in zip(pairs, found, strict=True):
             worst[row] = max(worst[row], float(windows[:, label].max()))
-        return [1 - value if sentences else 0.0 for value, sentences in zip(worst, said, strict=True)]
+        return [1 - value if sentences else 0.0 for value, sentences in zip(worst, sentences_by_row, strict=True)]
 
     @cached_property
     def _reader(self) -> "ClassifierReader":
@@ -260,10 +262,10 @@ def _reader(reward: _Reads) -> "ClassifierReader":
     )
 
 
-def _mean_probability(reader: "ClassifierReader", label: str, said: Sequence[str]) -> Values:
-    rows, (index,) = spoken(said), reader.indices([label])
-    found = reader.probabilities([said[row] for row in rows])
-    return at_rows(rows, [float(windows[:, index].mean()) for windows in found], len(said))
+def _mean_probability(reader: "ClassifierReader", label: str, texts: Sequence[str]) -> Values:
+    rows, (index,) = spoken(texts), reader.indices([label])
+    found = reader.probabilities([texts[row] for row in rows])
+    return at_rows(rows, [float(windows[:, index].mean()) for windows in found], len(texts))
 
 
 def spoken(texts: Sequence[str]) -> list[int]:

@@ -1,16 +1,21 @@
 """How built-in rewards find and read the data set columns that they need."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from nearstep.common.errors import RewardError, shorten
-from nearstep.rewards.builtin.metadata import BuiltIn
+from nearstep.rewards.builtin.metadata import BuiltIn, Values
 
 # The prompt's own columns are not handed over to reward functions (TRL's rule).
 _NOT_HANDED_OVER = ("prompt", "completion", "completion_ids")
 
 Cell: TypeAlias = list[str] | None
+
+
+def where_given(texts: Sequence[str], cells: Sequence[Cell], value: Callable[[str, list[str]], float | None]) -> Values:
+    """The value of every text beside its cell; None where the cell is empty."""
+    return [None if cell is None else value(text, cell) for text, cell in zip(texts, cells, strict=True)]
 
 
 def need_column(reward: BuiltIn, parameter: str, name: str, columns: Collection[str]) -> None:
@@ -32,8 +37,10 @@ def read_texts(reward: BuiltIn, name: str, columns: Mapping[str, object]) -> lis
 
     A cell is a text, a number, or a list of these. Raises a RewardError naming the row for anything else.
     """
-    return [_cell(value, f"reward {reward.__name__!r}: column {name!r}, row {row}") for row, value in
-            enumerate(column(reward, name, columns))]  # fmt: skip
+    return [
+        _cell(value, f"reward {reward.__name__!r}: column {name!r}, row {row}")
+        for row, value in enumerate(column(reward, name, columns))
+    ]
 
 
 def column(reward: BuiltIn, name: str, columns: Mapping[str, object]) -> Sequence[object]:

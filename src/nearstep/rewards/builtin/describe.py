@@ -24,9 +24,9 @@ def overview() -> str:
     for group, kinds in GROUPS.items():
         lines += ["", group]
         for kind in kinds:
-            about = about_of(kind)
-            needs = f" Needs {about.needs}." if about.needs else ""
-            name = f"{name_of(kind):<{_NAME_WIDTH}}{range_of(about)}"
+            metadata = metadata_of(kind)
+            needs = f" Needs {metadata.needs}." if metadata.needs else ""
+            name = f"{name_of(kind):<{_NAME_WIDTH}}{range_of(metadata)}"
             lines += _entry(name, f"{summary_of(kind)}{needs}", _NAME_WIDTH + _RANGE_WIDTH)
     lines += ["", *_wrapped("nearstep rewards NAME shows one in full, with its parameters and how it is gamed.", "")]
     return "\n".join(lines[1:])
@@ -37,11 +37,11 @@ def details(name: str) -> str:
     if name not in BUILT_INS:
         raise ConfigError(f"{name!r} {absence(name)}")
     kind = BUILT_INS[name]
-    about = about_of(kind)
+    metadata = metadata_of(kind)
     lines = [name, *_wrapped(measures_of(kind), "  "), ""]
-    facts = {"range": range_of(about), "needs": about.needs or "nothing", "gaming": about.gaming}
-    if about.extra:
-        facts["install"] = f"pip install 'nearstep[{about.extra}]'"
+    facts = {"range": range_of(metadata), "needs": metadata.needs or "nothing", "gaming": metadata.gaming}
+    if metadata.extra:
+        facts["install"] = f"pip install 'nearstep[{metadata.extra}]'"
     for fact, value in facts.items():
         lines += _entry(fact, value, _FACT_WIDTH)
     lines += ["", "  parameters" if parameters(kind) else "  no parameters"]
@@ -55,10 +55,10 @@ def name_of(kind: type[Any]) -> str:
     return str(vars(kind)["__name__"])
 
 
-def about_of(kind: type[Any]) -> Metadata:
+def metadata_of(kind: type[Any]) -> Metadata:
     """The facts of a built-in reward."""
-    about: Metadata = kind.about
-    return about
+    metadata: Metadata = kind.metadata
+    return metadata
 
 
 def measures_of(kind: type[Any]) -> str:
@@ -72,9 +72,9 @@ def summary_of(kind: type[Any]) -> str:
     return measures_of(kind).split("\n")[0]
 
 
-def range_of(about: Metadata) -> str:
+def range_of(metadata: Metadata) -> str:
     """The range of the values in words."""
-    return f"{about.low} to {about.high}"
+    return f"{metadata.low} to {metadata.high}"
 
 
 def _entry(name: str, text: str, width: int) -> Iterator[str]:

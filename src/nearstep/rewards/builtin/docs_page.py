@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nearstep.config.options import option_of
-from nearstep.rewards.builtin.describe import about_of, measures_of, name_of, range_of, summary_of
+from nearstep.rewards.builtin.describe import measures_of, metadata_of, name_of, range_of, summary_of
 from nearstep.rewards.builtin.metadata import parameter_entry, parameters
 from nearstep.rewards.builtin.other_names import COUNTERPARTS, SAME_NAMES
 from nearstep.rewards.builtin.table import GROUPS
@@ -83,8 +83,8 @@ def _overview() -> Iterator[str]:
     yield "|---|---|---|---|"
     for kinds in GROUPS.values():
         for kind in kinds:
-            about, name = about_of(kind), name_of(kind)
-            yield f"| [{name}](#{name}) | {range_of(about)} | {_safe(summary_of(kind))} | {about.needs or '–'} |"
+            metadata, name = metadata_of(kind), name_of(kind)
+            yield f"| [{name}](#{name}) | {range_of(metadata)} | {_safe(summary_of(kind))} | {metadata.needs or '–'} |"
 
 
 def _entries() -> Iterator[str]:
@@ -96,12 +96,12 @@ def _entries() -> Iterator[str]:
 
 
 def _one(kind: type[Any]) -> Iterator[str]:
-    about = about_of(kind)
+    metadata = metadata_of(kind)
     yield from ("", f"### {name_of(kind)}", "", _safe(measures_of(kind).replace("\n", " ")), "")
-    yield f"Range {range_of(about)}. Needs {about.needs or 'nothing'}." + (
-        f" Extra `{about.extra}`." if about.extra else ""
+    yield f"Range {range_of(metadata)}. Needs {metadata.needs or 'nothing'}." + (
+        f" Extra `{metadata.extra}`." if metadata.extra else ""
     )
-    yield f"Gamed: {_safe(about.gaming)}"
+    yield f"Gamed: {_safe(metadata.gaming)}"
     if parameters(kind):
         yield ""
     yield from (f"- `{parameter_entry(p)}` {_safe(option_of(p).help)}" for p in parameters(kind))

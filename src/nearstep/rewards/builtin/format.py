@@ -23,10 +23,12 @@ class Regex:
     """1 if a regular expression matches, else 0: the whole completion, or with whole=false some part of it."""
 
     __name__: ClassVar[str] = "regex"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="The form is all it sees: .* between two tags matches any filling.",
-        needs="parameter pattern", package="regex", extra="metrics",
-    )  # fmt: skip
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="The form is all it sees: .* between two tags matches any filling.",
+        needs="parameter pattern",
+        package="regex",
+        extra="metrics",
+    )
     pattern: str = required("regular expression (Python's, a dot matches line ends too)")
     whole: bool = option(True, "the whole completion must match, white space around it left aside")
     timeout_seconds: float = option(5.0, "longest search in one completion; beyond it an error", above=0)
@@ -63,7 +65,7 @@ class Json:
     """1 if the completion is JSON (RFC 8259), alone or in one code fence, else 0."""
 
     __name__: ClassVar[str] = "json"
-    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="{} and 0 are JSON: see json_schema.")
+    metadata: ClassVar[Metadata] = Metadata(gaming="{} and 0 are JSON: see json_schema.")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [float(_read_json(text) is not _INVALID) for text in texts_of(completions)]
@@ -74,10 +76,12 @@ class JsonSchema:
     """1 if the completion is JSON, alone or in one code fence, that a JSON schema accepts, else 0."""
 
     __name__: ClassVar[str] = "json_schema"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Empty texts and lists pass unless the schema demands content (minLength, minItems).",
-        needs="parameter schema (a file), or column schema", package="jsonschema", extra="metrics",
-    )  # fmt: skip
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Empty texts and lists pass unless the schema demands content (minLength, minItems).",
+        needs="parameter schema (a file), or column schema",
+        package="jsonschema",
+        extra="metrics",
+    )
     schema: str | None = option(None, "file with the schema of all rows")
     column: str = option("schema", "column with a schema as JSON text for each row, where no file is given")
 
@@ -97,8 +101,10 @@ class JsonSchema:
         if self.schema is not None:
             return [float(self._accepts(value, self._of_all_rows)) for value in given]
         rows = read_texts(self, self.column, columns)
-        return [None if cell is None else float(self._accepts(value, _validator(cell[0], f"row {row}")))
-                for row, (value, cell) in enumerate(zip(given, rows, strict=True))]  # fmt: skip
+        return [
+            None if cell is None else float(self._accepts(value, _validator(cell[0], f"row {row}")))
+            for row, (value, cell) in enumerate(zip(given, rows, strict=True))
+        ]
 
     @cached_property
     def _of_all_rows(self) -> Any:
@@ -125,7 +131,7 @@ class Tags:
     """The share of tags that stand once, in order: <name>, something, </name>, after the one before is closed."""
 
     __name__: ClassVar[str] = "tags"
-    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="One letter between the tags is something.")
+    metadata: ClassVar[Metadata] = Metadata(gaming="One letter between the tags is something.")
     names: tuple[str, ...] = option(("think", "answer"), "names of the tags, in their order")
 
     def __post_init__(self) -> None:

@@ -86,9 +86,13 @@ def windows(
                 "take a model that reads more, or shorter responses."
             )
     encoded = tokenizer(
-        list(texts), None if pairs is None else list(pairs), max_length=limit, return_overflowing_tokens=True,
-        truncation=True if pairs is None else "only_first", return_special_tokens_mask=True,
-    )  # fmt: skip
+        list(texts),
+        None if pairs is None else list(pairs),
+        max_length=limit,
+        return_overflowing_tokens=True,
+        truncation=True if pairs is None else "only_first",
+        return_special_tokens_mask=True,
+    )
     names = [name for name in tokenizer.model_input_names if name in encoded]
     pieces = zip(encoded["overflow_to_sample_mapping"], encoded["special_tokens_mask"], strict=True)
     return [

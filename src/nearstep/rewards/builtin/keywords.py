@@ -1,12 +1,12 @@
 """Rewards for certain words: wanted, unwanted, those of the question, those that the source backs."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from nearstep.config.settings import option
-from nearstep.rewards.builtin.columns import Cell, need_column, read_texts
+from nearstep.rewards.builtin.columns import Cell, need_column, read_texts, where_given
 from nearstep.rewards.builtin.metadata import Metadata, Values, settle
 from nearstep.rewards.builtin.text import content_words_of, prompt_texts_of, sentences_of, texts_of, words_of
 
@@ -20,10 +20,10 @@ class Keywords:
     """The share of keywords that occur as whole words or phrases, in any case of letters."""
 
     __name__: ClassVar[str] = "keywords"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="A bare list of the keywords earns 1.",
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="A bare list of the keywords earns 1.",
         needs="parameter words, or column keywords",
-    )  # fmt: skip
+    )
     words: tuple[str, ...] = option((), "keywords of all rows")
     column: str = option("keywords", "column with the keywords of each row, where none are given for all")
 
@@ -36,12 +36,9 @@ class Keywords:
             need_column(self, "column", self.column, columns)
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said = texts_of(completions)
-        rows: list[Cell] = [list(self.words)] * len(said) if self.words else read_texts(self, self.column, columns)
-        return [
-            None if wanted is None else sum(_occurs(word, text) for word in wanted) / len(wanted)
-            for text, wanted in zip(said, rows, strict=True)
-        ]
+        texts = texts_of(completions)
+        wanted = _words_by_row(self, texts, columns)
+        return where_given(texts, wanted, lambda text, words: sum(_occurs(w, text) for w in words) / len(words))
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,12 @@ class ForbiddenWords:
     """-1 if any of the words or phrases occurs as a whole, in any case of letters, else 0."""
 
     __name__: ClassVar[str] = "forbidden_words"
-    about: ClassVar[Metadata] = Metadata(
-        low=-1, high=0, gaming="Spelling a word otherwise, or saying nothing, costs nothing.",
+    metadata: ClassVar[Metadata] = Metadata(
+        low=-1,
+        high=0,
+        gaming="Spelling a word otherwise, or saying nothing, costs nothing.",
         needs="parameter words, or column forbidden_words",
-    )  # fmt: skip
+    )
     words: tuple[str, ...] = option((), "words that no row may use")
     column: str = option("forbidden_words", "column with the words of each row, where none are given for all")
 
@@ -65,12 +64,14 @@ class ForbiddenWords:
             need_column(self, "column", self.column, columns)
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said = texts_of(completions)
-        rows: list[Cell] = [list(self.words)] * len(said) if self.words else read_texts(self, self.column, columns)
-        return [
-            None if unwanted is None else -float(any(_occurs(word, text) for word in unwanted))
-            for text, unwanted in zip(said, rows, strict=True)
-        ]
+        texts = texts_of(completions)
+        unwanted = _words_by_row(self, texts, columns)
+        return where_given(texts, unwanted, lambda text, words: -float(any(_occurs(w, text) for w in words)))
+
+
+def _words_by_row(reward: Keywords | ForbiddenWords, texts: Sequence[str], columns: Mapping[str, object]) -> list[Cell]:
+    """The words that are given for all rows, else those in the column."""
+    return [list(reward.words)] * len(texts) if reward.words else read_texts(reward, reward.column, columns)
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class Relevance:
     """
 
     __name__: ClassVar[str] = "relevance"
-    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="Repeating the question earns 1.")
-    to: str = option("prompt", "prompt, or the column whose words shall be taken up")
+    metadata: ClassVar[Metadata] = Metadata(gaming="Repeating the question earns 1.")
+    to: str = option("prompt", "prompt, or the column whose words should be taken up")
 
     def __post_init__(self) -> None:
         settle(self)
@@ -97,8 +98,8 @@ class Relevance:
             topics = [set(content_words_of(text)) for text in prompt_texts_of(prompts)]
         else:
             topics = [set(content_words_of(" ".join(cell or ()))) for cell in read_texts(self, self.to, columns)]
-        said = [set(content_words_of(text)) for text in texts_of(completions)]
-        return [len(topic & now) / len(topic) if topic else None for topic, now in zip(topics, said, strict=True)]
+        mentioned = [set(content_words_of(text)) for text in texts_of(completions)]
+        return [len(topic & now) / len(topic) if topic else None for topic, now in zip(topics, mentioned, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,10 @@ class Grounding:
     """
 
     __name__: ClassVar[str] = "grounding"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Vague words without any number or name earn 1; wrong relations are not seen.",
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Vague words without any number or name earn 1; wrong relations are not seen.",
         needs="column context",
-    )  # fmt: skip
+    )
     context: str = option("context", "column with the source, or several")
 
     def __post_init__(self) -> None:
@@ -123,21 +124,18 @@ class Grounding:
         need_column(self, "context", self.context, columns)
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        sources = read_texts(self, self.context, columns)
-        return [
-            None if source is None else _grounded(text, " ".join(source))
-            for text, source in zip(texts_of(completions), sources, strict=True)
-        ]
+        return where_given(texts_of(completions), read_texts(self, self.context, columns), _grounded)
 
 
 def _occurs(phrase: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def _grounded(text: str, source: str) -> float:
+def _grounded(text: str, sources: list[str]) -> float:
     if not words_of(text):
         return 0.0
     claims = {claim for sentence in sentences_of(text) for claim in _specifics(sentence)}
+    source = " ".join(sources)
     known = {_name(word) for word in _WORD.findall(source)} | set(_NUMBER.findall(source))
     return len(claims & known) / len(claims) if claims else 1.0
 

@@ -15,9 +15,7 @@ class Length:
     """1 if the number of words lies in a range, else 0."""
 
     __name__: ClassVar[str] = "length"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Any words will do, the same one over and over included."
-    )
+    metadata: ClassVar[Metadata] = Metadata(gaming="Any words will do, the same one over and over included.")
     minimum_words: int = option(10, "fewest words", at_least=1)
     maximum_words: int = option(500, "most words", at_least=1)
 
@@ -34,9 +32,7 @@ class LengthTarget:
     """1 at the wanted number of words, falling evenly to 0 at none and at twice as many."""
 
     __name__: ClassVar[str] = "length_target"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Any words will do, the same one over and over included."
-    )
+    metadata: ClassVar[Metadata] = Metadata(gaming="Any words will do, the same one over and over included.")
     words: int = option(120, "number of words wanted", at_least=1)
 
     def __post_init__(self) -> None:
@@ -52,7 +48,7 @@ class Brevity:
     """1 up to a number of words, from there falling evenly to 0; nothing said is worth 0 too."""
 
     __name__: ClassVar[str] = "brevity"
-    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="One word earns it all: add a reward for what is said.")
+    metadata: ClassVar[Metadata] = Metadata(gaming="One word earns it all: add a reward for what is said.")
     full_words: int = option(100, "most words that earn 1", at_least=1)
     zero_words: int = option(500, "fewest words that earn 0", at_least=1)
 
@@ -75,7 +71,7 @@ class OverlongPenalty:
     """0 while tokens are well below the limit, falling evenly to -1 over the last of them (DAPO, arXiv 2503.14476)."""
 
     __name__: ClassVar[str] = "overlong_penalty"
-    about: ClassVar[Metadata] = Metadata(
+    metadata: ClassVar[Metadata] = Metadata(
         low=-1, high=0, gaming="Silence costs nothing: it only makes sense beside a reward for what is said."
     )
     maximum_tokens: int = required("tokens, the stop token included, from which on the penalty is -1")

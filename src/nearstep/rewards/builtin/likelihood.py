@@ -20,10 +20,10 @@ class Likelihood:
     """1 / perplexity: the geometric mean of the probabilities of its tokens, after the prompt, by a language model."""
 
     __name__: ClassVar[str] = "likelihood"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Loops and stock phrases are the likeliest text: add repetition_penalty.",
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Loops and stock phrases are the likeliest text: add repetition_penalty.",
         needs="parameter model",
-    )  # fmt: skip
+    )
     model: str = required("folder or hub name of a causal language model")
     batch_tokens: int = option(16384, "most tokens read together", at_least=1)
     device: str = option("auto", DEVICE)
@@ -40,10 +40,10 @@ class Likelihood:
         self._reader.policy  # noqa: B018
 
     def __call__(self, completions: Sequence[object], prompts: Sequence[object], **columns: object) -> Values:
-        said = texts_of(completions)
-        rows = spoken(said)
-        logprobs = self._reader.mean_logprobs([prompts[row] for row in rows], [said[row] for row in rows])
-        return at_rows(rows, [math.exp(value) for value in logprobs], len(said))
+        texts = texts_of(completions)
+        rows = spoken(texts)
+        logprobs = self._reader.mean_logprobs([prompts[row] for row in rows], [texts[row] for row in rows])
+        return at_rows(rows, [math.exp(value) for value in logprobs], len(texts))
 
     @cached_property
     def _reader(self) -> "LanguageModel":

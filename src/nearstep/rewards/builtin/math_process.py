@@ -28,8 +28,8 @@ class MathProcess:
         """Whether a text ends on one of the answers; None where no answer is mathematics, False beyond the limit."""
         with self._lock:
             process = self._running()
-            said = self._ask(process, json.dumps({"answers": answers, "text": text}), timeout_seconds)
-        right: bool | None = json.loads(said or "false")
+            reply = self._ask(process, json.dumps({"answers": answers, "text": text}), timeout_seconds)
+        right: bool | None = json.loads(reply or "false")
         return right
 
     def start(self) -> None:
@@ -46,14 +46,18 @@ class MathProcess:
         process = subprocess.Popen(
             # -P: the folder of the worker must not come before the standard library.
             [sys.executable, "-P", str(WORKER)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
         weakref.finalize(self, process.kill)
         if not self._ask(process, "", STARTUP_SECONDS):
             raise RewardError(f"math_answer: its process does not start: {sys.executable} -P {WORKER}")
         return process
 
-    def _ask(self, process: "subprocess.Popen[str]", question: str, timeout_seconds: float) -> str:
+    def _ask(self, process: "subprocess.Popen[str]", request: str, timeout_seconds: float) -> str:
         """The line that the process says next; empty if it ended, or was ended because of the time."""
         assert process.stdin is not None
         assert process.stdout is not None
@@ -66,8 +70,8 @@ class MathProcess:
         timer = threading.Timer(timeout_seconds, end)
         timer.start()
         try:
-            if question:
-                process.stdin.write(question + "\n")
+            if request:
+                process.stdin.write(request + "\n")
                 process.stdin.flush()
             answer = process.stdout.readline()
         except BrokenPipeError:  # it ended before it could be asked

@@ -23,10 +23,10 @@ def main() -> None:
 
     print("ready", flush=True)
     for line in sys.stdin:
-        question = json.loads(line)
-        answers = [a if _MARKED.search(a) else rf"\boxed{{{a}}}" for a in question["answers"]]
+        request = json.loads(line)
+        answers = [a if _MARKED.search(a) else rf"\boxed{{{a}}}" for a in request["answers"]]
         right = [read for answer in answers if (read := parse(answer, parsing_timeout=None))]
-        given = parse(question["text"], parsing_timeout=None) if right else []
+        given = parse(request["text"], parsing_timeout=None) if right else []
         equal = any(verify(answer, given, timeout_seconds=None) for answer in right)
         print(json.dumps(equal if right else None), flush=True)
 

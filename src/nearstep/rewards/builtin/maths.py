@@ -23,9 +23,7 @@ class NumericAnswer:
     """
 
     __name__: ClassVar[str] = "numeric_answer"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="A lucky number counts, whatever the steps.", needs="column answer"
-    )
+    metadata: ClassVar[Metadata] = Metadata(gaming="A lucky number counts, whatever the steps.", needs="column answer")
     answer: str = option("answer", "column with the answer, or several")
     tolerance: float = option(1e-6, "relative error allowed", at_least=0)
 
@@ -57,10 +55,12 @@ class MathAnswer:
     """
 
     __name__: ClassVar[str] = "math_answer"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="A lucky answer counts, whatever the steps; the problem restated can equal its answer.",
-        needs="column answer", package="math_verify", extra="math",
-    )  # fmt: skip
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="A lucky answer counts, whatever the steps; the problem restated can equal its answer.",
+        needs="column answer",
+        package="math_verify",
+        extra="math",
+    )
     answer: str = option("answer", "column with the answer, or several")
     timeout_seconds: float = option(5.0, "longest comparison of a row", above=0)
 
@@ -103,7 +103,7 @@ class Arithmetic:
     """
 
     __name__: ClassVar[str] = "arithmetic"
-    about: ClassVar[Metadata] = Metadata(low=-1, high=1, gaming="1 + 1 = 2 earns 1, needed or not.")
+    metadata: ClassVar[Metadata] = Metadata(low=-1, high=1, gaming="1 + 1 = 2 earns 1, needed or not.")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         held = [list(equations(text).values()) for text in texts_of(completions)]

@@ -21,9 +21,9 @@ class Metadata:
     a policy can earn it without being better. `package` is the library that does the work, `extra` what installs it.
     """
 
-    low: int
-    high: int
     gaming: str
+    low: int = 0
+    high: int = 1
     needs: str = ""
     package: str = ""
     extra: str = ""
@@ -34,7 +34,7 @@ class BuiltIn(Protocol):
     """A reward function that nearstep brings along: a frozen dataclass whose fields are its parameters."""
 
     __name__: ClassVar[str]
-    about: ClassVar[Metadata]
+    metadata: ClassVar[Metadata]
 
     def __call__(self, *args: Any, **columns: Any) -> Values:
         """One value per completion, None where a row lacks what the reward needs; called with keywords as TRL calls."""
@@ -95,4 +95,4 @@ def fields_only(made: Any) -> dict[str, object]:
 
 def need_package(reward: BuiltIn) -> None:
     """Raise a RewardError that names the extra, if the library behind a reward is not installed."""
-    plugins.need_package(reward.about.package, reward.about.extra, f"reward {reward.__name__!r}", RewardError)
+    plugins.need_package(reward.metadata.package, reward.metadata.extra, f"reward {reward.__name__!r}", RewardError)

@@ -41,8 +41,8 @@ class Politeness:
     """The balance of polite and rude words; ½ for text with neither."""
 
     __name__: ClassVar[str] = "politeness"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="“Please, thank you, my pleasure” before any text; sarcasm and quotations are not seen."
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="“Please, thank you, my pleasure” before any text; sarcasm and quotations are not seen."
     )
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
@@ -54,11 +54,10 @@ class Helpfulness:
     """The balance of words of helping (steps, examples, advice, reasons) and of evading or refusing; ½ for neither."""
 
     __name__: ClassVar[str] = "helpfulness"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="The manner of help is all it sees: wrong advice scores like right, a refusal that is due scores low. "
         "A reward model rates help.",
-    )  # fmt: skip
+    )
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [_balance(text, cue_phrases.HELPING, cue_phrases.UNHELPFUL) for text in texts_of(completions)]
@@ -69,8 +68,8 @@ class Honesty:
     """The balance of words that admit a limit and of words that overclaim; ½ for neither."""
 
     __name__: ClassVar[str] = "honesty"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Hedging every sentence earns it; whether anything is true is not seen. See entailment."
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Hedging every sentence earns it; whether anything is true is not seen. See entailment."
     )
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
@@ -82,11 +81,10 @@ class Safety:
     """1 / (1 + n), n the number of different threats, insults and instructions to harm: 1 for text without any."""
 
     __name__: ClassVar[str] = "safety"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Harm in words that are not listed is safe to it, and a warning that quotes them is not. "
         "toxicity and classifier use a model.",
-    )  # fmt: skip
+    )
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [_absence(text, cue_phrases.UNSAFE) for text in texts_of(completions)]
@@ -97,9 +95,7 @@ class FairWording:
     """1 / (1 + n), n the number of different sweeping phrases about groups of people: 1 for text without any."""
 
     __name__: ClassVar[str] = "fair_wording"
-    about: ClassVar[Metadata] = Metadata(
-        low=0,
-        high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Bias in other words is not seen; text that quotes a prejudice to refute it scores low.",
     )
 
@@ -112,7 +108,7 @@ class CausalReasoning:
     """The share of sentences that state a cause or consequence (because, therefore, leads to, …)."""
 
     __name__: ClassVar[str] = "causal_reasoning"
-    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="“Because” in every sentence earns 1, sound or not.")
+    metadata: ClassVar[Metadata] = Metadata(gaming="“Because” in every sentence earns 1, sound or not.")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [_share(text, _states_cause) for text in texts_of(completions)]
@@ -123,7 +119,7 @@ class CounterfactualReasoning:
     """The share of sentences that say what would be otherwise (if … had …, would have, suppose, …)."""
 
     __name__: ClassVar[str] = "counterfactual_reasoning"
-    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="“What if” in every sentence earns 1, sound or not.")
+    metadata: ClassVar[Metadata] = Metadata(gaming="“What if” in every sentence earns 1, sound or not.")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [_share(text, _is_counterfactual) for text in texts_of(completions)]
@@ -141,8 +137,8 @@ def _absence(text: str, phrases: tuple[str, ...]) -> float:
 
 
 def _share(text: str, holds: Callable[[str], bool]) -> float:
-    said = sentences_of(text)
-    return sum(map(holds, said)) / len(said) if said else 0.0
+    sentences = sentences_of(text)
+    return sum(map(holds, sentences)) / len(sentences) if sentences else 0.0
 
 
 def _states_cause(sentence: str) -> bool:

@@ -32,9 +32,7 @@ class CodeSyntax:
     """The share of Python code fences that parse and hold a statement; without fences, the whole text is the code."""
 
     __name__: ClassVar[str] = "code_syntax"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="pass parses, and so does any single word: see code_tests."
-    )
+    metadata: ClassVar[Metadata] = Metadata(gaming="pass parses, and so does any single word: see code_tests.")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         blocks = [_blocks(text) for text in texts_of(completions)]
@@ -46,10 +44,11 @@ class CodeStyle:
     """1 minus the findings of ruff per line of code, at least 0; code that does not parse is worth 0."""
 
     __name__: ClassVar[str] = "code_style"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Many harmless lines thin the findings out; what the code does is not seen.",
-        package="ruff", extra="code",
-    )  # fmt: skip
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Many harmless lines thin the findings out; what the code does is not seen.",
+        package="ruff",
+        extra="code",
+    )
     rules: tuple[str, ...] = option(("E", "F", "W", "B", "C4", "SIM", "N"), "ruff rules to check")
 
     def __post_init__(self) -> None:
@@ -77,8 +76,12 @@ class CodeStyle:
             command = ["check", "--isolated", "--no-cache", "--exit-zero", "--output-format=json"]
             run = subprocess.run(
                 [sys.executable, "-m", "ruff", *command, f"--select={','.join(self.rules)}", "."],
-                cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False,
-            )  # fmt: skip
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+                check=False,
+            )
         if run.returncode != 0:
             raise RewardError(f"code_style: ruff failed with rules {','.join(self.rules)}: {shorten(run.stderr)}")
         return Counter(
@@ -91,10 +94,10 @@ class CodeExecution:
     """1 if the code runs to its end without an error, in the sandbox and within its limits, else 0."""
 
     __name__: ClassVar[str] = "code_execution"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="pass runs, and so does code whose errors are all caught: see code_tests.",
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="pass runs, and so does code whose errors are all caught: see code_tests.",
         needs="a sandbox (bubblewrap, on Linux)",
-    )  # fmt: skip
+    )
     timeout_seconds: float = option(10.0, "longest run", above=0)
     memory_bytes: int = option(1 << 30, "most memory", above=0)
     isolation: Literal["namespaces", "process"] = option("namespaces", ISOLATION)
@@ -125,10 +128,10 @@ class CodeTests:
     """
 
     __name__: ClassVar[str] = "code_tests"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Answers for just the tested inputs; what a test only asks the code about itself.",
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Answers for just the tested inputs; what a test only asks the code about itself.",
         needs="column tests; a sandbox (bubblewrap, on Linux)",
-    )  # fmt: skip
+    )
     tests: str = option("tests", "column with the tests: a text, or a list of texts of which each counts")
     setup: str | None = option(None, "column with code that runs before both code and tests, such as imports")
     timeout_seconds: float = option(10.0, "longest run of the code and all its tests", above=0)
@@ -185,9 +188,13 @@ def _parses(program: str) -> bool:
 
 def _run(reward: CodeExecution | CodeTests, program: str, tests: Sequence[str] = (), setup: str = "") -> Outcome:
     return run_python(
-        program, tests, setup=setup, timeout_seconds=reward.timeout_seconds, memory_bytes=reward.memory_bytes,
+        program,
+        tests,
+        setup=setup,
+        timeout_seconds=reward.timeout_seconds,
+        memory_bytes=reward.memory_bytes,
         isolation=reward.isolation,
-    )  # fmt: skip
+    )
 
 
 def _lines(program: str) -> int:

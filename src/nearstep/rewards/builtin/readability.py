@@ -17,10 +17,11 @@ class Readability:
     """
 
     __name__: ClassVar[str] = "readability"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Short words in short sentences earn it without meaning anything.",
-        package="pyphen", extra="metrics",
-    )  # fmt: skip
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Short words in short sentences earn it without meaning anything.",
+        package="pyphen",
+        extra="metrics",
+    )
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise a RewardError if the hyphenation dictionary is not installed."""
@@ -39,10 +40,11 @@ class ReadingGrade:
     """
 
     __name__: ClassVar[str] = "reading_grade"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="The lengths of words and sentences are all it sees.",
-        package="pyphen", extra="metrics",
-    )  # fmt: skip
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="The lengths of words and sentences are all it sees.",
+        package="pyphen",
+        extra="metrics",
+    )
     grade: float = option(8.0, "grade wanted, 8 for plain newspaper English")
     spread: float = option(4.0, "grades away from it that earn 0", above=0)
 
@@ -77,6 +79,6 @@ def _rates(text: str) -> tuple[float, float]:
     import pyphen
 
     dictionary = pyphen.Pyphen(lang="en_US")
-    said = words_of(text)
-    syllables = sum(len(dictionary.positions(word)) + 1 for word in said)
-    return len(said) / len(sentences_of(text)), syllables / len(said)
+    words = words_of(text)
+    syllables = sum(len(dictionary.positions(word)) + 1 for word in words)
+    return len(words) / len(sentences_of(text)), syllables / len(words)

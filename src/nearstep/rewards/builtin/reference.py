@@ -2,13 +2,16 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nearstep.common.errors import RewardError
 from nearstep.config.settings import option
-from nearstep.rewards.builtin.columns import need_column, read_texts
+from nearstep.rewards.builtin.columns import Cell, need_column, read_texts, where_given
 from nearstep.rewards.builtin.metadata import Metadata, Values, need_package, settle
 from nearstep.rewards.builtin.text import sentences_of, texts_of, words_of
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics import BLEU, CHRF
 
 NEEDS = "column reference"
 
@@ -18,9 +21,7 @@ class ExactMatch:
     """1 if the completion is one of the references, else 0; case, punctuation and spacing do not matter."""
 
     __name__: ClassVar[str] = "exact_match"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="None known but guessing where there are few answers.", needs=NEEDS
-    )
+    metadata: ClassVar[Metadata] = Metadata(gaming="None known but guessing where there are few answers.", needs=NEEDS)
     reference: str = option("reference", "column with the answer, or several")
     strict: bool = option(False, "compare letter by letter, only white space around the text left aside")
 
@@ -32,13 +33,12 @@ class ExactMatch:
         need_column(self, "reference", self.reference, columns)
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        rows = zip(texts_of(completions), read_texts(self, self.reference, columns), strict=True)
-        return [None if answers is None else float(self._is_one_of(text, answers)) for text, answers in rows]
+        cells = read_texts(self, self.reference, columns)
+        return where_given(texts_of(completions), cells, self._is_one_of)
 
-    def _is_one_of(self, text: str, answers: list[str]) -> bool:
-        if self.strict:
-            return text.strip() in [answer.strip() for answer in answers]
-        return _plain(text) in [_plain(answer) for answer in answers]
+    def _is_one_of(self, text: str, answers: list[str]) -> float:
+        alike = str.strip if self.strict else _plain
+        return float(alike(text) in map(alike, answers))
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ContainsAnswer:
     """1 if one of the references stands somewhere in the completion, word for word, else 0; case does not matter."""
 
     __name__: ClassVar[str] = "contains_answer"
-    about: ClassVar[Metadata] = Metadata(low=0, high=1, gaming="Listing every possible answer earns 1.", needs=NEEDS)
+    metadata: ClassVar[Metadata] = Metadata(gaming="Listing every possible answer earns 1.", needs=NEEDS)
     reference: str = option("reference", "column with the answer, or several")
 
     def __post_init__(self) -> None:
@@ -57,11 +57,8 @@ class ContainsAnswer:
         need_column(self, "reference", self.reference, columns)
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        rows = zip(texts_of(completions), read_texts(self, self.reference, columns), strict=True)
-        return [
-            None if answers is None else float(any(f" {_plain(answer)} " in f" {_plain(text)} " for answer in answers))
-            for text, answers in rows
-        ]
+        cells = read_texts(self, self.reference, columns)
+        return where_given(texts_of(completions), cells, _contains)
 
 
 @dataclass(frozen=True)
@@ -69,10 +66,12 @@ class Bleu:
     """Sentence BLEU of sacrebleu over 100: n-grams of one to four words, exponential smoothing, effective order."""
 
     __name__: ClassVar[str] = "bleu"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Copying stock phrases of the references earns some; right answers in other words, none.",
-        needs=NEEDS, package="sacrebleu", extra="metrics",
-    )  # fmt: skip
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Copying stock phrases of the references earns some; right answers in other words, none.",
+        needs=NEEDS,
+        package="sacrebleu",
+        extra="metrics",
+    )
     reference: str = option("reference", "column with the reference, or several")
     lowercase: bool = option(False, "ignore case")
 
@@ -89,8 +88,7 @@ class Bleu:
         from sacrebleu.metrics import BLEU
 
         metric = BLEU(effective_order=True, lowercase=self.lowercase)
-        rows = zip(texts_of(completions), read_texts(self, self.reference, columns), strict=True)
-        return [None if refs is None else min(1.0, metric.sentence_score(t, refs).score / 100) for t, refs in rows]
+        return _sacrebleu_scores(metric, texts_of(completions), read_texts(self, self.reference, columns))
 
 
 @dataclass(frozen=True)
@@ -98,10 +96,12 @@ class Chrf:
     """chrF of sacrebleu over 100: F2 of shared runs of up to six characters; better than BLEU for inflected words."""
 
     __name__: ClassVar[str] = "chrf"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Any text of the language earns some (about 0.1 to 0.2); long texts gain by recall.",
-        needs=NEEDS, package="sacrebleu", extra="metrics",
-    )  # fmt: skip
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Any text of the language earns some (about 0.1 to 0.2); long texts gain by recall.",
+        needs=NEEDS,
+        package="sacrebleu",
+        extra="metrics",
+    )
     reference: str = option("reference", "column with the reference, or several")
 
     def __post_init__(self) -> None:
@@ -117,8 +117,7 @@ class Chrf:
         from sacrebleu.metrics import CHRF
 
         metric = CHRF()
-        rows = zip(texts_of(completions), read_texts(self, self.reference, columns), strict=True)
-        return [None if refs is None else min(1.0, metric.sentence_score(t, refs).score / 100) for t, refs in rows]
+        return _sacrebleu_scores(metric, texts_of(completions), read_texts(self, self.reference, columns))
 
 
 @dataclass(frozen=True)
@@ -129,10 +128,12 @@ class Rouge:
     """
 
     __name__: ClassVar[str] = "rouge"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Lists of likely words earn rouge1; order and grammar hardly matter to it.",
-        needs=NEEDS, package="rouge_score", extra="metrics",
-    )  # fmt: skip
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Lists of likely words earn rouge1; order and grammar hardly matter to it.",
+        needs=NEEDS,
+        package="rouge_score",
+        extra="metrics",
+    )
     variant: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = option("rougeL", "rouge1, rouge2, rougeL, rougeLsum")
     reference: str = option("reference", "column with the reference, or several")
     stem: bool = option(False, "cut words to their stems first (English)")
@@ -150,16 +151,22 @@ class Rouge:
         from rouge_score.rouge_scorer import RougeScorer
 
         scorer = RougeScorer([self.variant], use_stemmer=self.stem)
-        rows = zip(texts_of(completions), read_texts(self, self.reference, columns), strict=True)
-        return [
-            None if references is None
-            else float(max(scorer.score(self._lines(r), self._lines(text))[self.variant].fmeasure for r in references))
-            for text, references in rows
-        ]  # fmt: skip
+        cells = read_texts(self, self.reference, columns)
+
+        def best(text: str, references: list[str]) -> float:
+            lines = self._lines(text)
+            return float(max(scorer.score(self._lines(each), lines)[self.variant].fmeasure for each in references))
+
+        return where_given(texts_of(completions), cells, best)
 
     def _lines(self, text: str) -> str:
         """For rougeLsum, one sentence per line, as the library expects them."""
         return "\n".join(sentences_of(text)) if self.variant == "rougeLsum" else text
+
+
+def _sacrebleu_scores(metric: "BLEU | CHRF", texts: Sequence[str], cells: Sequence[Cell]) -> Values:
+    """Its scores over 100; rounding may take them above 1."""
+    return where_given(texts, cells, lambda text, given: min(1.0, metric.sentence_score(text, given).score / 100))
 
 
 class _NoSynonyms:
@@ -179,10 +186,12 @@ class Meteor:
     """
 
     __name__: ClassVar[str] = "meteor"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Recall weighs nine times precision: padding with likely words gains.",
-        needs=NEEDS, package="nltk", extra="metrics",
-    )  # fmt: skip
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Recall weighs nine times precision: padding with likely words gains.",
+        needs=NEEDS,
+        package="nltk",
+        extra="metrics",
+    )
     reference: str = option("reference", "column with the reference, or several")
     synonyms: bool = option(True, "match synonyms, from nltk's WordNet data; false does without the data")
 
@@ -201,12 +210,13 @@ class Meteor:
         from nltk.translate.meteor_score import meteor_score
 
         wordnet = self._wordnet()
-        rows = zip(texts_of(completions), read_texts(self, self.reference, columns), strict=True)
+        cells = read_texts(self, self.reference, columns)
         split = wordpunct_tokenize
-        return [
-            None if refs is None else float(meteor_score([split(r) for r in refs], split(text), wordnet=wordnet))
-            for text, refs in rows
-        ]
+        return where_given(
+            texts_of(completions),
+            cells,
+            lambda text, references: float(meteor_score([*map(split, references)], split(text), wordnet=wordnet)),
+        )
 
     def _wordnet(self) -> object:
         if not self.synonyms:
@@ -225,3 +235,7 @@ class Meteor:
 
 def _plain(text: str) -> str:
     return " ".join(words_of(text))
+
+
+def _contains(text: str, answers: list[str]) -> float:
+    return float(any(f" {_plain(answer)} " in f" {_plain(text)} " for answer in answers))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nearstep.common.errors import ModelError
 from nearstep.config.settings import option
 from nearstep.rewards.builtin.classifiers import DEVICE, TOGETHER, WINDOW
-from nearstep.rewards.builtin.columns import Cell, need_column, read_texts
+from nearstep.rewards.builtin.columns import Cell, need_column, read_texts, where_given
 from nearstep.rewards.builtin.metadata import Metadata, Values, fields_only, need_package, required, settle
 from nearstep.rewards.builtin.text import texts_of
 
@@ -21,13 +21,15 @@ class SemanticSimilarity:
     """The cosine of the sentence embeddings of completion and reference, by sentence-transformers."""
 
     __name__: ClassVar[str] = "semantic_similarity"
-    about: ClassVar[Metadata] = Metadata(
-        low=-1, high=1,
+    metadata: ClassVar[Metadata] = Metadata(
+        low=-1,
+        high=1,
         gaming="On the topic is enough: a contradiction is close to what it denies. Text beyond what the model reads "
         "does not count.",
         needs="parameter model, such as sentence-transformers/all-MiniLM-L6-v2; column reference",
-        package="sentence_transformers", extra="embeddings",
-    )  # fmt: skip
+        package="sentence_transformers",
+        extra="embeddings",
+    )
     model: str = required("folder or hub name of a sentence-transformers model")
     reference: str = option("reference", "column with the reference, or several")
     batch_size: int = option(32, "texts read together", at_least=1)
@@ -52,8 +54,8 @@ class SemanticSimilarity:
         self._encoder  # noqa: B018
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said, references = texts_of(completions), read_texts(self, self.reference, columns)
-        different = sorted({*said, *(text for cell in references for text in cell or ())})
+        texts, references = texts_of(completions), read_texts(self, self.reference, columns)
+        different = sorted({*texts, *(text for cell in references for text in cell or ())})
         vectors = self._encoder.encode(
             different, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False
         )
@@ -62,7 +64,7 @@ class SemanticSimilarity:
         def cosine(text: str, reference: str) -> float:
             return max(-1.0, min(1.0, float(by_text[text] @ by_text[reference])))
 
-        return best_of(said, references, cosine)
+        return best_of(texts, references, cosine)
 
     @cached_property
     def _encoder(self) -> Any:
@@ -84,11 +86,10 @@ class Bertscore:
     """
 
     __name__: ClassVar[str] = "bertscore"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1,
+    metadata: ClassVar[Metadata] = Metadata(
         gaming="Any fluent text earns most of it (0.8 and more with some models): only differences mean something.",
         needs="parameter model, such as roberta-large; column reference",
-    )  # fmt: skip
+    )
     model: str = required("folder or hub name of an encoder (AutoModel)")
     reference: str = option("reference", "column with the reference, or several")
     layer: int | None = option(
@@ -111,10 +112,10 @@ class Bertscore:
         self._matcher.model  # noqa: B018
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        said, references = texts_of(completions), read_texts(self, self.reference, columns)
-        different = sorted({*said, *(text for cell in references for text in cell or ())})
+        texts, references = texts_of(completions), read_texts(self, self.reference, columns)
+        different = sorted({*texts, *(text for cell in references for text in cell or ())})
         by_text = dict(zip(different, self._matcher.embed(different), strict=True))
-        return best_of(said, references, lambda text, reference: by_text[text].f1(by_text[reference]))
+        return best_of(texts, references, lambda text, reference: by_text[text].f1(by_text[reference]))
 
     @cached_property
     def _matcher(self) -> "TokenMatcher":
@@ -125,9 +126,10 @@ class Bertscore:
         )
 
 
-def best_of(said: Sequence[str], references: Sequence[Cell], likeness: Callable[[str, str], float]) -> Values:
+def best_of(texts: Sequence[str], references: Sequence[Cell], likeness: Callable[[str, str], float]) -> Values:
     """The likeness to the likest reference; None for rows without any, 0 for an empty text."""
-    return [
-        None if cell is None else max(likeness(text, reference) for reference in cell) if text.strip() else 0.0
-        for text, cell in zip(said, references, strict=True)
-    ]
+
+    def best(text: str, cell: list[str]) -> float:
+        return max(likeness(text, reference) for reference in cell) if text.strip() else 0.0
+
+    return where_given(texts, references, best)

@@ -74,8 +74,8 @@ def _last_question(messages: object) -> list[dict[object, object]]:
     """The last message of the user, in a list; empty where there is none."""
     if not isinstance(messages, list):
         raise RewardError(f"a prompt must be text or a list of messages, not {shorten(messages)}")
-    asked = [message for message in messages if isinstance(message, dict) and message.get("role") == "user"]
-    return asked[-1:]
+    user_messages = [message for message in messages if isinstance(message, dict) and message.get("role") == "user"]
+    return user_messages[-1:]
 
 
 def _text(given: object, role: str) -> str:

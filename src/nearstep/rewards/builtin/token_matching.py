@@ -62,12 +62,12 @@ class TokenMatcher:
             output = self.model(**inputs, output_hidden_states=True)
             states = output.hidden_states[-1 if self.layer is None else self.layer].float().cpu()
             masks = inputs["attention_mask"].cpu().bool()
-            for window, of_tokens, mask in zip(together, states, masks, strict=True):
-                vectors = torch.nn.functional.normalize(of_tokens[mask], dim=-1)
+            for window, token_states, mask in zip(together, states, masks, strict=True):
+                vectors = torch.nn.functional.normalize(token_states[mask], dim=-1)
                 found[window.row].append(TokenVectors(vectors, ~torch.tensor(window.special).bool()))
         return [
-            TokenVectors(torch.cat([w.vectors for w in of_text]), torch.cat([w.counts for w in of_text]))
-            for of_text in found
+            TokenVectors(torch.cat([w.vectors for w in windows]), torch.cat([w.counts for w in windows]))
+            for windows in found
         ]
 
     @cached_property

@@ -39,8 +39,8 @@ class Conciseness:
     """
 
     __name__: ClassVar[str] = "conciseness"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Only listed English fillers count, and one short sentence has no overlap: it scores 1."
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Only listed English fillers count, and one short sentence has no overlap: it scores 1."
     )
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
@@ -52,7 +52,7 @@ class RepetitionPenalty:
     """Minus the share of n-grams of words that came before in the same completion."""
 
     __name__: ClassVar[str] = "repetition_penalty"
-    about: ClassVar[Metadata] = Metadata(
+    metadata: ClassVar[Metadata] = Metadata(
         low=-1, high=0, gaming="Saying nothing, or the same in other words, costs nothing; longer texts repeat more."
     )
     ngram_words: int = option(3, "words in an n-gram", at_least=1)
@@ -63,8 +63,8 @@ class RepetitionPenalty:
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [self._penalty(words_of(text)) for text in texts_of(completions)]
 
-    def _penalty(self, said: list[str]) -> float:
-        ngrams = [tuple(said[start : start + self.ngram_words]) for start in range(len(said) - self.ngram_words + 1)]
+    def _penalty(self, words: list[str]) -> float:
+        ngrams = [tuple(words[start : start + self.ngram_words]) for start in range(len(words) - self.ngram_words + 1)]
         return len(set(ngrams)) / len(ngrams) - 1 if ngrams else 0.0
 
 
@@ -76,8 +76,8 @@ class Diversity:
     """
 
     __name__: ClassVar[str] = "diversity"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Texts shorter than a window are rarely below 1, and a list of random words scores 1."
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Texts shorter than a window are rarely below 1, and a list of random words scores 1."
     )
     window_words: int = option(50, "words in a window", at_least=2)
 
@@ -87,11 +87,11 @@ class Diversity:
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         return [self._ratio(words_of(text)) for text in texts_of(completions)]
 
-    def _ratio(self, said: list[str]) -> float:
-        if not said:
+    def _ratio(self, words: list[str]) -> float:
+        if not words:
             return 0.0
-        width = min(self.window_words, len(said))
-        windows = [said[start : start + width] for start in range(len(said) - width + 1)]
+        width = min(self.window_words, len(words))
+        windows = [words[start : start + width] for start in range(len(words) - width + 1)]
         return sum(len(set(window)) for window in windows) / (width * len(windows))
 
 
@@ -100,8 +100,8 @@ class Fluency:
     """The share of well-formed sentences: a capital or digit first, an end mark last, neither too short nor long."""
 
     __name__: ClassVar[str] = "fluency"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="Form only: “Blue is of the.” is fine by it. Lists and code score low. See likelihood."
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="Form only: “Blue is of the.” is fine by it. Lists and code score low. See likelihood."
     )
     minimum_words: int = option(3, "fewest words of a good sentence", at_least=1)
     maximum_words: int = option(40, "most words of a good sentence", at_least=1)
@@ -132,8 +132,8 @@ class Coherence:
     """
 
     __name__: ClassVar[str] = "coherence"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="“And” before every sentence earns 1, whatever the sentences say; English only."
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="“And” before every sentence earns 1, whatever the sentences say; English only."
     )
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
@@ -145,8 +145,8 @@ class Engagement:
     """The share of sentences that address the reader: by you or let's, or by a question."""
 
     __name__: ClassVar[str] = "engagement"
-    about: ClassVar[Metadata] = Metadata(
-        low=0, high=1, gaming="A text of questions only earns 1: give it a small weight; English only."
+    metadata: ClassVar[Metadata] = Metadata(
+        gaming="A text of questions only earns 1: give it a small weight; English only."
     )
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
@@ -161,12 +161,12 @@ def _share(flags: Collection[bool]) -> float:
 
 
 def _conciseness(text: str) -> float:
-    said = words_of(text)
-    if not said:
+    words = words_of(text)
+    if not words:
         return 0.0
     filling = sum(len(words_of(match.group())) for match in _FILLER.finditer(text))
     overlaps = [_overlap(set(content_words_of(a)), set(content_words_of(b))) for a, b in pairwise(sentences_of(text))]
-    return (1 - filling / len(said)) * (1 - (sum(overlaps) / len(overlaps) if overlaps else 0))
+    return (1 - filling / len(words)) * (1 - (sum(overlaps) / len(overlaps) if overlaps else 0))
 
 
 def _overlap(first: set[str], second: set[str]) -> float:

@@ -1,4 +1,4 @@
-"""Rewards from a server: one request for some rows, repeated within bounds, and no secret told to anybody else."""
+"""Rewards from a server: one request for some rows, retried within bounds; secrets go to the server alone."""
 
 import asyncio
 import email.utils
@@ -17,7 +17,7 @@ from nearstep.config.rewards import is_loopback
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.remote.event_loop import EventLoop
-from nearstep.rewards.remote.wire import LARGEST_BODY_BYTES, decode_answer, encode_question
+from nearstep.rewards.remote.wire import LARGEST_BODY_BYTES, decode_answer, encode_request
 
 FIRST_PAUSE_SECONDS = 0.5  # doubled after every try
 LONGEST_PAUSE_SECONDS = 60.0  # of backoff, and of what a server may ask for by Retry-After
@@ -90,7 +90,7 @@ class RemoteReward:
 
     async def ask(self, part: RewardBatch, client: httpx2.AsyncClient) -> Answer:
         """The server's answer; after the last try, or where another makes no sense, an error in place of every row."""
-        body, tries = encode_question(part, self._policy), 0
+        body, tries = encode_request(part, self._policy), 0
         while True:
             tries += 1
             reply = await self._try(body, part, client)
@@ -126,7 +126,7 @@ class RemoteReward:
             host = urlsplit(response.headers.get("location", "")).hostname or urlsplit(self._server.url).hostname
             return _Failure(f"{status}, a redirect to {host}, which is not followed: give the address itself")
         after_seconds = _retry_after(response.headers.get("retry-after"))
-        # Secrets go before the text is cut: half of one at the cut would not be known again.
+        # Secrets go before the text is cut: half of one at the cut would not be recognised.
         detail = self._without_secrets((await _limited_body(response)).decode("utf-8", "replace"))
         what = status + (f", {shorten(detail)}" if detail else "")
         return _Failure(what, may_pass=response.status_code in PASSING_STATUS, after_seconds=after_seconds)
@@ -140,7 +140,7 @@ class RemoteReward:
         )
 
     def _without_secrets(self, text: str) -> str:
-        """What a server or a library said, less the token and the address, which it may have repeated."""
+        """The message of a server or a library without the token and the address, which it may repeat."""
         text = text.replace(self._server.url, self._server.shown)
         return text if self._server.token is None else text.replace(self._server.token.reveal(), "…")
 
@@ -221,7 +221,7 @@ class RemoteHeadStart:
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a try gave no answer, whether another may, and after how many seconds the server wants it."""
+    """Why a try gave no answer, whether another may, and how many seconds the server asks to wait."""
 
     what: str
     may_pass: bool = False

@@ -11,18 +11,11 @@ from nearstep.rewards.values import as_number
 
 PROTOCOL = 1
 LARGEST_BODY_BYTES = 64 << 20
-ROW_KINDS: dict[str, tuple[type, ...]] = {
-    "prompt": (str, list),
-    "completion": (str, list),
-    "prompt_ids": (list,),
-    "completion_ids": (list,),
-    "finished": (bool,),
-}
 
 
-def encode_question(batch: RewardBatch, identity: TokenizerIdentity) -> bytes:
+def encode_request(batch: RewardBatch, identity: TokenizerIdentity) -> bytes:
     """The body of a request. Raises RewardError naming a column that JSON cannot hold."""
-    question = {
+    request = {
         "protocol": PROTOCOL,
         "tokenizer": {"tokens": identity.tokens, "chat_template": identity.chat_template},
         "rows": [
@@ -39,7 +32,7 @@ def encode_question(batch: RewardBatch, identity: TokenizerIdentity) -> bytes:
         ],
     }
     try:
-        return json.dumps(question, allow_nan=False).encode()
+        return json.dumps(request, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise RewardError(
             f"{_unfit(batch)} cannot go over HTTP as JSON ({error}): leave it out of the data set."
@@ -56,18 +49,18 @@ def _unfit(batch: RewardBatch) -> str:
     return f"the prompt of one of {batch.span()}"
 
 
-def decode_question(body: bytes) -> tuple[RewardBatch, TokenizerIdentity]:
+def decode_request(body: bytes) -> tuple[RewardBatch, TokenizerIdentity]:
     """The batch that a request asks about. Raises RewardError saying what is wrong with it."""
-    question = _parse(body)
-    if question.get("protocol") != PROTOCOL:
-        raise RewardError(f"protocol must be {PROTOCOL}, not {shorten(question.get('protocol'))}")
-    rows = question.get("rows")
+    request = _parse(body)
+    if request.get("protocol") != PROTOCOL:
+        raise RewardError(f"protocol must be {PROTOCOL}, not {shorten(request.get('protocol'))}")
+    rows = request.get("rows")
     if not isinstance(rows, list) or not rows:
         raise RewardError("rows must be a list with one object for each completion")
     for number, row in enumerate(rows):
         _check_row(row, number)
     columns = dict.fromkeys(name for row in rows for name in row.get("columns", {}))
-    tokenizer = question.get("tokenizer", {})
+    tokenizer = request.get("tokenizer", {})
     if not isinstance(tokenizer, dict):
         raise RewardError("tokenizer must be an object")
     batch = RewardBatch(
@@ -86,22 +79,22 @@ def encode_answer(answer: Answer) -> bytes:
     """The body of a response; values are what JSON can hold, or a RewardError where a row failed."""
     assert isinstance(answer.values, list)
     rewards = [{"error": str(value)} if isinstance(value, RewardError) else value for value in answer.values]
-    said = {"rewards": rewards, "extras": answer.extras, "metrics": answer.metrics}
-    return json.dumps(said, default=str).encode()
+    reply = {"rewards": rewards, "extras": answer.extras, "metrics": answer.metrics}
+    return json.dumps(reply, default=str).encode()
 
 
 def decode_answer(body: bytes, batch: RewardBatch, server: str, conceal: Callable[[str], str] = str) -> Answer:
-    """What a response says of the rows of `batch`, with the words of failed rows as `conceal` leaves them.
+    """The values of a response for the rows of `batch`; errors of failed rows pass through `conceal`.
 
     Raises RewardError where it is not of this protocol.
     """
-    said = _parse(body)
-    rewards = said.get("rewards")
+    reply = _parse(body)
+    rewards = reply.get("rewards")
     if not isinstance(rewards, list) or len(rewards) != len(batch):
         counted = f"{len(rewards)} rewards" if isinstance(rewards, list) else "no list of rewards"
         raise RewardError(f"{server} sent {counted} for {len(batch)} completions")
     entries = [_entry(reward, batch.place(row), server, conceal) for row, reward in enumerate(rewards)]
-    extras, metrics = _lists(said.get("extras", {}), server), _lists(said.get("metrics", {}), server)
+    extras, metrics = _lists(reply.get("extras", {}), server), _lists(reply.get("metrics", {}), server)
     if any(len(values) != len(batch) for values in extras.values()):
         raise RewardError(f"{server} sent extras that are not one for each of {len(batch)} completions")
     logged = {name: [as_number(number) for number in numbers] for name, numbers in metrics.items()}

@@ -128,7 +128,7 @@ class WorkerPool:
             self._bell.send_bytes(b"!")
 
     def _drive(self) -> None:
-        """Run jobs until none is left; what ends that sooner is told to all who wait."""
+        """Run jobs until none is left; an error that ends it sooner is passed to all that wait."""
         try:
             while self._has_jobs():
                 self._staff()
@@ -170,7 +170,7 @@ class WorkerPool:
             )
             theirs.close()
             self._workers.append(_Worker(process, ours, time.monotonic() + STARTUP_SECONDS))
-            with suppress(BrokenPipeError):  # it has died already, which collecting will tell
+            with suppress(BrokenPipeError):  # it has died already; collecting notices
                 ours.send_bytes(pickle.dumps(self._config))
 
     def _assign(self) -> None:

@@ -45,7 +45,7 @@ class FunctionSpec:
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """The first thing that a worker is told."""
+    """The first message to a worker."""
 
     functions: tuple[FunctionSpec, ...]
     timeout_seconds: float | None
@@ -70,7 +70,7 @@ def main(fd: int) -> None:
             while True:
                 task: Task = pickle.loads(connection.recv_bytes())
                 _set_alarm(config.timeout_seconds)
-                reply = _judge(functions[task.function], task.batch, runner.run)
+                reply = _score(functions[task.function], task.batch, runner.run)
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 _send(connection, reply)
         except (EOFError, BrokenPipeError):  # the trainer is done with us
@@ -99,11 +99,11 @@ def _set_alarm(timeout_seconds: float | None) -> None:
         signal.setitimer(signal.ITIMER_REAL, timeout_seconds + GRACE_SECONDS)
 
 
-def _judge(function: FunctionReward, batch: RewardBatch, run: Callable[..., Answer]) -> PlainData:
+def _score(function: FunctionReward, batch: RewardBatch, run: Callable[..., Answer]) -> PlainData:
     """The row's value and what was logged by the way, or the error."""
     try:
-        said = function.score(batch)
-        answer = run(_awaited(said)) if isinstance(said, Awaitable) else said
+        returned = function.score(batch)
+        answer = run(_awaited(returned)) if isinstance(returned, Awaitable) else returned
         (value,) = read_entries(answer.values, batch, function.name)
     except RewardError as error:
         return {"error": str(error)}

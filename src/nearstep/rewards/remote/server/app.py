@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from nearstep.common.errors import RewardError
 from nearstep.rewards.batch import RewardBatch
 from nearstep.rewards.identity import TokenizerIdentity
-from nearstep.rewards.remote.wire import decode_question
+from nearstep.rewards.remote.wire import decode_request
 
 HEALTH = "/health"
 READING_SECONDS = 60.0
@@ -38,7 +38,7 @@ def make_app(score_batch: ScoreBatch, names: list[str], *, token: str | None, ma
         if isinstance(body, Response):
             return body
         try:
-            batch, identity = decode_question(body)
+            batch, identity = decode_request(body)
             async with turn:
                 answer = await run_in_threadpool(score_batch, batch, identity)
         except RewardError as error:

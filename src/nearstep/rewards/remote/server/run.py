@@ -46,8 +46,8 @@ def serve(options: ServeOptions, place: Callable[[nn.Module], nn.Module]) -> Non
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    asked = "no token" if token is None else f"the token in {options.token_env}"
-    print(f"Serving {', '.join(names)} at http://{shown}:{port}/score, {asked}.", file=sys.stderr, flush=True)
+    access = "no token" if token is None else f"the token in {options.token_env}"
+    print(f"Serving {', '.join(names)} at http://{shown}:{port}/score, {access}.", file=sys.stderr, flush=True)
     with listener:
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -57,9 +57,13 @@ def make_server_scorer(
 ) -> tuple[ServerScorer, list[str]]:
     """The rewards that the settings name, and their names."""
     model_options = RewardModelOptions(
-        DTYPES[options.dtype], options.trust_remote_code, options.bf16, options.max_tokens_per_microbatch,
-        place, seed=0,
-    )  # fmt: skip
+        DTYPES[options.dtype],
+        options.trust_remote_code,
+        options.bf16,
+        options.max_tokens_per_microbatch,
+        place,
+        seed=0,
+    )
     specs = reward_specs(options, columns=None)
     sources = make_sources(
         options,

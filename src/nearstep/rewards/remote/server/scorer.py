@@ -1,4 +1,4 @@
-"""What the rewards of a server say of a request: the weighted sum that training would make of them, row by row."""
+"""The scores for a request: the weighted sum that training would make, row by row."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,7 +41,7 @@ class ServerScorer:
         return replace(self._caller, sources=sources)
 
     def _add_up(self, values: Sequence[Value | RewardError]) -> object:
-        """What one row is worth, as JSON can hold it, or why that is not known."""
+        """The score of one row as JSON, or the reason why there is none."""
         failed = [value for value in values if isinstance(value, RewardError)]
         if failed:
             return RewardError(" ".join(map(str, failed)))
@@ -54,7 +54,7 @@ class ServerScorer:
         if len(values) == 1:
             return as_json(_weighted(*applying[0]))
         return RewardError(
-            "a reward that pays single tokens cannot be added to others on a server: serve it by itself, and let the "
+            "a reward of single tokens cannot be added to others on a server: serve it by itself, and let the "
             "trainer add up"
         )
 
