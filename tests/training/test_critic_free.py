@@ -29,8 +29,17 @@ def test_batch_normalized_returns_have_mean_0_and_variance_1(tmp_path):
     assert experience.values.abs().max() == 0
 
 
-@pytest.mark.parametrize("advantage", ["group_mean", "group_normalized", "leave_one_out", "batch_normalized"])
-@pytest.mark.parametrize("region", ["clip", "binary_tv"])
+RULES, REGIONS = ("group_mean", "group_normalized", "leave_one_out", "batch_normalized"), ("clip", "binary_tv")
+
+
+@pytest.mark.parametrize(
+    ("advantage", "region"),
+    [  # every rule and either region always, all of their pairs in the slow lane
+        pytest.param(rule, region, marks=[] if (row + column) % 2 else pytest.mark.slow)
+        for row, rule in enumerate(RULES)
+        for column, region in enumerate(REGIONS)
+    ],
+)
 def test_learning_without_a_critic(tmp_path, advantage, region):
     config = learning(tmp_path, advantage=advantage, num_generations=8, trust_region=region)
     trainer = trainer_of(tmp_path, config=config, model=learner())

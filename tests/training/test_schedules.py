@@ -133,8 +133,17 @@ def test_what_is_no_region_is_refused(tmp_path):
         small_recipe(tmp_path, trust_region="binary_tvv")
 
 
-@pytest.mark.parametrize("region", ["binary_tv", "binary_kl", "topk_tv", "topk_kl", "unbounded"])
-@pytest.mark.parametrize("critic", ["joint", "decoupled"])
+REGIONS, SCHEDULES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl", "unbounded"), ("joint", "decoupled")
+
+
+@pytest.mark.parametrize(
+    ("region", "critic"),
+    [  # every region and either schedule always, all of their pairs in the slow lane
+        pytest.param(region, critic, marks=[] if (row + column) % 2 else pytest.mark.slow)
+        for row, region in enumerate(REGIONS)
+        for column, critic in enumerate(SCHEDULES)
+    ],
+)
 def test_every_region_learns_with_either_schedule(tmp_path, region, critic):
     from tests.trainer.test_trainer import trainer_of
 
