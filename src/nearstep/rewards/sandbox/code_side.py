@@ -87,14 +87,14 @@ class Answers:
         code, defaults = rest
         return FunctionType(marshal.loads(code), vars(self._module), None, defaults)
 
-    def _encode(self, value: object) -> object:
-        kind = type(value)
+    def _encode(self, value: Any) -> object:
+        kind: type = type(value)
         if kind in PLAIN:
             return value
         for scalar, plain in SCALARS:
             if isinstance(value, scalar):  # of a class of its own; as what it compares
                 return plain(value)
-        numpy = sys.modules.get("numpy")
+        numpy: Any = sys.modules.get("numpy")
         if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
             return self._encode(value.tolist())
         for container in CONTAINERS:
@@ -105,13 +105,21 @@ class Answers:
             return ["builtins.bytes", value.decode("latin-1"), "latin-1"]
         if kind is complex:
             return ["builtins.complex", value.real, value.imag]
-        if f"{kind.__module__}.{kind.__name__}" in REDUCED:
-            return [f"{kind.__module__}.{kind.__name__}", *(self._encode(part) for part in kind.__reduce__(value)[1])]
-        if isinstance(value, type) and vars(builtins).get(value.__name__) is value:
-            return ["builtin", value.__name__]
+        if (full_name := f"{kind.__module__}.{kind.__name__}") in REDUCED:
+            return [full_name, *(self._encode(part) for part in value.__reduce__()[1])]
+        if isinstance(value, type):
+            return self._encode_type(value)
+        return ["module" if kind is ModuleType else "object", self._number(value)]
+
+    def _encode_type(self, kind: type) -> object:
+        if vars(builtins).get(kind.__name__) is kind:
+            return ["builtin", kind.__name__]
+        if issubclass(kind, BaseException):  # so that a test can catch it
+            return ["error", self._number(kind), kind.__name__, [self._encode_type(base) for base in kind.__bases__]]
+        return ["object", self._number(kind)]
+
+    def _number(self, value: object) -> int:
         number = self._numbers.setdefault(id(value), len(self._kept))
         if number == len(self._kept):
             self._kept.append(value)
-        if isinstance(value, type) and issubclass(value, BaseException):  # so that a test can catch it
-            return ["error", number, value.__name__, [self._encode(base) for base in value.__bases__]]
-        return ["module" if kind is ModuleType else "object", number]
+        return number

@@ -17,7 +17,6 @@ import traceback
 from typing import Any
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, CAPABILITIES_VERSION = 1, 4, 0x20080522
-DONE = 77  # exit code of a side that came to its end
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
     trainer.sendall(b"started\n")
     side.run(order, trainer, other)
     sys.stdout.flush()
-    os._exit(DONE)
+    os._exit(order["done"])
 
 
 def limit(order: dict[str, Any]) -> None:

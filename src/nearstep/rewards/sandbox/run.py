@@ -30,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
@@ -46,7 +46,7 @@ DISK_BYTES = 16 << 20  # of /tmp, of any file, and of what is printed
 PROCESSES = 16  # threads count as well
 OPEN_FILES = 64
 SHOWN_BYTES = 1 << 16
-DONE = 77  # how launcher.py says that its side came to its end
+DONE = 77  # exit code of a side that came to its end
 ENVIRONMENT = ("LANG=C.UTF-8", "HOME=/tmp", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1")
 STARTUP_SECONDS = 60.0  # beyond the time limit, for a machine that is busy
 # What root starts runs under a user id of its own, by which its processes are counted (systemd's DynamicUser range).
@@ -98,12 +98,11 @@ def run_python(
                 stack.enter_context(_running(order | limits, end, (given, out, err), isolation))
                 for order, end in zip(orders, ends, strict=False)
             ]
-        if not all(side.read(b"started", time.monotonic() + STARTUP_SECONDS) for side in sides):
+        if not all(side.read(time.monotonic() + STARTUP_SECONDS) for side in sides):
             raise RewardError(_refusal(isolation, shorten(_shown(err).strip()[-200:] or "it did not start")))
         deadline = time.monotonic() + timeout_seconds
-        if tests:
-            sides[1].read(b"end", deadline)
-        passed = tuple(b"passed %d" % number in sides[-1].lines for number in range(len(tests)))
+        lines = set(iter(lambda: sides[1].read(deadline), b"")) if tests else set()
+        passed = tuple(b"passed %d\n" % number in lines for number in range(len(tests)))
         return Outcome(sides[0].ending(deadline), passed, _shown(out), _shown(err))
 
 
@@ -115,26 +114,20 @@ def check_isolation(isolation: Isolation) -> None:
         raise RewardError(f"code isolation {isolation!r}: an empty program ended with {shorten(outcome)}")
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Side:
-    """A process with the code or its tests, and what it has reported so far."""
+    """A process with the code or its tests, and the socket on which it reports."""
 
     process: subprocess.Popen[bytes]
     control: socket.socket
-    lines: list[bytes] = field(default_factory=lambda: [b""])  # the last one is not at its end
+    report: IO[bytes]
 
-    def read(self, line: bytes, deadline: float) -> bool:
-        """Whether it reports a line before the deadline."""
-        while line not in self.lines[:-1] and (left := deadline - time.monotonic()) > 0:
-            self.control.settimeout(left)
-            try:
-                part = self.control.recv(1 << 16)
-            except OSError:  # the deadline, or an end without a goodbye
-                break
-            if not part:
-                break
-            self.lines[-1:] = (self.lines[-1] + part).split(b"\n")
-        return line in self.lines[:-1]
+    def read(self, deadline: float) -> bytes:
+        """The next line of its report, empty if it has ended or says nothing before the deadline."""
+        self.control.settimeout(max(1e-3, deadline - time.monotonic()))
+        with contextlib.suppress(OSError):  # the deadline, now or before, or an end without a goodbye
+            return self.report.readline()
+        return b""
 
     def ending(self, deadline: float) -> Ending:
         """Wait for its end."""
@@ -155,7 +148,7 @@ def _running(
     shut_in = isolation == "namespaces"
     packages = {os.path.realpath(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
     order |= {
-        "disk_bytes": DISK_BYTES, "open_files": OPEN_FILES, "path": sorted(packages),
+        "disk_bytes": DISK_BYTES, "open_files": OPEN_FILES, "path": sorted(packages), "done": DONE,
         "processes": PROCESSES if shut_in else None,  # elsewhere all processes of the user would count
         "user": 61184 + next(_USERS) % 4096 if shut_in and os.geteuid() == 0 else None,
     }  # fmt: skip
@@ -175,7 +168,7 @@ def _running(
             with contextlib.suppress(OSError):  # it did not start, and says nothing
                 control.sendall(json.dumps(order).encode())
                 control.shutdown(socket.SHUT_WR)
-            yield _Side(process, control)
+            yield _Side(process, control, control.makefile("rb"))
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

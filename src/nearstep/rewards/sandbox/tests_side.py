@@ -26,8 +26,8 @@ CONSTRUCTED = (
     "fractions.Fraction", "datetime.datetime", "datetime.date", "datetime.time", "datetime.timedelta",
 )  # fmt: skip
 FORWARDED = (
-    "call", "getattr", "setattr", "bool", "len", "iter", "next", "str", "repr", "hash", "int", "float", "getitem",
-    "setitem",
+    "call", "getattr", "setattr", "delattr", "bool", "len", "iter", "next", "reversed", "getitem", "setitem", "delitem",
+    "str", "repr", "hash", "int", "float", "index", "abs", "neg", "round",
 )  # fmt: skip
 COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
 
@@ -36,32 +36,35 @@ def run(order: dict[str, Any], trainer: socket.socket, code: socket.socket) -> N
     """Run the setup, then each test in a process of its own; one that reaches its end has passed."""
     module = sys.modules["__main__"] = ModuleType("__main__")  # where pickle looks for the classes of the setup
     exec(compile(order["setup"], "<setup>", "exec"), vars(module))
-    came_to_its_end = code.recv(1)
-    for number, test in enumerate(order["tests"] if came_to_its_end else ()):
+    if not code.recv(1):  # it has not run to its end
+        return
+    for number, test in enumerate(order["tests"]):
         here, there = socket.socketpair()
         with here:
             with there, contextlib.suppress(ConnectionError):  # nobody there: the test hears that at its first question
                 socket.send_fds(code, [b"t"], [there.fileno()])
             child = os.fork()
             if child == 0:
-                run_test(test, vars(module), Code(here))
+                compiled = compile(test, "<test>", "exec")
+                exec(compiled, Names(vars(module), tested_names(compiled, vars(module)), Code(here)))
                 sys.stdout.flush()
                 trainer.sendall(b"passed %d\n" % number)
                 return
             os.waitpid(child, 0)
-    trainer.sendall(b"end\n")
 
 
-def run_test(test: str, setup: Mapping[str, Any], code: "Code") -> None:
-    """Run one test among the names of the setup and those that it takes from the code. Raises what the test raises."""
-    compiled = compile(test, "<test>", "exec")
-    tested = tested_names(compiled, setup)
-    names = {name: value for name, value in setup.items() if name not in tested}
-    for name in tested:
-        with contextlib.suppress(KeyError, ImportError):  # then it is a builtin, or a NameError where it is used
-            value = code.ask("getitem", Remote(code, 0), name)
-            names[name] = importlib.import_module(name) if isinstance(value, ModuleType) else value
-    exec(compiled, names)
+class Names(dict[str, Any]):
+    """The global names of a test: the setup's, and the code's, asked for each time, for a call may change them."""
+
+    def __init__(self, setup: Mapping[str, Any], tested: set[str], code: "Code") -> None:
+        super().__init__({name: value for name, value in setup.items() if name not in tested})
+        self._tested, self._code = tested, code
+
+    def __missing__(self, name: str) -> Any:
+        if name not in self._tested:
+            raise KeyError(name)
+        value = self._code.ask("getitem", Remote(self._code, 0), name)
+        return importlib.import_module(name) if isinstance(value, ModuleType) else value
 
 
 def tested_names(test: CodeType, setup: Mapping[str, Any]) -> set[str]:
@@ -72,12 +75,9 @@ def tested_names(test: CodeType, setup: Mapping[str, Any]) -> set[str]:
     """
     own = {step.argval for step in dis.get_instructions(test) if step.opname == "STORE_NAME"}
     free = _loaded_names(test) - own
-    stubs = {
-        name
-        for name, value in setup.items()
-        if isinstance(value, FunctionType | type) and value.__module__ == "__main__"
-    }
-    return free - set(setup) - set(dir(builtins)) or free & stubs or free & set(dir(builtins))
+    defined = {name: value for name, value in setup.items() if isinstance(value, FunctionType | type)}
+    stubs = {name for name, value in defined.items() if value.__module__ == "__main__"}
+    return free - setup.keys() - vars(builtins).keys() or free & stubs or free & vars(builtins).keys()
 
 
 def _loaded_names(code: CodeType) -> set[str]:
@@ -111,11 +111,11 @@ class Code:
             raise RuntimeError("the process of the code has ended")
         kind, *parts = (self._decode(part) for part in json.loads(answer))
         if kind == "raise":
-            error_type, arguments, attributes = parts
-            error = error_type.__new__(error_type, *arguments)  # without __init__, which may want other arguments
-            error.args = arguments
-            error.__dict__.update(attributes)
-            raise error
+            raised, arguments, attributes = parts
+            raised = raised.__new__(raised, *arguments)  # without __init__, which may want other arguments
+            raised.args = arguments
+            raised.__dict__.update(attributes)
+            raise raised
         result, after = parts
         for old, new in zip((*places, *keywords.values()), after or (), strict=False):
             if isinstance(old, list | bytearray) and new is not None:
@@ -129,9 +129,6 @@ class Code:
         """How the code is told of its own objects, and of functions that a test defines."""
         if isinstance(value, Remote):
             return "object", value._number
-        for number, error in self._errors.items():
-            if value is error:
-                return "object", number
         if not isinstance(value, FunctionType) or value.__module__ != "__main__":
             return None
         if value.__closure__:
@@ -169,6 +166,8 @@ class Remote:
     """
 
     __slots__ = ("_code", "_number")
+    _code: Code
+    _number: int
 
     def __init__(self, code: Code, number: int) -> None:
         object.__setattr__(self, "_code", code)
