@@ -78,9 +78,6 @@ for fd in range(3, 64):
         except OSError: pass
 """
 TAKES_THE_QUESTIONS = """import os, socket
-for fd in range(3, 64):
-    try: messages = [socket.recv_fds(socket.socket(fileno=os.dup(fd)), 1, 9, socket.MSG_DONTWAIT)]
-    except OSError: continue
 if os.fork() == 0:
     for fd in range(3, 64):
         try: ends = socket.recv_fds(socket.socket(fileno=fd), 1, 9)[1]
