@@ -184,7 +184,8 @@ def test_a_child_that_is_left_behind_ends_with_the_code(isolation, own_launcher)
 @pytest.fixture
 def own_launcher(tmp_path, monkeypatch):
     """A copy of the launcher, by whose name its processes are told from those of other tests."""
-    monkeypatch.setattr(sandbox, "LAUNCHER", Path(shutil.copy(sandbox.LAUNCHER, tmp_path)))
+    folder = shutil.copytree(sandbox.LAUNCHER.parent, tmp_path / "sandbox")
+    monkeypatch.setattr(sandbox, "LAUNCHER", folder / sandbox.LAUNCHER.name)
     return sandbox.LAUNCHER
 
 

@@ -40,10 +40,10 @@ while frame := frame.f_back:
 SEARCH = """import gc
 for value in gc.get_objects():
     name = type(value).__name__
-    if name in ('socket', 'Line', 'CodeSide', 'Report'):
-        for method in ('write', 'sendall', 'send_bytes', '_send'):
-            for word in ('passed 0', b'passed 0\\n', ['return', True, None], ['return', 2.5, None]):
-                try: getattr(value, method)(word)
+    if name in ('socket', 'BufferedRWPair', 'SocketIO'):
+        for method in ('write', 'sendall'):
+            for word in ('passed 0', b'passed 0\\n', b'["return", true, null]\\n', b'["return", 2.5, null]\\n'):
+                try: getattr(value, method)(word); value.flush()
                 except BaseException: pass
 """
 OPEN_FILES = """import os
@@ -74,9 +74,16 @@ def f(x): return globals().get('answer', 1)
 SPEAKS_FIRST = """import os, socket, json
 for fd in range(3, 64):
     for message in (['ran'], ['return', None, None], ['return', True, None], ['call', 0, ['tuple', []], ['dict', []]]):
-        body = json.dumps(message).encode()
-        try: os.write(fd, len(body).to_bytes(8, 'big') + body)
+        try: os.write(fd, json.dumps(message).encode() + b'\\n')
         except OSError: pass
+"""
+TAKES_THE_QUESTIONS = """import os, socket
+if os.fork() == 0:
+    for fd in range(3, 64):
+        try: ends = socket.recv_fds(socket.socket(fileno=fd), 1, 9)[1]
+        except OSError: continue
+        for end in ends:
+            while os.read(end, 1 << 16): os.write(end, b'["return", true, null]\\n')
 """
 BUILTINS = """import builtins
 builtins.exec = builtins.compile = builtins.print = lambda *a, **k: None
@@ -105,6 +112,9 @@ ATTACKS = {
     "leaves in the call": "import os\ndef f(x): os._exit(0)",
     "exits in the call": "def f(x): raise SystemExit(0)",
     "leaves with the launcher's number": "import os\ndef f(x): os._exit(77)",
+    "exits in the call with the launcher's number": "def f(x): raise SystemExit(77)",
+    "exits with the launcher's number": "raise SystemExit(77)",
+    "takes the tests' questions": TAKES_THE_QUESTIONS + WRONG,
     "is killed in the call": "import os\ndef f(x): os.kill(os.getpid(), 9)",
     "ends its parent": "import os\ndef f(x): os.kill(os.getppid(), 9); return 1",
     "builtins": BUILTINS + WRONG,
@@ -239,12 +249,13 @@ HONEST = {
                                  "a, b = [3, 1], {}\nassert f(a, b=b) is None\nassert (a, b) == ([1, 3], {'n': 2})",
                                  ""),
     "functions of the test": ("def apply(g, *x): return g(*x)\ndef twice(g): return lambda x: g(g(x))",
-                              "seen = []\nassert apply(lambda x, y: x + y, 1, 2) == 3\n"
+                              "assert apply(lambda x, y=2: x + y, 1) == 3\n"
                               "assert twice(lambda x: 3 * x)(1) == 9\n"
-                              "apply(seen.append, 1)\ndef up(): seen.append(2)\napply(up); assert seen == [2]\n"
                               "assert apply(sorted, [2, 1]) == [1, 2]\n"
                               "def bad(): raise KeyError(7)\n"
                               "try: apply(bad)\nexcept KeyError as e: assert e.args == (7,)", ""),
+    "names that a call changes": ("n, seen = 0, []\ndef f():\n    global n; n += 1; seen.append(n)",
+                                  "f()\ndef after(): return n, seen\nassert after() == (1, [1])", ""),
     "a decorator": ("import functools\ncalls = 0\ndef count(g):\n    @functools.wraps(g)\n    def inner(*a):\n"
                     "        global calls; calls += 1; return g(*a)\n    return inner",
                     "@count\ndef h(x): return x + 1\nassert h(1) == 2 and h.__name__ == 'h' and calls == 1", ""),
@@ -270,6 +281,14 @@ def test_what_tests_may_take_from_the_code(code, test, setup):
     [
         ("def f(x): return x", "class C: pass\nf(C())", "cannot be given to the code"),
         (STACK, "assert Stack(1) == [1]", "compare its plain values"),
+        (NODE, "class T(Node): pass", "TypeError"),
+        ("def f(g): return g(1)", "def check(f, n): f(lambda x: x + n)\ncheck(f, 1)", "uses variables of the function"),
+        ("def f(g): return g(1)", "seen = []\nf(lambda x: seen.append(x))", "name 'seen' is not defined"),
+        (
+            "class C:\n    def __enter__(self): return 1\n    def __exit__(self, *a): 0",
+            "with C(): pass",
+            "context manager",
+        ),
         ("import os\ndef f(): os._exit(1)", "f()", "the process of the code has ended"),
         ("", "f(1)", "name 'f' is not defined"),
         ("def f(): return f()", "f()", "RecursionError"),

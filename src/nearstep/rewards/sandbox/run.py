@@ -46,6 +46,7 @@ DISK_BYTES = 16 << 20  # of /tmp, of any file, and of what is printed
 PROCESSES = 16  # threads count as well
 OPEN_FILES = 64
 SHOWN_BYTES = 1 << 16
+DONE = 77  # exit code of a side that came to its end
 ENVIRONMENT = ("LANG=C.UTF-8", "HOME=/tmp", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1")
 STARTUP_SECONDS = 60.0  # beyond the time limit, for a machine that is busy
 # What root starts runs under a user id of its own, by which its processes are counted (systemd's DynamicUser range).
@@ -83,25 +84,26 @@ def run_python(
     the state after the code, so none disturbs another. `timeout_seconds` covers all of it, `memory_bytes` each process.
     May be called from several threads. Raises RewardError where it cannot be isolated.
     """
-    limits = {"timeout_seconds": timeout_seconds, "memory_bytes": memory_bytes}
-    orders = [{"code": f"{setup}\n{code}" if setup else code, **limits}]
+    orders: list[dict[str, object]] = [{"side": "code_side", "code": f"{setup}\n{code}" if setup else code}]
     if tests:
-        orders.append({"setup": setup, "tests": list(tests), **limits})
+        orders.append({"side": "tests_side", "setup": setup, "tests": list(tests)})
+    limits = {"timeout_seconds": timeout_seconds, "memory_bytes": memory_bytes}
     with ExitStack() as stack:
         given, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
         given.write(stdin.encode("utf-8", "surrogateescape"))
         given.seek(0)
         ends = socket.socketpair()
-        with ends[0], ends[1]:  # closed here, so that each half sees the other end
-            halves = [_Half(order, end, isolation) for order, end in zip(orders, ends, strict=False)]
-            for half in halves:
-                stack.enter_context(half.running(given, out, err))
-        if not all(b"started" in half.read(b"started", time.monotonic() + STARTUP_SECONDS) for half in halves):
+        with ends[0], ends[1]:  # closed here, so that each side sees the other's end
+            sides = [
+                stack.enter_context(_running(order | limits, end, (given, out, err), isolation))
+                for order, end in zip(orders, ends, strict=False)
+            ]
+        if not all(side.read(time.monotonic() + STARTUP_SECONDS) for side in sides):
             raise RewardError(_refusal(isolation, shorten(_shown(err).strip()[-200:] or "it did not start")))
         deadline = time.monotonic() + timeout_seconds
-        lines = halves[1].read(b"end", deadline) if tests else []
-        passed = tuple(b"passed %d" % number in lines for number in range(len(tests)))
-        return Outcome(halves[0].ending(deadline), passed, _shown(out), _shown(err))
+        lines = set(iter(lambda: sides[1].read(deadline), b"")) if tests else set()
+        passed = tuple(b"passed %d\n" % number in lines for number in range(len(tests)))
+        return Outcome(sides[0].ending(deadline), passed, _shown(out), _shown(err))
 
 
 @functools.cache
@@ -112,69 +114,67 @@ def check_isolation(isolation: Isolation) -> None:
         raise RewardError(f"code isolation {isolation!r}: an empty program ended with {shorten(outcome)}")
 
 
-class _Half:
-    """A launcher that runs the code or its tests, with the socket on which it gets its order and reports."""
+@dataclass(frozen=True)
+class _Side:
+    """A process with the code or its tests, and the socket on which it reports."""
 
-    def __init__(self, order: dict[str, object], end: socket.socket, isolation: Isolation) -> None:
-        self._shut_in, self._end = isolation == "namespaces", end
-        self._report = b""
-        packages = {os.path.realpath(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
-        self._order = order | {
-            "disk_bytes": DISK_BYTES, "open_files": OPEN_FILES, "path": sorted(packages),
-            "processes": PROCESSES if self._shut_in else None,  # elsewhere all processes of the user would count
-            "user": 61184 + next(_USERS) % 4096 if self._shut_in and os.geteuid() == 0 else None,
-        }  # fmt: skip
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    report: IO[bytes]
 
-    @contextlib.contextmanager
-    def running(self, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> Iterator[None]:
-        """Start it; at the end it is killed with all its processes."""
-        mark = f"NEARSTEP_SANDBOX={secrets.token_hex(8)}"
-        environment = dict(pair.split("=") for pair in (mark, *ENVIRONMENT))
-        self._control, inside = socket.socketpair()
-        inherited = (inside.fileno(), self._end.fileno())
-        launcher = [os.path.realpath(sys.executable), "-I", str(LAUNCHER), *map(str, inherited)]
-        with tempfile.TemporaryDirectory(prefix="nearstep-sandbox-") as folder, self._control:
-            with inside:
-                self._process = subprocess.Popen(
-                    [*_bubblewrap(), *launcher] if self._shut_in else launcher, env=environment,
-                    stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=inherited,
-                    cwd="/" if self._shut_in else folder, start_new_session=True,
-                )  # fmt: skip
-            try:
-                body = json.dumps(self._order).encode()
-                self._control.settimeout(STARTUP_SECONDS)
-                with contextlib.suppress(OSError):  # it did not start, and says nothing
-                    self._control.sendall(len(body).to_bytes(8, "big") + body)
-                yield
-            finally:
-                if self._process.poll() is None:
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                    self._process.wait()
-                if not self._shut_in:
-                    _kill_marked(mark.encode())
-
-    def read(self, line: bytes, deadline: float) -> list[bytes]:
-        """All lines of its report so far, once `line` is among them, or it has ended, or at the deadline."""
-        while line not in (lines := self._report.splitlines()) and (left := deadline - time.monotonic()) > 0:
-            self._control.settimeout(left)
-            try:
-                part = self._control.recv(1 << 16)
-            except OSError:  # the deadline, or an end without a goodbye
-                break
-            if not part:
-                break
-            self._report += part
-        return lines
+    def read(self, deadline: float) -> bytes:
+        """The next line of its report, empty if it has ended or says nothing before the deadline."""
+        self.control.settimeout(max(1e-3, deadline - time.monotonic()))
+        with contextlib.suppress(OSError):  # the deadline, now or before, or an end without a goodbye
+            return self.report.readline()
+        return b""
 
     def ending(self, deadline: float) -> Ending:
         """Wait for its end."""
         try:
-            status = self._process.wait(max(0.0, deadline - time.monotonic()))
+            status = self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             return "timeout"
-        if b"ran" in self.read(b"ran", time.monotonic() + 0.1):
+        if status == DONE:
             return "done"
         return "killed" if status < 0 or 128 < status <= 192 else "error"  # bwrap says 128 + signal
+
+
+@contextlib.contextmanager
+def _running(
+    order: dict[str, object], other: socket.socket, streams: tuple[IO[bytes], ...], isolation: Isolation
+) -> Iterator[_Side]:
+    """Start a side and give it its order; at the end it is killed with all its processes."""
+    shut_in = isolation == "namespaces"
+    packages = {os.path.realpath(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    order |= {
+        "disk_bytes": DISK_BYTES, "open_files": OPEN_FILES, "path": sorted(packages), "done": DONE,
+        "processes": PROCESSES if shut_in else None,  # elsewhere all processes of the user would count
+        "user": 61184 + next(_USERS) % 4096 if shut_in and os.geteuid() == 0 else None,
+    }  # fmt: skip
+    mark = f"NEARSTEP_SANDBOX={secrets.token_hex(8)}"
+    control, inside = socket.socketpair()
+    inherited = (inside.fileno(), other.fileno())
+    launcher = [os.path.realpath(sys.executable), "-I", str(LAUNCHER), *map(str, inherited)]
+    with tempfile.TemporaryDirectory(prefix="nearstep-sandbox-") as folder, control:
+        with inside:
+            process = subprocess.Popen(
+                [*_bubblewrap(), *launcher] if shut_in else launcher,
+                env=dict(pair.split("=") for pair in (mark, *ENVIRONMENT)), cwd="/" if shut_in else folder,
+                stdin=streams[0], stdout=streams[1], stderr=streams[2], pass_fds=inherited, start_new_session=True,
+            )  # fmt: skip
+        try:
+            control.settimeout(STARTUP_SECONDS)
+            with contextlib.suppress(OSError):  # it did not start, and says nothing
+                control.sendall(json.dumps(order).encode())
+                control.shutdown(socket.SHUT_WR)
+            yield _Side(process, control, control.makefile("rb"))
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if not shut_in:
+                _kill_marked(mark.encode())
 
 
 def _bubblewrap() -> list[str]:
@@ -187,7 +187,7 @@ def _bubblewrap() -> list[str]:
     for folder in SYSTEM_FOLDERS:
         if os.path.islink(folder):
             room += ["--symlink", os.readlink(folder), folder]
-    shown = [*_readable(), str(LAUNCHER)]  # which may lie below /tmp
+    shown = [*_readable(), str(LAUNCHER.parent)]  # which may lie below /tmp
     for folder in sorted({str(parent) for path in (*shown, *DEVICES) for parent in Path(path).parents} - {"/", "/tmp"}):
         room += ["--perms", "0755", "--dir", folder]
     for path in shown:
