@@ -262,6 +262,11 @@ HONEST = {
     "a builtin's name": ("def sum(a, b): return a + b", "assert sum(10, 15) == 25", ""),
     "its imports": ("import math\ndef f(x): return math.sqrt(x)", "assert math.isclose(f(2), 2 ** 0.5)", ""),
     "check(candidate)": ("def f(x): return x + 1", "def check(candidate):\n    assert candidate(1) == 2\ncheck(f)", ""),
+    "Solution().method(...)": ("class Solution:\n    def two(self, nums, target): return [0, 1]\n"
+                              "    def order(self, nums): nums.sort()",
+                              "assert Solution().two(nums=[2, 7], target=9) == [0, 1]\n"
+                              "nums = [2, 1]; Solution().order(nums); assert nums == [1, 2]\n"
+                              "import pytest\nwith pytest.raises(TypeError): Solution().two()", ""),
     "a setup with a stub": ("def f(x): return x + 1", "assert f(1) == 2", "def f(x):\n    'Adds one.'\n"),
     "classes of the setup": ("def reverse(n):\n    last = None\n    while n: n.next, last, n = last, n, n.next\n"
                              "    return last",

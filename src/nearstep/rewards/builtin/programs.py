@@ -20,7 +20,7 @@ from nearstep.config.settings import option
 from nearstep.rewards.builtin.columns import Cell, need_column, read_texts
 from nearstep.rewards.builtin.metadata import Metadata, Values, need_package, settle
 from nearstep.rewards.builtin.text import texts_of
-from nearstep.rewards.sandbox.run import Outcome, check_isolation, run_python
+from nearstep.rewards.sandbox.run import ProgramOutcome, check_isolation, run_python
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _PYTHON = ("", "python", "py", "python3")
@@ -186,7 +186,7 @@ def _parses(program: str) -> bool:
             return False
 
 
-def _run(reward: CodeExecution | CodeTests, program: str, tests: Sequence[str] = (), setup: str = "") -> Outcome:
+def _run(reward: CodeExecution | CodeTests, program: str, tests: Sequence[str] = (), setup: str = "") -> ProgramOutcome:
     return run_python(
         program,
         tests,

@@ -51,20 +51,33 @@ def run(order: dict[str, Any], trainer: socket.socket, tests: socket.socket) -> 
             os.waitpid(child, 0)
 
 
+class QuestionUnpickler(pickle.Unpickler):
+    """What a test asks, with the objects that it knows by their numbers, and functions that it gives."""
+
+    def __init__(self, line: BinaryIO, kept: list[Any]) -> None:
+        super().__init__(line)
+        self._kept = kept
+
+    def persistent_load(self, reference: Any) -> Any:
+        """The object with a number, or a function made anew, to which the names of the code are global."""
+        if isinstance(reference, int):
+            return self._kept[reference]
+        code, defaults = reference
+        return FunctionType(marshal.loads(code), self._kept[0], None, defaults)
+
+
 class Answers:
     """Does what a test asks for, on objects that stay here and that the test knows by their numbers."""
 
     def __init__(self, line: BinaryIO, module: ModuleType) -> None:
-        self._line, self._module = line, module
-        self._kept: list[object] = [vars(module)]  # which also keeps their ids from being used again
+        self._line = line
+        self._kept: list[Any] = [vars(module)]  # which also keeps their ids from being used again
         self._numbers: dict[int, int] = {}
 
     def serve(self) -> None:
         """Answer until the test has ended. Raises EOFError then."""
         while True:
-            asked = pickle.Unpickler(self._line)
-            asked.persistent_load = self._load  # type: ignore[method-assign]
-            operation, places, keywords = asked.load()
+            operation, places, keywords = QuestionUnpickler(self._line, self._kept).load()
             try:
                 answer = ["return", *self._do(OPERATIONS[operation], places, keywords)]
             except (Exception, SystemExit) as error:  # noqa: BLE001 - it goes on in the test
@@ -79,13 +92,6 @@ class Answers:
         result = self._encode(function(*places, **keywords))
         after = [self._encode(value) if type(value) in MUTABLE else None for value in given]
         return result, ["tuple", after] if after != before else None
-
-    def _load(self, reference: Any) -> Any:
-        kind, *rest = reference
-        if kind == "object":
-            return self._kept[rest[0]]
-        code, defaults = rest
-        return FunctionType(marshal.loads(code), vars(self._module), None, defaults)
 
     def _encode(self, value: Any) -> object:
         kind: type = type(value)

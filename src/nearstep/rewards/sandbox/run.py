@@ -54,7 +54,7 @@ _USERS = itertools.count(random.SystemRandom().randrange(4096))
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProgramOutcome:
     """How a program ended and which of its tests passed.
 
     `ending` is "done" if the code ran to its end (whatever the tests said), "error" if it raised or exited with an
@@ -77,7 +77,7 @@ def run_python(
     setup: str = "",
     stdin: str = "",
     isolation: Isolation = "namespaces",
-) -> Outcome:
+) -> ProgramOutcome:
     """Run `setup` and `code` as a main program, then each of `tests`; a test that raises has failed.
 
     A test runs in another process, after `setup` there, and asks the code for the names that it lacks. Every test meets
@@ -103,7 +103,7 @@ def run_python(
         deadline = time.monotonic() + timeout_seconds
         lines = set(iter(lambda: sides[1].read(deadline), b"")) if tests else set()
         passed = tuple(b"passed %d\n" % number in lines for number in range(len(tests)))
-        return Outcome(sides[0].ending(deadline), passed, _shown(out), _shown(err))
+        return ProgramOutcome(sides[0].ending(deadline), passed, _shown(out), _shown(err))
 
 
 @functools.cache

@@ -46,14 +46,14 @@ def run(order: dict[str, Any], trainer: socket.socket, code: socket.socket) -> N
             child = os.fork()
             if child == 0:
                 compiled = compile(test, "<test>", "exec")
-                exec(compiled, Names(vars(module), tested_names(compiled, vars(module)), Code(here)))
+                exec(compiled, TestGlobals(vars(module), tested_names(compiled, vars(module)), Code(here)))
                 sys.stdout.flush()
                 trainer.sendall(b"passed %d\n" % number)
                 return
             os.waitpid(child, 0)
 
 
-class Names(dict[str, Any]):
+class TestGlobals(dict[str, Any]):
     """The global names of a test: the setup's, and the code's, asked for each time, for a call may change them."""
 
     def __init__(self, setup: Mapping[str, Any], tested: set[str], code: "Code") -> None:
@@ -85,6 +85,20 @@ def _loaded_names(code: CodeType) -> set[str]:
     return found.union(*(_loaded_names(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
 
 
+class QuestionPickler(pickle.Pickler):
+    """What a test asks, with the code's objects by their numbers, and functions of the test as what they run."""
+
+    def persistent_id(self, value: object) -> object:
+        """None for what is pickled as it is. Raises PicklingError for a function that would lack its variables."""
+        if isinstance(value, Remote):
+            return value._number
+        if not isinstance(value, FunctionType) or value.__module__ != "__main__":
+            return None
+        if value.__closure__:
+            raise pickle.PicklingError(f"{value.__qualname__} uses variables of the function around it")
+        return marshal.dumps(value.__code__), value.__defaults__
+
+
 class Code:
     """The code, as a test asks it."""
 
@@ -98,10 +112,8 @@ class Code:
         Raises what the code raises, TypeError for what cannot be given to it, and RuntimeError if it has ended.
         """
         body = io.BytesIO()
-        pickler = pickle.Pickler(body)
-        pickler.persistent_id = self._refer  # type: ignore[method-assign]
         try:
-            pickler.dump((operation, places, keywords))
+            QuestionPickler(body).dump((operation, places, keywords))
         except (pickle.PicklingError, AttributeError) as error:
             raise TypeError(f"this cannot be given to the code: {error}") from None
         self._line.write(body.getvalue())
@@ -124,16 +136,6 @@ class Code:
                 old.clear()
                 old.update(new)
         return result
-
-    def _refer(self, value: object) -> tuple[object, ...] | None:
-        """How the code is told of its own objects, and of functions that a test defines."""
-        if isinstance(value, Remote):
-            return "object", value._number
-        if not isinstance(value, FunctionType) or value.__module__ != "__main__":
-            return None
-        if value.__closure__:
-            raise pickle.PicklingError(f"{value.__qualname__} uses variables of the function around it")
-        return "function", marshal.dumps(value.__code__), value.__defaults__
 
     def _decode(self, said: Any) -> Any:
         if not isinstance(said, list):
