@@ -301,7 +301,7 @@ class TestPosts:
         prompts = prompt_set([self.row], max_prompt_length=whole - room)
         assert mix(prompts).take([0], [0]).inputs == [f"{self.head}{post}\n\nTL;DR:"]
         assert prompts.ids(0) == ids_of_text(f"{self.head}{post}\n\nTL;DR:")
-        assert prompts.report.shortened == (room > 0)
+        assert prompts.report.counts.shortened == (room > 0)
 
     def test_a_post_of_one_paragraph_is_too_long(self):
         with pytest.raises(DataError, match=r"column 'post': 56 tokens, and at most 50 are allowed"):

@@ -51,7 +51,7 @@ def test_batch_depends_on_nothing_but_seed_and_update(count, prompts_per_update,
     for _ in used.batches(after=0, until=3):
         pass
     assert used.batch(update) == source(count, **options).batch(update)
-    assert used.batch(update).episodes[0] == (update - 1) * used.play.batch_size
+    assert used.batch(update).episodes[0] == (update - 1) * used.plan.batch_size
 
 
 @settings(max_examples=60)

@@ -23,7 +23,6 @@ from tests.tiny import byte_tokenizer
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_ROWS", 3)
-    monkeypatch.setattr("nearstep.data.files.json_files.CHUNK_ROWS", 3)
     monkeypatch.setattr("nearstep.data.files.parquet.CHUNK_ROWS", 3)
 
 
@@ -153,7 +152,7 @@ BAD = [*numbered(3), {"prompt": "", "number": 3}, {"prompt": "x" * 61, "number":
 
 
 def test_a_bad_row_is_named_when_it_is_reached(monkeypatch):
-    monkeypatch.setattr("nearstep.data.prompt_stream.BATCH_ROWS", 2)
+    monkeypatch.setattr("nearstep.data.reader.BATCH_ROWS", 2)
     batches = stream_source(stream_of(BAD, "mine", "train"), batch_size=2).batches(after=0, until=2)
     assert next(batches).columns["number"] == [0, 1]
     with pytest.raises(DataError, match=r"1 row of data set 'mine', split 'train'.*\n  row index 3, column 'prompt': "):

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ class Lengths:
     median: int
     ninety_percent: int
     longest: int
+
+    @staticmethod
+    def of(lengths: Sequence[int]) -> "Lengths":
+        """Those of at least one prompt."""
+        ordered = sorted(lengths)
+        median, ninety = (ordered[ceil(share * len(ordered)) - 1] for share in (0.5, 0.9))
+        return Lengths(sum(ordered), ordered[0], median, ninety, ordered[-1])
+
+    @property
+    def spread(self) -> str:
+        """As the user reads it."""
+        return (
+            f"shortest {self.shortest}, median {self.median}, 90 % up to {self.ninety_percent}, longest {self.longest}"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """How prompts that `nearstep prepare` has tokenised are opened: checked against the policy, never tokenised again."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from nearstep.common.errors import ConfigError, DataError
 from nearstep.data.fingerprint import tokenizer_fingerprint
 from nearstep.data.manifest import Manifest, Prepared
 from nearstep.data.prompts import PromptReport, PromptSet
-from nearstep.data.reader import PromptReader
+from nearstep.data.reader import Counts, PromptReader
 from nearstep.data.row_errors import BadRow, BadValueError, RowError, bad_rows
 from nearstep.data.table import Table
 from nearstep.data.templates import style_of
@@ -63,11 +64,11 @@ def prepared_prompts(
     kept = ~is_bad if cuts else ~is_bad & ~is_long
     if not kept.any():
         raise DataError(f"{table.label}: all {len(table)} prompts are longer than {limit} tokens.")
-    report = PromptReport(
-        len(table), reader.layout, reader.max_prompt_length, tuple(bad),
-        dropped=int(is_long.sum()) if reader.on_long_prompt == "drop" else 0, cut=int(is_long.sum()) if cuts else 0,
-        notes=(_told(prepared.manifest), *notes),
-    )  # fmt: skip
+    long = int(is_long.sum())
+    counts = Counts(len(table), Counter(row.row_error for row in bad), cut=long if cuts else 0)
+    counts.row_errors[RowError.LONG] += long if reader.on_long_prompt == "drop" else 0
+    notes = [_told(prepared.manifest), *notes]
+    report = PromptReport(counts, reader.layout, reader.max_prompt_length, tuple(bad), tuple(notes))
     rows = numpy.flatnonzero(kept)
     if not kept.all() or is_long.any():
         tokens = _last_tokens(tokens, numpy.cumsum(lengths)[rows], numpy.minimum(lengths[rows], limit))

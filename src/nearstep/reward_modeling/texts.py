@@ -33,7 +33,8 @@ def texts_to_score_of(table: Table, config: RewardConfig, writer: Writer) -> Tex
         table, writer.tokenizer, vocab_size=writer.family.vocab_size, dataset_format=config.dataset_format,
         on_bad_row=config.on_bad_row,
     )  # fmt: skip
-    said = [f"Prompts from {table.label}: {len(prompts)} of {prompts.report.rows} rows.", *prompts.report.sentences()]
+    report = prompts.report
+    said = [f"Prompts from {table.label}: {len(prompts)} of {report.counts.read} rows.", *report.sentences()]
     answered = [question for number in range(len(prompts)) for question in _answered(prompts, number)]
     if answered:
         return TextsToScore(answered, table.label, [*said, f"{len(answered)} of them have an answer in the data."])

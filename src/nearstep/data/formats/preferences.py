@@ -4,6 +4,7 @@ import math
 import numbers
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 from nearstep.data.checks import check_chat, check_text, text_or_messages
@@ -149,9 +150,9 @@ def _said(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 
-def _labelled(convert: PairsOfRow) -> PairsOfRow:
-    """The same conversion, with the column `preference` heeded."""
-    return lambda row: [replace(pair, preference=_preference_of(row, pair.margin)) for pair in convert(row)]
+def _labelled(convert: PairsOfRow, row: Row) -> list[PreferencePair]:
+    """What a conversion makes of a row, with the column `preference` heeded."""
+    return [replace(pair, preference=_preference_of(row, pair.margin)) for pair in convert(row)]
 
 
 def _preference_of(row: Row, margin: float | None) -> float:
@@ -168,10 +169,9 @@ def _preference_of(row: Row, margin: float | None) -> float:
     return preference
 
 
-EXPLICIT = Format(
-    "prompt/chosen/rejected", ("prompt",), _explicit_prompt, _labelled(_explicit_pair), has_reference=True
-)
-SHARED = Format(
-    "chosen/rejected", ("chosen", "rejected"), _shared_prompt, _labelled(_pair_with_shared_start), has_reference=True
-)
+# A format can be pickled, so no conversion is a closure.
+_labelled_explicit = partial(_labelled, _explicit_pair)
+_labelled_shared = partial(_labelled, _pair_with_shared_start)
+EXPLICIT = Format("prompt/chosen/rejected", ("prompt",), _explicit_prompt, _labelled_explicit, has_reference=True)
+SHARED = Format("chosen/rejected", ("chosen", "rejected"), _shared_prompt, _labelled_shared, has_reference=True)
 BINARIZED = Format("ultrafeedback_binarized", ("prompt",), _explicit_prompt, _explicit_pair, has_reference=True)
