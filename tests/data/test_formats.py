@@ -79,12 +79,12 @@ def test_rows_tell_where_columns_do_not():
 
 def test_the_name_is_a_hint_and_columns_decide():
     found = recognise(["prompt"], [{"prompt": "a"}])
-    assert contradicted_hint("Anthropic/hh-rlhf", found) == (
+    assert contradicted_hint("Anthropic/hh-rlhf", found) == [
         "Its name suggests the format hh-rlhf, its columns show prompt: columns decide."
-    )
-    assert contradicted_hint("mine", found) is None
+    ]
+    assert contradicted_hint("mine", found) == []
     both = recognise(["chosen", "rejected"], [{"chosen": DIALOGUE, "rejected": DIALOGUE}])
-    assert contradicted_hint("Anthropic/hh-rlhf", both) is None
+    assert contradicted_hint("Anthropic/hh-rlhf", both) == []
 
 
 def test_no_format_says_how_to_name_the_column():

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import DataError
 from nearstep.data.layout import layout_of_table
-from nearstep.data.prepared import prepared_prompts
+from nearstep.data.prepared import check_prepared, preparation_note, prepared_prompts
 from nearstep.data.prompts import PromptReport, PromptSet
 from nearstep.data.reader import Counts, OnLongPrompt, PromptReader, ReadRow
 from nearstep.data.row_errors import BadRow, bad_rows, counted
@@ -39,8 +39,13 @@ def encode_prompts(
     )
     if layout.format is not None:
         table = layout.format.prompt_rows(table)
+    notes: tuple[str, ...] = ()
     if table.prepared is not None:
-        return prepared_prompts(table, table.prepared, reader, on_bad_row)
+        manifest = table.prepared.manifest
+        notes = (preparation_note(manifest), *check_prepared(manifest, tokenizer, prompt_type, table.label))
+        prompts = prepared_prompts(table, table.prepared, reader, notes)
+        if prompts is not None:
+            return prompts
     found = _read(table, reader)
     counts, bad = found.counts, tuple(found.bad)
     if bad and on_bad_row == "raise":
@@ -53,7 +58,7 @@ def encode_prompts(
             f"{table.label}: all {counts.read} prompts are longer than {max_prompt_length} tokens. "
             "Raise max_prompt_length."
         )
-    report = PromptReport(counts, layout, max_prompt_length, bad)
+    report = PromptReport(counts, layout, max_prompt_length, bad, notes)
     ends = torch.tensor([len(ids) for ids in found.ids]).cumsum(0)
     return PromptSet(table, reader, torch.tensor(found.rows), torch.cat(found.ids), ends, report, found.shorter)
 

@@ -81,6 +81,21 @@ class Manifest:
     sha256: str  # of the hashes of all shards
     version: int = VERSION
 
+    def sentences(self) -> list[str]:
+        """What was done to rows, and how long the prompts are."""
+        limit = f"{self.max_length} tokens"
+        left_out = ", ".join(f"{count:,} {why}" for why, count in self.left_out.items())
+        said = [
+            (left_out, f"left out: {left_out}"),
+            *((True, f"  {row}") for row in self.left_out_first[:3]),
+            (self.shortened, f"{self.shortened:,} posts lost their last paragraphs to fit into {limit}"),
+            (self.cut, f"{self.cut:,} prompts keep only their last tokens: longer than {limit}"),
+            (self.unpadded, f"{self.unpadded:,} prompts had padding, which was taken off"),
+            (self.eos_taken_off, f"the tokenizer's EOS was taken off the end of {self.eos_taken_off:,} prompts"),
+            (True, f"tokens: {self.tokens.total:,}; {self.tokens.spread}"),
+        ]
+        return [sentence for holds, sentence in said if holds]
+
     def write(self, folder: Path) -> None:
         """Write the manifest into a folder."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)

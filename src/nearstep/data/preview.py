@@ -27,13 +27,11 @@ def preview(mix: PromptMix, rows: int = 2, *, streaming: bool = False) -> str:
 def summary(prompts: PromptSet, *, streaming: bool = False) -> str:
     """How many rows became prompts and how long these are."""
     report, tokens = prompts.report, Lengths.of(prompts.lengths.tolist())
-    shown = report.layout.format
-    hint = None if shown is None else contradicted_hint(prompts.table.name, shown)
     return "\n".join(
         [
             f"Prompts from {prompts.table.label}: {len(prompts)} of {'the first ' * streaming}"
             f"{report.counts.read} rows, format {report.layout.name}",
-            *([f"  {hint}"] if hint else []),
+            *(f"  {hint}" for hint in contradicted_hint(prompts.table.name, report.layout.format)),
             f"  tokens: {tokens.spread}",
             *(f"  {sentence}" for sentence in report.sentences()),
         ]

@@ -6,14 +6,11 @@ A column has the type of its values where they have one, and is JSON where they 
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nearstep.common.errors import ConfigError
-from nearstep.data.manifest import MANIFEST, Lengths, Shard
+from nearstep.data.manifest import Lengths, Shard
 
 
 def column_of(values: Sequence[object]) -> Any:
@@ -115,25 +112,3 @@ def described(path: Path) -> tuple[Shard, Lengths]:
     (path.parent / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
     lengths = pyarrow.compute.list_value_length(dataset.data.column("input_ids")).to_pylist()
     return Shard(path.name, len(dataset), path.stat().st_size, digest), Lengths.of(lengths)
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder that gets the name `folder` once the work in it has ended well, and is removed otherwise.
-
-    Prepared data of that name give way. Raises ConfigError where something else stands there.
-    """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
-        raise ConfigError(f"output = {folder} holds something else than prepared data; give another folder")
-    unfinished, former = (folder.with_name(f".{folder.name}.{state}") for state in ("unfinished", "former"))
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        shutil.rmtree(former, ignore_errors=True)
-        if folder.exists():
-            folder.rename(former)
-        unfinished.rename(folder)
-        shutil.rmtree(former, ignore_errors=True)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,7 +1,6 @@
 """Several processes that work on pieces of a whole and hand them back in order."""
 
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import sys
@@ -63,9 +62,9 @@ def _begin(work: Callable[[Any], Any]) -> None:
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _do(piece: Any) -> Any:

@@ -4,23 +4,24 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nearstep import __version__
-from nearstep.common.errors import DataError
+from nearstep.common.errors import ConfigError, DataError
 from nearstep.common.random_streams import stream
+from nearstep.common.whole_folder import whole_folder
 from nearstep.config.prepare import PrepareOptions
 from nearstep.data.files.chunks import Chunk, in_chunks
 from nearstep.data.fingerprint import tokenizer_fingerprint
 from nearstep.data.formats.recognise import HEAD_ROWS, contradicted_hint
 from nearstep.data.layout import layout_of
 from nearstep.data.load import load_rows
-from nearstep.data.manifest import Manifest
-from nearstep.data.preparing.arrow import described, whole_folder, write_arrow
+from nearstep.data.manifest import MANIFEST, Manifest
+from nearstep.data.preparing.arrow import described, write_arrow
 from nearstep.data.preparing.pool import in_order, usable_cores
 from nearstep.data.preparing.work import Outcome, Work
 from nearstep.data.reader import Counts, PromptReader
@@ -46,18 +47,26 @@ def prepare(options: PrepareOptions, tell: Callable[[str], None]) -> Manifest:
         tell(f"{options.workers} workers asked for, {workers} used: this process may use {workers} core(s)")
     rows = open_stream(options.input, split=options.split, config=options.dataset_config, from_hub_in_parts=False)
     work = Work(_reader(options, rows), options.names)
-    for line in _introduction(options, work.reader):
+    layout = work.reader.layout
+    hint = contradicted_hint(rows.name, layout.format)
+    notes = template_notes(work.reader.tokenizer.tokenizer, options.prompt_type)
+    for line in [f"{rows.name}, split {rows.split}: format {layout.name}", *hint, *notes]:
         tell(line)
-    with whole_folder(Path(options.output)) as unfinished:
-        tally = _Tally(options, rows.label, tell)
-        chunks = _chosen(_chunks(work, options, rows), options)
-        with closing(in_order(work, chunks, workers)) as outcomes:
-            write_arrow(tally.tables(outcomes), unfinished / "data-00000.arrow")
+    folder = Path(options.output)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
+        raise ConfigError(f"output = {folder} holds something else than prepared data; give another folder")
+    with whole_folder(folder) as unfinished:
+        tally, file = _Tally(options, rows.label, tell), unfinished / "data-00000.arrow"
+        with closing(in_order(work, _chosen(work, options, rows), workers)) as outcomes:
+            write_arrow(tally.tables(outcomes), file)
         seconds = time.perf_counter() - tally.started
-        manifest = _manifest(options, work.reader, tally, unfinished / "data-00000.arrow")
+        manifest = _manifest(options, work.reader, tally, file)
         manifest.write(unfinished)
-    for line in _closing(manifest, options, seconds):
+    rate = f"{manifest.rows_read / max(seconds, 1e-9):,.0f} rows/s"
+    tell(f"{manifest.rows_written:,} of {manifest.rows_read:,} rows prepared in {seconds:.1f} s, {rate}")
+    for line in manifest.sentences():
         tell(line)
+    tell(f"written: {folder}, sha256 {manifest.sha256[:16]}…")
     return manifest
 
 
@@ -72,34 +81,20 @@ def _reader(options: PrepareOptions, rows: RowStream) -> PromptReader:
     return PromptReader(layout, encoder, options.max_length, options.on_long_prompt)
 
 
-def _introduction(options: PrepareOptions, reader: PromptReader) -> Iterator[str]:
-    assert options.input is not None
-    yield f"{options.input}, split {options.split}: format {reader.layout.name}"
-    hint = reader.layout.format and contradicted_hint(options.input, reader.layout.format)
-    if hint:
-        yield hint
-    yield from template_notes(reader.tokenizer.tokenizer, options.prompt_type)
-
-
-def _chunks(work: Work, options: PrepareOptions, rows: RowStream) -> Callable[[], Iterable[Chunk]]:
-    """The data in pieces, from the beginning each time. Trees are gathered first, so all of their rows are held."""
+def _chosen(work: Work, options: PrepareOptions, rows: RowStream) -> Iterator[Chunk]:
+    """The data in pieces: all rows, or those drawn by the seed. Trees are gathered first, so all rows are held."""
     shown = work.reader.layout.format
-    if shown is None or not shown.gathers:
-        return lambda: rows.chunks(0)
-    table = load_rows(rows.name, split=options.split, config=options.dataset_config, on_bad_row=options.on_bad_row)
-    gathered = shown.prompt_rows(with_columns(table, work.names))
-    entries = [(gathered.position(number), row) for number, row in enumerate(gathered.rows)]
-    return lambda: in_chunks([*table.broken, *entries])
-
-
-def _chosen(chunks: Callable[[], Iterable[Chunk]], options: PrepareOptions) -> Iterator[Chunk]:
-    """All pieces, or new ones of the rows drawn by the seed."""
+    if shown is not None and shown.gathers:
+        table = load_rows(rows.name, split=options.split, config=options.dataset_config, on_bad_row=options.on_bad_row)
+        gathered = shown.prompt_rows(with_columns(table, work.names))
+        entries = [(gathered.position(number), row) for number, row in enumerate(gathered.rows)]
+        rows = replace(rows, chunks=lambda number: in_chunks([*table.broken, *entries]))
     if options.max_samples is None:
-        yield from chunks()
+        yield from rows.chunks(0)
         return
-    drawn = _drawn(sum(map(len, chunks())), options.max_samples, options.seed)
-    entries = enumerate(entry for chunk in chunks() for entry in chunk.entries())
-    yield from in_chunks(entry for number, entry in entries if number in drawn)
+    drawn = _drawn(sum(map(len, rows.chunks(0))), options.max_samples, options.seed)
+    numbered = enumerate(entry for chunk in rows.chunks(0) for entry in chunk.entries())
+    yield from in_chunks(entry for number, entry in numbered if number in drawn)
 
 
 def _drawn(total: int, count: int, seed: int) -> set[int]:
@@ -175,23 +170,3 @@ def _manifest(options: PrepareOptions, reader: PromptReader, tally: _Tally, file
         shards=(shard,),
         sha256=hashlib.sha256(shard.sha256.encode()).hexdigest(),
     )
-
-
-def _closing(manifest: Manifest, options: PrepareOptions, seconds: float) -> Iterator[str]:
-    """What the user should know of the work that is done."""
-    tokens, limit = manifest.tokens, f"{manifest.max_length} tokens"
-    rate = manifest.rows_read / max(seconds, 1e-9)
-    yield (f"{manifest.rows_written:,} of {manifest.rows_read:,} rows prepared in {seconds:.1f} s, {rate:,.0f} rows/s")
-    if manifest.left_out:
-        yield "left out: " + ", ".join(f"{count:,} {why}" for why, count in manifest.left_out.items())
-        yield from (f"  {row}" for row in manifest.left_out_first[:3])
-    if manifest.shortened:
-        yield f"{manifest.shortened:,} posts lost their last paragraphs to fit into {limit}"
-    if manifest.cut:
-        yield f"{manifest.cut:,} prompts keep only their last tokens: longer than {limit}"
-    if manifest.unpadded:
-        yield f"{manifest.unpadded:,} prompts had padding, which was taken off"
-    if manifest.eos_taken_off:
-        yield f"the tokenizer's EOS was taken off the end of {manifest.eos_taken_off:,} prompts"
-    yield f"tokens: {tokens.total:,}; {tokens.spread}"
-    yield f"written: {options.output}, sha256 {manifest.sha256[:16]}…"
