@@ -8,7 +8,8 @@ import pytest
 
 from nearstep.common.errors import DataError
 from nearstep.data.files import chunks
-from nearstep.data.layout import layout_of
+from nearstep.data.formats.plain import PROMPT
+from nearstep.data.layout import Layout
 from nearstep.data.load import load_rows
 from nearstep.data.prompt_source import BatchPlan
 from nearstep.data.prompt_stream import PromptStream, StreamSource
@@ -84,7 +85,7 @@ def stream_source(rows, *, on_bad_row="raise", told=None, skipped=0, buffer=1, w
     """A source over one stream, or over several."""
     streams = []
     for each in rows if isinstance(rows, list) else [rows]:
-        layout = layout_of(["prompt", "number"], [], each.label)
+        layout = Layout(PROMPT, has_ids=False)
         reader = PromptReader(layout, PromptTokenizer.of(byte_tokenizer(), VOCAB_SIZE), 60, "drop")
         tell = ([] if told is None else told).append
         streams.append(PromptStream(each, reader, on_bad_row, False, tell, skipped))

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import DataError
-from nearstep.data.layout import layout_of_table
+from nearstep.data.layout import layout_of
 from nearstep.data.prepared import check_prepared, preparation_note, prepared_prompts
 from nearstep.data.prompts import PromptReport, PromptSet
 from nearstep.data.reader import Counts, OnLongPrompt, PromptReader, ReadRow
@@ -33,7 +33,7 @@ def encode_prompts(
 
     Raises `DataError` that names data set, split and, for the first bad rows, place, column and value.
     """
-    layout = layout_of_table(table, None if table.prepared is not None else dataset_format)
+    layout = layout_of(table, None if table.prepared is not None else dataset_format)
     reader = PromptReader(
         layout, PromptTokenizer.of(tokenizer, vocab_size, prompt_type), max_prompt_length, on_long_prompt
     )

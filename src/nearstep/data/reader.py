@@ -114,7 +114,7 @@ class PromptReader:
             try:
                 read.append(self._finish(row, prompt, next(encoded) if isinstance(made, Written) else made))
             except BadValueError as error:
-                read.append(_light(error))
+                read.append(error)
         return read
 
     def shown(self, row: Mapping[str, object], shorter: int | None = None) -> tuple[PromptInput | None, str | None]:
@@ -134,7 +134,7 @@ class PromptReader:
             assert prompt is not None
             return prompt, self.tokenizer.write(prompt.prompt, self.layout.ids_column, row.get("tools"))
         except BadValueError as error:
-            return _light(error)
+            return error
 
     def _finish(self, row: Mapping[str, object], prompt: PromptRow | None, encoded: Encoded) -> ReadPrompt:
         column = self.layout.ids_column
@@ -169,8 +169,3 @@ class PromptReader:
             return None
         shown = self.tokenizer.shown(prompt.shorter[number])
         return replace(read, ids=ids(number), shown=shown, shorter=number)
-
-
-def _light(error: BadValueError) -> BadValueError:
-    """The error without its traceback, which would keep its row's frames alive."""
-    return error.with_traceback(None)

@@ -35,6 +35,10 @@ class RowTexts:
     def __iter__(self) -> Iterator[Mapping[str, object]]:
         return map(json.loads, self.texts)
 
+    def select(self, numbers: range) -> "RowTexts":
+        """The rows of these numbers, as `datasets.Dataset.select` gives them."""
+        return RowTexts([self.texts[number] for number in numbers])
+
 
 def read_files(paths: Sequence[Path], name: str, split: str, on_bad_row: Literal["raise", "drop"]) -> Table:
     """The rows of files of one kind, one file after the other.

@@ -8,7 +8,15 @@ from functools import partial
 from typing import TypeAlias
 
 from nearstep.data.checks import check_chat, check_text, text_or_messages
-from nearstep.data.formats.format import Format, PreferencePair, PromptRow, Row, answer_text, shared_start
+from nearstep.data.formats.format import (
+    Format,
+    PreferencePair,
+    PromptRow,
+    Row,
+    answer_text,
+    common_length,
+    shared_start,
+)
 from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.types import Message, PromptInput
 
@@ -40,13 +48,8 @@ def margin_of(row: Row) -> float | None:
     if row.get("margin") is not None:
         margin = number_of(row, "margin")
         if margin < 0:
-            raise BadValueError(
-                RowError.NUMBER,
-                "margin",
-                margin,
-                "below 0, rejected would be the better answer",
-                "Exchange the two answers.",
-            )
+            problem = "below 0, rejected would be the better answer"
+            raise BadValueError(RowError.NUMBER, "margin", margin, problem, "Exchange the two answers.")
         return margin
     if row.get("score_chosen") is None or row.get("score_rejected") is None:
         return None
@@ -62,9 +65,8 @@ def number_of(row: Row, column: str) -> float:
     value = row.get(column)
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    raise BadValueError(
-        RowError.NUMBER, column, value, "expected a finite number", "Correct it, or leave the value out."
-    )
+    remedy = "Correct it, or leave the value out."
+    raise BadValueError(RowError.NUMBER, column, value, "expected a finite number", remedy)
 
 
 def _explicit_pair(row: Row) -> list[PreferencePair]:
@@ -108,8 +110,7 @@ def _shared_prompt(row: Row) -> PromptRow:
 
 def _shared_text(chosen: str, rejected: str) -> str:
     """The text with which both begin, back to the end of a word: answers may begin with the same letters."""
-    pairs = zip(chosen, rejected, strict=False)
-    same = next((number for number, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)))
+    same = common_length(chosen, rejected)
     if same == len(chosen) == len(rejected):
         problem = "chosen and rejected are the same text"
         raise BadValueError(RowError.ALIKE, "chosen", chosen, problem, ALIKE_REMEDY)

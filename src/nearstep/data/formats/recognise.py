@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nearstep.common.errors import ConfigError
 from nearstep.data.formats.chats import MESSAGES, SHAREGPT
@@ -73,7 +73,7 @@ def with_reference(found: Format, head: Sequence[Row]) -> Format:
     """A format of conversations gives references where they are recorded with their answers."""
     if found.name not in (MESSAGES.name, SHAREGPT.name):
         return found
-    return found.giving_reference(any(_ends_with_answer(row.get(found.column)) for row in head))
+    return replace(found, has_reference=any(_ends_with_answer(row.get(found.column)) for row in head))
 
 
 def format_named(name: str) -> Format:

@@ -74,7 +74,7 @@ def _reader(options: PrepareOptions, rows: RowStream) -> PromptReader:
     """How rows become prompts, told by the first of them."""
     assert options.tokenizer is not None
     head = rows.with_columns(options.names).head(HEAD_ROWS, options.on_bad_row)
-    layout = layout_of(head.columns, list(head.rows), head.label, options.dataset_format)
+    layout = layout_of(head, options.dataset_format)
     plain = load_tokenizer(options.tokenizer, trust_remote_code=options.trust_remote_code)
     tokenizer = with_template(plain, options.prompt_type)
     encoder = PromptTokenizer.of(tokenizer, len(tokenizer), style_of(options.prompt_type))
