@@ -23,7 +23,7 @@ from nearstep.data.load import load_rows
 from nearstep.data.manifest import MANIFEST, Manifest
 from nearstep.data.preparing.arrow import described, write_arrow
 from nearstep.data.preparing.pool import in_order, usable_cores
-from nearstep.data.preparing.work import Outcome, Work
+from nearstep.data.preparing.work import ChunkPreparer, PreparedChunk
 from nearstep.data.reader import Counts, PromptReader
 from nearstep.data.row_errors import BadRow, bad_rows, counted
 from nearstep.data.stream import RowStream, open_stream
@@ -46,10 +46,10 @@ def prepare(options: PrepareOptions, tell: Callable[[str], None]) -> Manifest:
     if workers < options.workers:
         tell(f"{options.workers} workers asked for, {workers} used: this process may use {workers} core(s)")
     rows = open_stream(options.input, split=options.split, config=options.dataset_config, from_hub_in_parts=False)
-    work = Work(_reader(options, rows), options.names)
-    layout = work.reader.layout
+    preparer = ChunkPreparer(_reader(options, rows), options.names)
+    layout = preparer.reader.layout
     hint = contradicted_hint(rows.name, layout.format)
-    notes = template_notes(work.reader.tokenizer.tokenizer, options.prompt_type)
+    notes = template_notes(preparer.reader.tokenizer.tokenizer, options.prompt_type)
     for line in [f"{rows.name}, split {rows.split}: format {layout.name}", *hint, *notes]:
         tell(line)
     folder = Path(options.output)
@@ -57,10 +57,10 @@ def prepare(options: PrepareOptions, tell: Callable[[str], None]) -> Manifest:
         raise ConfigError(f"output = {folder} holds something else than prepared data; give another folder")
     with whole_folder(folder) as unfinished:
         tally, file = _Tally(options, rows.label, tell), unfinished / "data-00000.arrow"
-        with closing(in_order(work, _chosen(work, options, rows), workers)) as outcomes:
+        with closing(in_order(preparer, _chosen(preparer, options, rows), workers)) as outcomes:
             write_arrow(tally.tables(outcomes), file)
         seconds = time.perf_counter() - tally.started
-        manifest = _manifest(options, work.reader, tally, file)
+        manifest = _manifest(options, preparer.reader, tally, file)
         manifest.write(unfinished)
     rate = f"{manifest.rows_read / max(seconds, 1e-9):,.0f} rows/s"
     tell(f"{manifest.rows_written:,} of {manifest.rows_read:,} rows prepared in {seconds:.1f} s, {rate}")
@@ -81,12 +81,12 @@ def _reader(options: PrepareOptions, rows: RowStream) -> PromptReader:
     return PromptReader(layout, encoder, options.max_length, options.on_long_prompt)
 
 
-def _chosen(work: Work, options: PrepareOptions, rows: RowStream) -> Iterator[Chunk]:
+def _chosen(preparer: ChunkPreparer, options: PrepareOptions, rows: RowStream) -> Iterator[Chunk]:
     """The data in pieces: all rows, or those drawn by the seed. Trees are gathered first, so all rows are held."""
-    shown = work.reader.layout.format
+    shown = preparer.reader.layout.format
     if shown is not None and shown.gathers:
         table = load_rows(rows.name, split=options.split, config=options.dataset_config, on_bad_row=options.on_bad_row)
-        gathered = shown.prompt_rows(with_columns(table, work.names))
+        gathered = shown.prompt_rows(with_columns(table, preparer.names))
         entries = [(gathered.position(number), row) for number, row in enumerate(gathered.rows)]
         rows = replace(rows, chunks=lambda number: in_chunks([*table.broken, *entries]))
     if options.max_samples is None:
@@ -118,7 +118,7 @@ class _Tally:
     left_out: list[BadRow] = field(default_factory=list)  # the first
     started: float = field(default_factory=time.perf_counter)
 
-    def tables(self, outcomes: Iterable[Outcome]) -> Iterator[Any]:
+    def tables(self, outcomes: Iterable[PreparedChunk]) -> Iterator[Any]:
         """What is to be written. Raises `DataError` for bad rows that stop the work, and where nothing is left."""
         interval = self.options.log_interval
         for outcome in outcomes:

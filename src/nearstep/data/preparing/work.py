@@ -21,7 +21,7 @@ UNSTORABLE: dict[type[Exception], tuple[RowError, str]] = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PreparedChunk:
     """What became of a piece: its prompts and columns as a `pyarrow.Table`, its counts, and its bad rows."""
 
     table: Any
@@ -30,13 +30,13 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Work:
+class ChunkPreparer:
     """What is done to every piece; each process gets it once."""
 
     reader: PromptReader
     names: Mapping[str, str]  # columns: ours → theirs
 
-    def __call__(self, chunk: Chunk) -> Outcome:
+    def __call__(self, chunk: Chunk) -> PreparedChunk:
         """Prepare one piece. Bad rows are handed back, not raised, so that they are told in the order of the data."""
         read = list(self.reader.read(renamed_entries(chunk, self.names), self.names))
         try:
@@ -50,7 +50,7 @@ class Work:
         for one in read:
             counts.add(one)
         bad = [one for one in read if isinstance(one, BadRow) and not self.reader.drops(one)]
-        return Outcome(table, counts, bad)
+        return PreparedChunk(table, counts, bad)
 
     def _table(self, read: Sequence[ReadRow | BadRow]) -> Any:
         import pyarrow  # type: ignore[import-untyped]
