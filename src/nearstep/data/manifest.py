@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
+
+import numpy
+from numpy.typing import NDArray
 
 from nearstep.common.errors import DataError
 
@@ -35,11 +38,11 @@ class Lengths:
     longest: int
 
     @staticmethod
-    def of(lengths: Sequence[int]) -> "Lengths":
+    def of(lengths: NDArray[numpy.integer[Any]]) -> "Lengths":
         """Those of at least one prompt."""
-        ordered = sorted(lengths)
-        median, ninety = (ordered[ceil(share * len(ordered)) - 1] for share in (0.5, 0.9))
-        return Lengths(sum(ordered), ordered[0], median, ninety, ordered[-1])
+        ordered = numpy.sort(lengths)
+        median, ninety = (int(ordered[ceil(share * len(ordered)) - 1]) for share in (0.5, 0.9))
+        return Lengths(int(ordered.sum()), int(ordered[0]), median, ninety, int(ordered[-1]))
 
     @property
     def spread(self) -> str:

@@ -26,7 +26,7 @@ def preview(mix: PromptMix, rows: int = 2, *, streaming: bool = False) -> str:
 
 def summary(prompts: PromptSet, *, streaming: bool = False) -> str:
     """How many rows became prompts and how long these are."""
-    report, tokens = prompts.report, Lengths.of(prompts.lengths.tolist())
+    report, tokens = prompts.report, Lengths.of(prompts.lengths.numpy())
     return "\n".join(
         [
             f"Prompts from {prompts.table.label}: {len(prompts)} of {'the first ' * streaming}"

@@ -110,5 +110,5 @@ def described(path: Path) -> tuple[Shard, Lengths]:
         "_split": "train",
     }
     (path.parent / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    lengths = pyarrow.compute.list_value_length(dataset.data.column("input_ids")).to_pylist()
+    lengths = pyarrow.compute.list_value_length(dataset.data.column("input_ids")).to_numpy()
     return Shard(path.name, len(dataset), path.stat().st_size, digest), Lengths.of(lengths)
