@@ -10,7 +10,7 @@ from nearstep.cli import prepare
 from nearstep.cli.main import COMMANDS, main
 from nearstep.cli.prepare import PrepareOptions
 from nearstep.config.old_names import OF_PREPARE
-from nearstep.data.preparing import pool
+from nearstep.data.preparing import run
 from tests.tiny import byte_tokenizer
 
 [COMMAND] = [command for command in COMMANDS if command.name == "prepare"]
@@ -38,7 +38,7 @@ SEED_E = (
 
 
 def test_seed_es_command_runs_as_it_stands(folder, monkeypatch, capsys):
-    monkeypatch.setattr(pool, "usable_cores", lambda: 1)
+    monkeypatch.setattr(run, "usable_cores", lambda: 1)
     assert main(["prepare", *SEED_E, "--on_bad_row", "drop"]) == 0
     said = capsys.readouterr().err
     assert "16 workers asked for, 1 used: this process may use 1 core(s)" in said
@@ -51,7 +51,7 @@ def test_seed_es_command_runs_as_it_stands(folder, monkeypatch, capsys):
 
 
 def test_bad_rows_end_it_with_code_1(folder, monkeypatch, capsys):
-    monkeypatch.setattr(pool, "usable_cores", lambda: 1)
+    monkeypatch.setattr(run, "usable_cores", lambda: 1)
     assert main(["prepare", *SEED_E]) == 1
     assert "1 row of data set 'a.parquet', split 'train', cannot be used:\n  row index 9, column 'instruction'" in (
         capsys.readouterr().err
@@ -64,9 +64,7 @@ def test_map_keys_are_mindspeeds_words(folder):
         "--input", "a.parquet", "--output", "out", "--tokenizer", "tokenizer", "--map-keys",
         '{"prompt": "question", "query": "more", "response": "answer", "system": "system"}',
     ])  # fmt: skip
-    assert prepare._columns(options) == (
-        ("instruction", "question"), ("input", "more"), ("output", "answer"), ("system", "system"),
-    )  # fmt: skip
+    assert options.names == {"instruction": "question", "input": "more", "output": "answer", "system": "system"}
 
 
 def test_files_that_are_not_there_are_told_at_once(capsys):
@@ -115,8 +113,7 @@ def test_every_old_name_leads_to_a_setting_and_hides_none():
 
 def test_every_setting_reaches_the_work(folder, monkeypatch):
     asked = []
-    monkeypatch.setattr("nearstep.data.preparing.run.prepare", lambda request, version, tell: asked.append(request))
-    monkeypatch.setattr(pool, "usable_cores", lambda: 8)
+    monkeypatch.setattr("nearstep.data.preparing.run.prepare", lambda options, tell: asked.append(options))
     words = {
         "input": "a.parquet", "output": "out", "tokenizer": "tokenizer", "split": "test", "dataset_config": "main",
         "trust_remote_code": "true", "dataset_format": "query", "columns": "prompt=q", "prompt_type": "chat",
@@ -125,10 +122,9 @@ def test_every_setting_reaches_the_work(folder, monkeypatch):
     }  # fmt: skip
     assert set(words) | {"map_keys"} == {field.name for field in dataclasses.fields(PrepareOptions)}
     prepare.run_prepare(COMMAND.read([word for name, value in words.items() for word in (f"--{name}", value)]))
-    [request] = asked
-    found = vars(request) | {"dataset_config": request.config, "input": request.source}
-    assert {name: found[name] for name in words} == {
-        **words, "output": folder / "out" if request.output.is_absolute() else request.output,
-        "trust_remote_code": True, "columns": (("prompt", "q"),), "max_length": 5, "max_samples": 7, "seed": 3,
+    [options] = asked
+    assert {name: vars(options)[name] for name in words} == {
+        **words, "trust_remote_code": True, "columns": (("prompt", "q"),), "max_length": 5, "max_samples": 7, "seed": 3,
         "workers": 4, "log_interval": 9,
     }  # fmt: skip
+    assert options.names == {"prompt": "q"}

@@ -79,12 +79,12 @@ def test_rows_tell_where_columns_do_not():
 
 def test_the_name_is_a_hint_and_columns_decide():
     found = recognise(["prompt"], [{"prompt": "a"}])
-    assert contradicted_hint("Anthropic/hh-rlhf", found) == (
+    assert contradicted_hint("Anthropic/hh-rlhf", found) == [
         "Its name suggests the format hh-rlhf, its columns show prompt: columns decide."
-    )
-    assert contradicted_hint("mine", found) is None
+    ]
+    assert contradicted_hint("mine", found) == []
     both = recognise(["chosen", "rejected"], [{"chosen": DIALOGUE, "rejected": DIALOGUE}])
-    assert contradicted_hint("Anthropic/hh-rlhf", both) is None
+    assert contradicted_hint("Anthropic/hh-rlhf", both) == []
 
 
 def test_no_format_says_how_to_name_the_column():
@@ -301,7 +301,7 @@ class TestPosts:
         prompts = prompt_set([self.row], max_prompt_length=whole - room)
         assert mix(prompts).take([0], [0]).inputs == [f"{self.head}{post}\n\nTL;DR:"]
         assert prompts.ids(0) == ids_of_text(f"{self.head}{post}\n\nTL;DR:")
-        assert prompts.report.shortened == (room > 0)
+        assert prompts.report.counts.shortened == (room > 0)
 
     def test_a_post_of_one_paragraph_is_too_long(self):
         with pytest.raises(DataError, match=r"column 'post': 56 tokens, and at most 50 are allowed"):

@@ -12,11 +12,11 @@ import datasets
 import pytest
 
 from nearstep.common.errors import ConfigError, DataError
+from nearstep.config.prepare import PrepareOptions
 from nearstep.data.encode import encode_prompts
 from nearstep.data.files import chunks
 from nearstep.data.load import load_rows
 from nearstep.data.preparing import pool
-from nearstep.data.preparing.plan import Request
 from nearstep.data.preparing.run import prepare
 from nearstep.data.stream import open_stream
 from nearstep.data.templates import style_of, with_template
@@ -33,7 +33,6 @@ def tokenizer_folder(tmp_path):
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_ROWS", 3)
-    monkeypatch.setattr("nearstep.data.files.json_files.CHUNK_ROWS", 3)
     monkeypatch.setattr("nearstep.data.files.parquet.CHUNK_ROWS", 3)
 
 
@@ -49,7 +48,7 @@ def write(path, rows):
 
 def prepared(source, tokenizer, output, *, told=None, **more):
     tell = (lambda line: None) if told is None else told.append
-    return prepare(Request(source, tokenizer, Path(output), **more), "test", tell)
+    return prepare(PrepareOptions(input=source, tokenizer=tokenizer, output=str(output), **more), tell)
 
 
 def opened(folder, tokenizer=None, *, vocab_size=VOCAB_SIZE, **options):
@@ -96,7 +95,7 @@ def test_prepared_prompts_are_those_made_on_the_fly(tmp_path, tokenizer_folder, 
         on_long_prompt="drop", prompt_type=style_of(prompt_type),
     )  # fmt: skip
     assert everything(opened(tmp_path / "out", tokenizer)) == everything(fly)
-    assert (fly.report.shortened == 1) == (source == "posts")
+    assert (fly.report.counts.shortened == 1) == (source == "posts")
 
 
 @pytest.mark.parametrize("prompt_type", ["none", "raw", "raw_bos"])
@@ -272,7 +271,7 @@ class TestOpening:
         fly = encode_prompts(table, byte_tokenizer(), vocab_size=VOCAB_SIZE, **options)
         found = opened(tmp_path / "out", **options)
         assert everything(found) == everything(fly)
-        assert (found.report.dropped, found.report.cut) == (fly.report.dropped, fly.report.cut)
+        assert (found.report.dropped, found.report.counts.cut) == (fly.report.dropped, fly.report.counts.cut)
 
     def test_long_prompts_are_named(self, tmp_path, tokenizer_folder):
         prepared(write(tmp_path / "a.jsonl", SOURCES["text"]), tokenizer_folder, tmp_path / "out")

@@ -8,7 +8,8 @@ import pytest
 
 from nearstep.common.errors import DataError
 from nearstep.data.files import chunks
-from nearstep.data.layout import layout_of
+from nearstep.data.formats.plain import PROMPT
+from nearstep.data.layout import Layout
 from nearstep.data.load import load_rows
 from nearstep.data.prompt_source import BatchPlan
 from nearstep.data.prompt_stream import PromptStream, StreamSource
@@ -23,7 +24,6 @@ from tests.tiny import byte_tokenizer
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_ROWS", 3)
-    monkeypatch.setattr("nearstep.data.files.json_files.CHUNK_ROWS", 3)
     monkeypatch.setattr("nearstep.data.files.parquet.CHUNK_ROWS", 3)
 
 
@@ -85,7 +85,7 @@ def stream_source(rows, *, on_bad_row="raise", told=None, skipped=0, buffer=1, w
     """A source over one stream, or over several."""
     streams = []
     for each in rows if isinstance(rows, list) else [rows]:
-        layout = layout_of(["prompt", "number"], [], each.label)
+        layout = Layout(PROMPT, has_ids=False)
         reader = PromptReader(layout, PromptTokenizer.of(byte_tokenizer(), VOCAB_SIZE), 60, "drop")
         tell = ([] if told is None else told).append
         streams.append(PromptStream(each, reader, on_bad_row, False, tell, skipped))
@@ -153,7 +153,7 @@ BAD = [*numbered(3), {"prompt": "", "number": 3}, {"prompt": "x" * 61, "number":
 
 
 def test_a_bad_row_is_named_when_it_is_reached(monkeypatch):
-    monkeypatch.setattr("nearstep.data.prompt_stream.BATCH_ROWS", 2)
+    monkeypatch.setattr("nearstep.data.reader.BATCH_ROWS", 2)
     batches = stream_source(stream_of(BAD, "mine", "train"), batch_size=2).batches(after=0, until=2)
     assert next(batches).columns["number"] == [0, 1]
     with pytest.raises(DataError, match=r"1 row of data set 'mine', split 'train'.*\n  row index 3, column 'prompt': "):

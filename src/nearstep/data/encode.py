@@ -1,7 +1,7 @@
 """How every row of a table becomes a prompt before a run starts, so that a bad one is known by then."""
 
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -9,11 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import DataError
-from nearstep.data.layout import layout_of_table
-from nearstep.data.prepared import prepared_prompts
+from nearstep.data.layout import layout_of
+from nearstep.data.prepared import check_prepared, preparation_note, prepared_prompts
 from nearstep.data.prompts import PromptReport, PromptSet
-from nearstep.data.reader import BATCH_ROWS, OnLongPrompt, PromptReader, ReadPrompt
-from nearstep.data.row_errors import BadRow, BadValueError, RowError, bad_rows, counted
+from nearstep.data.reader import Counts, OnLongPrompt, PromptReader, ReadRow
+from nearstep.data.row_errors import BadRow, bad_rows, counted
 from nearstep.data.table import Table
 from nearstep.data.tokenise import PromptStyle, PromptTokenizer
 
@@ -33,33 +33,37 @@ def encode_prompts(
 
     Raises `DataError` that names data set, split and, for the first bad rows, place, column and value.
     """
-    layout = layout_of_table(table, None if table.prepared is not None else dataset_format)
+    layout = layout_of(table, None if table.prepared is not None else dataset_format)
     reader = PromptReader(
         layout, PromptTokenizer.of(tokenizer, vocab_size, prompt_type), max_prompt_length, on_long_prompt
     )
     if layout.format is not None:
         table = layout.format.prompt_rows(table)
+    notes: tuple[str, ...] = ()
     if table.prepared is not None:
-        return prepared_prompts(table, table.prepared, reader, on_bad_row)
-    found = _Found.of(table, reader)
-    rows, bad = len(table) + len(table.broken), (*table.broken, *found.bad)
+        manifest = table.prepared.manifest
+        notes = (preparation_note(manifest), *check_prepared(manifest, tokenizer, prompt_type, table.label))
+        prompts = prepared_prompts(table, table.prepared, reader, notes)
+        if prompts is not None:
+            return prompts
+    found = _read(table, reader)
+    counts, bad = found.counts, tuple(found.bad)
     if bad and on_bad_row == "raise":
-        raise bad_rows(table.label, bad, rows)
+        raise bad_rows(table.label, bad, counts.read)
     if not found.rows and bad:
-        raise DataError(f"{table.label}: none of its {rows} rows can be used: {counted(row.row_error for row in bad)}.")
+        why = counted(row.row_error for row in bad)
+        raise DataError(f"{table.label}: none of its {counts.read} rows can be used: {why}.")
     if not found.rows:
         raise DataError(
-            f"{table.label}: all {rows} prompts are longer than {max_prompt_length} tokens. Raise max_prompt_length."
+            f"{table.label}: all {counts.read} prompts are longer than {max_prompt_length} tokens. "
+            "Raise max_prompt_length."
         )
-    report = PromptReport(
-        rows, layout, max_prompt_length, bad, dropped=found.too_long, cut=found.cut, shortened=len(found.shorter),
-        unpadded=found.unpadded, eos_taken_off=found.eos_taken_off,
-    )  # fmt: skip
+    report = PromptReport(counts, layout, max_prompt_length, bad, notes)
     ends = torch.tensor([len(ids) for ids in found.ids]).cumsum(0)
     return PromptSet(table, reader, torch.tensor(found.rows), torch.cat(found.ids), ends, report, found.shorter)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Found:
     """What reading a table row by row collects."""
 
@@ -67,36 +71,21 @@ class _Found:
     ids: list[Tensor] = field(default_factory=list)
     shorter: dict[int, int] = field(default_factory=dict)
     bad: list[BadRow] = field(default_factory=list)
-    too_long: int = 0
-    cut: int = 0
-    unpadded: int = 0
-    eos_taken_off: int = 0
+    counts: Counts = field(default_factory=Counts)
 
-    @staticmethod
-    def of(table: Table, reader: PromptReader) -> "_Found":
-        """Read every row of the table."""
-        found = _Found()
-        rows = iter(table.rows)
-        first = 0
-        while batch := list(islice(rows, BATCH_ROWS)):
-            for number, entry in enumerate(reader.read(batch), start=first):
-                found.add(number, entry, table, reader)
-            first += len(batch)
-        return found
 
-    def add(self, row: int, entry: ReadPrompt | BadValueError, table: Table, reader: PromptReader) -> None:
-        """Take in what became of a row."""
-        if isinstance(entry, BadValueError):
-            if entry.row_error is RowError.LONG and reader.on_long_prompt == "drop":
-                self.too_long += 1
-            else:
-                self.bad.append(table.bad_row(row, entry))
-            return
-        self.rows.append(row)
-        # Python integers would take nine times the memory.
-        self.ids.append(torch.tensor(entry.ids, dtype=torch.int32))
-        if entry.shorter is not None:
-            self.shorter[row] = entry.shorter
-        self.cut += entry.cut
-        self.unpadded += entry.had_padding
-        self.eos_taken_off += entry.had_eos
+def _read(table: Table, reader: PromptReader) -> _Found:
+    """Read every row of a table, those that its files could not give first."""
+    found = _Found()
+    entries = ((table.position(number), row) for number, row in enumerate(table.rows))
+    for number, read in enumerate(reader.read(chain(table.broken, entries), table.renamed), -len(table.broken)):
+        found.counts.add(read)
+        if isinstance(read, ReadRow):
+            found.rows.append(number)
+            # Python integers would take nine times the memory.
+            found.ids.append(torch.tensor(read.prompt.ids, dtype=torch.int32))
+            if read.prompt.shorter is not None:
+                found.shorter[number] = read.prompt.shorter
+        elif not reader.drops(read):
+            found.bad.append(read)
+    return found

@@ -6,7 +6,7 @@ from itertools import islice
 
 from nearstep.common.errors import DataError
 from nearstep.data.formats.chats import MESSAGES
-from nearstep.data.formats.format import Format, Row
+from nearstep.data.formats.format import Format
 from nearstep.data.formats.plain import PROMPT, QUERY
 from nearstep.data.formats.recognise import HEAD_ROWS, format_named, recognise, with_reference
 from nearstep.data.table import Table
@@ -49,11 +49,12 @@ class Layout:
         return self.format is not None and self.format.has_reference and "reference" not in columns
 
 
-def layout_of(columns: Sequence[str], head: Sequence[Row], label: str, dataset_format: str | None = None) -> Layout:
-    """How prompts stand in a data set with these columns and first rows.
+def layout_of(table: Table, dataset_format: str | None = None) -> Layout:
+    """How prompts stand in a table, told by its columns and first rows.
 
     Raises `DataError` where no format fits, `ConfigError` for an unknown one.
     """
+    columns, head = table.columns, list(islice(table.rows, HEAD_ROWS))
     has_ids = "input_ids" in columns
     if dataset_format is not None:
         return Layout(with_reference(format_named(dataset_format), head), has_ids)
@@ -65,12 +66,7 @@ def layout_of(columns: Sequence[str], head: Sequence[Row], label: str, dataset_f
     if found is None:
         near = next((name for name in GUESSES if name in columns), columns[0] if columns else "…")
         raise DataError(
-            f"{label}: it has no column 'prompt', 'messages', 'query' or 'input_ids', and its columns are those of no "
-            f"known format, only {list(columns)}. Say which one holds the prompts, as in --columns prompt={near}."
+            f"{table.label}: it has no column 'prompt', 'messages', 'query' or 'input_ids', and its columns are those "
+            f"of no known format, only {list(columns)}. Say which one holds the prompts, as in --columns prompt={near}."
         )
     return Layout(found, False)
-
-
-def layout_of_table(table: Table, dataset_format: str | None = None) -> Layout:
-    """How prompts stand in a table; see `layout_of`."""
-    return layout_of(table.columns, list(islice(table.rows, HEAD_ROWS)), table.label, dataset_format)

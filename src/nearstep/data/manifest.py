@@ -4,8 +4,12 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
+
+import numpy
+from numpy.typing import NDArray
 
 from nearstep.common.errors import DataError
 
@@ -32,6 +36,20 @@ class Lengths:
     median: int
     ninety_percent: int
     longest: int
+
+    @staticmethod
+    def of(lengths: NDArray[numpy.integer[Any]]) -> "Lengths":
+        """Those of at least one prompt."""
+        ordered = numpy.sort(lengths)
+        median, ninety = (int(ordered[ceil(share * len(ordered)) - 1]) for share in (0.5, 0.9))
+        return Lengths(int(ordered.sum()), int(ordered[0]), median, ninety, int(ordered[-1]))
+
+    @property
+    def spread(self) -> str:
+        """As the user reads it."""
+        return (
+            f"shortest {self.shortest}, median {self.median}, 90 % up to {self.ninety_percent}, longest {self.longest}"
+        )
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,21 @@ class Manifest:
     shards: tuple[Shard, ...]
     sha256: str  # of the hashes of all shards
     version: int = VERSION
+
+    def sentences(self) -> list[str]:
+        """What was done to rows, and how long the prompts are."""
+        limit = f"{self.max_length} tokens"
+        left_out = ", ".join(f"{count:,} {why}" for why, count in self.left_out.items())
+        said = [
+            (left_out, f"left out: {left_out}"),
+            *((True, f"  {row}") for row in self.left_out_first[:3]),
+            (self.shortened, f"{self.shortened:,} posts lost their last paragraphs to fit into {limit}"),
+            (self.cut, f"{self.cut:,} prompts keep only their last tokens: longer than {limit}"),
+            (self.unpadded, f"{self.unpadded:,} prompts had padding, which was taken off"),
+            (self.eos_taken_off, f"the tokenizer's EOS was taken off the end of {self.eos_taken_off:,} prompts"),
+            (True, f"tokens: {self.tokens.total:,}; {self.tokens.spread}"),
+        ]
+        return [sentence for holds, sentence in said if holds]
 
     def write(self, folder: Path) -> None:
         """Write the manifest into a folder."""

@@ -24,7 +24,7 @@ class PairSet:
     rows: int
     pairs: tuple[PreferencePair, ...]
     bad: tuple[BadRow, ...] = ()
-    hint: str | None = None
+    hints: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -38,7 +38,7 @@ class PairSet:
                 f"{len(self.bad)} rows were left out: {counted(row.row_error for row in self.bad)}. "
                 f"The first is {first.place}{first.said}."
             )
-        return [*said, *([self.hint] if self.hint else [])]
+        return [*said, *self.hints]
 
 
 def load_pairs(
@@ -88,7 +88,8 @@ def pairs_of(
     rows = len(gathered) + len(table.broken)
     if bad and (on_bad_row == "raise" or not pairs):
         raise bad_rows(table.label, bad, rows)
-    return PairSet(table.label, found.name, rows, tuple(pairs), tuple(bad), contradicted_hint(table.name, found))
+    hints = tuple(contradicted_hint(table.name, found))
+    return PairSet(table.label, found.name, rows, tuple(pairs), tuple(bad), hints)
 
 
 def _format(table: Table, name: str | None) -> Format:

@@ -1,8 +1,7 @@
 """What exactly the model will see, in words and numbers."""
 
-import math
-
 from nearstep.data.formats.recognise import contradicted_hint
+from nearstep.data.manifest import Lengths
 from nearstep.data.mix import PromptMix
 from nearstep.data.prompts import PromptSet
 
@@ -27,16 +26,13 @@ def preview(mix: PromptMix, rows: int = 2, *, streaming: bool = False) -> str:
 
 def summary(prompts: PromptSet, *, streaming: bool = False) -> str:
     """How many rows became prompts and how long these are."""
-    report, lengths = prompts.report, prompts.lengths.sort().values
-    median, most = (int(lengths[math.ceil(share * len(prompts)) - 1]) for share in (0.5, 0.9))
-    shown = report.layout.format
-    hint = None if shown is None else contradicted_hint(prompts.table.name, shown)
+    report, tokens = prompts.report, Lengths.of(prompts.lengths.numpy())
     return "\n".join(
         [
-            f"Prompts from {prompts.table.label}: {len(prompts)} of {'the first ' * streaming}{report.rows} rows, "
-            f"format {report.layout.name}",
-            *([f"  {hint}"] if hint else []),
-            f"  tokens: shortest {int(lengths[0])}, median {median}, 90 % up to {most}, longest {int(lengths[-1])}",
+            f"Prompts from {prompts.table.label}: {len(prompts)} of {'the first ' * streaming}"
+            f"{report.counts.read} rows, format {report.layout.name}",
+            *(f"  {hint}" for hint in contradicted_hint(prompts.table.name, report.layout.format)),
+            f"  tokens: {tokens.spread}",
             *(f"  {sentence}" for sentence in report.sentences()),
         ]
     )

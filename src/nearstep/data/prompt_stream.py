@@ -4,8 +4,7 @@ The prompts of a run are a pure function of data and seed here too, but to find 
 read again: a resumed run reads on from the beginning, and plays the very prompts that the unbroken run would have.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -19,8 +18,8 @@ from nearstep.data.files.chunks import Entry
 from nearstep.data.mix import weighted_round_robin
 from nearstep.data.prompt_source import BatchPlan
 from nearstep.data.prompts import Prompt, prompts_of
-from nearstep.data.reader import BATCH_ROWS, PromptReader
-from nearstep.data.row_errors import BadRow, BadValueError, RowError, bad_rows, counted
+from nearstep.data.reader import Counts, PromptReader, ReadRow
+from nearstep.data.row_errors import BadRow, bad_rows, counted
 from nearstep.data.stream import RowStream
 from nearstep.types import Prompts
 
@@ -41,21 +40,20 @@ class PromptStream:
 
         Raises `DataError` naming a bad row once it is reached; dropped ones are counted and told at the end of a pass.
         """
-        left_out: Counter[RowError] = Counter()
-        usable = 0
+        counts = Counts()
         entries = self._after_skipped(self.rows.entries(number))
-        while batch := list(islice(entries, BATCH_ROWS)):
-            for read in self._read(batch):
-                if isinstance(read, BadRow):
-                    self._leave_out(read, left_out)
-                else:
-                    usable += 1
-                    yield read
-        rows = f"{usable + left_out.total()} rows of {self.rows.label}"
-        if not usable:
-            raise DataError(f"none of the {rows}, can be used: {counted(left_out.elements()) or 'there are none'}.")
+        for read in self.reader.read(entries, self.rows.names):
+            counts.add(read)
+            if isinstance(read, ReadRow):
+                yield self._prompt(read)
+            elif self.on_bad_row == "raise" and not self.reader.drops(read):
+                raise bad_rows(self.rows.label, [read], None)
+        rows, left_out = f"{counts.read} rows of {self.rows.label}", counts.row_errors.total()
+        why = counted(counts.row_errors.elements())
+        if left_out == counts.read:
+            raise DataError(f"none of the {rows}, can be used: {why or 'there are none'}.")
         if left_out:
-            self.tell(f"{left_out.total()} of {rows}, were left out: {counted(left_out.elements())}.")
+            self.tell(f"{left_out} of {rows}, were left out: {why}.")
 
     def _after_skipped(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         """What comes after the rows that are held out, not counting what cannot be read."""
@@ -66,31 +64,12 @@ class PromptStream:
             elif skipped == self.skipped:
                 yield entry
 
-    def _read(self, batch: Sequence[Entry]) -> Iterator[Prompt | BadRow]:
-        """What becomes of some entries, in their order."""
-        good = [entry for entry in batch if not isinstance(entry, BadRow)]
-        read = iter(self.reader.read([row for _, row in good]))
-        for entry in batch:
-            if isinstance(entry, BadRow):
-                yield entry
-                continue
-            place, row = entry
-            prompt = next(read)
-            if isinstance(prompt, BadValueError):
-                prompt.column = self.rows.owner_column(prompt.column)
-                yield BadRow.of(prompt, place)
-                continue
-            shown = prompt.shown
-            if shown is None:
-                shown = self.reader.tokenizer.tokenizer.decode(prompt.ids, skip_special_tokens=True)
-            more = {"reference": prompt.reference} if self.gives_reference else {}
-            yield Prompt(prompt.ids, shown, {**row, **more})
-
-    def _leave_out(self, row: BadRow, left_out: Counter[RowError]) -> None:
-        drop = self.reader.on_long_prompt == "drop" if row.row_error is RowError.LONG else False
-        if self.on_bad_row == "raise" and not drop:
-            raise bad_rows(self.rows.label, [row], None)
-        left_out[row.row_error] += 1
+    def _prompt(self, read: ReadRow) -> Prompt:
+        ids, shown = read.prompt.ids, read.prompt.shown
+        if shown is None:
+            shown = self.reader.tokenizer.tokenizer.decode(ids, skip_special_tokens=True)
+        reference = {"reference": read.prompt.reference} if self.gives_reference else {}
+        return Prompt(ids, shown, {**read.row, **reference})
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.data.layout import Layout
-from nearstep.data.reader import PromptReader
+from nearstep.data.reader import Counts, PromptReader
 from nearstep.data.row_errors import BadRow, counted
 from nearstep.data.table import Table
 from nearstep.types import PromptInput, Prompts
@@ -19,20 +19,20 @@ from nearstep.types import PromptInput, Prompts
 class PromptReport:
     """What happened to the rows of a data set on their way to prompts."""
 
-    rows: int
+    counts: Counts
     layout: Layout
     max_prompt_length: int | None = None
     bad: tuple[BadRow, ...] = ()  # left out
-    dropped: int = 0  # longer than max_prompt_length
-    cut: int = 0  # longer than max_prompt_length
-    shortened: int = 0  # longer than max_prompt_length
-    unpadded: int = 0  # had positions with attention_mask 0
-    eos_taken_off: int = 0  # texts that the tokenizer had ended with EOS
     notes: tuple[str, ...] = ()  # what else is to be told
+
+    @property
+    def dropped(self) -> int:
+        """How many rows were left out for their length alone."""
+        return self.counts.row_errors.total() - len(self.bad)
 
     def sentences(self) -> list[str]:
         """One sentence for each thing that changed what the policy sees; none if nothing did."""
-        limit, rows = f"{self.max_prompt_length} tokens", self.rows
+        counts, limit, rows = self.counts, f"{self.max_prompt_length} tokens", self.counts.read
         shown = self.layout.format
         whole = " Rewards still see them whole." if shown is not None else ""
         first = f"{self.bad[0].place}{self.bad[0].said}" if self.bad else ""
@@ -42,10 +42,10 @@ class PromptReport:
         said = [
             (self.bad, f"{len(self.bad)} of {rows} rows were left out: {row_errors}. The first is {first}."),
             (self.dropped, f"{self.dropped} of {rows} prompts were left out: longer than {limit}."),
-            (self.shortened, f"{self.shortened} of {rows} posts lost their last paragraphs to fit into {limit}."),
-            (self.cut, f"{self.cut} of {rows} prompts keep only their last tokens: longer than {limit}.{whole}"),
-            (self.unpadded, f"{self.unpadded} of {rows} prompts had padding, which was taken off."),
-            (self.eos_taken_off, f"The tokenizer's EOS was taken off the end of {self.eos_taken_off} prompts."),
+            (counts.shortened, f"{counts.shortened} of {rows} posts lost their last paragraphs to fit into {limit}."),
+            (counts.cut, f"{counts.cut} of {rows} prompts keep only their last tokens: longer than {limit}.{whole}"),
+            (counts.unpadded, f"{counts.unpadded} of {rows} prompts had padding, which was taken off."),
+            (counts.eos_taken_off, f"The tokenizer's EOS was taken off the end of {counts.eos_taken_off} prompts."),
             (two_columns, f"The policy sees the column 'input_ids', rewards see {column!r}."),
         ]
         return [*self.notes, *(sentence for holds, sentence in said if holds)]

@@ -1,13 +1,16 @@
 """How rows become prompts: format, tokenizer and limit of length together, for every way in which rows arrive."""
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal, TypeAlias
 
+from nearstep.data.files.chunks import Entry
 from nearstep.data.formats.format import PromptRow
 from nearstep.data.layout import Layout
-from nearstep.data.row_errors import BadValueError, RowError
+from nearstep.data.row_errors import BadRow, BadValueError, RowError
 from nearstep.data.tokenise import Encoded, PromptTokenizer, Written
 from nearstep.types import PromptInput
 
@@ -30,6 +33,44 @@ class ReadPrompt:
 
 
 @dataclass(frozen=True)
+class ReadRow:
+    """A row, its place as its owner counts, and the prompt that was made of it."""
+
+    place: str
+    row: Mapping[str, object]
+    prompt: ReadPrompt
+
+
+@dataclass
+class Counts:
+    """How many rows there were, and what was done to them on their way to prompts."""
+
+    read: int = 0
+    row_errors: Counter[RowError] = field(default_factory=Counter)  # of the rows that are left out
+    cut: int = 0  # too long, keep only their last tokens
+    shortened: int = 0  # too long, gave a shorter version
+    unpadded: int = 0  # had positions with attention_mask 0
+    eos_taken_off: int = 0  # texts that the tokenizer had ended with EOS
+    chats: int = 0
+
+    def add(self, read: ReadRow | BadRow) -> None:
+        """Count what became of one row."""
+        self.read += 1
+        if isinstance(read, BadRow):
+            self.row_errors[read.row_error] += 1
+            return
+        prompt = read.prompt
+        self.cut += prompt.cut
+        self.shortened += prompt.shorter is not None
+        self.unpadded += prompt.had_padding
+        self.eos_taken_off += prompt.had_eos
+        self.chats += isinstance(prompt.shown, list)
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(**{name: count + vars(other)[name] for name, count in vars(self).items()})
+
+
+@dataclass(frozen=True)
 class PromptReader:
     """Reads rows as prompts. Rows that are bad or too long come back as the error that says why."""
 
@@ -38,8 +79,29 @@ class PromptReader:
     max_prompt_length: int | None = None
     on_long_prompt: OnLongPrompt = "error"
 
-    def read(self, rows: Sequence[Mapping[str, object]]) -> list[ReadPrompt | BadValueError]:
-        """One entry for each row, in order."""
+    def read(self, entries: Iterable[Entry], owner_names: Mapping[str, str]) -> Iterator[ReadRow | BadRow]:
+        """What becomes of each entry, in order; `owner_names` is what the user calls columns that have our names."""
+        coming = iter(entries)
+        while batch := list(islice(coming, BATCH_ROWS)):
+            read = iter(self._read([entry[1] for entry in batch if not isinstance(entry, BadRow)]))
+            for entry in batch:
+                if isinstance(entry, BadRow):
+                    yield entry
+                    continue
+                place, row = entry
+                prompt = next(read)
+                if isinstance(prompt, BadValueError):
+                    prompt.column = owner_names.get(prompt.column, prompt.column)
+                    yield BadRow.of(prompt, place)
+                else:
+                    yield ReadRow(place, row, prompt)
+
+    def drops(self, row: BadRow) -> bool:
+        """Whether the row is only too long, and such rows shall be left out."""
+        return row.row_error is RowError.LONG and self.on_long_prompt == "drop"
+
+    def _read(self, rows: Sequence[Mapping[str, object]]) -> list[ReadPrompt | BadValueError]:
+        """One prompt or error for each row, in order."""
         entries: list[tuple[PromptRow | None, Written | Encoded] | BadValueError] = [self._prepare(row) for row in rows]
         ready = [entry for entry in entries if not isinstance(entry, BadValueError)]
         encoded = iter(self.tokenizer.encode([written for _, written in ready if isinstance(written, Written)]))
@@ -52,7 +114,7 @@ class PromptReader:
             try:
                 read.append(self._finish(row, prompt, next(encoded) if isinstance(made, Written) else made))
             except BadValueError as error:
-                read.append(_light(error))
+                read.append(error)
         return read
 
     def shown(self, row: Mapping[str, object], shorter: int | None = None) -> tuple[PromptInput | None, str | None]:
@@ -72,16 +134,14 @@ class PromptReader:
             assert prompt is not None
             return prompt, self.tokenizer.write(prompt.prompt, self.layout.ids_column, row.get("tools"))
         except BadValueError as error:
-            return _light(error)
+            return error
 
     def _finish(self, row: Mapping[str, object], prompt: PromptRow | None, encoded: Encoded) -> ReadPrompt:
         column = self.layout.ids_column
         self.tokenizer.check(encoded.ids, column, row.get(column))
         shown = None if prompt is None else self.tokenizer.shown(prompt.prompt)
         reference = None if prompt is None else prompt.reference
-        read = ReadPrompt(
-            encoded.ids, shown, reference, had_padding=encoded.had_padding, had_eos=encoded.had_eos
-        )  # fmt: skip
+        read = ReadPrompt(encoded.ids, shown, reference, had_padding=encoded.had_padding, had_eos=encoded.had_eos)
         limit = self.max_prompt_length
         if limit is None or len(read.ids) <= limit:
             return read
@@ -109,8 +169,3 @@ class PromptReader:
             return None
         shown = self.tokenizer.shown(prompt.shorter[number])
         return replace(read, ids=ids(number), shown=shown, shorter=number)
-
-
-def _light(error: BadValueError) -> BadValueError:
-    """The error without its traceback, which would keep its row's frames alive."""
-    return error.with_traceback(None)

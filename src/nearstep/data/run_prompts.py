@@ -72,7 +72,8 @@ def make_run_prompts(
     """
     data_sources = training_sources(config, train_dataset, wanted="prompts")
     encoder = PromptEncoder(config, tokenizer, family)
-    held_out = _held_out(config, eval_dataset, encoder)
+    to_evaluate = evaluation_sources(config, eval_dataset)
+    held_out = None if to_evaluate is None else PromptMix(tuple(encoder.sets(to_evaluate)))
     notes = tuple(template_notes(tokenizer, config.prompt_type))
     if config.streaming or any(_is_stream(data_source.given) for data_source in data_sources):
         run_prompts = _streams(config, data_sources, encoder, held_out, main)
@@ -85,12 +86,6 @@ def make_run_prompts(
     drawn, rest = _held_back(prompts, config)
     told = f"{len(drawn)} prompts, drawn by the seed, are held out to evaluate on."
     return RunPrompts(rest, drawn, notes=(*notes, told, *_overlap(rest, drawn)))
-
-
-def _held_out(config: PPOConfig, given: object, encoder: "PromptEncoder") -> PromptMix | None:
-    """The evaluation data, if any is given."""
-    data_sources = evaluation_sources(config, given)
-    return None if data_sources is None else PromptMix(tuple(encoder.sets(data_sources)))
 
 
 def _is_stream(given: object) -> bool:

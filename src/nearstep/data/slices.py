@@ -7,7 +7,8 @@ from itertools import islice
 
 from nearstep.common.errors import DataError
 from nearstep.data.files.chunks import Entry
-from nearstep.data.table import PartOfRows, Table
+from nearstep.data.files.read import RowTexts
+from nearstep.data.table import Table
 
 _SPLIT = re.compile(r"(?P<name>[^\[\]]+)\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]")
 
@@ -30,12 +31,9 @@ class Slice:
         numbers = self.rows(len(table))
         if not numbers:
             raise DataError(f"{table.label}: the split has {len(table)} rows, and none of them is in this part of it")
-        rows, prepared = table.rows, table.prepared
-        if isinstance(rows, datasets.Dataset):
-            rows = rows.select(numbers)
-            prepared = prepared and replace(prepared, dataset=rows)
-        else:
-            rows = PartOfRows(rows, numbers)
+        assert isinstance(table.rows, RowTexts | datasets.Dataset)  # as files and folders are read
+        rows = table.rows.select(numbers)
+        prepared = table.prepared and replace(table.prepared, dataset=rows)
         return replace(table, rows=rows, position=lambda row: table.position(numbers[row]), prepared=prepared)
 
     def of_entries(self, entries: Iterator[Entry], label: str) -> Iterator[Entry]:

@@ -63,10 +63,6 @@ class RowStream:
 
         return replace(self, chunks=lambda number: in_chunks(part.of_entries(entries(number), self.label)))
 
-    def owner_column(self, column: str) -> str:
-        """What the user calls a column that has one of our names here."""
-        return self.names.get(column, column)
-
     def with_columns(self, names: Mapping[str, str]) -> "RowStream":
         """The stream with columns under our names, `names` going from ours to theirs."""
         return replace(self, names=names)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Protocol, runtime_checkable
 
 from nearstep.common.errors import DataError
@@ -58,23 +57,6 @@ class Table:
     def of_rows(self, rows: Sequence[Mapping[str, object]], positions: Sequence[str]) -> "Table":
         """A table of other rows that were made of these, each with the place that belongs to it."""
         return replace(self, rows=rows, position=positions.__getitem__)
-
-
-@dataclass(frozen=True)
-class PartOfRows:
-    """Some consecutive rows."""
-
-    rows: Rows
-    numbers: range
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, row: int, /) -> Mapping[str, object]:
-        return self.rows[self.numbers[row]]
-
-    def __iter__(self) -> Iterator[Mapping[str, object]]:
-        return islice(iter(self.rows), self.numbers.start, self.numbers.stop)
 
 
 @dataclass(frozen=True)

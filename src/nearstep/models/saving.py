@@ -1,10 +1,11 @@
 """How a model folder is written: beside its place and then moved into it, so that it is never half a model."""
 
-import shutil
 from pathlib import Path
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+
+from nearstep.common.whole_folder import whole_folder
 
 
 def write_model(
@@ -18,11 +19,7 @@ def write_model(
 
     `weights` is the state dict to write, None for the model's own.
     """
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    model.save_pretrained(unfinished, state_dict=weights)  # type: ignore[operator]
-    tokenizer.save_pretrained(unfinished)
-    (unfinished / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    unfinished.rename(target)
+    with whole_folder(target) as unfinished:
+        model.save_pretrained(unfinished, state_dict=weights)  # type: ignore[operator]
+        tokenizer.save_pretrained(unfinished)
+        (unfinished / "README.md").write_text(card, encoding="utf-8")

@@ -6,7 +6,7 @@ from nearstep.config.reward_model import RewardConfig
 from nearstep.data.checks import check_text, text_of
 from nearstep.data.encode import encode_prompts
 from nearstep.data.formats.recognise import HEAD_ROWS, recognise
-from nearstep.data.layout import layout_of_table
+from nearstep.data.layout import layout_of
 from nearstep.data.pairs import pairs_of
 from nearstep.data.prompts import PromptSet
 from nearstep.data.row_errors import BadValueError
@@ -26,7 +26,7 @@ def texts_to_score_of(table: Table, config: RewardConfig, writer: Writer) -> Tex
     head = list(islice(table.rows, HEAD_ROWS))
     if config.dataset_format is None and TEXT in table.columns and recognise(table.columns, head) is None:
         return _texts(table, config)
-    shown = layout_of_table(table, config.dataset_format).format
+    shown = layout_of(table, config.dataset_format).format
     if shown is not None and shown.pairs is not None:
         return _pairs(table, config)
     prompts = encode_prompts(
@@ -36,7 +36,8 @@ def texts_to_score_of(table: Table, config: RewardConfig, writer: Writer) -> Tex
         dataset_format=config.dataset_format,
         on_bad_row=config.on_bad_row,
     )
-    notes = [f"Prompts from {table.label}: {len(prompts)} of {prompts.report.rows} rows.", *prompts.report.sentences()]
+    report = prompts.report
+    notes = [f"Prompts from {table.label}: {len(prompts)} of {report.counts.read} rows.", *report.sentences()]
     answered = [prompt for number in range(len(prompts)) for prompt in _answered(prompts, number)]
     if answered:
         return TextsToScore(answered, table.label, [*notes, f"{len(answered)} of them have an answer in the data."])

@@ -18,11 +18,6 @@ def refused(label: str, row: BadRow) -> DataError:
     return DataError(f"{label}, {row.place}{row.said} {row.remedy}".rstrip())
 
 
-def broken_file(label: str, file: str, said: str) -> DataError:
-    """The error of a file that cannot be read as a whole."""
-    return DataError(f"{label}, {file}{said}")
-
-
 def broken_line(line: bytes, place: str, error: Exception) -> BadRow:
     """What is wrong with a line that is no JSON."""
     if isinstance(error, UnicodeDecodeError):

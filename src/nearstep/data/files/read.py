@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from nearstep.common.errors import DataError
 from nearstep.data.files.broken import refused
 from nearstep.data.files.chunks import Chunk, in_chunks
 from nearstep.data.files.csv_files import csv_entries
-from nearstep.data.files.json_files import json_entries, line_chunks
+from nearstep.data.files.json_files import json_entries, line_entries
 from nearstep.data.files.parquet import file_prefix, parquet_chunks, parquet_rows
 from nearstep.data.row_errors import BadRow
 from nearstep.data.table import Rows, Table, label
@@ -34,6 +35,10 @@ class RowTexts:
     def __iter__(self) -> Iterator[Mapping[str, object]]:
         return map(json.loads, self.texts)
 
+    def select(self, numbers: range) -> "RowTexts":
+        """The rows of these numbers, as `datasets.Dataset.select` gives them."""
+        return RowTexts([self.texts[number] for number in numbers])
+
 
 def read_files(paths: Sequence[Path], name: str, split: str, on_bad_row: Literal["raise", "drop"]) -> Table:
     """The rows of files of one kind, one file after the other.
@@ -49,18 +54,17 @@ def read_files(paths: Sequence[Path], name: str, split: str, on_bad_row: Literal
     texts: list[bytes] = []
     columns: dict[str, None] = {}
     bad: list[BadRow] = []
-    for chunk in file_chunks(paths, where):
-        for entry in chunk.entries():
-            if not isinstance(entry, BadRow):
-                place, row = entry
-                places.append(place)
-                # Half a surrogate pair is text in JSON; whether it may stand in a column is not decided here.
-                texts.append(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-                columns.update(dict.fromkeys(row))
-            elif on_bad_row == "drop":
-                bad.append(entry)
-            else:
-                raise refused(where, entry)
+    for entry in chain.from_iterable(chunk.entries() for chunk in file_chunks(paths, where)):
+        if not isinstance(entry, BadRow):
+            place, row = entry
+            places.append(place)
+            # Half a surrogate pair is text in JSON; whether it may stand in a column is not decided here.
+            texts.append(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            columns.update(dict.fromkeys(row))
+        elif on_bad_row == "drop":
+            bad.append(entry)
+        else:
+            raise refused(where, entry)
     return Table(name, split, RowTexts(texts), tuple(columns), places.__getitem__, broken=tuple(bad))
 
 
@@ -74,7 +78,7 @@ def file_chunks(paths: Sequence[Path], where: str) -> Iterator[Chunk]:
         file = file_prefix(path, paths)
         try:
             if suffix == ".jsonl":
-                yield from line_chunks(path, file)
+                yield from in_chunks(line_entries(path, file))
             else:
                 read = json_entries if suffix == ".json" else csv_entries
                 yield from in_chunks(read(path, file, where))

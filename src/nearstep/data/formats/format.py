@@ -1,7 +1,7 @@
 """What a format of a data set is: how one of its rows becomes a prompt, and how it becomes preference pairs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from nearstep.data.table import Table
@@ -62,10 +62,6 @@ class Format:
     pair_rows: Callable[[Table], Table] = _as_they_stand
     gathers: bool = False  # rows cannot be converted before all are there
 
-    def giving_reference(self, has_reference: bool) -> "Format":
-        """The format of data that holds answers, or of data that does not."""
-        return replace(self, has_reference=has_reference)
-
     @property
     def column(self) -> str:
         """The column that messages about a prompt name."""
@@ -82,10 +78,15 @@ def answer_text(value: object) -> str | None:
     return None
 
 
+def common_length(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many items, or characters, two sequences have in common at their beginning."""
+    pairs = zip(first, second, strict=False)
+    return next((number for number, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
 def shared_start(first: Sequence[Message], second: Sequence[Message]) -> int:
     """How many messages two chats share before the answers part: up to the last one that can be answered."""
-    pairs = zip(first, second, strict=False)
-    same = next((number for number, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+    same = common_length(first, second)
     while same and first[same - 1].get("role") not in ("user", "tool"):
         same -= 1
     return same

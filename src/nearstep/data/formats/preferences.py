@@ -4,10 +4,19 @@ import math
 import numbers
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 from nearstep.data.checks import check_chat, check_text, text_or_messages
-from nearstep.data.formats.format import Format, PreferencePair, PromptRow, Row, answer_text, shared_start
+from nearstep.data.formats.format import (
+    Format,
+    PreferencePair,
+    PromptRow,
+    Row,
+    answer_text,
+    common_length,
+    shared_start,
+)
 from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.types import Message, PromptInput
 
@@ -39,13 +48,8 @@ def margin_of(row: Row) -> float | None:
     if row.get("margin") is not None:
         margin = number_of(row, "margin")
         if margin < 0:
-            raise BadValueError(
-                RowError.NUMBER,
-                "margin",
-                margin,
-                "below 0, rejected would be the better answer",
-                "Exchange the two answers.",
-            )
+            problem = "below 0, rejected would be the better answer"
+            raise BadValueError(RowError.NUMBER, "margin", margin, problem, "Exchange the two answers.")
         return margin
     if row.get("score_chosen") is None or row.get("score_rejected") is None:
         return None
@@ -61,9 +65,8 @@ def number_of(row: Row, column: str) -> float:
     value = row.get(column)
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    raise BadValueError(
-        RowError.NUMBER, column, value, "expected a finite number", "Correct it, or leave the value out."
-    )
+    remedy = "Correct it, or leave the value out."
+    raise BadValueError(RowError.NUMBER, column, value, "expected a finite number", remedy)
 
 
 def _explicit_pair(row: Row) -> list[PreferencePair]:
@@ -107,8 +110,7 @@ def _shared_prompt(row: Row) -> PromptRow:
 
 def _shared_text(chosen: str, rejected: str) -> str:
     """The text with which both begin, back to the end of a word: answers may begin with the same letters."""
-    pairs = zip(chosen, rejected, strict=False)
-    same = next((number for number, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)))
+    same = common_length(chosen, rejected)
     if same == len(chosen) == len(rejected):
         problem = "chosen and rejected are the same text"
         raise BadValueError(RowError.ALIKE, "chosen", chosen, problem, ALIKE_REMEDY)
@@ -149,9 +151,9 @@ def _said(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 
-def _labelled(convert: PairsOfRow) -> PairsOfRow:
-    """The same conversion, with the column `preference` heeded."""
-    return lambda row: [replace(pair, preference=_preference_of(row, pair.margin)) for pair in convert(row)]
+def _labelled(convert: PairsOfRow, row: Row) -> list[PreferencePair]:
+    """What a conversion makes of a row, with the column `preference` heeded."""
+    return [replace(pair, preference=_preference_of(row, pair.margin)) for pair in convert(row)]
 
 
 def _preference_of(row: Row, margin: float | None) -> float:
@@ -168,10 +170,9 @@ def _preference_of(row: Row, margin: float | None) -> float:
     return preference
 
 
-EXPLICIT = Format(
-    "prompt/chosen/rejected", ("prompt",), _explicit_prompt, _labelled(_explicit_pair), has_reference=True
-)
-SHARED = Format(
-    "chosen/rejected", ("chosen", "rejected"), _shared_prompt, _labelled(_pair_with_shared_start), has_reference=True
-)
+# A format can be pickled, so no conversion is a closure.
+_labelled_explicit = partial(_labelled, _explicit_pair)
+_labelled_shared = partial(_labelled, _pair_with_shared_start)
+EXPLICIT = Format("prompt/chosen/rejected", ("prompt",), _explicit_prompt, _labelled_explicit, has_reference=True)
+SHARED = Format("chosen/rejected", ("chosen", "rejected"), _shared_prompt, _labelled_shared, has_reference=True)
 BINARIZED = Format("ultrafeedback_binarized", ("prompt",), _explicit_prompt, _explicit_pair, has_reference=True)

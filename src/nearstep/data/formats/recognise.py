@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nearstep.common.errors import ConfigError
 from nearstep.data.formats.chats import MESSAGES, SHAREGPT
@@ -73,7 +73,7 @@ def with_reference(found: Format, head: Sequence[Row]) -> Format:
     """A format of conversations gives references where they are recorded with their answers."""
     if found.name not in (MESSAGES.name, SHAREGPT.name):
         return found
-    return found.giving_reference(any(_ends_with_answer(row.get(found.column)) for row in head))
+    return replace(found, has_reference=any(_ends_with_answer(row.get(found.column)) for row in head))
 
 
 def format_named(name: str) -> Format:
@@ -86,14 +86,12 @@ def format_named(name: str) -> Format:
     return known[name]
 
 
-def contradicted_hint(name: str, found: Format) -> str | None:
+def contradicted_hint(name: str, found: Format | None) -> list[str]:
     """A sentence where the data set's name suggests another format than the one that its columns show."""
-    for word, formats in _HINTS:
-        if word in name.lower():
-            if found.name in {expected.name for expected in formats}:
-                return None
-            return f"Its name suggests the format {formats[0].name}, its columns show {found.name}: columns decide."
-    return None
+    expected = next((formats for word, formats in _HINTS if word in name.lower()), None)
+    if found is None or expected is None or found.name in {one.name for one in expected}:
+        return []
+    return [f"Its name suggests the format {expected[0].name}, its columns show {found.name}: columns decide."]
 
 
 def _ends_with_answer(turns: object) -> bool:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from nearstep.data.checks import text_of
-from nearstep.data.formats.format import Format, PreferencePair, PromptRow, Row, shared_start
+from nearstep.data.formats.format import Format, PreferencePair, PromptRow, Row, common_length, shared_start
 from nearstep.data.formats.preferences import checked_pair, margin_of
 from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.types import Message
@@ -33,12 +33,9 @@ def _pair(row: Row) -> list[PreferencePair]:
     chosen, rejected = text_of(row, "chosen"), text_of(row, "rejected")
     for column, text in (("chosen", chosen), ("rejected", rejected)):
         _require_answer(text, column)
-    pairs = zip(chosen, rejected, strict=False)
-    same = next((number for number, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)))
-    marker = chosen.rfind(ASSISTANT, 0, same)
+    marker = chosen.rfind(ASSISTANT, 0, common_length(chosen, rejected))
     if marker < 0:
-        problem = "chosen and rejected share no turn before the assistant's"
-        raise BadValueError(RowError.ROLE, "chosen", chosen, problem, "Begin both transcripts with the same turns.")
+        raise _no_shared_turn(row)
     start = marker + len(ASSISTANT)
     return [checked_pair(PreferencePair(chosen[:start], chosen[start:], rejected[start:], margin_of(row)))]
 
@@ -53,11 +50,14 @@ def _chat_pair(row: Row) -> list[PreferencePair]:
     chosen, rejected = (_messages(text_of(row, column), column) for column in ("chosen", "rejected"))
     same = shared_start(chosen, rejected)
     if same == 0:
-        problem = "chosen and rejected share no turn before the assistant's"
-        raise BadValueError(
-            RowError.ROLE, "chosen", row["chosen"], problem, "Begin both transcripts with the same turns."
-        )
+        raise _no_shared_turn(row)
     return [checked_pair(PreferencePair(chosen[:same], chosen[same:], rejected[same:], margin_of(row)))]
+
+
+def _no_shared_turn(row: Row) -> BadValueError:
+    problem = "chosen and rejected share no turn before the assistant's"
+    remedy = "Begin both transcripts with the same turns."
+    return BadValueError(RowError.ROLE, "chosen", row["chosen"], problem, remedy)
 
 
 def _before_last_answer(text: str) -> tuple[str, str]:

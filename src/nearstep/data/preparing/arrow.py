@@ -6,14 +6,11 @@ A column has the type of its values where they have one, and is JSON where they 
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nearstep.common.errors import ConfigError
-from nearstep.data.manifest import MANIFEST, Shard
+from nearstep.data.manifest import Lengths, Shard
 
 
 def column_of(values: Sequence[object]) -> Any:
@@ -50,38 +47,20 @@ def _is_too_large(value: object) -> bool:
     return isinstance(value, list | tuple) and any(map(_is_too_large, value))
 
 
-def write_arrow(tables: Iterable[Any], path: Path) -> int:
-    """Write tables one after the other into one file and return how many rows there are.
-
-    A table that brings other columns or types has what was written before written anew.
-    """
-    writer, schema, rows = None, None, 0
-    for table in tables:
-        wanted = table.schema if schema is None else _merged(schema, table.schema)
-        if writer is None or wanted != schema:
-            writer, schema = _begun(path, writer, wanted), wanted
-        writer.write_table(_adapted(table, schema))
-        rows += len(table)
-    if writer is not None:
-        writer.close()
-    return rows
-
-
-def _begun(path: Path, former: Any, schema: Any) -> Any:
-    """A writer for a schema that has written what the former one wrote."""
+def write_arrow(tables: Iterable[Any], path: Path) -> None:
+    """Write tables one after the other into one file: each with its own types first, then all with those of all."""
     import pyarrow
 
-    before = path.with_suffix(".before")
-    if former is not None:
-        former.close()
-        path.rename(before)
-    writer = pyarrow.ipc.new_stream(str(path), schema)
-    if former is not None:
-        with pyarrow.memory_map(str(before)) as source:
-            for batch in pyarrow.ipc.open_stream(source):
-                writer.write_table(_adapted(pyarrow.Table.from_batches([batch]), schema))
-        before.unlink()
-    return writer
+    first, schema = path.with_suffix(".first"), pyarrow.schema([])
+    with pyarrow.OSFile(str(first), "wb") as file:
+        for table in tables:
+            schema = _merged(schema, table.schema)
+            with pyarrow.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
+    with pyarrow.memory_map(str(first)) as file, pyarrow.ipc.new_stream(str(path), schema) as writer:
+        while file.tell() < file.size():
+            writer.write_table(_adapted(pyarrow.ipc.open_stream(file).read_all(), schema))
+    first.unlink()
 
 
 def _merged(first: Any, second: Any) -> Any:
@@ -112,38 +91,24 @@ def _adapted(table: Any, schema: Any) -> Any:
     return pyarrow.Table.from_arrays(columns, schema=schema)
 
 
-def described(path: Path, rows: int) -> Shard:
+def described(path: Path) -> tuple[Shard, Lengths]:
     """What is known of an Arrow file; written beside it is what `datasets.load_from_disk` wants to find."""
+    import pyarrow.compute  # type: ignore[import-untyped]
     from datasets import Dataset
 
-    Dataset.from_file(str(path)).info.write_to_directory(str(path.parent))
+    dataset = Dataset.from_file(str(path))
+    dataset.info.write_to_directory(str(path.parent))
     with path.open("rb") as file:
-        shard = Shard(path.name, rows, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     state: dict[str, object] = {
-        "_data_files": [{"filename": path.name}], "_fingerprint": shard.sha256[:16], "_format_columns": None,
-        "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": "train",
-    }  # fmt: skip
+        "_data_files": [{"filename": path.name}],
+        "_fingerprint": digest[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": "train",
+    }
     (path.parent / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    return shard
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder that gets the name `folder` once the work in it has ended well, and is removed otherwise.
-
-    Prepared data of that name give way. Raises ConfigError where something else stands there.
-    """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
-        raise ConfigError(f"output = {folder} holds something else than prepared data; give another folder")
-    unfinished, former = (folder.with_name(f".{folder.name}.{state}") for state in ("unfinished", "former"))
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        shutil.rmtree(former, ignore_errors=True)
-        if folder.exists():
-            folder.rename(former)
-        unfinished.rename(folder)
-        shutil.rmtree(former, ignore_errors=True)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    lengths = pyarrow.compute.list_value_length(dataset.data.column("input_ids")).to_numpy()
+    return Shard(path.name, len(dataset), path.stat().st_size, digest), Lengths.of(lengths)

@@ -1,7 +1,6 @@
 """Several processes that work on pieces of a whole and hand them back in order."""
 
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import sys
@@ -10,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nearstep.common.errors import DataError
 
@@ -18,6 +17,7 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 PIECES_AHEAD = 3  # given out for each process: one in hand, one waiting, one done
+_work: Callable[[Any], Any]  # in a worker: what it does, sent to it once
 
 
 def usable_cores() -> int:
@@ -26,20 +26,20 @@ def usable_cores() -> int:
 
 
 def in_order(work: Callable[[Piece], Result], pieces: Iterable[Piece], workers: int) -> Generator[Result, None, None]:
-    """What `work` makes of each piece, in the order of the pieces; `work` must be a function that can be pickled.
+    """What `work`, which can be pickled, makes of each piece, in the order of the pieces, only a few of them in hand.
 
-    One worker is this process itself. Only a few pieces are in hand at a time, whatever their number. Raises
-    `DataError` where a process dies.
+    One worker is this process itself. Raises `DataError` where a process dies.
     """
     if workers == 1:
         yield from map(work, pieces)
         return
     # Started anew: a process that has used torch or a tokenizer has threads, and must not be forked.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin) as executor:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, initializer=_begin, initargs=(work,)) as executor:
         waiting: deque[Future[Result]] = deque()
         try:
             for piece in pieces:
-                waiting.append(executor.submit(work, piece))
+                waiting.append(executor.submit(_do, piece))
                 if len(waiting) >= PIECES_AHEAD * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -52,14 +52,20 @@ def in_order(work: Callable[[Piece], Result], pieces: Iterable[Piece], workers: 
             executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _begin() -> None:
+def _begin(work: Callable[[Any], Any]) -> None:
     """What a worker does first: leave Ctrl-C to its parent, and end when the parent does."""
+    global _work
+    _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _do(piece: Any) -> Any:
+    return _work(piece)

@@ -2,83 +2,99 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import partial
-from math import ceil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from nearstep.common.errors import DataError
+from nearstep import __version__
+from nearstep.common.errors import ConfigError, DataError
 from nearstep.common.random_streams import stream
+from nearstep.common.whole_folder import whole_folder
+from nearstep.config.prepare import PrepareOptions
 from nearstep.data.files.chunks import Chunk, in_chunks
 from nearstep.data.fingerprint import tokenizer_fingerprint
-from nearstep.data.formats.recognise import contradicted_hint
+from nearstep.data.formats.recognise import HEAD_ROWS, contradicted_hint
 from nearstep.data.layout import layout_of
 from nearstep.data.load import load_rows
-from nearstep.data.manifest import Lengths, Manifest, Shard
-from nearstep.data.preparing.arrow import described, whole_folder, write_arrow
-from nearstep.data.preparing.plan import Plan, Request, reader_of
-from nearstep.data.preparing.pool import in_order
-from nearstep.data.preparing.work import Counts, Outcome, carry_out
+from nearstep.data.manifest import MANIFEST, Manifest
+from nearstep.data.preparing.arrow import described, write_arrow
+from nearstep.data.preparing.pool import in_order, usable_cores
+from nearstep.data.preparing.work import ChunkPreparer, PreparedChunk
+from nearstep.data.reader import Counts, PromptReader
 from nearstep.data.row_errors import BadRow, bad_rows, counted
 from nearstep.data.stream import RowStream, open_stream
 from nearstep.data.table import with_columns
-from nearstep.data.templates import template_notes
+from nearstep.data.templates import style_of, template_notes, with_template
+from nearstep.data.tokenise import PromptTokenizer
+from nearstep.models.load import load_tokenizer
 
-HEAD_ROWS = 100
 FIRST_LEFT_OUT = 20  # named in the manifest
 
 
-def prepare(request: Request, version: str, tell: Callable[[str], None]) -> Manifest:
+def prepare(options: PrepareOptions, tell: Callable[[str], None]) -> Manifest:
     """Prepare a data set and return what is known of it; `tell` gets every line that the user should read.
 
     The output folder is there as a whole afterwards, or as it was before. Raises DataError, ConfigError or ModelError.
     """
-    rows = open_stream(request.source, split=request.split, config=request.config, from_hub_in_parts=False)
-    head = rows.with_columns(dict(request.columns)).head(HEAD_ROWS, request.on_bad_row)
-    layout = layout_of(head.columns, list(head.rows), head.label, request.dataset_format)
-    shown = layout.format
-    format_name = None if shown is None else shown.name
-    plan = Plan(request, format_name, shown is not None and shown.has_reference, layout.has_ids)
-    hint = None if shown is None else contradicted_hint(request.source, shown)
-    notes = template_notes(reader_of(plan).tokenizer.tokenizer, request.prompt_type)
-    for line in [f"{request.source}, split {request.split}: format {layout.name}", *([hint] if hint else []), *notes]:
+    assert options.input is not None
+    assert options.output is not None
+    workers = min(options.workers, usable_cores())
+    if workers < options.workers:
+        tell(f"{options.workers} workers asked for, {workers} used: this process may use {workers} core(s)")
+    rows = open_stream(options.input, split=options.split, config=options.dataset_config, from_hub_in_parts=False)
+    preparer = ChunkPreparer(_reader(options, rows), options.names)
+    layout = preparer.reader.layout
+    hint = contradicted_hint(rows.name, layout.format)
+    notes = template_notes(preparer.reader.tokenizer.tokenizer, options.prompt_type)
+    for line in [f"{rows.name}, split {rows.split}: format {layout.name}", *hint, *notes]:
         tell(line)
-    with whole_folder(request.output) as unfinished:
-        tally, path = _Tally(request, rows.label, tell), unfinished / "data-00000.arrow"
-        chunks = _chosen(_chunks(plan, rows), request)
-        with closing(in_order(partial(carry_out, plan), chunks, request.workers)) as outcomes:
-            written = write_arrow(tally.tables(outcomes), path)
+    folder = Path(options.output)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
+        raise ConfigError(f"output = {folder} holds something else than prepared data; give another folder")
+    with whole_folder(folder) as unfinished:
+        tally, file = _Tally(options, rows.label, tell), unfinished / "data-00000.arrow"
+        with closing(in_order(preparer, _chosen(preparer, options, rows), workers)) as outcomes:
+            write_arrow(tally.tables(outcomes), file)
         seconds = time.perf_counter() - tally.started
-        manifest = _manifest(plan, tally, described(path, written), version)
+        manifest = _manifest(options, preparer.reader, tally, file)
         manifest.write(unfinished)
-    for line in _closing(manifest, request, seconds):
+    rate = f"{manifest.rows_read / max(seconds, 1e-9):,.0f} rows/s"
+    tell(f"{manifest.rows_written:,} of {manifest.rows_read:,} rows prepared in {seconds:.1f} s, {rate}")
+    for line in manifest.sentences():
         tell(line)
+    tell(f"written: {folder}, sha256 {manifest.sha256[:16]}…")
     return manifest
 
 
-def _chunks(plan: Plan, rows: RowStream) -> Callable[[], Iterable[Chunk]]:
-    """The data in pieces, from the beginning each time. Trees are gathered first, so all of their rows are held."""
-    shown, request = plan.layout.format, plan.request
-    if shown is None or not shown.gathers:
-        return lambda: rows.chunks(0)
-    table = load_rows(request.source, split=request.split, config=request.config, on_bad_row=request.on_bad_row)
-    gathered = shown.prompt_rows(with_columns(table, dict(request.columns)))
-    entries = [(gathered.position(number), row) for number, row in enumerate(gathered.rows)]
-    return lambda: in_chunks([*table.broken, *entries])
+def _reader(options: PrepareOptions, rows: RowStream) -> PromptReader:
+    """How rows become prompts, told by the first of them."""
+    assert options.tokenizer is not None
+    head = rows.with_columns(options.names).head(HEAD_ROWS, options.on_bad_row)
+    layout = layout_of(head, options.dataset_format)
+    plain = load_tokenizer(options.tokenizer, trust_remote_code=options.trust_remote_code)
+    tokenizer = with_template(plain, options.prompt_type)
+    encoder = PromptTokenizer.of(tokenizer, len(tokenizer), style_of(options.prompt_type))
+    return PromptReader(layout, encoder, options.max_length, options.on_long_prompt)
 
 
-def _chosen(chunks: Callable[[], Iterable[Chunk]], request: Request) -> Iterator[Chunk]:
-    """All pieces, or new ones of the rows drawn by the seed."""
-    if request.max_samples is None:
-        yield from chunks()
+def _chosen(preparer: ChunkPreparer, options: PrepareOptions, rows: RowStream) -> Iterator[Chunk]:
+    """The data in pieces: all rows, or those drawn by the seed. Trees are gathered first, so all rows are held."""
+    shown = preparer.reader.layout.format
+    if shown is not None and shown.gathers:
+        table = load_rows(rows.name, split=options.split, config=options.dataset_config, on_bad_row=options.on_bad_row)
+        gathered = shown.prompt_rows(with_columns(table, preparer.names))
+        entries = [(gathered.position(number), row) for number, row in enumerate(gathered.rows)]
+        rows = replace(rows, chunks=lambda number: in_chunks([*table.broken, *entries]))
+    if options.max_samples is None:
+        yield from rows.chunks(0)
         return
-    drawn = _drawn(sum(map(len, chunks())), request.max_samples, request.seed)
-    entries = enumerate(entry for chunk in chunks() for entry in chunk.entries())
-    yield from in_chunks(entry for number, entry in entries if number in drawn)
+    drawn = _drawn(sum(map(len, rows.chunks(0))), options.max_samples, options.seed)
+    numbered = enumerate(entry for chunk in rows.chunks(0) for entry in chunk.entries())
+    yield from in_chunks(entry for number, entry in numbered if number in drawn)
 
 
 def _drawn(total: int, count: int, seed: int) -> set[int]:
@@ -95,47 +111,52 @@ def _drawn(total: int, count: int, seed: int) -> set[int]:
 class _Tally:
     """What has been counted so far."""
 
-    request: Request
+    options: PrepareOptions
     label: str
     tell: Callable[[str], None]
     counts: Counts = field(default_factory=Counts)
     left_out: list[BadRow] = field(default_factory=list)  # the first
     started: float = field(default_factory=time.perf_counter)
 
-    def tables(self, outcomes: Iterable[Outcome]) -> Iterator[Any]:
+    def tables(self, outcomes: Iterable[PreparedChunk]) -> Iterator[Any]:
         """What is to be written. Raises `DataError` for bad rows that stop the work, and where nothing is left."""
+        interval = self.options.log_interval
         for outcome in outcomes:
-            if outcome.bad and self.request.on_bad_row == "raise":
+            if outcome.bad and self.options.on_bad_row == "raise":
                 raise bad_rows(self.label, outcome.bad, None)
             before, self.counts = self.counts.read, self.counts + outcome.counts
             self.left_out += outcome.bad[: FIRST_LEFT_OUT - len(self.left_out)]
             yield outcome.table
-            read, row_errors = self.counts.read, self.counts.row_errors.total()
-            if before // self.request.log_interval < read // self.request.log_interval:
+            read, row_errors = self.counts.read, self.counts.row_errors
+            if before // interval < read // interval:
                 rate = read / (time.perf_counter() - self.started)
-                self.tell(f"{read:,} rows, {rate:,.0f} rows/s" + (f", {row_errors:,} left out" if row_errors else ""))
-        if not self.counts.lengths:
+                left_out = f", {row_errors.total():,} left out" if row_errors else ""
+                self.tell(f"{read:,} rows, {rate:,.0f} rows/s{left_out}")
+        if self.counts.row_errors.total() == self.counts.read:
             why = counted(self.counts.row_errors.elements()) or "there are none"
             raise DataError(f"none of the {self.counts.read} rows of {self.label}, can be used: {why}.")
 
 
-def _manifest(plan: Plan, tally: _Tally, shard: Shard, version: str) -> Manifest:
-    request, counts, tokenizer = plan.request, tally.counts, reader_of(plan).tokenizer.tokenizer
+def _manifest(options: PrepareOptions, reader: PromptReader, tally: _Tally, file: Path) -> Manifest:
+    assert options.input is not None
+    assert options.tokenizer is not None
+    counts, tokenizer = tally.counts, reader.tokenizer.tokenizer
+    shard, lengths = described(file)
     return Manifest(
-        nearstep=version,
-        source=request.source,
-        split=request.split,
-        dataset_format=plan.layout.name,
-        columns=dict(request.columns),
-        tokenizer=request.tokenizer,
+        nearstep=__version__,
+        source=options.input,
+        split=options.split,
+        dataset_format=reader.layout.name,
+        columns=options.names,
+        tokenizer=options.tokenizer,
         tokenizer_class=type(tokenizer).__name__,
         fingerprint=tokenizer_fingerprint(tokenizer),
-        prompt_type=request.prompt_type,
+        prompt_type=options.prompt_type,
         chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
-        max_length=request.max_length,
-        on_long_prompt=request.on_long_prompt,
-        max_samples=request.max_samples,
-        seed=request.seed,
+        max_length=options.max_length,
+        on_long_prompt=options.on_long_prompt,
+        max_samples=options.max_samples,
+        seed=options.seed,
         rows_read=counts.read,
         rows_written=shard.rows,
         left_out={row_error.value: count for row_error, count in counts.row_errors.most_common()},
@@ -145,32 +166,7 @@ def _manifest(plan: Plan, tally: _Tally, shard: Shard, version: str) -> Manifest
         unpadded=counts.unpadded,
         eos_taken_off=counts.eos_taken_off,
         chats=counts.chats,
-        tokens=_lengths(sorted(counts.lengths.elements())),
+        tokens=lengths,
         shards=(shard,),
         sha256=hashlib.sha256(shard.sha256.encode()).hexdigest(),
     )
-
-
-def _lengths(tokens: Sequence[int]) -> Lengths:
-    """What is told of the numbers of tokens of all prompts, shortest first."""
-    median, ninety = (tokens[ceil(share * len(tokens)) - 1] for share in (0.5, 0.9))
-    return Lengths(sum(tokens), tokens[0], median, ninety, tokens[-1])
-
-
-def _closing(manifest: Manifest, request: Request, seconds: float) -> list[str]:
-    left_out = ", ".join(f"{count:,} {why}" for why, count in manifest.left_out.items())
-    tokens, limit = manifest.tokens, f"{manifest.max_length} tokens"
-    said = [
-        (True, f"{manifest.rows_written:,} of {manifest.rows_read:,} rows prepared in {seconds:.1f} s, "
-               f"{manifest.rows_read / max(seconds, 1e-9):,.0f} rows/s"),
-        (left_out, f"left out: {left_out}"),
-        *((True, f"  {row}") for row in manifest.left_out_first[:3]),
-        (manifest.shortened, f"{manifest.shortened:,} posts lost their last paragraphs to fit into {limit}"),
-        (manifest.cut, f"{manifest.cut:,} prompts keep only their last tokens: longer than {limit}"),
-        (manifest.unpadded, f"{manifest.unpadded:,} prompts had padding, which was taken off"),
-        (manifest.eos_taken_off, f"the tokenizer's EOS was taken off the end of {manifest.eos_taken_off:,} prompts"),
-        (True, f"tokens: {tokens.total:,}; shortest {tokens.shortest}, median {tokens.median}, "
-               f"90 % up to {tokens.ninety_percent}, longest {tokens.longest}"),
-        (True, f"written: {request.output}, sha256 {manifest.sha256[:16]}…"),
-    ]  # fmt: skip
-    return [line for holds, line in said if holds]
