@@ -14,6 +14,7 @@ from nearstep.common.errors import ConfigError, NearstepError
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
 from nearstep.config.ppo import PPOConfig
+from nearstep.config.prepare import PrepareOptions
 from nearstep.config.recipes import RECIPES
 from nearstep.config.reward_model import SECTIONS as REWARD_SECTIONS
 from nearstep.config.reward_model import RewardConfig
@@ -65,7 +66,7 @@ COMMANDS: tuple[Command[Any], ...] = (
     Command(
         name="prepare",
         summary="Tokenise prompts ahead of a run, by several processes.",
-        settings=prepare.PrepareOptions,
+        settings=PrepareOptions,
         sections=prepare.SECTIONS,
         problems=prepare.prepare_problems,
         run=prepare.run_prepare,
