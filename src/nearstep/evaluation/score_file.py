@@ -13,14 +13,11 @@ from nearstep.models.load import load_tokenizer
 from nearstep.reports.records import JsonLines, Record, score_fields
 from nearstep.rewards.build import (
     RewardModelOptions,
-    load_reward_model,
-    make_sources,
+    load_sources,
     on_error,
     reward_specs,
-    reward_tokenizer,
 )
 from nearstep.rewards.combine import Rewards
-from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.scale.torch_backend import torch_backend
 from nearstep.types import Scores
 
@@ -39,13 +36,7 @@ def score_file(options: ScoreOptions) -> ScoreSummary:
         torch_backend(use_cpu=options.use_cpu).place, options.seed,
     )  # fmt: skip
     specs = reward_specs(options, columns=batches[0].prompts.columns)
-    sources = make_sources(
-        options,
-        [(spec, load_reward_model(spec, model_options)) for spec in specs],
-        lambda model: reward_tokenizer(model, None, tokenizer),
-        TokenizerIdentity.of(tokenizer),
-        model_options,
-    )
+    sources = load_sources(options, specs, tokenizer, model_options)
     rewards = Rewards(sources, tokenizer, weights=options.reward_weights, on_error=on_error(options))
     summary, output = ScoreSummary(rewards.names), Path(options.output)
     unfinished = output.with_name(output.name + ".unfinished")

@@ -15,15 +15,12 @@ from nearstep.rewards.build import (
     RewardEntry,
     RewardModelOptions,
     RewardSpec,
-    load_reward_model,
-    make_sources,
+    load_sources,
     on_error,
     reward_specs,
-    reward_tokenizer,
 )
 from nearstep.rewards.combine import Rewards
 from nearstep.rewards.functions import FunctionReward
-from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.scale.backend import Backend
 
 MAX_TOKENS = 16384  # that a reward model reads in one forward pass
@@ -68,12 +65,6 @@ def choose_rewards(
         DTYPES[config.dtype], config.trust_remote_code, config.bf16, MAX_TOKENS, backend.place, config.seed
     )
     specs = reward_specs(config, columns=None, reward_funcs=reward_funcs)
-    sources = make_sources(
-        config,
-        [(spec, load_reward_model(spec, options)) for spec in specs],
-        lambda model: reward_tokenizer(model, None, tokenizer),
-        TokenizerIdentity.of(tokenizer),
-        options,
-    )
+    sources = load_sources(config, specs, tokenizer, options)
     rewards = Rewards(sources, tokenizer, weights=config.reward_weights, on_error=on_error(config))
     return ScoringRewards(rewards, specs)

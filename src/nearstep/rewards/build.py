@@ -28,6 +28,7 @@ from nearstep.rewards.workers.source import WorkerReward, function_spec
 
 RewardEntry: TypeAlias = Callable[..., Any] | nn.Module | str
 
+NO_POLICY = TokenizerIdentity("", None)  # every batch says whose ids it brings
 MOST_WORKERS = 8  # where reward_workers is not given
 
 
@@ -118,6 +119,26 @@ def make_sources(
     if isinstance(settings, RewardSettings) and settings.reward_url is not None:
         sources.append(_remote(settings, settings.reward_url, policy, options.seed))
     return sources
+
+
+def load_sources(
+    settings: LocalRewardSettings,
+    specs: Sequence[RewardSpec],
+    tokenizer: PreTrainedTokenizerBase | None,
+    options: RewardModelOptions,
+) -> list[RewardSource]:
+    """Sources outside PPO: every reward model is loaded here, and reads with the tokenizer beside it.
+
+    `tokenizer` is the policy's; None where every batch says whose ids it brings. Raises as `make_sources` does, and
+    ModelError for a model that cannot be loaded.
+    """
+    return make_sources(
+        settings,
+        [(spec, load_reward_model(spec, options)) for spec in specs],
+        lambda model: reward_tokenizer(model, None, tokenizer),
+        NO_POLICY if tokenizer is None else TokenizerIdentity.of(tokenizer),
+        options,
+    )
 
 
 def on_error(settings: RewardSettings) -> OnError:

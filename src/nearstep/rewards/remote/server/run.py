@@ -11,17 +11,12 @@ from nearstep.config.judge_files import ServeOptions
 from nearstep.models.dtypes import DTYPES
 from nearstep.rewards.build import (
     RewardModelOptions,
-    load_reward_model,
-    make_sources,
+    load_sources,
     reward_specs,
-    reward_tokenizer,
     token_from,
 )
 from nearstep.rewards.combine import checked_weights, distinct
-from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.remote.server.scorer import ServerScorer
-
-NO_POLICY = TokenizerIdentity("", None)  # every request says whose ids it brings
 
 
 def serve(options: ServeOptions, place: Callable[[nn.Module], nn.Module]) -> None:
@@ -65,13 +60,7 @@ def make_server_scorer(
         seed=0,
     )
     specs = reward_specs(options, columns=None)
-    sources = make_sources(
-        options,
-        [(spec, load_reward_model(spec, model_options)) for spec in specs],
-        lambda model: reward_tokenizer(model, None, None),
-        NO_POLICY,
-        model_options,
-    )
+    sources = load_sources(options, specs, None, model_options)
     names = distinct(source.name for source in sources)
     return ServerScorer(sources, names, checked_weights(options.reward_weights, names)), names
 
