@@ -54,3 +54,16 @@ def test_impossible_batches_are_refused():
         sizes(per_device_train_batch_size=8, num_mini_batches=9)
     with pytest.raises(ConfigError, match="batch_size = 1 leaves processes without work"):
         sizes(processes=2, batch_size=1)
+
+
+def test_passes_over_the_prompts_and_shares_of_a_stream():
+    found = sizes(rows=40, batch_size=20, num_generations=2, total_episodes=80)  # 10 prompts an update, 4 updates
+    assert (found.passes(1), found.passes(4)) == (0.25, 1.0)
+    streamed = sizes(rows=None, batch_size=20, num_generations=2, total_episodes=80)
+    assert (streamed.passes(1), streamed.passes(4)) == (0.25, 1.0)
+    longer = sizes(rows=40, batch_size=20, total_episodes=80)
+    assert longer.passes(4) == 2.0
+    table = {name: (number, how) for name, number, how in longer.table()}
+    assert table["episodes in all"] == ("80", "2.00 passes over 40 prompts")
+    table = {name: (number, how) for name, number, how in streamed.table()}
+    assert table["episodes in all"] == ("80", "40 prompts of a stream")
