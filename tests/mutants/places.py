@@ -32,6 +32,7 @@ SLIPS = frozenset(
 SAME: frozenset[tuple[str, str]] = frozenset(
     {
         ("low=0.0 if low is None else low,", "low= -1.0 if low is None else low,"),  # of a ratio, which is positive
+        ("if terms.entropy_coef != 0:", "if terms.entropy_coef != -1:"),  # it is at least 0; 0 · entropy adds nothing
     }
 )
 
