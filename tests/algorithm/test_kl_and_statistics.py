@@ -76,3 +76,10 @@ def test_kl_is_a_penalty_and_the_score_lands_on_the_last_action():
         at_last=torch.tensor([True, False]),
     )  # fmt: skip
     assert rewards.tolist() == pytest.approx([-0.1, 9.8, -0.3])
+
+
+def test_one_single_value_becomes_0_and_stays_finite():
+    assert whiten(torch.tensor([3.0])).tolist() == [0.0]
+    alone = torch.tensor([3.0, 9.0])
+    assert whiten(alone, counted=torch.tensor([True, False])).tolist() == [0.0, 0.0]
+    assert whiten(torch.tensor([3.0]), shift_mean=False).tolist() == [3.0]

@@ -32,6 +32,11 @@ SLIPS = frozenset(
 SAME: frozenset[tuple[str, str]] = frozenset(
     {
         ("low=0.0 if low is None else low,", "low= -1.0 if low is None else low,"),  # of a ratio, which is positive
+        # Where nothing moved the divergence is 0, and no threshold lies below that.
+        (
+            "falling = (advantages <= 0) & (now < old) & (divergence > low)",
+            "falling = (advantages <= 0) & (now <= old) & (divergence > low)",
+        ),
         ("if terms.entropy_coef != 0:", "if terms.entropy_coef != -1:"),  # it is at least 0; 0 · entropy adds nothing
     }
 )

@@ -77,6 +77,8 @@ def test_the_warm_up_does_not_go_by_the_weights_that_sampled(tmp_path):
 
 def test_a_discounted_return_by_hand():
     assert DiscountedReturn(gamma=0.5).credit(two_rows()).advantages.tolist() == [1, 2, 1, 2, 4]
+    undiscounted = GAE(gamma=1.0, lam=1.0).credit(two_rows(values=torch.zeros(5)))
+    assert DiscountedReturn().credit(two_rows()).advantages.tolist() == undiscounted.advantages.tolist()
 
 
 def test_a_group_that_is_played_in_two_processes():
