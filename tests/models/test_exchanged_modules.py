@@ -5,10 +5,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from nearstep.common.errors import ModelError
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward import action_logprobs as chunks_module
 from nearstep.models.forward.forward import rollout_logprobs, rollout_values
 from nearstep.models.roles import make_critic, make_policy
+from nearstep.training.loop import train
+from nearstep.training.state import State
 from tests.models.test_forward import ROWS, by_hand, rollout_of
 from tests.tiny import tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import small_recipe
@@ -130,3 +133,18 @@ def test_gradients_by_torch_autograd_grad_are_those_of_backward():
     loss().backward()
     for name, weight, gradient in zip(names, weights, found, strict=True):
         torch.testing.assert_close(gradient, weight.grad, msg=name)
+
+
+def test_weights_that_the_optimizer_does_not_step_are_refused(tmp_path):
+    """Adapters that were put on later compute, but nothing would train: peft has frozen what the optimizer holds."""
+    recipe = small_recipe(tmp_path, parts={"model": tiny_causal_lm(layers=1)})
+    get_peft_model(recipe.models.policy.model, lora("q_proj"))
+    with pytest.raises(ModelError, match=r"model: .* 2 are new \(.*lora_A.*Pass peft_config"):
+        train(recipe, State())
+
+
+def test_a_critic_that_is_frozen_later_is_refused(tmp_path):
+    recipe = small_recipe(tmp_path)
+    next(recipe.models.critic.model.parameters()).requires_grad_(False)
+    with pytest.raises(ModelError, match=r"value_model: .* 1 no longer train"):
+        train(recipe, State())

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from nearstep.assembly.inputs import RunInputs
+from nearstep.assembly.run import assemble
 from nearstep.config.ppo import PPOConfig
 from nearstep.training.experience import make_experience
 from nearstep.training.loop import train
@@ -17,8 +19,8 @@ from nearstep.training.optimizers import make_learner
 from nearstep.training.schedules import Phase
 from nearstep.training.state import State
 from nearstep.training.update import improve, update
-from tests.tiny import tiny_causal_lm, tiny_scalar_model
-from tests.training.runs import play, small_recipe
+from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
+from tests.training.runs import low_ids, play, settings, small_recipe
 
 BOTH = Phase(1, 1, policy=True, critic=True)
 DEFAULT_RATE = 3e-6
@@ -286,3 +288,13 @@ def test_nothing_is_warned_of_where_weights_are_wide():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         learner_of(layer(1.0, dtype=torch.float32), master_weights=False)
+
+
+@pytest.mark.parametrize(("dtype", "is_told"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_a_type_for_folders_that_an_object_does_not_have_is_told(tmp_path, dtype, is_told):
+    inputs = RunInputs(
+        tokenizer=byte_tokenizer(), model=tiny_causal_lm(layers=1, dtype=dtype), reward_funcs=(low_ids,),
+        train_dataset=[{"prompt": "Hi"}],
+    )  # fmt: skip
+    told = assemble(settings(tmp_path, dtype="bfloat16"), inputs).introduction
+    assert ("dtype = bfloat16 is for folders: model was passed as an object" in told) == is_told

@@ -79,6 +79,12 @@ def build_models(
         else load_policy(given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code)
     )
     plain = without_float16(plain, "model", notes)
+    if (
+        isinstance(given, nn.Module)
+        and config.dtype != "float32"
+        and dtype not in {w.dtype for w in given.parameters()}
+    ):
+        notes.append(f"dtype = {config.dtype} is for folders: model was passed as an object and keeps its own type.")
     options = RewardModelOptions(
         dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed
     )

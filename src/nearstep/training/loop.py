@@ -8,7 +8,8 @@ from nearstep.training.update import update
 
 
 def train(r: Recipe, state: State) -> None:
-    """Run all updates that are left."""
+    """Run all updates that are left. Raises ModelError where other weights train than the optimizers hold."""
+    r.learners.require_same_weights()
     for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):
         state.begin_update()
         r.report.begin_update()

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
+from nearstep.common.errors import ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.shared import OptimizerSettings
 from nearstep.models.roles import Models
@@ -25,11 +26,28 @@ class Learner:
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
     masters: MasterWeights
+    network: nn.Module
+    weights: list[nn.Parameter]  # of the network, those that required gradients when the optimizer was made
 
     @property
     def learning_rate(self) -> float:
         """Step size of the next optimizer step."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def require_same_weights(self, role: str) -> None:
+        """Raise ModelError where other weights require gradients than the optimizer steps."""
+        now = {id(weight): name for name, weight in self.network.named_parameters() if weight.requires_grad}
+        known = {id(weight) for weight in self.weights}
+        if now.keys() == known:
+            return
+        new = [name for number, name in now.items() if number not in known]
+        frozen = len(known - now.keys())
+        example = f" ({new[0]}, …)" if new else ""
+        raise ModelError(
+            f"{role}: the weights that train changed after the run was put together: {len(new)} are new{example}, "
+            f"{frozen} no longer train, and the optimizer would step the old ones. Pass peft_config, or put adapters "
+            "on and freeze weights before the trainer is made"
+        )
 
     def take_gradients(self) -> None:
         """After a backward pass: gradients of narrow weights go to their masters."""
@@ -55,6 +73,12 @@ class Learners:
 
     policy: Learner
     critic: Learner | None
+
+    def require_same_weights(self) -> None:
+        """Raise ModelError where a network trains other weights than when its optimizer was made."""
+        self.policy.require_same_weights("model")
+        if self.critic is not None:
+            self.critic.require_same_weights("value_model")
 
     def of(self, phase: Phase) -> dict[str, Learner]:
         """The networks that take a step in a phase, as metrics name them."""
@@ -99,13 +123,14 @@ def make_learners(models: Models, config: PPOConfig, critic_learning_rate: float
 def make_learner(model: nn.Module, config: PPOConfig, learning_rate: float, updates: int) -> Learner:
     """Optimizer and schedule over the weights of `model` that require gradients."""
     masters = masters_of(model, config)
-    parameters = masters.instead_of_narrow(trained_weights(model))
+    weights = trained_weights(model)
+    parameters = masters.instead_of_narrow(weights)
     optimizer = make_optimizer(parameters, config, learning_rate)
     masters.attach(optimizer)
     schedule = get_scheduler(
         config.lr_scheduler_type, optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=updates
     )
-    return Learner(parameters, optimizer, schedule, masters)
+    return Learner(parameters, optimizer, schedule, masters, model, weights)
 
 
 def trained_weights(model: nn.Module) -> list[nn.Parameter]:
