@@ -32,6 +32,12 @@ SLIPS = frozenset(
 SAME: frozenset[tuple[str, str]] = frozenset(
     {
         ("low=0.0 if low is None else low,", "low= -1.0 if low is None else low,"),  # of a ratio, which is positive
+        # A tensor of one dimension: its first is its last.
+        (
+            "firsts = torch.full_like(numbers, len(lengths)).scatter_reduce(",
+            "firsts = torch.full_like(numbers, len(lengths)).scatter_reduce( -1, numbers, torch.arange(len(lengths), "
+            'device=items.device), "amin"',
+        ),
         # Where nothing moved the divergence is 0, and no threshold lies below that.
         (
             "falling = (advantages <= 0) & (now < old) & (divergence > low)",

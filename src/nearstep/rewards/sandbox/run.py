@@ -10,7 +10,7 @@ bubblewrap, or where a container forbids namespaces, nothing is run.
 environment, but the code can read and write what the user can, and reach the network.
 
 Under both the tests of the code run in a second process, where nothing of the code runs, and which alone holds the
-socket that the verdict comes from. See `launcher.py`, and docs/rewards.md for what this does not promise.
+socket that the result of the tests comes from. See `launcher.py`, and docs/rewards.md for what this does not promise.
 """
 
 import contextlib
