@@ -22,7 +22,8 @@ def machine(threads: int = 1) -> dict[str, object]:
         "commit": commit(), "source": source_digest(), "processor": processor_name(),
         "features": vector_features(), "torch_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(), "threads": threads, "load_average": round(os.getloadavg()[0], 2),
-        "gpu": gpu(), "gpu_driver": gpu_driver(), "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
+        "gpu": gpu(), "gpu_driver": gpu_driver(), "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
         "versions": {name: installed(name) for name in ("torch", "transformers", "numpy", "nearstep")},
     }  # fmt: skip
 
