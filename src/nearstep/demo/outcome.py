@@ -73,7 +73,7 @@ def summarise(folder: Path, prompts: Sequence[str], *, response_length: int, see
     stops = (tokenizer.eos_token_id,)
     settings = GenerationSettings(Sampling(TEMPERATURE), response_length, stops, seed)
     engine = TransformersEngine(EngineSettings())
-    engine.load(make_policy(load_policy(str(folder), role="policy", dtype=torch.float32)), version=0)
+    engine.load(make_policy(load_policy(str(folder), role="policy", dtype=torch.float32)), 0)
     batch = Prompts(tokenizer(list(prompts))["input_ids"], list(prompts), {}, list(range(len(prompts))))
     rollout = play(engine, batch, settings)
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rollout.completion_ids()]

@@ -61,7 +61,7 @@ class Evaluator:
 
     def _load(self, engine: RolloutEngine, state: State) -> None:
         """The weights after an update are those that the next one will use, and have its number."""
-        engine.load(self.policy, version=state.update + 1)
+        engine.load(self.policy, state.update + 1)
 
     def _play(self, engine: RolloutEngine, prompts: Prompts) -> tuple[Rollout, Scores]:
         with self.rewards.early(prompts) as early:

@@ -78,7 +78,7 @@ class Writer:
             Sampling(config.temperature), config.response_length, () if eos is None else (eos,), config.seed
         )
         engine = TransformersEngine(EngineSettings(config.per_device_eval_batch_size, MAX_TOKENS))
-        engine.load(make_policy(self.backend.place(policy), autocast=config.bf16), version=0)
+        engine.load(make_policy(self.backend.place(policy), autocast=config.bf16), 0)
         rollout = play(engine, Prompts(prompts, shown, {}, list(range(len(prompts)))), settings)
         rows = zip(prompts, rollout.completion_ids(), rollout.finished.tolist(), strict=True)
         return [

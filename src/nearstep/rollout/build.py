@@ -45,7 +45,21 @@ def _checked(engine: RolloutEngine, what: str) -> RolloutEngine:
     can: object = engine.capabilities()
     if not isinstance(can, Capabilities):
         raise ConfigError(f"{what}: capabilities() gave {shorten(can)}; return nearstep.rollout.engine.Capabilities")
+    _require_call(engine.load, ("policy", "version"), f"{what}: load")
+    _require_call(engine.generate, ("prompts", "settings", "row_ended"), f"{what}: generate")
     return engine
+
+
+def _require_call(method: Callable[..., object], arguments: tuple[str, ...], what: str) -> None:
+    """It takes these arguments by position, whatever it calls them; else the run would end at its first rollout."""
+    try:
+        signature = inspect.signature(method)
+    except ValueError:  # some that are written in C tell nothing of theirs
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as cause:
+        raise ConfigError(f"{what}{signature} cannot be called with ({', '.join(arguments)}): {cause}") from cause
 
 
 def _lacks(found: object) -> str:

@@ -1,5 +1,6 @@
 """What an engine must do to generate episodes, and what it may leave out."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -8,12 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearstep.common.errors import ConfigError, TrainingError
+from nearstep.common.errors import ConfigError
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Policy
+from nearstep.rollout.checks import check_rollout
 from nearstep.types import Prompts, Rollout
 
 RowEnded: TypeAlias = Callable[[int, list[int], bool], None]  # row, ids of its response, whether it is finished
+MANY_ACTIONS = 16  # of which all are hardly ever certain
 
 
 @dataclass(frozen=True)
@@ -104,19 +107,26 @@ def rollout_of_rows(
 
 
 def play(
-    engine: RolloutEngine, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None
+    engine: RolloutEngine,
+    prompts: Prompts,
+    settings: GenerationSettings,
+    row_ended: RowEnded | None = None,
+    *,
+    version: int | None = None,
 ) -> Rollout:
-    """Let the engine generate; it calls `row_ended` as rows end if it can.
+    """Let the engine generate, and check what it recorded; it calls `row_ended` as rows end if it can.
 
-    Raises ConfigError where `settings` ask for what the engine cannot do, and TrainingError for a log-probability that
-    is not a number.
+    `version` is the one that was loaded last, if the caller knows. Raises ConfigError where `settings` ask for what the
+    engine cannot do, and TrainingError for a rollout that cannot be trained on (see rollout.checks).
     """
-    can = engine.capabilities()
+    can, name = engine.capabilities(), type(engine).__name__
     require_top_tokens(engine, settings.top_tokens)
     if settings.limits is not None and not can.limits:
-        raise ConfigError(f"engine {type(engine).__name__} keeps no limits of single rows (capabilities().limits)")
-    rollout = engine.generate(prompts, settings, row_ended if can.row_ended else None)
-    _check_numbers(rollout, prompts)
+        raise ConfigError(f"engine {name} keeps no limits of single rows (capabilities().limits)")
+    found: object = engine.generate(prompts, settings, row_ended if can.row_ended else None)
+    limits = settings.limits or (settings.response_length,) * len(prompts)
+    rollout = check_rollout(found, prompts, engine=name, limits=limits, top_tokens=settings.top_tokens, newest=version)
+    _warn_of_certainty(rollout, settings, name)
     return rollout
 
 
@@ -130,17 +140,17 @@ def require_top_tokens(engine: RolloutEngine, top_tokens: int) -> None:
         )
 
 
-def _check_numbers(rollout: Rollout, prompts: Prompts) -> None:
-    """A distribution of NaN yields some token, and the run would go on; its log-probability shows it."""
-    broken = rollout.logprobs.isnan()
-    if not broken.any():
-        return
-    action = int(broken.int().argmax())
-    ends = rollout.action_counts.cumsum(0)
-    row = int((ends <= action).sum())
-    step = action - int(ends[row] - rollout.action_counts[row])
-    raise TrainingError(
-        f"the policy's distribution is not a number at token {step + 1} of the response to row {row} (episode "
-        f"{prompts.episodes[row]}, policy version {int(rollout.policy_version[row])}). Its weights or activations are "
-        "NaN or infinite: look at policy/grad_norm of the last updates, lower learning_rate, or compute in float32"
-    )
+def _warn_of_certainty(rollout: Rollout, settings: GenerationSettings, name: str) -> None:
+    """Log-probs of 0 everywhere are those of an engine that records none, or of a policy that has collapsed.
+
+    No error: a small top_p, a low temperature or a collapsed policy leave one token, and their zeros are true. The text
+    is always the same, so that Python shows it once.
+    """
+    certain = settings.greedy or settings.sampling.top_k == 1
+    if not certain and len(rollout.logprobs) >= MANY_ACTIONS and not rollout.logprobs.any():
+        warnings.warn(
+            f"engine {name} recorded a log-prob of 0 for every token of a rollout: log-probs of 0 mean that every "
+            "token was certain. Unless the policy has collapsed (or temperature or top_p leave it one token), the "
+            "engine does not record what it sampled, and every ratio will be wrong",
+            stacklevel=2,
+        )

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from nearstep.algorithm.ragged import places_in_row, row_numbers
+from nearstep.common.errors import TrainingError
 from nearstep.common.random_streams import stream
 from nearstep.models.distribution import sampling_logprobs
 from nearstep.models.forward.forward import states_at
 from nearstep.models.roles import Policy
+from nearstep.rollout.checks import place_of
 from nearstep.rollout.decode_graphs import Capture, GraphedDecoding, cuda_graph_capture
 from nearstep.rollout.decoding import Decoding, PlainDecoding, logits_of
 from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings, RowEnded
@@ -43,7 +45,7 @@ class TransformersEngine:
 
     @torch.no_grad()
     def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
-        """One response per row; see RolloutEngine.generate."""
+        """One response per row; see RolloutEngine.generate. Raises TrainingError for a distribution of NaN."""
         assert self.policy is not None, "load() comes before generate()"
         limits = [settings.response_length] * len(prompts) if settings.limits is None else list(settings.limits)
         assert len(limits) == len(prompts), "one limit for each row"
@@ -70,7 +72,9 @@ class TransformersEngine:
             if row_ended is not None:
                 for row in sorted(ended):
                     row_ended(row, responses.ids(row), responses.finished[row])
-        return responses.rollout(prompts, self.version)
+        rollout = responses.rollout(prompts, self.version)
+        _check_numbers(rollout, prompts)
+        return rollout
 
     def _decoding(self, policy: Policy, cache: SlotCache) -> Decoding:
         """How the rows of one rollout decode. Graphs end with it, as the cache does: they hold no memory during the
@@ -78,6 +82,18 @@ class TransformersEngine:
         if not self.settings.decode_graphs:
             return PlainDecoding(policy, cache)
         return GraphedDecoding.of(policy, cache, self.new_capture(policy.device))
+
+
+def _check_numbers(rollout: Rollout, prompts: Prompts) -> None:
+    """A distribution of NaN yields some token, and the run would go on; its log-prob shows it. These are the policy's
+    own weights, so that it is the policy which is broken: other engines are told of what they recorded, by `play`."""
+    broken = ~rollout.logprobs.isfinite()
+    if broken.any():
+        raise TrainingError(
+            f"the policy's distribution is not a number at {place_of(rollout, prompts, int(broken.int().argmax()))}. "
+            "Its weights or activations are NaN or infinite: look at policy/grad_norm of the last updates, lower "
+            "learning_rate, or compute in float32"
+        )
 
 
 def _uniforms(seed: int, episodes: list[int], limits: list[int]) -> Tensor:

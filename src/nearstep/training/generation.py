@@ -11,7 +11,8 @@ def generate(prompts: Prompts, r: Recipe, *, version: int, row_ended: RowEnded |
     """Hand the policy's weights to the engine as those of update number `version`, and sample a response for each row.
 
     Top tokens are recorded where the trust region compares them; `row_ended` is told of rows as they end, if the engine
-    can. Raises TrainingError where the policy's distribution is not a number.
+    can. Raises TrainingError where what the engine recorded cannot be trained on.
     """
-    r.engine.load(r.models.policy, version=version)
-    return play(r.engine, prompts, replace(r.generation, top_tokens=r.trust_region.top_k), row_ended)
+    r.engine.load(r.models.policy, version)
+    settings = replace(r.generation, top_tokens=r.trust_region.top_k)
+    return play(r.engine, prompts, settings, row_ended, version=version)
