@@ -60,7 +60,8 @@ def kind_of(found: object) -> Kind:
         if member in dir(found):
             return kind
     raise ConfigError(
-        f"{_named(found)} has the members of no axis{_nearest(found)}. Say which it is for: --kind {', '.join(KINDS)}"
+        f"{_named(found)} has the members of no axis{_nearest(found)}. Say which it is for by --kind and one "
+        f"of {', '.join(KINDS)}"
     )
 
 
