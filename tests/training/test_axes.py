@@ -265,7 +265,7 @@ class TrainsLate:
 
 @pytest.mark.parametrize(("given", "said"), [
     ({"trust_region": FloatMask(top_k=-1)}, "top_k is -1; it is a whole number"),
-    ({"loss_aggregation": NegativeWeights()}, "weights holds -1; a weight is from 0 on"),
+    ({"loss_aggregation": NegativeWeights()}, "weights is -1 at action 0 of 1065; a weight is finite and from 0 on"),
     ({"loss_aggregation": NoWeights()}, "weights are all 0 for rows of 2, 0, 3"),
     ({"critic_schedule": Says(())}, "Says trains the policy in none of the run's 3 updates"),
     ({"critic_schedule": Says((Phase(0, 1, False, True),))}, "trains the policy in none of the run's 3 updates"),
@@ -427,7 +427,7 @@ FOUR, TRUE = torch.ones(4), torch.ones(4, dtype=torch.bool)
     (FOUR, FOUR, "trust region Region on a micro-batch of this run: inside returned a tensor of torch.float32"),
     (TRUE[:1], FOUR, r"trust region Region .* inside has shape \[1\] and should have \[4\]"),
     (TRUE, FOUR / 0, "loss aggregation Weights .* weights is inf at action 0 of 4"),
-    (TRUE, -2 * FOUR, "loss aggregation Weights .* weights holds -2"),
+    (TRUE, -2 * FOUR, "loss aggregation Weights .* weights is -2 at action 0 of 4"),
     (TRUE, FOUR[:1], r"loss aggregation Weights .* weights has shape \[1\]"),
 ])  # fmt: skip
 def test_every_mask_and_every_weight_is_checked(mask, weights, said):

@@ -19,9 +19,9 @@ def credit_problem(credit: object, actions: int, *, needs_critic: bool) -> str |
         return f"credit returned {shorten(credit)}; return nearstep's Credit(advantages, targets)"
     if needs_critic and credit.targets is None:
         return "needs_critic is true and credit returned no targets for it to learn"
-    problem = numbers_problem(credit.advantages, actions, "advantages")
+    problem = _numbers_problem(credit.advantages, actions, "advantages")
     if problem is None and credit.targets is not None:
-        problem = numbers_problem(credit.targets, actions, "targets")
+        problem = _numbers_problem(credit.targets, actions, "targets")
     return problem
 
 
@@ -36,13 +36,14 @@ def mask_problem(mask: object, tokens: int) -> str | None:
 
 
 def weights_problem(weights: object, actions: int) -> str | None:
-    """What is wrong with an aggregation's weights for so many actions."""
-    problem = numbers_problem(weights, actions, "weights")
-    if problem is None and isinstance(weights, Tensor) and bool((weights < 0).any()):
-        return (
-            f"weights holds {float(weights.min()):g}; a weight is from 0 on, or the loss of its token is turned round"
-        )
-    return problem
+    """What is wrong with an aggregation's weights for so many actions. On a GPU, one wait for each micro-batch."""
+    problem = _floats_problem(weights, actions, "weights")
+    if problem is not None or not isinstance(weights, Tensor):
+        return problem
+    fits = weights.isfinite() & (weights >= 0)
+    if bool(fits.all()):
+        return None
+    return f"{_first('weights', weights, fits)}; a weight is finite and from 0 on: a negative one turns its loss round"
 
 
 def divisor_problem(divisor: float) -> str | None:
@@ -50,15 +51,25 @@ def divisor_problem(divisor: float) -> str | None:
     return None if math.isfinite(divisor) and divisor > 0 else f"is {divisor:g}; it must be above 0: clamp(min=1)"
 
 
-def numbers_problem(values: object, actions: int, name: str) -> str | None:
+def _numbers_problem(values: object, actions: int, name: str) -> str | None:
     """What is wrong with a tensor that has one finite float for each action."""
+    problem = _floats_problem(values, actions, name)
+    if problem is not None or not isinstance(values, Tensor):
+        return problem
+    fits = values.isfinite()
+    return None if bool(fits.all()) else f"{_first(name, values, fits)}; all must be finite"
+
+
+def _first(name: str, values: Tensor, fits: Tensor) -> str:
+    """The first value that does not fit."""
+    place = int((~fits).nonzero()[0])
+    return f"{name} is {float(values[place]):g} at action {place} of {len(values)}"
+
+
+def _floats_problem(values: object, actions: int, name: str) -> str | None:
     if not isinstance(values, Tensor) or not values.is_floating_point():
         return f"{name} is {_kind(values)}; return a tensor of floats, one for each action"
-    problem = _shape_problem(values, actions, name, "one for each action")
-    if problem is None and not bool(values.isfinite().all()):
-        place = int((~values.isfinite()).nonzero()[0])
-        return f"{name} is {float(values[place]):g} at action {place} of {actions}; all must be finite"
-    return problem
+    return _shape_problem(values, actions, name, "one for each action")
 
 
 def _shape_problem(values: Tensor, items: int, name: str, meaning: str) -> str | None:
