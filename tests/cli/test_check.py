@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nearstep.cli.main import main
+from nearstep.testing.kinds import KINDS
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 EXAMPLE = str(Path(__file__).parents[2] / "examples" / "my_region.py")
@@ -34,6 +35,18 @@ SHORT = Decoupled(1, 1, 5, last_update=7)
 
 def engine(settings):
     return TransformersEngine(settings)
+
+class NoInside:
+    top_k = 0
+
+class NoClose:
+    def __init__(self, settings): pass
+    def capabilities(self): pass
+    def load(self, policy, version): pass
+    def generate(self, prompts, settings, row_ended=None): pass
+
+class Nothing:
+    pass
 
 NUMBER = 3
 """
@@ -81,6 +94,24 @@ def test_a_broken_region_fails_with_the_law(mine, capsys):
 
 
 @pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["NoInside"], 2, "NoInside has the members of no axis; nearest is trust_region, of which it has top_k and "
+         "lacks inside. Say which it is for by --kind and one of trust_region, "),
+        (["NoInside", "--kind", "trust_region"], 1, "a NoInside without inside"),
+        (["Nothing"], 2, "Nothing has the members of no axis. Say which"),
+        (["NoClose"], 1, "it is no engine, for it has no close"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_missing_member_is_named(words, code, said, mine, capsys):
+    assert main(["check", f"{mine}:{words[0]}", *words[1:]]) == code
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "0x" not in shown
+
+
+@pytest.mark.parametrize(
     ("words", "first"),
     [
         (["DUAL", "--skip", "returning"], "trust region Clip: 13 laws hold, 1 skipped (returning)"),
@@ -117,6 +148,14 @@ def test_a_wrong_question_is_refused(words, said, mine, capsys, monkeypatch):
     monkeypatch.chdir(mine.parent)
     assert main(["check", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["check", "--help"]])
+def test_help_names_every_kind(words, capsys):
+    assert main(words) == 0
+    shown = " ".join(capsys.readouterr().out.split()).lower()
+    summary = shown[shown.index("hold an object") :].split(". ")[0]
+    assert [kind for kind in KINDS if kind.replace("_", " ") not in summary] == []
 
 
 def test_help_shows_where_the_object_stands(capsys):

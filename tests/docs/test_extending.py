@@ -124,5 +124,12 @@ def _section(suite) -> str:
     return PAGE.split(f"## {titles[suite]}")[1].split("\n## ")[0]
 
 
+@pytest.mark.parametrize(
+    "suite", [trust_regions, advantages, kl_controllers, aggregations, rewards, schedules, engines, backends]
+)
+def test_laws_speak_of_scores_and_of_no_judging(suite):
+    assert [law.statement for law in suite.LAWS if "judge" in law.statement] == []
+
+
 def test_backends_have_universal_laws_only():
     assert all(law.universal for law in backends.LAWS)

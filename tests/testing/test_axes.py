@@ -173,6 +173,11 @@ class OfThePart(TokenMean):
         return super().weights(action_counts) / max(int(action_counts.sum()), 1)
 
 
+class NoWeights(TokenMean):
+    def weights(self, action_counts):
+        return 0 * super().weights(action_counts)
+
+
 class NotClamped(TokenMean):
     def divisor(self, counts):
         return counts.tokens
@@ -182,7 +187,7 @@ class NotClamped(TokenMean):
     ("broken", "law"),
     [
         (WholeNumbers(), "one_weight_each"), (OfThePart(), "own_row"), (NotClamped(), "divisor"),
-        (TokenSum(), "batch_size"), (object(), "protocol"),
+        (TokenSum(), "batch_size"), (object(), "protocol"), (NoWeights(), "one_weight_each"),
     ],
 )  # fmt: skip
 def test_broken_aggregations_are_caught(broken, law):

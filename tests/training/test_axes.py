@@ -14,15 +14,21 @@ from nearstep.algorithm.aggregation import TokenMean
 from nearstep.algorithm.kl_controllers import AdaptiveKL, MeasuredKL, ScheduledKL
 from nearstep.algorithm.trust_regions import BinaryTV, Clip, LoggedLoss, Unbounded
 from nearstep.assembly import axes
+from nearstep.assembly.axis_checks import fitting_schedule
+from nearstep.common.errors import TrainingError
 from nearstep.config import axes as axis_names
+from nearstep.models.forward.action_logprobs import ActionLogprobs
+from nearstep.training.credit import give_credit
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.loop import train
-from nearstep.training.schedules import Phase
+from nearstep.training.objectives import PolicyTerms, policy_objective
+from nearstep.training.schedules import Joint, Phase, WarmUp
 from nearstep.training.state import State
 from nearstep.training.update import update
 from nearstep.types import Scores
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 from tests.training.runs import low_ids, play, settings, small_recipe
+from tests.training.test_objective_metrics import experience
 
 GROUPS = {"num_generations": 4, "kl_coef": 0.0}
 TOTALS = torch.tensor([1.0, 2.0, 3.0, 6.0, 0.0, 0.0, 4.0, 4.0])
@@ -111,7 +117,7 @@ def test_what_is_whitened_if_nothing_is_said(tmp_path, advantage, whitened):
 def test_rewards_of_tokens_are_not_flattened(tmp_path):
     _, rollout, _ = play(small_recipe(tmp_path / "a", **GROUPS))
     scores = Scores(TOTALS, dense=torch.ones(len(rollout.logprobs)))
-    with pytest.raises(RewardError, match="AgainstGroup looks only at the sum of a row"):
+    with pytest.raises(RewardError, match="advantage group_mean looks only at the sum of a row"):
         make_experience(rollout, scores, small_recipe(tmp_path / "b", advantage="group_mean", **GROUPS))
     recipe = small_recipe(tmp_path / "c", advantage="batch_normalized", **GROUPS)
     assert make_experience(rollout, scores, recipe).raw_advantages[0] == TOTALS[0] + rollout.action_counts[0]
@@ -169,6 +175,8 @@ def test_the_coefficient_is_logged_in_every_update(tmp_path, given, expected):
     ({"critic": "decoupled", "critic_schedule": "joint"}, "both say when the critic trains"),
     ({"advantage": "batch_normalized", "whiten_advantages": False}, "is the whitened return"),
     ({"loss_aggregation": "token_men"}, "did you mean token_mean"),
+    ({"trust_region": "my.py"}, r"write an object of your own as file.py:Name, my\.py:Name"),
+    ({"trust_region": "my:Hellinger"}, r"write an object of your own as file.py:Name, my\.py:Hellinger"),
 ])  # fmt: skip
 def test_settings_that_contradict_each_other(tmp_path, given, said):
     with pytest.raises(ConfigError, match=said):
@@ -209,9 +217,12 @@ class Fails(Unbounded):
         return now.top.sum(-1) > 0
 
 
+@dataclass(frozen=True)
 class HalfDivisor(TokenMean):
+    share: float = 0.5
+
     def divisor(self, counts):
-        return counts.tokens / 2
+        return counts.tokens * self.share
 
 
 class Negative(AdaptiveKL):
@@ -219,10 +230,53 @@ class Negative(AdaptiveKL):
         return -1.0
 
 
+class NegativeWeights(TokenMean):
+    def weights(self, action_counts):
+        return -super().weights(action_counts)
+
+
+class NoWeights(TokenMean):
+    def weights(self, action_counts):
+        return 0 * super().weights(action_counts)
+
+
+@dataclass(frozen=True)
+class Says:
+    """A schedule with these phases; `update` is put in where a phase has 0."""
+
+    course: tuple[Phase, ...]
+
+    def phases(self, update):
+        return [dataclasses.replace(phase, update=phase.update or update) for phase in self.course]
+
+
+class Remembers:
+    asked = 0
+
+    def phases(self, update):
+        self.asked += 1
+        return [Phase(update, self.asked, policy=True, critic=True)]
+
+
+class TrainsLate:
+    def phases(self, update):
+        return [] if update < 3 else [Phase(update, 1, policy=True, critic=True)]
+
+
 @pytest.mark.parametrize(("given", "said"), [
+    ({"trust_region": FloatMask(top_k=-1)}, "top_k is -1; it is a whole number"),
+    ({"loss_aggregation": NegativeWeights()}, "weights is -1 at action 0 of 1065; a weight is finite and from 0 on"),
+    ({"loss_aggregation": NoWeights()}, "weights are all 0 for rows of 2, 0, 3"),
+    ({"critic_schedule": Says(())}, "Says trains the policy in none of the run's 3 updates"),
+    ({"critic_schedule": Says((Phase(0, 1, False, True),))}, "trains the policy in none of the run's 3 updates"),
+    ({"critic_schedule": Says((Phase(0, 0, True, True),))}, "epochs=0.*epochs is a whole number from 1 on"),
+    ({"critic_schedule": Says((Phase(0, 1, False, False),))}, "it trains nothing; leave it out"),
+    ({"critic_schedule": Says((Phase(1, 1, True, True),))}, r"phases\(2\) holds Phase\(update=1.*Phase\(2, …\)"),
+    ({"critic_schedule": Remembers()}, r"when asked again; a resumed run"),
+    ({"trust_region": "my.py:Hellinger"}, r"is a name, and .*PPOConfig\(trust_region='my.py:Hellinger'\)"),
     ({"trust_region": FloatMask()}, "inside returned a tensor of torch.float32; it says with one bool for each token"),
     ({"trust_region": Fails()}, "trust region Fails failed on a small made-up batch: AttributeError"),
-    ({"trust_region": object()}, "has no `top_k` and no `inside`"),
+    ({"trust_region": object()}, r"trust region object \(a object\) has no `top_k` and no `inside`"),
     ({"advantage": NoNeedsCritic()}, "has no `needs_critic`; it needs needs_critic"),
     ({"advantage": NoTargets()}, "credit returned no targets"),
     ({"critic_schedule": TrainsCritic(), "advantage": DiscountedReturn()}, "trains a critic in update 2, and adv"),
@@ -234,6 +288,22 @@ def test_what_does_not_fit_is_refused_before_training_with_what_to_do(tmp_path, 
     with pytest.raises(ConfigError, match=said):
         small_recipe(tmp_path, parts=given)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("updates", "refused"), [(3, False), (2, True)])
+def test_a_schedule_may_begin_late_but_within_the_run(updates, refused):
+    if refused:
+        with pytest.raises(ConfigError, match="in none of the run's 2 updates"):
+            fitting_schedule(TrainsLate(), "critic schedule", updates)
+    else:
+        fitting_schedule(TrainsLate(), "critic schedule", updates)
+
+
+def test_a_long_run_is_asked_until_the_policy_trains():
+    late = WarmUp(Joint(1), updates=2000, epochs=1)
+    fitting_schedule(late, "critic schedule", 3000)
+    with pytest.raises(ConfigError, match="in none of the run's 2000 updates"):
+        fitting_schedule(late, "critic schedule", 2000)
 
 
 def test_an_object_and_a_setting_on_one_axis(tmp_path):
@@ -284,3 +354,91 @@ def test_a_region_says_itself_what_is_logged_of_it(tmp_path):
     metrics, _ = update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), recipe)
     shown = metrics.numbers()
     assert [shown[name] for name in ("loss/policy_avg", "loss/policy_abs", "val/ratio_clamped")] == [7, 8, 9]
+
+
+# What is wrong only on a real batch
+
+
+@dataclass(frozen=True)
+class Returns:
+    """An advantage that returns what it was given."""
+
+    returned: object
+    needs_critic: bool = True
+    uses_token_rewards: bool = True
+
+    def credit(self, inputs):
+        return self.returned
+
+
+FIVE = torch.ones(5)
+
+
+def credit_of(advantages, targets=None):
+    """A Credit as a user's program makes one: nothing checks its shapes."""
+    credit = object.__new__(Credit)
+    vars(credit).update(advantages=advantages, targets=targets)
+    return credit
+
+
+@pytest.mark.parametrize(("credit", "said"), [
+    (credit_of(torch.ones(6), FIVE), r"advantages has shape \[6\] and should have \[5\], one for each action"),
+    (credit_of(torch.ones(4), FIVE), r"advantages has shape \[4\]"),
+    (credit_of(FIVE[:, None], FIVE), r"advantages has shape \[5, 1\]"),
+    (credit_of(FIVE, torch.ones(10)), r"targets has shape \[10\]"),
+    (credit_of(FIVE, torch.tensor([1, 1, torch.nan, 1, 1])), "targets is nan at action 2 of 5"),
+    (credit_of(FIVE / 0, FIVE), "advantages is inf at action 0 of 5; all must be finite$"),
+    (credit_of(FIVE.long(), FIVE), "advantages is a tensor of torch.int64"),
+    (credit_of(FIVE), "credit returned no targets"),
+    (FIVE, "return nearstep's Credit"),
+])  # fmt: skip
+def test_every_result_of_an_advantage_is_checked(credit, said):
+    with pytest.raises(TrainingError, match=rf"update 3: advantage Returns: .*{said}"):
+        give_credit(Returns(credit), two_rows(), has_token_rewards=False)
+
+
+def test_targets_may_be_missing_without_a_critic_and_bad_inputs_are_named():
+    assert give_credit(Returns(Credit(FIVE), needs_critic=False), two_rows(), has_token_rewards=False).targets is None
+    with pytest.raises(TrainingError, match="rewards or values that it was given are not all finite"):
+        give_credit(GAE(), two_rows(values=FIVE * torch.nan), has_token_rewards=False)
+
+
+@dataclass(frozen=True)
+class Region:
+    mask: torch.Tensor
+    top_k: int = 0
+
+    def inside(self, now, old, advantages):
+        return self.mask
+
+
+@dataclass(frozen=True)
+class Weights(TokenMean):
+    given: torch.Tensor
+
+    def weights(self, action_counts):
+        return self.given
+
+
+FOUR, TRUE = torch.ones(4), torch.ones(4, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(("mask", "weights", "said"), [
+    (FOUR, FOUR, "trust region Region on a micro-batch of this run: inside returned a tensor of torch.float32"),
+    (TRUE[:1], FOUR, r"trust region Region .* inside has shape \[1\] and should have \[4\]"),
+    (TRUE, FOUR / 0, "loss aggregation Weights .* weights is inf at action 0 of 4"),
+    (TRUE, -2 * FOUR, "loss aggregation Weights .* weights is -2 at action 0 of 4"),
+    (TRUE, FOUR[:1], r"loss aggregation Weights .* weights has shape \[1\]"),
+])  # fmt: skip
+def test_every_mask_and_every_weight_is_checked(mask, weights, said):
+    terms = PolicyTerms(Region(mask), None, "token", Weights(weights), None, 0.0)
+    with pytest.raises(TrainingError, match=said):
+        policy_objective(experience(), ActionLogprobs(-FOUR, FOUR), terms, first=True)
+
+
+def test_every_divisor_is_checked(tmp_path):
+    recipe = small_recipe(tmp_path)
+    _, rollout, scores = play(recipe)
+    wrong = dataclasses.replace(recipe, loss_aggregation=HalfDivisor(0))
+    with pytest.raises(TrainingError, match=r"HalfDivisor: divisor for \d+ tokens in 8 rows is 0; it must be above 0"):
+        update(make_experience(rollout, scores, recipe), recipe.schedule.phases(1), wrong)

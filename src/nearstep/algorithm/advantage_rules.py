@@ -144,6 +144,11 @@ class AgainstGroup:
         return Credit(inputs.to_actions(own))
 
 
+def advantage_name(rule: Advantage) -> str:
+    """What messages call a rule: the name that settings know it by where one class has several, else its class."""
+    return rule.rule if type(rule) is AgainstGroup else type(rule).__name__
+
+
 @dataclass(frozen=True)
 class DiscountedReturn:
     """The sum of rewards from an action on: REINFORCE without a baseline. Whitened over the batch it is REINFORCE++."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
-from nearstep.algorithm.advantage_rules import GAE, Advantage, AgainstGroup, DiscountedReturn
+from nearstep.algorithm.advantage_rules import GAE, Advantage, AgainstGroup, DiscountedReturn, advantage_name
 from nearstep.algorithm.aggregation import LossAggregation, SequenceMean, SequenceSum, TokenMean, TokenSum
 from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, KLController, ScheduledKL
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TopKKL, TopKTV, TrustRegion, Unbounded
@@ -16,7 +16,7 @@ from nearstep.assembly.axis_checks import (
     require_no_critic_phase,
 )
 from nearstep.assembly.inputs import RunInputs
-from nearstep.common.errors import ConfigError
+from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.plugins import load_object, made
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.ppo_rules import critic_schedule_name, kl_controller_name, may_have_kl_penalty
@@ -161,7 +161,7 @@ def critic_schedule(config: PPOConfig, own: object, rule: Advantage, updates: in
         found, what = _own("critic schedule", "critic_schedule", config, name, own)
         chosen = fitting_schedule(found, what, updates)
         if not rule.needs_critic:
-            require_no_critic_phase(chosen, what, f"advantage {type(rule).__name__}", updates)
+            require_no_critic_phase(chosen, what, f"advantage {advantage_name(rule)}", updates)
             return chosen
     return WarmUp(chosen, config.vf_warmup_updates, epochs) if config.vf_warmup_updates else chosen
 
@@ -188,6 +188,11 @@ def _own(kind: str, setting: str, config: PPOConfig, name: str, own: object) -> 
     named = vars(config)[setting]
     if named != next(field.default for field in fields(config) if field.name == setting):
         raise ConfigError(f"{setting}: an object was passed, and the settings say {setting} = {named}: give one")
+    if isinstance(own, str):
+        raise ConfigError(
+            f"{setting} = {shorten(own)} is a name, and an object is expected here: give the object, or put the name "
+            f"into the settings, PPOConfig({setting}={shorten(own)})"
+        )
     found = made(own, setting, ConfigError)
     return found, f"{kind} {type(found).__name__}"
 

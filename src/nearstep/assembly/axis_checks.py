@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
-from nearstep.algorithm.advantage_rules import Advantage, Credit, CreditInputs
+from nearstep.algorithm.advantage_rules import Advantage, CreditInputs
 from nearstep.algorithm.aggregation import LossAggregation, MinibatchCounts
 from nearstep.algorithm.kl_controllers import KLController, MeasuredKL
 from nearstep.algorithm.trust_regions import TokenLogprobs, TrustRegion
 from nearstep.common.errors import ConfigError, shorten
+from nearstep.training.axis_results import credit_problem, divisor_problem, mask_problem, weights_problem
 from nearstep.training.schedules import CriticSchedule, Phase
 
 T = TypeVar("T")
@@ -35,13 +35,7 @@ def fitting_trust_region(found: object, what: str) -> TrustRegion:
         what,
         lambda: region.inside(TokenLogprobs(moved, top), TokenLogprobs(old, top), torch.tensor([1.0, -1.0, 0.5, -0.5])),
     )
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        kind = f"a tensor of {mask.dtype}" if isinstance(mask, Tensor) else shorten(mask)
-        raise ConfigError(
-            f"{what}: inside returned {kind}; it says with one bool for each token which ones keep their gradient: "
-            "return a comparison, or add .bool()"
-        )
-    _require_shape(mask, (4,), what, "inside", "one for each token")
+    _require_none(what, mask_problem(mask, 4))
     return region
 
 
@@ -56,13 +50,7 @@ def fitting_advantage(found: object, what: str, group_size: int) -> Advantage:
             raise ConfigError(f"{what}: {name} is {shorten(value)}; it is True or False")
     inputs = made_up_inputs(group_size, with_critic=rule.needs_critic)
     credit: object = _tried(what, lambda: rule.credit(inputs))
-    if not isinstance(credit, Credit):
-        raise ConfigError(f"{what}: credit returned {shorten(credit)}; return nearstep's Credit(advantages, targets)")
-    _require_numbers(credit.advantages, (len(inputs.rewards),), what, "advantages", "one for each action")
-    if rule.needs_critic and credit.targets is None:
-        raise ConfigError(f"{what}: needs_critic is true and credit returned no targets for it to learn")
-    if credit.targets is not None:
-        _require_numbers(credit.targets, (len(inputs.rewards),), what, "targets", "one for each action")
+    _require_none(what, credit_problem(credit, len(inputs.rewards), needs_critic=rule.needs_critic))
     return rule
 
 
@@ -98,14 +86,42 @@ def fitting_kl_controller(found: object, what: str, updates: int) -> KLControlle
 
 
 def fitting_schedule(found: object, what: str, updates: int) -> CriticSchedule:
-    """The object, asked for the phases of the run. Raises ConfigError where it is no schedule."""
+    """The object, asked for the phases of the run. Raises ConfigError where it is no schedule, breaks a universal law
+    of `nearstep.testing.schedules`, or never trains the policy."""
     _require(found, what, ("phases",), "it needs phases(update)")
     assert isinstance(found, CriticSchedule)
+    tried: dict[int, list[Phase]] = {}
     for update in _updates_to_try(updates):
-        phases: object = _tried(what, lambda update=update: found.phases(update))  # type: ignore[misc]
+        phases: object = _asked(found, what, update)
         if not isinstance(phases, list) or not all(isinstance(phase, Phase) for phase in phases):
             raise ConfigError(f"{what}: phases({update}) returned {shorten(phases)}; return a list of Phase")
+        for phase in phases:
+            _require_none(f"{what}: phases({update}) holds {shorten(phase)}", _phase_problem(phase, update))
+        tried[update] = list(phases)
+    for update, before in reversed(tried.items()):
+        again = _asked(found, what, update)
+        if again != before:
+            raise ConfigError(
+                f"{what}: phases({update}) was {shorten(before)} and is {shorten(again)} when asked again; a resumed "
+                "run asks anew: let it depend on the number of the update alone"
+            )
+    if not any(phase.policy for update in range(1, updates + 1) for phase in tried.get(update) or found.phases(update)):
+        raise ConfigError(
+            f"{what} trains the policy in none of the run's {updates} updates: return phases with policy=True"
+        )
     return found
+
+
+def _asked(schedule: CriticSchedule, what: str, update: int) -> object:
+    return _tried(what, lambda: schedule.phases(update), "when it was asked for the phases of the run")
+
+
+def _phase_problem(phase: Phase, update: int) -> str | None:
+    if phase.update != update:
+        return f"its minibatches would be drawn for another update; write Phase({update}, …)"
+    if isinstance(phase.epochs, bool) or not isinstance(phase.epochs, int) or phase.epochs < 1:
+        return "epochs is a whole number from 1 on; leave out a phase without epochs"
+    return None if phase.policy or phase.critic else "it trains nothing; leave it out"
 
 
 def require_no_critic_phase(schedule: CriticSchedule, what: str, advantage: str, updates: int) -> None:
@@ -123,15 +139,18 @@ def fitting_aggregation(found: object, what: str) -> LossAggregation:
     _require(found, what, ("weights", "divisor"), "it needs weights(action_counts) and divisor(counts)")
     assert isinstance(found, LossAggregation)
     aggregation = found
-    weights: object = _tried(what, lambda: aggregation.weights(torch.tensor([2, 0, 3])))
-    _require_numbers(weights, (5,), what, "weights", "one for each action")
+    weights = _tried(what, lambda: aggregation.weights(torch.tensor([2, 0, 3, 60, 1000])))
+    _require_none(what, weights_problem(weights, 1065))
+    if not bool(weights.any()):
+        raise ConfigError(
+            f"{what}: weights are all 0 for rows of 2, 0, 3, 60 and 1000 actions: nothing would be learned"
+        )
     for tokens, rows in ((5, 2), (0, 0)):
         counts = MinibatchCounts(torch.tensor(tokens), torch.tensor(rows))
         divisor = _tried(what, lambda counts=counts: float(aggregation.divisor(counts)))  # type: ignore[misc]
-        if not (math.isfinite(divisor) and divisor > 0):
-            raise ConfigError(
-                f"{what}: divisor for {tokens} tokens in {rows} rows is {divisor:g}; it must be above 0: clamp(min=1)"
-            )
+        problem = divisor_problem(divisor)
+        if problem:
+            raise ConfigError(f"{what}: divisor for {tokens} tokens in {rows} rows {problem}")
     return aggregation
 
 
@@ -143,30 +162,21 @@ def _require(found: object, what: str, members: tuple[str, ...], needs: str) -> 
     missing = [name for name in members if name not in dir(found)]
     if missing:
         names = " and no ".join(f"`{name}`" for name in missing)
-        raise ConfigError(f"{what} ({shorten(found)}) has no {names}; {needs}, see docs/extending.md")
+        raise ConfigError(f"{what} (a {type(found).__name__}) has no {names}; {needs}, see docs/extending.md")
 
 
-def _tried(what: str, call: Callable[[], T]) -> T:
+def _require_none(what: str, problem: str | None) -> None:
+    if problem is not None:
+        raise ConfigError(f"{what}: {problem}")
+
+
+def _tried(what: str, call: Callable[[], T], where: str = "on a small made-up batch") -> T:
     try:
         return call()
     except Exception as error:
         raise ConfigError(
-            f"{what} failed on a small made-up batch: {type(error).__name__}: {error}. `nearstep check` tries it alone"
+            f"{what} failed {where}: {type(error).__name__}: {error}. `nearstep check` tries it alone"
         ) from error
-
-
-def _require_numbers(values: object, shape: tuple[int, ...], what: str, name: str, meaning: str) -> None:
-    if not isinstance(values, Tensor) or not values.is_floating_point():
-        kind = f"a tensor of {values.dtype}" if isinstance(values, Tensor) else shorten(values)
-        raise ConfigError(f"{what}: {name} is {kind}; return a tensor of floats, {meaning}")
-    _require_shape(values, shape, what, name, meaning)
-    if not bool(values.isfinite().all()):
-        raise ConfigError(f"{what}: {name} is {shorten(values.tolist())} for a small made-up batch; all must be finite")
-
-
-def _require_shape(values: Tensor, shape: tuple[int, ...], what: str, name: str, meaning: str) -> None:
-    if tuple(values.shape) != shape:
-        raise ConfigError(f"{what}: {name} has shape {list(values.shape)} and should have {list(shape)}, {meaning}")
 
 
 def _require_coefficient(value: object, what: str, name: str) -> None:

@@ -1,6 +1,5 @@
 """`nearstep check`: hold an object of the user's to the laws of its axis."""
 
-import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,9 +63,9 @@ def _check(found: object, options: CheckOptions) -> "CheckResult":
     from nearstep import testing
     from nearstep.common.plugins import made
     from nearstep.rollout.engine import RolloutEngine
-    from nearstep.testing.kinds import kind_of
+    from nearstep.testing.kinds import is_engine_class, kind_of
 
-    is_engine = options.kind == "engine" or (inspect.isclass(found) and issubclass(found, RolloutEngine))
+    is_engine = options.kind == "engine" or (options.kind == "auto" and is_engine_class(found))
     thing = found if is_engine else made(found, f"object {options.object!r}", ConfigError)
     match kind_of(thing) if options.kind == "auto" else options.kind:
         case "trust_region":

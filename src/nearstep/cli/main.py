@@ -80,7 +80,8 @@ COMMANDS: tuple[Command[Any], ...] = (
     ),
     Command(
         name="check",
-        summary="Hold a trust region, reward, schedule, engine or backend of your own to the laws of its axis.",
+        summary="Hold an object of your own to the laws of its axis: a trust region, advantage, KL controller, critic "
+        "schedule, loss aggregation, reward, engine or backend.",
         settings=check.CheckOptions,
         sections=check.SECTIONS,
         run=check.run_check,

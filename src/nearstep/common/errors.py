@@ -1,5 +1,7 @@
 """Which errors nearstep raises at its user: each says what was wrong, where, and what to do."""
 
+import re
+
 
 class NearstepError(Exception):
     """Base of every error that is meant for the user rather than for us."""
@@ -30,6 +32,6 @@ class ConformanceError(NearstepError, AssertionError):
 
 
 def shorten(value: object, limit: int = 200) -> str:
-    """Show `value` in an error message, cut to `limit` characters."""
-    text = repr(value)
+    """Show `value` in an error message, cut to `limit` characters and without addresses in memory."""
+    text = repr(value) if isinstance(value, str) else re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
     return text if len(text) <= limit else text[: limit - 1] + "…"

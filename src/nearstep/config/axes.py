@@ -31,5 +31,12 @@ def name_problems(setting: str, name: str, names: Sequence[str]) -> Iterator[Pro
     if name in names or is_own(name):
         return
     near = difflib.get_close_matches(name, names, n=1)
+    file, _, inside = name.partition(":")
+    if file.endswith(".py") or inside:
+        path = file if file.endswith(".py") else f"{file}.py"
+        yield Problem(
+            f"{setting} = {name!r}: write an object of your own as file.py:Name, {path}:{inside or 'Name'}", (setting,)
+        )
+        return
     meant = f"did you mean {near[0]}?" if near else f"it is one of {listed(names)}"
     yield Problem(f"{setting} = {name!r} is unknown; {meant}", (setting,))

@@ -11,6 +11,7 @@ from nearstep.algorithm.ragged import take_rows
 from nearstep.testing.law import CheckResult, Law, hold
 
 COUNTS = torch.tensor([3, 1, 0, 7, 2, 2])
+LONG_AND_SHORT = torch.tensor([1, 7, 60, 1000])
 CLOSE = 1e-6
 
 
@@ -38,7 +39,8 @@ def _one_weight_each(aggregation: object) -> str | None:
             return f"weights has shape {list(weights.shape)} for rows of {counts.tolist()} actions"
         if not bool((weights.isfinite() & (weights >= 0)).all()):
             return f"weights are {weights.tolist()} for rows of {counts.tolist()} actions"
-    return None
+    all_zero = not bool(_typed(aggregation).weights(LONG_AND_SHORT).any())
+    return f"weights are all 0 for rows of {LONG_AND_SHORT.tolist()} actions" if all_zero else None
 
 
 def _own_row(aggregation: object) -> str | None:
@@ -88,7 +90,9 @@ def _divided_by(aggregation: object, tokens: int, rows: int) -> float:
 
 LAWS: tuple[Law[object], ...] = (
     Law("protocol", "it has weights(action_counts) and divisor(counts)", _protocol),
-    Law("one_weight_each", "every action has a finite weight from 0 on, and no action none", _one_weight_each),
+    Law(
+        "one_weight_each", "every action has a finite weight from 0 on, not all 0, and no action none", _one_weight_each
+    ),
     Law("own_row", "a row's weights depend on that row alone, so that micro-batches change nothing", _own_row),
     Law("divisor", "the divisor is above 0, also for nothing", _divisor),
     Law("repeatable", "the same rows have the same weights again", _repeatable),

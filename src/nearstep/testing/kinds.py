@@ -10,6 +10,7 @@ from nearstep.algorithm.kl_controllers import KLController
 from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.rewards.protocol import RewardSource
+from nearstep.rollout.build import MEMBERS as ENGINE_MEMBERS
 from nearstep.rollout.engine import RolloutEngine
 from nearstep.scale.backend import Backend
 from nearstep.training.schedules import CriticSchedule
@@ -28,8 +29,18 @@ PROTOCOLS: Mapping[Kind, type] = {
 }
 TELLING: Mapping[str, Kind] = {
     "inside": "trust_region", "credit": "advantage", "phases": "critic_schedule", "weights": "loss_aggregation",
-    "divisor": "loss_aggregation", "needs_critic": "advantage", "next": "kl_controller",
+    "divisor": "loss_aggregation", "needs_critic": "advantage", "next": "kl_controller", "generate": "engine",
 }  # fmt: skip
+MEMBERS: Mapping[Kind, tuple[str, ...]] = {
+    "trust_region": ("top_k", "inside"),
+    "advantage": ("needs_critic", "uses_token_rewards", "credit"),
+    "kl_controller": ("first", "next"),
+    "critic_schedule": ("phases",),
+    "loss_aggregation": ("weights", "divisor"),
+    "reward": ("name", "score"),
+    "engine": ENGINE_MEMBERS,
+    "backend": tuple(name for name in vars(Backend) if not name.startswith("_")),
+}
 
 
 def kind_of(found: object) -> Kind:
@@ -48,4 +59,29 @@ def kind_of(found: object) -> Kind:
     for member, kind in TELLING.items():
         if member in dir(found):
             return kind
-    raise ConfigError(f"{shorten(found)} has the members of no axis; say which it is for: kind = {', '.join(KINDS)}")
+    raise ConfigError(
+        f"{_named(found)} has the members of no axis{_nearest(found)}. Say which it is for by --kind and one "
+        f"of {', '.join(KINDS)}"
+    )
+
+
+def is_engine_class(found: object) -> bool:
+    """Whether it is a class of engines, whole or with members missing: such a class is built from EngineSettings."""
+    return inspect.isclass(found) and "generate" in dir(found)
+
+
+def _named(found: object) -> str:
+    """What a message calls an object: plain values as they are written, others by their type."""
+    if found is None or isinstance(found, int | float | str):
+        return shorten(found)
+    return found.__name__ if inspect.isclass(found) else type(found).__name__
+
+
+def _nearest(found: object) -> str:
+    """The kind of which the object has the greatest share of the members, and what it lacks."""
+    there = {kind: [name for name in names if name in dir(found)] for kind, names in MEMBERS.items()}
+    nearest = max(KINDS, key=lambda kind: len(there[kind]) / len(MEMBERS[kind]))
+    if not there[nearest] or found is None or isinstance(found, int | float | str):
+        return ""
+    lacks = [name for name in MEMBERS[nearest] if name not in there[nearest]]
+    return f"; nearest is {nearest}, of which it has {', '.join(there[nearest])} and lacks {', '.join(lacks)}"

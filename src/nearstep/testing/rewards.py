@@ -32,7 +32,7 @@ def check_reward(
 
     `rows` are samples with a `prompt`, a `completion`, and every column that the reward reads; texts, or lists of chat
     messages. `own_row`, `repeatable` and `head_start` are not universal: a reward may compare the rows of a batch, or
-    ask a judge that answers differently each time. Raises ConfigError for rows without prompt or completion.
+    ask a model that answers differently each time. Raises ConfigError for rows without prompt or completion.
     """
     for number, row in enumerate(rows):
         missing = [name for name in ("prompt", "completion") if name not in row]
@@ -162,12 +162,12 @@ def _differs(trial: Trial, values: list[float], others: list[float], where: str)
 LAWS: tuple[Law[Trial], ...] = (
     Law("callable", "it is called with keywords and requires nothing that the samples do not give", _callable),
     Law("one_value_each", "it returns one finite number, or None, for each completion", _one_value_each),
-    Law("any_completion", "it judges whatever a policy may write", _any_completion),
-    Law("unfinished", "it judges completions that were cut off", _unfinished),
+    Law("any_completion", "it scores whatever a policy may write", _any_completion),
+    Law("unfinished", "it scores completions that were cut off", _unfinished),
     Law("inputs_untouched", "what it is given stays as it is", _inputs_untouched),
     Law("own_row", "the reward of a completion does not depend on the others in the batch", _own_row, False),
     Law("repeatable", "the same completion gets the same reward again", _repeatable, False),
     Law(
-        "head_start", "a source that judges early says the same of rows that were begun and others", _head_start, False
+        "head_start", "a source that scores early says the same of rows that were begun and others", _head_start, False
     ),
 )

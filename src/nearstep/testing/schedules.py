@@ -41,7 +41,7 @@ class Course:
 
 
 def _protocol(course: Course) -> str | None:
-    return None if isinstance(course.schedule, CriticSchedule) else f"a {type(course.schedule).__name__} without it"
+    return None if isinstance(course.schedule, CriticSchedule) else f"a {type(course.schedule).__name__} without phases"
 
 
 def _lists_phases(course: Course) -> str | None:

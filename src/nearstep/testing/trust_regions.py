@@ -31,7 +31,8 @@ def _mask(region: object, tokens: Tokens) -> Tensor:
 
 def _protocol(region: object) -> str | None:
     if not isinstance(region, TrustRegion):
-        return f"a {type(region).__name__} without the two"
+        missing = [name for name in ("top_k", "inside") if name not in dir(region)]
+        return f"a {type(region).__name__} without {' and '.join(missing)}"
     if isinstance(region.top_k, bool) or not isinstance(region.top_k, int) or region.top_k < 0:
         return f"top_k is {region.top_k!r}"
     return None
@@ -198,7 +199,7 @@ LAWS: tuple[Law[object], ...] = (
     Law("repeatable", "the same tokens give the same mask again", _repeatable),
     Law("inputs_untouched", "what it is given stays as it is", _inputs_untouched),
     Law("on_policy", "where the policy has not moved, every token is inside", _on_policy),
-    Law("edges", "probabilities of exactly 0 and 1 are judged like those next to them", _edges),
+    Law("edges", "probabilities of exactly 0 and 1 are treated like those next to them", _edges),
     Law("every_type", "the same numbers give the same mask in every floating type", _every_type),
     Law("own_token", "whether a token is inside depends on that token alone", _own_token),
     Law("returning", "a token that the step moves back to where it was keeps its gradient", _returning, False),

@@ -6,14 +6,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nearstep.algorithm.advantage_rules import Advantage, Credit, CreditInputs
+from nearstep.algorithm.advantage_rules import Advantage, Credit, CreditInputs, advantage_name
 from nearstep.algorithm.ragged import row_numbers
 from nearstep.algorithm.shaping import add_scores, score_after_stop_rules, soft_overlong_penalty
 from nearstep.algorithm.statistics import AddUp, Moments, whiten
-from nearstep.common.errors import RewardError
+from nearstep.common.errors import RewardError, TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.forward.forward import StateValues
 from nearstep.scale.backend import Backend
+from nearstep.training.axis_results import credit_problem
 from nearstep.types import Rollout, Scores
 
 
@@ -117,11 +118,18 @@ def credit_inputs(
 
 
 def give_credit(advantage: Advantage, inputs: CreditInputs, *, has_token_rewards: bool) -> Credit:
-    """Advantages and targets by the rule. Raises RewardError where it would flatten rewards of single tokens."""
+    """Advantages and targets by the rule. Raises RewardError where it would flatten rewards of single tokens, and
+    TrainingError where it does not return one finite number for each action."""
     if has_token_rewards and not advantage.uses_token_rewards:
         raise RewardError(
-            f"advantage {type(advantage).__name__} looks only at the sum of a row, and a reward is given to single "
+            f"advantage {advantage_name(advantage)} looks only at the sum of a row, and a reward is given to single "
             "tokens: which token earned what would be lost. Give one number for a row, or use advantage = gae or "
             "batch_normalized"
         )
-    return advantage.credit(inputs)
+    credit = advantage.credit(inputs)
+    problem = credit_problem(credit, len(inputs.rewards), needs_critic=advantage.needs_critic)
+    if problem is None:
+        return credit
+    given = all(bool(values.isfinite().all()) for values in (inputs.rewards, inputs.values))
+    advice = "" if given else ". The rewards or values that it was given are not all finite either: look there first"
+    raise TrainingError(f"update {inputs.update}: advantage {advantage_name(advantage)}: {problem}{advice}")

@@ -17,9 +17,11 @@ from nearstep.algorithm.losses import (
     value_loss,
 )
 from nearstep.algorithm.trust_regions import LogsOwnLoss, TokenLogprobs, TrustRegion
+from nearstep.common.errors import TrainingError
 from nearstep.metrics import Max, Mean, Metric, Metrics, Variance
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
+from nearstep.training.axis_results import mask_problem, weights_problem
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
 from nearstep.types import Experience
@@ -92,7 +94,8 @@ def policy_objective(
 ) -> tuple[Tensor, Metrics]:
     """Weighted sum of the policy loss over the actions of a micro-batch; `now` are the current log-probs.
 
-    The trust region's loss, the KL penalty where it belongs to the loss, and the entropy bonus.
+    The trust region's loss, the KL penalty where it belongs to the loss, and the entropy bonus. Raises TrainingError
+    where the region returns no mask, or the aggregation no weights, for the actions.
     """
     fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
     old = TokenLogprobs(micro.old_logprobs, micro.old_top)
@@ -101,6 +104,7 @@ def policy_objective(
     if terms.ratio_level == "sequence":
         anchor = TokenLogprobs(sequence_anchor(fixed.sampled, old.sampled, counts), old.top)
     inside = terms.trust_region.inside(fixed, anchor, micro.advantages)
+    _require_none("trust region", terms.trust_region, mask_problem(inside, len(micro.advantages)))
     loss = micro.importance * policy_loss(now.sampled, anchor.sampled, micro.advantages, inside, terms.ratio_limit)
     metrics = _policy_metrics(micro, now, anchor, inside, loss.detach(), terms, first=first)
     if terms.kl_estimator is not None and micro.ref_logprobs is not None:
@@ -108,7 +112,15 @@ def policy_objective(
         loss = loss + micro.kl_coef * kl_estimate(now.sampled, micro.ref_logprobs, terms.kl_estimator)
     if terms.entropy_coef != 0:
         loss = loss - terms.entropy_coef * now.entropy
-    return (terms.aggregation.weights(counts) * loss).sum(), metrics
+    weights = terms.aggregation.weights(counts)
+    _require_none("loss aggregation", terms.aggregation, weights_problem(weights, len(loss)))
+    return (weights * loss).sum(), metrics
+
+
+def _require_none(axis: str, found: object, problem: str | None) -> None:
+    """Raises TrainingError where what an object of an axis returned cannot be used."""
+    if problem is not None:
+        raise TrainingError(f"{axis} {type(found).__name__} on a micro-batch of this run: {problem}")
 
 
 def _policy_metrics(

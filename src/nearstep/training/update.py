@@ -10,6 +10,7 @@ from nearstep.common.errors import TrainingError
 from nearstep.common.random_streams import stream
 from nearstep.metrics import Mean, Metrics
 from nearstep.scale.backend import Backend
+from nearstep.training.axis_results import divisor_problem
 from nearstep.training.objectives import Divisors, losses
 from nearstep.training.optimizers import Learner
 from nearstep.training.recipe import Recipe
@@ -92,7 +93,14 @@ def _divisors(minibatch: Experience, aggregation: LossAggregation, backend: Back
     states = actions + minibatch.train_final.sum()
     rows = (minibatch.rollout.action_counts > 0).sum()
     actions, states, rows = backend.add_up(torch.stack([actions, states, rows]))
-    return Divisors(aggregation.divisor(MinibatchCounts(tokens=actions, rows=rows)), states.clamp(min=1))
+    divisor = aggregation.divisor(MinibatchCounts(tokens=actions, rows=rows))
+    problem = divisor_problem(float(divisor))
+    if problem:
+        raise TrainingError(
+            f"loss aggregation {type(aggregation).__name__}: divisor for {int(actions)} tokens in {int(rows)} rows "
+            f"{problem}"
+        )
+    return Divisors(divisor, states.clamp(min=1))
 
 
 def _went_too_far(epoch_metrics: Metrics, limit: float | None, backend: Backend) -> bool:
