@@ -46,7 +46,7 @@ def test_a_value_that_is_no_reward_is_an_error_naming_function_row_and_value(bad
     assert "'my_reward'" in message
     assert "row 1 of the batch (episode 101)" in message
     assert "'second'" in message
-    assert repr(bad)[:100] in message
+    assert repr(bad).split(" at 0x")[0][:100] in message  # where it lies in memory helps nobody
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

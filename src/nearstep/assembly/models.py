@@ -72,19 +72,7 @@ def build_models(
     notes: list[str] = []
     dtype = DTYPES[config.dtype]
 
-    given = policy_of(config, inputs)
-    plain = (
-        given
-        if isinstance(given, nn.Module)
-        else load_policy(given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code)
-    )
-    plain = without_float16(plain, "model", notes)
-    if (
-        isinstance(given, nn.Module)
-        and config.dtype != "float32"
-        and dtype not in {w.dtype for w in given.parameters()}
-    ):
-        notes.append(f"dtype = {config.dtype} is for folders: model was passed as an object and keeps its own type.")
+    plain = _policy_as_given(config, inputs, notes)
     options = RewardModelOptions(
         dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed
     )
@@ -118,6 +106,17 @@ def build_models(
         critic=None if value is None else _name_or_path(value.model),
     )
     return BuiltModels(Models(policy, reference, value), sources, names, notes)
+
+
+def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:
+    """The policy before adapters are put on: an object as it is, a folder in the type that the settings name."""
+    given, dtype = policy_of(config, inputs), DTYPES[config.dtype]
+    if isinstance(given, str):
+        loaded = load_policy(given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code)
+        return without_float16(loaded, "model", notes)
+    if config.dtype != "float32" and dtype not in {weight.dtype for weight in given.parameters()}:
+        notes.append(f"dtype = {config.dtype} is for folders: model was passed as an object and keeps its own type.")
+    return without_float16(given, "model", notes)
 
 
 def _check_distinct(inputs: RunInputs) -> None:
