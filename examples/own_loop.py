@@ -37,4 +37,6 @@ def main(policy: str, prompts_file: str, updates: int = 3) -> list[float]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit(__doc__)
     main(*sys.argv[1:3])
