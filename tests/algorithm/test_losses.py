@@ -30,6 +30,14 @@ def test_dual_clip_bounds_the_loss_of_bad_tokens_10_4():
     assert inside.tolist() == [False, True]
 
 
+def test_dual_clip_leaves_tokens_that_are_not_bad_alone():
+    ratio = tensor(2.5, 2.5, 2.5)
+    inside = Clip(0.2, 3.0, dual=2.0).inside(
+        TokenLogprobs(ratio.log()), TokenLogprobs(tensor(1, 1, 1).log()), tensor(-0.5, 0, 0.5)
+    )
+    assert inside.tolist() == [False, True, True]
+
+
 @pytest.mark.parametrize(
     ("value", "old", "target", "loss"), [(1.5, 1, 2, 0.32), (0.5, 1, 2, 1.125), (1.1, 1, 2, 0.405), (1.5, 1, 1.1, 0.08)]
 )
