@@ -101,13 +101,22 @@ class PPOTrainer:
         """The critic with its current weights; None if advantages need none. Its trunk may be the policy's."""
         return None if self.recipe.models.critic is None else self.recipe.models.critic.model
 
-    def train(self) -> TrainOutput:
-        """Run all updates, evaluate, and save policy and critic under `output_dir`."""
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None) -> TrainOutput:
+        """Run all updates, evaluate, and save policy and critic under `output_dir`.
+
+        `resume_from_checkpoint` is a folder `checkpoint-N`, or true for the newest whole one of `output_dir`; the
+        setting `resume` says the same. Raises CheckpointError for one that is damaged or of another run, KeyboardInterrupt
+        and SystemExit (143) after SIGINT and SIGTERM, once a checkpoint is on the disk.
+        """
         r = self.recipe
+        if resume_from_checkpoint is not None:
+            r.checkpoint.go_on_from(resume_from_checkpoint)
         folder = Path(r.config.output_dir)
-        with r.report as report, closing(r.rewards), closing(r.engine):
-            report.begin(r.introduction)
+        with r.report as report, closing(r.rewards), closing(r.engine), closing(r.checkpoint), r.interruption:
             train(r, self.state)
+            if r.interruption.asked:
+                r.checkpoint.close()
+                r.interruption.leave()
             r.checkpoint.save_final(self.state)
             if r.config.push_to_hub and r.backend.rank == 0:
                 push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)

@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.assembly.axes import choose_axes, critic_learning_rate
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models, policy_of
-from nearstep.checkpoint.export import Checkpoint
+from nearstep.checkpoint.export import ModelFolders
+from nearstep.checkpoint.resume import Resumed, choose_checkpoint
+from nearstep.checkpoint.saver import Checkpoints
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
 from nearstep.data.templates import with_template
@@ -32,6 +34,7 @@ from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
 from nearstep.training.batches import BatchSizes, batch_sizes
 from nearstep.training.clock import Clock
+from nearstep.training.interruption import Interruption
 from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
@@ -47,6 +50,7 @@ class CheckedInputs:
     run_prompts: RunPrompts
     specs: list[RewardSpec]
     batch: BatchSizes
+    resumed: Resumed | None
 
 
 def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
@@ -81,8 +85,10 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     settings = _generation(config, checked.stops)
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
-    clock = Clock(backend.device)
+    clock, interruption = Clock(backend.device), Interruption()
     reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0)
+    report = _report(config, checked, reporter, clock, evaluator, interruption)
+    folders = ModelFolders(models, checked.tokenizer, backend, _card(config, chosen, rewards, run_prompts, reporter))
     return Recipe(
         config=config,
         batch=batch,
@@ -102,8 +108,19 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         learners=learners,
         backend=backend,
         clock=clock,
-        report=_report(config, checked, reporter, clock, evaluator),
-        checkpoint=_checkpoint(config, checked, chosen, rewards, reporter),
+        report=report,
+        checkpoint=Checkpoints(
+            config=config,
+            folders=folders,
+            learners=learners,
+            backend=backend,
+            remember=report.memory,
+            recall=report.recall,
+            announce=reporter.saved,
+            announce_whole=callbacks.read_saved,
+            resumed=checked.resumed,
+        ),
+        interruption=interruption,
         evaluator=evaluator,
         introduction="\n".join(
             [run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]
@@ -132,7 +149,12 @@ def _callbacks(
 
 
 def _report(
-    config: PPOConfig, checked: CheckedInputs, reporter: Reporter, clock: Clock, evaluator: Evaluator
+    config: PPOConfig,
+    checked: CheckedInputs,
+    reporter: Reporter,
+    clock: Clock,
+    evaluator: Evaluator,
+    interruption: Interruption,
 ) -> Report:
     """What gathers the numbers of an update over processes and hands them to the reporter."""
     return Report(
@@ -144,21 +166,7 @@ def _report(
         sample_updates(checked.batch.updates, config.num_sample_generations),
         evaluator.has_prompts,
         config.log_rollouts,
-    )
-
-
-def _checkpoint(
-    config: PPOConfig, checked: CheckedInputs, chosen: BuiltModels, rewards: Rewards, reporter: Reporter
-) -> Checkpoint:
-    """What saves the models as folders, each with a card."""
-    return Checkpoint(
-        Path(config.output_dir),
-        chosen.models,
-        checked.tokenizer,
-        checked.backend,
-        config.save_total_limit,
-        _card(config, chosen, rewards, checked.run_prompts, reporter),
-        reporter.saved,
+        interruption,
     )
 
 
@@ -168,6 +176,9 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     if config.decode_graphs:
         require_gpu(backend.device)
     tracker_callbacks(config.report_to, main=backend.rank == 0)
+    resumed = None
+    if config.resume is not None:
+        resumed = choose_checkpoint(Path(config.output_dir), config.resume, config)
     policy, trusted = policy_of(config, inputs), config.trust_remote_code
     own = choose_tokenizer(
         inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
@@ -191,7 +202,7 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         reward_funcs=inputs.reward_funcs,
     )
     batch = batch_sizes(config, run_prompts.rows, backend.world_size)
-    return CheckedInputs(backend, tokenizer, stops, run_prompts, specs, batch)
+    return CheckedInputs(backend, tokenizer, stops, run_prompts, specs, batch, resumed)
 
 
 def _evaluator(

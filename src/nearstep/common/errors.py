@@ -27,6 +27,10 @@ class TrainingError(NearstepError, RuntimeError):
     """A run cannot go on: a gradient is not finite, or nothing can be written."""
 
 
+class CheckpointError(NearstepError, RuntimeError):
+    """A checkpoint is damaged, or does not belong to the run that would go on from it. Names the file."""
+
+
 class ConformanceError(NearstepError, AssertionError):
     """An object breaks a law of its axis. Gives the law and a counterexample."""
 

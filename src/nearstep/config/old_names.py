@@ -11,6 +11,7 @@ RENAMED: dict[str, str] = {
     # Run
     "exp_name": "run_name",
     "no_cuda": "use_cpu",
+    "resume_from_checkpoint": "resume",
     # Models
     "model": "model_name_or_path",
     "base_model_name": "model_name_or_path",
@@ -195,7 +196,6 @@ RETIRED: dict[str, Retired] = {
     "backend": Retired("there is one loop, on transformers' models", (None, "auto", "trl", "unsloth")),
     # Reports
     "sanity_check": Retired("for a short run give a small total_episodes", (None, False)),
-    "resume_from_checkpoint": Retired("a run cannot be resumed yet", (None, False)),
     "eval_strategy": Retired("eval_steps says how often to evaluate", (None, False, "steps")),
     "evaluation_strategy": Retired("eval_steps says how often to evaluate", (None, False, "steps")),
     "save_strategy": Retired("save_steps says how often to save; the end is always saved", (None, False, "steps")),

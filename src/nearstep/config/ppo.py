@@ -10,6 +10,7 @@ from nearstep.config.sections import (
     AdvantageSettings,
     AllSettings,
     BatchSettings,
+    CheckpointSettings,
     CriticSettings,
     EpisodeReportSettings,
     KLSettings,
@@ -57,4 +58,5 @@ SECTIONS = sections(
     ("Optimizer", OptimizerSettings),
     ("Reports", ReportSettings),
     ("Episodes", EpisodeReportSettings),
+    ("Checkpoints", CheckpointSettings),
 )  # the sections of `--help`: title, first setting

@@ -244,8 +244,26 @@ class EpisodeReportSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointSettings(Settings):
+    """What is saved against faults, what is kept, and what a run goes on from."""
+
+    resume: str | None = option(
+        None, "auto: go on from the newest whole checkpoint in output_dir, if there is one; or a folder checkpoint-N"
+    )
+    save_minutes: float | None = option(
+        30.0, "minutes between two checkpoints against faults, of which the last two stay; 'none' for none", above=0
+    )
+    keep_steps: int | None = option(None, "updates between two checkpoints that are never removed", at_least=1)
+    keep_best: bool = option(False, "keep the checkpoint with the best objective/scores of an evaluation")
+    on_save_error: Literal["raise", "continue"] = option(
+        "raise", "a checkpoint that cannot be written: end the run, or count it and try again at the next one"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class AllSettings(
     # Fields stand in the opposite order: dataclasses read their bases from the last to the first.
+    CheckpointSettings,
     EpisodeReportSettings,
     ReportSettings,
     OptimizerSettings,

@@ -62,7 +62,9 @@ class ReportSettings(Settings):
     logging_steps: int = option(1, "updates between two entries of the metrics", at_least=1)
     report_to: tuple[str, ...] = option((), "trackers: tensorboard, wandb, trackio, … (transformers' integrations)")
     eval_steps: int | None = option(None, "updates between two evaluations; only at the end if not given", at_least=1)
-    save_steps: int | None = option(None, "updates between two saved models; only at the end if not given", at_least=1)
-    save_total_limit: int | None = option(None, "how many of the folders made by save_steps are kept", at_least=1)
+    save_steps: int | None = option(
+        None, "updates between two checkpoints; models alone, at the end, if not given", at_least=1
+    )
+    save_total_limit: int | None = option(None, "how many of the checkpoints made by save_steps are kept", at_least=1)
     push_to_hub: bool = option(False, "upload the final model to the hub")
     hub_model_id: str | None = option(None, "repository for push_to_hub; the folder's name if not given")

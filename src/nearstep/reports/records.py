@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,7 @@ from nearstep.types import Prompts, Rollout, Scores
 
 Record = Mapping[str, object]
 BLOCK_BYTES = 1 << 16
+UPDATE = re.compile(rb'\{"update": (\d+),')  # every record begins with it
 
 
 class JsonLines:
@@ -54,6 +56,20 @@ def set_aside(path: Path) -> Path | None:
         return None
     names = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
     return path.rename(next(name for name in names if not name.exists()))
+
+
+def cut_after(path: Path, update: int) -> None:
+    """End a file of records with the last one of `update`: what came later is played again."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        end = 0
+        for line in file:
+            found = UPDATE.match(line)
+            if found is None or int(found[1]) > update or not line.endswith(b"\n"):
+                break
+            end += len(line)
+        file.truncate(end)
 
 
 def metrics_record(*, update: int, episode: int, epoch: int | float, numbers: Numbers) -> Record:

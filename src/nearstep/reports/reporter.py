@@ -1,13 +1,14 @@
 """How a run tells what happens: the one object the loop talks to, in front of files, screen and callbacks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
 from nearstep.reports.metrics import Numbers
-from nearstep.reports.records import JsonLines, Record, metrics_record, sample_records, set_aside
+from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
 
 
 def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
@@ -61,10 +62,13 @@ class Reporter:
         """The metrics logged last, those of the last evaluation among them; empty but on the main process."""
         return {} if self._outputs is None else self._outputs.latest
 
-    def begin(self, batch_table: Sequence[tuple[str, object, str]], preview: str) -> None:
-        """Show the batch arithmetic (name, value, how it came about) and what the model sees; open files, trackers."""
+    def begin(self, batch_table: Sequence[tuple[str, object, str]], preview: str, *, after: int = 0) -> None:
+        """Show the batch arithmetic (name, value, how it came about) and what the model sees; open files, trackers.
+
+        Records of a run that goes on after an update are cut back to it; a new run sets those of an earlier one aside.
+        """
         if self._screen is not None:
-            self._outputs = _Outputs(self._config, self._screen)
+            self._outputs = _Outputs(self._config, self._screen, after)
             self._screen.begin(batch_table, preview)
         self._callbacks.begin()
 
@@ -97,13 +101,24 @@ class Reporter:
             if self._outputs.samples is not None:
                 self._outputs.samples.write(sample_records(update, rows))
 
-    def evaluation(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
-        """Report an evaluation; `numbers` have training's names (objective/scores, …) and get `eval/` in front."""
+    def evaluation(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> bool:
+        """Report an evaluation; `numbers` have training's names (objective/scores, …) and get `eval/` in front.
+
+        Returns whether it is the best so far.
+        """
         if self._outputs is not None:
             named = {f"eval/{name}": number for name, number in numbers.items()}
             self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=named)
             self._outputs.screen.evaluation(update, numbers)
-        self._callbacks.evaluate(numbers)
+        return self._callbacks.evaluate(numbers)
+
+    def callbacks_state(self) -> dict[str, Any]:
+        """What callbacks have to know again in a resumed run."""
+        return self._callbacks.state_dict()
+
+    def restore_callbacks(self, state: Mapping[str, Any]) -> None:
+        """Give callbacks what `callbacks_state` took."""
+        self._callbacks.load_state_dict(state)
 
     def saved(self, update: int, folder: Path) -> None:
         """Models were saved in `folder`."""
@@ -129,11 +144,13 @@ class Reporter:
 class _Outputs:
     """The files and the screen of the main process, from the beginning of the run to its end."""
 
-    def __init__(self, config: PPOConfig, screen: Screen) -> None:
+    def __init__(self, config: PPOConfig, screen: Screen, after: int) -> None:
         folder = Path(config.output_dir)
         self.screen = screen
         for name in ("metrics.jsonl", "rollouts.jsonl", "samples.jsonl"):
-            if (kept := set_aside(folder / name)) is not None:
+            if after > 0:
+                cut_after(folder / name, after)
+            elif (kept := set_aside(folder / name)) is not None:
                 screen.note(f"{name} of an earlier run is kept as {kept.name}")
         self.metrics = JsonLines(folder / "metrics.jsonl")
         self.rollouts = JsonLines(folder / "rollouts.jsonl") if config.log_rollouts else None

@@ -1,9 +1,10 @@
 """What the loop tells after each update: metrics of all processes, every episode, samples now and then."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any, TypeAlias
 
 import torch
 
@@ -13,12 +14,15 @@ from nearstep.reports.reporter import Reporter
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
+from nearstep.training.interruption import Interruption
 from nearstep.training.optimizers import LearningRates
 from nearstep.training.recipe import Due
 from nearstep.training.state import State
 from nearstep.types import Experience, Prompts, Scores
 
 RECENT_UPDATES = 20
+
+Memory: TypeAlias = Mapping[str, Any]
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Report:
     sample_updates: frozenset[int]
     has_eval: bool
     log_rollouts: bool
+    interruption: Interruption
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_UPDATES))
 
     def __enter__(self) -> "Report":
@@ -43,9 +48,18 @@ class Report:
     ) -> None:
         self.reporter.__exit__(kind, error, traceback)
 
-    def begin(self, introduction: str) -> None:
+    def begin(self, introduction: str, state: State) -> None:
         """Show the batch arithmetic and what the user should read first; open files and trackers."""
-        self.reporter.begin(self.batch.table(), introduction)
+        self.reporter.begin(self.batch.table(), introduction, after=state.update)
+
+    def memory(self) -> Memory:
+        """What a resumed run must know again: the callbacks' state, best evaluation among it, and recent speed."""
+        return {"callbacks": self.reporter.callbacks_state(), "recent_seconds": list(self.recent_seconds)}
+
+    def recall(self, memory: Memory) -> None:
+        """Know again what `memory` gave."""
+        self.reporter.restore_callbacks(memory["callbacks"])
+        self.recent_seconds.extend(memory["recent_seconds"])
 
     def begin_update(self) -> None:
         """Tell callbacks that an update begins."""
@@ -90,10 +104,10 @@ class Report:
         """Show and record what the policy answers now to a few prompts."""
         self.reporter.samples(state.update, rows)
 
-    def evaluation(self, state: State, metrics: Metrics) -> None:
-        """Report an evaluation."""
+    def evaluation(self, state: State, metrics: Metrics) -> bool:
+        """Report an evaluation; returns whether it is the best so far."""
         shown = metrics.numbers()
-        self.reporter.evaluation(update=state.update, episode=state.episodes, epoch=state.epoch, numbers=shown)
+        return self.reporter.evaluation(update=state.update, episode=state.episodes, epoch=state.epoch, numbers=shown)
 
     def end(self) -> None:
         """Close files and trackers, say how it went."""
@@ -112,13 +126,19 @@ class Report:
 
     def _due(self, state: State) -> Due:
         """The same on every process, or some would wait for others for ever."""
-        own = (self.reporter.should_evaluate, self.reporter.should_save, self.reporter.should_training_stop)
-        evaluate, save, stop = (any(each) for each in zip(*self.backend.gather(own), strict=True))
+        own = (
+            self.reporter.should_evaluate,
+            self.reporter.should_save,
+            self.reporter.should_training_stop,
+            self.interruption.asked,
+        )
+        evaluate, save, stop, leave = (any(each) for each in zip(*self.backend.gather(own), strict=True))
         return Due(
-            samples=state.update in self.sample_updates,
-            evaluate=(evaluate or stop) and self.has_eval,  # a run that is stopped early ends with an evaluation too
-            save=save,
-            stop=stop,
+            samples=state.update in self.sample_updates and not leave,
+            # A run that is stopped early ends with an evaluation too, unless somebody waits for the process to leave.
+            evaluate=(evaluate or stop) and self.has_eval and not leave,
+            save=save or leave,
+            stop=stop or leave,
         )
 
 

@@ -10,6 +10,8 @@ from nearstep.training.update import update
 def train(r: Recipe, state: State) -> None:
     """Run all updates that are left. Raises ModelError where other weights train than the optimizers hold."""
     r.learners.require_same_weights()
+    r.checkpoint.load(state)  # a new run and a resumed one: the same line
+    r.report.begin(r.introduction, state)
     for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):
         state.begin_update()
         r.report.begin_update()
@@ -30,9 +32,8 @@ def train(r: Recipe, state: State) -> None:
         due = r.report.step(state, prompts, experience, scores, metrics, rates)  # 5 report
         if due.samples:
             r.report.samples(state, r.evaluator.samples(r.engine, state))
-        if due.evaluate:
-            r.report.evaluation(state, r.evaluator.evaluate(r.engine, state))
-        if due.save:
-            r.checkpoint.save(state)
+        best = due.evaluate and r.report.evaluation(state, r.evaluator.evaluate(r.engine, state))
+        with r.clock("save"):
+            r.checkpoint.step(state, due, best=best)
         if due.stop:
             return
