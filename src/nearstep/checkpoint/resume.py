@@ -22,7 +22,7 @@ FREE_SETTINGS = frozenset({
     "num_sample_generations", "eval_steps", "save_steps", "save_minutes", "save_total_limit", "keep_steps", "keep_best",
     "on_save_error", "push_to_hub", "hub_model_id", "per_device_train_batch_size", "max_tokens_per_microbatch",
     "local_rollout_forward_batch_size", "gradient_checkpointing", "reward_url", "reward_url_token_env",
-    "reward_workers", "reward_timeout_seconds", "reward_retries", "max_nonfinite_steps",
+    "reward_workers", "reward_timeout_seconds", "reward_retries", "max_broken_updates",
 })  # fmt: skip
 
 

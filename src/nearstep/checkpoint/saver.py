@@ -2,6 +2,7 @@
 
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ class Checkpoints:
         self.backend.wait_for_all()  # or a fast process writes before a slow one has looked
         if self.backend.rank == 0:
             for left in self.run.glob(f".{PREFIX}*"):
-                shutil.rmtree(left, ignore_errors=True)
+                files.remove(left)
         if self.resumed is not None:
             folder, self.parent = self.resumed.folder / FOLDER, self.resumed.manifest.parent
             snapshot = read_snapshot(folder)
@@ -179,18 +180,20 @@ class Checkpoints:
         for folder in checkpoints(self.run):
             if update_of(folder) > update:
                 target = self.run / SUPERSEDED / folder.name
-                shutil.rmtree(target, ignore_errors=True)
-                target.parent.mkdir(exist_ok=True)
-                folder.rename(target)
+                files.make_folder(target.parent)
+                if target.exists():
+                    files.remove(target)
+                files.move(folder, target)
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Do it; with on_save_error = continue a failed save is counted, and the next one tries again."""
         try:
             work()
-        except TrainingError:
+        except TrainingError as error:
             if self.config.on_save_error == "raise":
                 raise
             self.failed += 1
+            warnings.warn(f"{error} (on_save_error = continue: {self.failed} failed so far)", stacklevel=3)
 
     def _no_place(self, target: Path, error: OSError) -> TrainingError:
         free = shutil.disk_usage(self.run).free if self.run.exists() else 0

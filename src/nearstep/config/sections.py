@@ -171,6 +171,11 @@ class PolicySettings(Settings):
         "rows of their mean, sum, or sum divided by response_length; plain sum",
     )
     mask_truncated_completions: bool = option(False, "nothing is learned from responses that were cut off")
+    max_broken_updates: int = option(
+        3,
+        "updates in a row whose gradient may not be finite, and whose step is left out, before the run ends",
+        at_least=1,
+    )
     early_stop_kl: float | None = option(
         None, "no further epoch once policy/approxkl_avg of one is above 1.5 × this", above=0
     )

@@ -67,6 +67,7 @@ MEANINGS: dict[str, str] = {
     "response/left_out": "share of responses that nothing is learned from: not scored, or cut off where "
     "mask_truncated_completions is on.",
     "optimizer/steps": "optimizer steps of the policy so far.",
+    "optimizer/skipped_steps": "optimizer steps left out so far, since their gradient was not finite.",
     "lr": "learning rate of the policy in this update.",
     "vf_lr": "learning rate of the critic in this update.",
     "update": "updates done: one rollout and its optimizer steps each.",

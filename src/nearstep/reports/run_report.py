@@ -89,6 +89,7 @@ class Report:
             **{f"time/{phase}": share for phase, share in shares.items()},
             "lr": rates.policy,
             "optimizer/steps": state.steps.policy,
+            "optimizer/skipped_steps": state.steps.skipped,
             **({} if rates.critic is None else {"vf_lr": rates.critic, "value/optimizer_steps": state.steps.critic}),
         }
         self.reporter.step(

@@ -20,13 +20,14 @@ def train(r: Recipe, state: State) -> None:
         with r.clock("score"):
             scores = r.rewards(prompts, rollout, early)  # 2 score
             state.update_score_moments(scores, r.config, r.backend)
+            state.watch_spread(scores, r.backend)
         with r.clock("experience"):
             experience = make_experience(rollout, scores, r, state)  # 3 annotate
         with r.clock("update"):
             phases = r.schedule.phases(state.update)
             metrics, steps = update(experience, phases, r)  # 4 improve
         rates = r.learners.end_update()
-        state.end_update(r.batch, steps)
+        state.end_update(r.batch, steps, r.config.max_broken_updates)
         state.update_kl_coef(experience, r.kl_controller, r.config.kl_estimator, r.batch, r.backend)
         metrics = describe(experience, scores, r) + metrics
         due = r.report.step(state, prompts, experience, scores, metrics, rates)  # 5 report

@@ -85,7 +85,8 @@ class MasterWeights:
     @torch.no_grad()
     def copy_back(self) -> None:
         """Round the masters into the narrow weights."""
-        torch._foreach_copy_(list(self.narrow), list(self.masters))
+        if self.masters:
+            torch._foreach_copy_(list(self.narrow), list(self.masters))
 
     def _save(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         return {**state, STATE: [master.detach() for master in self.masters]}
