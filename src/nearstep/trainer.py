@@ -105,8 +105,8 @@ class PPOTrainer:
         """Run all updates, evaluate, and save policy and critic under `output_dir`.
 
         `resume_from_checkpoint` is a folder `checkpoint-N`, or true for the newest whole one of `output_dir`; the
-        setting `resume` says the same. Raises CheckpointError for one that is damaged or of another run, KeyboardInterrupt
-        and SystemExit (143) after SIGINT and SIGTERM, once a checkpoint is on the disk.
+        setting `resume` says the same. Raises CheckpointError for one that is damaged or of another run, and
+        KeyboardInterrupt or SystemExit (143) after SIGINT or SIGTERM, once a checkpoint is on the disk.
         """
         r = self.recipe
         if resume_from_checkpoint is not None:

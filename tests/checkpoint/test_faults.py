@@ -31,7 +31,9 @@ class Faults:
     def _wrapped(self, operation):
         def counted(*given):
             self.count += 1
-            if self.fail_at is not None and (self.count >= self.fail_at if self.forever else self.count == self.fail_at):
+            if self.fail_at is not None and (
+                self.count >= self.fail_at if self.forever else self.count == self.fail_at
+            ):
                 raise self.error
             return operation(*given)
 
@@ -39,8 +41,9 @@ class Faults:
 
 
 def test_every_file_operation_is_counted():
-    writing = {name for name, found in vars(files).items()
-               if inspect.isfunction(found) and found.__module__ == files.__name__}
+    writing = {
+        name for name, found in vars(files).items() if inspect.isfunction(found) and found.__module__ == files.__name__
+    }
     assert writing - set(OPERATIONS) == {"sha256", "read_tensors", "read_text", "as_json"}
 
 

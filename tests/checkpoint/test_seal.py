@@ -75,9 +75,10 @@ def test_an_entry_of_the_manifest_cannot_be_changed_with_its_file(run):
 
 
 def test_work_that_fails_leaves_no_folder(tmp_path):
-    with pytest.raises(OSError, match="full"), sealed_folder(
-        tmp_path / "checkpoint-3", update=3, kind="fault", parent=None
-    ) as folder:
+    with (
+        pytest.raises(OSError, match="full"),
+        sealed_folder(tmp_path / "checkpoint-3", update=3, kind="fault", parent=None) as folder,
+    ):
         (folder / "a").write_text("half")
         raise OSError("full")
     assert list(tmp_path.iterdir()) == []

@@ -27,6 +27,7 @@ from nearstep.reports.reporter import Reporter, sample_updates
 from nearstep.reports.run_report import Report
 from nearstep.rewards.build import RewardSpec, on_error, reward_specs
 from nearstep.rewards.combine import Rewards
+from nearstep.rewards.protocol import RewardModule
 from nearstep.rollout.build import make_engine
 from nearstep.rollout.decode_graphs import require_gpu
 from nearstep.rollout.engine import EngineSettings, GenerationSettings, RolloutEngine, require_top_tokens
@@ -37,6 +38,7 @@ from nearstep.training.clock import Clock
 from nearstep.training.interruption import Interruption
 from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
+from nearstep.training.replay import DumpedRewards, ReplayedEngine, ReplayedRewards, RolloutFolder
 from nearstep.training.state import State
 
 
@@ -84,6 +86,15 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     )
     settings = _generation(config, checked.stops)
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
+    training_rewards: RewardModule = rewards
+    if config.replay_rollouts is not None:
+        written = RolloutFolder(Path(config.replay_rollouts), backend.rank)
+        engine, training_rewards = (
+            ReplayedEngine(engine, written, backend.device),
+            ReplayedRewards(written, checked.tokenizer),
+        )
+    if config.dump_rollouts is not None:
+        training_rewards = DumpedRewards(training_rewards, RolloutFolder(Path(config.dump_rollouts), backend.rank))
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
     clock, interruption = Clock(backend.device), Interruption()
     reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0)
@@ -97,7 +108,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         prompts=prompts,
         engine=engine,
         generation=settings,
-        rewards=rewards,
+        rewards=training_rewards,
         trust_region=axes.trust_region,
         ratio_limit=axes.ratio_limit,
         advantage=axes.advantage,

@@ -1,4 +1,4 @@
-"""Every file operation of a checkpoint, in one place: tests count them and let each fail, or the process die, in turn."""
+"""Every file operation of a checkpoint, in one place: tests count them, and let each fail or be the last."""
 
 import hashlib
 import json

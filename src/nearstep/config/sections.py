@@ -246,6 +246,10 @@ class EpisodeReportSettings(Settings):
     )
     num_sample_generations: int = option(10, "tables of sample completions in the run; 0 for none", at_least=0)
     log_rollouts: bool = option(True, "write every episode to rollouts.jsonl")
+    dump_rollouts: str | None = option(None, "folder for every rollout with all that training needs of it, as tensors")
+    replay_rollouts: str | None = option(
+        None, "train from the rollouts and scores in this folder, as dump_rollouts left them, instead of generating"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

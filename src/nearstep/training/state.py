@@ -15,7 +15,6 @@ from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
 from nearstep.types import Experience, Scores
 
-
 NO_SIGNAL_UPDATES = 5
 
 
@@ -77,8 +76,8 @@ class State:
         if self.broken_in_a_row >= max_broken:
             raise TrainingError(
                 f"update {self.update}: the gradient was not finite in {self.broken_in_a_row} updates in a row "
-                "(max_broken_updates). The warnings above say what was not. Look at the last rows of rollouts.jsonl, lower "
-                "learning_rate, or check the reward"
+                "(max_broken_updates). The warnings above say what was not. Look at the last rows of rollouts.jsonl, "
+                "lower learning_rate, or check the reward"
             )
         self.episodes += batch.batch
         self.epoch = batch.passes(self.update)
