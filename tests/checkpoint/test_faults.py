@@ -40,6 +40,12 @@ class Faults:
         return counted
 
 
+def save(trainer):
+    """A save and its end."""
+    trainer.recipe.checkpoint.save(trainer.state, "fault")
+    trainer.recipe.checkpoint.close()
+
+
 def test_every_file_operation_is_counted():
     writing = {
         name for name, found in vars(files).items() if inspect.isfunction(found) and found.__module__ == files.__name__
@@ -52,16 +58,14 @@ def test_death_at_any_file_operation_leaves_the_old_or_the_new_checkpoint(tmp_pa
     trainer.train()
     before = everything(trainer)
     faults = Faults(monkeypatch, Death())
-    trainer.recipe.checkpoint.save(trainer.state, "fault")
-    trainer.recipe.checkpoint.close()
+    save(trainer)
     operations = faults.count
     assert operations > 15
     for number in range(1, operations + 1):
         trainer.state.update += 1  # a checkpoint of another name, after which the old one goes
         faults.count, faults.fail_at = 0, number
         with pytest.raises(Death):
-            trainer.recipe.checkpoint.save(trainer.state, "fault")
-            trainer.recipe.checkpoint.close()
+            save(trainer)
         faults.fail_at = None
         newest = checkpoints(tmp_path)[-1]
         check_whole(newest)
@@ -78,8 +82,7 @@ def test_a_full_disk_is_told_and_costs_no_earlier_checkpoint(tmp_path, monkeypat
     faults = Faults(monkeypatch, OSError(errno.ENOSPC, "No space left on device"), forever=False)
     faults.fail_at, trainer.state.update = number, 2
     with pytest.raises(TrainingError, match=r"checkpoint-2 failed: .*No space left.*bytes free\).*checkpoint-1"):
-        trainer.recipe.checkpoint.save(trainer.state, "fault")
-        trainer.recipe.checkpoint.close()
+        save(trainer)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1"]
     assert not list(tmp_path.glob(".checkpoint*"))
 

@@ -74,13 +74,16 @@ def test_an_entry_of_the_manifest_cannot_be_changed_with_its_file(run):
     path.write_text(original)
 
 
-def test_work_that_fails_leaves_no_folder(tmp_path):
-    with (
-        pytest.raises(OSError, match="full"),
-        sealed_folder(tmp_path / "checkpoint-3", update=3, kind="fault", parent=None) as folder,
-    ):
+def half(target):
+    """Work that fails in the middle."""
+    with sealed_folder(target, update=3, kind="fault", parent=None) as folder:
         (folder / "a").write_text("half")
         raise OSError("full")
+
+
+def test_work_that_fails_leaves_no_folder(tmp_path):
+    with pytest.raises(OSError, match="full"):
+        half(tmp_path / "checkpoint-3")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -159,8 +159,7 @@ def test_an_adaptive_coefficient_by_hand():
 ])  # fmt: skip
 def test_the_coefficient_is_logged_in_every_update(tmp_path, given, expected):
     recipe = small_recipe(tmp_path, num_ppo_epochs=1, **given)
-    with recipe.report.reporter as reporter:
-        reporter.begin([], "")
+    with recipe.report:
         train(recipe, State())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["objective/kl_coef"] for line in lines] == pytest.approx(expected)

@@ -268,8 +268,7 @@ def test_recipes_learn(tmp_path, name):
         "vf_learning_rate": 1e-2 if name == "vapo" else None,
     }  # fmt: skip
     recipe = small_recipe(tmp_path, parts={"model": learner()}, **given)
-    with recipe.report.reporter as reporter:
-        reporter.begin([], "")
+    with recipe.report:
         train(recipe, State())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["objective/scores"] < 0.6
