@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from nearstep.cli import check, demo, ppo, prepare, reward, rewards, score, serv
 from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
+from nearstep.cli.launcher import tell_launcher
 from nearstep.common.errors import ConfigError, NearstepError
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
@@ -93,7 +95,7 @@ COMMANDS: tuple[Command[Any], ...] = (
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command that `words` (by default those of the command line) ask for; return the exit code.
 
-    0 done, 1 failed (or nobody reads on: `nearstep --help | head -1`), 2 wrongly asked, 130 interrupted.
+    0 done, 1 failed (or nobody reads on: `nearstep --help | head -1`), 2 wrongly asked, 130 interrupted, 143 ended.
     """
     try:
         code = _answer(sys.argv[1:] if words is None else words)
@@ -132,9 +134,13 @@ def _run(command: Command[Any], words: Sequence[str]) -> int:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except Exception as error:
+        tell_launcher("".join(traceback.format_exception_only(error)).strip(), error)
+        raise
     return 0
 
 
 def _fail(message: str, code: int) -> int:
+    tell_launcher(message)
     print(f"nearstep: {message}", file=sys.stderr)
     return code

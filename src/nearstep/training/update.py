@@ -74,7 +74,7 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> t
     learners = r.learners.of(phase)
     for learner in learners.values():
         learner.free_gradients()
-    divisors = _divisors(minibatch, r.loss_aggregation, r.backend)
+    divisors = divisors_of(minibatch, r.loss_aggregation, r.backend)
     metrics = Metrics()
     for micro in minibatch.split(r.batch.micro_tokens, r.batch.micro_rows):
         for loss, loss_metrics in losses(micro, phase, divisors, r, first=first):
@@ -118,7 +118,7 @@ def _warn_of_skipped_step(minibatch: Experience, metrics: Metrics, update: int) 
     )
 
 
-def _divisors(minibatch: Experience, aggregation: LossAggregation, backend: Backend) -> Divisors:
+def divisors_of(minibatch: Experience, aggregation: LossAggregation, backend: Backend) -> Divisors:
     """The policy's by the loss aggregation; the critic's is the number of states it is trained on."""
     actions = torch.tensor(len(minibatch.old_logprobs), device=minibatch.scores.device)
     states = actions + minibatch.train_final.sum()
