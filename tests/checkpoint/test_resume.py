@@ -66,3 +66,27 @@ def test_no_checkpoint_is_a_new_run_for_auto_and_an_error_for_true(tmp_path):
     assert trainer_of(tmp_path / "new", resume="auto").train().updates == 4
     with pytest.raises(CheckpointError, match="holds no checkpoint to go on from"):
         trainer_of(tmp_path / "none").train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_run_goes_on_around_an_epochs_end(tmp_path, stop):
+    """Eight prompts, four an update: an epoch ends after update 2 and after update 4."""
+    unbroken = trainer_of(tmp_path / "unbroken", batch_size=4, total_episodes=16)
+    unbroken.train()
+    trainer_of(tmp_path / "stopped", batch_size=4, total_episodes=4 * stop, lr_scheduler_type="constant").train()
+    resumed = trainer_of(tmp_path / "stopped", batch_size=4, total_episodes=16, resume="auto")
+    assert resumed.train().updates == 4
+    assert_same_bits(everything(resumed), everything(unbroken))
+    assert records(tmp_path / "stopped") == records(tmp_path / "unbroken")
+
+
+def test_a_run_that_is_over_does_nothing_and_a_shorter_one_is_refused(tmp_path):
+    first = trainer_of(tmp_path)
+    first.train()
+    before = records(tmp_path)
+    again = trainer_of(tmp_path, resume="auto")
+    assert again.train().updates == 4
+    assert_same_bits(everything(again), everything(first))
+    assert records(tmp_path) == before
+    with pytest.raises(ConfigError, match="stands after update 4, and this run has 3 updates"):
+        trainer_of(tmp_path, resume="auto", total_episodes=24).train()

@@ -106,7 +106,7 @@ WRONG = {
         {"critic_trunk": "adapter", "value_model_path": "critic"},
         "value_model_path is a model of its own, and with critic_trunk = adapter",
     ),
-    "resume": ({"resume_from_checkpoint": True}, "resume_from_checkpoint = True: a run cannot be resumed yet"),
+    "resume": ({"resume_from_checkpoint": True}, "resume_from_checkpoint = True must be text"),
 }
 
 

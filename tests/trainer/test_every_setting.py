@@ -193,13 +193,22 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "eval_steps": ({"eval_dataset_name": "{models}/fewer.jsonl"}, 1),
     "save_steps": ({}, 1),
     "save_total_limit": ({"save_steps": 1}, 1),
+    "keep_steps": ({}, 2),
+    "keep_best": ({"eval_dataset_name": "{models}/fewer.jsonl", "eval_steps": 1}, True),
+    "save_minutes": ({}, 1e-6),
+    "dump_rollouts": ({}, "{folder}/rollouts"),
 }
 # These have a test of their own below, for what they do lies outside a run on this machine.
 OF_SERVERS: dict[str, object] = {
     "reward_url": "http://127.0.0.1:1/other", "reward_url_token_env": "A_TOKEN", "reward_url_timeout_seconds": 1.0,
     "reward_url_retries": 0, "reward_url_batch_size": 3,
 }  # fmt: skip
-APART = {"use_cpu", "decode_graphs", "trust_remote_code", "dataset_config", "push_to_hub", "hub_model_id", *OF_SERVERS}
+APART = {"use_cpu", "decode_graphs", "trust_remote_code", "dataset_config", "push_to_hub", "hub_model_id",
+         *OF_SERVERS}  # fmt: skip
+ELSEWHERE = {
+    "resume": "checkpoint/test_resume.py", "on_save_error": "checkpoint/test_faults.py",
+    "max_broken_updates": "training/test_update.py", "replay_rollouts": "training/test_replay.py",
+}  # fmt: skip
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",
     "reward_funcs": "{models}/rewards.py:low", "output_dir": "{folder}", "total_episodes": 16,
@@ -210,7 +219,8 @@ BASE: dict[str, object] = {
 
 
 def test_every_setting_has_its_effect_shown():
-    assert {field.name for field in dataclasses.fields(PPOConfig)} == set(EFFECTS) | APART
+    assert {field.name for field in dataclasses.fields(PPOConfig)} == set(EFFECTS) | APART | set(ELSEWHERE)
+    assert all(name in (Path(__file__).parents[1] / file).read_text() for name, file in ELSEWHERE.items())
     assert all(f"test_{name}" in globals() for name in APART - set(OF_SERVERS))
 
 

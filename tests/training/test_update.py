@@ -150,7 +150,7 @@ def test_max_grad_norm_limits_the_step_d3(tmp_path):
     experience = make_experience(rollout, scores, recipe)
     models = (recipe.models.policy.model, recipe.models.critic.model)
     before = [copy.deepcopy(model.state_dict()) for model in models]
-    metrics = improve(experience, recipe.schedule.phases(1)[0], recipe, first=True)
+    metrics, _ = improve(experience, recipe.schedule.phases(1)[0], recipe, first=True)
     moved = [
         (after - old[name]).double().flatten()
         for model, old in zip(models, before, strict=True) for name, after in model.state_dict().items()
@@ -224,13 +224,14 @@ def test_a_step_whose_gradient_is_not_finite_is_left_out(tmp_path, what, named):
 
 def test_three_broken_updates_in_a_row_end_the_run(tmp_path):
     recipe = small_recipe(tmp_path)
-    state = State()
+    state, limit = State(), recipe.config.max_broken_updates
+    assert limit == 3
     for skipped in (2, 1, 0, 1, 1):
         state.begin_update()
-        state.end_update(recipe.batch, Steps(policy=1, skipped=skipped), 3)
+        state.end_update(recipe.batch, Steps(policy=1, skipped=skipped), limit)
     state.begin_update()
     with pytest.raises(TrainingError, match="update 6: the gradient was not finite in 3 updates in a row"):
-        state.end_update(recipe.batch, Steps(skipped=2), 3)
+        state.end_update(recipe.batch, Steps(skipped=2), limit)
 
 
 def test_scores_that_are_all_alike_are_told_of_once(tmp_path):
@@ -270,7 +271,7 @@ def test_vf_coef_scales_the_gradient_of_the_critic_and_not_of_the_policy(tmp_pat
         recipe = small_recipe(tmp_path, dtype=torch.float64, vf_coef=vf_coef, max_grad_norm=None)
         _, rollout, scores = play(recipe)
         experience = make_experience(rollout, scores, recipe)
-        metrics = improve(experience, recipe.schedule.phases(1)[0], recipe, first=True).by_name
+        metrics = improve(experience, recipe.schedule.phases(1)[0], recipe, first=True)[0].by_name
         norms.append([float(metrics[f"{network}/grad_norm"].sum) for network in ("policy", "value")])
     assert norms[1] == pytest.approx([norms[0][0], 3 * norms[0][1]])
 

@@ -86,20 +86,11 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     )
     settings = _generation(config, checked.stops)
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
-    training_rewards: RewardModule = rewards
-    if config.replay_rollouts is not None:
-        written = RolloutFolder(Path(config.replay_rollouts), backend.rank)
-        engine, training_rewards = (
-            ReplayedEngine(engine, written, backend.device),
-            ReplayedRewards(written, checked.tokenizer),
-        )
-    if config.dump_rollouts is not None:
-        training_rewards = DumpedRewards(training_rewards, RolloutFolder(Path(config.dump_rollouts), backend.rank))
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
     clock, interruption = Clock(backend.device), Interruption()
     reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0)
     report = _report(config, checked, reporter, clock, evaluator, interruption)
-    folders = ModelFolders(models, checked.tokenizer, backend, _card(config, chosen, rewards, run_prompts, reporter))
+    engine, training_rewards = _replayed(config, checked, engine, rewards)
     return Recipe(
         config=config,
         batch=batch,
@@ -120,22 +111,50 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         backend=backend,
         clock=clock,
         report=report,
-        checkpoint=Checkpoints(
-            config=config,
-            folders=folders,
-            learners=learners,
-            backend=backend,
-            remember=report.memory,
-            recall=report.recall,
-            announce=reporter.saved,
-            announce_whole=callbacks.read_saved,
-            resumed=checked.resumed,
-        ),
+        checkpoint=_checkpoints(config, checked, chosen, learners, rewards, report, callbacks),
         interruption=interruption,
         evaluator=evaluator,
         introduction="\n".join(
             [run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]
         ),
+    )
+
+
+def _replayed(
+    config: PPOConfig, checked: CheckedInputs, engine: RolloutEngine, rewards: RewardModule
+) -> tuple[RolloutEngine, RewardModule]:
+    """Engine and rewards of training: of files where they are replayed, and writing files where they are dumped."""
+    backend = checked.backend
+    if config.replay_rollouts is not None:
+        written = RolloutFolder(Path(config.replay_rollouts), backend.rank)
+        engine, rewards = ReplayedEngine(engine, written, backend.device), ReplayedRewards(written, checked.tokenizer)
+    if config.dump_rollouts is not None:
+        rewards = DumpedRewards(rewards, RolloutFolder(Path(config.dump_rollouts), backend.rank))
+    return engine, rewards
+
+
+def _checkpoints(
+    config: PPOConfig,
+    checked: CheckedInputs,
+    chosen: BuiltModels,
+    learners: Learners,
+    rewards: Rewards,
+    report: Report,
+    callbacks: Callbacks,
+) -> Checkpoints:
+    """What saves the run, its models as folders with a card each, and restores it."""
+    card = _card(config, chosen, rewards, checked.run_prompts, report.reporter)
+    return Checkpoints(
+        config=config,
+        folders=ModelFolders(chosen.models, checked.tokenizer, checked.backend, card),
+        learners=learners,
+        updates=checked.batch.updates,
+        backend=checked.backend,
+        remember=report.memory,
+        recall=report.recall,
+        announce=report.reporter.saved,
+        announce_whole=callbacks.read_saved,
+        resumed=checked.resumed,
     )
 
 

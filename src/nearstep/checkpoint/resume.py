@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nearstep.checkpoint import files
-from nearstep.checkpoint.seal import Manifest, check_whole, checkpoints, read_manifest, update_of
+from nearstep.checkpoint.seal import CheckpointManifest, check_whole, checkpoints, read_manifest, update_of
 from nearstep.common.errors import CheckpointError, ConfigError, shorten
 from nearstep.config.ppo import PPOConfig
 
@@ -32,7 +32,7 @@ class Resumed:
     """A checkpoint that is whole and belongs to this run, and what the user should know of how it was found."""
 
     folder: Path
-    manifest: Manifest
+    manifest: CheckpointManifest
     notes: tuple[str, ...] = ()
 
 

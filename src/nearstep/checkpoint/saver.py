@@ -6,16 +6,17 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from nearstep.checkpoint import files
 from nearstep.checkpoint.export import ModelFolders, Writing
 from nearstep.checkpoint.resume import AUTO, SETTINGS, Resumed, choose_checkpoint, refuse_used, settings_to_keep
-from nearstep.checkpoint.seal import PREFIX, Kind, checkpoints, read_manifest, sealed_folder, update_of
+from nearstep.checkpoint.seal import PREFIX, SaveKind, checkpoints, read_manifest, sealed_folder, update_of
 from nearstep.checkpoint.snapshot import FOLDER, Snapshot, put_back, read_snapshot, take_snapshot
-from nearstep.checkpoint.writer import Writer
-from nearstep.common.errors import CheckpointError, TrainingError
+from nearstep.checkpoint.writer import BackgroundWriter
+from nearstep.common.errors import CheckpointError, ConfigError, TrainingError
 from nearstep.config.ppo import PPOConfig
+from nearstep.reports.run_report import ReportMemory
 from nearstep.scale.backend import Backend
 from nearstep.training.optimizers import Learners
 from nearstep.training.recipe import Due
@@ -23,8 +24,6 @@ from nearstep.training.state import State
 
 SUPERSEDED = "superseded"
 TIMED_KEPT = 2  # of the checkpoints that save_minutes makes, where save_total_limit is not given
-
-Memory: TypeAlias = Mapping[str, Any]
 
 
 @dataclass
@@ -37,16 +36,17 @@ class Checkpoints:
     config: PPOConfig
     folders: ModelFolders
     learners: Learners
+    updates: int  # of the whole run
     backend: Backend
-    remember: Callable[[], Memory]  # what the report would have to know again
-    recall: Callable[[Memory], None]
+    remember: Callable[[], ReportMemory]  # what the report would have to know again
+    recall: Callable[[ReportMemory], None]
     announce: Callable[[int, Path], None]  # called with every saved folder
     announce_whole: bool  # whether who hears of a folder reads it at once, so that it is awaited
     resumed: Resumed | None = None  # what the run goes on from; None for a new one, and once it is loaded
     parent: str | None = None  # seal of the checkpoint that the run was forked from
     failed: int = 0  # saves that did not succeed, with on_save_error = continue
     pause_seconds: float = 0.0  # that the last save held up the training
-    _writer: Writer = field(default_factory=Writer)
+    _writer: BackgroundWriter = field(default_factory=BackgroundWriter)
     _saved_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -80,6 +80,12 @@ class Checkpoints:
         if self.resumed is not None:
             folder, self.parent = self.resumed.folder / FOLDER, self.resumed.manifest.parent
             snapshot = read_snapshot(folder)
+            done = self.resumed.manifest.update
+            if done > self.updates:
+                raise ConfigError(
+                    f"{self.resumed.folder} stands after update {done}, and this run has {self.updates} updates: give "
+                    "more total_episodes"
+                )
             put_back(snapshot, self.learners, state, str(folder))
             self.recall(snapshot.report)
             if self.backend.rank == 0:
@@ -97,7 +103,7 @@ class Checkpoints:
         elif due.save or self._minutes_passed():
             self.save(state, "fault")
 
-    def save(self, state: State, kind: Kind) -> None:
+    def save(self, state: State, kind: SaveKind) -> None:
         """Write `checkpoint-N` beside the training; returns once all that it needs is copied.
 
         Raises TrainingError for weights that are not finite, and where this or the last save failed.
@@ -145,7 +151,7 @@ class Checkpoints:
         """Wait, and end the thread that writes."""
         self._guard(self._writer.close)
 
-    def _write(self, snapshot: Snapshot, models: Writing, kept: Mapping[str, Any], update: int, kind: Kind) -> None:
+    def _write(self, snapshot: Snapshot, models: Writing, kept: Mapping[str, Any], update: int, kind: SaveKind) -> None:
         target = self.run / f"{PREFIX}{update}"
         try:
             with sealed_folder(target, update=update, kind=kind, parent=self.parent) as folder:
@@ -156,7 +162,7 @@ class Checkpoints:
         except OSError as error:
             raise self._no_place(target, error) from error
 
-    def _prune(self, update: int, kind: Kind) -> None:
+    def _prune(self, update: int, kind: SaveKind) -> None:
         """Remove what the new checkpoint replaces, now that it is whole: older ones of its own kind."""
         if kind == "kept":
             return
@@ -204,7 +210,7 @@ class Checkpoints:
         return f"The last checkpoint is {found[-1]}." if found else "There is no earlier checkpoint."
 
 
-def _kind(folder: Path) -> Kind | Literal["damaged"]:
+def _kind(folder: Path) -> SaveKind | Literal["damaged"]:
     try:
         return read_manifest(folder).kind
     except CheckpointError:

@@ -15,20 +15,20 @@ MANIFEST = "manifest.json"
 FORMAT = 1  # goes up where an older nearstep could not read a checkpoint
 PREFIX = "checkpoint-"
 
-Kind: TypeAlias = Literal["fault", "kept", "best"]
-Layout: TypeAlias = Literal["whole"]
+SaveKind: TypeAlias = Literal["fault", "kept", "best"]
+WeightLayout: TypeAlias = Literal["whole"]
 
 
 @dataclass(frozen=True)
-class Manifest:
+class CheckpointManifest:
     """What a checkpoint is, and the size and SHA-256 of each of its files by relative path."""
 
     update: int
-    kind: Kind
+    kind: SaveKind
     sizes: Mapping[str, int]
     hashes: Mapping[str, str]
     parent: str | None = None  # seal of the checkpoint that the run was forked from
-    layout: Layout = "whole"  # how weights lie in the files: whole tensors, whatever the number of processes
+    layout: WeightLayout = "whole"  # how weights lie in the files: whole tensors, whatever the number of processes
     format: int = FORMAT
 
     @property
@@ -43,7 +43,7 @@ class Manifest:
 
 
 @contextmanager
-def sealed_folder(target: Path, *, update: int, kind: Kind, parent: str | None) -> Iterator[Path]:
+def sealed_folder(target: Path, *, update: int, kind: SaveKind, parent: str | None) -> Iterator[Path]:
     """A hidden folder to write a checkpoint in; it takes its name once all lies on the disk, and goes away otherwise.
 
     The order is the guarantee: files, then the manifest, then the name, each synced before the next. A process that
@@ -60,7 +60,7 @@ def sealed_folder(target: Path, *, update: int, kind: Kind, parent: str | None) 
         names = [path.relative_to(unfinished).as_posix() for path in written]
         sizes = {name: path.stat().st_size for name, path in zip(names, written, strict=True)}
         hashes = {name: files.sha256(path) for name, path in zip(names, written, strict=True)}
-        files.write_text(unfinished / MANIFEST, Manifest(update, kind, sizes, hashes, parent).text)
+        files.write_text(unfinished / MANIFEST, CheckpointManifest(update, kind, sizes, hashes, parent).text)
         files.sync(unfinished / MANIFEST)
         for folder in sorted({path.parent for path in written} | {unfinished}):
             files.sync(folder)
@@ -73,7 +73,7 @@ def sealed_folder(target: Path, *, update: int, kind: Kind, parent: str | None) 
             files.remove(unfinished)
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> CheckpointManifest:
     """The manifest of a checkpoint. Raises CheckpointError where there is none that can be read."""
     path = folder / MANIFEST
     try:
@@ -81,7 +81,7 @@ def read_manifest(folder: Path) -> Manifest:
         content = cast(dict[str, Any], json.loads(text))
         seal = content.pop("seal")
         found_format = content["format"]
-        manifest = Manifest(**content)
+        manifest = CheckpointManifest(**content)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
@@ -93,7 +93,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def check_whole(folder: Path) -> Manifest:
+def check_whole(folder: Path) -> CheckpointManifest:
     """The manifest of a checkpoint whose every byte is as it was written. Raises CheckpointError, naming the file."""
     manifest = read_manifest(folder)
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
-class Writer:
+class BackgroundWriter:
     """Runs one piece of work at a time in a thread of its own."""
 
     def __init__(self) -> None:

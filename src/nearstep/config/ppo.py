@@ -10,7 +10,7 @@ from nearstep.config.sections import (
     AdvantageSettings,
     AllSettings,
     BatchSettings,
-    CheckpointSettings,
+    SavingSettings,
     CriticSettings,
     EpisodeReportSettings,
     KLSettings,
@@ -58,5 +58,5 @@ SECTIONS = sections(
     ("Optimizer", OptimizerSettings),
     ("Reports", ReportSettings),
     ("Episodes", EpisodeReportSettings),
-    ("Checkpoints", CheckpointSettings),
+    ("Checkpoints", SavingSettings),
 )  # the sections of `--help`: title, first setting

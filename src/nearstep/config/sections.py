@@ -253,7 +253,7 @@ class EpisodeReportSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointSettings(Settings):
+class SavingSettings(Settings):
     """What is saved against faults, what is kept, and what a run goes on from."""
 
     resume: str | None = option(
@@ -272,7 +272,7 @@ class CheckpointSettings(Settings):
 @dataclass(frozen=True, kw_only=True)
 class AllSettings(
     # Fields stand in the opposite order: dataclasses read their bases from the last to the first.
-    CheckpointSettings,
+    SavingSettings,
     EpisodeReportSettings,
     ReportSettings,
     OptimizerSettings,

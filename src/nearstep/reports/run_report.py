@@ -22,7 +22,7 @@ from nearstep.types import Experience, Prompts, Scores
 
 RECENT_UPDATES = 20
 
-Memory: TypeAlias = Mapping[str, Any]
+ReportMemory: TypeAlias = Mapping[str, Any]
 
 
 @dataclass
@@ -52,11 +52,11 @@ class Report:
         """Show the batch arithmetic and what the user should read first; open files and trackers."""
         self.reporter.begin(self.batch.table(), introduction, after=state.update)
 
-    def memory(self) -> Memory:
+    def memory(self) -> ReportMemory:
         """What a resumed run must know again: the callbacks' state, best evaluation among it, and recent speed."""
         return {"callbacks": self.reporter.callbacks_state(), "recent_seconds": list(self.recent_seconds)}
 
-    def recall(self, memory: Memory) -> None:
+    def recall(self, memory: ReportMemory) -> None:
         """Know again what `memory` gave."""
         self.reporter.restore_callbacks(memory["callbacks"])
         self.recent_seconds.extend(memory["recent_seconds"])
