@@ -21,7 +21,8 @@ CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
         "tests/scale/test_two_processes.py -k r05", "tests/checkpoint/test_resume.py -k other_settings")),
     "R06": ("no split changes a weight", (
         "tests/training/test_update.py -k r06", "tests/scale/test_two_processes.py -k r06")),
-    "R07": ("padding, packing and order change nothing", ("tests/models/test_forward.py", "tests/models/test_packing.py")),
+    "R07": ("padding, packing and order change nothing", (
+        "tests/models/test_forward.py", "tests/models/test_packing.py")),
     "R08": ("the first ratios are 1", ("tests/training/test_update.py -k r08",)),
     "R09": ("thirty kills at random moments", ("tests/checkpoint/test_signals.py -k kills",)),
     "R10": ("death at any file operation of a save", ("tests/checkpoint/test_faults.py -k death",)),

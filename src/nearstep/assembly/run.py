@@ -27,7 +27,6 @@ from nearstep.reports.reporter import Reporter, sample_updates
 from nearstep.reports.run_report import Report
 from nearstep.rewards.build import RewardSpec, on_error, reward_specs
 from nearstep.rewards.combine import Rewards
-from nearstep.rewards.protocol import RewardModule
 from nearstep.rollout.build import make_engine
 from nearstep.rollout.decode_graphs import require_gpu
 from nearstep.rollout.engine import EngineSettings, GenerationSettings, RolloutEngine, require_top_tokens
@@ -38,7 +37,7 @@ from nearstep.training.clock import Clock
 from nearstep.training.interruption import Interruption
 from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
-from nearstep.training.replay import DumpedRewards, ReplayedEngine, ReplayedRewards, RolloutFolder
+from nearstep.training.replay import through_files
 from nearstep.training.state import State
 
 
@@ -74,7 +73,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         needs_critic=axes.advantage.needs_critic,
         kl_penalty=axes.kl_penalty,
     )
-    models = chosen.models
+    models, settings = chosen.models, _generation(config, checked.stops)
     learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
     callbacks = _callbacks(config, inputs, checked, learners, models.policy)
     rewards = Rewards(
@@ -84,13 +83,12 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         on_error=on_error(config),
         state=lambda: callbacks.state,
     )
-    settings = _generation(config, checked.stops)
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
     clock, interruption = Clock(backend.device), Interruption()
     reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0)
     report = _report(config, checked, reporter, clock, evaluator, interruption)
-    engine, training_rewards = _replayed(config, checked, engine, rewards)
+    engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer)
     return Recipe(
         config=config,
         batch=batch,
@@ -118,19 +116,6 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
             [run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]
         ),
     )
-
-
-def _replayed(
-    config: PPOConfig, checked: CheckedInputs, engine: RolloutEngine, rewards: RewardModule
-) -> tuple[RolloutEngine, RewardModule]:
-    """Engine and rewards of training: of files where they are replayed, and writing files where they are dumped."""
-    backend = checked.backend
-    if config.replay_rollouts is not None:
-        written = RolloutFolder(Path(config.replay_rollouts), backend.rank)
-        engine, rewards = ReplayedEngine(engine, written, backend.device), ReplayedRewards(written, checked.tokenizer)
-    if config.dump_rollouts is not None:
-        rewards = DumpedRewards(rewards, RolloutFolder(Path(config.dump_rollouts), backend.rank))
-    return engine, rewards
 
 
 def _checkpoints(

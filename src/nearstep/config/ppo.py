@@ -10,13 +10,13 @@ from nearstep.config.sections import (
     AdvantageSettings,
     AllSettings,
     BatchSettings,
-    SavingSettings,
     CriticSettings,
     EpisodeReportSettings,
     KLSettings,
     PolicySettings,
     RoleSettings,
     SamplingSettings,
+    SavingSettings,
     ScoreSettings,
 )
 from nearstep.config.settings import Problem, accepts_old_names, sections

@@ -11,13 +11,31 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import DataError
+from nearstep.config.ppo import PPOConfig
 from nearstep.models.roles import Policy
 from nearstep.rewards.protocol import EarlyRows, RewardModule
 from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEngine, RowEnded
+from nearstep.scale.backend import Backend
 from nearstep.types import Prompts, Rollout, Scores, TopLogprobs
 
 ROLLOUT = ("tokens", "is_action", "row_lengths", "logprobs", "finished", "policy_version")
 WORDS = ("extras", "metrics", "failures")  # of the scores: what is no tensor
+
+
+def through_files(
+    config: PPOConfig,
+    engine: RolloutEngine,
+    rewards: RewardModule,
+    backend: Backend,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[RolloutEngine, RewardModule]:
+    """Engine and rewards of training: from files with replay_rollouts, writing files with dump_rollouts."""
+    if config.replay_rollouts is not None:
+        written = RolloutFolder(Path(config.replay_rollouts), backend.rank)
+        engine, rewards = ReplayedEngine(engine, written, backend.device), ReplayedRewards(written, tokenizer)
+    if config.dump_rollouts is not None:
+        rewards = DumpedRewards(rewards, RolloutFolder(Path(config.dump_rollouts), backend.rank))
+    return engine, rewards
 
 
 @dataclass(frozen=True)
