@@ -11,7 +11,6 @@ RENAMED: dict[str, str] = {
     # Run
     "exp_name": "run_name",
     "no_cuda": "use_cpu",
-    "resume_from_checkpoint": "resume",
     # Models
     "model": "model_name_or_path",
     "base_model_name": "model_name_or_path",
@@ -220,7 +219,11 @@ class OldNames:
 
 _PROMPT_TYPES = {"empty": "raw", "trl": "raw_bos"}
 
-OF_TRAINING = OldNames(RENAMED, RETIRED, {"prompt_type": _PROMPT_TYPES})
+OF_TRAINING = OldNames(
+    {**RENAMED, "resume_from_checkpoint": "resume"},
+    RETIRED,
+    {"prompt_type": _PROMPT_TYPES, "resume": {"true": "auto", "True": "auto"}},
+)
 
 OF_REWARD_MODELS = OldNames(
     {**RENAMED, "max_seq_length": "max_length", "label_smoothing_factor": "label_smoothing"},
