@@ -72,6 +72,15 @@ def test_an_unknown_recipe_names_the_nearest(given, capsys):
     assert "unknown recipe decopled; did you mean decoupled?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "words"), [
+    ("dppo", "decoupled` (DecoupledPPOConfig) puts the critic"), ("DPPO", "replaces the clip by a divergence"),
+    ("grpo", "unknown recipe grpo; there are decoupled, divergence"),
+])  # fmt: skip
+def test_a_recipe_that_is_none_gets_no_far_guess(name, words, given, capsys):
+    assert main(["ppo", "--recipe", name, *given]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_presets_in_python_take_the_same_settings():
     config = nearstep.DecoupledPPOConfig(vf_learning_rate=1e-4, num_vf_epochs=2)
     assert isinstance(config, nearstep.PPOConfig)

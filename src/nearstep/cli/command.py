@@ -1,6 +1,5 @@
 """What a command is, and how its settings are read from flags and file."""
 
-import difflib
 import os
 import sys
 import warnings
@@ -10,7 +9,9 @@ from typing import Generic
 
 from nearstep.cli.config_file import read_config_file
 from nearstep.cli.flags import read_flags
+from nearstep.common.spelling import nearest
 from nearstep.config.conversion import Names
+from nearstep.config.old_names import DPPO
 from nearstep.config.settings import Problem, SettingsT, current_name, from_mapping
 
 
@@ -56,5 +57,8 @@ class Command(Generic[SettingsT]):
     def _recipe_problems(self, recipe: str | None) -> list[Problem]:
         if recipe is None or recipe in self.recipes:
             return []
-        near = difflib.get_close_matches(recipe, self.recipes, n=1) or [" or ".join(self.recipes) or "none here"]
-        return [Problem(f"unknown recipe {recipe}; did you mean {near[0]}?")]
+        if recipe.lower() == "dppo" and self.recipes:
+            return [Problem(f"recipe {recipe}: {DPPO}")]
+        near = nearest(recipe, self.recipes) if len(recipe) > 4 else None  # grpo is no slip for gspo
+        meant = f"did you mean {near}?" if near else f"there are {', '.join(self.recipes) or 'none here'}"
+        return [Problem(f"unknown recipe {recipe}; {meant}")]

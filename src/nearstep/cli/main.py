@@ -1,6 +1,5 @@
 """Where the command line starts: which commands there are, and what a run ends with."""
 
-import difflib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
 from nearstep.common.errors import ConfigError, NearstepError
+from nearstep.common.spelling import nearest
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
 from nearstep.config.ppo import PPOConfig
@@ -115,8 +115,8 @@ def _answer(words: Sequence[str]) -> int:
         return 0
     names = [command.name for command in COMMANDS]
     if words[0] not in names:
-        nearest = difflib.get_close_matches(words[0], names, n=1) or names
-        return _fail(f"unknown command {words[0]}; did you mean {' or '.join(nearest)}?", 2)
+        meant = f"; did you mean {near}?" if (near := nearest(words[0], names)) else f"; there are {', '.join(names)}"
+        return _fail(f"unknown command {words[0]}{meant}", 2)
     return _run(COMMANDS[names.index(words[0])], words[1:])
 
 

@@ -30,7 +30,10 @@ def stay_offline_if_hub_is_silent(places: Iterable[str]) -> None:
 
     Must come before that library is imported, for it reads the variable once.
     """
-    hub_names = [place for place in places if not Path(place).expanduser().exists()]
+    hub_names = [place for place in places if not Path(place).exists()]
+    for name in hub_names:
+        if Path(name).parent.is_dir() and "/" in name:
+            print(f"nearstep: there is no {name} here, so it is taken for the name of a hub", file=sys.stderr)
     if not hub_names or getproxies():
         return
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
