@@ -1,22 +1,25 @@
 """PPOTrainer, the public face: assembles a run and starts the loop."""
 
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
+from nearstep.common.given import GivenModel, GivenRewards, GivenTokenizer, given_settings, refuse_foreign
 from nearstep.common.hub import push_to_hub
 from nearstep.config.ppo import PPOConfig
-from nearstep.rewards.build import RewardEntry
 from nearstep.training.loop import train
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
+
+if TYPE_CHECKING:
+    GivenPPOConfig = PPOConfig
+else:
+    GivenPPOConfig = object
 
 
 @dataclass(frozen=True)
@@ -47,26 +50,28 @@ class PPOTrainer:
 
     def __init__(
         self,
-        args: PPOConfig,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        model: nn.Module | str | None = None,
-        ref_model: nn.Module | str | None = None,
-        reward_model: nn.Module | str | None = None,
+        args: GivenPPOConfig,
+        processing_class: GivenTokenizer = None,
+        model: GivenModel = None,
+        ref_model: GivenModel = None,
+        reward_model: GivenRewards = None,
         train_dataset: object = None,
-        value_model: nn.Module | str | None = None,
+        value_model: GivenModel = None,
         *,
-        reward_funcs: RewardEntry | Sequence[RewardEntry] = (),
-        reward_processing_class: PreTrainedTokenizerBase | None = None,
+        reward_funcs: GivenRewards = (),
+        reward_processing_class: GivenTokenizer = None,
         eval_dataset: object = None,
         peft_config: Any = None,
         engine: object = None,
-        callbacks: Sequence[object] | None = None,
+        callbacks: object = None,
         trust_region: object = None,
         advantage: object = None,
         kl_controller: object = None,
         critic_schedule: object = None,
         loss_aggregation: object = None,
+        **foreign: object,
     ) -> None:
+        refuse_foreign(foreign, PPOTrainer)
         inputs = RunInputs(
             tokenizer=processing_class,
             model=model,
@@ -74,21 +79,19 @@ class PPOTrainer:
             value_model=value_model,
             reward_model=reward_model,
             reward_tokenizer=reward_processing_class,
-            reward_funcs=tuple(reward_funcs)
-            if isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
-            else (reward_funcs,),
+            reward_funcs=reward_funcs,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             peft_config=peft_config,
             engine=engine,
-            callbacks=callbacks or (),
+            callbacks=callbacks,
             trust_region=trust_region,
             advantage=advantage,
             kl_controller=kl_controller,
             critic_schedule=critic_schedule,
             loss_aggregation=loss_aggregation,
         )
-        self.recipe: Recipe = assemble(args, inputs)
+        self.recipe: Recipe = assemble(given_settings(args, PPOConfig, "PPOTrainer"), inputs)
         self.state = State()
 
     @property

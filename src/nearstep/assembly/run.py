@@ -54,7 +54,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
 
     Raises ConfigError, DataError, RewardError or ModelError; nothing has been written then.
     """
-    inputs = inputs or RunInputs()
+    inputs = (inputs or RunInputs()).checked()
     checked = _check_inputs(config, inputs)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     axes = choose_axes(config, inputs, batch.updates)
@@ -187,7 +187,7 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     specs = reward_specs(
         config,
         columns=run_prompts.prompts.columns,
-        reward_model=inputs.reward_model,
+        reward_models=inputs.reward_model,
         reward_funcs=inputs.reward_funcs,
     )
     batch = batch_sizes(config, run_prompts.rows, backend.world_size)

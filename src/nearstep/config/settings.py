@@ -240,5 +240,7 @@ def _fit(value: object, annotation: Any, limits: Option, texts: bool) -> object:
     if not limits.allows(converted):
         raise UnfitError(limits.limits())
     if limits.is_place:
-        return tuple(map(expanded, converted)) if isinstance(converted, tuple) else converted and expanded(converted)
+        if isinstance(converted, tuple):
+            return tuple(map(expanded, converted))
+        return expanded(converted) if isinstance(converted, str) else converted
     return converted

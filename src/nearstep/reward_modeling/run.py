@@ -5,14 +5,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError
+from nearstep.common.given import (
+    given_adapters,
+    given_callbacks,
+    given_model,
+    given_reward_functions,
+    given_tokenizer,
+    places_or,
+)
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.dtypes import DTYPES
 from nearstep.models.load import choose_tokenizer, family_of
-from nearstep.reports.callbacks import check_callbacks, tracker_callbacks
+from nearstep.reports.callbacks import tracker_callbacks
 from nearstep.reward_modeling.encoding import TextEncoder
 from nearstep.reward_modeling.fit import checkpoint_of, require_trainer
 from nearstep.reward_modeling.preparation import (
@@ -31,7 +38,6 @@ from nearstep.reward_modeling.training_examples import (
     scored_examples,
 )
 from nearstep.reward_modeling.writing import Writer
-from nearstep.rewards.build import RewardEntry
 from nearstep.rewards.reading import EpisodeReader
 from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
@@ -39,15 +45,27 @@ from nearstep.scale.torch_backend import torch_backend
 
 @dataclass(frozen=True)
 class RewardRunInputs:
-    """What the user passed as objects (or as folders and hub names). What is None is made from the settings."""
+    """What the user passed, whatever it is; `checked` says what it may be. What is None comes from the settings."""
 
-    tokenizer: PreTrainedTokenizerBase | None = None
-    model: nn.Module | str | None = None
+    tokenizer: Any = None
+    model: Any = None
     train_dataset: object = None
     eval_dataset: object = None
     peft_config: Any = None
-    callbacks: Sequence[Any] = ()
-    reward_funcs: Sequence[RewardEntry] = ()
+    callbacks: Any = ()
+    reward_funcs: Any = ()
+
+    def checked(self) -> "RewardRunInputs":
+        """See the same of PPO's inputs. Raises ConfigError for an argument that is none of what it may be."""
+        return RewardRunInputs(
+            given_tokenizer(self.tokenizer, "processing_class"),
+            given_model(self.model, "model"),
+            places_or(self.train_dataset),
+            places_or(self.eval_dataset),
+            given_adapters(self.peft_config),
+            given_callbacks(self.callbacks),
+            given_reward_functions(self.reward_funcs),
+        )
 
 
 @dataclass(frozen=True)
@@ -91,9 +109,9 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
     Raises ConfigError, DataError, RewardError or ModelError; nothing has been written then.
     """
     require_trainer()
+    inputs = inputs.checked()
     checkpoint_of(config)
     backend = torch_backend(use_cpu=config.use_cpu)
-    check_callbacks(inputs.callbacks)
     trackers = tracker_callbacks(config.report_to, main=backend.rank == 0)
     model = choose_model(config, inputs.model)
     trusted = config.trust_remote_code
