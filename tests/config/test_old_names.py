@@ -131,7 +131,7 @@ def test_presets_take_foreign_names(preset):
 
 @pytest.mark.parametrize("name", ["DPPOConfig", "DPPOTrainer"])
 def test_a_name_with_two_meanings_is_explained(name):
-    with pytest.raises(ImportError, match="DecoupledPPOConfig.*DivergencePPOConfig"):
+    with pytest.raises(ImportError, match=r"DecoupledPPOConfig.*DivergencePPOConfig"):
         exec(f"from nearstep import {name}")
 
 

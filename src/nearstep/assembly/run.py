@@ -34,7 +34,9 @@ from nearstep.training.batches import BatchSizes, batch_sizes
 from nearstep.training.clock import Clock
 from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
+from nearstep.training.schedules import CriticSchedule, planned_steps
 from nearstep.training.state import State
+from nearstep.training.warm_ups import check_warm_ups
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class CheckedInputs:
     specs: list[RewardSpec]
     batch: BatchSizes
 
+    def with_steps_of(self, schedule: CriticSchedule) -> "CheckedInputs":
+        """The same, with the optimizer steps counted that the schedule will have taken."""
+        planned = planned_steps(schedule, self.batch.updates, self.batch.minibatches)
+        return replace(self, batch=replace(self.batch, planned=planned))
+
 
 def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     """Build everything a run needs, cheap checks first: settings, data and reward files before any weight.
@@ -56,8 +63,10 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     """
     inputs = (inputs or RunInputs()).checked()
     checked = _check_inputs(config, inputs)
+    axes = choose_axes(config, inputs, checked.batch.updates)
+    checked = checked.with_steps_of(axes.critic_schedule)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
-    axes = choose_axes(config, inputs, batch.updates)
+    warm_up_notes = check_warm_ups(config, batch)
     engine = _engine(config, inputs, axes.trust_region.top_k)
     chosen = build_models(
         config,
@@ -106,7 +115,14 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         checkpoint=_checkpoint(config, checked, chosen, rewards, reporter),
         evaluator=evaluator,
         introduction="\n".join(
-            [run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]
+            [
+                run_prompts.introduction(),
+                *prompts.notes(),
+                *chosen.notes,
+                *axes.notes,
+                *learners.notes(),
+                *warm_up_notes,
+            ]
         ),
     )
 
@@ -132,7 +148,11 @@ def _callbacks(
 
 
 def _report(
-    config: PPOConfig, checked: CheckedInputs, reporter: Reporter, clock: Clock, evaluator: Evaluator
+    config: PPOConfig,
+    checked: CheckedInputs,
+    reporter: Reporter,
+    clock: Clock,
+    evaluator: Evaluator,
 ) -> Report:
     """What gathers the numbers of an update over processes and hands them to the reporter."""
     return Report(

@@ -41,6 +41,7 @@ from nearstep.reward_modeling.writing import Writer
 from nearstep.rewards.reading import EpisodeReader
 from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
+from nearstep.training.warm_ups import learning_rate_notes
 
 
 @dataclass(frozen=True)
@@ -82,23 +83,33 @@ class RewardRun:
 
     def introduction(self) -> list[str]:
         """What the user should read before the run."""
-        return [*self.examples.sentences, *self.trained.notes, self._arithmetic()]
+        warm_up = learning_rate_notes(self.config, self._steps)
+        return [*self.examples.sentences, *self.trained.notes, self._arithmetic(), *warm_up]
 
     @property
     def epochs(self) -> float:
         """Passes over the data, where max_steps is not given."""
         return self.config.num_train_epochs or self.examples.usual_epochs
 
+    @property
+    def _rows(self) -> int:
+        config = self.config
+        return config.per_device_train_batch_size * config.gradient_accumulation_steps * self.backend.world_size
+
+    @property
+    def _steps_of_a_pass(self) -> int:
+        return math.ceil(len(self.examples.train) / self._rows)
+
+    @property
+    def _steps(self) -> int:
+        return self.config.max_steps or math.ceil(self._steps_of_a_pass * self.epochs)
+
     def _arithmetic(self) -> str:
-        config, count = self.config, len(self.examples.train)
-        unit = self.examples.unit
-        processes = self.backend.world_size
-        rows = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
-        steps_of_a_pass = math.ceil(count / rows)
-        steps = config.max_steps or math.ceil(steps_of_a_pass * self.epochs)
+        config, count, unit = self.config, len(self.examples.train), self.examples.unit
         return (
-            f"{steps:,} steps of {rows} {unit} ({config.per_device_train_batch_size} × "
-            f"{config.gradient_accumulation_steps} passes × {processes} processes), {steps / steps_of_a_pass:.2f} "
+            f"{self._steps:,} steps of {self._rows} {unit} ({config.per_device_train_batch_size} × "
+            f"{config.gradient_accumulation_steps} passes × {self.backend.world_size} processes), "
+            f"{self._steps / self._steps_of_a_pass:.2f} "
             f"passes over {count:,} {unit}."
         )
 
@@ -125,7 +136,7 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
     )
     trained = prepare(config, model, tokenizer, inputs.peft_config)
     origin = model if isinstance(model, str) else trained.inner.config.name_or_path or None
-    return RewardRun(
+    run = RewardRun(
         config,
         backend,
         tokenizer,
@@ -134,6 +145,8 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
         [*trackers, *inputs.callbacks],
         RewardModelSources(origin, examples.names),
     )
+    run.introduction()  # raises where nothing would be learned
+    return run
 
 
 def _examples(config: RewardConfig, inputs: RewardRunInputs, encoder: TextEncoder, writer: Writer) -> TrainingExamples:
