@@ -1,7 +1,9 @@
 """PPOTrainer, the public face: assembles a run and starts the loop."""
 
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +26,19 @@ else:
 
 @dataclass(frozen=True)
 class TrainOutput:
-    """What a finished run leaves: how far it came, and the folders of its models."""
+    """What a finished run leaves: how far it came, the folders of its models, and the metrics that were logged."""
 
     updates: int
     episodes: int
     policy: Path
     value: Path | None
+    metrics: Sequence[Mapping[str, int | float]] = field(default=(), repr=False)  # as in metrics.jsonl
+
+    def frame(self) -> Any:
+        """The metrics as a pandas.DataFrame, one line for each entry."""
+        import pandas
+
+        return pandas.DataFrame(self.metrics)
 
 
 class PPOTrainer:
@@ -93,6 +102,7 @@ class PPOTrainer:
         )
         self.recipe: Recipe = assemble(given_settings(args, PPOConfig, "PPOTrainer"), inputs)
         self.state = State()
+        self._output: TrainOutput | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -105,8 +115,19 @@ class PPOTrainer:
         return None if self.recipe.models.critic is None else self.recipe.models.critic.model
 
     def train(self) -> TrainOutput:
-        """Run all updates, evaluate, and save policy and critic under `output_dir`."""
+        """Run all updates that are left, evaluate, and save policy and critic under `output_dir`.
+
+        After an interrupt it goes on with the update that was broken off, in the same files. When the run is over, it
+        says so and gives back what it gave before: nothing is trained, written or moved.
+        """
         r = self.recipe
+        if self._output is not None and self.state.update >= r.batch.updates:
+            warnings.warn(
+                f"the run is over: its {r.batch.updates} updates are done, and nothing was trained now. A new "
+                "PPOTrainer begins anew; for a longer run give it more total_episodes.",
+                stacklevel=2,
+            )
+            return self._output
         folder = Path(r.config.output_dir)
         with r.report as report, closing(r.rewards), closing(r.engine):
             report.begin(r.introduction)
@@ -115,12 +136,14 @@ class PPOTrainer:
             if r.config.push_to_hub and r.backend.rank == 0:
                 push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
             report.end()
-        return TrainOutput(
+        self._output = TrainOutput(
             self.state.update,
             self.state.episodes,
             folder / "policy",
             None if self.value_model is None else folder / "value",
+            tuple(r.report.history),
         )
+        return self._output
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """Write the policy as a model folder of its own; `train` has already left `policy/` and `value/`."""

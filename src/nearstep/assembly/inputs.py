@@ -1,6 +1,6 @@
 """What the user passes in Python beside the settings."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from nearstep.common.given import (
@@ -10,10 +10,21 @@ from nearstep.common.given import (
     given_reward_functions,
     given_reward_models,
     given_tokenizer,
+    is_named,
     place_or,
     places_or,
+    unnamed,
 )
+from nearstep.config.ppo import PPOConfig
 from nearstep.models.load import load_tokenizer
+from nearstep.reports.settings_file import GivenInPython
+
+SEVERAL = ("reward_model", "reward_funcs", "callbacks")
+# Where a name that was passed stands in the settings.
+SETTINGS = {
+    "ref_model": "ref_model_path", "value_model": "value_model_path", "engine": "engine",
+    "train_dataset": "dataset_name", "eval_dataset": "eval_dataset_name",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,3 +72,26 @@ class RunInputs:
             callbacks=given_callbacks(self.callbacks),
             engine=place_or(self.engine),
         )
+
+    def in_words(self, config: PPOConfig) -> GivenInPython:
+        """What the settings would say of these inputs, which are checked, and which of them are objects."""
+        words: dict[str, object] = {}
+        parts: dict[str, object] = {}
+        for argument in fields(self):
+            given = vars(self)[argument.name]
+            for number, each in enumerate(given) if argument.name in SEVERAL else [(None, given)]:
+                parts[argument.name if number is None else f"{argument.name}[{number}]"] = each
+            if argument.name in SETTINGS and is_named(given):
+                words[SETTINGS[argument.name]] = given
+        rewards = (*self.reward_model, *self.reward_funcs)
+        named = [each for each in rewards if isinstance(each, str)]
+        if self.reward_model and named and rewards[0] == named[0]:
+            words["reward_model_path"] = named.pop(0)
+        if named:
+            words["reward_funcs"] = [*named, *config.reward_funcs]
+        policy = self.model if isinstance(self.model, str) else config.sft_model_path or config.model_name_or_path
+        if isinstance(self.tokenizer, str):  # it is read from model_name_or_path, and may lie elsewhere than the policy
+            words |= {"model_name_or_path": self.tokenizer, "sft_model_path": policy}
+        elif isinstance(self.model, str):
+            words["sft_model_path" if config.model_name_or_path else "model_name_or_path"] = policy
+        return GivenInPython(words, unnamed(parts))

@@ -23,6 +23,7 @@ from nearstep.reports.callbacks import Callbacks, tracker_callbacks
 from nearstep.reports.model_card import RunFacts, model_card
 from nearstep.reports.reporter import Reporter, sample_updates
 from nearstep.reports.run_report import Report
+from nearstep.reports.settings_file import settings_text
 from nearstep.rewards.build import RewardSpec, on_error, reward_specs
 from nearstep.rewards.combine import Rewards
 from nearstep.rollout.build import make_engine
@@ -91,7 +92,8 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
     clock = Clock(backend.device)
-    reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0)
+    text = settings_text(config, "ppo", inputs.in_words(config), processes=backend.world_size)
+    reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text)
     return Recipe(
         config=config,
         batch=batch,

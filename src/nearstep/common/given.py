@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.plugins import made, need_package
@@ -135,6 +135,18 @@ def given_callbacks(value: object) -> tuple[Any, ...]:
     return found
 
 
+def is_named(given: object) -> bool:
+    """Whether something is a name, or a list of names."""
+    several = given if isinstance(given, list) and given else [given]
+    return all(isinstance(each, str) for each in several)
+
+
+def unnamed(given: Mapping[str, object]) -> list[str]:
+    """What is no name among arguments, each in a line: what no file of settings can hold."""
+    objects = {name: each for name, each in given.items() if each is not None and not is_named(each)}
+    return [f"{name}: {_described(each)}" for name, each in objects.items()]
+
+
 def refuse_foreign(foreign: Mapping[str, object], trainer: type) -> None:
     """Raise ConfigError for arguments that a trainer does not have; those that ask for nothing pass."""
     known = list(inspect.signature(trainer).parameters)
@@ -156,6 +168,10 @@ def _described(value: object) -> str:
     if inspect.isclass(value):
         return f"the class {value.__name__}, not an object of it"
     kind = type(value).__name__
+    if isinstance(value, list | tuple | dict) and len(value) > 5:
+        return f"a {kind} of {len(value):,}"
     if type(value) in (bool, int, float, str, list, tuple, dict):
         return f"{shorten(value, 60)} ({kind})"
+    if isinstance(value, PreTrainedModel) and value.config.name_or_path:
+        return f"an object of {kind}, from {value.config.name_or_path}"
     return f"the function {value.__name__}" if inspect.isroutine(value) else f"an object of {kind}"

@@ -8,6 +8,8 @@ from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
 from nearstep.reports.metrics import Numbers
 from nearstep.reports.records import JsonLines, Record, metrics_record, sample_records, set_aside
+from nearstep.reports.settings_file import NAME as SETTINGS
+from nearstep.reports.settings_file import write_settings
 
 
 def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
@@ -35,7 +37,10 @@ class Reporter:
         total_updates: int,
         main: bool,
         screen: Screen | None = None,
+        settings: str = "",
     ) -> None:
+        self.history: list[dict[str, int | float]] = []
+        self._settings = settings
         self._config = config
         self._callbacks = callbacks
         self._screen = (screen or Screen(total_updates, two_lines=config.log_style == "two_line")) if main else None
@@ -62,9 +67,15 @@ class Reporter:
         return {} if self._outputs is None else self._outputs.latest
 
     def begin(self, batch_table: Sequence[tuple[str, object, str]], preview: str) -> None:
-        """Show the batch arithmetic (name, value, how it came about) and what the model sees; open files, trackers."""
-        if self._screen is not None:
-            self._outputs = _Outputs(self._config, self._screen)
+        """Show the batch arithmetic (name, value, how it came about) and what the model sees; open files, trackers.
+
+        Called again, it goes on in the same files: a run that was broken off is one run.
+        """
+        if self._outputs is not None:
+            self._outputs.open()
+            self._outputs.screen.begin([], "")
+        elif self._screen is not None:
+            self._outputs = _Outputs(self._config, self._screen, self._settings)
             self._screen.begin(batch_table, preview)
         self._callbacks.begin()
 
@@ -88,6 +99,7 @@ class Reporter:
             if logged:
                 self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=numbers)
         if logged:
+            self.history.append({"update": update, "episode": episode, "epoch": epoch, **numbers})
             self._callbacks.log({"episode": episode, **numbers})
 
     def samples(self, update: int, rows: Sequence[tuple[str, str, float]]) -> None:
@@ -99,8 +111,9 @@ class Reporter:
 
     def evaluation(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
         """Report an evaluation; `numbers` have training's names (objective/scores, …) and get `eval/` in front."""
+        named = {f"eval/{name}": number for name, number in numbers.items()}
+        self.history.append({"update": update, "episode": episode, "epoch": epoch, **named})
         if self._outputs is not None:
-            named = {f"eval/{name}": number for name, number in numbers.items()}
             self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=named)
             self._outputs.screen.evaluation(update, numbers)
         self._callbacks.evaluate(numbers)
@@ -129,18 +142,27 @@ class Reporter:
 class _Outputs:
     """The files and the screen of the main process, from the beginning of the run to its end."""
 
-    def __init__(self, config: PPOConfig, screen: Screen) -> None:
+    def __init__(self, config: PPOConfig, screen: Screen, settings: str) -> None:
         folder = Path(config.output_dir)
         self.screen = screen
-        for name in ("metrics.jsonl", "rollouts.jsonl", "samples.jsonl"):
-            if (kept := set_aside(folder / name)) is not None:
-                screen.note(f"{name} of an earlier run is kept as {kept.name}")
-        self.metrics = JsonLines(folder / "metrics.jsonl")
-        self.rollouts = JsonLines(folder / "rollouts.jsonl") if config.log_rollouts else None
-        self.samples = JsonLines(folder / "samples.jsonl") if config.num_sample_generations > 0 else None
+        kept = {name: set_aside(folder / name) for name in ("metrics.jsonl", "rollouts.jsonl", "samples.jsonl")}
+        if settings:
+            kept[SETTINGS] = write_settings(folder, settings)
+        for name, place in kept.items():
+            if place is not None:
+                screen.note(f"{name} of an earlier run is kept as {place.name}")
+        self._config = config
+        self.open()
         self.models: Path | None = None
         self.latest: dict[str, int | float] = {}
         self._first: dict[str, int | float] = {}
+
+    def open(self) -> None:
+        """Open the files, which are continued where they are there."""
+        folder, config = Path(self._config.output_dir), self._config
+        self.metrics = JsonLines(folder / "metrics.jsonl")
+        self.rollouts = JsonLines(folder / "rollouts.jsonl") if config.log_rollouts else None
+        self.samples = JsonLines(folder / "samples.jsonl") if config.num_sample_generations > 0 else None
 
     def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
         """Record the metrics of an update or an evaluation."""

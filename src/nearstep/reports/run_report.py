@@ -1,7 +1,7 @@
 """What the loop tells after each update: metrics of all processes, every episode, samples now and then."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -43,8 +43,14 @@ class Report:
     ) -> None:
         self.reporter.__exit__(kind, error, traceback)
 
+    @property
+    def history(self) -> Sequence[Mapping[str, int | float]]:
+        """The metrics of every update and evaluation that was logged."""
+        return self.reporter.history
+
     def begin(self, introduction: str) -> None:
         """Show the batch arithmetic and what the user should read first; open files and trackers."""
+        self.clock.lap()  # what was before the run, or between two parts of it, is no update's time
         self.reporter.begin(self.batch.table(), introduction)
 
     def begin_update(self) -> None:

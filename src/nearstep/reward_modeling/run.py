@@ -14,12 +14,15 @@ from nearstep.common.given import (
     given_model,
     given_reward_functions,
     given_tokenizer,
+    is_named,
     places_or,
+    unnamed,
 )
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.dtypes import DTYPES
 from nearstep.models.load import choose_tokenizer, family_of
 from nearstep.reports.callbacks import tracker_callbacks
+from nearstep.reports.settings_file import GivenInPython
 from nearstep.reward_modeling.encoding import TextEncoder
 from nearstep.reward_modeling.fit import checkpoint_of, require_trainer
 from nearstep.reward_modeling.preparation import (
@@ -68,6 +71,20 @@ class RewardRunInputs:
             given_reward_functions(self.reward_funcs),
         )
 
+    def in_words(self, config: RewardConfig) -> GivenInPython:
+        """What the settings would say of these inputs, which are checked, and which of them are objects."""
+        words: dict[str, object] = {}
+        given = {"model_name_or_path": self.model, "dataset_name": self.train_dataset}
+        given |= {"eval_dataset_name": self.eval_dataset}
+        words |= {name: value for name, value in given.items() if value is not None and is_named(value)}
+        if functions := [each for each in self.reward_funcs if isinstance(each, str)]:
+            words["reward_funcs"] = [*functions, *config.reward_funcs]
+        objects = {"processing_class": self.tokenizer, "model": self.model, "train_dataset": self.train_dataset}
+        objects |= {"eval_dataset": self.eval_dataset, "peft_config": self.peft_config}
+        objects |= {f"callbacks[{number}]": each for number, each in enumerate(self.callbacks)}
+        objects |= {f"reward_funcs[{number}]": each for number, each in enumerate(self.reward_funcs)}
+        return GivenInPython(words, unnamed(objects))
+
 
 @dataclass(frozen=True)
 class RewardRun:
@@ -80,6 +97,7 @@ class RewardRun:
     trained: RewardModelInTraining
     callbacks: Sequence[Any]
     data_sources: RewardModelSources
+    given: GivenInPython
 
     def introduction(self) -> list[str]:
         """What the user should read before the run."""
@@ -144,6 +162,7 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
         trained,
         [*trackers, *inputs.callbacks],
         RewardModelSources(origin, examples.names),
+        inputs.in_words(config),
     )
     run.introduction()  # raises where nothing would be learned
     return run

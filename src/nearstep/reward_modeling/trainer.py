@@ -21,6 +21,7 @@ from nearstep.common.given import (
 )
 from nearstep.common.hub import push_to_hub
 from nearstep.config.reward_model import RewardConfig
+from nearstep.reports.settings_file import settings_text, write_settings
 from nearstep.reward_modeling.examples import Comparison, Grade
 from nearstep.reward_modeling.fit import Fit
 from nearstep.reward_modeling.measures import GradeMeasures, PairMeasures, grade_measures, pair_measures
@@ -99,6 +100,8 @@ class RewardModelTrainer:
         r = self.run
         folder = Path(r.config.output_dir)
         with Progress(folder, r.backend, console) as progress:
+            if r.backend.rank == 0:
+                write_settings(folder, settings_text(r.config, "reward", r.given, processes=r.backend.world_size))
             for line in r.introduction():
                 progress.say(line)
             steps = self._fit(progress)

@@ -30,6 +30,6 @@ class Clock:
         now = self._now()
         seconds = max(now - self._lap_began, 1e-9)
         shares = {phase: spent / seconds for phase, spent in self._phases.items()}
-        shares["other"] = max(0.0, 1 - sum(shares.values()))
+        shares["other"] = max(0.0, 1.0 - sum(shares.values()))
         self._phases, self._lap_began = {}, now
         return seconds, shares
