@@ -1,5 +1,6 @@
 """How settings, models and data become a Recipe: where the parts of a run are chosen and put together."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from nearstep.assembly.axes import choose_axes, critic_learning_rate
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models, policy_of
 from nearstep.checkpoint.export import Checkpoint
+from nearstep.config.launcher import check_launch
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
 from nearstep.data.templates import with_template
@@ -62,6 +64,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
 
     Raises ConfigError, DataError, RewardError or ModelError; nothing has been written then.
     """
+    check_launch(os.environ, config)
     inputs = (inputs or RunInputs()).checked()
     checked = _check_inputs(config, inputs)
     axes = choose_axes(config, inputs, checked.batch.updates)

@@ -10,6 +10,7 @@ from urllib.request import getproxies
 
 from nearstep.cli.places import absent_places
 from nearstep.cli.reward_sources import reward_lacks
+from nearstep.config.launcher import check_launch
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import Problem
 from nearstep.rewards.builtin.spec import model_of
@@ -19,6 +20,7 @@ HUB_TIMEOUT_SECONDS = 5
 
 def run_ppo(config: PPOConfig) -> None:
     """Train, save and report as the configuration says."""
+    check_launch(os.environ, config)
     stay_offline_if_hub_is_silent([place for _, place in [*_models(config), *_data(config), *_reward_models(config)]])
     from nearstep.trainer import PPOTrainer
 

@@ -1,6 +1,7 @@
 """How settings, model and data become a training run: everything checked before any weight is loaded."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from nearstep.common.given import (
     places_or,
     unnamed,
 )
+from nearstep.config.launcher import check_launch
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.dtypes import DTYPES
 from nearstep.models.load import choose_tokenizer, family_of
@@ -138,6 +140,7 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
     Raises ConfigError, DataError, RewardError or ModelError; nothing has been written then.
     """
     require_trainer()
+    check_launch(os.environ, config)
     inputs = inputs.checked()
     checkpoint_of(config)
     backend = torch_backend(use_cpu=config.use_cpu)
