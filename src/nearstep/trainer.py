@@ -13,6 +13,7 @@ from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
 from nearstep.common.given import GivenModel, GivenRewards, GivenTokenizer, given_settings, refuse_foreign
 from nearstep.common.hub import push_to_hub
+from nearstep.common.telling import quiet_libraries
 from nearstep.config.ppo import PPOConfig
 from nearstep.training.loop import train
 from nearstep.training.recipe import Recipe
@@ -129,7 +130,7 @@ class PPOTrainer:
             )
             return self._output
         folder = Path(r.config.output_dir)
-        with r.report as report, closing(r.rewards), closing(r.engine):
+        with quiet_libraries(), r.report as report, closing(r.rewards), closing(r.engine):
             report.begin(r.introduction)
             train(r, self.state)
             r.checkpoint.save_final(self.state)

@@ -74,7 +74,38 @@ def test_ppo_trains_with_the_settings(trainer, capsys):
     assert trainer.args.reward_model_path == "me/scorer"
     assert capsys.readouterr().err == "nearstep: reward_model is called reward_model_path here\n" + (
         "nearstep: lr is called learning_rate here\n"
+        "nearstep: PPO of me/policy on me/prompts against me/scorer, into nearstep-output. Loading torch and "
+        "transformers …\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "begins"),
+    [
+        (["ppo", *RUNNABLE], "PPO of me/policy on me/prompts against me/scorer"),
+        (["reward", *RUNNABLE[:4]], "a reward model from me/policy, on me/prompts"),
+        (["check", "mine.py:Region"], "the laws for mine.py:Region"),
+        (["demo", "--quick"], "the demo, into runs/demo"),
+    ],
+)
+def test_the_first_line_comes_before_anything_heavy_is_loaded(words, begins, tmp_path):
+    """`import torch` alone takes seconds, so it must not come before the line."""
+    code = (
+        "import sys\nfrom nearstep.cli.main import main\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name in ('torch', 'transformers', 'datasets', 'numpy'):\n"
+        "            print('loading', name, file=sys.stderr, flush=True)\n"
+        "            sys.exit(7)\n"
+        f"sys.meta_path.insert(0, Refuse())\nmain({words!r})\n"
+    )
+    (tmp_path / "mine.py").write_text("import torch\n")
+    offline = {**os.environ, "https_proxy": "http://127.0.0.1:9"}  # nobody is asked whether the hub answers
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=offline)
+    lines = [line for line in run.stderr.splitlines() if "is called" not in line]
+    assert run.returncode == 7, run.stderr
+    assert begins in lines[0]
+    assert lines[-1].startswith("loading ")
 
 
 def test_under_torchrun_one_process_speaks_for_all(trainer, capsys, monkeypatch):

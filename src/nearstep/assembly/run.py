@@ -12,6 +12,7 @@ from nearstep.assembly.axes import choose_axes, critic_learning_rate
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models, policy_of
 from nearstep.checkpoint.export import Checkpoint
+from nearstep.common.telling import quiet_libraries, tell
 from nearstep.config.launcher import check_launch
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
@@ -65,13 +66,19 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     Raises ConfigError, DataError, RewardError or ModelError; nothing has been written then.
     """
     check_launch(os.environ, config)
-    inputs = (inputs or RunInputs()).checked()
+    with quiet_libraries():
+        return _assemble(config, (inputs or RunInputs()).checked())
+
+
+def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
+    tell("reading the prompts …")
     checked = _check_inputs(config, inputs)
     axes = choose_axes(config, inputs, checked.batch.updates)
     checked = checked.with_steps_of(axes.critic_schedule)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     warm_up_notes = check_warm_ups(config, batch)
     engine = _engine(config, inputs, axes.trust_region.top_k)
+    tell("loading the models …")
     chosen = build_models(
         config,
         inputs,
@@ -94,9 +101,9 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     settings = _generation(config, checked.stops)
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
-    clock = Clock(backend.device)
     text = settings_text(config, "ppo", inputs.in_words(config), processes=backend.world_size)
     reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text)
+    clock = Clock(backend.device, begins=reporter.phase)
     return Recipe(
         config=config,
         batch=batch,

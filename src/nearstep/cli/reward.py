@@ -22,6 +22,12 @@ NOTE = (
 REWARD_SETTINGS = ("reward_funcs", "reward_model_path", "reward_url")
 
 
+def reward_begins(config: RewardConfig) -> str:
+    """What the run is, in a line that needs no heavy library."""
+    source = ", ".join(config.dataset_name) or "texts of its own"
+    return f"a reward model from {config.model_name_or_path}, on {source}, into {config.output_dir}"
+
+
 def run_reward(config: RewardConfig) -> None:
     """Train, report and save as the configuration says."""
     check_launch(os.environ, config)

@@ -36,7 +36,10 @@ FAMILIES = (
     ("ACCELERATE_DYNAMO_BACKEND", "compiled models: models are not compiled here; leave dynamo out"),
     ("ACCELERATE_CPU_AFFINITY", "cores bound to processes: bind them with numactl or taskset"),
     ("ACCELERATE_DOWNCAST_BF16|XLA_USE_BF16|XLA_DOWNCAST_BF16", "bfloat16 on a TPU: runs are on CUDA or a CPU"),
-    ("ACCELERATE_USE_(?!CPU)", "what is not done here; take it out of accelerate's configuration"),
+    (
+        "ACCELERATE_USE_(?!CPU|DEEPSPEED|FSDP|MEGATRON_LM|PARALLELISM_CONFIG)",
+        "what is not done here; leave it out",
+    ),
 )
 # Sizes of jobs whose processes do not know of each other unless WORLD_SIZE is set too.
 JOB_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")

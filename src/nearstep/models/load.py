@@ -82,9 +82,10 @@ def load_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: 
     """A causal language model. Raises ModelError naming the role if it cannot be read or has missing weights."""
     check_folder(name, role)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
+        with _no_loading_report():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"{role}: no causal language model could be read from {name!r}: {_first_line(error)}"

@@ -79,6 +79,11 @@ class Reporter:
             self._screen.begin(batch_table, preview)
         self._callbacks.begin()
 
+    def phase(self, name: str) -> None:
+        """A phase of the update begins."""
+        if self._outputs is not None:
+            self._outputs.screen.phase(name)
+
     def step_begin(self) -> None:
         """An update begins."""
         self._callbacks.step_begin()

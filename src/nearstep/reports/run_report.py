@@ -90,7 +90,10 @@ class Report:
             records=[record for of_process in all_records for record in of_process],
             numbers=shown,
         )
-        return self._due(state)
+        due = self._due(state)
+        if due.samples or due.evaluate:
+            self.reporter.phase("evaluate")
+        return due
 
     def samples(self, state: State, rows: Sequence[tuple[str, str, float]]) -> None:
         """Show and record what the policy answers now to a few prompts."""

@@ -19,6 +19,7 @@ from nearstep.common.given import (
     places_or,
     unnamed,
 )
+from nearstep.common.telling import tell
 from nearstep.config.launcher import check_launch
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.dtypes import DTYPES
@@ -145,6 +146,7 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
     checkpoint_of(config)
     backend = torch_backend(use_cpu=config.use_cpu)
     trackers = tracker_callbacks(config.report_to, main=backend.rank == 0)
+    tell("reading the data …")
     model = choose_model(config, inputs.model)
     trusted = config.trust_remote_code
     tokenizer = choose_tokenizer(
@@ -155,6 +157,7 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
     examples = _examples(
         config, inputs, encoder, Writer(config, model, tokenizer, family, DTYPES[config.dtype], backend)
     )
+    tell("loading the model …")
     trained = prepare(config, model, tokenizer, inputs.peft_config)
     origin = model if isinstance(model, str) else trained.inner.config.name_or_path or None
     run = RewardRun(

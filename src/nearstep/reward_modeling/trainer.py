@@ -20,6 +20,7 @@ from nearstep.common.given import (
     refuse_foreign,
 )
 from nearstep.common.hub import push_to_hub
+from nearstep.common.telling import quiet_libraries
 from nearstep.config.reward_model import RewardConfig
 from nearstep.reports.settings_file import settings_text, write_settings
 from nearstep.reward_modeling.examples import Comparison, Grade
@@ -84,7 +85,8 @@ class RewardModelTrainer:
             callbacks=callbacks,
             reward_funcs=(*entries(reward_funcs), *entries(reward_functions)),
         )
-        self.run: RewardRun = assemble(config, inputs)
+        with quiet_libraries():
+            self.run: RewardRun = assemble(config, inputs)
         self.report: RewardReport | None = None
 
     @property
@@ -99,7 +101,7 @@ class RewardModelTrainer:
         """
         r = self.run
         folder = Path(r.config.output_dir)
-        with Progress(folder, r.backend, console) as progress:
+        with quiet_libraries(), Progress(folder, r.backend, console) as progress:
             if r.backend.rank == 0:
                 write_settings(folder, settings_text(r.config, "reward", r.given, processes=r.backend.world_size))
             for line in r.introduction():
