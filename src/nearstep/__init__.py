@@ -105,6 +105,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name in ("DPPOConfig", "DPPOTrainer"):
+        from nearstep.config.old_names import DPPO
+
+        raise ImportError(f"{name}: {DPPO}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return vars(import_module(_HOMES[name]))[name]

@@ -1,32 +1,45 @@
 """PPOTrainer, the public face: assembles a run and starts the loop."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
+from nearstep.common.given import GivenModel, GivenRewards, GivenTokenizer, given_settings, refuse_foreign
 from nearstep.common.hub import push_to_hub
+from nearstep.common.telling import quiet_libraries
 from nearstep.config.ppo import PPOConfig
-from nearstep.rewards.build import RewardEntry
 from nearstep.training.loop import train
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
 
+if TYPE_CHECKING:
+    GivenPPOConfig = PPOConfig
+else:
+    GivenPPOConfig = object
+
 
 @dataclass(frozen=True)
 class TrainOutput:
-    """What a finished run leaves: how far it came, and the folders of its models."""
+    """What a finished run leaves: how far it came, the folders of its models, and the metrics that were logged."""
 
     updates: int
     episodes: int
     policy: Path
     value: Path | None
+    metrics: Sequence[Mapping[str, int | float]] = field(default=(), repr=False)  # as in metrics.jsonl
+
+    def frame(self) -> Any:
+        """The metrics as a pandas.DataFrame, one line for each entry."""
+        import pandas
+
+        return pandas.DataFrame(self.metrics)
 
 
 class PPOTrainer:
@@ -47,26 +60,28 @@ class PPOTrainer:
 
     def __init__(
         self,
-        args: PPOConfig,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        model: nn.Module | str | None = None,
-        ref_model: nn.Module | str | None = None,
-        reward_model: nn.Module | str | None = None,
+        args: GivenPPOConfig,
+        processing_class: GivenTokenizer = None,
+        model: GivenModel = None,
+        ref_model: GivenModel = None,
+        reward_model: GivenRewards = None,
         train_dataset: object = None,
-        value_model: nn.Module | str | None = None,
+        value_model: GivenModel = None,
         *,
-        reward_funcs: RewardEntry | Sequence[RewardEntry] = (),
-        reward_processing_class: PreTrainedTokenizerBase | None = None,
+        reward_funcs: GivenRewards = (),
+        reward_processing_class: GivenTokenizer = None,
         eval_dataset: object = None,
         peft_config: Any = None,
         engine: object = None,
-        callbacks: Sequence[object] | None = None,
+        callbacks: object = None,
         trust_region: object = None,
         advantage: object = None,
         kl_controller: object = None,
         critic_schedule: object = None,
         loss_aggregation: object = None,
+        **foreign: object,
     ) -> None:
+        refuse_foreign(foreign, PPOTrainer)
         inputs = RunInputs(
             tokenizer=processing_class,
             model=model,
@@ -74,22 +89,21 @@ class PPOTrainer:
             value_model=value_model,
             reward_model=reward_model,
             reward_tokenizer=reward_processing_class,
-            reward_funcs=tuple(reward_funcs)
-            if isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
-            else (reward_funcs,),
+            reward_funcs=reward_funcs,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             peft_config=peft_config,
             engine=engine,
-            callbacks=callbacks or (),
+            callbacks=callbacks,
             trust_region=trust_region,
             advantage=advantage,
             kl_controller=kl_controller,
             critic_schedule=critic_schedule,
             loss_aggregation=loss_aggregation,
         )
-        self.recipe: Recipe = assemble(args, inputs)
+        self.recipe: Recipe = assemble(given_settings(args, PPOConfig, "PPOTrainer"), inputs)
         self.state = State()
+        self._output: TrainOutput | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -102,17 +116,33 @@ class PPOTrainer:
         return None if self.recipe.models.critic is None else self.recipe.models.critic.model
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None) -> TrainOutput:
-        """Run all updates, evaluate, and save policy and critic under `output_dir`.
+        """Run all updates that are left, evaluate, and save policy and critic under `output_dir`.
 
+        After an interrupt it goes on with the update that was broken off, in the same files. When the run is over, it
+        says so and gives back what it gave before: nothing is trained, written or moved.
         `resume_from_checkpoint` is a folder `checkpoint-N`, or true for the newest whole one of `output_dir`; the
         setting `resume` says the same. Raises CheckpointError for one that is damaged or of another run, and
         KeyboardInterrupt or SystemExit (143) after SIGINT or SIGTERM, once a checkpoint is on the disk.
         """
         r = self.recipe
+        if self._output is not None and self.state.update >= r.batch.updates:
+            warnings.warn(
+                f"the run is over: its {r.batch.updates} updates are done, and nothing was trained now. A new "
+                "PPOTrainer begins anew; for a longer run give it more total_episodes, and resume = auto.",
+                stacklevel=2,
+            )
+            return self._output
         if resume_from_checkpoint is not None:
             r.checkpoint.go_on_from(resume_from_checkpoint)
         folder = Path(r.config.output_dir)
-        with r.report as report, closing(r.rewards), closing(r.engine), closing(r.checkpoint), r.interruption:
+        with (
+            quiet_libraries(),
+            r.report as report,
+            closing(r.rewards),
+            closing(r.engine),
+            closing(r.checkpoint),
+            r.interruption,
+        ):
             train(r, self.state)
             if r.interruption.asked:
                 r.checkpoint.close()
@@ -121,12 +151,14 @@ class PPOTrainer:
             if r.config.push_to_hub and r.backend.rank == 0:
                 push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
             report.end()
-        return TrainOutput(
+        self._output = TrainOutput(
             self.state.update,
             self.state.episodes,
             folder / "policy",
             None if self.value_model is None else folder / "value",
+            tuple(r.report.history),
         )
+        return self._output
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """Write the policy as a model folder of its own; `train` has already left `policy/` and `value/`."""

@@ -414,7 +414,7 @@ def test_tensorboard_is_told(tmp_path):
         ({"max_length": 4096}, ConfigError, "more than the model's 512 positions"),
         ({"resume_from_checkpoint": "nowhere"}, ConfigError, "there is no checkpoint"),
         ({"report_to": ("tensorbord",)}, ConfigError, "did you mean tensorboard"),
-        ({"callbacks": [print]}, ConfigError, "is no callback"),
+        ({"callbacks": [print]}, ConfigError, r"callbacks\[0\]: got the function print"),
     ],
 )
 def test_refusals(tmp_path, changes, error, words):

@@ -122,9 +122,10 @@ def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> 
 def _check_distinct(inputs: RunInputs) -> None:
     """One object cannot be trained and stay what it is."""
     trained = {"model": inputs.model, "value_model": inputs.value_model}
-    others = {**trained, "ref_model": inputs.ref_model, "reward_model": inputs.reward_model}
+    others = [*trained.items(), ("ref_model", inputs.ref_model)]
+    others += [("reward_model", model) for model in inputs.reward_model]
     for name, model in trained.items():
-        for other, same in others.items():
+        for other, same in others:
             if name != other and isinstance(model, nn.Module) and model is same:
                 raise ModelError(
                     f"{name} and {other} are the same object, but {name} is trained: pass a copy (copy.deepcopy), "

@@ -1,5 +1,6 @@
 """How settings, models and data become a Recipe: where the parts of a run are chosen and put together."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from nearstep.assembly.models import BuiltModels, build_models, policy_of
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.resume import Resumed, choose_checkpoint
 from nearstep.checkpoint.saver import Checkpoints
+from nearstep.common.telling import quiet_libraries, tell
+from nearstep.config.launcher import check_launch
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
 from nearstep.data.templates import with_template
@@ -25,6 +28,7 @@ from nearstep.reports.callbacks import Callbacks, tracker_callbacks
 from nearstep.reports.model_card import RunFacts, model_card
 from nearstep.reports.reporter import Reporter, sample_updates
 from nearstep.reports.run_report import Report
+from nearstep.reports.settings_file import settings_text
 from nearstep.rewards.build import RewardSpec, on_error, reward_specs
 from nearstep.rewards.combine import Rewards
 from nearstep.rollout.build import make_engine
@@ -38,7 +42,9 @@ from nearstep.training.interruption import Interruption
 from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
 from nearstep.training.replay import through_files
+from nearstep.training.schedules import CriticSchedule, planned_steps
 from nearstep.training.state import State
+from nearstep.training.warm_ups import check_warm_ups
 
 
 @dataclass(frozen=True)
@@ -53,17 +59,31 @@ class CheckedInputs:
     batch: BatchSizes
     resumed: Resumed | None
 
+    def with_steps_of(self, schedule: CriticSchedule) -> "CheckedInputs":
+        """The same, with the optimizer steps counted that the schedule will have taken."""
+        planned = planned_steps(schedule, self.batch.updates, self.batch.minibatches)
+        return replace(self, batch=replace(self.batch, planned=planned))
+
 
 def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     """Build everything a run needs, cheap checks first: settings, data and reward files before any weight.
 
     Raises ConfigError, DataError, RewardError or ModelError; nothing has been written then.
     """
-    inputs = inputs or RunInputs()
+    check_launch(os.environ, config)
+    with quiet_libraries():
+        return _assemble(config, (inputs or RunInputs()).checked())
+
+
+def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
+    tell("reading the prompts …")
     checked = _check_inputs(config, inputs)
+    axes = choose_axes(config, inputs, checked.batch.updates)
+    checked = checked.with_steps_of(axes.critic_schedule)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
-    axes = choose_axes(config, inputs, batch.updates)
+    warm_up_notes = check_warm_ups(config, batch)
     engine = _engine(config, inputs, axes.trust_region.top_k)
+    tell("loading the models …")
     chosen = build_models(
         config,
         inputs,
@@ -85,8 +105,9 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     )
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
-    clock, interruption = Clock(backend.device), Interruption()
-    reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0)
+    text = settings_text(config, "ppo", inputs.in_words(config), processes=backend.world_size)
+    reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text)
+    clock, interruption = Clock(backend.device, begins=reporter.phase), Interruption()
     report = _report(config, checked, reporter, clock, evaluator, interruption)
     engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer)
     return Recipe(
@@ -113,7 +134,14 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         interruption=interruption,
         evaluator=evaluator,
         introduction="\n".join(
-            [run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]
+            [
+                run_prompts.introduction(),
+                *prompts.notes(),
+                *chosen.notes,
+                *axes.notes,
+                *learners.notes(),
+                *warm_up_notes,
+            ]
         ),
     )
 
@@ -213,7 +241,7 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     specs = reward_specs(
         config,
         columns=run_prompts.prompts.columns,
-        reward_model=inputs.reward_model,
+        reward_models=inputs.reward_model,
         reward_funcs=inputs.reward_funcs,
     )
     batch = batch_sizes(config, run_prompts.rows, backend.world_size)

@@ -18,6 +18,7 @@ from nearstep.training.state import State, Steps
 
 FOLDER = "training"
 VALUES = "state.json"
+STATE_FIELDS = tuple(field.name for field in fields(State) if field.compare)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Snapshot:
 def take_snapshot(learners: Learners, state: State, report: Mapping[str, Any]) -> Snapshot:
     """The run as it is now; tensors are the run's own."""
     networks = {name: learner_tensors(learner) for name, learner in by_network(learners).items()}
-    return Snapshot(networks, asdict(state), report)
+    values = asdict(state)
+    return Snapshot(networks, {name: values[name] for name in STATE_FIELDS}, report)
 
 
 def read_snapshot(folder: Path) -> Snapshot:
@@ -89,16 +91,16 @@ def put_back(snapshot: Snapshot, learners: Learners, state: State, place: str) -
     if snapshot.networks.keys() != wanted.keys():
         raise CheckpointError(f"{place} holds {sorted(snapshot.networks)}, and this run trains {sorted(wanted)}")
     values = dict(snapshot.state)
-    for field in fields(State):
-        if field.name not in values:
-            raise CheckpointError(f"{place}: state.{field.name} is missing")
+    for name in STATE_FIELDS:
+        if name not in values:
+            raise CheckpointError(f"{place}: state.{name} is missing")
     for network, learner in wanted.items():
         restore_learner(learner, snapshot.networks[network], f"{place}/{network}.safetensors")
     values["steps"], values["score_moments"] = Steps(**values["steps"]), Moments(**values["score_moments"])
     for _ in range(state.update, values["update"]):
         learners.end_update()
-    for field in fields(State):
-        setattr(state, field.name, values[field.name])
+    for name in STATE_FIELDS:
+        setattr(state, name, values[name])
 
 
 def by_network(learners: Learners) -> dict[str, Learner]:

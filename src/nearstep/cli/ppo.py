@@ -10,6 +10,8 @@ from urllib.request import getproxies
 
 from nearstep.cli.places import absent_places
 from nearstep.cli.reward_sources import reward_lacks
+from nearstep.common.telling import tell
+from nearstep.config.launcher import check_launch
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import Problem
 from nearstep.rewards.builtin.spec import model_of
@@ -17,8 +19,16 @@ from nearstep.rewards.builtin.spec import model_of
 HUB_TIMEOUT_SECONDS = 5
 
 
+def ppo_begins(config: PPOConfig) -> str:
+    """What the run is, in a line that needs no heavy library."""
+    rewards = [each for each in (config.reward_model_path, *config.reward_funcs, config.reward_url) if each is not None]
+    policy = config.sft_model_path or config.model_name_or_path
+    return f"PPO of {policy} on {', '.join(config.dataset_name)} against {', '.join(rewards)}, into {config.output_dir}"
+
+
 def run_ppo(config: PPOConfig) -> None:
     """Train, save and report as the configuration says."""
+    check_launch(os.environ, config)
     stay_offline_if_hub_is_silent([place for _, place in [*_models(config), *_data(config), *_reward_models(config)]])
     from nearstep.trainer import PPOTrainer
 
@@ -30,7 +40,10 @@ def stay_offline_if_hub_is_silent(places: Iterable[str]) -> None:
 
     Must come before that library is imported, for it reads the variable once.
     """
-    hub_names = [place for place in places if not Path(place).expanduser().exists()]
+    hub_names = [place for place in places if not Path(place).exists()]
+    for name in hub_names:
+        if Path(name).parent.is_dir() and "/" in name:
+            tell(f"there is no {name} here, so it is taken for the name of a hub")
     if not hub_names or getproxies():
         return
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))

@@ -1,11 +1,13 @@
 """`nearstep reward`: train a reward model. What the command needs beyond a valid configuration."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from nearstep.cli.places import absent_places
 from nearstep.cli.ppo import stay_offline_if_hub_is_silent
 from nearstep.cli.reward_sources import reward_lacks
+from nearstep.config.launcher import check_launch
 from nearstep.config.reward_model import RewardConfig
 from nearstep.config.rewards import reward_count
 from nearstep.config.settings import Problem
@@ -20,8 +22,15 @@ NOTE = (
 REWARD_SETTINGS = ("reward_funcs", "reward_model_path", "reward_url")
 
 
+def reward_begins(config: RewardConfig) -> str:
+    """What the run is, in a line that needs no heavy library."""
+    source = ", ".join(config.dataset_name) or "texts of its own"
+    return f"a reward model from {config.model_name_or_path}, on {source}, into {config.output_dir}"
+
+
 def run_reward(config: RewardConfig) -> None:
     """Train, report and save as the configuration says."""
+    check_launch(os.environ, config)
     models = (config.model_name_or_path, config.reward_model_path)
     data = (*config.dataset_name, *config.eval_dataset_name)
     stay_offline_if_hub_is_silent([*data, *(model for model in models if model is not None)])

@@ -4,12 +4,22 @@ import json
 import math
 import numbers
 import os
+import re
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 # Pairs of names, each given as ours=theirs or all of them as a mapping.
 Names: TypeAlias = tuple[tuple[str, str], ...]
+
+
+_HOME = re.compile(r"(^|=)(~[^/]*)(?=/|$)")  # at the start, or of a parameter's value
+_LISTED = re.compile(r"[\w./:~$-]+(,\s*[\w./:~$-]+)+,?")  # names with commas between them, and nothing else
+
+
+def expanded(place: str) -> str:
+    """A place as the shell would have it: `~` at its start (or behind `=`), `$NAME` where the environment has it."""
+    return os.path.expandvars(_HOME.sub(lambda found: found[1] + os.path.expanduser(found[2]), place))
 
 
 class UnfitError(ValueError):
@@ -31,6 +41,9 @@ def as_type(value: object, annotation: Any, texts: bool) -> object:
         raise UnfitError("one of " + ", ".join(choices))
     if get_origin(annotation) is tuple:
         entries = () if is_none else value if isinstance(value, list | tuple) else (value,)
+        for entry in entries:
+            if isinstance(entry, str) and _LISTED.fullmatch(entry) and not os.path.exists(expanded(entry)):
+                raise UnfitError("separate entries: separate them by spaces (in Python and YAML: a list)")
         return tuple(as_type(entry, choices[0], texts) for entry in entries)
     return _SCALARS[annotation](value, texts)
 

@@ -24,12 +24,14 @@ class DataSettings(Settings):
     """Which data sets are read, and how their rows are understood."""
 
     dataset_name: tuple[str, ...] = option(
-        (), "data to train on: jsonl, json, csv or parquet files, folders, or hub names; several are mixed"
+        (),
+        "data to train on: jsonl, json, csv or parquet files, folders, or hub names; several are mixed",
+        is_place=True,
     )
     dataset_config: tuple[str, ...] = option((), "configuration of a hub data set; one for all, or one for each")
     dataset_train_split: tuple[str, ...] = option(("train",), "split to train on; one for all, or one for each")
     eval_dataset_name: tuple[str, ...] = option(
-        (), "data to evaluate on; the training data's dataset_test_split if not given"
+        (), "data to evaluate on; the training data's dataset_test_split if not given", is_place=True
     )
     dataset_test_split: str | None = option(None, "split to evaluate on, of eval_dataset_name or else of dataset_name")
     dataset_format: str | None = option(
@@ -60,6 +62,7 @@ class PromptSettings(Settings):
         "none: text as the tokenizer frames it, messages under its chat template; raw, raw_bos: text alone, or behind "
         f"BOS; chat: text as a user's message; {', '.join(PROMPT_TYPES[4:])} or a {TEMPLATE_SUFFIX} file: likewise, "
         "under that template",
+        is_place=True,
     )
     max_prompt_length: int | None = option(
         None, "longest prompt in tokens; no limit but the model's if not given", at_least=1

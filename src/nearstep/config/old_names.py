@@ -4,8 +4,26 @@ Sources: TRL 0.7 to 1.12, transformers' TrainingArguments, the N+ reproduction (
 MindSpeed-LLM's trl_ppo, OpenRLHF.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from nearstep.config.retired_names import (
+    COMPUTED,
+    FAMILIES,
+    IN_PLACE,
+    LENGTH,
+    OWN_ENGINE,
+    PEFT,
+    QUANTISED,
+    SHARDED,
+    Retired,
+)
+
+DPPO = (
+    "the name has two meanings: `decoupled` (DecoupledPPOConfig) puts the critic on an optimizer of its own, "
+    "`divergence` (DivergencePPOConfig) replaces the clip by a divergence; both are trained by `ppo` (PPOTrainer)"
+)
 
 RENAMED: dict[str, str] = {
     # Run
@@ -15,6 +33,8 @@ RENAMED: dict[str, str] = {
     "model": "model_name_or_path",
     "base_model_name": "model_name_or_path",
     "model_name": "model_name_or_path",
+    "model_path": "model_name_or_path",
+    "pretrain": "model_name_or_path",
     "base_model": "model_name_or_path",
     "sft_model": "sft_model_path",
     "ref_model": "ref_model_path",
@@ -34,6 +54,8 @@ RENAMED: dict[str, str] = {
     # Data
     "dataset": "dataset_name",
     "query_dataset": "dataset_name",
+    "dataset_path": "dataset_name",
+    "data_path": "dataset_name",
     "dataset_config_name": "dataset_config",
     "split": "dataset_train_split",
     "train_split": "dataset_train_split",
@@ -62,6 +84,7 @@ RENAMED: dict[str, str] = {
     "init_kl_coef": "kl_coef",
     "kl_penalty_coef": "kl_coef",
     "lambd": "lam",
+    "lambda": "lam",
     "gae_lambda": "lam",
     "target": "kl_target",
     "horizon": "kl_horizon",
@@ -69,7 +92,6 @@ RENAMED: dict[str, str] = {
     # Policy
     "divergence_type": "trust_region",
     "divergence_topk": "divergence_top_k",
-    "clip_ratio_c": "ratio_cap",
     "clip_ratio_high": "cliprange_high",
     "importance_sampling_level": "ratio_level",
     "target_kl": "early_stop_kl",
@@ -91,6 +113,16 @@ RENAMED: dict[str, str] = {
     "lr": "learning_rate",
     "eps": "adam_epsilon",
     "adam_eps": "adam_epsilon",
+    "actor_lr": "learning_rate",
+    "actor_learning_rate": "learning_rate",
+    "policy_lr": "learning_rate",
+    "vf_lr": "vf_learning_rate",
+    "value_lr": "vf_learning_rate",
+    "critic_lr": "vf_learning_rate",
+    "critic_learning_rate": "vf_learning_rate",
+    "clip_grad": "max_grad_norm",
+    "grad_clip": "max_grad_norm",
+    "gradient_clipping": "max_grad_norm",
     "scheduler": "lr_scheduler_type",
     "lr_scheduler": "lr_scheduler_type",
     "num_warmup_steps": "warmup_steps",
@@ -98,67 +130,47 @@ RENAMED: dict[str, str] = {
     "optimizer": "optim",
     # Reports
     "log_with": "report_to",
+    "log_interval": "logging_steps",
+    "eval_interval": "eval_steps",
+    "save_interval": "save_steps",
     "hf_repo_id": "hub_model_id",
 }
 
 
-@dataclass(frozen=True)
-class Retired:
-    """A setting without counterpart: why, what to do, and the values that lose nothing by being left out."""
-
-    sentence: str
-    harmless: tuple[object, ...] | None = None  # None: any value
-
-    def is_harmless(self, value: object) -> bool:
-        """Whether a run means the same without the setting; numbers and words may come as text."""
-        return self.harmless is None or _plain(value) in self.harmless
-
-
-def _plain(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    words = {"true": True, "yes": True, "false": False, "no": False, "none": None, "null": None}
-    if value.lower() in words:
-        return words[value.lower()]
-    try:
-        return float(value)
-    except ValueError:
-        return value
-
-
-_COMPUTED = "it follows from the batch settings and the number of processes"
-_IN_PLACE = "data is prepared as it is read"
-_SHARDED = "models are not sharded here; start several processes with torchrun"
-_PEFT = "what use_peft cannot say is said by a peft_config, given to PPOTrainer"
-_QUANTISED = "models are not quantised here; choose their type with dtype"
-
 RETIRED: dict[str, Retired] = {
     # Sizes that the trainer works out
+    "epochs": Retired(
+        "give num_ppo_epochs for passes over a rollout, num_train_epochs for passes over the prompts", ()
+    ),
+    "train_iters": Retired(LENGTH, ()),
+    "num_steps": Retired(LENGTH, (None,)),
+    "load": Retired("the policy is model_name_or_path; a run cannot be resumed yet", (None,)),
+    "save": Retired("models, metrics and samples go into output_dir", ()),
     "world_size": Retired("the number of processes is torchrun's --nproc_per_node"),
-    "num_total_batches": Retired(_COMPUTED),
-    "num_updates": Retired(_COMPUTED),
-    "micro_batch_size": Retired(_COMPUTED, (None,)),
-    "local_batch_size": Retired(_COMPUTED, (None,)),
-    "mini_batch_size": Retired(f"{_COMPUTED}; num_mini_batches says into how many a batch is cut", (None,)),
-    "local_mini_batch_size": Retired(f"{_COMPUTED}; num_mini_batches says into how many a batch is cut", (None,)),
-    "max_steps": Retired("the length of a run is total_episodes = steps × batch_size", (None, -1)),
+    "num_total_batches": Retired(COMPUTED),
+    "num_updates": Retired(COMPUTED),
+    "micro_batch_size": Retired(COMPUTED, (None,)),
+    "local_batch_size": Retired(COMPUTED, (None,)),
+    "mini_batch_size": Retired(f"{COMPUTED}; num_mini_batches says into how many a batch is cut", (None,)),
+    "local_mini_batch_size": Retired(f"{COMPUTED}; num_mini_batches says into how many a batch is cut", (None,)),
+    "max_steps": Retired(LENGTH, (None, -1)),
     "warmup_ratio": Retired("give warmup_steps, in updates", (None, 0)),
     "max_length": Retired("prompt and response have a limit each: max_prompt_length and response_length", (None,)),
     "max_seq_length": Retired("prompt and response have a limit each: max_prompt_length and response_length", (None,)),
     "max_samples": Retired("cut the data set, or give total_episodes", (None,)),
     # Processes and precision
-    "ds3_gather_for_generation": Retired(_SHARDED),
-    "deepspeed": Retired(_SHARDED, (None, False)),
-    "fsdp": Retired(_SHARDED, (None, False, "")),
+    "ds3_gather_for_generation": Retired(SHARDED),
+    "deepspeed": Retired(SHARDED, (None, False)),
+    "fsdp": Retired(SHARDED, (None, False, "")),
     "fp16": Retired("float16 loses small gradients; use bf16", (None, False)),
-    "load_in_8bit": Retired(_QUANTISED, (None, False)),
-    "load_in_4bit": Retired(_QUANTISED, (None, False)),
+    "load_in_8bit": Retired(QUANTISED, (None, False)),
+    "load_in_4bit": Retired(QUANTISED, (None, False)),
     "gradient_checkpointing_kwargs": Retired("gradient_checkpointing alone decides"),
-    "dataset_num_proc": Retired(_IN_PLACE),
-    "dataloader_num_workers": Retired(_IN_PLACE),
+    "dataset_num_proc": Retired(IN_PLACE),
+    "dataloader_num_workers": Retired(IN_PLACE),
     "remove_unused_columns": Retired("all columns reach the reward functions"),
-    "dataloader_drop_last": Retired(_IN_PLACE),
-    "dataloader_pin_memory": Retired(_IN_PLACE),
+    "dataloader_drop_last": Retired(IN_PLACE),
+    "dataloader_pin_memory": Retired(IN_PLACE),
     "per_device_eval_batch_size": Retired("local_rollout_forward_batch_size holds for evaluation too"),
     "local_rank": Retired("torchrun tells each process its number"),
     "disable_dropout": Retired("dropout is off in every model", (None, True)),
@@ -168,15 +180,15 @@ RETIRED: dict[str, Retired] = {
     "eos_token": Retired("the end of a text is the tokenizer's own EOS", (None,)),
     "chat_template_path": Retired("set the tokenizer's own chat_template", (None,)),
     "torch_compile": Retired("models are not compiled", (None, False)),
-    "use_vllm": Retired("responses are sampled by the policy itself, in this process", (None, False)),
+    "use_vllm": Retired(OWN_ENGINE, (None, False)),
     # Models
     "attn_implementation": Retired("rows are packed, with an attention of their own"),
     "model_revision": Retired("download the revision and give its folder", (None, "main")),
     "lora_dropout": Retired("dropout is off in every model, so that ratios start at 1"),
     "lora_task_type": Retired("the policy is always a causal language model"),
-    "lora_modules_to_save": Retired(_PEFT, (None,)),
-    "use_rslora": Retired(_PEFT, (None, False)),
-    "use_dora": Retired(_PEFT, (None, False)),
+    "lora_modules_to_save": Retired(PEFT, (None,)),
+    "use_rslora": Retired(PEFT, (None, False)),
+    "use_dora": Retired(PEFT, (None, False)),
     # Algorithm
     "do_sample": Retired("PPO learns from sampled responses; temperature sets how bold they are", (None, True)),
     "adap_kl_ctrl": Retired("kl_target makes kl_coef adapt", (None, False)),
@@ -184,6 +196,9 @@ RETIRED: dict[str, Retired] = {
     "use_score_norm": Retired("give normalize_scores = shift_and_scale", (None, False)),
     "use_score_scaling": Retired("give normalize_scores = scale", (None, False)),
     "beta": Retired("give kl_coef, with kl_in = loss and kl_estimator = k3 for what TRL calls beta", (None, 0)),
+    "clip_ratio_c": Retired(
+        "in verl it is the dual clip: give dual_clip; in TRL's DPPO the largest importance weight: give ratio_cap", ()
+    ),
     "epsilon": Retired("give cliprange for clip, divergence_low for divergences", ()),
     "epsilon_high": Retired("give cliprange_high for clip, divergence_high for divergences", ()),
     "loss_type": Retired("give trust_region and loss_aggregation", ()),
@@ -191,7 +206,7 @@ RETIRED: dict[str, Retired] = {
     "model_adapter_name": Retired("adapters are made by use_peft, or given to PPOTrainer as peft_config", (None,)),
     "ref_adapter_name": Retired("the reference is the policy without its adapter, or ref_model_path", (None,)),
     "stage": Retired("the command `nearstep ppo` says it", ("trl_ppo",)),
-    "algorithm": Retired("the command `nearstep ppo` says it", ("ppo",)),
+    "algorithm": Retired("only PPO is here", ("ppo",)),
     "backend": Retired("there is one loop, on transformers' models", (None, "auto", "trl", "unsloth")),
     # Reports
     "sanity_check": Retired("for a short run give a small total_episodes", (None, False)),
@@ -214,7 +229,13 @@ class OldNames:
 
     renamed: Mapping[str, str] = field(default_factory=dict)
     retired: Mapping[str, Retired] = field(default_factory=dict)
+    families: tuple[tuple[re.Pattern[str], Retired], ...] = ()
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by setting: theirs → ours
+
+    def why_absent(self, name: str) -> Retired | None:
+        """Why there is no such setting, where that is known of it or of its family."""
+        of_family = (retired for pattern, retired in self.families if pattern.fullmatch(name))
+        return self.retired.get(name) or next(of_family, None)
 
 
 _PROMPT_TYPES = {"empty": "raw", "trl": "raw_bos"}
@@ -222,12 +243,14 @@ _PROMPT_TYPES = {"empty": "raw", "trl": "raw_bos"}
 OF_TRAINING = OldNames(
     {**RENAMED, "resume_from_checkpoint": "resume"},
     RETIRED,
+    FAMILIES,
     {"prompt_type": _PROMPT_TYPES, "resume": {"true": "auto", "True": "auto"}},
 )
 
 OF_REWARD_MODELS = OldNames(
     {**RENAMED, "max_seq_length": "max_length", "label_smoothing_factor": "label_smoothing"},
     {name: retired for name, retired in RETIRED.items() if name != "max_seq_length"},
+    FAMILIES,
 )
 
 # MindSpeed-LLM's preprocess_data.py.

@@ -24,6 +24,7 @@ class Option:
     at_least: Number | None = None
     below: Number | None = None
     at_most: Number | None = None
+    is_place: bool = False  # text that may begin with ~ or $NAME: a folder, a file, or file.py:Name
 
     def limits(self) -> str:
         """The allowed range in words; empty where there is none."""
@@ -57,9 +58,10 @@ def option(
     at_least: Number | None = None,
     below: Number | None = None,
     at_most: Number | None = None,
+    is_place: bool = False,
 ) -> T:
     """A dataclass field with a line of help and the limits of its value."""
-    return field(default=default, metadata=Notes(Option(help, above, at_least, below, at_most)))
+    return field(default=default, metadata=Notes(Option(help, above, at_least, below, at_most, is_place)))
 
 
 def option_of(setting: Field[Any]) -> Option:

@@ -90,7 +90,7 @@ class CheckpointSettings(Settings):
         False, "keep the weights of the best evaluation, by accuracy (regression: by loss), instead of the last"
     )
     resume_from_checkpoint: str | None = option(
-        None, "folder checkpoint-N of a run with the same settings and data, from which this one goes on"
+        None, "folder checkpoint-N of a run with the same settings and data, from which this one goes on", is_place=True
     )
 
 

@@ -22,11 +22,16 @@ from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSetti
 class RoleSettings(Settings):
     """The other models of PPO."""
 
-    sft_model_path: str | None = option(None, "weights of the policy, if not those of model_name_or_path")
-    ref_model_path: str | None = option(None, "frozen reference; if not given, a copy of the policy as it starts")
+    sft_model_path: str | None = option(
+        None, "weights of the policy, if not those of model_name_or_path", is_place=True
+    )
+    ref_model_path: str | None = option(
+        None, "frozen reference; if not given, a copy of the policy as it starts", is_place=True
+    )
     value_model_path: str | None = option(
         None,
         "critic with one label; if not given, started from the reward model, else from the policy's trunk",
+        is_place=True,
     )
 
 
@@ -48,7 +53,7 @@ class SamplingSettings(Settings):
         None, "ids of the tokens that end a response, instead of stop_token", at_least=0
     )
     num_generations: int = option(1, "responses sampled for each prompt", at_least=1)
-    engine: str = option("transformers", f"what generates the episodes: {listed(ENGINES)}")
+    engine: str = option("transformers", f"what generates the episodes: {listed(ENGINES)}", is_place=True)
     decode_graphs: bool = option(
         False, "replay decoding steps from CUDA graphs; needs a GPU, and has not been run on one yet"
     )
@@ -86,6 +91,7 @@ class KLSettings(Settings):
         "auto",
         f"what moves kl_coef: {listed(KL_CONTROLLERS)}; auto is adaptive with kl_target, scheduled with kl_coef_final, "
         "else fixed",
+        is_place=True,
     )
     kl_target: float | None = option(
         None, "adaptive: objective/kl to be kept; kl_coef then adapts after every update", above=0
@@ -129,6 +135,7 @@ class AdvantageSettings(Settings):
         "gae",
         f"{listed(ADVANTAGES)}. gae needs a critic; the others named here have none: a row against its group, or "
         "returns against the batch",
+        is_place=True,
     )
 
 
@@ -138,7 +145,7 @@ class PolicySettings(Settings):
 
     num_ppo_epochs: int = option(4, "passes over each rollout", at_least=1)
     num_mini_batches: int = option(1, "optimizer steps in each pass", at_least=1)
-    trust_region: str = option("clip", f"which tokens may still move: {listed(TRUST_REGIONS)}")
+    trust_region: str = option("clip", f"which tokens may still move: {listed(TRUST_REGIONS)}", is_place=True)
     ratio_level: Literal["token", "sequence"] = option(
         "token", "what has a ratio of its own: every token, or a whole response (the geometric mean of its tokens)"
     )
@@ -169,6 +176,7 @@ class PolicySettings(Settings):
         "token_mean",
         f"how token losses of a minibatch add up: {listed(LOSS_AGGREGATIONS)}. In this order: mean of tokens; mean of "
         "rows of their mean, sum, or sum divided by response_length; plain sum",
+        is_place=True,
     )
     mask_truncated_completions: bool = option(False, "nothing is learned from responses that were cut off")
     max_broken_updates: int = option(
@@ -192,7 +200,7 @@ class CriticSettings(Settings):
         "joint", "joint: policy and critic take every step together; decoupled: the critic trains after the policy"
     )
     critic_schedule: str | None = option(
-        None, f"when policy and critic train, in place of critic: {listed(CRITIC_SCHEDULES)}"
+        None, f"when policy and critic train, in place of critic: {listed(CRITIC_SCHEDULES)}", is_place=True
     )
     critic_trunk: Literal["separate", "shared", "adapter"] = option(
         "separate",

@@ -10,7 +10,9 @@ from nearstep.config.settings import Settings, option
 class RunSettings(Settings):
     """Where a run writes, and where it runs."""
 
-    output_dir: str = option("nearstep-output", "folder for models, metrics and samples; made if missing")
+    output_dir: str = option(
+        "nearstep-output", "folder for models, metrics and samples; made if missing", is_place=True
+    )
     run_name: str | None = option(None, "name of the run at trackers; the folder's name if not given")
     seed: int = option(42, "every random number of the run derives from it", at_least=0)
     use_cpu: bool = option(False, "stay on the CPU even where there is a GPU; on a GPU nothing has been run yet")
@@ -20,7 +22,9 @@ class RunSettings(Settings):
 class ModelSettings(Settings):
     """The model that is trained, its type and its adapters."""
 
-    model_name_or_path: str | None = option(None, "model to train, and its tokenizer: a folder or a hub name")
+    model_name_or_path: str | None = option(
+        None, "model to train, and its tokenizer: a folder or a hub name", is_place=True
+    )
     dtype: Literal["float32", "bfloat16", "float64"] = option(
         "float32", "type of the weights of models that are loaded from a path"
     )

@@ -45,7 +45,7 @@ def load_tokenizer(name: str, *, role: str = "tokenizer", trust_remote_code: boo
 
 
 def choose_tokenizer(
-    given: PreTrainedTokenizerBase | None,
+    given: PreTrainedTokenizerBase | str | None,
     model: nn.Module | str,
     *,
     model_name_or_path: str | None,
@@ -55,6 +55,8 @@ def choose_tokenizer(
 
     Raises ConfigError where there is none to be found, ModelError where one cannot be read.
     """
+    if isinstance(given, str):
+        return load_tokenizer(given, role="processing_class", trust_remote_code=trust_remote_code)
     if given is not None:
         return given
     name = model_name_or_path or model
@@ -80,9 +82,10 @@ def load_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: 
     """A causal language model. Raises ModelError naming the role if it cannot be read or has missing weights."""
     check_folder(name, role)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
+        with _no_loading_report():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"{role}: no causal language model could be read from {name!r}: {_first_line(error)}"

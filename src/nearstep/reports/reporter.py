@@ -9,6 +9,8 @@ from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
 from nearstep.reports.metrics import Numbers
 from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
+from nearstep.reports.settings_file import NAME as SETTINGS
+from nearstep.reports.settings_file import write_settings
 
 
 def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
@@ -36,7 +38,10 @@ class Reporter:
         total_updates: int,
         main: bool,
         screen: Screen | None = None,
+        settings: str = "",
     ) -> None:
+        self.history: list[dict[str, int | float]] = []
+        self._settings = settings
         self._config = config
         self._callbacks = callbacks
         self._screen = (screen or Screen(total_updates, two_lines=config.log_style == "two_line")) if main else None
@@ -66,11 +71,20 @@ class Reporter:
         """Show the batch arithmetic (name, value, how it came about) and what the model sees; open files, trackers.
 
         Records of a run that goes on after an update are cut back to it; a new run sets those of an earlier one aside.
+        Called again, it goes on in the same files: a run that was broken off is one run.
         """
-        if self._screen is not None:
-            self._outputs = _Outputs(self._config, self._screen, after)
+        if self._outputs is not None:
+            self._outputs.open()
+            self._outputs.screen.begin([], "")
+        elif self._screen is not None:
+            self._outputs = _Outputs(self._config, self._screen, self._settings, after)
             self._screen.begin(batch_table, preview)
         self._callbacks.begin()
+
+    def phase(self, name: str) -> None:
+        """A phase of the update begins."""
+        if self._outputs is not None:
+            self._outputs.screen.phase(name)
 
     def step_begin(self) -> None:
         """An update begins."""
@@ -92,6 +106,7 @@ class Reporter:
             if logged:
                 self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=numbers)
         if logged:
+            self.history.append({"update": update, "episode": episode, "epoch": epoch, **numbers})
             self._callbacks.log({"episode": episode, **numbers})
 
     def samples(self, update: int, rows: Sequence[tuple[str, str, float]]) -> None:
@@ -106,8 +121,9 @@ class Reporter:
 
         Returns whether it is the best so far.
         """
+        named = {f"eval/{name}": number for name, number in numbers.items()}
+        self.history.append({"update": update, "episode": episode, "epoch": epoch, **named})
         if self._outputs is not None:
-            named = {f"eval/{name}": number for name, number in numbers.items()}
             self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=named)
             self._outputs.screen.evaluation(update, numbers)
         return self._callbacks.evaluate(numbers)
@@ -144,20 +160,32 @@ class Reporter:
 class _Outputs:
     """The files and the screen of the main process, from the beginning of the run to its end."""
 
-    def __init__(self, config: PPOConfig, screen: Screen, after: int) -> None:
+    def __init__(self, config: PPOConfig, screen: Screen, settings: str, after: int) -> None:
         folder = Path(config.output_dir)
         self.screen = screen
+        kept: dict[str, Path | None] = {}
         for name in ("metrics.jsonl", "rollouts.jsonl", "samples.jsonl"):
             if after > 0:
                 cut_after(folder / name, after)
-            elif (kept := set_aside(folder / name)) is not None:
-                screen.note(f"{name} of an earlier run is kept as {kept.name}")
-        self.metrics = JsonLines(folder / "metrics.jsonl")
-        self.rollouts = JsonLines(folder / "rollouts.jsonl") if config.log_rollouts else None
-        self.samples = JsonLines(folder / "samples.jsonl") if config.num_sample_generations > 0 else None
+            else:
+                kept[name] = set_aside(folder / name)
+        if settings:
+            kept[SETTINGS] = write_settings(folder, settings)
+        for name, place in kept.items():
+            if place is not None:
+                screen.note(f"{name} of an earlier run is kept as {place.name}")
+        self._config = config
+        self.open()
         self.models: Path | None = None
         self.latest: dict[str, int | float] = {}
         self._first: dict[str, int | float] = {}
+
+    def open(self) -> None:
+        """Open the files, which are continued where they are there."""
+        folder, config = Path(self._config.output_dir), self._config
+        self.metrics = JsonLines(folder / "metrics.jsonl")
+        self.rollouts = JsonLines(folder / "rollouts.jsonl") if config.log_rollouts else None
+        self.samples = JsonLines(folder / "samples.jsonl") if config.num_sample_generations > 0 else None
 
     def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
         """Record the metrics of an update or an evaluation."""

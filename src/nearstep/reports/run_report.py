@@ -48,8 +48,14 @@ class Report:
     ) -> None:
         self.reporter.__exit__(kind, error, traceback)
 
+    @property
+    def history(self) -> Sequence[Mapping[str, int | float]]:
+        """The metrics of every update and evaluation that was logged."""
+        return self.reporter.history
+
     def begin(self, introduction: str, state: State) -> None:
         """Show the batch arithmetic and what the user should read first; open files and trackers."""
+        self.clock.lap()  # what was before the run, or between two parts of it, is no update's time
         self.reporter.begin(self.batch.table(), introduction, after=state.update)
 
     def memory(self) -> ReportMemory:
@@ -99,7 +105,10 @@ class Report:
             records=[record for of_process in all_records for record in of_process],
             numbers=shown,
         )
-        return self._due(state)
+        due = self._due(state)
+        if due.samples or due.evaluate:
+            self.reporter.phase("evaluate")
+        return due
 
     def samples(self, state: State, rows: Sequence[tuple[str, str, float]]) -> None:
         """Show and record what the policy answers now to a few prompts."""

@@ -3,16 +3,26 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError
+from nearstep.common.given import (
+    GivenModel,
+    GivenRewards,
+    GivenTokenizer,
+    entries,
+    given_model,
+    given_settings,
+    refuse_foreign,
+)
 from nearstep.common.hub import push_to_hub
+from nearstep.common.telling import quiet_libraries
 from nearstep.config.reward_model import RewardConfig
+from nearstep.reports.settings_file import settings_text, write_settings
 from nearstep.reward_modeling.examples import Comparison, Grade
 from nearstep.reward_modeling.fit import Fit
 from nearstep.reward_modeling.measures import GradeMeasures, PairMeasures, grade_measures, pair_measures
@@ -23,7 +33,11 @@ from nearstep.reward_modeling.run import RewardRun, RewardRunInputs, assemble
 from nearstep.reward_modeling.saving import save
 from nearstep.reward_modeling.scale import Scale
 from nearstep.reward_modeling.scoring import ExampleScorer
-from nearstep.rewards.build import RewardEntry
+
+if TYPE_CHECKING:
+    GivenRewardConfig = RewardConfig | None
+else:
+    GivenRewardConfig = object
 
 
 class RewardModelTrainer:
@@ -42,36 +56,37 @@ class RewardModelTrainer:
 
     def __init__(
         self,
-        args: RewardConfig | None = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        model: nn.Module | str | None = None,
+        args: GivenRewardConfig = None,
+        processing_class: GivenTokenizer = None,
+        model: GivenModel = None,
         train_dataset: object = None,
         eval_dataset: object = None,
         *,
-        reward_funcs: RewardEntry | Sequence[RewardEntry] = (),
+        reward_funcs: GivenRewards = (),
         peft_config: Any = None,
-        callbacks: Sequence[object] | None = None,
-        base_model_name: nn.Module | str | None = None,
-        reward_functions: Sequence[RewardEntry] = (),
+        callbacks: object = None,
+        base_model_name: GivenModel = None,
+        reward_functions: GivenRewards = (),
         composite_weights: Sequence[float] | None = None,
+        **foreign: object,
     ) -> None:
-        config = args if args is not None else RewardConfig()
+        refuse_foreign(foreign, RewardModelTrainer)
+        config = RewardConfig() if args is None else given_settings(args, RewardConfig, "RewardModelTrainer")
         if model is not None and base_model_name is not None:
             raise ConfigError("model and base_model_name are the same: give one")
         if composite_weights is not None:
             config = replace(config, reward_weights=tuple(composite_weights))
-        is_several = isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
-        funcs = tuple(reward_funcs) if is_several else (reward_funcs,)  # type: ignore[arg-type]
         inputs = RewardRunInputs(
             tokenizer=processing_class,
-            model=model if model is not None else base_model_name,
+            model=given_model(base_model_name, "base_model_name") if model is None else model,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             peft_config=peft_config,
-            callbacks=tuple(callbacks or ()),
-            reward_funcs=(*funcs, *reward_functions),
+            callbacks=callbacks,
+            reward_funcs=(*entries(reward_funcs), *entries(reward_functions)),
         )
-        self.run: RewardRun = assemble(config, inputs)
+        with quiet_libraries():
+            self.run: RewardRun = assemble(config, inputs)
         self.report: RewardReport | None = None
 
     @property
@@ -86,7 +101,9 @@ class RewardModelTrainer:
         """
         r = self.run
         folder = Path(r.config.output_dir)
-        with Progress(folder, r.backend, console) as progress:
+        with quiet_libraries(), Progress(folder, r.backend, console) as progress:
+            if r.backend.rank == 0:
+                write_settings(folder, settings_text(r.config, "reward", r.given, processes=r.backend.world_size))
             for line in r.introduction():
                 progress.say(line)
             steps = self._fit(progress)

@@ -59,7 +59,7 @@ def reward_specs(
     settings: LocalRewardSettings,
     *,
     columns: Collection[str] | None,
-    reward_model: nn.Module | str | None = None,
+    reward_models: Sequence[RewardEntry] = (),
     reward_funcs: Sequence[RewardEntry] = (),
 ) -> list[RewardSpec]:
     """All rewards but reward_url, in the order of reward_weights; functions are loaded and checked here.
@@ -69,9 +69,8 @@ def reward_specs(
     function that requires what `columns` do not give (None where they are not known yet).
     """
     specs = [_spec(one) for one in (*reward_funcs, *settings.reward_funcs)]
-    first = reward_model if reward_model is not None else settings.reward_model_path
-    if first is not None:
-        specs.insert(0, first)
+    in_settings = () if settings.reward_model_path is None else (settings.reward_model_path,)
+    specs[:0] = [model if isinstance(model, str) else _spec(model) for model in reward_models or in_settings]
     if not specs and not (isinstance(settings, RewardSettings) and settings.reward_url is not None):
         raise ConfigError(
             "no reward: pass reward_model or reward_funcs, or set reward_model_path, reward_funcs or reward_url"

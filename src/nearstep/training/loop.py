@@ -8,8 +8,12 @@ from nearstep.training.update import update
 
 
 def train(r: Recipe, state: State) -> None:
-    """Run all updates that are left. Raises ModelError where other weights train than the optimizers hold."""
+    """Run all updates that are left; one that was broken off before begins again.
+
+    Raises ModelError where other weights train than the optimizers hold.
+    """
     r.learners.require_same_weights()
+    state.take_back_unfinished()
     r.checkpoint.load(state)  # a new run and a resumed one: the same line
     r.report.begin(r.introduction, state)
     for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):

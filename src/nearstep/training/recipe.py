@@ -1,6 +1,6 @@
 """Everything a run is made of, assembled once: the loop reads it and changes nothing in it but weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -55,6 +55,10 @@ class LoopReporter(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+    @property
+    def history(self) -> Sequence[Mapping[str, int | float]]:
+        """The metrics of every update and evaluation that was logged, with its update, episode and epoch."""
 
     def begin(self, introduction: str, state: State) -> None:
         """The run begins, or goes on after the update of `state`; `introduction` is what the user should read first."""

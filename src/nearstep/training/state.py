@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -44,9 +44,17 @@ class State:
     kl_coef: float | None = None  # weight of the KL penalty in the next update; None while no update has set it
     score_moments: Moments = field(default_factory=Moments)  # of all scores so far, over all processes
 
+    before: "State | None" = field(default=None, repr=False, compare=False)  # while an update runs
+
     def begin_update(self) -> None:
         """The next update begins."""
+        self.before = replace(self)
         self.update += 1
+
+    def take_back_unfinished(self) -> None:
+        """Be as before the update that was broken off, if one was."""
+        if self.before is not None:
+            vars(self).update(vars(self.before))
 
     def update_score_moments(self, scores: Scores, config: PPOConfig, backend: Backend) -> None:
         """Take the scores of an update into the moments that `normalize_scores` divides by."""
@@ -81,6 +89,7 @@ class State:
             )
         self.episodes += batch.batch
         self.epoch = batch.passes(self.update)
+        self.before = None
 
     def update_kl_coef(
         self,
