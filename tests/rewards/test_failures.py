@@ -76,7 +76,7 @@ def test_drop_costs_the_rows_that_fail_alone_and_no_other(kind, bad):
         assert scores.total.isnan().tolist() == [True] * bad + [False] * (10 - bad)
         assert scores.total[bad:].tolist() == LENGTHS[bad:]
         assert function.calls == [ROWS, *([row] for row in ROWS)]  # asked again, row by row
-        assert scores.metrics == {"reward/a_failed": bad / 10}
+        assert scores.metrics == {"reward/a_failed": 1.0}  # every row was asked about again
         assert set(scores.failures["a"]) == set(range(bad))
 
 
@@ -87,6 +87,7 @@ def test_a_value_that_is_no_number_names_its_row_so_nothing_is_asked_again(how):
     assert scores.total.isnan().nonzero().tolist() == [[3]]
     assert function.calls == [ROWS]
     assert "row 3 of the batch (episode 103)" in scores.failures["a"][3]
+    assert scores.metrics == {"reward/a_failed": 0.1}
 
 
 @pytest.mark.parametrize("bad", [6, 10])
@@ -160,7 +161,7 @@ def test_what_was_logged_keeps_its_rows_when_a_function_is_asked_row_by_row():
 
     scores = score(logs, policy="drop")
     assert scores.extras == {"text": [text.upper() if text != ROWS[2] else None for text in ROWS]}
-    assert scores.metrics == {"seen": 1.0, "reward/a_failed": 0.1}
+    assert scores.metrics == {"seen": 1.0, "reward/a_failed": 1.0}
 
 
 def test_an_error_of_a_source_is_the_cause_of_what_is_raised():

@@ -28,8 +28,8 @@ MEANINGS: dict[str, str] = {
     "reward/<name>": "mean of one part of the reward, before its weight, over the episodes where it applied.",
     "reward/<name>_std": "standard deviation of that part over the same episodes.",
     "reward/<name>_none": "share of episodes where that part did not apply (the function gave None).",
-    "reward/<name>_failed": "share of episodes on which that part failed: left out of the update with "
-    "on_reward_error=drop, asked about again with retry. Absent with raise, where a failure ends the run.",
+    "reward/<name>_failed": "share of episodes on which that part failed: left out of the update, or asked about "
+    "again. Absent with on_reward_error=raise, where a failure ends the run.",
     "policy/approxkl_avg": "how far the policy has left the one that sampled: mean of ½ (log ρ)² per token. "
     "Usually below 0.02.",
     "policy/clipfrac_avg": "share of tokens that the trust region leaves without a gradient, where the clip "
