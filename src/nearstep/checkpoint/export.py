@@ -2,7 +2,8 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.errors import TrainingError
+from nearstep.common.whole_folder import whole_folder
 from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.head_bias import store_bias
 from nearstep.models.roles import Models, scalar_head, transformers_model
@@ -32,20 +34,25 @@ class Checkpoint:
     keep: int | None
     card: Callable[[State, Role], str]  # text of a model card
     announce: Callable[[int, Path], None]  # called with every saved folder
+    saved: list[Path] = field(default_factory=list)  # by this run and still there, oldest first
 
     def save(self, state: State) -> None:
-        """Write `checkpoint-N` and let go of the oldest beyond `keep`."""
+        """Write `checkpoint-N`, whole or not at all, and let go of this run's oldest beyond `keep`."""
         target = self.folder / f"checkpoint-{state.update}"
-        self._write(target, state)
-        if self.backend.rank == 0 and self.keep is not None:
-            saved = sorted(self.folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-            for old in saved[: -self.keep]:
-                shutil.rmtree(old)
+        with whole_folder(target) if self.backend.rank == 0 else nullcontext(target) as unfinished:
+            self._write(unfinished, state)
+        self.backend.wait_for_all()
+        self.saved[:] = [*(folder for folder in self.saved if folder != target), target]
+        while self.keep is not None and len(self.saved) > self.keep:
+            oldest = self.saved.pop(0)
+            if self.backend.rank == 0:
+                shutil.rmtree(oldest, ignore_errors=True)  # it may have been moved away
         self.announce(state.update, target)
 
     def save_final(self, state: State) -> None:
         """Write the models of the finished run."""
         self._write(self.folder, state)
+        self.backend.wait_for_all()
         self.announce(state.update, self.folder)
 
     def export_policy(self, folder: Path, state: State) -> None:
@@ -81,7 +88,6 @@ class Checkpoint:
             except OSError as error:
                 free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
                 raise TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free)") from error
-        self.backend.wait_for_all()
 
     def _folder(
         self, folder: Path, role: Role, model: PreTrainedModel, weights: dict[str, Tensor] | None, state: State

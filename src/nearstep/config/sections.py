@@ -241,6 +241,9 @@ class EpisodeReportSettings(Settings):
     )
     num_sample_generations: int = option(10, "tables of sample completions in the run; 0 for none", at_least=0)
     log_rollouts: bool = option(True, "write every episode to rollouts.jsonl")
+    rollouts_max_mib: float | None = option(
+        None, "size at which rollouts.jsonl takes no more episodes, in MiB; no limit if not given", above=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,8 +117,9 @@ def _clip(learners: dict[str, Learner], phase: Phase, max_norm: float | None, ba
     total = torch.stack(list(norms.values())).norm()
     if not torch.isfinite(total):
         raise TrainingError(
-            f"update {phase.update}: the gradient is not finite. The weights are those before this step. Look at "
-            "the last rows of rollouts.jsonl, lower learning_rate, or check the reward."
+            f"update {phase.update}: the gradient is not finite. The weights are those before this step. "
+            "rollouts.jsonl and metrics.jsonl end with the update before this one: look there for what grew, lower "
+            "learning_rate, or check the reward."
         )
     if max_norm is not None:
         for learner in learners.values():
