@@ -159,7 +159,9 @@ def test_a_file_that_cannot_be_written_ends_and_the_run_goes_on(tmp_path, monkey
         reporter.end()
     assert len(read_jsonl(run.folder / "metrics.jsonl")) == 3
     assert not (run.folder / "rollouts.jsonl").exists()
-    assert " ".join(run.text.getvalue().split()).count("no space left: it ends here, and the run goes on without it") == 1
+    assert (
+        " ".join(run.text.getvalue().split()).count("no space left: it ends here, and the run goes on without it") == 1
+    )
 
 
 def test_rollouts_end_at_their_limit(tmp_path):

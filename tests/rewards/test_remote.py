@@ -136,7 +136,7 @@ def test_every_form_of_a_reward_comes_through():
     assert scores.dense.tolist() == [0, 0, 1, 2, 3, 5, 0, 0, 0]
     assert scores.total.tolist() == pytest.approx([1.0, 1.0, 1.0, 1.1])
     assert scores.extras == {"why": ["a", "b", "c", "d"]}
-    assert scores.metrics == {"seen": 2.0}
+    assert scores.metrics.numbers() == {"seen": 2.0}
 
 
 def test_rows_are_asked_about_in_batches_and_come_back_in_order():
@@ -350,7 +350,7 @@ def test_a_row_that_failed_on_the_server_fails_here_alone():
     with Scripted(answer) as server:
         scores = ask(server, "abc", policy="drop")
         assert scores.total.isnan().tolist() == [False, True, False]
-        assert scores.metrics == {"reward/reward_url_failed": pytest.approx(1 / 3)}
+        assert scores.metrics.numbers() == {"reward/reward_url_failed": pytest.approx(1 / 3)}
         with pytest.raises(RewardError, match=r"failed on row 1 of the batch \(episode 101\): 'cannot score this'"):
             ask(server, "abc")
     assert len(server.questions) == 2

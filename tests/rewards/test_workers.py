@@ -394,7 +394,7 @@ def test_failures_follow_the_policy(file):
     rewards = Rewards([source], byte_tokenizer(), on_error=OnError("drop"))
     scores = rewards(*play(["a", "sleep", "leave", "nan", "dddd", "eeeee"]))
     assert scores.total.isnan().tolist() == [False, True, True, True, False, False]
-    assert scores.metrics == {"reward/misbehaves_failed": 0.5}
+    assert scores.metrics.numbers() == {"reward/misbehaves_failed": 0.5}
     with pytest.raises(RewardError, match="did not answer within"):
         Rewards([source], byte_tokenizer())(*play(["a", "sleep"]))
     with pytest.raises(RewardError, match="It was asked 2 times"):

@@ -130,7 +130,9 @@ class RewardConfig(
         if self.bf16 and self.dtype == "float64":
             yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
         if self.normalize == "level" and self.objective == "pairwise":
-            yield Problem("normalize = level keeps the level of scores, and pairs have none", ("normalize", "objective"))
+            yield Problem(
+                "normalize = level keeps the level of scores, and pairs have none", ("normalize", "objective")
+            )
         if self.load_best_model_at_end and (self.eval_steps is None or self.save_steps != self.eval_steps):
             yield Problem(
                 "load_best_model_at_end chooses among saved weights that were evaluated: give eval_steps, and the same "

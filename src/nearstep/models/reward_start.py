@@ -25,8 +25,8 @@ def start_reward_model(
     """A classification model with one label, and whether its head is new; a trained head is kept.
 
     `given` is a language model, an encoder or a reward model, as an object, folder or hub name. A new head is normal
-    with standard deviation 1/√(width + 1), its bias 0 where the family's head has one (arXiv 2403.17031, detail 11). Raises ModelError for a model
-    that has no such class, and for missing weights of its trunk.
+    with standard deviation 1/√(width + 1), its bias 0 where the family has one (arXiv 2403.17031, detail 11). Raises
+    ModelError for a model that has no such class, and for missing weights of its trunk.
     """
     # transformers draws new layers from the global generator; it gets one of ours and the caller's is put back.
     with torch.random.fork_rng(devices=[]):

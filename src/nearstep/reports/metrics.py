@@ -37,7 +37,7 @@ MEANINGS: dict[str, str] = {
     "learning rate may be too low, above 0.5 too high.",
     "policy/masked_positive": "the same share among tokens of positive advantage.",
     "policy/masked_negative": "the same share among tokens of negative advantage.",
-    "policy/prob_diff_mean": "mean of |π − μ|, the probabilities of the sampled token now and as the engine recorded it.",
+    "policy/prob_diff_mean": "mean of |π − μ|, the probabilities of the sampled token now and as the engine had it.",
     "policy/prob_diff_max": "largest |π − μ|.",
     "policy/mismatch_kl": "mean of π/μ − 1 − log π/μ before the first optimizer step of an update: how far engine and "
     "trainer disagree. About 1e-12 in float32, 1e-4 in bfloat16.",
@@ -62,8 +62,8 @@ MEANINGS: dict[str, str] = {
     "val/ratio_max_gap_first": "largest |π/μ − 1| before the first optimizer step of an update, when nothing has "
     "moved yet: 1e-5 or less in float32. More means that sampling and training disagree on log-probs.",
     "val/num_eos_tokens": "share of responses that ended with a stop token. Should approach 1.",
-    "val/explained_variance": "1 − Var(R − V) / Var(R) over tokens of scored responses. 1 is a perfect critic, 0 one that knows only "
-    "the mean, below 0 one that misleads.",
+    "val/explained_variance": "1 − Var(R − V) / Var(R) over tokens of scored responses. 1 is a perfect critic, 0 one that "
+    "knows only the mean, below 0 one that misleads.",
     "val/advantage_std": "standard deviation of the advantages over tokens of scored responses, before whitening.",
     "response/length_mean": "mean length of a response in tokens, the stop token included.",
     "response/length_max": "length of the longest response in tokens.",
@@ -127,7 +127,7 @@ def document() -> str:
         "`metrics.jsonl`, and the key `not_finite` says what it was. An entry shows its own update alone, not the mean",
         "since the last entry.",
         "",
-        "Notation: Σ over the tokens of a response, π the policy, μ what the engine recorded of the policy that sampled,",
+        "Notation: Σ over the tokens of a response, π the policy, μ what the engine recorded of the one that sampled,",
         "π_old the same as ratios are taken against (μ, or with anchor=recomputed the trainer's own), ρ = π / π_old,",
         "ℓ = log π_ref − log π, V the critic's value, R the return.",
     ]

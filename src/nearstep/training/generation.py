@@ -35,7 +35,7 @@ def _require_certainty(rollout: Rollout, r: Recipe) -> None:
     if logprobs.min() < CERTAIN:
         raise TrainingError(
             f"engine {type(r.engine).__name__} recorded a log-prob of 0 for every token of a rollout, as if each had "
-            f"been certain, and the policy gives those of the first row {float(logprobs.min()):.3g} and more: the engine "
-            "does not record what it sampled, and every ratio would be wrong. Record natural logs of the "
+            f"been certain, and the policy gives those of the first row {float(logprobs.min()):.3g} and more: the "
+            "engine does not record what it sampled, and every ratio would be wrong. Record natural logs of the "
             "probabilities that were sampled from"
         )

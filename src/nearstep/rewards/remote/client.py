@@ -123,7 +123,9 @@ class RemoteReward:
     async def _refusal(self, response: httpx2.Response) -> "_Failure":
         status = f"status {response.status_code}"
         if response.is_redirect:
-            return _Failure(f"{status}, a redirect to {self._target(response)}, which is not followed: give the address itself")
+            return _Failure(
+                f"{status}, a redirect to {self._target(response)}, which is not followed: give the address itself"
+            )
         after_seconds = _retry_after(response.headers.get("retry-after"))
         # Secrets go before the text is cut: half of one at the cut would not be recognised.
         detail = self._without_secrets((await _limited_body(response)).decode("utf-8", "replace"))

@@ -158,7 +158,7 @@ def _check_unicode(body: bytes, rows: Sequence[Any]) -> None:
 def _check_row(row: Any, number: int) -> None:
     if not isinstance(row, dict):
         raise RewardError(f"rows[{number}] must be an object")
-    checks = {
+    checks: dict[str, Callable[[Any], bool]] = {
         "prompt": _is_text_or_messages,
         "completion": _is_completion,
         "prompt_ids": _are_ids,
@@ -177,8 +177,10 @@ def _check_row(row: Any, number: int) -> None:
 def _is_text_or_messages(value: Any) -> bool:
     if isinstance(value, str):
         return True
-    return isinstance(value, list) and len(value) > 0 and all(
-        isinstance(message, dict) and isinstance(message.get("role"), str) for message in value
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in value)
     )
 
 

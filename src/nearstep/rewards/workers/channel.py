@@ -68,7 +68,7 @@ class Channel:
             self._outgoing = memoryview(b"")
 
     def line(self) -> bytes | None:
-        """The next line, None where it is not there as a whole; EOFError at the end, OddReplyError if it is too long."""
+        """The next line, None where it is not there as a whole; EOFError at the end, OddReplyError for a long one."""
         with suppress(BlockingIOError):
             while b"\n" not in self._incoming[-PIECE_BYTES:]:
                 piece = self.end.recv(PIECE_BYTES)
@@ -105,10 +105,9 @@ def read_message(line: bytes, task: int, process: int) -> Begun | Reply:
             return Begun()
         case {"task": int(), "process": int(), "error": str(text)}:
             return RewardError(text)
-        case {"task": int(), "process": int(), "value": value, "extras": dict(extras), "metrics": dict(metrics)} if (
-            all(isinstance(entries, list) for entries in extras.values())
-            and all(isinstance(n, int | float) for numbers in _lists(metrics) for n in numbers)
-        ):
+        case {"task": int(), "process": int(), "value": value, "extras": dict(extras), "metrics": dict(metrics)} if all(
+            isinstance(entries, list) for entries in extras.values()
+        ) and all(isinstance(n, int | float) for numbers in _lists(metrics) for n in numbers):
             return RowAnswer(value, extras, metrics)
     raise OddReplyError("wrote to the pipe of its worker")
 

@@ -211,8 +211,8 @@ class WorkerPool:
         if worker.job is None or worker.job.task is None:
             names = ", ".join(repr(function.name) for function in self._config.functions)
             raise RewardError(
-                f"a worker process for reward functions {names} did not come up ({offence or how}). Do their files load in a "
-                "process of their own?"
+                f"a worker process for reward functions {names} did not come up ({offence or how}). Do their files "
+                "load in a process of their own?"
             )
         task = worker.job.task
         name, place = self._config.functions[task.function].name, task.batch.place(0)

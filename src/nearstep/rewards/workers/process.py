@@ -161,4 +161,3 @@ def as_json(value: Value) -> object:
 def _plain(entry: object) -> object:
     """What the record of a rollout keeps of a logged value."""
     return entry if entry is None or isinstance(entry, bool | int | float | str) else str(entry)
-
