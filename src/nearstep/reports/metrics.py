@@ -62,8 +62,8 @@ MEANINGS: dict[str, str] = {
     "val/ratio_max_gap_first": "largest |π/μ − 1| before the first optimizer step of an update, when nothing has "
     "moved yet: 1e-5 or less in float32. More means that sampling and training disagree on log-probs.",
     "val/num_eos_tokens": "share of responses that ended with a stop token. Should approach 1.",
-    "val/explained_variance": "1 − Var(R − V) / Var(R) over tokens of scored responses. 1 is a perfect critic, 0 one that "
-    "knows only the mean, below 0 one that misleads.",
+    "val/explained_variance": "1 − Var(R − V) / Var(R) over tokens of scored responses. 1 is a perfect critic, 0 one "
+    "that knows only the mean, below 0 one that misleads.",
     "val/advantage_std": "standard deviation of the advantages over tokens of scored responses, before whitening.",
     "response/length_mean": "mean length of a response in tokens, the stop token included.",
     "response/length_max": "length of the longest response in tokens.",
