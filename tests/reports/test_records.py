@@ -1,11 +1,14 @@
 """Files of a run hold strict JSON, survive a crash in the middle of a line, and can be continued."""
 
 import doctest
+import resource
+from contextlib import closing
 from math import inf, nan
 
 import pytest
 import torch
 
+from nearstep.common.errors import TrainingError
 from nearstep.reports import records
 from nearstep.reports.records import (
     JsonLines,
@@ -139,6 +142,20 @@ def test_every_update_can_be_read_while_the_run_goes_on(tmp_path):
     assert read_jsonl(file.path) == [{"update": 1}, {"update": 2}]
     file.close()
     file.close()
+
+
+def test_what_the_disk_does_not_take_as_a_whole_is_not_there_in_part(tmp_path):
+    with closing(JsonLines(tmp_path / "a.jsonl")) as file:
+        file.write([{"a": 1}])
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+        try:
+            with pytest.raises(TrainingError, match=r"a.jsonl cannot be written: .*File too large"):
+                file.write([{"b": "x" * 100}])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        file.write([{"c": 3}])
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"a": 1}, {"c": 3}]
 
 
 def test_an_existing_file_is_continued(tmp_path):

@@ -84,14 +84,15 @@ def test_both_texts_of_a_pair_are_scored_whatever_their_label(tmp_path):
 # --- What is learnt
 
 
-def test_a_weighted_sum_is_learnt_and_the_saved_model_gives_it(tmp_path):
+@pytest.mark.parametrize("normalize", ["level", "none"])
+def test_a_weighted_sum_is_learnt_and_the_saved_model_gives_it(tmp_path, normalize):
     def share(completions, **columns):
         return [text.count("h") for text in completions]
 
     rows = answered(pairs(400))
     trained = scored(
         tmp_path, rows, share, first_letter, reward_weights=(2.0, 10.0), num_train_epochs=6.0, learning_rate=5e-3,
-        per_device_train_batch_size=16,
+        per_device_train_batch_size=16, normalize=normalize,
     )  # fmt: skip
     folder = trained.train()
     found = trained.report.held_out
@@ -102,12 +103,16 @@ def test_a_weighted_sum_is_learnt_and_the_saved_model_gives_it(tmp_path):
     model = load_scalar_model(str(folder), role="reward_model", dtype=torch.float32)
     scorer = make_scorer(model, role="reward_model", pad_token_id=257, max_tokens=256)
     scores = scorer.score([grade.row for grade in trained.run.examples.held_out])
+    left_out = trained.report.left_out
+    mean = sum(grade.target for grade in trained.run.examples.train) / len(trained.run.examples.train)
+    assert left_out == (0 if normalize == "level" else pytest.approx(mean))
+    scores = scores + left_out
     error = (scores - torch.tensor(wanted)).square().mean().item()
     assert error == pytest.approx(found.mean_squared_error, rel=1e-4)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["objective"] == "regression"
     assert report["unit"] == "texts"
-    assert report["normalized"] == "none"
+    assert report["normalized"] == normalize
 
 
 def test_pairs_that_functions_label(tmp_path):

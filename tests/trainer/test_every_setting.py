@@ -190,6 +190,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "report_to": ({}, "tensorboard"),
     "num_sample_generations": ({}, 2),
     "log_rollouts": ({}, True),
+    "rollouts_max_mib": ({"log_rollouts": True}, 0.001),
     "eval_steps": ({"eval_dataset_name": "{models}/fewer.jsonl"}, 1),
     "save_steps": ({}, 1),
     "save_total_limit": ({"save_steps": 1}, 1),

@@ -13,6 +13,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
 from nearstep.models.attention.choice import kernel_of_model
 from nearstep.models.dtypes import DTYPES, without_float16
+from nearstep.models.head_bias import bias_note
 from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model
 from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
@@ -78,6 +79,7 @@ def build_models(
     )
     loaded = [load_reward_model(entry, options) for entry in specs]
     first = loaded[0] if loaded else None
+    notes += [note for model in loaded if model is not None for note in bias_note(model, "reward_model")]
     separate = needs_critic and config.critic_trunk == "separate"
     critic = _critic(config, inputs, plain, first, tokenizer, notes) if separate else None
     model = backend.place(_adapted(plain, config, inputs))
@@ -165,12 +167,14 @@ def _critic(
     """The critic as given, else started from a reward model that reads the same ids, else from the policy's trunk."""
     given = inputs.value_model if inputs.value_model is not None else config.value_model_path
     if isinstance(given, nn.Module):
+        notes += bias_note(transformers_model(given, "value_model"), "value_model")
         return without_float16(given, "value_model", notes)
     critic: nn.Module
     if given is not None:
         critic = load_scalar_model(
             given, role="value_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
         )
+        notes += bias_note(critic, "value_model")
         return critic
     if reward_model is not None and is_decoder(reward_model):
         own = reward_tokenizer(reward_model, inputs.reward_tokenizer, tokenizer)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.head_bias import store_bias
 from nearstep.models.roles import Models, scalar_head, transformers_model
-from nearstep.models.saving import write_model
+from nearstep.models.saving import padding_token, write_model
 from nearstep.models.shared_trunk import whole_critic
 from nearstep.scale.backend import Backend
 from nearstep.training.state import State
@@ -53,6 +53,7 @@ class ModelFolders:
             )
         if critic is not None:
             whole = whole_critic(critic, merged if self.models.one_trunk else None)
+            whole.config.get_text_config().pad_token_id = padding_token(self.tokenizer)
             weights = store_bias(
                 whole, scalar_head(whole, "value_model"), critic_weights if whole is critic.model else None
             )

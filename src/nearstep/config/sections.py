@@ -258,6 +258,9 @@ class EpisodeReportSettings(Settings):
     replay_rollouts: str | None = option(
         None, "train from the rollouts and scores in this folder, as dump_rollouts left them, instead of generating"
     )
+    rollouts_max_mib: float | None = option(
+        None, "size at which rollouts.jsonl takes no more episodes, in MiB; no limit if not given", above=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,12 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.common.whole_folder import whole_folder
 
 
+def padding_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id that tells plain transformers where a row's padding begins; None where it is EOS, which ends the row."""
+    pad: int | None = tokenizer.pad_token_id
+    return None if pad == tokenizer.eos_token_id else pad
+
+
 def write_model(
     target: Path,
     model: nn.Module,

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -31,17 +32,28 @@ class JsonLines:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 _cut_torn_line(path)
-            # A lone surrogate becomes \udXXX, which is what JSON wants for it.
-            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise TrainingError(f"{path} cannot be written: {error}. Give another place.") from error
         self.path = path
 
+    @property
+    def size_bytes(self) -> int:
+        """How long the file is."""
+        return self._file.tell()
+
     def write(self, records: Sequence[Record]) -> None:
-        """Append the records and flush, so that a reader sees them at once. ValueError for NaN and infinity."""
+        """Append the records, so that a reader sees them at once: all, or none. ValueError for NaN and infinity."""
         lines = [json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n" for record in records]
-        self._file.writelines(lines)
-        self._file.flush()
+        # A lone surrogate becomes \udXXX, which is what JSON wants for it.
+        left, end = memoryview("".join(lines).encode("utf-8", "backslashreplace")), self._file.tell()
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(end)
+            raise TrainingError(f"{self.path} cannot be written: {error}") from error
 
     def close(self) -> None:
         """Close the file, and leave none behind that nothing was written to; closing twice is fine."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
@@ -97,8 +98,8 @@ class Reporter:
 
         `records` are those of `rollout_records`, of all processes.
         """
-        if self._outputs is not None and self._outputs.rollouts is not None:
-            self._outputs.rollouts.write(records)
+        if self._outputs is not None:
+            self._outputs.record(self._outputs.rollouts, records)
         self._callbacks.step_end(update=update, epoch=epoch)
         logged = self._callbacks.should_log
         if self._outputs is not None:
@@ -113,8 +114,7 @@ class Reporter:
         """Show sample completions (query, model response, score), and record them in samples.jsonl."""
         if self._outputs is not None:
             self._outputs.screen.samples(update, rows)
-            if self._outputs.samples is not None:
-                self._outputs.samples.write(sample_records(update, rows))
+            self._outputs.record(self._outputs.samples, sample_records(update, rows))
 
     def evaluation(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> bool:
         """Report an evaluation; `numbers` have training's names (objective/scores, …) and get `eval/` in front.
@@ -175,6 +175,8 @@ class _Outputs:
             if place is not None:
                 screen.note(f"{name} of an earlier run is kept as {place.name}")
         self._config = config
+        self._largest_bytes = None if config.rollouts_max_mib is None else config.rollouts_max_mib * 2**20
+        self._ended: set[Path] = set()  # files that are written no more
         self.open()
         self.models: Path | None = None
         self.latest: dict[str, int | float] = {}
@@ -189,9 +191,24 @@ class _Outputs:
 
     def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
         """Record the metrics of an update or an evaluation."""
-        self.metrics.write([metrics_record(update=update, episode=episode, epoch=epoch, numbers=numbers)])
+        self.record(self.metrics, [metrics_record(update=update, episode=episode, epoch=epoch, numbers=numbers)])
         self.latest = {**self.latest, **numbers}
         self._first = {**numbers, **self._first}
+
+    def record(self, file: JsonLines | None, records: Sequence[Record]) -> None:
+        """Append to a file. One that cannot be written, or is full, ends there and is told of; the run goes on."""
+        if file is None or file.path in self._ended:
+            return
+        try:
+            file.write(records)
+        except TrainingError as error:
+            self._end_file(file, f"{error}: it ends here, and the run goes on without it")
+        if file is self.rollouts and self._largest_bytes is not None and file.size_bytes >= self._largest_bytes:
+            self._end_file(file, f"{file.path.name} has reached rollouts_max_mib and ends here")
+
+    def _end_file(self, file: JsonLines, why: str) -> None:
+        self._ended.add(file.path)
+        self.screen.note(why)
 
     def end(self) -> None:
         """Close everything; show the first and last logged numbers and where things lie."""

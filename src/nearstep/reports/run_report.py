@@ -88,7 +88,7 @@ class Report:
         seconds, shares = self.clock.lap()
         self.recent_seconds.append(seconds)
         shown = sum((of_process for _, of_process, _ in gathered), start=Metrics()).numbers() | {
-            **_mean_by_name([logged for *_, logged in gathered]),
+            **sum((logged for *_, logged in gathered), start=Metrics()).numbers(),
             "eps": len(self.recent_seconds) * self.batch.batch / sum(self.recent_seconds),
             "tokens_per_second": sum(count for count, *_ in gathered) / seconds,
             "seconds": seconds,
@@ -150,12 +150,3 @@ class Report:
             save=save or leave,
             stop=stop or leave,
         )
-
-
-def _mean_by_name(logged: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Numbers that reward functions logged, averaged over the processes that logged them."""
-    by_name: dict[str, list[float]] = {}
-    for of_process in logged:
-        for name, number in of_process.items():
-            by_name.setdefault(name, []).append(number)
-    return {name: sum(values) / len(values) for name, values in by_name.items()}

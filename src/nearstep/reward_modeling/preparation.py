@@ -10,9 +10,11 @@ from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import add_adapters, lora_from, with_head_trained
 from nearstep.models.dtypes import DTYPES, without_float16
+from nearstep.models.head_bias import add_bias
 from nearstep.models.reward_model import RewardReader, make_reader
 from nearstep.models.reward_start import start_reward_model
 from nearstep.models.roles import HEAD_NAMES, output_layer
+from nearstep.models.saving import padding_token
 from nearstep.training.master_weights import is_narrow
 from nearstep.training.optimizers import MASTERS_NOTE, trained_weights
 
@@ -50,8 +52,7 @@ def prepare(
     config: RewardConfig, given: nn.Module | str, tokenizer: PreTrainedTokenizerBase, peft_config: Any
 ) -> RewardModelInTraining:
     """Load the model, give it a head and adapters as asked. Raises ModelError for one that cannot learn rewards."""
-    # PAD only tells plain transformers where a row ends. Where it is EOS, it would tell the wrong place.
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
+    pad = padding_token(tokenizer)
     model, is_new = start_reward_model(
         given,
         seed=config.seed,
@@ -59,6 +60,8 @@ def prepare(
         pad_token_id=pad,
         trust_remote_code=config.trust_remote_code,
     )
+    if config.normalize != "none":
+        add_bias(model, output_layer(model, "model"))
     notes = ["The head is new." if is_new else "The model has a head already, which goes on learning."]
     without_float16(model, "model", notes)
     adapted = _adapted(model, config, peft_config)

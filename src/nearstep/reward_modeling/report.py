@@ -20,8 +20,9 @@ class RewardReport:
     trained_on: int
     unit: str  # of what it was trained on: pairs, texts, or prompts with several answers
     held_out: PairMeasures | GradeMeasures | None
-    normalized: str  # what the head was put to: none, mean, mean_and_std
+    normalized: str  # what the head was put to: none, mean, mean_and_std, level
     offset: float  # what was added to every reward after training
+    left_out: float = 0.0  # mean of the scores that were learnt, where rewards are told without it
 
     def write(self, path: Path) -> None:
         """Write strict JSON; what is no number there stands as null."""
@@ -67,6 +68,7 @@ class RewardReport:
                 ]
             case GradeMeasures() as found:
                 return [
+                    ("rewards", f"scores less {self.left_out:.4g}" if self.left_out else "scores"),
                     ("correlation on unseen texts", f"{found.pearson:.3f}"),
                     ("mean squared error", f"{found.mean_squared_error:.4g}"),
                 ]

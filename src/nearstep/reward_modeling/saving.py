@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.common.errors import TrainingError
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import is_adapted, with_adapters_merged
-from nearstep.models.head_bias import store_bias
+from nearstep.models.head_bias import store_bias, stored_bias
 from nearstep.models.roles import output_layer
 from nearstep.models.saving import write_model
 from nearstep.reports.model_card import (
@@ -83,7 +83,7 @@ def save(
         report.write(folder / "report.json")
         whole = with_adapters_merged(trained.model) if is_adapted(trained.model) else trained.inner
         weights = store_bias(whole, output_layer(whole, "model"))
-        card = model_card(config, report, data_sources, has_stored_bias="head_bias" in whole.config.to_dict())
+        card = model_card(config, report, data_sources, has_stored_bias=stored_bias(whole.config) is not None)
         write_model(folder / FOLDER, whole, weights, tokenizer, card)
         if is_adapted(trained.model):
             write_model(folder / ADAPTER_FOLDER, trained.model, None, tokenizer, card)

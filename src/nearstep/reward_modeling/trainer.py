@@ -106,6 +106,8 @@ class RewardModelTrainer:
                 write_settings(folder, settings_text(r.config, "reward", r.given, processes=r.backend.world_size))
             for line in r.introduction():
                 progress.say(line)
+            if left_out := self._left_out():
+                progress.say(f"Rewards will be scores less their mean, {left_out:.4g}; normalize = level keeps it.")
             steps = self._fit(progress)
             scorer = ExampleScorer(r.trained.reader, r.backend, r.config.per_device_eval_batch_size)
             r.examples.objective.scale.fold_into(r.trained.head)
@@ -119,6 +121,7 @@ class RewardModelTrainer:
                 self._measure(scorer),
                 normalized,
                 scale.offset,
+                self._left_out(),
             )
             if r.backend.rank == 0:
                 save(folder, r.trained, r.tokenizer, r.config, self.report, r.data_sources)
@@ -149,12 +152,14 @@ class RewardModelTrainer:
     def _scale(self, scorer: ExampleScorer) -> tuple[Scale, str]:
         """Where the rewards' zero goes, and the name of that."""
         chosen, examples = self.run.config.normalize, self.run.examples
-        if chosen == "none" or (chosen == "auto" and examples.kind == "regression"):
-            return Scale(), "none"
+        if chosen in ("none", "level"):
+            return Scale(), chosen
         rows = [row for each in examples.train for row in each.best_rows()]
-        return Scale.putting_at_zero(
-            scorer.rows(rows), unit=chosen == "mean_and_std"
-        ), "mean" if chosen == "auto" else chosen
+        return Scale.putting_at_zero(scorer.rows(rows), unit=chosen == "mean_and_std"), chosen
+
+    def _left_out(self) -> float:
+        """What is missing to the level of the scores: their mean, where the head has no place for it."""
+        return self.run.examples.objective.scale.offset if self.run.trained.head.bias is None else 0.0
 
     def _measure(self, scorer: ExampleScorer) -> PairMeasures | GradeMeasures | None:
         """Metrics of the current weights on the examples kept from training."""
@@ -165,4 +170,5 @@ class RewardModelTrainer:
             return pair_measures(scored.chosen, scored.rejected, scored.preferences, scored.margins)
         if not grades:
             return None
-        return grade_measures(scorer.grades(grades), torch.tensor([grade.target for grade in grades]))
+        targets = torch.tensor([grade.target - self._left_out() for grade in grades])
+        return grade_measures(scorer.grades(grades), targets)

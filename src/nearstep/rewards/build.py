@@ -1,6 +1,7 @@
 """Which reward sources a run has: settings and objects of the user become sources, in training and outside it alike."""
 
 import os
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.common.plugins import need_package
 from nearstep.config.rewards import LocalRewardSettings, RewardSettings
+from nearstep.models.head_bias import bias_note
 from nearstep.models.load import load_scalar_model, load_tokenizer
 from nearstep.models.reward_model import make_scorer
 from nearstep.models.roles import transformers_model
@@ -131,9 +133,12 @@ def load_sources(
     `tokenizer` is the policy's; None where every batch says whose ids it brings. Raises as `make_sources` does, and
     ModelError for a model that cannot be loaded.
     """
+    loaded = [(spec, load_reward_model(spec, options)) for spec in specs]
+    for note in (note for _, model in loaded if model is not None for note in bias_note(model, "reward_model")):
+        print(f"nearstep: {note}", file=sys.stderr)
     return make_sources(
         settings,
-        [(spec, load_reward_model(spec, options)) for spec in specs],
+        loaded,
         lambda model: reward_tokenizer(model, None, tokenizer),
         NO_POLICY if tokenizer is None else TokenizerIdentity.of(tokenizer),
         options,

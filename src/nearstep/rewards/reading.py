@@ -83,7 +83,7 @@ class EpisodeReader:
             )
         try:
             return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=for_answer))
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError) as error:  # what code in a template may raise
             raise UnreadableError(f"its chat template refuses the messages: {error}") from error
 
     def _encode(self, text: str) -> list[int]:
@@ -103,7 +103,7 @@ def conversation(prompt: PromptInput, completion: Completion) -> list[Message]:
     if not before or before[-1].get("role") != "assistant":
         return [*before, *answer]
     begun, first, *rest = before[-1], *answer
-    return [*before[:-1], {**begun, "content": f"{begun['content']}{first['content']}"}, *rest]
+    return [*before[:-1], {**begun, "content": f"{begun.get('content') or ''}{first['content']}"}, *rest]
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

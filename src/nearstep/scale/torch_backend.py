@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nearstep.config.launcher import cpu_is_asked_for
+from nearstep.scale.launcher import end_with_launcher
 
 Item = TypeVar("Item")
 
@@ -129,6 +130,7 @@ def torch_backend(*, use_cpu: bool = False) -> TorchBackend:
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return TorchBackend(rank=0, world_size=1, device=device)
+    end_with_launcher()
     joined = not dist.is_initialized()
     if joined:
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
-from nearstep.algorithm.losses import importance_weight
+from nearstep.algorithm.losses import importance_weight, probability_ratio
 from nearstep.algorithm.ragged import sum_by_row
 from nearstep.algorithm.statistics import whiten
 from nearstep.algorithm.trust_regions import TokenLogprobs
@@ -153,8 +153,10 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     counts, scored = rollout.action_counts, scores.scored
     non_score, kl_metrics = _describe_kl(experience, r.config.kl_estimator)
     shaped = scores.with_dense(experience.scores, rollout)
+    of_scored = scored.repeat_interleave(counts)
     metrics: dict[str, Metric] = {
         **kl_metrics,
+        **(_describe_importance(experience, r.config) if r.config.anchor == "recomputed" else {}),
         "objective/entropy": Mean.of(sum_by_row(-rollout.logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),
         "objective/rlhf_reward": Mean.of((non_score + shaped)[scored]),
@@ -166,11 +168,22 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         "response/truncated": Mean.of((~rollout.finished).float()),
         "response/left_out": Mean.of((~experience.trained).float()),
         "val/num_eos_tokens": Mean.of(rollout.finished.float()),
-        "val/advantage_std": Std.of(experience.raw_advantages),
+        "val/advantage_std": Std.of(experience.raw_advantages[of_scored]),
     }
     if r.models.critic is not None:
-        metrics["val/explained_variance"] = ExplainedVariance.of(experience.returns, experience.values)
+        metrics["val/explained_variance"] = ExplainedVariance.of(
+            experience.returns[of_scored], experience.values[of_scored]
+        )
     return Metrics(metrics) + _describe_parts(scores)
+
+
+def _describe_importance(experience: Experience, config: PPOConfig) -> dict[str, Metric]:
+    """The weights π_old / μ before their limits, and how many tokens the limits change."""
+    weight = probability_ratio(experience.old_logprobs, experience.rollout.logprobs)
+    metrics: dict[str, Metric] = {"policy/importance_avg": Mean.of(weight), "policy/importance_max": Max.of(weight)}
+    if config.importance_floor is not None or config.importance_cap is not None:
+        metrics["policy/importance_cut"] = Mean.of((experience.importance != weight).float())
+    return metrics
 
 
 def _describe_kl(experience: Experience, estimator: KLEstimator) -> tuple[Tensor, dict[str, Metric]]:
