@@ -4,16 +4,17 @@ import dataclasses
 
 import pytest
 
-from nearstep.config.old_names import RENAMED, RETIRED
+from nearstep.config.old_names import OF_TRAINING
 from nearstep.config.ppo import PPOConfig
 
 FIELDS = {field.name for field in dataclasses.fields(PPOConfig)}
 
 
 def test_every_old_name_leads_to_a_setting_and_hides_none():
-    assert set(RENAMED.values()) <= FIELDS
-    assert not set(RENAMED) & FIELDS
-    assert not set(RETIRED) & (FIELDS | set(RENAMED))
+    renamed, retired = OF_TRAINING.renamed, OF_TRAINING.retired
+    assert set(renamed.values()) <= FIELDS
+    assert not set(renamed) & FIELDS
+    assert not set(retired) & (FIELDS | set(renamed))
 
 
 @pytest.mark.parametrize(
