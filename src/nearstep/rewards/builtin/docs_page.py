@@ -1,81 +1,30 @@
-"""The page docs/rewards_builtin.md, made from what the built-in rewards say of themselves.
+"""The parts of docs/rewards_builtin.md that are made from what the built-in rewards say of themselves.
 
-`python -m nearstep.rewards.builtin.docs_page > docs/rewards_builtin.md` writes it.
+Each stands between two comments. They are made anew by
+`python -m nearstep.rewards.builtin.docs_page docs/rewards_builtin.md`.
 """
 
+import re
+import sys
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 from nearstep.config.options import option_of
-from nearstep.rewards.builtin.describe import measures_of, metadata_of, name_of, range_of, summary_of
-from nearstep.rewards.builtin.metadata import parameter_entry, parameters
-from nearstep.rewards.builtin.other_names import COUNTERPARTS, SAME_NAMES
+from nearstep.rewards.builtin.describe import measures_of, name_of, summary_of
+from nearstep.rewards.builtin.metadata import BuiltIn, parameter_entry, parameters
+from nearstep.rewards.builtin.other_names import COUNTERPARTS
 from nearstep.rewards.builtin.table import GROUPS
 
-INTRODUCTION = """# Built-in rewards
 
-Reward functions by name, each with what it measures, its range, what it needs, and how a policy can earn it without
-being better. `nearstep rewards` prints the list, `nearstep rewards NAME` one of them in full. This page is written by
-`python -m nearstep.rewards.builtin.docs_page`.
-
-```bash
-nearstep ppo … --reward_funcs length_target:words=40 readability rouge:reference=summary --reward_weights 1 0.5 2
-```
-
-```yaml
-reward_funcs: [repetition_penalty, "regex:pattern=\\\\d{1,3} apples", "keywords:words=blue,new york"]
-reward_weights: [1.0, 0.5, 1.0]
-```
-
-In Python names, objects and functions of yours stand side by side, in one weighted sum:
-`PPOTrainer(…, reward_funcs=["rouge", LengthTarget(words=40), my_function])`. A name may come twice, with other
-parameters. The objects are plain callables that follow TRL's convention, so they work without a run too:
-
-```python
-from nearstep.rewards.builtin import LengthTarget, Rouge
-
-assert LengthTarget(words=3)(completions=["one two three"]) == [1.0]
-assert Rouge(reference="summary")(completions=["a cat", "a dog"], summary=["a cat", None]) == [1.0, None]
-```
-
-## Rules that hold for all
-
-- **Parameters** are written `name:parameter=value,parameter=value`. A list is written with commas. A comma of a value
-  that stands right before `word=` is written `\\,`. A wrong one is refused with the list of those there are.
-- **What is scored** is the text of the completion; of a conversation, what the assistant says.
-- **Columns** of the data set are named by parameters (`rouge:reference=summary`). A cell is a text, a number, or a list
-  of these; of several references the best counts. A column that is missing is an error before any weight is loaded. A
-  row whose cell is empty gives None: the reward does not apply to it and leaves its sum. The columns `prompt` and
-  `completion` belong to the prompt and are not handed over; rename a copy.
-- **Nothing said** is worth 0, whatever the reward (overlong_penalty counts tokens, blank ones too). For a penalty that
-  is no penalty: a penalty alone teaches silence.
-- **Words** are runs of letters and digits; an ideograph or kana is a word by itself. Rewards of phrases know English
-  only.
-- **Libraries** come with extras: `pip install 'nearstep[metrics]'` (pyphen, sacrebleu, rouge-score, nltk, jsonschema,
-  regex), `[math]` (math-verify), `[embeddings]` (sentence-transformers), `[code]` (ruff). Where one is missing, an
-  error before the run names its extra.
-- **Models** come from a folder or the hub; none is a default. They are loaded before training starts, read in batches
-  without gradients, on a CPU in float32 and on a GPU in the type in which they were saved. A model without a trained
-  head is refused. Texts longer than a window are read window by window: nothing is cut off.
-- **Code of a model** is never run in the trainer's process, but in a sandbox, and not at all where there is none.
-- **Being gamed** is what optimisation does to every one of these. Combine them, keep `kl_coef` above 0, read samples.
-
-## All of them
-"""
-COMING_FROM_ALIGNTUNE = """## Coming from AlignTune
-
-Every name of its reward functions stands here too, has a counterpart, or a reason why not. Its `reward_functions` and
-`reward_function_weights` are understood. Its weights were multiplied in twice for some functions, and a function that
-failed counted as 0; neither happens here.
-
-| there | here | what differs, or why |
-|---|---|---|
-"""
-
-
-def page() -> str:
-    """The whole page."""
-    return "\n".join([INTRODUCTION, *_overview(), *_entries(), COMING_FROM_ALIGNTUNE.rstrip("\n"), *_other_names(), ""])
+def renewed(page: str) -> str:
+    """The page with its made parts as they should be. Raises KeyError for a part that is unknown."""
+    made = {"overview": _overview, "rewards": _rewards, "other names": _other_names}
+    return re.sub(
+        r"(<!-- made: (.+?) -->\n).*?(<!-- end -->\n)",
+        lambda found: "".join([found[1], *(f"{line}\n" for line in made[found[2]]()), found[3]]),
+        page,
+        flags=re.DOTALL,
+    )
 
 
 def _overview() -> Iterator[str]:
@@ -83,11 +32,11 @@ def _overview() -> Iterator[str]:
     yield "|---|---|---|---|"
     for kinds in GROUPS.values():
         for kind in kinds:
-            metadata, name = metadata_of(kind), name_of(kind)
-            yield f"| [{name}](#{name}) | {range_of(metadata)} | {_safe(summary_of(kind))} | {metadata.needs or '–'} |"
+            metadata, name = kind.metadata, name_of(kind)
+            yield f"| [{name}](#{name}) | {metadata.range} | {_safe(summary_of(kind))} | {metadata.needs or '–'} |"
 
 
-def _entries() -> Iterator[str]:
+def _rewards() -> Iterator[str]:
     for group, kinds in GROUPS.items():
         yield from ("", f"## {group}")
         for kind in kinds:
@@ -95,12 +44,11 @@ def _entries() -> Iterator[str]:
     yield ""
 
 
-def _one(kind: type[Any]) -> Iterator[str]:
-    metadata = metadata_of(kind)
+def _one(kind: type[BuiltIn]) -> Iterator[str]:
+    metadata = kind.metadata
+    extra = f" Extra `{metadata.extra}`." if metadata.extra else ""
     yield from ("", f"### {name_of(kind)}", "", _safe(measures_of(kind).replace("\n", " ")), "")
-    yield f"Range {range_of(metadata)}. Needs {metadata.needs or 'nothing'}." + (
-        f" Extra `{metadata.extra}`." if metadata.extra else ""
-    )
+    yield f"Range {metadata.range}. Needs {metadata.needs or 'nothing'}.{extra}"
     yield f"Gamed: {_safe(metadata.gaming)}"
     if parameters(kind):
         yield ""
@@ -108,8 +56,8 @@ def _one(kind: type[Any]) -> Iterator[str]:
 
 
 def _other_names() -> Iterator[str]:
-    for name, differs in SAME_NAMES.items():
-        yield f"| {name} | [{name}](#{name}) | {differs} |"
+    yield "| there | here | what differs, or why |"
+    yield "|---|---|---|"
     for name, counterpart in COUNTERPARTS.items():
         here = ", ".join(f"`{spec}`" for spec in counterpart.here) or "none"
         yield f"| {name} | {here} | {counterpart.why} |"
@@ -121,4 +69,5 @@ def _safe(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    path = Path(sys.argv[1])
+    path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -32,11 +32,17 @@ class Metadata:
     package: str = ""
     extra: str = ""
 
+    @property
+    def range(self) -> str:
+        """The range of the values in words."""
+        return f"{self.low} to {self.high}"
+
 
 class BuiltIn(ABC):
     """A reward function that nearstep brings along: a frozen dataclass whose fields are its parameters."""
 
     __name__: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     metadata: ClassVar[Metadata]
 
     @abstractmethod
@@ -109,12 +115,12 @@ def check_order(reward: BuiltIn, low: str, high: str) -> None:
         raise ConfigError(f"{reward.__name__}: {low} = {values[low]} is more than {high} = {values[high]}")
 
 
-def parameters(reward: type[Any]) -> list[Field[Any]]:
+def parameters(reward: type[BuiltIn]) -> list[Field[Any]]:
     """The parameters of a built-in reward, in the order in which its class takes them."""
     return sorted(dataclasses.fields(reward), key=lambda parameter: parameter.kw_only is True)
 
 
-def parameter_list(reward: type[Any]) -> str:
+def parameter_list(reward: type[BuiltIn]) -> str:
     """All parameters of a built-in reward in a sentence for error messages."""
     entries = [f"{parameter_entry(p)} ({option_of(p).help})" for p in parameters(reward)]
     return f"Its parameters: {'; '.join(entries)}." if entries else "It has no parameters."

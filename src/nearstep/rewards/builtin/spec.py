@@ -57,8 +57,7 @@ def read_spec(spec: str) -> BuiltIn:
     missing = [p.name for p in known.values() if p.default is dataclasses.MISSING and p.name not in values]
     if missing:
         raise ConfigError(f"{name} needs {missing[0]}: write {name}:{missing[0]}=…. {parameter_list(kind)}")
-    made: BuiltIn = kind(**values)
-    return made
+    return kind(**values)
 
 
 def problems_of(entry: str) -> list[str]:
@@ -89,7 +88,7 @@ def absence(name: str) -> str:
     return f"is no built-in reward and no folder; {hint}nearstep rewards lists them"
 
 
-def _value(text: str, parameter: Field[Any], kind: type[Any]) -> object:
+def _value(text: str, parameter: Field[Any], kind: type[BuiltIn]) -> object:
     is_list = get_origin(parameter.type) is tuple
     given = [entry.strip() for entry in text.split(",") if entry.strip()] if is_list else text
     try:

@@ -1,11 +1,10 @@
 """Which built-in rewards there are, by name."""
 
-from typing import Any
-
 from nearstep.rewards import builtin
+from nearstep.rewards.builtin.metadata import BuiltIn
 
 # Groups as the documentation shows them.
-GROUPS: dict[str, tuple[type[Any], ...]] = {
+GROUPS: dict[str, tuple[type[BuiltIn], ...]] = {
     "Length": (builtin.Length, builtin.LengthTarget, builtin.Brevity, builtin.OverlongPenalty),
     "Wording": (
         builtin.Conciseness,
@@ -49,4 +48,4 @@ GROUPS: dict[str, tuple[type[Any], ...]] = {
         builtin.LogicalConsistency,
     ),
 }
-BUILT_INS: dict[str, type[Any]] = {vars(kind)["__name__"]: kind for group in GROUPS.values() for kind in group}
+BUILT_INS: dict[str, type[BuiltIn]] = {vars(kind)["__name__"]: kind for group in GROUPS.values() for kind in group}
