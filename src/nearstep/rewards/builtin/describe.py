@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from nearstep.common.errors import ConfigError
 from nearstep.config.options import option_of
-from nearstep.rewards.builtin.metadata import BuiltIn, parameter_entry, parameters
+from nearstep.rewards.builtin.metadata import BuiltIn, name_of, parameter_entry, parameters
 from nearstep.rewards.builtin.spec import absence
 from nearstep.rewards.builtin.table import BUILT_INS, GROUPS
 
@@ -47,11 +47,6 @@ def details(name: str) -> str:
     for parameter in parameters(kind):
         lines += _entry(f"  {parameter_entry(parameter)}", option_of(parameter).help, _PARAMETER_WIDTH)
     return "\n".join(lines)
-
-
-def name_of(kind: type[BuiltIn]) -> str:
-    """The name under which a built-in reward is asked for and reported."""
-    return str(vars(kind)["__name__"])
 
 
 def measures_of(kind: type[BuiltIn]) -> str:

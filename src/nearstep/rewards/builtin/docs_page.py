@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nearstep.config.options import option_of
-from nearstep.rewards.builtin.describe import measures_of, name_of, summary_of
-from nearstep.rewards.builtin.metadata import BuiltIn, parameter_entry, parameters
+from nearstep.rewards.builtin.describe import measures_of, summary_of
+from nearstep.rewards.builtin.metadata import BuiltIn, name_of, parameter_entry, parameters
 from nearstep.rewards.builtin.other_names import COUNTERPARTS
 from nearstep.rewards.builtin.table import GROUPS
 

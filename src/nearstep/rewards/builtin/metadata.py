@@ -115,6 +115,11 @@ def check_order(reward: BuiltIn, low: str, high: str) -> None:
         raise ConfigError(f"{reward.__name__}: {low} = {values[low]} is more than {high} = {values[high]}")
 
 
+def name_of(reward: type[BuiltIn]) -> str:
+    """The name under which a built-in reward is asked for and reported."""
+    return str(vars(reward)["__name__"])
+
+
 def parameters(reward: type[BuiltIn]) -> list[Field[Any]]:
     """The parameters of a built-in reward, in the order in which its class takes them."""
     return sorted(dataclasses.fields(reward), key=lambda parameter: parameter.kw_only is True)

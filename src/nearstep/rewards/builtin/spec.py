@@ -11,7 +11,7 @@ from typing import Any, Literal, get_origin
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.config.conversion import UnfitError
 from nearstep.config.settings import convert
-from nearstep.rewards.builtin.metadata import BuiltIn, parameter_list, parameters
+from nearstep.rewards.builtin.metadata import BuiltIn, name_of, parameter_list, parameters
 from nearstep.rewards.builtin.other_names import COUNTERPARTS
 from nearstep.rewards.builtin.table import BUILT_INS
 
@@ -94,10 +94,8 @@ def _value(text: str, parameter: Field[Any], kind: type[BuiltIn]) -> object:
     try:
         return convert(given, parameter, texts=True)
     except UnfitError as unfit:
-        name = vars(kind)["__name__"]
-        raise ConfigError(
-            f"{name}: {parameter.name} = {shorten(text)} must be {unfit}. {parameter_list(kind)}"
-        ) from None
+        problem = f"{parameter.name} = {shorten(text)} must be {unfit}"
+        raise ConfigError(f"{name_of(kind)}: {problem}. {parameter_list(kind)}") from None
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
