@@ -1,12 +1,12 @@
 """Whether answers are equal by mathematics, asked of a process that can be ended when it takes too long."""
 
 import json
+import selectors
 import subprocess
 import sys
 import threading
 import weakref
 from contextlib import suppress
-from multiprocessing.connection import wait
 from pathlib import Path
 
 from nearstep.common.errors import RewardError
@@ -66,7 +66,9 @@ class MathProcess:
         with suppress(BrokenPipeError):  # it ended before it could be asked
             process.stdin.write(request)
             process.stdin.flush()
-        answer = process.stdout.readline() if wait([process.stdout.fileno()], timeout_seconds) else ""
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            answer = process.stdout.readline() if selector.select(timeout_seconds) else ""
         if not answer:
             process.kill()
             process.wait()
