@@ -1,6 +1,7 @@
 """The laws of trust regions."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -137,7 +138,7 @@ def _farther(region: TrustRegion, tokens: Tokens) -> str | None:
 
 
 def _only_sign(region: TrustRegion, tokens: Tokens) -> str | None:
-    greater = tokens.with_advantages(tokens.advantages * GREATER)
+    greater = replace(tokens, advantages=tokens.advantages * GREATER)
     return _differs(tokens, _mask(region, tokens), _mask(region, greater), f"{GREATER:g} times the advantage")
 
 
