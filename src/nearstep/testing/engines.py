@@ -7,12 +7,10 @@ import torch
 
 from nearstep.common.errors import ConfigError
 from nearstep.models.distribution import Sampling
-from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.rewards.functions import function_name
 from nearstep.testing.engine_stage import ALL, SETTINGS, TOLERANCE, TOP_K, VERSION, WITH_TOP, Stage
 from nearstep.testing.law import CheckResult, Law, hold
-from nearstep.testing.world import PROMPTS, STOP_IDS, VOCABULARY, prompts_of, reset_weights
-from nearstep.types import TopLogprobs
+from nearstep.testing.world import PROMPTS, STOP_IDS, prompts_of, reset_weights
 
 
 def check_engine(given: object, *, tolerance: float = TOLERANCE, skip: Sequence[str] = ()) -> CheckResult:
@@ -123,18 +121,12 @@ def _top_tokens(stage: Stage) -> str | None:
 def _most_probable(stage: Stage) -> str | None:
     rollout = stage.play(settings=WITH_TOP)
     assert rollout.top is not None
-    with torch.no_grad():
-        now = rollout_logprobs(stage.policy, rollout, SETTINGS.sampling)
-        everything = torch.arange(VOCABULARY).expand(len(rollout.logprobs), -1)
-        whole = replace(rollout, top=TopLogprobs(everything, torch.zeros(everything.shape)))
-        best = rollout_logprobs(stage.policy, whole, SETTINGS.sampling).top
-    assert now.top is not None
-    assert best is not None
-    gap = float((now.top - rollout.top.logprobs).abs().max())
+    _, now = stage.trainer_logprobs(rollout)
+    gap = float((now.gather(1, rollout.top.ids) - rollout.top.logprobs).abs().max())
     if not gap <= stage.tolerance:
         return f"a recorded top log-prob is {gap:.3g} nats from the trainer's (tolerance {stage.tolerance:g})"
     # The sampled token may have taken the place of the last.
-    recorded, expected = (logprobs.topk(TOP_K - 1).values[:, -1] for logprobs in (rollout.top.logprobs, best))
+    recorded, expected = (logprobs.topk(TOP_K - 1).values[:, -1] for logprobs in (rollout.top.logprobs, now))
     worst = float((expected - recorded).max())
     return f"a token {worst:.3g} nats more probable was left out" if worst > stage.tolerance else None
 
@@ -176,12 +168,8 @@ def _greedy(stage: Stage) -> str | None:
 
 def _greedy_tokens(stage: Stage) -> str | None:
     rollout = stage.play(settings=replace(SETTINGS, greedy=True))
-    with torch.no_grad():
-        everything = torch.arange(VOCABULARY).expand(len(rollout.actions), -1)
-        whole = replace(rollout, top=TopLogprobs(everything, torch.zeros(everything.shape)))
-        best = rollout_logprobs(stage.policy, whole, SETTINGS.sampling)
-    assert best.top is not None
-    gap = float((best.top.max(-1).values - best.sampled).max())
+    sampled, now = stage.trainer_logprobs(rollout)
+    gap = float((now.max(-1).values - sampled).max())
     return f"a greedy token is {gap:.3g} nats less probable than the best" if gap > stage.tolerance else None
 
 
