@@ -35,20 +35,13 @@ def need_column(reward: str, parameter: str, name: str, columns: Collection[str]
 def read_texts(reward: str, name: str, columns: Mapping[str, object]) -> list[Cell]:
     """The texts in a column, one list per row; None for a row without any.
 
-    A cell is a text, a number, or a list of these. Raises a RewardError naming the row for anything else.
+    A cell is a text, a number, or a list of these. Raises a RewardError naming the row for anything else, and for a
+    column that was not handed over.
     """
-    return [
-        _cell(value, f"reward {reward!r}: column {name!r}, row {row}")
-        for row, value in enumerate(column(reward, name, columns))
-    ]
-
-
-def column(reward: str, name: str, columns: Mapping[str, object]) -> Sequence[object]:
-    """The values of a column. Raises a RewardError if it was not handed over."""
     values = columns.get(name)
     if not isinstance(values, Sequence):
         raise RewardError(f"reward {reward!r} needs the column {name!r}, which it was not given.")
-    return values
+    return [_cell(value, f"reward {reward!r}: column {name!r}, row {row}") for row, value in enumerate(values)]
 
 
 def _cell(value: object, place: str) -> Cell:

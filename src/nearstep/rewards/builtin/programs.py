@@ -59,8 +59,9 @@ class CodeStyle(BuiltIn):
         self.need_package()
         programs = [code_of(text) for text in texts_of(completions)]
         findings = self._findings(programs)
+        lines = [sum(bool(line.strip()) for line in program.splitlines()) for program in programs]
         return [
-            max(0.0, 1 - findings[row] / _lines(program)) if _parses(program) else 0.0
+            max(0.0, 1 - findings[row] / lines[row]) if _parses(program) else 0.0
             for row, program in enumerate(programs)
         ]
 
@@ -85,8 +86,32 @@ class CodeStyle(BuiltIn):
         )
 
 
+class _RunsCode(BuiltIn):
+    """A reward that runs code of a model in the sandbox, within its limits."""
+
+    timeout_seconds: float
+    memory_bytes: int
+    isolation: Literal["namespaces", "process"]
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise a RewardError if a column is not there, or code cannot be isolated here."""
+        super().check_columns(columns)
+        check_isolation(self.isolation)
+
+    def run(self, program: str, tests: Sequence[str] = (), setup: str = "") -> ProgramOutcome:
+        """How the program and its tests end."""
+        return run_python(
+            program,
+            tests,
+            setup=setup,
+            timeout_seconds=self.timeout_seconds,
+            memory_bytes=self.memory_bytes,
+            isolation=self.isolation,
+        )
+
+
 @dataclass(frozen=True)
-class CodeExecution(BuiltIn):
+class CodeExecution(_RunsCode):
     """1 if the code runs to its end without an error, in the sandbox and within its limits, else 0."""
 
     __name__ = "code_execution"
@@ -98,10 +123,6 @@ class CodeExecution(BuiltIn):
     memory_bytes: int = option(1 << 30, "most memory", above=0)
     isolation: Literal["namespaces", "process"] = option("namespaces", ISOLATION)
 
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise a RewardError if code cannot be isolated here."""
-        check_isolation(self.isolation)
-
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         programs = [code_of(text) for text in texts_of(completions)]
         can_run = [_parses(program) for program in programs]
@@ -109,11 +130,11 @@ class CodeExecution(BuiltIn):
             return list(pool.map(self._worth, programs, can_run))
 
     def _worth(self, program: str, can_run: bool) -> float:
-        return float(can_run and _run(self, program).ending == "done")
+        return float(can_run and self.run(program).ending == "done")
 
 
 @dataclass(frozen=True)
-class CodeTests(BuiltIn):
+class CodeTests(_RunsCode):
     """The share of tests that pass after the code has run, in the sandbox and within its limits.
 
     A test is Python that raises where it fails, such as an assert: MBPP's test_list, or one text with all of them. It
@@ -132,11 +153,6 @@ class CodeTests(BuiltIn):
     memory_bytes: int = option(1 << 30, "most memory", above=0)
     isolation: Literal["namespaces", "process"] = option("namespaces", ISOLATION)
 
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise a RewardError if a column is not there, or code cannot be isolated here."""
-        super().check_columns(columns)
-        check_isolation(self.isolation)
-
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         programs = [code_of(text) for text in texts_of(completions)]
         tests = read_texts(self.__name__, self.tests, columns)
@@ -152,7 +168,7 @@ class CodeTests(BuiltIn):
             return None
         if not can_run:
             return 0.0
-        return share(_run(self, program, tests, "\n".join(setup or ())).passed)
+        return share(self.run(program, tests, "\n".join(setup or ())).passed)
 
 
 def code_of(text: str) -> str:
@@ -174,18 +190,3 @@ def _parses(program: str) -> bool:
             return bool(ast.parse(program).body)
         except (SyntaxError, ValueError, RecursionError, MemoryError):  # the parser gives up on deep nesting so
             return False
-
-
-def _run(reward: CodeExecution | CodeTests, program: str, tests: Sequence[str] = (), setup: str = "") -> ProgramOutcome:
-    return run_python(
-        program,
-        tests,
-        setup=setup,
-        timeout_seconds=reward.timeout_seconds,
-        memory_bytes=reward.memory_bytes,
-        isolation=reward.isolation,
-    )
-
-
-def _lines(program: str) -> int:
-    return sum(bool(line.strip()) for line in program.splitlines())
