@@ -9,11 +9,11 @@ import yaml
 from nearstep.common.errors import ConfigError
 from nearstep.rewards.builtin import Regex
 from nearstep.rewards.builtin.describe import details, overview
-from nearstep.rewards.builtin.docs_page import renewed
 from nearstep.rewards.builtin.metadata import parameters
 from nearstep.rewards.builtin.other_names import COUNTERPARTS
 from nearstep.rewards.builtin.spec import read_spec
 from nearstep.rewards.builtin.table import BUILT_INS
+from tests.rewards.builtin.docs_page import renewed
 
 PAGE = Path(__file__).parents[3] / "docs" / "rewards_builtin.md"
 # Every name of a reward function in AlignTune.
@@ -28,7 +28,7 @@ ALIGNTUNE = """
 
 
 def test_the_page_is_current():
-    remedy = "docs/rewards_builtin.md is old: python -m nearstep.rewards.builtin.docs_page docs/rewards_builtin.md"
+    remedy = "docs/rewards_builtin.md is old: python -m tests.rewards.builtin.docs_page docs/rewards_builtin.md"
     written = PAGE.read_text()
     assert re.findall(r"<!-- made: (.+) -->", written) == ["overview", "rewards", "other names"]
     assert written == renewed(written), remedy

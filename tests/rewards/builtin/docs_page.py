@@ -1,7 +1,7 @@
 """The parts of docs/rewards_builtin.md that are made from what the built-in rewards say of themselves.
 
 Each stands between two comments. They are made anew by
-`python -m nearstep.rewards.builtin.docs_page docs/rewards_builtin.md`.
+`python -m tests.rewards.builtin.docs_page docs/rewards_builtin.md`.
 """
 
 import re
