@@ -68,12 +68,6 @@ class _LabelReward(_ClassifierReward):
         """The one label."""
         return [self.label]
 
-    def _mean_probability(self, texts: Sequence[str]) -> Values:
-        """Of every text the probability of the label, averaged over its windows; 0 where nothing is said."""
-        rows, (label,) = spoken(texts), self.label_indices()
-        found = self._reader.probabilities([texts[row] for row in rows])
-        return at_rows(rows, [float(windows[:, label].mean()) for windows in found], len(texts))
-
     def _highest_by_window(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Of every pair of texts the highest probability of the label in a window."""
         (label,) = self.label_indices()
@@ -93,11 +87,14 @@ class Classifier(_LabelReward):
     label: str = required("label whose probability is the reward")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        return self._mean_probability(texts_of(completions))
+        texts = texts_of(completions)
+        rows, (label,) = spoken(texts), self.label_indices()
+        found = self._reader.probabilities([texts[row] for row in rows])
+        return at_rows(rows, [float(windows[:, label].mean()) for windows in found], len(texts))
 
 
 @dataclass(frozen=True)
-class Sentiment(_LabelReward):
+class Sentiment(Classifier):
     """The probability of a sentiment, averaged over the windows of a long completion.
 
     It is the probability of that label itself, so neutral text is worth what is left between praise and blame.
@@ -109,9 +106,6 @@ class Sentiment(_LabelReward):
         needs="parameter model, such as cardiffnlp/twitter-roberta-base-sentiment-latest",
     )
     label: str = option("positive", "label whose probability is the reward")
-
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        return self._mean_probability(texts_of(completions))
 
 
 @dataclass(frozen=True)
