@@ -5,18 +5,18 @@ import dataclasses
 import pytest
 
 from nearstep.common.errors import ConfigError
-from nearstep.config.old_names import RENAMED, RETIRED
+from nearstep.config.old_names import OF_TRAINING
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.recipes import DecoupledPPOConfig, DivergencePPOConfig
-from nearstep.config.retired_names import FAMILIES
 
 FIELDS = {field.name for field in dataclasses.fields(PPOConfig)}
 
 
 def test_every_old_name_leads_to_a_setting_and_hides_none():
-    assert set(RENAMED.values()) <= FIELDS
-    assert not set(RENAMED) & FIELDS
-    assert not set(RETIRED) & (FIELDS | set(RENAMED))
+    renamed, retired = OF_TRAINING.renamed, OF_TRAINING.retired
+    assert set(renamed.values()) <= FIELDS
+    assert not set(renamed) & FIELDS
+    assert not set(retired) & (FIELDS | set(renamed))
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_a_family_is_harmless_where_it_asks_for_nothing(name, value):
 
 
 def test_no_family_hides_a_setting():
-    known = FIELDS | set(RENAMED)
-    assert not [name for name in known for pattern, _ in FAMILIES if pattern.fullmatch(name)]
+    known = FIELDS | set(OF_TRAINING.renamed)
+    assert not [name for name in known for pattern, _ in OF_TRAINING.families if pattern.fullmatch(name)]
 
 
 @pytest.mark.parametrize("preset", [DivergencePPOConfig, DecoupledPPOConfig])

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 from nearstep.common.errors import ConfigError, shorten
-from nearstep.config.retired_names import SHARDED
+from nearstep.config.old_names import SHARDED
 
 
 @runtime_checkable

@@ -11,12 +11,7 @@ from nearstep.evaluation.summary import ScoreSummary
 from nearstep.models.dtypes import DTYPES
 from nearstep.models.load import load_tokenizer
 from nearstep.reports.records import JsonLines, Record, score_fields
-from nearstep.rewards.build import (
-    RewardModelOptions,
-    load_sources,
-    on_error,
-    reward_specs,
-)
+from nearstep.rewards.build import RewardModelOptions, load_sources, on_error, reward_specs
 from nearstep.rewards.combine import Rewards
 from nearstep.scale.torch_backend import torch_backend
 from nearstep.types import Scores
@@ -32,9 +27,13 @@ def score_file(options: ScoreOptions) -> ScoreSummary:
     tokenizer = load_tokenizer(options.model_name_or_path, trust_remote_code=options.trust_remote_code)
     table, batches = read_episodes(options.input, tokenizer, batch_size=options.batch_size)
     model_options = RewardModelOptions(
-        DTYPES[options.dtype], options.trust_remote_code, options.bf16, options.max_tokens_per_microbatch,
-        torch_backend(use_cpu=options.use_cpu).place, options.seed,
-    )  # fmt: skip
+        DTYPES[options.dtype],
+        options.trust_remote_code,
+        options.bf16,
+        options.max_tokens_per_microbatch,
+        torch_backend(use_cpu=options.use_cpu).place,
+        options.seed,
+    )
     specs = reward_specs(options, columns=batches[0].prompts.columns)
     sources = load_sources(options, specs, tokenizer, model_options)
     rewards = Rewards(sources, tokenizer, weights=options.reward_weights, on_error=on_error(options))

@@ -9,22 +9,13 @@ from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.types import Message
 
 # Who speaks, as ShareGPT and its many children write it.
-SPEAKERS = {
-    "human": "user",
-    "user": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-    "function_call": "assistant",
+_SPEAKERS_BY_ROLE = {
+    "user": ("human", "user", "prompter"),
+    "assistant": ("gpt", "assistant", "model", "chatgpt", "bing", "bard", "function_call"),
+    "system": ("system",),
+    "tool": ("tool", "observation", "function_response"),
 }
+SPEAKERS = {speaker: role for role, speakers in _SPEAKERS_BY_ROLE.items() for speaker in speakers}
 
 
 def _messages(row: Row) -> PromptRow:
