@@ -18,7 +18,7 @@ from nearstep.evaluation.evaluator import SAMPLE_ROWS, Evaluator
 from nearstep.models.distribution import Sampling
 from nearstep.models.load import choose_tokenizer, family_of
 from nearstep.models.roles import Policy
-from nearstep.models.stop_tokens import stop_ids
+from nearstep.models.stop_tokens import ModelEnds, StopTokens, stop_tokens
 from nearstep.reports.callbacks import Callbacks, tracker_callbacks
 from nearstep.reports.model_card import RunFacts, model_card
 from nearstep.reports.reporter import Reporter, sample_updates
@@ -43,7 +43,7 @@ class CheckedInputs:
 
     backend: Backend
     tokenizer: PreTrainedTokenizerBase
-    stops: tuple[int, ...]
+    stops: StopTokens
     run_prompts: RunPrompts
     specs: list[RewardSpec]
     batch: BatchSizes
@@ -78,7 +78,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         on_error=on_error(config),
         state=lambda: callbacks.state,
     )
-    settings = _generation(config, checked.stops)
+    settings = _generation(config, checked.stops.ids)
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
     clock = Clock(backend.device)
@@ -106,7 +106,14 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         checkpoint=_checkpoint(config, checked, chosen, rewards, reporter),
         evaluator=evaluator,
         introduction="\n".join(
-            [run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]
+            [
+                run_prompts.introduction(),
+                *prompts.notes(),
+                *checked.stops.notes,
+                *chosen.notes,
+                *axes.notes,
+                *learners.notes(),
+            ]
         ),
     )
 
@@ -173,8 +180,12 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
     )
     tokenizer, family = with_template(own, config.prompt_type), family_of(policy, trust_remote_code=trusted)
-    stops = stop_ids(
-        tokenizer, stop_token=config.stop_token, stop_token_id=config.stop_token_id, vocab_size=family.vocab_size
+    stops = stop_tokens(
+        tokenizer,
+        stop_token=config.stop_token,
+        stop_token_id=config.stop_token_id,
+        vocab_size=family.vocab_size,
+        model=ModelEnds.of(policy, family),
     )
     run_prompts = make_run_prompts(
         config,

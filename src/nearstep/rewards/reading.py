@@ -7,7 +7,7 @@ from operator import itemgetter
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.common.errors import shorten
+from nearstep.models.turn_end import turn_end
 from nearstep.rewards.batch import Completion
 from nearstep.types import Message, PromptInput
 
@@ -65,13 +65,10 @@ class EpisodeReader:
     @cached_property
     def _turn_end(self) -> str:
         """What the chat template puts behind the last message of the assistant."""
-        reply = "nearstep-reply"
-        probe: list[Message] = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": reply}]
-        before, found, end = self._render(probe).rpartition(reply)
-        if not found:
+        end = turn_end(self._render)
+        if end is None:
             raise UnreadableError(
-                f"its chat template leaves out the reply of the assistant: {shorten(before + end)}. Set a "
-                "chat_template that shows it."
+                "its chat template leaves out the reply of the assistant. Set a chat_template that shows it."
             )
         return end
 
