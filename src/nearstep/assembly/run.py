@@ -148,6 +148,7 @@ def _report(
         checked.batch,
         clock,
         evaluator.decode,
+        evaluator.judged,
         sample_updates(checked.batch.updates, config.num_sample_generations),
         evaluator.has_prompts,
         config.log_rollouts,

@@ -46,26 +46,33 @@ class ModelEnds:
 def stop_tokens(
     tokenizer: PreTrainedTokenizerBase,
     *,
-    stop_token: str | None,
-    stop_token_id: tuple[int, ...] | None,
     vocab_size: int,
     model: ModelEnds,
+    stop_token: str | None = "auto",
+    stop_token_id: tuple[int, ...] | None = None,
     template_kwargs: Mapping[str, object] | None = None,
+    needed: bool = True,
 ) -> StopTokens:
-    """What ends a response. Raises ConfigError for an id that can never be sampled, and where there is none.
+    """What ends a response. Raises ConfigError for an id that can never be sampled, and where one is `needed` and there
+    is none.
 
     "auto" is every end that tokenizer, generation config and chat template mean; "eos" the tokenizer's EOS alone;
     else the text of one token. Ids win over all of these.
     """
     if stop_token_id is not None:
         found = {token: ["stop_token_id"] for token in stop_token_id}
-    elif stop_token is None:
-        return StopTokens((), ("Nothing ends a response before response_length.",))
     elif stop_token == "auto":
         found, notes = _meant(tokenizer, model, template_kwargs or {})
+        if needed and not found:
+            raise ConfigError(
+                "nothing ends a response: neither tokenizer, generation config nor chat template names an end. Give "
+                "stop_token_id, or stop_token = none"
+            )
         ids = _checked(found, vocab_size)
         alone = " stop_token = eos keeps the tokenizer's EOS alone." if len(ids) > 1 else ""
         return StopTokens(ids, (_told(found, tokenizer) + alone, *notes))
+    elif stop_token is None:
+        found = {}
     else:
         token, source = _one(tokenizer, stop_token)
         found = {token: [source]}
@@ -98,11 +105,6 @@ def _meant(
         notes.append(
             f"The chat template ends a reply with {shorten(text)}, which is no single token of this tokenizer and ends "
             "no response."
-        )
-    if not found:
-        raise ConfigError(
-            "nothing ends a response: neither tokenizer, generation config nor chat template names an end. Give "
-            "stop_token_id, or stop_token = none"
         )
     return found, notes
 
@@ -162,6 +164,8 @@ def _checked(found: Mapping[int, list[str]], vocab_size: int) -> tuple[int, ...]
 
 
 def _told(found: Mapping[int, list[str]], tokenizer: PreTrainedTokenizerBase) -> str:
+    if not found:
+        return "Nothing ends a response before response_length."
     ends = [
         f"{shorten(tokenizer.convert_ids_to_tokens(token), 60)} ({token}: {', '.join(sources)})"
         for token, sources in list(found.items())[:8]
@@ -172,7 +176,8 @@ def _told(found: Mapping[int, list[str]], tokenizer: PreTrainedTokenizerBase) ->
 
 def _generation_config(model: nn.Module | str) -> GenerationConfig | None:
     if isinstance(model, nn.Module):
-        own: GenerationConfig | None = transformers_model(model, "model").generation_config
+        inner = transformers_model(model, "model")
+        own: GenerationConfig | None = inner.generation_config if inner.can_generate() else None
         return own
     try:
         return GenerationConfig.from_pretrained(model)
