@@ -26,7 +26,9 @@ class DataSettings(Settings):
     dataset_name: tuple[str, ...] = option(
         (), "data to train on: jsonl, json, csv or parquet files, folders, or hub names; several are mixed"
     )
-    dataset_config: tuple[str, ...] = option((), "configuration of a hub data set; one for all, or one for each")
+    dataset_config: tuple[str, ...] = option(
+        (), "configuration of a folder or hub data set; one for all, or one for each"
+    )
     dataset_train_split: tuple[str, ...] = option(("train",), "split to train on; one for all, or one for each")
     eval_dataset_name: tuple[str, ...] = option(
         (), "data to evaluate on; the training data's dataset_test_split if not given"

@@ -23,7 +23,7 @@ class PrepareOptions(Settings):
     input: str | None = option(None, "a jsonl, json, csv or parquet file, a folder of them, or a hub name")
     output: str | None = option(None, "folder for the prepared data; it gets its name when all is written")
     split: str = option("train", "split to prepare")
-    dataset_config: str | None = option(None, "configuration of a hub data set")
+    dataset_config: str | None = option(None, "configuration of a folder or hub data set")
 
     tokenizer: str | None = option(None, "the policy's tokenizer: a folder or a hub name")
     trust_remote_code: bool = option(False, "allow the tokenizer to bring Python code of its own")
