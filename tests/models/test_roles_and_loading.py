@@ -12,13 +12,13 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from nearstep.common.errors import ConfigError, ModelError
+from nearstep.common.errors import ModelError
 from nearstep.models.forward.forward import rollout_values
 from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model, load_tokenizer
 from nearstep.models.reward_model import make_scorer
 from nearstep.models.roles import frozen_copy, make_critic, make_policy
 from tests.models.test_forward import ROWS, rollout_of
-from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_config, tiny_scalar_model
+from tests.tiny import tiny_causal_lm, tiny_config, tiny_scalar_model
 
 SMALL = {
     "vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -62,10 +62,10 @@ def test_ends_of_a_folder_are_read_without_its_weights(tmp_path):
     [
         (TEMPLATES["chatml"], "<|im_end|>"),
         (TEMPLATES["llama3"], "<|eot_id|>"),
-        ("{% for m in messages %}<start>{{ m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}", "<end_of_turn>"),
-        ("{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}{{ eos_token }}", "<|end|>"),
+        ("{% for m in messages %}{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}", "<end_of_turn>"),
+        ("{% for m in messages %}{{ m['content'] }}<|end|>\n{% endfor %}{{ eos_token }}", "<|end|>"),
     ],
-)  # fmt: skip
+)
 def test_the_mark_behind_a_reply_of_the_chat_template_counts(template, mark):
     found = ends(tokenizer_with(mark, chat=template))
     assert found.ids == (256, END)

@@ -187,6 +187,7 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         stop_token_id=config.stop_token_id,
         vocab_size=family.vocab_size,
         model=ModelEnds.of(policy, family),
+        template_kwargs=config.chat_template_kwargs,
     )
     run_prompts = make_run_prompts(
         config,

@@ -1,9 +1,9 @@
 """Settings of `nearstep prepare`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from nearstep.config.data import FORMATS, PROMPT_TYPES, TEMPLATE_SUFFIX, data_name_problems
 from nearstep.config.old_names import OF_PREPARE, OldNames
@@ -40,6 +40,11 @@ class PrepareOptions(Settings):
         "none: text as the tokenizer frames it, messages under its chat template; raw, raw_bos: text alone, or behind "
         f"BOS; chat: text as a user's message; {', '.join(PROMPT_TYPES[4:])} or a {TEMPLATE_SUFFIX} file: likewise, "
         "under that template",
+    )
+    chat_template_kwargs: Mapping[str, Any] | None = option(
+        None,
+        'keywords for the chat template, such as {"enable_thinking": false}; those in the column '
+        "chat_template_kwargs of a row win",
     )
     max_length: int | None = option(None, "longest prompt in tokens; no limit if not given", at_least=1)
     on_long_prompt: Literal["error", "drop", "cut_left"] = option(

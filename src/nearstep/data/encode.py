@@ -1,5 +1,6 @@
 """How every row of a table becomes a prompt before a run starts, so that a bad one is known by then."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
@@ -28,6 +29,7 @@ def encode_prompts(
     on_bad_row: Literal["raise", "drop"] = "raise",
     dataset_format: str | None = None,
     prompt_type: PromptStyle = "none",
+    template_kwargs: Mapping[str, object] | None = None,
 ) -> PromptSet:
     """Tokenise every row, so that a bad one is known before the run starts; `vocab_size` is the policy's.
 
@@ -35,14 +37,18 @@ def encode_prompts(
     """
     layout = layout_of(table, None if table.prepared is not None else dataset_format)
     reader = PromptReader(
-        layout, PromptTokenizer.of(tokenizer, vocab_size, prompt_type), max_prompt_length, on_long_prompt
+        layout,
+        PromptTokenizer.of(tokenizer, vocab_size, prompt_type, template_kwargs),
+        max_prompt_length,
+        on_long_prompt,
     )
     if layout.format is not None:
         table = layout.format.prompt_rows(table)
     notes: tuple[str, ...] = ()
     if table.prepared is not None:
         manifest = table.prepared.manifest
-        notes = (preparation_note(manifest), *check_prepared(manifest, tokenizer, prompt_type, table.label))
+        checked = check_prepared(manifest, reader.tokenizer, table.label)
+        notes = (preparation_note(manifest), *checked)
         prompts = prepared_prompts(table, table.prepared, reader, notes)
         if prompts is not None:
             return prompts

@@ -44,7 +44,7 @@ def part_of(folder: Path, name: str, split: str, config: str | None) -> Path | l
     if config not in (None, "default"):
         raise DataError(f"{where}: there is no configuration {config!r}, only {_listed(subfolders or ['default'])}")
     if not found and len(subfolders) == 1:
-        return part_of(*subfolders.values(), name, split, None)
+        return part_of(next(iter(subfolders.values())), name, split, None)
     if not found and subfolders:
         raise DataError(
             f"{where}: the folder holds the configurations {_listed(subfolders)}. Choose one by dataset_config."

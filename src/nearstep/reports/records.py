@@ -81,8 +81,9 @@ def rollout_records(
     """The lines of rollouts.jsonl, one per episode, plain enough to be sent between processes.
 
     `final_scores` are the totals after the rules for missing stop tokens, `extras` the columns that reward functions
-    logged; null stands where a part of the reward did not apply, or nothing was scored. `decode` should show
-    special tokens of prompts; `judged` gives the text of a response that rewards were given. Everything that rewards were given is there too, so that `nearstep score` can score the episodes again.
+    logged; null stands where a part of the reward did not apply, or nothing was scored.
+    `decode` should show special tokens of prompts; `judged` gives the text of a response that rewards were given.
+    Everything that rewards were given is there too, so that `nearstep score` can score the episodes again.
     """
     fields, finals, finished = score_fields(scores, rollout), final_scores.tolist(), rollout.finished.tolist()
     lengths = rollout.action_counts.tolist()

@@ -77,9 +77,7 @@ class Writer:
             policy = load_policy(policy, role="model", dtype=self.dtype, trust_remote_code=config.trust_remote_code)
         elif transformers_model(policy, "model").get_output_embeddings() is None:
             raise ConfigError("the model has no output layer for tokens, so it cannot write texts: pass some to score")
-        settings = GenerationSettings(
-            Sampling(config.temperature), config.response_length, stops.ids, config.seed
-        )
+        settings = GenerationSettings(Sampling(config.temperature), config.response_length, stops.ids, config.seed)
         engine = TransformersEngine(EngineSettings(config.per_device_eval_batch_size, MAX_TOKENS))
         engine.load(make_policy(self.backend.place(policy), autocast=config.bf16), 0)
         rollout = play(engine, Prompts(prompts, shown, {}, list(range(len(prompts)))), settings)

@@ -1,5 +1,7 @@
 """How a prompt and its answer become the ids that a reward model reads: in its training and in scoring alike."""
 
+import copy
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import takewhile
 from operator import itemgetter
@@ -24,10 +26,19 @@ class EpisodeReader:
     less white space, or else by EOS. An encoder knows no text without its closing token, which says nothing of that.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, object] | None = None) -> None:
+        self._tokenizer, self._template_kwargs = tokenizer, dict(template_kwargs or {})
         self._start, end = _frame(tokenizer)
         self._encoder_end = [] if tokenizer.cls_token_id is None else end
+
+    def of_row(self, template_kwargs: Mapping[str, object]) -> "EpisodeReader":
+        """The reader of a row that has keywords for the chat template, which win over those of the settings."""
+        if not template_kwargs:
+            return self
+        other = copy.copy(self)
+        other._template_kwargs = {**self._template_kwargs, **template_kwargs}
+        vars(other).pop("_turn_end", None)
+        return other
 
     def read(self, prompt: PromptInput, completion: Completion, *, finished: bool) -> list[int]:
         """The ids of an episode. Raises UnreadableError where the chat template is missing or refuses it."""
@@ -79,8 +90,12 @@ class EpisodeReader:
                 "prompts as text."
             )
         try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=for_answer))
-        except TemplateError as error:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=for_answer, **self._template_kwargs
+                )
+            )
+        except (TemplateError, TypeError, ValueError) as error:
             raise UnreadableError(f"its chat template refuses the messages: {error}") from error
 
     def _encode(self, text: str) -> list[int]:

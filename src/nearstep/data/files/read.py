@@ -16,6 +16,7 @@ from nearstep.data.files.parquet import file_prefix, parquet_chunks, parquet_row
 from nearstep.data.row_errors import BadRow
 from nearstep.data.table import Rows, Table, label
 
+
 @dataclass(frozen=True)
 class RowTexts:
     """Rows held as the JSON that they are, less than half of what Python objects take, and parsed when asked for."""
