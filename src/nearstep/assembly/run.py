@@ -195,7 +195,7 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         eval_dataset=inputs.eval_dataset,
         tokenizer=tokenizer,
         family=family,
-        main=backend.rank == 0,
+        backend=backend,
     )
     specs = reward_specs(
         config,
