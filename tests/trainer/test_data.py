@@ -239,7 +239,7 @@ class TestTemplateKeywords:
             off = "user:a;assistant:<off>"
             assert texts == ([off, "user:a;assistant:", off + "!", off] if source is rows else [off] * 4)
             assert "does not read" not in told
-        with pytest.raises(ConfigError, match="chat_template_kwargs = .* must be a mapping without tools"):
+        with pytest.raises(ConfigError, match=r"chat_template_kwargs = .* must be a mapping without tools"):
             self.prompts(tmp_path, rows, chat_template_kwargs={"tools": []})
         with pytest.raises(DataError, match="row index 0, column 'chat_template_kwargs': expected a mapping such as"):
             self.prompts(tmp_path, [{**rows[0], "chat_template_kwargs": "no json"}])
@@ -253,7 +253,7 @@ class TestTemplateKeywords:
 
 
 class TestTextAndTemplate:
-    NOTE = "prompts are text, so the tokenizer's chat template is not used"
+    NOTE = "Prompts are text, so the tokenizer's chat template is not used"
 
     @pytest.mark.parametrize(
         ("rows", "settings", "told"),
@@ -271,7 +271,7 @@ class TestTextAndTemplate:
 
     def test_the_choice_between_columns_is_told(self, tmp_path):
         rows = [{"prompt": "a", "messages": [{"role": "user", "content": "b"}]}]
-        said = "prompts come from the column 'prompt'; dataset_format = messages takes 'messages' instead"
+        said = "Prompts come from the column 'prompt'; dataset_format = messages takes 'messages' instead"
         assert said in trainer_of(tmp_path, rows).recipe.introduction
         assert said not in trainer_of(tmp_path, rows, dataset_format="prompt").recipe.introduction
 

@@ -139,7 +139,8 @@ def _check_tools(message: Message, place: str, column: str, tools: Collection[st
         named.append(message["name"])
     for name in named:
         if name not in tools:
-            problem = f"{place} names the tool {shorten(name)}, and the row offers {shorten(list(tools)) if tools else 'none'}"
+            offered = shorten(list(tools)) if tools else "none"
+            problem = f"{place} names the tool {shorten(name)}, and the row offers {offered}"
             raise BadValueError(RowError.TOOL, column, message, problem, "List the tool in the row's 'tools'.")
 
 

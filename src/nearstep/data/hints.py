@@ -28,12 +28,13 @@ def hints(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, prompts: Prompt
     elif keywords:
         said.append(f"{COLUMN} has no effect: no prompt is a chat.")
     for one in prompts.sets:
+        where = f"{one.table.label}: " if len(prompts.sets) > 1 else ""
         if config.prompt_type == "none" and tokenizer.chat_template is not None and _has_texts(one):
             said.append(
-                f"{one.table.label}: prompts are text, so the tokenizer's chat template is not used. For a chat model "
-                "give conversational rows ('messages', or messages in 'prompt'), or set prompt_type = chat."
+                f"{where}Prompts are text, so the tokenizer's chat template is not used. For a chat model give "
+                "conversational rows ('messages', or messages in 'prompt'), or set prompt_type = chat."
             )
-        said += _other_columns(config, one)
+        said += [where + sentence for sentence in _other_columns(config, one)]
     return said
 
 
@@ -69,6 +70,6 @@ def _other_columns(config: PPOConfig, prompts: PromptSet) -> Iterator[str]:
     others = [name for name in PROMPT_COLUMNS if name in prompts.table.columns and name not in shown.takes]
     for name in others:
         yield (
-            f"{prompts.table.label}: prompts come from the column {shown.column!r}; dataset_format = "
-            f"{PROMPT_COLUMNS[name]} takes {name!r} instead."
+            f"Prompts come from the column {shown.column!r}; dataset_format = {PROMPT_COLUMNS[name]} takes {name!r} "
+            "instead."
         )

@@ -79,6 +79,12 @@ def stop_tokens(
     return StopTokens(_checked(found, vocab_size), (_told(found, tokenizer),))
 
 
+def reply_end(tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, object] | None = None) -> int | None:
+    """The token with which a reply under the chat template ends; None where it is none."""
+    known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return _end_mark(tokenizer, known, template_kwargs or {})[0]
+
+
 def _meant(
     tokenizer: PreTrainedTokenizerBase, model: ModelEnds, template_kwargs: Mapping[str, object]
 ) -> tuple[dict[int, list[str]], list[str]]:
