@@ -146,12 +146,12 @@ def test_transformers_own_parser_reads_a_configuration_and_leaves_it_as_it_was(c
 def test_words_of_transformers_own_parser_become_what_the_settings_are():
     words = "--stop_token_id 5 66 --dataset_name a.jsonl b.jsonl --dataset_weights 1 2.5 --columns prompt=question"
     words += " --eval_steps 4 --cliprange_high 0.3 --whiten_advantages false --no_log_rollouts --use_peft"
-    words += " --vf_learning_rate 1e-4"
+    words += ' --vf_learning_rate 1e-4 --chat_template_kwargs {"enable_thinking":false}'
     (found,) = HfArgumentParser(nearstep.DecoupledPPOConfig).parse_args_into_dataclasses(
         words.split(), look_for_args_file=False
     )
     assert found == nearstep.DecoupledPPOConfig(
         stop_token_id=(5, 66), dataset_name=("a.jsonl", "b.jsonl"), dataset_weights=(1.0, 2.5),
         columns={"prompt": "question"}, eval_steps=4, cliprange_high=0.3, whiten_advantages=False, use_peft=True,
-        log_rollouts=False,        vf_learning_rate=1e-4,
+        log_rollouts=False, vf_learning_rate=1e-4, chat_template_kwargs={"enable_thinking": False},
     )  # fmt: skip

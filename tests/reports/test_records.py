@@ -73,6 +73,7 @@ def test_rollout_records_by_hand():
         update=5,
         prompts=prompts,
         decode=lambda ids: " ".join(map(str, ids)),
+        judged=lambda ids, finished: f"{ids}, {finished}",
         rollout=rollout,
         scores=scores,
         final_scores=torch.tensor([1.5, -1.0]),
@@ -82,7 +83,7 @@ def test_rollout_records_by_hand():
             "update": 5,
             "episode": 40,
             "prompt": "5 6 4",
-            "completion": "7 2",
+            "completion": "[7, 2], True",
             "scores": {"helpful": 1.0, "short": 0.5},
             "total_score": 1.5,
             "final_score": 1.5,
@@ -98,7 +99,7 @@ def test_rollout_records_by_hand():
             "update": 5,
             "episode": 41,
             "prompt": "8",
-            "completion": "9",
+            "completion": "[9], False",
             "scores": {"helpful": None, "short": 0.25},
             "total_score": 0.25,
             "final_score": -1.0,
@@ -117,8 +118,9 @@ def test_extra_columns_of_rewards_are_recorded_whatever_they_hold(tmp_path):
     prompts, rollout, scores = two_rows()
     scores = Scores(scores.total, scores.parts, extras={"answer": ["4", None], "found": [nan, torch.device("cpu")]})
     lines = rollout_records(
-        update=1, prompts=prompts, decode=str, rollout=rollout, scores=scores, final_scores=scores.total
-    )
+        update=1, prompts=prompts, decode=str, judged=lambda ids, _: str(ids), rollout=rollout, scores=scores,
+        final_scores=scores.total,
+    )  # fmt: skip
     file = JsonLines(tmp_path / "rollouts.jsonl")
     file.write(lines)
     file.close()

@@ -92,6 +92,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "columns": ({"dataset_name": "{models}/two.jsonl"}, ["prompt=query"]),
     "on_bad_row": ({"dataset_name": "{models}/bad.jsonl"}, "drop"),
     "prompt_type": ({}, "chat"),
+    "chat_template_kwargs": ({"prompt_type": "{models}/thinking.jinja"}, {"thinking": False}),
     "num_eval_rows": ({}, 2),
     "shuffle_dataset": ({}, False),
     "streaming": ({}, True),
@@ -236,6 +237,7 @@ def models(tmp_path_factory):
     (folder / "rewards.py").write_text(REWARD)
     (folder / "region.py").write_text(REGION)
     (folder / "engine.py").write_text(ENGINE)
+    (folder / "thinking.jinja").write_text("{{ messages[0].content }}{% if not thinking | default(true) %}!{% endif %}")
     (folder / "splits").mkdir()
     for file, texts in (
         ("prompts.jsonl", PROMPTS), ("fewer.jsonl", PROMPTS[:3]),

@@ -75,8 +75,9 @@ def build_models(
 
     plain = _policy_as_given(config, inputs, notes)
     options = RewardModelOptions(
-        dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed
-    )
+        dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed,
+        config.chat_template_kwargs,
+    )  # fmt: skip
     loaded = [load_reward_model(entry, options) for entry in specs]
     first = loaded[0] if loaded else None
     notes += [note for model in loaded if model is not None for note in bias_note(model, "reward_model")]

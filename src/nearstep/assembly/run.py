@@ -23,7 +23,7 @@ from nearstep.evaluation.evaluator import SAMPLE_ROWS, Evaluator
 from nearstep.models.distribution import Sampling
 from nearstep.models.load import choose_tokenizer, family_of
 from nearstep.models.roles import Policy
-from nearstep.models.stop_tokens import stop_ids
+from nearstep.models.stop_tokens import ModelEnds, StopTokens, stop_tokens
 from nearstep.reports.callbacks import Callbacks, tracker_callbacks
 from nearstep.reports.model_card import RunFacts, model_card
 from nearstep.reports.reporter import Reporter, sample_updates
@@ -53,7 +53,7 @@ class CheckedInputs:
 
     backend: Backend
     tokenizer: PreTrainedTokenizerBase
-    stops: tuple[int, ...]
+    stops: StopTokens
     run_prompts: RunPrompts
     specs: list[RewardSpec]
     batch: BatchSizes
@@ -93,7 +93,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         needs_critic=axes.advantage.needs_critic,
         kl_penalty=axes.kl_penalty,
     )
-    models, settings = chosen.models, _generation(config, checked.stops)
+    models, settings = chosen.models, _generation(config, checked.stops.ids)
     learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
     callbacks = _callbacks(config, inputs, checked, learners, models.policy)
     rewards = Rewards(
@@ -137,6 +137,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
             [
                 run_prompts.introduction(),
                 *prompts.notes(),
+                *checked.stops.notes,
                 *chosen.notes,
                 *axes.notes,
                 *learners.notes(),
@@ -206,6 +207,7 @@ def _report(
         checked.batch,
         clock,
         evaluator.decode,
+        evaluator.judged,
         sample_updates(checked.batch.updates, config.num_sample_generations),
         evaluator.has_prompts,
         config.log_rollouts,
@@ -227,8 +229,13 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
     )
     tokenizer, family = with_template(own, config.prompt_type), family_of(policy, trust_remote_code=trusted)
-    stops = stop_ids(
-        tokenizer, stop_token=config.stop_token, stop_token_id=config.stop_token_id, vocab_size=family.vocab_size
+    stops = stop_tokens(
+        tokenizer,
+        stop_token=config.stop_token,
+        stop_token_id=config.stop_token_id,
+        vocab_size=family.vocab_size,
+        model=ModelEnds.of(policy, family),
+        template_kwargs=config.chat_template_kwargs,
     )
     run_prompts = make_run_prompts(
         config,
@@ -236,7 +243,7 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         eval_dataset=inputs.eval_dataset,
         tokenizer=tokenizer,
         family=family,
-        main=backend.rank == 0,
+        backend=backend,
     )
     specs = reward_specs(
         config,

@@ -9,8 +9,13 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
+from nearstep.common.template_kwargs import template_kwargs
+
 # Pairs of names, each given as ours=theirs or all of them as a mapping.
 Names: TypeAlias = tuple[tuple[str, str], ...]
+
+# Keywords for chat templates: a mapping, or its JSON in a text.
+Keywords: TypeAlias = Mapping[str, Any]
 
 
 _HOME = re.compile(r"(^|=)(~[^/]*)(?=/|$)")  # at the start, or of a parameter's value
@@ -30,6 +35,8 @@ def as_type(value: object, annotation: Any, texts: bool) -> object:
     """`value` as the annotated type, or UnfitError."""
     if annotation == Names:
         return _as_names(value)
+    if annotation == Keywords:
+        return _as_keywords(value)
     choices = get_args(annotation)
     is_none = value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
     if get_origin(annotation) is types.UnionType:
@@ -68,6 +75,13 @@ def _as_names(value: object) -> Names:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(n, str) and n for n in pair):
             raise unfit
     return tuple((ours, theirs) for ours, theirs in pairs)
+
+
+def _as_keywords(value: object) -> Keywords:
+    try:
+        return template_kwargs(value)
+    except ValueError as error:
+        raise UnfitError(str(error)) from None
 
 
 def _as_bool(value: object, texts: bool) -> bool:

@@ -4,9 +4,9 @@ Training of policies and of reward models have `DataSettings` in common.
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from nearstep.config.settings import Problem, Settings, option, without_effect
 
@@ -28,7 +28,9 @@ class DataSettings(Settings):
         "data to train on: jsonl, json, csv or parquet files, folders, or hub names; several are mixed",
         is_place=True,
     )
-    dataset_config: tuple[str, ...] = option((), "configuration of a hub data set; one for all, or one for each")
+    dataset_config: tuple[str, ...] = option(
+        (), "configuration of a folder or hub data set; one for all, or one for each"
+    )
     dataset_train_split: tuple[str, ...] = option(("train",), "split to train on; one for all, or one for each")
     eval_dataset_name: tuple[str, ...] = option(
         (), "data to evaluate on; the training data's dataset_test_split if not given", is_place=True
@@ -39,6 +41,11 @@ class DataSettings(Settings):
     )
     columns: tuple[tuple[str, str], ...] = option(
         (), "columns under other names, ours=theirs: prompt=question reference=answer …"
+    )
+    chat_template_kwargs: Mapping[str, Any] | None = option(
+        None,
+        'keywords for the chat template, such as {"enable_thinking": false}; those in the column '
+        "chat_template_kwargs of a row win",
     )
     on_bad_row: Literal["raise", "drop"] = option(
         "raise", "what happens to rows that cannot be used: stop and name them, or leave them out and count them"

@@ -86,6 +86,25 @@ class Notes(dict[str, Any]):
         return self._noted
 
 
+class Verbatim(argparse.Action):
+    """A flag for argparse whose text the class converts."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, type: Any, default: object = None, help: str | None = None
+    ) -> None:
+        super().__init__(option_strings, dest, default=default, help=help)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Note the text."""
+        setattr(namespace, self.dest, values)
+
+
 class Entries(argparse.Action):
     """A flag of several values for argparse, which knows no tuples: the words as they are, for the class to convert."""
 

@@ -132,7 +132,7 @@ def _critic_remarks(config: AllSettings) -> Iterator[str]:
 
 def _stop_problems(config: AllSettings) -> Iterator[Problem]:
     stops = ("stop_token", "stop_token_id")
-    if config.stop_token not in (None, "eos") and config.stop_token_id is not None:
+    if config.stop_token not in (None, "auto", "eos") and config.stop_token_id is not None:
         yield Problem("stop_token and stop_token_id both say what ends a response: give one", stops)
     if config.stop_token_id == ():
         yield Problem("stop_token_id is empty: give an id, or stop_token = none for no stop", ("stop_token_id",))

@@ -1,9 +1,9 @@
 """Settings of `nearstep prepare`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from nearstep.config.data import FORMATS, PROMPT_TYPES, TEMPLATE_SUFFIX, data_name_problems
 from nearstep.config.old_names import OF_PREPARE, OldNames
@@ -27,7 +27,7 @@ class PrepareOptions(Settings):
         None, "folder for the prepared data; it gets its name when all is written", is_place=True
     )
     split: str = option("train", "split to prepare")
-    dataset_config: str | None = option(None, "configuration of a hub data set")
+    dataset_config: str | None = option(None, "configuration of a folder or hub data set")
 
     tokenizer: str | None = option(None, "the policy's tokenizer: a folder or a hub name", is_place=True)
     trust_remote_code: bool = option(False, "allow the tokenizer to bring Python code of its own")
@@ -45,6 +45,11 @@ class PrepareOptions(Settings):
         f"BOS; chat: text as a user's message; {', '.join(PROMPT_TYPES[4:])} or a {TEMPLATE_SUFFIX} file: likewise, "
         "under that template",
         is_place=True,
+    )
+    chat_template_kwargs: Mapping[str, Any] | None = option(
+        None,
+        'keywords for the chat template, such as {"enable_thinking": false}; those in the column '
+        "chat_template_kwargs of a row win",
     )
     max_length: int | None = option(None, "longest prompt in tokens; no limit if not given", at_least=1)
     on_long_prompt: Literal["error", "drop", "cut_left"] = option(

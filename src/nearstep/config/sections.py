@@ -48,7 +48,11 @@ class SamplingSettings(Settings):
         at_most=1,
     )
     top_k: int = option(0, "sample from this many most probable tokens, 0 for all; log-probs alike", at_least=0)
-    stop_token: str | None = option("eos", "'eos', or the text of one token that ends a response; 'none' for no stop")
+    stop_token: str | None = option(
+        "auto",
+        "what ends a response. auto: every end that tokenizer, generation config and chat template mean; eos: the "
+        "tokenizer's EOS alone; or the text of one token; 'none' for no stop",
+    )
     stop_token_id: tuple[int, ...] | None = option(
         None, "ids of the tokens that end a response, instead of stop_token", at_least=0
     )

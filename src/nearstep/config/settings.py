@@ -13,9 +13,9 @@ from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.spelling import nearest
-from nearstep.config.conversion import UnfitError, as_type, expanded
+from nearstep.config.conversion import Keywords, UnfitError, as_type, expanded
 from nearstep.config.old_names import OF_TRAINING, OldNames
-from nearstep.config.options import Entries, Notes, Option, option_of
+from nearstep.config.options import Entries, Notes, Option, Verbatim, option_of
 from nearstep.config.options import option as option
 
 T = TypeVar("T")
@@ -74,8 +74,11 @@ def accepts_old_names(cls: type[SettingsT]) -> type[SettingsT]:
     """
     cls.types = MappingProxyType(_types(cls))
     for setting in dataclasses.fields(cls):
-        if get_origin(_without_none(cls.types[setting.name])) is tuple:
+        inner = _without_none(cls.types[setting.name])
+        if get_origin(inner) is tuple:
             setting.metadata = MappingProxyType(Notes(option_of(setting), action=Entries))
+        if inner == Keywords:
+            setting.metadata = MappingProxyType(Notes(option_of(setting), action=Verbatim))
     fill = cls.__init__
 
     @functools.wraps(fill)

@@ -13,6 +13,7 @@ from nearstep.common.errors import ConfigError, DataError
 from nearstep.common.random_streams import stream
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.formats.format import Format
+from nearstep.data.hints import hints
 from nearstep.data.mix import PromptMix, weighted_round_robin_between
 from nearstep.data.preview import preview
 from nearstep.data.prompt_source import BatchPlan, PromptSource
@@ -20,7 +21,7 @@ from nearstep.data.prompt_stream import PromptStream, StreamSource
 from nearstep.data.prompts import PromptSet
 from nearstep.data.sources import DataSource, PromptEncoder, evaluation_sources, training_sources, wanted_names
 from nearstep.data.stream import RowStream
-from nearstep.data.templates import template_notes
+from nearstep.scale.backend import Backend
 
 HEAD_ROWS = 100  # of a stream, read before the run to recognise, check and show them
 
@@ -64,21 +65,21 @@ def make_run_prompts(
     eval_dataset: object,
     tokenizer: PreTrainedTokenizerBase,
     family: PreTrainedConfig,
-    main: bool,
+    backend: Backend,
 ) -> RunPrompts:
-    """Find, read and check the prompts; `family` is the policy's configuration, `main` whether to speak for all ranks.
+    """Find, read and check the prompts; `family` is the policy's configuration. Only the main process speaks.
 
     Raises ConfigError or DataError.
     """
     data_sources = training_sources(config, train_dataset, wanted="prompts")
-    encoder = PromptEncoder(config, tokenizer, family)
+    encoder = PromptEncoder(config, tokenizer, family, backend)
     to_evaluate = evaluation_sources(config, eval_dataset)
     held_out = None if to_evaluate is None else PromptMix(tuple(encoder.sets(to_evaluate)))
-    notes = tuple(template_notes(tokenizer, config.prompt_type))
     if config.streaming or any(_is_stream(data_source.given) for data_source in data_sources):
-        run_prompts = _streams(config, data_sources, encoder, held_out, main)
-        return replace(run_prompts, notes=(*notes, *run_prompts.notes))
+        run_prompts = _streams(config, data_sources, encoder, held_out, backend.rank == 0)
+        return replace(run_prompts, notes=(*hints(config, tokenizer, run_prompts.prompts), *run_prompts.notes))
     prompts = PromptMix(tuple(encoder.sets(data_sources)), _weights(config, data_sources))
+    notes = tuple(hints(config, tokenizer, prompts))
     if config.num_eval_rows is None:
         return RunPrompts(prompts, held_out, notes=notes)
     if held_out is not None:

@@ -16,6 +16,8 @@ from nearstep.data.prompts import PromptSet
 from nearstep.data.stream import RowStream, open_stream, stream_of
 from nearstep.data.table import Table, with_columns
 from nearstep.data.templates import style_of
+from nearstep.data.tokenise import PromptTokenizer
+from nearstep.scale.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class PromptEncoder:
     config: PPOConfig
     tokenizer: PreTrainedTokenizerBase
     family: PreTrainedConfig
+    backend: Backend | None = None  # each of its processes tokenises a share
 
     def sets(self, data_sources: Sequence[DataSource]) -> list[PromptSet]:
         """The prompts of each data set."""
@@ -117,7 +120,13 @@ class PromptEncoder:
         """Refuse prepared rows that do not fit the policy; what else the user should know of them."""
         if rows.manifest is None:
             return []
-        return check_prepared(rows.manifest, self.tokenizer, style_of(self.config.prompt_type), rows.label)
+        return check_prepared(rows.manifest, self._tokenizer(), rows.label)
+
+    def _tokenizer(self) -> PromptTokenizer:
+        config = self.config
+        return PromptTokenizer.of(
+            self.tokenizer, self.family.vocab_size, style_of(config.prompt_type), config.chat_template_kwargs
+        )
 
     def encode(self, table: Table) -> PromptSet:
         """The prompts of one table."""
@@ -126,6 +135,7 @@ class PromptEncoder:
             table, self.tokenizer, vocab_size=self.family.vocab_size, prompt_type=style_of(config.prompt_type),
             max_prompt_length=_longest_prompt(config, self.family), on_long_prompt=config.on_long_prompt,
             on_bad_row=config.on_bad_row, dataset_format=config.dataset_format,
+            template_kwargs=config.chat_template_kwargs, backend=self.backend,
         )  # fmt: skip
 
 

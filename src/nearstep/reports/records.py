@@ -101,6 +101,7 @@ def rollout_records(
     update: int,
     prompts: Prompts,
     decode: Callable[[list[int]], str],
+    judged: Callable[[list[int], bool], str],
     rollout: Rollout,
     scores: Scores,
     final_scores: Float[Tensor, " rows"],
@@ -108,8 +109,9 @@ def rollout_records(
     """The lines of rollouts.jsonl, one per episode, plain enough to be sent between processes.
 
     `final_scores` are the totals after the rules for missing stop tokens, `extras` the columns that reward functions
-    logged; null stands where a part of the reward did not apply, or nothing was scored. `decode` should show special
-    tokens. Everything that rewards were given is there too, so that `nearstep score` can score the episodes again.
+    logged; null stands where a part of the reward did not apply, or nothing was scored.
+    `decode` should show special tokens of prompts; `judged` gives the text of a response that rewards were given.
+    Everything that rewards were given is there too, so that `nearstep score` can score the episodes again.
     """
     fields, finals, finished = score_fields(scores, rollout), final_scores.tolist(), rollout.finished.tolist()
     lengths = rollout.action_counts.tolist()
@@ -118,7 +120,7 @@ def rollout_records(
             "update": update,
             "episode": prompts.episodes[row],
             "prompt": decode(prompts.ids[row]),
-            "completion": decode(completion),
+            "completion": judged(completion, finished[row]),
             **fields[row],
             "final_score": _finite(finals[row]),
             "finished": finished[row],

@@ -33,7 +33,8 @@ class Report:
     backend: Backend
     batch: BatchSizes
     clock: Clock
-    decode: Callable[[list[int]], str]  # token ids to text, special tokens visible
+    decode: Callable[[list[int]], str]  # of a prompt, special tokens visible
+    judged: Callable[[list[int], bool], str]  # of a response and whether it ended itself: the text that rewards had
     sample_updates: frozenset[int]
     has_eval: bool
     log_rollouts: bool
@@ -129,6 +130,7 @@ class Report:
             update=state.update,
             prompts=prompts,
             decode=self.decode,
+            judged=self.judged,
             rollout=experience.rollout,
             scores=scores,
             final_scores=finals,

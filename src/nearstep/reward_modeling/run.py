@@ -153,7 +153,8 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
         inputs.tokenizer, model, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
     )
     family = family_of(model, trust_remote_code=trusted)
-    encoder = TextEncoder(EpisodeReader(tokenizer), family.vocab_size, longest_text(config, family))
+    reader = EpisodeReader(tokenizer, config.chat_template_kwargs)
+    encoder = TextEncoder(reader, family.vocab_size, longest_text(config, family))
     examples = _examples(
         config, inputs, encoder, Writer(config, model, tokenizer, family, DTYPES[config.dtype], backend)
     )

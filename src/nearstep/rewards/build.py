@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -52,6 +52,7 @@ class RewardModelOptions:
     max_tokens: int
     place: Callable[[nn.Module], nn.Module]  # moves a model to its device
     seed: int
+    template_kwargs: Mapping[str, object] | None = None  # for their chat templates
 
 
 RewardSpec: TypeAlias = NamedFunction | nn.Module | str  # a string is a reward model's folder or hub name
@@ -169,6 +170,7 @@ def model_source(
         policy=policy,
         vocabulary_size=text.vocab_size,
         max_length=text.to_dict().get("max_position_embeddings"),
+        template_kwargs=options.template_kwargs,
     )
 
 

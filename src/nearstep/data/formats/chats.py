@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 
+from nearstep.common.errors import shorten
 from nearstep.data.checks import messages_of
 from nearstep.data.formats.format import Format, PromptRow, Row, answer_text
 from nearstep.data.row_errors import BadValueError, RowError
@@ -50,7 +51,7 @@ def _message(turn: Message, number: int, turns: int) -> Message:
     role = SPEAKERS.get(speaker) if isinstance(speaker, str) else None
     if role is None:
         remedy = f"Give each turn 'from' and 'value'; 'from' is one of {', '.join(SPEAKERS)}."
-        raise BadValueError(RowError.ROLE, "conversations", turn, f"{place} is from {speaker!r}", remedy)
+        raise BadValueError(RowError.ROLE, "conversations", turn, f"{place} is from {shorten(speaker)}", remedy)
     value = turn.get("value")
     if speaker == "function_call":
         return {"role": role, "tool_calls": _calls(value, place)}
