@@ -12,7 +12,7 @@ from nearstep.assembly.axes import choose_axes, critic_learning_rate
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models, policy_of
 from nearstep.checkpoint.export import ModelFolders
-from nearstep.checkpoint.resume import Resumed, choose_checkpoint
+from nearstep.checkpoint.resume import Resumed, checkpoint_to_fork, choose_checkpoint
 from nearstep.checkpoint.saver import Checkpoints
 from nearstep.common.telling import quiet_libraries, tell
 from nearstep.config.launcher import check_launch
@@ -224,6 +224,8 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     resumed = None
     if config.resume is not None:
         resumed = choose_checkpoint(Path(config.output_dir), config.resume, config)
+    if resumed is None and config.fork_from is not None:
+        resumed = checkpoint_to_fork(config.fork_from)
     policy, trusted = policy_of(config, inputs), config.trust_remote_code
     own = choose_tokenizer(
         inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted

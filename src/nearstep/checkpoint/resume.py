@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nearstep.checkpoint import files
-from nearstep.checkpoint.seal import CheckpointManifest, check_whole, checkpoints, read_manifest, update_of
+from nearstep.checkpoint.seal import CheckpointManifest, check_whole, checkpoints, update_of
 from nearstep.common.errors import CheckpointError, ConfigError, shorten
 from nearstep.config.ppo import PPOConfig
 
@@ -18,9 +18,8 @@ AUTO = "auto"
 # Everything else is part of what is learned, and a change there is a fork.
 FREE_SETTINGS = frozenset({
     "total_episodes", "num_train_epochs",
-    "output_dir", "run_name",
-    "use_cpu", "resume", "report_to", "log_style", "logging_steps", "log_rollouts", "dump_rollouts", "rollouts_max_mib",
-    "num_sample_generations", "eval_steps", "save_steps", "save_minutes", "save_total_limit", "keep_steps", "keep_best",
+    "output_dir", "run_name", "use_cpu", "resume", "fork_from", "report_to", "log_style", "logging_steps",
+    "log_rollouts", "dump_rollouts", "rollouts_max_mib", "num_sample_generations", "eval_steps", "save_steps", "save_minutes", "save_total_limit", "keep_steps", "keep_best",
     "on_save_error", "push_to_hub", "hub_model_id", "per_device_train_batch_size", "max_tokens_per_microbatch",
     "local_rollout_forward_batch_size", "gradient_checkpointing", "reward_url", "reward_url_token_env",
     "reward_workers", "reward_timeout_seconds", "reward_retries", "max_broken_updates",
@@ -33,6 +32,7 @@ class Resumed:
 
     folder: Path
     manifest: CheckpointManifest
+    is_fork: bool = False  # it is another run's, which goes on by itself
     notes: tuple[str, ...] = ()
 
 
@@ -49,12 +49,17 @@ def choose_checkpoint(run: Path, place: str, config: PPOConfig) -> Resumed | Non
     return chosen
 
 
+def checkpoint_to_fork(place: str) -> Resumed:
+    """A checkpoint of another run, whose settings may differ. Raises CheckpointError for a damaged one."""
+    return Resumed(Path(place), check_whole(Path(place)), is_fork=True)
+
+
 def _newest_whole(run: Path) -> Resumed | None:
     found = checkpoints(run)
     notes: list[str] = []
     for folder in reversed(found):
         try:
-            return Resumed(folder, check_whole(folder), tuple(notes))
+            return Resumed(folder, check_whole(folder), notes=tuple(notes))
         except CheckpointError as error:
             notes.append(f"{folder.name} is passed over: {error}")
     if found:
@@ -100,8 +105,3 @@ def require_same_settings(folder: Path, config: PPOConfig) -> None:
             f"{folder} was made with other settings:\n" + "\n".join(changed) + "\nA run that goes on keeps them; "
             "`nearstep fork` starts a new run from it with others"
         )
-
-
-def parent_of(folder: Path) -> str | None:
-    """The seal of the checkpoint that the run of a checkpoint was forked from."""
-    return read_manifest(folder).parent

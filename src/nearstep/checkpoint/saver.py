@@ -71,16 +71,17 @@ class Checkpoints:
         Checkpoints of later updates belong to a course that is given up; they move to `superseded/`. Raises ConfigError
         where a new run would write into the folder of another.
         """
-        if self.resumed is None and state.update == 0:
+        if state.update == 0 and (self.resumed is None or self.resumed.is_fork):
             refuse_used(self.run)
         self.backend.wait_for_all()  # or a fast process writes before a slow one has looked
         if self.backend.rank == 0:
             for left in self.run.glob(f".{PREFIX}*"):
                 files.remove(left)
         if self.resumed is not None:
-            folder, self.parent = self.resumed.folder / FOLDER, self.resumed.manifest.parent
+            manifest, folder = self.resumed.manifest, self.resumed.folder / FOLDER
+            self.parent = manifest.seal if self.resumed.is_fork else manifest.parent
             snapshot = read_snapshot(folder)
-            done = self.resumed.manifest.update
+            done = manifest.update
             if done > self.updates:
                 raise ConfigError(
                     f"{self.resumed.folder} stands after update {done}, and this run has {self.updates} updates: give "
@@ -88,7 +89,7 @@ class Checkpoints:
                 )
             put_back(snapshot, self.learners, state, str(folder))
             self.recall(snapshot.report)
-            if self.backend.rank == 0:
+            if self.backend.rank == 0 and not self.resumed.is_fork:
                 self._supersede(state.update)
             self.resumed = None  # whoever calls train once more goes on from where the run is
         self.backend.wait_for_all()

@@ -27,10 +27,12 @@ class Command(Generic[SettingsT]):
     problems: Callable[[SettingsT], Iterable[Problem]] = lambda settings: ()
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # settings that belong together, by name
     operand: str | None = None  # the setting that a word before all flags gives
+    words: Callable[[Sequence[str]], Sequence[str]] = lambda words: words  # into flags, where they say more
     note: str = ""  # the last lines of --help
 
     def read(self, words: Sequence[str]) -> SettingsT:
         """The settings that the words after the command ask for. Raises ConfigError with every problem."""
+        words = self.words(words)
         if self.operand is not None and words and not words[0].startswith("--"):
             words = [f"--{self.operand}", *words]
         flags = read_flags(self.settings, words)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__
-from nearstep.cli import check, demo, ppo, prepare, reward, rewards, score, serve_reward
+from nearstep.cli import check, demo, fork, ppo, prepare, replay, reward, rewards, score, serve_reward
 from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
@@ -33,6 +33,26 @@ COMMANDS: tuple[Command[Any], ...] = (
         run=ppo.run_ppo,
         recipes=RECIPES,
         note=rewards.NOTE,
+    ),
+    Command(
+        name="fork",
+        summary="Begin a new run from a checkpoint of another: nearstep fork RUN@UPDATE --output_dir NEW.",
+        settings=PPOConfig,
+        sections=PPO_SECTIONS,
+        begins=ppo.ppo_begins,
+        problems=ppo.ppo_problems,
+        run=ppo.run_ppo,
+        words=fork.fork_words,
+        note=fork.NOTE,
+    ),
+    Command(
+        name="replay",
+        summary="Compute one row of a run again and print every number on its way to the gradient.",
+        settings=replay.ReplayOptions,
+        sections=replay.SECTIONS,
+        begins=lambda settings: f"update {settings.update} of {settings.run}",
+        run=replay.run_replay,
+        operand="run",
     ),
     Command(
         name="rewards",

@@ -274,6 +274,9 @@ class SavingSettings(Settings):
     resume: str | None = option(
         None, "auto: go on from the newest whole checkpoint in output_dir, if there is one; or a folder checkpoint-N"
     )
+    fork_from: str | None = option(
+        None, "folder checkpoint-N of another run from which this one begins, with other settings (nearstep fork)"
+    )
     save_minutes: float | None = option(
         30.0, "minutes between two checkpoints against faults, of which the last two stay; 'none' for none", above=0
     )
