@@ -3,7 +3,8 @@
 import pytest
 from peft import LoraConfig
 
-from nearstep import CheckpointError, ConfigError
+from nearstep import CheckpointError, ConfigError, PPOConfig
+from nearstep.checkpoint.resume import FREE_SETTINGS
 from tests.checkpoint.saved_runs import assert_same_bits, everything, records, trainer_of
 from tests.tiny import tiny_causal_lm
 
@@ -90,3 +91,7 @@ def test_a_run_that_is_over_does_nothing_and_a_shorter_one_is_refused(tmp_path):
     assert records(tmp_path) == before
     with pytest.raises(ConfigError, match="stands after update 4, and this run has 3 updates"):
         trainer_of(tmp_path, resume="auto", total_episodes=24).train()
+
+
+def test_free_settings_are_settings():
+    assert PPOConfig.types.keys() >= FREE_SETTINGS
