@@ -62,6 +62,20 @@ def test_a_harmless_setting_without_counterpart_is_left_out_with_a_warning(old, 
         assert PPOConfig(**{old: value}) == PPOConfig()
 
 
+@pytest.mark.parametrize(
+    ("old", "value", "reason"),
+    [
+        ("fp16", True, "use bf16"),
+        ("beta", 0.04, "give kl_coef"),
+        ("epsilon", None, "give cliprange"),
+        ("stage", "sft", "ppo"),
+    ],
+)
+def test_one_that_would_have_changed_the_run_is_refused_with_the_reason(old, value, reason):
+    with pytest.raises(ConfigError, match=f"{old} = .*{reason}"):
+        PPOConfig(**{old: value})
+
+
 def test_a_secret_is_not_repeated():
     with pytest.warns(UserWarning, match="hub_token has no effect") as notes:
         PPOConfig(hub_token="hf_canary")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nearstep.config.settings import option
 from nearstep.rewards.builtin.columns import Values, read_texts
-from nearstep.rewards.builtin.metadata import BuiltIn, Metadata, required
+from nearstep.rewards.builtin.metadata import BuiltIn, Metadata, column_name, required
 from nearstep.rewards.builtin.text import sentences_of, texts_of
 
 if TYPE_CHECKING:
@@ -146,10 +146,9 @@ class Entailment(_LabelReward):
     metadata = Metadata(
         gaming="Copying sentences of the source earns 1.",
         needs="parameter model, of natural language inference; column context",
-        columns=("context",),
     )
     model: str = required(PAIR_MODEL)
-    context: str = option("context", "column with the source, or several")
+    context: str = column_name("context", "column with the source, or several")
     label: str = option("entailment", "label of the model for a sentence that follows")
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:

@@ -11,7 +11,7 @@ from typing import Any
 from nearstep.common.errors import ConfigError, RewardError, shorten
 from nearstep.config.settings import option
 from nearstep.rewards.builtin.columns import Values, read_texts
-from nearstep.rewards.builtin.metadata import BuiltIn, Metadata, TextReward, required
+from nearstep.rewards.builtin.metadata import BuiltIn, Metadata, TextReward, column_name, required
 from nearstep.rewards.builtin.text import texts_of
 
 _FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL | re.IGNORECASE)
@@ -79,12 +79,11 @@ class JsonSchema(BuiltIn):
     metadata = Metadata(
         gaming="Empty texts and lists pass unless the schema demands content (minLength, minItems).",
         needs="parameter schema (a file), or column schema",
-        columns=("column",),
         package="jsonschema",
         extra="metrics",
     )
     schema: str | None = option(None, "file with the schema of all rows")
-    column: str = option("schema", "column with a schema as JSON text for each row, where no file is given")
+    column: str = column_name("schema", "column with a schema as JSON text for each row, where no file is given")
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise a RewardError if there is no schema, or the one in the file is none."""

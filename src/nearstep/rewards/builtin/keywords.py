@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nearstep.config.settings import option
 from nearstep.rewards.builtin.columns import Values, read_texts
-from nearstep.rewards.builtin.metadata import BuiltIn, ColumnReward, Metadata
+from nearstep.rewards.builtin.metadata import BuiltIn, ColumnReward, Metadata, column_name
 from nearstep.rewards.builtin.text import content_words_of, prompt_texts_of, sentences_of, share, texts_of, words_of
 
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
@@ -38,10 +38,9 @@ class Keywords(_WordsReward):
     metadata = Metadata(
         gaming="A bare list of the keywords earns 1.",
         needs="parameter words, or column keywords",
-        columns=("column",),
     )
     words: tuple[str, ...] = option((), "keywords of all rows")
-    column: str = option("keywords", "column with the keywords of each row, where none are given for all")
+    column: str = column_name("keywords", "column with the keywords of each row, where none are given for all")
 
     def value(self, text: str, cell: list[str]) -> float:
         return share(_occurs(word, text) for word in cell)
@@ -57,10 +56,9 @@ class ForbiddenWords(_WordsReward):
         high=0,
         gaming="Spelling a word otherwise, or saying nothing, costs nothing.",
         needs="parameter words, or column forbidden_words",
-        columns=("column",),
     )
     words: tuple[str, ...] = option((), "words that no row may use")
-    column: str = option("forbidden_words", "column with the words of each row, where none are given for all")
+    column: str = column_name("forbidden_words", "column with the words of each row, where none are given for all")
 
     def value(self, text: str, cell: list[str]) -> float:
         return -float(any(_occurs(word, text) for word in cell))
@@ -74,8 +72,8 @@ class Relevance(BuiltIn):
     """
 
     __name__ = "relevance"
-    metadata = Metadata(gaming="Repeating the question earns 1.", columns=("to",))
-    to: str = option("prompt", "prompt, or the column whose words should be taken up")
+    metadata = Metadata(gaming="Repeating the question earns 1.")
+    to: str = column_name("prompt", "prompt, or the column whose words should be taken up")
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise a RewardError if the column is not there."""
@@ -103,9 +101,8 @@ class Grounding(ColumnReward):
     metadata = Metadata(
         gaming="Vague words without any number or name earn 1; wrong relations are not seen.",
         needs="column context",
-        columns=("context",),
     )
-    context: str = option("context", "column with the source, or several")
+    context: str = column_name("context", "column with the source, or several")
 
     def value(self, text: str, cell: list[str]) -> float:
         if not words_of(text):

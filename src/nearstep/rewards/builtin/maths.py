@@ -7,7 +7,7 @@ from functools import cached_property
 from nearstep.config.settings import option
 from nearstep.rewards.builtin.equations import equations, final_number
 from nearstep.rewards.builtin.math_process import MathProcess
-from nearstep.rewards.builtin.metadata import ColumnReward, Metadata, TextReward
+from nearstep.rewards.builtin.metadata import ColumnReward, Metadata, TextReward, column_name
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class NumericAnswer(ColumnReward):
     """
 
     __name__ = "numeric_answer"
-    metadata = Metadata(gaming="A lucky number counts, whatever the steps.", needs="column answer", columns=("answer",))
-    answer: str = option("answer", "column with the answer, or several")
+    metadata = Metadata(gaming="A lucky number counts, whatever the steps.", needs="column answer")
+    answer: str = column_name("answer", "column with the answer, or several")
     tolerance: float = option(1e-6, "relative error allowed", at_least=0)
 
     def value(self, text: str, cell: list[str]) -> float | None:
@@ -43,11 +43,10 @@ class MathAnswer(ColumnReward):
     metadata = Metadata(
         gaming="A lucky answer counts, whatever the steps; the problem restated can equal its answer.",
         needs="column answer",
-        columns=("answer",),
         package="math_verify",
         extra="math",
     )
-    answer: str = option("answer", "column with the answer, or several")
+    answer: str = column_name("answer", "column with the answer, or several")
     timeout_seconds: float = option(5.0, "longest comparison of a row", above=0)
 
     def prepare(self) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import Field, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from nearstep.common import plugins
 from nearstep.common.errors import ConfigError, RewardError, shorten
@@ -14,21 +14,21 @@ from nearstep.config.settings import convert
 from nearstep.rewards.builtin.columns import Values, need_column, read_texts, where_given
 from nearstep.rewards.builtin.text import texts_of
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Metadata:
     """The facts of a built-in reward; what it measures is the docstring of its class.
 
-    `low` and `high` bound every value. `needs` names columns and parameters that must be there, `columns` the
-    parameters that name such columns. `gaming` says how a policy can earn it without being better. `package` is the
-    library that does the work, `extra` what installs it.
+    `low` and `high` bound every value. `needs` names columns and parameters that must be there. `gaming` says how
+    a policy can earn it without being better. `package` is the library that does the work, `extra` what installs it.
     """
 
     gaming: str
     low: int = 0
     high: int = 1
     needs: str = ""
-    columns: tuple[str, ...] = ()
     package: str = ""
     extra: str = ""
 
@@ -66,10 +66,13 @@ class BuiltIn(ABC):
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise a RewardError if its library or a column that it reads is not there."""
         self.need_package()
-        for parameter in self.metadata.columns:
-            name = vars(self)[parameter]
+        for parameter, name in self.columns().items():
             if name is not None:
                 need_column(self.__name__, parameter, name, columns)
+
+    def columns(self) -> dict[str, Any]:
+        """The columns that it reads, by the parameters that name them; None for one that is not wanted."""
+        return {p.name: vars(self)[p.name] for p in parameters(type(self)) if "column" in p.metadata}
 
     def need_package(self) -> None:
         """Raise a RewardError that names the extra, if the library behind the reward is not installed."""
@@ -91,7 +94,7 @@ class TextReward(BuiltIn):
 
 
 class ColumnReward(BuiltIn):
-    """A reward of a text beside what its row holds in the first of its columns; None where the cell is empty."""
+    """A reward of a text beside what its row holds in the one column that it reads; None where the cell is empty."""
 
     @abstractmethod
     def value(self, text: str, cell: list[str]) -> float | None:
@@ -99,13 +102,19 @@ class ColumnReward(BuiltIn):
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         self.need_package()
-        cells = read_texts(self.__name__, vars(self)[self.metadata.columns[0]], columns)
+        (name,) = self.columns().values()
+        cells = read_texts(self.__name__, name, columns)
         return where_given(texts_of(completions), cells, self.value)
 
 
 def required(help: str) -> Any:
     """A parameter without a default."""
     return dataclasses.field(metadata={"option": Option(help)})
+
+
+def column_name(default: T, help: str) -> T:
+    """A parameter that names a column, without which the reward cannot work."""
+    return dataclasses.field(default=default, metadata={"option": Option(help), "column": True})
 
 
 def check_order(reward: BuiltIn, low: str, high: str) -> None:

@@ -18,7 +18,7 @@ from typing import Literal
 from nearstep.common.errors import RewardError, shorten
 from nearstep.config.settings import option
 from nearstep.rewards.builtin.columns import Cell, Values, read_texts
-from nearstep.rewards.builtin.metadata import BuiltIn, Metadata, TextReward
+from nearstep.rewards.builtin.metadata import BuiltIn, Metadata, TextReward, column_name
 from nearstep.rewards.builtin.text import share, texts_of
 from nearstep.rewards.sandbox.run import ProgramOutcome, check_isolation, run_python
 
@@ -145,10 +145,9 @@ class CodeTests(_RunsCode):
     metadata = Metadata(
         gaming="Answers for just the tested inputs; what a test only asks the code about itself.",
         needs="column tests; a sandbox (bubblewrap, on Linux)",
-        columns=("tests", "setup"),
     )
-    tests: str = option("tests", "column with the tests: a text, or a list of texts of which each counts")
-    setup: str | None = option(None, "column with code that runs before both code and tests, such as imports")
+    tests: str = column_name("tests", "column with the tests: a text, or a list of texts of which each counts")
+    setup: str | None = column_name(None, "column with code that runs before both code and tests, such as imports")
     timeout_seconds: float = option(10.0, "longest run of the code and all its tests", above=0)
     memory_bytes: int = option(1 << 30, "most memory", above=0)
     isolation: Literal["namespaces", "process"] = option("namespaces", ISOLATION)

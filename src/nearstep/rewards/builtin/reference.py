@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nearstep.common.errors import RewardError
 from nearstep.config.settings import option
-from nearstep.rewards.builtin.metadata import ColumnReward, Metadata
+from nearstep.rewards.builtin.metadata import ColumnReward, Metadata, column_name
 from nearstep.rewards.builtin.text import sentences_of, words_of
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from sacrebleu.metrics import BLEU, CHRF
 
 NEEDS = "column reference"
-COLUMNS = ("reference",)
 REFERENCE = "column with the reference, or several"
 
 
@@ -24,8 +23,8 @@ class ExactMatch(ColumnReward):
     """1 if the completion is one of the references, else 0; case, punctuation and spacing do not matter."""
 
     __name__ = "exact_match"
-    metadata = Metadata(gaming="None known but guessing where there are few answers.", needs=NEEDS, columns=COLUMNS)
-    reference: str = option("reference", "column with the answer, or several")
+    metadata = Metadata(gaming="None known but guessing where there are few answers.", needs=NEEDS)
+    reference: str = column_name("reference", "column with the answer, or several")
     strict: bool = option(False, "compare letter by letter, only white space around the text left aside")
 
     def value(self, text: str, cell: list[str]) -> float:
@@ -38,8 +37,8 @@ class ContainsAnswer(ColumnReward):
     """1 if one of the references stands somewhere in the completion, word for word, else 0; case does not matter."""
 
     __name__ = "contains_answer"
-    metadata = Metadata(gaming="Listing every possible answer earns 1.", needs=NEEDS, columns=COLUMNS)
-    reference: str = option("reference", "column with the answer, or several")
+    metadata = Metadata(gaming="Listing every possible answer earns 1.", needs=NEEDS)
+    reference: str = column_name("reference", "column with the answer, or several")
 
     def value(self, text: str, cell: list[str]) -> float:
         return float(any(f" {_plain(answer)} " in f" {_plain(text)} " for answer in cell))
@@ -53,11 +52,10 @@ class Bleu(ColumnReward):
     metadata = Metadata(
         gaming="Copying stock phrases of the references earns some; right answers in other words, none.",
         needs=NEEDS,
-        columns=COLUMNS,
         package="sacrebleu",
         extra="metrics",
     )
-    reference: str = option("reference", REFERENCE)
+    reference: str = column_name("reference", REFERENCE)
     lowercase: bool = option(False, "ignore case")
 
     def value(self, text: str, cell: list[str]) -> float:
@@ -78,11 +76,10 @@ class Chrf(ColumnReward):
     metadata = Metadata(
         gaming="Any text of the language earns some (about 0.1 to 0.2); long texts gain by recall.",
         needs=NEEDS,
-        columns=COLUMNS,
         package="sacrebleu",
         extra="metrics",
     )
-    reference: str = option("reference", REFERENCE)
+    reference: str = column_name("reference", REFERENCE)
 
     def value(self, text: str, cell: list[str]) -> float:
         return _of_1(self._metric, text, cell)
@@ -105,12 +102,11 @@ class Rouge(ColumnReward):
     metadata = Metadata(
         gaming="Lists of likely words earn rouge1; order and grammar hardly matter to it.",
         needs=NEEDS,
-        columns=COLUMNS,
         package="rouge_score",
         extra="metrics",
     )
     variant: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = option("rougeL", "rouge1, rouge2, rougeL, rougeLsum")
-    reference: str = option("reference", REFERENCE)
+    reference: str = column_name("reference", REFERENCE)
     stem: bool = option(False, "cut words to their stems first (English)")
 
     def value(self, text: str, cell: list[str]) -> float:
@@ -149,11 +145,10 @@ class Meteor(ColumnReward):
     metadata = Metadata(
         gaming="Recall weighs nine times precision: padding with likely words gains.",
         needs=NEEDS,
-        columns=COLUMNS,
         package="nltk",
         extra="metrics",
     )
-    reference: str = option("reference", REFERENCE)
+    reference: str = column_name("reference", REFERENCE)
     synonyms: bool = option(True, "match synonyms, from nltk's WordNet data; false does without the data")
 
     def check_columns(self, columns: Collection[str]) -> None:

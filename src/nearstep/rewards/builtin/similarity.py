@@ -10,7 +10,7 @@ from nearstep.common.errors import ModelError
 from nearstep.config.settings import option
 from nearstep.rewards.builtin.classifiers import DEVICE, TOGETHER, WINDOW
 from nearstep.rewards.builtin.columns import Values, read_texts, where_given
-from nearstep.rewards.builtin.metadata import BuiltIn, Metadata, required
+from nearstep.rewards.builtin.metadata import BuiltIn, Metadata, column_name, required
 from nearstep.rewards.builtin.text import texts_of
 
 if TYPE_CHECKING:
@@ -47,12 +47,11 @@ class SemanticSimilarity(_LikenessReward):
         gaming="On the topic is enough: a contradiction is close to what it denies. Text beyond what the model reads "
         "does not count.",
         needs="parameter model, such as sentence-transformers/all-MiniLM-L6-v2; column reference",
-        columns=("reference",),
         package="sentence_transformers",
         extra="embeddings",
     )
     model: str = required("folder or hub name of a sentence-transformers model")
-    reference: str = option("reference", "column with the reference, or several")
+    reference: str = column_name("reference", "column with the reference, or several")
     batch_size: int = option(32, "texts read together", at_least=1)
     device: str = option("auto", DEVICE)
 
@@ -98,10 +97,9 @@ class Bertscore(_LikenessReward):
     metadata = Metadata(
         gaming="Any fluent text earns most of it (0.8 and more with some models): only differences mean something.",
         needs="parameter model, such as roberta-large; column reference",
-        columns=("reference",),
     )
     model: str = required("folder or hub name of an encoder (AutoModel)")
-    reference: str = option("reference", "column with the reference, or several")
+    reference: str = column_name("reference", "column with the reference, or several")
     layer: int | None = option(
         None, "layer whose output is compared, the last if not given; the paper took 17 of roberta-large", at_least=0
     )
