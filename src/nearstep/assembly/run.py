@@ -81,6 +81,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     settings = _generation(config, checked.stops.ids)
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
+    told = [run_prompts.introduction(), *prompts.notes(), *checked.stops.notes, *chosen.notes]
     clock = Clock(backend.device)
     reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0)
     return Recipe(
@@ -105,16 +106,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         report=_report(config, checked, reporter, clock, evaluator),
         checkpoint=_checkpoint(config, checked, chosen, rewards, reporter),
         evaluator=evaluator,
-        introduction="\n".join(
-            [
-                run_prompts.introduction(),
-                *prompts.notes(),
-                *checked.stops.notes,
-                *chosen.notes,
-                *axes.notes,
-                *learners.notes(),
-            ]
-        ),
+        introduction="\n".join([*told, *axes.notes, *learners.notes()]),
     )
 
 
