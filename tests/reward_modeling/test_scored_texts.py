@@ -12,6 +12,8 @@ from nearstep.models.load import load_scalar_model
 from nearstep.models.reward_model import make_scorer
 from nearstep.reward_modeling.scored_texts import Scored, comparison_of
 from nearstep.reward_modeling.trainer import RewardModelTrainer
+from nearstep.reward_modeling.writing import Writer
+from nearstep.scale.torch_backend import torch_backend
 from tests.reward_modeling.world import base_folder, chats, pairs, trainer, worth
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
@@ -217,3 +219,20 @@ def test_refusals(tmp_path, rows, functions, changes, error, words):
 def test_one_name_for_the_model_is_enough(tmp_path):
     with pytest.raises(ConfigError, match="the same: give one"):
         RewardModelTrainer(model=tiny_causal_lm(), base_model_name="x")
+
+
+def test_texts_end_with_every_end_that_the_model_means():
+    """The same ends as in PPO; the end itself is no part of the text."""
+    tokenizer = byte_tokenizer(chat=False)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<end_of_turn>"]})
+    model = tiny_causal_lm(vocab_size=259)
+    model.generation_config.eos_token_id = [256, 258]
+    with torch.no_grad():
+        model.lm_head.weight[258] = model.model(torch.tensor([[5, 6]])).last_hidden_state[0, -1] * 0.7
+    config = RewardConfig(use_cpu=True, response_length=6, num_generations=8)
+    writer = Writer(config, model, tokenizer, model.config, torch.float32, torch_backend(use_cpu=True))
+    [texts] = writer.answer([[5, 6]], [""])
+    assert any(each.finished and each.ids[-1] == 258 for each in texts)
+    for each in texts:
+        assert 258 not in each.ids[:-1]
+        assert "<end_of_turn>" not in each.text

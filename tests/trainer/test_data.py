@@ -91,7 +91,7 @@ class TestEvaluation:
 
     def test_copies_among_the_training_prompts_are_told(self, tmp_path):
         trainer = trainer_of(tmp_path, numbered(4) * 5, num_eval_rows=10)
-        assert "of the 10 held-out prompts also stand among those to train on" in trainer.recipe.introduction
+        assert "of the 10 prompts to evaluate on also stand among those to train on" in trainer.recipe.introduction
 
     def test_several_data_sets(self, tmp_path):
         trainer = trainer_of(

@@ -105,6 +105,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     )
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
+    told = [run_prompts.introduction(), *prompts.notes(), *checked.stops.notes, *chosen.notes]
     text = settings_text(config, "ppo", inputs.in_words(config), processes=backend.world_size)
     reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text)
     clock, interruption = Clock(backend.device, begins=reporter.phase), Interruption()
@@ -133,17 +134,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         checkpoint=_checkpoints(config, checked, chosen, learners, rewards, report, callbacks),
         interruption=interruption,
         evaluator=evaluator,
-        introduction="\n".join(
-            [
-                run_prompts.introduction(),
-                *prompts.notes(),
-                *checked.stops.notes,
-                *chosen.notes,
-                *axes.notes,
-                *learners.notes(),
-                *warm_up_notes,
-            ]
-        ),
+        introduction="\n".join([*told, *axes.notes, *learners.notes(), *warm_up_notes]),
     )
 
 

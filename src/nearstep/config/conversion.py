@@ -15,7 +15,7 @@ from nearstep.common.template_kwargs import template_kwargs
 Names: TypeAlias = tuple[tuple[str, str], ...]
 
 # Keywords for chat templates: a mapping, or its JSON in a text.
-Keywords: TypeAlias = Mapping[str, Any]
+TemplateKeywords: TypeAlias = Mapping[str, Any]
 
 
 _HOME = re.compile(r"(^|=)(~[^/]*)(?=/|$)")  # at the start, or of a parameter's value
@@ -35,7 +35,7 @@ def as_type(value: object, annotation: Any, texts: bool) -> object:
     """`value` as the annotated type, or UnfitError."""
     if annotation == Names:
         return _as_names(value)
-    if annotation == Keywords:
+    if annotation == TemplateKeywords:
         return _as_keywords(value)
     choices = get_args(annotation)
     is_none = value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
@@ -77,7 +77,7 @@ def _as_names(value: object) -> Names:
     return tuple((ours, theirs) for ours, theirs in pairs)
 
 
-def _as_keywords(value: object) -> Keywords:
+def _as_keywords(value: object) -> TemplateKeywords:
     try:
         return template_kwargs(value)
     except ValueError as error:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.spelling import nearest
-from nearstep.config.conversion import Keywords, UnfitError, as_type, expanded
+from nearstep.config.conversion import TemplateKeywords, UnfitError, as_type, expanded
 from nearstep.config.old_names import OF_TRAINING, OldNames
 from nearstep.config.options import Entries, Notes, Option, Verbatim, option_of
 from nearstep.config.options import option as option
@@ -77,7 +77,7 @@ def accepts_old_names(cls: type[SettingsT]) -> type[SettingsT]:
         inner = _without_none(cls.types[setting.name])
         if get_origin(inner) is tuple:
             setting.metadata = MappingProxyType(Notes(option_of(setting), action=Entries))
-        if inner == Keywords:
+        if inner == TemplateKeywords:
             setting.metadata = MappingProxyType(Notes(option_of(setting), action=Verbatim))
     fill = cls.__init__
 

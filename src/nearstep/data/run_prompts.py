@@ -80,10 +80,11 @@ def make_run_prompts(
         return replace(run_prompts, notes=(*hints(config, tokenizer, run_prompts.prompts), *run_prompts.notes))
     prompts = PromptMix(tuple(encoder.sets(data_sources)), _weights(config, data_sources))
     notes = tuple(hints(config, tokenizer, prompts))
-    if config.num_eval_rows is None:
-        return RunPrompts(prompts, held_out, notes=notes)
     if held_out is not None:
-        return RunPrompts(prompts, _subset(held_out, config), notes=notes)
+        evaluated = held_out if config.num_eval_rows is None else _subset(held_out, config)
+        return RunPrompts(prompts, evaluated, notes=(*notes, *_overlap(prompts, evaluated)))
+    if config.num_eval_rows is None:
+        return RunPrompts(prompts, None, notes=notes)
     drawn, rest = _held_back(prompts, config)
     told = f"{len(drawn)} prompts, drawn by the seed, are held out to evaluate on."
     return RunPrompts(rest, drawn, notes=(*notes, told, *_overlap(rest, drawn)))
@@ -176,7 +177,7 @@ def _overlap(train: PromptMix, held_out: PromptMix) -> list[str]:
     found = set(_digests(held_out)).intersection(_digests(train))
     if not found:
         return []
-    return [f"{len(found)} of the {len(held_out)} held-out prompts also stand among those to train on."]
+    return [f"{len(found)} of the {len(held_out)} prompts to evaluate on also stand among those to train on."]
 
 
 def _digests(prompts: PromptMix) -> Iterator[bytes]:
