@@ -190,7 +190,6 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "report_to": ({}, "tensorboard"),
     "num_sample_generations": ({}, 2),
     "log_rollouts": ({}, True),
-    "rollouts_max_mib": ({"log_rollouts": True}, 0.001),
     "eval_steps": ({"eval_dataset_name": "{models}/fewer.jsonl"}, 1),
     "save_steps": ({}, 1),
     "save_total_limit": ({"save_steps": 1}, 1),
@@ -200,7 +199,16 @@ OF_SERVERS: dict[str, object] = {
     "reward_url": "http://127.0.0.1:1/other", "reward_url_token_env": "A_TOKEN", "reward_url_timeout_seconds": 1.0,
     "reward_url_retries": 0, "reward_url_batch_size": 3,
 }  # fmt: skip
-APART = {"use_cpu", "decode_graphs", "trust_remote_code", "dataset_config", "push_to_hub", "hub_model_id", *OF_SERVERS}
+APART = {
+    "use_cpu",
+    "rollouts_max_mib",
+    "decode_graphs",
+    "trust_remote_code",
+    "dataset_config",
+    "push_to_hub",
+    "hub_model_id",
+    *OF_SERVERS,
+}
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",
     "reward_funcs": "{models}/rewards.py:low", "output_dir": "{folder}", "total_episodes": 16,
@@ -317,6 +325,13 @@ def test_setting_changes_something(name, run, capsys):
     before = {**BASE, **others}
     assert before.get(name) != value
     assert run(before, capsys) != run({**before, name: value}, capsys)
+
+
+def test_rollouts_max_mib(models, tmp_path, capsys):
+    settings = {**BASE, "log_rollouts": True, "rollouts_max_mib": 0.001}
+    _traces(settings, models, tmp_path, capsys)
+    records = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
+    assert {record["update"] for record in records} == {1}  # of two
 
 
 @pytest.mark.parametrize("name", OF_SERVERS)
