@@ -78,6 +78,12 @@ def test_retention_is_of_this_runs_checkpoints_alone(tmp_path):
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-8", "checkpoint-best"}
 
 
+@pytest.mark.parametrize(("pad", "named"), [("<pad>", 257), ("<eos>", None)])
+def test_the_critics_folder_names_padding_but_never_eos(tmp_path, pad, named):
+    trainer_of(tmp_path, processing_class=byte_tokenizer(pad=pad)).train()
+    assert json.loads((tmp_path / "value" / "config.json").read_text())["pad_token_id"] == named
+
+
 def test_a_checkpoint_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     """The disk fails between policy and critic (E5)."""
     write = Checkpoint._folder
