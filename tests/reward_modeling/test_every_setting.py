@@ -84,7 +84,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "label_smoothing": ({}, 0.2),
     "margin_coefficient": ({}, 0.0),
     "min_score_gap": (RANKED, 1.5),
-    "normalize": ({}, "none"),
+    "normalize": ({}, "mean"),
     "num_texts": ({**FROM_REWARDS, "dataset_name": [], "response_length": 6, "num_texts": 24}, 30),
     "num_generations": (WRITTEN, 3),
     "response_length": (WRITTEN, 4),

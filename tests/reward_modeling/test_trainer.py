@@ -86,6 +86,11 @@ def test_the_folder_says_the_same_under_plain_transformers_in_padded_batches_too
     assert "head_bias" not in json.loads((folder / "config.json").read_text())
 
 
+def test_pairs_have_no_level_to_keep(tmp_path):
+    with pytest.raises(ConfigError, match="normalize = level keeps the level of scores, and this data is pairs"):
+        trainer(tmp_path, normalize="level")
+
+
 @pytest.mark.parametrize("normalize", ["none", "mean_and_std"])
 def test_other_scales(tmp_path, normalize):
     trained = trainer(tmp_path, normalize=normalize)

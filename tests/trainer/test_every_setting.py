@@ -191,7 +191,6 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "report_to": ({}, "tensorboard"),
     "num_sample_generations": ({}, 2),
     "log_rollouts": ({}, True),
-    "rollouts_max_mib": ({"log_rollouts": True}, 0.001),
     "eval_steps": ({"eval_dataset_name": "{models}/fewer.jsonl"}, 1),
     "save_steps": ({}, 1),
     "save_total_limit": ({"save_steps": 1}, 1),
@@ -206,10 +205,11 @@ OF_SERVERS: dict[str, object] = {
     "reward_url_retries": 0, "reward_url_batch_size": 3,
 }  # fmt: skip
 APART = {"use_cpu", "decode_graphs", "trust_remote_code", "dataset_config", "push_to_hub", "hub_model_id",
-         *OF_SERVERS}  # fmt: skip
+         "rollouts_max_mib", *OF_SERVERS}  # fmt: skip
 ELSEWHERE = {
-    "resume": "checkpoint/test_resume.py", "on_save_error": "checkpoint/test_faults.py",
-    "max_broken_updates": "training/test_update.py", "replay_rollouts": "training/test_replay.py",
+    "resume": "checkpoint/test_resume.py", "fork_from": "cli/test_fork_and_replay.py",
+    "on_save_error": "checkpoint/test_faults.py", "max_broken_updates": "training/test_update.py",
+    "replay_rollouts": "training/test_replay.py",
 }  # fmt: skip
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",
@@ -329,6 +329,13 @@ def test_setting_changes_something(name, run, capsys):
     before = {**BASE, **others}
     assert before.get(name) != value
     assert run(before, capsys) != run({**before, name: value}, capsys)
+
+
+def test_rollouts_max_mib(models, tmp_path, capsys):
+    settings = {**BASE, "log_rollouts": True, "rollouts_max_mib": 0.001}
+    _traces(settings, models, tmp_path, capsys)
+    records = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
+    assert {record["update"] for record in records} == {1}  # of two
 
 
 @pytest.mark.parametrize("name", OF_SERVERS)

@@ -83,6 +83,12 @@ def test_folders_of_others_are_neither_counted_nor_deleted(tmp_path):
     assert (tmp_path / "checkpoint-best" / "kept.txt").exists()
 
 
+@pytest.mark.parametrize(("pad", "named"), [("<pad>", 257), ("<eos>", None)])
+def test_the_critics_folder_names_padding_but_never_eos(tmp_path, pad, named):
+    trainer_of(tmp_path, processing_class=byte_tokenizer(pad=pad)).train()
+    assert json.loads((tmp_path / "value" / "config.json").read_text())["pad_token_id"] == named
+
+
 def test_a_checkpoint_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     """The disk fails between policy and critic (E5)."""
     write = export.write_model

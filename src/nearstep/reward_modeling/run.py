@@ -158,6 +158,8 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
     examples = _examples(
         config, inputs, encoder, Writer(config, model, tokenizer, family, DTYPES[config.dtype], backend)
     )
+    if config.normalize == "level" and examples.kind == "pairwise":
+        raise ConfigError("normalize = level keeps the level of scores, and this data is pairs, which have none")
     tell("loading the model …")
     trained = prepare(config, model, tokenizer, inputs.peft_config)
     origin = model if isinstance(model, str) else trained.inner.config.name_or_path or None

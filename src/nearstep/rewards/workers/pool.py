@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from nearstep.common.errors import RewardError
+from nearstep.common.errors import RewardError, shorten
 from nearstep.rewards.workers.channel import Begun, OddReplyError, Reply, RowAnswer, read_message
 from nearstep.rewards.workers.process import FunctionSpec, Task, WorkerConfig
 from nearstep.rewards.workers.worker import Job, Worker
@@ -231,7 +231,7 @@ def _pickled(number: int, task: Task) -> bytes:
     except (pickle.PicklingError, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise RewardError(
             f"{task.batch.place(0)} cannot be given to a worker process: one of {', '.join(task.batch.columns)} "
-            f"holds what cannot be pickled ({error})"
+            f"holds what cannot be pickled ({shorten(str(error))})"
         ) from error
 
 
