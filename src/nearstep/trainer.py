@@ -146,6 +146,10 @@ class PPOTrainer:
         )
         return self._output
 
+    def history(self) -> Sequence[Mapping[str, int | float]]:
+        """The metrics that were logged so far, one mapping for each line of metrics.jsonl; also of a broken-off run."""
+        return self.recipe.report.history
+
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """Write the policy as a model folder of its own; `train` has already left `policy/` and `value/`."""
         folder = Path(output_dir if output_dir is not None else self.recipe.config.output_dir)

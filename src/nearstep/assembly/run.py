@@ -67,7 +67,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     """
     check_launch(os.environ, config)
     with quiet_libraries():
-        return _assemble(config, (inputs or RunInputs()).checked())
+        return _assemble(config, (inputs or RunInputs()).checked(config))
 
 
 def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
@@ -76,7 +76,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     axes = choose_axes(config, inputs, checked.batch.updates)
     checked = checked.with_steps_of(axes.critic_schedule)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
-    warm_up_notes = check_warm_ups(config, batch)
+    notes = [*axes.notes, *check_warm_ups(config, batch)]
     engine = _engine(config, inputs, axes.trust_region.top_k)
     tell("loading the models …")
     chosen = build_models(
@@ -104,6 +104,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     text = settings_text(config, "ppo", inputs.in_words(config), processes=backend.world_size)
     reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text)
     clock = Clock(backend.device, begins=reporter.phase)
+    notes = [*prompts.notes(), *chosen.notes, *learners.notes(), *notes]
     return Recipe(
         config=config,
         batch=batch,
@@ -126,16 +127,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         report=_report(config, checked, reporter, clock, evaluator),
         checkpoint=_checkpoint(config, checked, chosen, rewards, reporter),
         evaluator=evaluator,
-        introduction="\n".join(
-            [
-                run_prompts.introduction(),
-                *prompts.notes(),
-                *chosen.notes,
-                *axes.notes,
-                *learners.notes(),
-                *warm_up_notes,
-            ]
-        ),
+        introduction="\n".join([run_prompts.introduction(), *notes]),
     )
 
 
