@@ -9,17 +9,13 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
+from nearstep.common.places import expanded
+
 # Pairs of names, each given as ours=theirs or all of them as a mapping.
 Names: TypeAlias = tuple[tuple[str, str], ...]
 
 
-_HOME = re.compile(r"(^|=)(~[^/]*)(?=/|$)")  # at the start, or of a parameter's value
 _LISTED = re.compile(r"[\w./:~$-]+(,\s*[\w./:~$-]+)+,?")  # names with commas between them, and nothing else
-
-
-def expanded(place: str) -> str:
-    """A place as the shell would have it: `~` at its start (or behind `=`), `$NAME` where the environment has it."""
-    return os.path.expandvars(_HOME.sub(lambda found: found[1] + os.path.expanduser(found[2]), place))
 
 
 class UnfitError(ValueError):
