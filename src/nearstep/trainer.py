@@ -1,5 +1,6 @@
 """PPOTrainer, the public face: assembles a run and starts the loop."""
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,6 +14,7 @@ from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
 from nearstep.common.given import GivenModel, GivenRewards, GivenTokenizer, given_settings, refuse_foreign
 from nearstep.common.hub import push_to_hub
+from nearstep.common.places import expanded
 from nearstep.common.telling import quiet_libraries
 from nearstep.config.ppo import PPOConfig
 from nearstep.training.loop import train
@@ -45,14 +47,15 @@ class TrainOutput:
 class PPOTrainer:
     """Trains a policy with PPO against reward models and reward functions.
 
-    Models may be objects, folders or hub names; what is left out is taken from `args` or made: the reference is a
-    frozen copy of the policy (or the policy with its adapters off), the critic starts from the reward model if
-    both read the same tokens, else from the policy's trunk with a head of zeros; with `critic_trunk` it is made on the
-    policy's own weights. `reward_funcs` follow TRL's convention, or name `file.py:function`.
-    `reward_processing_class` is the reward model's own tokenizer, where the model was not loaded from a folder that
-    has it. Every axis of the algorithm takes an object of its protocol in place of what its setting names:
-    `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation` (docs/extending.md). `engine`
-    generates the episodes: an object, or a class or function of EngineSettings.
+    Models and tokenizers may be objects, folders or hub names, and what may be several a list or one of them
+    (docs/running.md has a table); anything else is refused by the name of its argument. What is left out is taken
+    from `args` or made: the reference is a frozen copy of the policy (or the policy with its adapters off), the
+    critic starts from the reward model if both read the same tokens, else from the policy's trunk with a head of
+    zeros; with `critic_trunk` it is made on the policy's own weights. `reward_funcs` follow TRL's convention, or name
+    `file.py:function`. `reward_processing_class` is the reward model's own tokenizer, where the model was not loaded
+    from a folder that has it. Every axis of the algorithm takes an object of its protocol in place of what its
+    setting names: `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation`
+    (docs/extending.md). `engine` generates the episodes: an object, or a class or function of EngineSettings.
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.
@@ -160,7 +163,11 @@ class PPOTrainer:
         )
         return self._output
 
+    def history(self) -> Sequence[Mapping[str, int | float]]:
+        """The metrics that were logged so far, one mapping for each line of metrics.jsonl; also of a broken-off run."""
+        return self.recipe.report.history
+
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """Write the policy as a model folder of its own; `train` has already left `policy/` and `value/`."""
-        folder = Path(output_dir if output_dir is not None else self.recipe.config.output_dir)
+        folder = Path(expanded(os.fspath(output_dir)) if output_dir is not None else self.recipe.config.output_dir)
         self.recipe.checkpoint.export_policy(folder, self.state)

@@ -91,12 +91,12 @@ def test_ppo_trains_with_the_settings(trainer, capsys):
 def test_the_first_line_comes_before_anything_heavy_is_loaded(words, begins, tmp_path):
     """`import torch` alone takes seconds, so it must not come before the line."""
     code = (
-        "import sys\nfrom nearstep.cli.main import main\n"
+        "import os, sys\nfrom nearstep.cli.main import main\n"
         "class Refuse:\n"
         "    def find_spec(self, name, *rest):\n"
         "        if name in ('torch', 'transformers', 'datasets', 'numpy'):\n"
         "            print('loading', name, file=sys.stderr, flush=True)\n"
-        "            sys.exit(7)\n"
+        "            os._exit(7)\n"
         f"sys.meta_path.insert(0, Refuse())\nmain({words!r})\n"
     )
     (tmp_path / "mine.py").write_text("import torch\n")

@@ -93,10 +93,15 @@ def test_run_yaml_of_a_reward_model_repeats_it(places, monkeypatch):
     monkeypatch.chdir(places)
     rows = [{"prompt": text, "chosen": "abc", "rejected": "xyz"} for text in PROMPTS]
     (places / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    RewardModelTrainer(
+    trainer = RewardModelTrainer(
         RewardConfig(output_dir="first", use_cpu=True, max_steps=2, report_to=()), model="policy",
         train_dataset="pairs.jsonl",
-    ).train()  # fmt: skip
+    )  # fmt: skip
+    folder = trainer.train()
+    there = {path: path.stat().st_mtime_ns for path in places.rglob("*")}
+    with pytest.warns(UserWarning, match="the run is over: the reward model is in"):
+        assert trainer.train() == folder
+    assert {path: path.stat().st_mtime_ns for path in places.rglob("*")} == there
     assert main(["reward", "--config", "first/run.yaml", "--output_dir", "second"]) == 0
     first, second = ((places / name / "reward" / "model.safetensors").read_bytes() for name in ("first", "second"))
     assert first == second

@@ -49,12 +49,12 @@ class RunInputs:
     loss_aggregation: object = None
     engine: object = None
 
-    def checked(self) -> "RunInputs":
+    def checked(self, config: PPOConfig) -> "RunInputs":
         """The same with places written out, lists for one object, and classes made.
 
         Raises ConfigError for an argument that is none of what it may be, ModelError where no tokenizer is.
         """
-        reader = given_tokenizer(self.reward_tokenizer, "reward_processing_class")
+        reader, role = given_tokenizer(self.reward_tokenizer, "reward_processing_class"), "reward_processing_class"
         return replace(
             self,
             tokenizer=given_tokenizer(self.tokenizer, "processing_class"),
@@ -62,7 +62,7 @@ class RunInputs:
             ref_model=given_model(self.ref_model, "ref_model"),
             value_model=given_model(self.value_model, "value_model"),
             reward_model=given_reward_models(self.reward_model),
-            reward_tokenizer=load_tokenizer(reader, role="reward_processing_class")
+            reward_tokenizer=load_tokenizer(reader, role=role, trust_remote_code=config.trust_remote_code)
             if isinstance(reader, str)
             else reader,
             reward_funcs=given_reward_functions(self.reward_funcs),

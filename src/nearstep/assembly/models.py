@@ -90,7 +90,7 @@ def build_models(
     sources = make_sources(
         config,
         list(zip(specs, loaded, strict=True)),
-        lambda model: reward_tokenizer(model, inputs.reward_tokenizer, tokenizer),
+        lambda model: _reader_of(model, config, inputs, tokenizer),
         TokenizerIdentity.of(tokenizer),
         options,
     )
@@ -178,7 +178,7 @@ def _critic(
         notes += bias_note(critic, "value_model")
         return critic
     if reward_model is not None and is_decoder(reward_model):
-        own = reward_tokenizer(reward_model, inputs.reward_tokenizer, tokenizer)
+        own = _reader_of(reward_model, config, inputs, tokenizer)
         if same_tokens(own, tokenizer):
             notes.append("The critic starts from the reward model.")
             critic = copy.deepcopy(reward_model).requires_grad_(True)
@@ -191,6 +191,14 @@ def _critic(
     start = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
     critic = critic_from_trunk(start, _pad(tokenizer))
     return critic
+
+
+def _reader_of(
+    reward_model: PreTrainedModel, config: PPOConfig, inputs: RunInputs, policy: PreTrainedTokenizerBase
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that a reward model reads with."""
+    trusted = config.trust_remote_code
+    return reward_tokenizer(reward_model, inputs.reward_tokenizer, policy, trust_remote_code=trusted)
 
 
 def _critic_under_adapters(

@@ -72,7 +72,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     """
     check_launch(os.environ, config)
     with quiet_libraries():
-        return _assemble(config, (inputs or RunInputs()).checked())
+        return _assemble(config, (inputs or RunInputs()).checked(config))
 
 
 def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
@@ -81,7 +81,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     axes = choose_axes(config, inputs, checked.batch.updates)
     checked = checked.with_steps_of(axes.critic_schedule)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
-    warm_up_notes = check_warm_ups(config, batch)
+    notes = [*axes.notes, *check_warm_ups(config, batch)]
     engine = _engine(config, inputs, axes.trust_region.top_k)
     tell("loading the models …")
     chosen = build_models(
@@ -134,7 +134,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         checkpoint=_checkpoints(config, checked, chosen, learners, rewards, report, callbacks),
         interruption=interruption,
         evaluator=evaluator,
-        introduction="\n".join([*told, *axes.notes, *learners.notes(), *warm_up_notes]),
+        introduction="\n".join([*told, *learners.notes(), *notes]),
     )
 
 

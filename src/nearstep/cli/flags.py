@@ -6,7 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import get_args, get_origin
 
-from nearstep.config.conversion import Names, expanded
+from nearstep.common.places import expanded
+from nearstep.config.conversion import Names
 from nearstep.config.settings import Problem, Settings, current_name
 
 

@@ -11,7 +11,7 @@ from urllib.request import getproxies
 from nearstep.cli.places import absent_places
 from nearstep.cli.reward_sources import reward_lacks
 from nearstep.common.telling import tell
-from nearstep.config.launcher import check_launch
+from nearstep.config.launcher import launch_problems
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import Problem
 from nearstep.rewards.builtin.spec import model_of
@@ -28,7 +28,6 @@ def ppo_begins(config: PPOConfig) -> str:
 
 def run_ppo(config: PPOConfig) -> None:
     """Train, save and report as the configuration says."""
-    check_launch(os.environ, config)
     stay_offline_if_hub_is_silent([place for _, place in [*_models(config), *_data(config), *_reward_models(config)]])
     from nearstep.trainer import PPOTrainer
 
@@ -78,6 +77,7 @@ def _reward_models(config: PPOConfig) -> list[tuple[str, str]]:
 
 def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
     """What a run from the command line lacks: in Python, models and data may be given as objects instead."""
+    yield from map(Problem, launch_problems(os.environ, config))
     if config.model_name_or_path is None and config.sft_model_path is None:
         yield Problem(
             "model_name_or_path is missing: the policy to train, a folder or a hub name",

@@ -7,7 +7,7 @@ from pathlib import Path
 from nearstep.cli.places import absent_places
 from nearstep.cli.ppo import stay_offline_if_hub_is_silent
 from nearstep.cli.reward_sources import reward_lacks
-from nearstep.config.launcher import check_launch
+from nearstep.config.launcher import launch_problems
 from nearstep.config.reward_model import RewardConfig
 from nearstep.config.rewards import reward_count
 from nearstep.config.settings import Problem
@@ -30,7 +30,6 @@ def reward_begins(config: RewardConfig) -> str:
 
 def run_reward(config: RewardConfig) -> None:
     """Train, report and save as the configuration says."""
-    check_launch(os.environ, config)
     models = (config.model_name_or_path, config.reward_model_path)
     data = (*config.dataset_name, *config.eval_dataset_name)
     stay_offline_if_hub_is_silent([*data, *(model for model in models if model is not None)])
@@ -41,6 +40,7 @@ def run_reward(config: RewardConfig) -> None:
 
 def reward_problems(config: RewardConfig) -> Iterator[Problem]:
     """What a run from the command line lacks: in Python, models and data may be given as objects instead."""
+    yield from map(Problem, launch_problems(os.environ, config))
     if config.model_name_or_path is None:
         text = "model_name_or_path is missing: the model to start from, a folder or a hub name"
         yield Problem(text, ("model_name_or_path",))

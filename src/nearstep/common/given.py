@@ -10,9 +10,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from nearstep.common.errors import ConfigError, shorten
+from nearstep.common.places import expanded
 from nearstep.common.plugins import made, need_package
 from nearstep.common.spelling import nearest
-from nearstep.config.conversion import expanded
 
 T = TypeVar("T")
 
@@ -169,7 +169,7 @@ def _described(value: object) -> str:
         return f"the class {value.__name__}, not an object of it"
     kind = type(value).__name__
     if isinstance(value, list | tuple | dict) and len(value) > 5:
-        return f"a {kind} of {len(value):,}"
+        return f"{kind} of {len(value):,} entries"
     if type(value) in (bool, int, float, str, list, tuple, dict):
         return f"{shorten(value, 60)} ({kind})"
     if isinstance(value, PreTrainedModel) and value.config.name_or_path:

@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
+from nearstep.common.places import expanded
 from nearstep.common.template_kwargs import template_kwargs
 
 # Pairs of names, each given as ours=theirs or all of them as a mapping.
@@ -18,13 +19,7 @@ Names: TypeAlias = tuple[tuple[str, str], ...]
 TemplateKeywords: TypeAlias = Mapping[str, Any]
 
 
-_HOME = re.compile(r"(^|=)(~[^/]*)(?=/|$)")  # at the start, or of a parameter's value
 _LISTED = re.compile(r"[\w./:~$-]+(,\s*[\w./:~$-]+)+,?")  # names with commas between them, and nothing else
-
-
-def expanded(place: str) -> str:
-    """A place as the shell would have it: `~` at its start (or behind `=`), `$NAME` where the environment has it."""
-    return os.path.expandvars(_HOME.sub(lambda found: found[1] + os.path.expanduser(found[2]), place))
 
 
 class UnfitError(ValueError):

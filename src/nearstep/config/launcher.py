@@ -48,7 +48,11 @@ JOB_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_S
 def check_launch(environment: Mapping[str, str], config: LaunchedSettings) -> None:
     """Raise ConfigError for everything that a launcher asked for and this run would not do."""
     if problems := list(launch_problems(environment, config)):
-        raise ConfigError("\n".join(["the launcher asks for what this run would not do:", *problems]))
+        raise ConfigError(
+            "\n".join(
+                ["the launcher asks for what this run would not do:", *(f"  - {problem}" for problem in problems)]
+            )
+        )
 
 
 def cpu_is_asked_for(environment: Mapping[str, str]) -> bool:
@@ -62,7 +66,7 @@ def launch_problems(environment: Mapping[str, str], config: LaunchedSettings) ->
         asked = [name for name in environment if re.match(pattern, name) and _asks(name, environment[name])]
         if asked:
             shown = ", ".join(f"{name}={environment[name]}" for name in asked[:2]) + (", …" if len(asked) > 2 else "")
-            yield f"  - {shown} asks for {sentence}"
+            yield f"{shown} asks for {sentence}"
     yield from _precision_problems(environment.get("ACCELERATE_MIXED_PRECISION", ""), config)
     for name, setting, own in (
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "gradient_accumulation_steps", config.gradient_accumulation_steps),
@@ -70,7 +74,7 @@ def launch_problems(environment: Mapping[str, str], config: LaunchedSettings) ->
     ):
         asked_for = environment.get(name, "")
         if asked_for.lower() not in NOTHING and _number(asked_for) != own:
-            yield f"  - {name}={shorten(asked_for)}, and {setting} is {own}: give {setting} = {asked_for}"
+            yield f"{name}={shorten(asked_for)}, and {setting} is {own}: give {setting} = {asked_for}"
     yield from _process_problems(environment)
 
 
@@ -83,9 +87,9 @@ def _asks(name: str, value: str) -> bool:
 
 def _precision_problems(asked: str, config: LaunchedSettings) -> Iterator[str]:
     if asked.lower() == "bf16" and not config.bf16:
-        yield "  - ACCELERATE_MIXED_PRECISION=bf16: give bf16 = true, which does that"
+        yield "ACCELERATE_MIXED_PRECISION=bf16: give bf16 = true, which does that"
     elif asked.lower() not in (*NOTHING, "bf16"):
-        yield f"  - ACCELERATE_MIXED_PRECISION={asked}: mixed precision here is bfloat16, by bf16 = true"
+        yield f"ACCELERATE_MIXED_PRECISION={asked}: mixed precision here is bfloat16, by bf16 = true"
 
 
 def _process_problems(environment: Mapping[str, str]) -> Iterator[str]:
@@ -95,19 +99,17 @@ def _process_problems(environment: Mapping[str, str]) -> Iterator[str]:
         size = int(_number(environment.get(name, "")) or 1)
         if size > came:
             yield (
-                f"  - {name}={size}: {size} processes are meant, and they would not know of each other, for WORLD_SIZE "
+                f"{name}={size}: {size} processes are meant, and they would not know of each other, for WORLD_SIZE "
                 f"is {came}. Start one task, with torchrun --nproc_per_node {size}; or unset {name} for a single run"
             )
             return
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
     if came > 1 and missing:
-        yield (
-            f"  - WORLD_SIZE={came}, but not {', '.join(missing)}: start the processes with torchrun, which sets all"
-        )
+        yield (f"WORLD_SIZE={came}, but not {', '.join(missing)}: start the processes with torchrun, which sets all")
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment
     if came == 1 and by_accelerate and "WORLD_SIZE" not in environment:
         yield (
-            "  - accelerate launch was told of several processes and started one: on CPUs it needs mpirun for them. "
+            "accelerate launch was told of several processes and started one: on CPUs it needs mpirun for them. "
             "Start them with torchrun --nproc_per_node"
         )
 

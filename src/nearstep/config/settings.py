@@ -12,8 +12,9 @@ from types import MappingProxyType, NoneType, UnionType
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from nearstep.common.errors import ConfigError, shorten
+from nearstep.common.places import expanded
 from nearstep.common.spelling import nearest
-from nearstep.config.conversion import TemplateKeywords, UnfitError, as_type, expanded
+from nearstep.config.conversion import TemplateKeywords, UnfitError, as_type
 from nearstep.config.old_names import OF_TRAINING, OldNames
 from nearstep.config.options import Entries, Notes, Option, Verbatim, option_of
 from nearstep.config.options import option as option

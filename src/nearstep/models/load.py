@@ -31,9 +31,10 @@ def load_tokenizer(name: str, *, role: str = "tokenizer", trust_remote_code: boo
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        is_here = Path(name).is_dir()
+        remedy = "Save its own tokenizer there (tokenizer.save_pretrained)" if is_here else "Check name and network"
         raise ModelError(
-            f"{role}: no tokenizer could be read from {name!r}: {_first_line(error)}. Save its own tokenizer there "
-            "(tokenizer.save_pretrained)."
+            f"{role}: no tokenizer could be read from {name!r}: {_first_line(error)}. {remedy}."
         ) from error
     # For some families transformers makes an empty tokenizer where the files are missing.
     if not tokenizer.encode("text", add_special_tokens=False):
@@ -207,7 +208,8 @@ def check_weights(missing: set[str], name: str, role: str) -> None:
         shown = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
         raise ModelError(
             f"{role}: {name!r} lacks {len(missing)} of the model's tensors ({shown}). They would be random, so "
-            "this is refused. Give a folder in which this model was saved after training."
+            "this is refused. Give a folder in which this model was saved after training"
+            + (", or for a first try reward_funcs = length." if role == "reward_model" else ".")
         )
 
 

@@ -1,5 +1,6 @@
 """RewardModelTrainer, the public face: from labels and scores of texts to a reward model that PPO opens."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,7 @@ class RewardModelTrainer:
         with quiet_libraries():
             self.run: RewardRun = assemble(config, inputs)
         self.report: RewardReport | None = None
+        self._is_over = False
 
     @property
     def model(self) -> nn.Module:
@@ -97,10 +99,18 @@ class RewardModelTrainer:
     def train(self, console: Console | None = None) -> Path:
         """Fit, normalise, report and save; the folder of the reward model, `reward` under `output_dir`.
 
-        What happens is printed to `console`, to the terminal if none is given.
+        What happens is printed to `console`, to the terminal if none is given. When the run is over, it says so and
+        gives back the folder: nothing is trained, written or moved.
         """
         r = self.run
         folder = Path(r.config.output_dir)
+        if self._is_over:
+            warnings.warn(
+                f"the run is over: the reward model is in {folder / 'reward'}, and nothing was trained now. A new "
+                "RewardModelTrainer begins anew.",
+                stacklevel=2,
+            )
+            return folder / "reward"
         with quiet_libraries(), Progress(folder, r.backend, console) as progress:
             if r.backend.rank == 0:
                 write_settings(folder, settings_text(r.config, "reward", r.given, processes=r.backend.world_size))
@@ -133,6 +143,7 @@ class RewardModelTrainer:
             if (remark := self.report.remark()) is not None:
                 progress.say(remark)
             progress.say(f"The reward model is in {folder / 'reward'}, the report in {folder / 'report.json'}.")
+        self._is_over = True
         return folder / "reward"
 
     def _fit(self, progress: Progress) -> int:

@@ -140,7 +140,7 @@ def load_sources(
     return make_sources(
         settings,
         loaded,
-        lambda model: reward_tokenizer(model, None, tokenizer),
+        lambda model: reward_tokenizer(model, None, tokenizer, trust_remote_code=options.trust_remote_code),
         NO_POLICY if tokenizer is None else TokenizerIdentity.of(tokenizer),
         options,
     )
@@ -175,7 +175,11 @@ def model_source(
 
 
 def reward_tokenizer(
-    model: PreTrainedModel, given: PreTrainedTokenizerBase | None, policy: PreTrainedTokenizerBase | None
+    model: PreTrainedModel,
+    given: PreTrainedTokenizerBase | None,
+    policy: PreTrainedTokenizerBase | None,
+    *,
+    trust_remote_code: bool,
 ) -> PreTrainedTokenizerBase:
     """A reward model's tokenizer: as given, else from where the model came; one made in memory shares the policy's.
 
@@ -184,7 +188,8 @@ def reward_tokenizer(
     if given is not None:
         return given
     if model.config.name_or_path:
-        return load_tokenizer(model.config.name_or_path, role="reward_model")
+        name = model.config.name_or_path
+        return load_tokenizer(name, role="reward_model", trust_remote_code=trust_remote_code)
     known = model.config.get_text_config().vocab_size
     if policy is None or known < len(policy):
         raise ModelError(
