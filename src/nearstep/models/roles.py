@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nearstep.common.errors import ModelError
-from nearstep.models.adapters import base_layer, trained_copy
+from nearstep.models.adapters import base_layer, check_adapted, trained_copy
 from nearstep.models.attention.interface import PACKED
 from nearstep.models.forward.forward import CausalRole, ScalarRole, row_states
 from nearstep.models.forward.head import Head
@@ -109,7 +109,11 @@ class Models:
 
 
 def transformers_model(model: nn.Module, role: str) -> PreTrainedModel:
-    """The transformers model itself, also where peft wraps it. Raises ModelError for anything else."""
+    """The transformers model itself, also where peft wraps it.
+
+    Raises ModelError for anything else, and for adapters whose effect does not lie in the layers alone.
+    """
+    check_adapted(model, role)
     peft = sys.modules.get("peft")
     inner = model.get_base_model() if peft is not None and isinstance(model, peft.PeftModel) else model
     if not isinstance(inner, PreTrainedModel):
@@ -163,7 +167,7 @@ def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
 
     Where peft trains it whole, this is its trained copy.
     """
-    heads = _heads(model)
+    heads = [base_layer(head) for head in _heads(model)]
     if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
         raise ModelError(
             f"{role}: {type(model).__name__} has no linear head named score or classifier. Use a model of "

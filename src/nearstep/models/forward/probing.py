@@ -4,12 +4,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from nearstep.models.adapters import base_layer
+
 LENGTHS = (5, 3)
 
 
 def probe_rows(model: PreTrainedModel) -> list[Tensor]:
     """Two short rows of token ids."""
-    vocabulary = model.get_input_embeddings().num_embeddings
+    embeddings = base_layer(model.get_input_embeddings())
+    assert isinstance(embeddings, nn.Embedding)
+    vocabulary = embeddings.num_embeddings
     tokens = (torch.arange(sum(LENGTHS), device=model.device) * 7 + 3) % vocabulary
     return list(tokens.split(LENGTHS))
 
