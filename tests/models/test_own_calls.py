@@ -132,7 +132,7 @@ def test_recomputed_layers_do_in_the_backward_pass_what_they_did_before(kind):
 
 def test_layers_run_twice_where_they_are_recomputed_and_once_where_no_gradient_is_asked_for():
     policy, runs = make_policy(tiny_causal_lm(), checkpointing=True), []
-    policy.trunk.layers[0].mlp.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    policy.trunk.layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(torch.is_grad_enabled()))
     rollout_logprobs(policy, rollout_of(ROWS), Sampling()).sampled.sum().backward()
     assert runs == [True, True]
     with torch.no_grad():

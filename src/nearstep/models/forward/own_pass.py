@@ -35,7 +35,7 @@ def own_pass(trunk: nn.Module) -> Iterator[None]:
 
     Models of one configuration object may run passes in several threads: the last one puts the name back.
     """
-    config: PreTrainedConfig = trunk.config  # type: ignore[assignment]
+    config: PreTrainedConfig = trunk.config
     with packed_attention(config), recomputing(trunk):
         yield
 
