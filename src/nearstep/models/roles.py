@@ -4,12 +4,13 @@ import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from nearstep.algorithm.precision import wide
 from nearstep.common.errors import ModelError
 from nearstep.models.adapters import base_layer, trained_copy
 from nearstep.models.forward.forward import CausalRole, ScalarRole, row_states
@@ -19,6 +20,7 @@ from nearstep.models.forward.probing import probe_alone, probe_rows, relative_ga
 from nearstep.models.head_bias import add_bias, stored_bias
 
 HEAD_NAMES = ("score", "classifier")
+ROUNDING_KL = 1e-6  # nats between two ways to compute one distribution in float32
 
 
 @dataclass(frozen=True)
@@ -194,9 +196,23 @@ def output_layer(model: PreTrainedModel, role: str) -> nn.Linear:
 
 
 def frozen_copy(policy: Policy) -> Reference:
-    """A reference that stays what the policy is now."""
-    model = copy.deepcopy(policy.model).requires_grad_(False)
-    return Reference(Policy(model, policy.autocast), adapters_off=False)
+    """A reference that stays what the policy is now; weights of the policy that do not learn are shared, not copied."""
+    frozen: dict[int, object] = {id(weight): weight for weight in policy.model.parameters() if not weight.requires_grad}
+    model = copy.deepcopy(policy.model, frozen).requires_grad_(False)
+    return Reference(replace(policy, model=model), adapters_off=False)
+
+
+def without_fresh_adapters(policy: Policy) -> Reference | None:
+    """The policy with its adapters off, if they change nothing yet; else None, as for adapters that begin at random or
+    change the weights under them (PiSSA)."""
+    inner = transformers_model(policy.model, "model")
+    reference = Reference(policy, adapters_off=True)
+    with torch.no_grad():
+        now = wide(policy.head.logits(_packed(policy, inner))).log_softmax(-1)
+        with reference.active():
+            off = wide(policy.head.logits(_packed(policy, inner))).log_softmax(-1)
+    kl = (now.exp() * (now - off)).sum(-1).max()
+    return reference if kl <= ROUNDING_KL else None
 
 
 def _head(model: PreTrainedModel) -> Head:
