@@ -19,6 +19,7 @@ from nearstep.models.adapters import (
     is_adapted,
     lora_from,
     require_learning,
+    trains_under_adapters,
     with_adapters_merged,
 )
 from nearstep.models.attention.choice import kernel_of_model
@@ -31,7 +32,16 @@ from nearstep.models.load import (
     load_scalar_model,
 )
 from nearstep.models.reward_model import is_decoder
-from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
+from nearstep.models.roles import (
+    Models,
+    Policy,
+    Reference,
+    frozen_copy,
+    make_critic,
+    make_policy,
+    transformers_model,
+    without_fresh_adapters,
+)
 from nearstep.models.shared_trunk import critic_under_adapters, value_head
 from nearstep.rewards.build import (
     RewardModelOptions,
@@ -107,7 +117,8 @@ def build_models(
         TokenizerIdentity.of(tokenizer),
         options,
     )
-    reference = _reference(config, inputs, policy, backend, notes, kl_penalty=kl_penalty)
+    fresh_adapters = not is_adapted(plain)
+    reference = _reference(config, inputs, policy, backend, notes, kl_penalty=kl_penalty, fresh_adapters=fresh_adapters)
     kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=config.bf16)
     notes.append(f"Attention over packed rows: {kernel.value}.")
     value = None
@@ -228,9 +239,16 @@ def _pad(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def _reference(
-    config: PPOConfig, inputs: RunInputs, policy: Policy, backend: Backend, notes: list[str], *, kl_penalty: bool
+    config: PPOConfig,
+    inputs: RunInputs,
+    policy: Policy,
+    backend: Backend,
+    notes: list[str],
+    *,
+    kl_penalty: bool,
+    fresh_adapters: bool,
 ) -> Reference | None:
-    """The reference as given, else the policy with its adapters off, else a frozen copy of the policy as it starts.
+    """The reference as given, else the policy as it starts: with the run's own adapters off, or a frozen copy.
 
     None where no KL is measured.
     """
@@ -247,10 +265,17 @@ def _reference(
     if given is not None:
         model = backend.place(given.requires_grad_(False))
         return Reference(make_policy(model, role="ref_model", autocast=config.bf16), adapters_off=False)
-    if is_adapted(policy.model):
-        notes.append("The reference is the policy with its adapters off.")
-        return Reference(policy, adapters_off=True)
-    return frozen_copy(policy)
+    if not is_adapted(policy.model):
+        return frozen_copy(policy)
+    # Adapters that came with the policy may have learned, and a probe need not reach all that they change.
+    fixed = fresh_adapters and not trains_under_adapters(policy.model)
+    off = without_fresh_adapters(policy) if fixed else None
+    notes.append(
+        "The reference is the policy with its adapters off."
+        if off is not None
+        else "The reference is the policy as it starts: a copy of its adapters on the same frozen weights."
+    )
+    return off or frozen_copy(policy)
 
 
 def _name_or_path(model: nn.Module) -> str | None:

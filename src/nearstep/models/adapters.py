@@ -219,6 +219,11 @@ def without_adapters(model: nn.Module) -> PreTrainedModel:
     return base
 
 
+def trains_under_adapters(model: nn.Module) -> bool:
+    """Whether weights train that stay in use with the adapters off, as biases do with bias = all."""
+    return any(weight.requires_grad for weight in without_adapters(model).parameters())
+
+
 def adapters_of(model: nn.Module) -> Any:
     """The configuration of the adapters that a peft model uses now."""
     return model.active_peft_config
