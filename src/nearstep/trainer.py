@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
+from nearstep.common.errors import NearstepError, TrainingError
 from nearstep.common.hub import push_to_hub
 from nearstep.config.ppo import PPOConfig
 from nearstep.rewards.build import RewardEntry
@@ -106,18 +107,35 @@ class PPOTrainer:
         r = self.recipe
         folder = Path(r.config.output_dir)
         with r.report as report, closing(r.rewards), closing(r.engine):
+            r.checkpoint.rehearse(self.state)
             report.begin(r.introduction)
-            train(r, self.state)
+            try:
+                train(r, self.state)
+            except Exception as error:
+                self._rescue(error)
+                raise
             r.checkpoint.save_final(self.state)
-            if r.config.push_to_hub and r.backend.rank == 0:
-                push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
             report.end()
+        if r.config.push_to_hub and r.backend.rank == 0:
+            push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
         return TrainOutput(
             self.state.update,
             self.state.episodes,
             folder / "policy",
             None if self.value_model is None else folder / "value",
         )
+
+    def _rescue(self, error: Exception) -> None:
+        """Save the models that a failure after the end of an update has left whole: a report, an evaluation, a callback
+        costs no weights. Raises TrainingError that says where they are, in place of an error meant for the user."""
+        r, folder = self.recipe, self.recipe.config.output_dir
+        if self.state.update == 0 or self.state.episodes != self.state.update * r.batch.batch:
+            return
+        r.checkpoint.rescue(self.state)
+        saved = f"The models as they are after update {self.state.update} lie in {folder}."
+        if isinstance(error, NearstepError):
+            raise TrainingError(f"{str(error).rstrip('.')}. {saved}") from error
+        error.add_note(saved)
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """Write the policy as a model folder of its own; `train` has already left `policy/` and `value/`."""

@@ -12,6 +12,7 @@ from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models, policy_of
 from nearstep.assembly.policy_folder import base_under_adapters
 from nearstep.checkpoint.export import Checkpoint
+from nearstep.common.hub import check_hub
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
 from nearstep.data.templates import with_template
@@ -198,6 +199,8 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         reward_funcs=inputs.reward_funcs,
     )
     batch = batch_sizes(config, run_prompts.rows, backend.world_size)
+    if config.push_to_hub and backend.rank == 0:
+        check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
     return CheckedInputs(backend, tokenizer, stops, run_prompts, specs, batch)
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from nearstep.common.errors import TrainingError
 from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.head_bias import store_bias
-from nearstep.models.roles import Models, scalar_head, transformers_model
-from nearstep.models.saving import write_model
+from nearstep.models.roles import Critic, Models, scalar_head, transformers_model
+from nearstep.models.saving import rehearse, require_space, write_each, write_model
 from nearstep.models.shared_trunk import whole_critic
 from nearstep.scale.backend import Backend
 from nearstep.training.state import State
@@ -59,31 +58,50 @@ class Checkpoint:
             (folder / "README.md").write_text(self.card(state, "policy"), encoding="utf-8")
         self.backend.wait_for_all()
 
+    def rehearse(self, state: State) -> None:
+        """Try before the first update what could fail at the end. Raises TrainingError or ModelError."""
+        if self.backend.rank != 0:
+            return
+        policy, critic = self.models.policy, self.models.critic
+        places = [(self.folder / "policy", policy.model)]
+        rehearse(self.folder / "policy", "model", policy.model, self.tokenizer, self.card(state, "policy"))
+        if critic is not None:
+            places.append((self.folder / "value", critic.model))
+            rehearse(self.folder / "value", "value_model", critic.model, self.tokenizer, self.card(state, "value"))
+        require_space(places)
+
+    def rescue(self, state: State) -> None:
+        """Write the models after a failure, without the other processes."""
+        if self.backend.rank == 0:
+            self._write_here(self.folder, state)
+
     def _write(self, target: Path, state: State) -> None:
+        self._write_here(target, state)
+        self.backend.wait_for_all()
+
+    def _write_here(self, target: Path, state: State) -> None:
         policy, critic = self.models.policy.model, self.models.critic
         policy_weights = self.backend.weights_to_save(policy)
         critic_weights = None if critic is None else self.backend.weights_to_save(critic.model)
-        if self.backend.rank == 0:
-            try:
-                merged = with_adapters_merged(policy) if is_adapted(policy) else None
-                if merged is not None:
-                    policy.save_pretrained(target / "policy_adapter")  # type: ignore[operator]
-                    self._folder(target, "policy", merged, None, state)
-                else:
-                    self._folder(target, "policy", transformers_model(policy, "model"), policy_weights, state)
-                if critic is not None:
-                    whole = whole_critic(critic, merged if self.models.one_trunk else None)
-                    weights = store_bias(
-                        whole, scalar_head(whole, "value_model"), critic_weights if whole is critic.model else None
-                    )
-                    self._folder(target, "value", whole, weights, state)
-            except OSError as error:
-                free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
-                raise TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free)") from error
-        self.backend.wait_for_all()
+        if self.backend.rank != 0:
+            return
+        parts = [lambda: self._policy(target, policy_weights, state)]
+        if is_adapted(policy):  # before the merged model, which needs more memory
+            card = self.card(state, "policy")
+            parts.insert(0, lambda: write_model(target / "policy_adapter", policy, None, self.tokenizer, card))
+        if critic is not None:
+            parts.append(lambda: self._critic(target, critic, critic_weights, state))
+        write_each(parts)
 
-    def _folder(
-        self, folder: Path, role: Role, model: PreTrainedModel, weights: dict[str, Tensor] | None, state: State
-    ) -> None:
-        """Write `folder`/`role`."""
-        write_model(folder / role, model, weights, self.tokenizer, self.card(state, role))
+    def _policy(self, target: Path, weights: dict[str, Tensor] | None, state: State) -> None:
+        policy = self.models.policy.model
+        whole = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
+        weights = None if is_adapted(policy) else weights
+        write_model(target / "policy", whole, weights, self.tokenizer, self.card(state, "policy"))
+
+    def _critic(self, target: Path, critic: Critic, weights: dict[str, Tensor] | None, state: State) -> None:
+        policy = self.models.policy.model
+        merged = with_adapters_merged(policy) if self.models.one_trunk and is_adapted(policy) else None
+        whole = whole_critic(critic, merged)
+        weights = store_bias(whole, scalar_head(whole, "value_model"), weights if whole is critic.model else None)
+        write_model(target / "value", whole, weights, self.tokenizer, self.card(state, "value"))

@@ -97,6 +97,12 @@ class PolicyEvaluator(Protocol):
 class ModelSaver(Protocol):
     """Writes the models as they are now."""
 
+    def rehearse(self, state: State) -> None:
+        """Before the first update: try what could fail at the end."""
+
+    def rescue(self, state: State) -> None:
+        """After a failure that left the models whole; no other process takes part."""
+
     def save(self, state: State) -> None:
         """In the middle of a run."""
 
