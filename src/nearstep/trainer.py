@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
-from nearstep.common.errors import NearstepError, TrainingError
+from nearstep.common.errors import raise_after_saving
 from nearstep.common.hub import push_to_hub
 from nearstep.config.ppo import PPOConfig
 from nearstep.rewards.build import RewardEntry
@@ -127,15 +127,12 @@ class PPOTrainer:
 
     def _rescue(self, error: Exception) -> None:
         """Save the models that a failure after the end of an update has left whole: a report, an evaluation, a callback
-        costs no weights. Raises TrainingError that says where they are, in place of an error meant for the user."""
+        costs no weights."""
         r, folder = self.recipe, self.recipe.config.output_dir
         if self.state.update == 0 or self.state.episodes != self.state.update * r.batch.batch:
             return
         r.checkpoint.rescue(self.state)
-        saved = f"The models as they are after update {self.state.update} lie in {folder}."
-        if isinstance(error, NearstepError):
-            raise TrainingError(f"{str(error).rstrip('.')}. {saved}") from error
-        error.add_note(saved)
+        raise_after_saving(error, f"The models as they are after update {self.state.update} lie in {folder}.")
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """Write the policy as a model folder of its own; `train` has already left `policy/` and `value/`."""

@@ -181,7 +181,9 @@ def test_the_model_under_the_adapters_is_found(base, tmp_path, monkeypatch, layo
     ],
 )
 @pytest.mark.parametrize("role", ["model", "ref_model"])
-def test_adapters_that_cannot_be_used_are_refused_before_anything_loads(base, tmp_path, monkeypatch, changes, words, role):
+def test_adapters_that_cannot_be_used_are_refused_before_anything_loads(
+    base, tmp_path, monkeypatch, changes, words, role
+):
     supervised(base, tmp_path / "sft")
     rewrite(tmp_path / "sft", **changes)
     given = {"processing_class": byte_tokenizer(), "model": tiny_causal_lm(), role: str(tmp_path / "sft")}
@@ -253,9 +255,7 @@ def test_adapters_of_a_critic_train_on_and_those_of_a_reward_model_do_not(base, 
     expected = scored(base, tmp_path / "rm")
     folder = str(tmp_path / "rm")
     torch.testing.assert_close(logits(load_scalar_model(folder, role="reward_model", dtype=torch.float32)), expected)
-    trainer = trainer_of(
-        tmp_path / "out", model=str(base), value_model=folder, reward_funcs=(), reward_model=folder
-    )
+    trainer = trainer_of(tmp_path / "out", model=str(base), value_model=folder, reward_funcs=(), reward_model=folder)
     critic = trainer.value_model
     assert is_adapted(critic)
     torch.testing.assert_close(logits(critic), expected, atol=1e-5, rtol=1e-5)

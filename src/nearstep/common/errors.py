@@ -1,6 +1,7 @@
 """Which errors nearstep raises at its user: each says what was wrong, where, and what to do."""
 
 import re
+from typing import NoReturn
 
 
 class NearstepError(Exception):
@@ -29,6 +30,14 @@ class TrainingError(NearstepError, RuntimeError):
 
 class ConformanceError(NearstepError, AssertionError):
     """An object breaks a law of its axis. Gives the law and a counterexample."""
+
+
+def raise_after_saving(error: Exception, saved: str) -> NoReturn:
+    """Raise the error with a sentence on what was saved all the same; one that is not meant for the user gets a note."""
+    if isinstance(error, NearstepError):
+        raise TrainingError(f"{str(error).rstrip('.')}. {saved}") from error
+    error.add_note(saved)
+    raise error
 
 
 def shorten(value: object, limit: int = 200) -> str:

@@ -10,10 +10,12 @@ def check_hub(repository: str) -> None:
 
     Raises ConfigError with the reason: offline mode, no network, no token, no right to write, a name that is none.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants, errors
 
     api = HfApi()
     try:
+        if constants.is_offline_mode():
+            raise errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
         api.whoami()  # without a token this says so at once
         address = api.create_repo(repository, exist_ok=True)
         api.auth_check(address.repo_id, write=True)

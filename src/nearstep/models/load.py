@@ -185,12 +185,17 @@ def load_classifier(
     """
     if not holds_adapters(name):
         return _classifier(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code, num_labels=num_labels)
-    if any(f"{head}.weight" in read_adapters(name, role).tensors for head in HEAD_NAMES):
+    if holds_head(name, role):
         return load_scalar_model(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code), set()
     policy = load_policy(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
     model = scalar_from_trunk(policy, policy.config.pad_token_id, role=role)
     model.config.name_or_path = name
     return model, {key for key, _ in model.named_parameters() if key.split(".")[0] in HEAD_NAMES}
+
+
+def holds_head(name: str, role: str) -> bool:
+    """Whether a folder of adapters holds the trained head of a classification model."""
+    return any(f"{head}.weight" in read_adapters(name, role).tensors for head in HEAD_NAMES)
 
 
 def _classifier(

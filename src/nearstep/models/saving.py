@@ -98,6 +98,7 @@ def _write_weights(folder: Path, model: nn.Module, weights: dict[str, Tensor] | 
     except OSError:
         raise
     except Exception as error:  # of settings that cannot be saved
+        (folder / "config.json").unlink(missing_ok=True)  # it is empty then
         save_model(model, str(folder / "model.safetensors"))
         return [f"configuration ({_reason(error)})"]
     finally:

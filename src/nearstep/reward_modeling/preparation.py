@@ -8,15 +8,22 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.reward_model import RewardConfig
-from nearstep.models.adapters import add_adapters, lora_from, with_head_trained
+from nearstep.models.adapter_folders import holds_adapters
+from nearstep.models.adapters import (
+    add_adapters,
+    as_peft_model,
+    is_adapted,
+    lora_from,
+    require_learning,
+    with_head_trained,
+)
 from nearstep.models.dtypes import DTYPES, without_float16
+from nearstep.models.load import holds_head, load_adapted_scalar_model
 from nearstep.models.reward_model import RewardReader, make_reader
 from nearstep.models.reward_start import start_reward_model
-from nearstep.models.roles import HEAD_NAMES, output_layer
+from nearstep.models.roles import HEAD_NAMES, output_layer, transformers_model
 from nearstep.training.master_weights import is_narrow
 from nearstep.training.optimizers import MASTERS_NOTE, trained_weights
-
-PEFT_TASKS = (None, "SEQ_CLS", "TOKEN_CLS")
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ def prepare(
     """Load the model, give it a head and adapters as asked. Raises ModelError for one that cannot learn rewards."""
     # PAD only tells plain transformers where a row ends. Where it is EOS, it would tell the wrong place.
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
+    given = _with_its_adapters(config, given, peft_config)
     model, is_new = start_reward_model(
         given,
         seed=config.seed,
@@ -61,7 +69,9 @@ def prepare(
     )
     notes = ["The head is new." if is_new else "The model has a head already, which goes on learning."]
     without_float16(model, "model", notes)
-    adapted = _adapted(model, config, peft_config)
+    own = isinstance(given, nn.Module) and is_adapted(given) and transformers_model(given, "model") is model
+    adapted = given if own else _adapted(model, config, peft_config)
+    require_learning(adapted, "model")
     reader = make_reader(
         adapted, role="model", pad_token_id=pad, autocast=config.bf16, checkpointing=config.gradient_checkpointing
     )
@@ -70,15 +80,24 @@ def prepare(
     return RewardModelInTraining(adapted, model, output_layer(model, "model"), reader, notes)
 
 
+def _with_its_adapters(config: RewardConfig, given: nn.Module | str, peft_config: Any) -> nn.Module | str:
+    """A reward model whose adapters train on as a peft model, unless new ones are asked for; else what was given."""
+    if isinstance(given, nn.Module):
+        given = as_peft_model(given)
+        if is_adapted(given) and (config.use_peft or peft_config is not None):
+            raise ModelError("model: it is a peft model already; pass either such a model or peft_config, not both")
+        return given
+    if config.use_peft or peft_config is not None or not holds_adapters(given) or not holds_head(given, "model"):
+        return given
+    return load_adapted_scalar_model(
+        given, role="model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
+    )
+
+
 def _adapted(model: nn.Module, config: RewardConfig, peft_config: Any) -> nn.Module:
     """The model with adapters if they are asked for; its head is trained whole in any case."""
     if peft_config is None and not config.use_peft:
         return model
     chosen = peft_config if peft_config is not None else lora_from(config, task="SEQ_CLS")
-    if chosen.task_type not in PEFT_TASKS:
-        raise ModelError(
-            f"peft_config: its task_type is {chosen.task_type}, and a reward model is a classification model. Use "
-            "SEQ_CLS."
-        )
     heads = [name for name, _ in model.named_children() if name in HEAD_NAMES]
     return add_adapters(model, with_head_trained(chosen, heads), seed=config.seed)

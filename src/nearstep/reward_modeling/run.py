@@ -3,13 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError
+from nearstep.common.hub import check_hub
 from nearstep.config.reward_model import RewardConfig
+from nearstep.models.adapters import REWARD_TASKS, check_peft_config, lora_from
 from nearstep.models.dtypes import DTYPES
 from nearstep.models.load import choose_tokenizer, family_of
 from nearstep.reports.callbacks import check_callbacks, tracker_callbacks
@@ -95,12 +98,18 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
     backend = torch_backend(use_cpu=config.use_cpu)
     check_callbacks(inputs.callbacks)
     trackers = tracker_callbacks(config.report_to, main=backend.rank == 0)
+    if inputs.peft_config is not None:
+        check_peft_config(inputs.peft_config, REWARD_TASKS)
+    elif config.use_peft:
+        lora_from(config)
     model = choose_model(config, inputs.model)
     trusted = config.trust_remote_code
     tokenizer = choose_tokenizer(
         inputs.tokenizer, model, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
     )
     family = family_of(model, trust_remote_code=trusted)
+    if config.push_to_hub and backend.rank == 0:
+        check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
     encoder = TextEncoder(EpisodeReader(tokenizer), family.vocab_size, longest_text(config, family))
     examples = _examples(
         config, inputs, encoder, Writer(config, model, tokenizer, family, DTYPES[config.dtype], backend)

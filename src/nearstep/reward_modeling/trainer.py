@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.common.errors import ConfigError
+from nearstep.common.errors import ConfigError, raise_after_saving
 from nearstep.common.hub import push_to_hub
 from nearstep.config.reward_model import RewardConfig
 from nearstep.reward_modeling.examples import Comparison, Grade
@@ -20,7 +20,7 @@ from nearstep.reward_modeling.objective import LearningModel
 from nearstep.reward_modeling.progress import Progress
 from nearstep.reward_modeling.report import RewardReport
 from nearstep.reward_modeling.run import RewardRun, RewardRunInputs, assemble
-from nearstep.reward_modeling.saving import save
+from nearstep.reward_modeling.saving import save, try_saving
 from nearstep.reward_modeling.scale import Scale
 from nearstep.reward_modeling.scoring import ExampleScorer
 from nearstep.rewards.build import RewardEntry
@@ -89,31 +89,43 @@ class RewardModelTrainer:
         with Progress(folder, r.backend, console) as progress:
             for line in r.introduction():
                 progress.say(line)
-            steps = self._fit(progress)
-            scorer = ExampleScorer(r.trained.reader, r.backend, r.config.per_device_eval_batch_size)
-            r.examples.objective.scale.fold_into(r.trained.head)
-            scale, normalized = self._scale(scorer)
-            scale.fold_into(r.trained.head)
-            self.report = RewardReport(
-                r.examples.kind,
-                steps,
-                len(r.examples.train),
-                r.examples.unit,
-                self._measure(scorer),
-                normalized,
-                scale.offset,
-            )
             if r.backend.rank == 0:
-                save(folder, r.trained, r.tokenizer, r.config, self.report, r.data_sources)
-                if r.config.push_to_hub:
-                    push_to_hub(folder / "reward", r.config.hub_model_id or folder.resolve().name)
+                try_saving(folder, r.trained, r.tokenizer, r.config, self._report(0), r.data_sources)
+            steps = self._fit(progress)
+            try:
+                self.report = self._scaled_and_measured(steps)
+            except Exception as error:
+                self._save(self._report(steps))
+                raise_after_saving(error, f"The model as it was trained lies in {folder / 'reward'}.")
+            self._save(self.report)
             r.backend.wait_for_all()
             for table in self.report.tables():
                 progress.say(table)
             if (remark := self.report.remark()) is not None:
                 progress.say(remark)
             progress.say(f"The reward model is in {folder / 'reward'}, the report in {folder / 'report.json'}.")
+        if r.config.push_to_hub and r.backend.rank == 0:
+            push_to_hub(folder / "reward", r.config.hub_model_id or folder.resolve().name)
         return folder / "reward"
+
+    def _scaled_and_measured(self, steps: int) -> RewardReport:
+        """Put the rewards' zero where it belongs, and see how the model does on unseen texts."""
+        r = self.run
+        scorer = ExampleScorer(r.trained.reader, r.backend, r.config.per_device_eval_batch_size)
+        r.examples.objective.scale.fold_into(r.trained.head)
+        scale, normalized = self._scale(scorer)
+        scale.fold_into(r.trained.head)
+        return replace(self._report(steps), held_out=self._measure(scorer), normalized=normalized, offset=scale.offset)
+
+    def _report(self, steps: int) -> RewardReport:
+        """What is known without measures."""
+        examples = self.run.examples
+        return RewardReport(examples.kind, steps, len(examples.train), examples.unit, None, "none", 0.0)
+
+    def _save(self, report: RewardReport) -> None:
+        r = self.run
+        if r.backend.rank == 0:
+            save(Path(r.config.output_dir), r.trained, r.tokenizer, r.config, report, r.data_sources)
 
     def _fit(self, progress: Progress) -> int:
         r, examples = self.run, self.run.examples
