@@ -50,7 +50,8 @@ LORA = {
     "the head whole": {"modules_to_save": ["lm_head"]}, "both whole": {"modules_to_save": ["embed_tokens", "lm_head"]},
     "norms whole": {"modules_to_save": ["norm"]}, "bias": {"bias": "all"},
     "ranks": {"rank_pattern": {"layers.0.self_attn.q_proj": 4}, "alpha_pattern": {"v_proj": 9}},
-    "layers": {"layers_to_transform": [1]}, "tied kept": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": 1},
+    "layers": {"layers_to_transform": [1]},
+    "tied kept": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": 1},
 }  # fmt: skip
 TIED = ("all linear", "embeddings", "the head", "DoRA on all", "tokens", "embeddings whole", "the head whole",
         "both whole", "tied kept")  # fmt: skip

@@ -199,7 +199,7 @@ def test_a_lack_of_tensors_or_another_model_is_refused(base, tmp_path):
     with pytest.raises(ModelError, match=r"lacks 4 of the adapters' tensors .*o_proj.*random"):
         load_policy(str(tmp_path / "sft"), role="model", dtype=torch.float32)
     rewrite(tmp_path / "sft", target_modules=["q_proj", "v_proj"], r=3)
-    with pytest.raises(ModelError, match="do not fit their model.*size mismatch"):
+    with pytest.raises(ModelError, match=r"do not fit their model.*size mismatch"):
         load_policy(str(tmp_path / "sft"), role="model", dtype=torch.float32)
     (tmp_path / "sft" / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelError, match="no adapters could be read"):

@@ -1,5 +1,7 @@
 """How the policy comes from a folder or hub name: a whole model, or adapters that train on or are merged."""
 
+from collections.abc import Callable
+
 from torch import nn
 
 from nearstep.assembly.inputs import RunInputs
@@ -12,7 +14,7 @@ from nearstep.models.load import check_folder, load_adapted_policy, load_policy
 def load_policy_of(name: str, config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:
     """The policy of a folder or hub name. Adapters in it train on, unless the settings ask for new ones."""
     check_folder(name, "model")
-    load = load_policy
+    load: Callable[..., nn.Module] = load_policy
     if holds_adapters(name) and not wants_new_adapters(config, inputs):
         load = load_adapted_policy
         notes.append("The policy goes on training the adapters in its folder.")

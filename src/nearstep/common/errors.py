@@ -33,7 +33,7 @@ class ConformanceError(NearstepError, AssertionError):
 
 
 def raise_after_saving(error: Exception, saved: str) -> NoReturn:
-    """Raise the error with a sentence on what was saved all the same; one that is not meant for the user gets a note."""
+    """Raise the error with a sentence on what was saved all the same; one not meant for the user gets it as a note."""
     if isinstance(error, NearstepError):
         raise TrainingError(f"{str(error).rstrip('.')}. {saved}") from error
     error.add_note(saved)

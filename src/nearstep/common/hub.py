@@ -21,8 +21,8 @@ def check_hub(repository: str) -> None:
         api.auth_check(address.repo_id, write=True)
     except Exception as error:  # of the network, of the hub, of names: each says what it is
         raise ConfigError(
-            f"push_to_hub: the run could not be uploaded to {repository!r}: {_reason(error)}. Log in (hf auth login, or "
-            "HF_TOKEN), set hub_model_id to a repository of yours, or leave push_to_hub out"
+            f"push_to_hub: the run could not be uploaded to {repository!r}: {_reason(error)}. Log in (hf auth login "
+            "or HF_TOKEN), set hub_model_id to a repository of yours, or leave push_to_hub out"
         ) from error
 
 

@@ -76,7 +76,8 @@ def _base(name: str, stated: str | None, role: str) -> str:
         return name
     if not stated:
         raise ModelError(
-            f"{role}: the adapters in {name!r} do not say to which model they belong (base_model_name_or_path). {advice}"
+            f"{role}: the adapters in {name!r} do not say to which model they belong (base_model_name_or_path). "
+            f"{advice}"
         )
     if found is None and (stated.startswith((".", "/", "~")) or stated.count("/") > 1):
         raise ModelError(

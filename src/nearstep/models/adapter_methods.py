@@ -73,7 +73,7 @@ def _start_problem(start: object) -> str | None:
         )
     if isinstance(start, str) and start.startswith("pissa_niter"):
         return (
-            f"init_lora_weights = {start!r} draws at random what it takes from the weights, so the saved adapters would "
-            "not fit them again; 'pissa' does not"
+            f"init_lora_weights = {start!r} draws at random what it takes from the weights, so the saved adapters "
+            "would not fit them again; 'pissa' does not"
         )
     return None

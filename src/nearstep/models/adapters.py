@@ -20,7 +20,7 @@ POLICY_TASKS, REWARD_TASKS = (None, "CAUSAL_LM"), (None, "SEQ_CLS", "TOKEN_CLS")
 
 
 def lora_from(config: ModelSettings, *, task: str = "CAUSAL_LM") -> Any:
-    """peft's LoraConfig for the settings. Raises ConfigError where peft is not installed, or for modules named wrongly."""
+    """peft's LoraConfig for the settings. Raises ConfigError without peft, and for modules that are named wrongly."""
     return peft().LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -30,14 +30,14 @@ def lora_from(config: ModelSettings, *, task: str = "CAUSAL_LM") -> Any:
 
 
 def _targets(words: Sequence[str]) -> list[str] | str:
-    """Names of modules as a list; `all-linear` or a pattern, each of which stands alone, as the text that peft takes."""
+    """Names of modules as a list; `all-linear` or a pattern, which stand alone, as the text that peft takes."""
     names = [name for word in words for name in word.split(",")]
     if all(re.fullmatch(r"[\w.]+", name) for name in names):
         return names
     if len(words) > 1:
         raise ConfigError(
-            f"lora_target_modules = {list(words)}: give names of modules (q_proj v_proj), or {ALL_LINEAR} alone, or one "
-            "pattern that full names of modules match"
+            f"lora_target_modules = {list(words)}: give names of modules (q_proj v_proj), or {ALL_LINEAR} alone, or "
+            "one pattern that full names of modules match"
         )
     return words[0]
 
@@ -85,7 +85,7 @@ def base_layer(module: object) -> object:
 
 
 def add_adapters(model: nn.Module, peft_config: Any, *, seed: int, role: str = "model") -> nn.Module:
-    """The model with fresh adapters. Raises ModelError if it has adapters already, or they cannot be put on or merged."""
+    """The model with fresh adapters. Raises ModelError if it has some, or if they cannot be put on or merged."""
     if isinstance(model, peft().PeftModel):
         raise ModelError(f"{role}: it is a peft model already; pass either such a model or peft_config, not both")
     own = copy.deepcopy(peft_config)  # peft writes into it which modules it found
@@ -119,8 +119,9 @@ def is_adapted(model: nn.Module) -> bool:
 def check_adapted(model: nn.Module, role: str) -> None:
     """Raise ModelError where the adapters in use are of a method that does not fit."""
     if is_adapted(model):
-        for name in model.active_adapters:  # type: ignore[union-attr]
-            check_method(model.peft_config[name], role)  # type: ignore[index, union-attr]
+        names: list[str] = model.active_adapters  # type: ignore[assignment]
+        for name in names:
+            check_method(model.peft_config[name], role)  # type: ignore[index]
 
 
 def require_learning(model: nn.Module, role: str) -> None:
@@ -128,8 +129,8 @@ def require_learning(model: nn.Module, role: str) -> None:
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ModelError(
             f"{role}: nothing in it would learn: none of its weights requires a gradient. A peft model is loaded for "
-            "training with is_trainable=True (PeftModel.from_pretrained(model, folder, is_trainable=True)), or give the "
-            "folder of the adapters itself; another model trains after requires_grad_(True), or with peft_config."
+            "training with is_trainable=True (PeftModel.from_pretrained(model, folder, is_trainable=True)), or give "
+            "the folder of the adapters itself; another model trains after requires_grad_(True), or with peft_config."
         )
 
 

@@ -268,8 +268,8 @@ def check_folder(name: str, role: str, files: tuple[str, ...] = MODEL_FILES) -> 
     if path.is_dir() and not any((path / file).is_file() for file in files):
         if several := sorted(str(inner.parent) for inner in path.glob("*/adapter_config.json")):
             raise ModelError(
-                f"{role}: the folder {name!r} holds adapters in folders of their own: {', '.join(several)}. Give one of "
-                "them."
+                f"{role}: the folder {name!r} holds adapters in folders of their own: {', '.join(several)}. Give one "
+                "of them."
             )
         raise ModelError(f"{role}: the folder {name!r} holds no config.json, so it is no model folder.")
 

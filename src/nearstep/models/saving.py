@@ -46,7 +46,7 @@ def write_each(writings: Sequence[Callable[[], None]]) -> None:
     for write in writings:
         try:
             write()
-        except Exception as error:  # the next may well succeed
+        except Exception as error:  # noqa: BLE001 (the next may well succeed; all are told)
             failures.append(error)
     if failures:
         raise TrainingError("; ".join(map(_reason, failures))) from failures[0]
@@ -82,8 +82,8 @@ def require_space(places: Sequence[tuple[Path, nn.Module]]) -> None:
         size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         if size > free:
             raise TrainingError(
-                f"{place} needs {size:,} bytes and {free:,} are free: the model could not be saved at the end. Make room, "
-                "or change output_dir"
+                f"{place} needs {size:,} bytes and {free:,} are free: the model could not be saved at the end. Make "
+                "room, or change output_dir"
             )
         free += sum(file.stat().st_size for file in place.glob("*.safetensors")) - size
 
@@ -97,7 +97,7 @@ def _write_weights(folder: Path, model: nn.Module, weights: dict[str, Tensor] | 
         model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
     except OSError:
         raise
-    except Exception as error:  # of settings that cannot be saved
+    except Exception as error:  # noqa: BLE001 (of settings that cannot be saved; it is told)
         (folder / "config.json").unlink(missing_ok=True)  # it is empty then
         save_model(model, str(folder / "model.safetensors"))
         return [f"configuration ({_reason(error)})"]
@@ -121,7 +121,7 @@ def _write_rest(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBa
 def _tried(part: str, write: Callable[[], object]) -> list[str]:
     try:
         write()
-    except Exception as error:  # the weights are more than this part
+    except Exception as error:  # noqa: BLE001 (the weights are more than this part; it is told)
         return [f"{part} ({_reason(error)})"]
     return []
 

@@ -47,8 +47,8 @@ def critic_under_adapters(policy: nn.Module, peft_config: Any, pad_token_id: int
     shared = [name for name, parameter in classifier.named_parameters() if id(parameter) in learned]
     if shared:
         raise ModelError(
-            f"{ROLE}: the policy's adapters train {shared[0]} itself (as with bias = all), so it cannot be the critic's "
-            "base. Leave that out, or use critic_trunk = separate or shared."
+            f"{ROLE}: the policy's adapters train {shared[0]} itself (as with bias = all), so it cannot be the "
+            "critic's base. Leave that out, or use critic_trunk = separate or shared."
         )
     own = copy.copy(peft_config)
     own.task_type, own.modules_to_save = "SEQ_CLS", None

@@ -69,8 +69,10 @@ def prepare(
     )
     notes = ["The head is new." if is_new else "The model has a head already, which goes on learning."]
     without_float16(model, "model", notes)
-    own = isinstance(given, nn.Module) and is_adapted(given) and transformers_model(given, "model") is model
-    adapted = given if own else _adapted(model, config, peft_config)
+    if isinstance(given, nn.Module) and is_adapted(given) and transformers_model(given, "model") is model:
+        adapted = given
+    else:
+        adapted = _adapted(model, config, peft_config)
     require_learning(adapted, "model")
     reader = make_reader(
         adapted, role="model", pad_token_id=pad, autocast=config.bf16, checkpointing=config.gradient_checkpointing

@@ -94,7 +94,7 @@ class RewardModelTrainer:
             steps = self._fit(progress)
             try:
                 self.report = self._scaled_and_measured(steps)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (it is raised again)
                 self._save(self._report(steps))
                 raise_after_saving(error, f"The model as it was trained lies in {folder / 'reward'}.")
             self._save(self.report)
