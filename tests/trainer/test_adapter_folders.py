@@ -284,7 +284,8 @@ def test_a_critic_that_starts_from_a_reward_model_with_adapters_is_saved_whole(b
     value, info = AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "out" / "value", output_loading_info=True
     )
-    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
     torch.testing.assert_close(logits(value), logits(trainer.value_model), atol=1e-4, rtol=1e-4)
 
 

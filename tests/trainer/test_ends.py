@@ -46,7 +46,7 @@ def test_what_cannot_be_saved_is_refused_before_the_first_step(tmp_path, made):
 def test_a_wrong_generation_config_is_refused_before_the_first_step(tmp_path):
     model = tiny_causal_lm()
     model.generation_config.do_sample, model.generation_config.temperature = False, 0.5
-    with pytest.raises(ModelError, match="the generation config .*temperature"):
+    with pytest.raises(ModelError, match=r"the generation config .*temperature"):
         trainer_of(tmp_path, model=model).train()
     assert list(tmp_path.iterdir()) == []
 
@@ -168,7 +168,7 @@ def test_an_upload_that_could_not_succeed_is_refused_before_the_run(tmp_path, mo
 
 
 def test_offline_mode_is_the_reason_that_is_told(tmp_path):
-    with pytest.raises(ConfigError, match="push_to_hub: .*HF_HUB_OFFLINE is set"):
+    with pytest.raises(ConfigError, match=r"push_to_hub: .*HF_HUB_OFFLINE is set"):
         trainer_of(tmp_path, changes=PUSHED)
 
 
@@ -179,7 +179,7 @@ def test_an_upload_that_fails_at_the_end_tells_where_the_model_lies(tmp_path, mo
     trainer = trainer_of(tmp_path, changes=PUSHED)
     assert hub.calls == ["whoami", "create_repo", "auth_check"]
     with pytest.raises(
-        TrainingError, match="upload to 'me/policy' failed: ConnectionError: cable.*lies in .*policy: hf up"
+        TrainingError, match=r"upload to 'me/policy' failed: ConnectionError: cable.*lies in .*policy: hf up"
     ):
         trainer.train()
     assert "Done" in capsys.readouterr().out

@@ -183,7 +183,7 @@ def take_off(model: PreTrainedModel) -> None:
     for name, module in list(model.named_modules()):
         whole = isinstance(module, utils.ModulesToSaveWrapper | utils.TrainableTokensWrapper)
         if (whole or isinstance(module, _layer_type())) and not name.startswith(done):
-            plain: nn.Module = module.original_module if whole else module.get_base_layer()  # type: ignore[operator]
+            plain: nn.Module = module.original_module if whole else module.get_base_layer()
             model.set_submodule(name, plain)
             done += (f"{name}.",)  # one adapter may lie on another
 

@@ -73,7 +73,6 @@ def prepare(
         adapted = given
     else:
         adapted = _adapted(model, config, peft_config)
-    require_learning(adapted, "model")
     reader = make_reader(
         adapted, role="model", pad_token_id=pad, autocast=config.bf16, checkpointing=config.gradient_checkpointing
     )
@@ -84,12 +83,15 @@ def prepare(
 
 def _with_its_adapters(config: RewardConfig, given: nn.Module | str, peft_config: Any) -> nn.Module | str:
     """A reward model whose adapters train on as a peft model, unless new ones are asked for; else what was given."""
+    new = config.use_peft or peft_config is not None
     if isinstance(given, nn.Module):
         given = as_peft_model(given)
-        if is_adapted(given) and (config.use_peft or peft_config is not None):
+        if is_adapted(given) and new:
             raise ModelError("model: it is a peft model already; pass either such a model or peft_config, not both")
+        if not new and transformers_model(given, "model").get_output_embeddings() is None:
+            require_learning(given, "model")  # a policy gives its weights to a new model, which learns
         return given
-    if config.use_peft or peft_config is not None or not holds_adapters(given) or not holds_head(given, "model"):
+    if new or not holds_adapters(given) or not holds_head(given, "model"):
         return given
     return load_adapted_scalar_model(
         given, role="model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
