@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
-from nearstep.common.errors import raise_after_saving
 from nearstep.common.hub import push_to_hub
 from nearstep.config.ppo import PPOConfig
 from nearstep.rewards.build import RewardEntry
@@ -129,10 +128,9 @@ class PPOTrainer:
         """Save the models that a failure after the end of an update has left whole: a report, an evaluation, a callback
         costs no weights."""
         r, folder = self.recipe, self.recipe.config.output_dir
-        if self.state.update == 0 or self.state.episodes != self.state.update * r.batch.batch:
-            return
-        r.checkpoint.rescue(self.state)
-        raise_after_saving(error, f"The models as they are after update {self.state.update} lie in {folder}.")
+        if self.state.update > 0 and self.state.episodes == self.state.update * r.batch.batch:
+            r.checkpoint.rescue(self.state)
+            error.add_note(f"The models as they are after update {self.state.update} lie in {folder}.")
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """Write the policy as a model folder of its own; `train` has already left `policy/` and `value/`."""

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.head_bias import store_bias
 from nearstep.models.roles import Critic, Models, scalar_head, transformers_model
-from nearstep.models.saving import rehearse, require_space, write_each, write_model
+from nearstep.models.saving import rehearse, require_space, write_each, write_into, write_model
 from nearstep.models.shared_trunk import whole_critic
 from nearstep.scale.backend import Backend
 from nearstep.training.state import State
@@ -37,7 +37,10 @@ class Checkpoint:
         target = self.folder / f"checkpoint-{state.update}"
         self._write(target, state)
         if self.backend.rank == 0 and self.keep is not None:
-            saved = sorted(self.folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+            numbered = [
+                path for path in self.folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()
+            ]
+            saved = sorted(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")))
             for old in saved[: -self.keep]:
                 shutil.rmtree(old)
         self.announce(state.update, target)
@@ -53,9 +56,8 @@ class Checkpoint:
         weights = self.backend.weights_to_save(policy)
         if self.backend.rank == 0:
             whole = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
-            whole.save_pretrained(folder, state_dict=None if is_adapted(policy) else weights)
-            self.tokenizer.save_pretrained(folder)
-            (folder / "README.md").write_text(self.card(state, "policy"), encoding="utf-8")
+            weights = None if is_adapted(policy) else weights
+            write_into(folder, whole, weights, self.tokenizer, self.card(state, "policy"))
         self.backend.wait_for_all()
 
     def rehearse(self, state: State) -> None:

@@ -1,11 +1,15 @@
 """Which errors nearstep raises at its user: each says what was wrong, where, and what to do."""
 
 import re
-from typing import NoReturn
 
 
 class NearstepError(Exception):
-    """Base of every error that is meant for the user rather than for us."""
+    """Base of every error that is meant for the user rather than for us. Its notes (add_note) are part of its text."""
+
+    def __str__(self) -> str:
+        notes: list[str] = vars(self).get("__notes__", [])
+        text = super().__str__()
+        return " ".join([text.rstrip(".") + ".", *notes]) if notes else text
 
 
 class ConfigError(NearstepError, ValueError):
@@ -30,14 +34,6 @@ class TrainingError(NearstepError, RuntimeError):
 
 class ConformanceError(NearstepError, AssertionError):
     """An object breaks a law of its axis. Gives the law and a counterexample."""
-
-
-def raise_after_saving(error: Exception, saved: str) -> NoReturn:
-    """Raise the error with a sentence on what was saved all the same; one not meant for the user gets it as a note."""
-    if isinstance(error, NearstepError):
-        raise TrainingError(f"{str(error).rstrip('.')}. {saved}") from error
-    error.add_note(saved)
-    raise error
 
 
 def shorten(value: object, limit: int = 200) -> str:

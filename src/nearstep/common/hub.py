@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from nearstep.common.attempts import reason
 from nearstep.common.errors import ConfigError, TrainingError
 
 
@@ -21,7 +22,7 @@ def check_hub(repository: str) -> None:
         api.auth_check(address.repo_id, write=True)
     except Exception as error:  # of the network, of the hub, of names: each says what it is
         raise ConfigError(
-            f"push_to_hub: the run could not be uploaded to {repository!r}: {_reason(error)}. Log in (hf auth login "
+            f"push_to_hub: the run could not be uploaded to {repository!r}: {reason(error)}. Log in (hf auth login "
             "or HF_TOKEN), set hub_model_id to a repository of yours, or leave push_to_hub out"
         ) from error
 
@@ -36,11 +37,7 @@ def push_to_hub(folder: Path, repository: str) -> str:
         api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message="Trained with nearstep")
     except Exception as error:  # whatever it was, the run is done and its models are saved
         raise TrainingError(
-            f"the upload to {repository!r} failed: {_reason(error)}. The run is done, and the model lies in {folder}: "
+            f"the upload to {repository!r} failed: {reason(error)}. The run is done, and the model lies in {folder}: "
             f"hf upload {repository} {folder}"
         ) from error
     return str(address)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(". ")

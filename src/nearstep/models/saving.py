@@ -3,13 +3,14 @@ model; and how all that could fail there is tried before a run."""
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import save_model
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from nearstep.common.attempts import Attempt
 from nearstep.common.errors import ModelError, TrainingError
 from nearstep.common.whole_folder import whole_folder
 from nearstep.models.adapters import adapters_of, is_adapted
@@ -30,26 +31,29 @@ def write_model(
     `weights` is the state dict to write, None for the model's own. Raises TrainingError where the weights could not be
     written, the former folder staying, and for other files once the folder stands without them.
     """
-    try:
-        with whole_folder(target) as unfinished:
-            lost = [*_write_weights(unfinished, model, weights), *_write_rest(unfinished, model, tokenizer, card)]
-    except OSError as error:
-        free = shutil.disk_usage(target.parent).free if target.parent.exists() else 0
-        raise TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free)") from error
-    if lost:
-        raise TrainingError(f"{target} holds the weights, but not the {'; nor the '.join(lost)}")
+    with _disk_errors(target), whole_folder(target) as unfinished:
+        lost = [*_write_weights(unfinished, model, weights), *_write_rest(unfinished, model, tokenizer, card)]
+    _tell(target, lost)
+
+
+def write_into(
+    folder: Path, model: nn.Module, weights: dict[str, Tensor] | None, tokenizer: PreTrainedTokenizerBase, card: str
+) -> None:
+    """The same into a folder that may hold other files, which stay."""
+    with _disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lost = [*_write_weights(folder, model, weights), *_write_rest(folder, model, tokenizer, card)]
+    _tell(folder, lost)
 
 
 def write_each(writings: Sequence[Callable[[], None]]) -> None:
     """Write all that can be written. Raises one TrainingError with what could not, after all were tried."""
-    failures = []
+    failures: list[str] = []
     for write in writings:
-        try:
+        with Attempt(None, failures):
             write()
-        except Exception as error:  # noqa: BLE001 (the next may well succeed; all are told)
-            failures.append(error)
     if failures:
-        raise TrainingError("; ".join(map(_reason, failures))) from failures[0]
+        raise TrainingError("; ".join(failures))
 
 
 def rehearse(place: Path, role: str, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str) -> None:
@@ -65,9 +69,12 @@ def rehearse(place: Path, role: str, model: nn.Module, tokenizer: PreTrainedToke
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.rehearsal") as folder:
             inner = transformers_model(model, role)
-            lost = _tried("configuration", lambda: inner.config.save_pretrained(folder))
+            lost: list[str] = []
+            with Attempt("configuration", lost):
+                inner.config.save_pretrained(folder)
             if is_adapted(model):
-                lost += _tried("adapters", lambda: adapters_of(model).save_pretrained(folder))
+                with Attempt("adapters", lost):
+                    adapters_of(model).save_pretrained(folder)
             lost += _write_rest(Path(folder), inner, tokenizer, card)
     except OSError as error:
         raise TrainingError(f"nothing can be saved in {place.parent}: {error}. Change output_dir") from error
@@ -88,48 +95,57 @@ def require_space(places: Sequence[tuple[Path, nn.Module]]) -> None:
         free += sum(file.stat().st_size for file in place.glob("*.safetensors")) - size
 
 
-def _write_weights(folder: Path, model: nn.Module, weights: dict[str, Tensor] | None) -> list[str]:
-    """Weights and configuration. Where transformers refuses to save the model the bare weights are written."""
-    own = model.generation_config if _generates(model) else None
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    """OSErrors as errors for the user, with the room that is left."""
     try:
-        if own is not None:  # a wrong one would keep the weights from being written; it comes after them
-            model.generation_config = GenerationConfig()
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(target.parent).free if target.parent.exists() else 0
+        raise TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free)") from error
+
+
+def _tell(target: Path, lost: Sequence[str]) -> None:
+    if lost:
+        raise TrainingError(f"{target} holds the weights, but not the {'; nor the '.join(lost)}")
+
+
+def _write_weights(folder: Path, model: nn.Module, weights: dict[str, Tensor] | None) -> list[str]:
+    """Weights and configuration; which of the two could not be written, and why.
+
+    A wrong configuration of either kind would keep transformers from writing the weights: the generation config comes
+    after them, and where the configuration is wrong they are written without it.
+    """
+    if not isinstance(model, PreTrainedModel):
         model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
-    except OSError:
-        raise
-    except Exception as error:  # noqa: BLE001 (of settings that cannot be saved; it is told)
-        (folder / "config.json").unlink(missing_ok=True)  # it is empty then
-        save_model(model, str(folder / "model.safetensors"))
-        return [f"configuration ({_reason(error)})"]
+        return []
+    lost: list[str] = []
+    config, generation = model.config, model.generation_config if model.can_generate() else None
+    try:
+        if generation is not None:
+            model.generation_config = GenerationConfig()
+        with Attempt("configuration", lost):
+            model.save_pretrained(folder, state_dict=weights)
+        if lost:
+            model.config = type(config)()
+            model.save_pretrained(folder, state_dict=weights)
+            (folder / "config.json").unlink()
     finally:
-        if own is not None:
-            model.generation_config = own
-    return []
+        model.config = config
+        if generation is not None:
+            model.generation_config = generation
+    return lost
 
 
 def _write_rest(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str) -> list[str]:
     """Everything but weights and configuration; which parts could not be written, and why."""
-    lost = []
-    if _generates(model):
+    lost: list[str] = []
+    if isinstance(model, PreTrainedModel) and model.can_generate():
         (folder / "generation_config.json").unlink(missing_ok=True)
-        lost += _tried("generation config", lambda: model.generation_config.save_pretrained(folder))  # type: ignore[union-attr, operator]
-    lost += _tried("tokenizer", lambda: tokenizer.save_pretrained(folder))
-    lost += _tried("model card", lambda: (folder / "README.md").write_text(card, encoding="utf-8"))
+        with Attempt("generation config", lost):
+            model.generation_config.save_pretrained(folder)
+    with Attempt("tokenizer", lost):
+        tokenizer.save_pretrained(folder)
+    with Attempt("model card", lost):
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return lost
-
-
-def _tried(part: str, write: Callable[[], object]) -> list[str]:
-    try:
-        write()
-    except Exception as error:  # noqa: BLE001 (the weights are more than this part; it is told)
-        return [f"{part} ({_reason(error)})"]
-    return []
-
-
-def _generates(model: nn.Module) -> bool:
-    return isinstance(model, PreTrainedModel) and bool(model.can_generate())
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())[:400].rstrip(".")
-    return text if isinstance(error, TrainingError) else f"{type(error).__name__}: {text}"

@@ -38,8 +38,11 @@ class JsonLines:
     def write(self, records: Sequence[Record]) -> None:
         """Append the records and flush, so that a reader sees them at once. ValueError for NaN and infinity."""
         lines = [json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n" for record in records]
-        self._file.writelines(lines)
-        self._file.flush()
+        try:
+            self._file.writelines(lines)
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(f"{self.path} cannot be written: {error}") from error
 
     def close(self) -> None:
         """Close the file, and leave none behind that nothing was written to; closing twice is fine."""

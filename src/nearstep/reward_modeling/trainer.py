@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.common.errors import ConfigError, raise_after_saving
+from nearstep.common.errors import ConfigError
 from nearstep.common.hub import push_to_hub
 from nearstep.config.reward_model import RewardConfig
 from nearstep.reward_modeling.examples import Comparison, Grade
@@ -94,9 +94,10 @@ class RewardModelTrainer:
             steps = self._fit(progress)
             try:
                 self.report = self._scaled_and_measured(steps)
-            except Exception as error:  # noqa: BLE001 (it is raised again)
+            except Exception as error:
                 self._save(self._report(steps))
-                raise_after_saving(error, f"The model as it was trained lies in {folder / 'reward'}.")
+                error.add_note(f"The model as it was trained lies in {folder / 'reward'}.")
+                raise
             self._save(self.report)
             r.backend.wait_for_all()
             for table in self.report.tables():
