@@ -21,7 +21,7 @@ from nearstep.models.forward.forward import row_states
 from nearstep.models.roles import make_policy
 from nearstep.models.shared_trunk import critic_under_adapters
 from tests.tiny import tiny_causal_lm
-from tests.training.runs import small_recipe
+from tests.training.runs import play, small_recipe
 
 TASK = {"task_type": "CAUSAL_LM"}
 ON = {"target_modules": ["q_proj", "o_proj"], **TASK}
@@ -151,6 +151,17 @@ def test_a_critic_under_adapters_stands_on_the_weights_as_they_were(kind):
     assert learns.isdisjoint({id(weight) for weight in adapted.parameters()})
 
 
+def test_biases_that_train_beside_adapters_do_not_move_the_reference(tmp_path):
+    """peft cannot switch them off, so the reference is a copy."""
+    config = lora(bias="all", target_modules=["query_key_value"])
+    recipe = small_recipe(tmp_path, parts={"model": tiny_causal_lm("gpt_neox"), "peft_config": config})
+    reference = recipe.models.reference
+    assert not reference.adapters_off
+    before = logits(reference.policy.model)
+    moved(recipe.models.policy.model)
+    torch.testing.assert_close(logits(reference.policy.model), before, atol=0, rtol=0)
+
+
 def test_parameters_of_experts_take_adapters():
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(MixtralConfig(
@@ -187,6 +198,26 @@ def test_parameters_of_experts_take_adapters():
 def test_what_does_not_fit_is_refused_by_name_before_anything_loads(tmp_path, config, words):
     with pytest.raises(ModelError, match=f"peft_config.*{words}" if "peft_config" not in words else words):
         small_recipe(tmp_path, parts={"model": str(tmp_path / "is not read"), "peft_config": config})
+
+
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+def test_dora_over_a_row_of_zeros_is_refused(module):
+    """Merged it would be a row of NaN: silently in the embeddings, where nothing reads PAD here."""
+    model = tiny_causal_lm()
+    with torch.no_grad():
+        getattr(model.model, module, model.lm_head).weight[257] = 0.0
+    with pytest.raises(ModelError, match=f"{module} has a row of zeros"):
+        add_adapters(model, lora(use_dora=True, target_modules=[module, "q_proj"]), seed=0)
+
+
+@pytest.mark.parametrize("trunk", ["separate", "shared", "adapter"])
+def test_a_tied_head_with_trained_tokens_runs(tmp_path, trunk):
+    """Head and embeddings share the tokens' own rows, and so does the log-prob of a whole run."""
+    recipe = small_recipe(
+        tmp_path, critic_trunk=trunk, parts={"model": start(tied=True), "peft_config": lora(**LORA["tokens"])}
+    )
+    assert recipe.models.policy.head.vocabulary == 258
+    play(recipe)
 
 
 def test_a_peft_model_with_prompts_is_refused_in_every_role(tmp_path):

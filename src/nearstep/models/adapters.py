@@ -97,8 +97,21 @@ def add_adapters(model: nn.Module, peft_config: Any, *, seed: int, role: str = "
             adapted: nn.Module = peft().get_peft_model(model, own)
     except Exception as error:  # each method has errors of its own
         raise ModelError(f"{role}: peft could not add the adapters: {error}") from error
+    if own.to_dict().get("use_dora"):
+        _check_norms(adapted, role)
     check_merging(adapted, role)
     return adapted
+
+
+def _check_norms(model: nn.Module, role: str) -> None:
+    """Raise ModelError for rows of zeros under DoRA, which divides by their norms: PAD's embedding is often one."""
+    for name, layer in model.named_modules():
+        weight = layer.get_base_layer().weight if isinstance(layer, _layer_type()) else None
+        if weight is not None and weight.dim() == 2 and bool((weight == 0).all(dim=1).any()):
+            raise ModelError(
+                f"{role}: DoRA divides by the norm of every row, and {name} has a row of zeros (as PAD's embedding may "
+                "be), so its weights would become NaN. Leave it out of target_modules, or use plain LoRA."
+            )
 
 
 def peft() -> Any:
