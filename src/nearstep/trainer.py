@@ -146,14 +146,19 @@ class PPOTrainer:
             closing(r.checkpoint),
             r.interruption,
         ):
-            train(r, self.state)
+            r.checkpoint.rehearse(self.state)
+            try:
+                train(r, self.state)
+            except Exception as error:
+                self._rescue(error)
+                raise
             if r.interruption.asked:
                 r.checkpoint.close()
                 r.interruption.leave()
             r.checkpoint.save_final(self.state)
-            if r.config.push_to_hub and r.backend.rank == 0:
-                push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
             report.end()
+        if r.config.push_to_hub and r.backend.rank == 0:
+            push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
         self._output = TrainOutput(
             self.state.update,
             self.state.episodes,
@@ -166,6 +171,13 @@ class PPOTrainer:
     def history(self) -> Sequence[Mapping[str, int | float]]:
         """The metrics that were logged so far, one mapping for each line of metrics.jsonl; also of a broken-off run."""
         return self.recipe.report.history
+
+    def _rescue(self, error: Exception) -> None:
+        """Save the models that a failure after the end of an update has left whole: a report, an evaluation, a callback
+        costs no weights."""
+        if self.state.update > 0 and self.state.before is None and self.recipe.checkpoint.rescue(self.state):
+            folder = self.recipe.config.output_dir
+            error.add_note(f"The models as they are after update {self.state.update} lie in {folder}.")
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """Write the policy as a model folder of its own; `train` has already left `policy/` and `value/`."""

@@ -270,6 +270,7 @@ def test_trust_remote_code(allowed, place, tmp_path, monkeypatch):
 def test_push_to_hub(repository, place, tmp_path, monkeypatch):
     pushed = []
     monkeypatch.setattr("nearstep.reward_modeling.trainer.push_to_hub", lambda *given: pushed.append(given))
+    monkeypatch.setattr("nearstep.reward_modeling.run.check_hub", lambda repository: None)
     placed = {name: _placed(value, place, tmp_path / "out") for name, value in BASE.items()}
     RewardModelTrainer(RewardConfig(**placed | {"push_to_hub": True, "hub_model_id": repository})).train()
     assert pushed == [(tmp_path / "out" / "reward", repository or "out")]

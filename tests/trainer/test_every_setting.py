@@ -420,6 +420,7 @@ def test_dataset_config(models, tmp_path, monkeypatch):
 def test_push_to_hub(changes, uploads, models, tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr("nearstep.trainer.push_to_hub", lambda folder, repository: found.append(repository))
+    monkeypatch.setattr("nearstep.assembly.run.check_hub", lambda repository: None)
     placed = {
         key: value.format(models=models, folder=tmp_path / "run") if isinstance(value, str) else value
         for key, value in {**BASE, **changes}.items()

@@ -11,15 +11,18 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.assembly.axes import choose_axes, critic_learning_rate
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models, policy_of
+from nearstep.assembly.policy_folder import base_under_adapters
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.resume import Resumed, checkpoint_to_fork, choose_checkpoint
 from nearstep.checkpoint.saver import Checkpoints
+from nearstep.common.hub import check_hub
 from nearstep.common.telling import quiet_libraries, tell
 from nearstep.config.launcher import check_launch
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
 from nearstep.data.templates import with_template
 from nearstep.evaluation.evaluator import SAMPLE_ROWS, Evaluator
+from nearstep.models.adapters import POLICY_TASKS, check_peft_config, lora_from
 from nearstep.models.distribution import Sampling
 from nearstep.models.load import choose_tokenizer, family_of
 from nearstep.models.roles import Policy
@@ -212,6 +215,10 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     if config.decode_graphs:
         require_gpu(backend.device)
     tracker_callbacks(config.report_to, main=backend.rank == 0)
+    if inputs.peft_config is not None:
+        check_peft_config(inputs.peft_config, POLICY_TASKS)
+    elif config.use_peft:
+        lora_from(config)
     resumed = None
     if config.resume is not None:
         resumed = choose_checkpoint(Path(config.output_dir), config.resume, config)
@@ -221,13 +228,14 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     own = choose_tokenizer(
         inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
     )
-    tokenizer, family = with_template(own, config.prompt_type), family_of(policy, trust_remote_code=trusted)
+    tokenizer = with_template(own, config.prompt_type)
+    family = family_of(policy, base=base_under_adapters(config, policy), trust_remote_code=trusted)
     stops = stop_tokens(
         tokenizer,
         stop_token=config.stop_token,
         stop_token_id=config.stop_token_id,
         vocab_size=family.vocab_size,
-        model=ModelEnds.of(policy, family),
+        model=ModelEnds.of(base_under_adapters(config, policy) or policy, family),
         template_kwargs=config.chat_template_kwargs,
     )
     run_prompts = make_run_prompts(
@@ -245,6 +253,8 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         reward_funcs=inputs.reward_funcs,
     )
     batch = batch_sizes(config, run_prompts.rows, backend.world_size)
+    if config.push_to_hub and backend.rank == 0:
+        check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
     return CheckedInputs(backend, tokenizer, stops, run_prompts, specs, batch, resumed)
 
 

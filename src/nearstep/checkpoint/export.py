@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.head_bias import store_bias
 from nearstep.models.roles import Models, scalar_head, transformers_model
-from nearstep.models.saving import padding_token, write_model
+from nearstep.models.saving import padding_token, rehearse, require_space, write_each, write_into, write_model
 from nearstep.models.shared_trunk import whole_critic
 from nearstep.scale.backend import Backend
 from nearstep.training.state import State
@@ -29,6 +30,18 @@ class ModelFolders:
     backend: Backend
     card: Callable[[State, Role], str]  # text of a model card
 
+    def rehearse(self, run: Path, state: State) -> None:
+        """Try before the first update what could fail at the end. Raises TrainingError or ModelError."""
+        if self.backend.rank != 0:
+            return
+        policy, critic = self.models.policy, self.models.critic
+        places = [(run / "policy", policy.model)]
+        rehearse(run / "policy", "model", policy.model, self.tokenizer, self.card(state, "policy"))
+        if critic is not None:
+            places.append((run / "value", critic.model))
+            rehearse(run / "value", "value_model", critic.model, self.tokenizer, self.card(state, "value"))
+        require_space(places)
+
     def copied(self, state: State) -> Writing:
         """What writes the models as they are now into a folder, later and from any thread; nothing but on rank 0.
 
@@ -45,12 +58,8 @@ class ModelFolders:
         if merged is None:
             parts.append(self._part("policy", transformers_model(policy, "model"), policy_weights, card))
         else:
+            parts.append(self._part("policy_adapter", policy, policy_weights, card))
             parts.append(self._part("policy", merged, None, card))
-            parts.append(
-                lambda folder: policy.save_pretrained(  # type: ignore[operator]
-                    folder / "policy_adapter", state_dict=policy_weights
-                )
-            )
         if critic is not None:
             whole = whole_critic(critic, merged if self.models.one_trunk else None)
             whole.config.get_text_config().pad_token_id = padding_token(self.tokenizer)
@@ -58,12 +67,7 @@ class ModelFolders:
                 whole, scalar_head(whole, "value_model"), critic_weights if whole is critic.model else None
             )
             parts.append(self._part("value", whole, _copies(weights), self.card(state, "value")))
-
-        def write(folder: Path) -> None:
-            for part in parts:
-                part(folder)
-
-        return write
+        return lambda folder: write_each([partial(part, folder) for part in parts])
 
     def export_policy(self, folder: Path, state: State) -> None:
         """Write the policy alone, as a model folder of its own at `folder`."""
@@ -71,12 +75,11 @@ class ModelFolders:
         weights = self.backend.weights_to_save(policy)
         if self.backend.rank == 0:
             whole = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
-            whole.save_pretrained(folder, state_dict=None if is_adapted(policy) else weights)
-            self.tokenizer.save_pretrained(folder)
-            (folder / "README.md").write_text(self.card(state, "policy"), encoding="utf-8")
+            weights = None if is_adapted(policy) else weights
+            write_into(folder, whole, weights, self.tokenizer, self.card(state, "policy"))
         self.backend.wait_for_all()
 
-    def _part(self, role: Role, model: PreTrainedModel, weights: dict[str, Tensor] | None, card: str) -> Writing:
+    def _part(self, role: str, model: nn.Module, weights: dict[str, Tensor] | None, card: str) -> Writing:
         return lambda folder: write_model(folder / role, model, weights, self.tokenizer, card)
 
 

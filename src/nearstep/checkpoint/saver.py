@@ -128,15 +128,22 @@ class Checkpoints:
         self.pause_seconds = self._saved_at - began
         self.announce(state.update, self.run / f"{PREFIX}{state.update}")
 
+    def rehearse(self, state: State) -> None:
+        """Before the first update: try what could fail at the end. Raises TrainingError or ModelError."""
+        self.folders.rehearse(self.run, state)
+
+    def rescue(self, state: State) -> bool:
+        """After a failure: write the models into the run's folder, if their weights are finite; whether it was done."""
+        if take_snapshot(self.learners, state, {}).not_finite() is not None:
+            return False
+        self.folders.copied(state)(self.run)
+        return True
+
     def save_final(self, state: State) -> None:
         """Write the models of the finished run into its folder itself."""
         models = self.folders.copied(state)
         self.wait()
-        if self.backend.rank == 0:
-            try:
-                models(self.run)
-            except OSError as error:
-                raise self._no_place(self.run, error) from error
+        models(self.run)
         self.backend.wait_for_all()
         self.announce(state.update, self.run)
 

@@ -7,7 +7,7 @@ MOST_OF_ALL = 20_000
 
 
 class NearstepError(Exception):
-    """Base of every error that is meant for the user rather than for us.
+    """Base of every error that is meant for the user rather than for us. Its notes (add_note) are part of its text.
 
     Whatever stands in its message, a value of a megabyte as well, lines and message are cut in their middle.
     """
@@ -15,6 +15,11 @@ class NearstepError(Exception):
     def __init__(self, message: str = "") -> None:
         lines = [cut(line, MOST_OF_A_LINE) for line in message.split("\n")]
         super().__init__(cut("\n".join(lines), MOST_OF_ALL))
+
+    def __str__(self) -> str:
+        notes: list[str] = vars(self).get("__notes__", [])
+        text = super().__str__()
+        return " ".join([text.rstrip(".") + ".", *notes]) if notes else text
 
 
 class ConfigError(NearstepError, ValueError):

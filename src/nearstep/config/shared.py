@@ -33,7 +33,9 @@ class ModelSettings(Settings):
     use_peft: bool = option(False, "train LoRA adapters instead of all weights")
     lora_r: int = option(16, "rank of the adapters", at_least=1)
     lora_alpha: int = option(32, "scale of the adapters (alpha / rank)", at_least=1)
-    lora_target_modules: tuple[str, ...] | None = option(None, "modules that get adapters; peft's choice if not given")
+    lora_target_modules: tuple[str, ...] | None = option(
+        None, "modules that get adapters: names, all-linear, or one pattern; peft's choice if not given"
+    )
     trust_remote_code: bool = option(False, "allow models to bring Python code of their own")
 
 

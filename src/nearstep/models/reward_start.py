@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from nearstep.common.random_streams import stream, stream_seed
+from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.head_bias import add_bias, stored_bias
 from nearstep.models.load import check_folder, check_weights, load_classifier, scalar_from_trunk
 from nearstep.models.roles import output_layer, transformers_model
@@ -34,7 +35,9 @@ def start_reward_model(
         if isinstance(given, str):
             model, is_new = _from_place(given, dtype, trust_remote_code)
         else:
-            model, is_new = _from_object(transformers_model(given, ROLE), pad_token_id)
+            inner = transformers_model(given, ROLE)
+            merged = is_adapted(given) and inner.get_output_embeddings() is not None
+            model, is_new = _from_object(with_adapters_merged(given) if merged else inner, pad_token_id)
     head = output_layer(model, ROLE)
     if is_new:
         with torch.no_grad():

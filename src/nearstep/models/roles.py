@@ -2,25 +2,25 @@
 
 import copy
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from nearstep.algorithm.precision import wide
 from nearstep.common.errors import ModelError
-from nearstep.models.adapters import base_layer, trained_copy
-from nearstep.models.attention.interface import PACKED
+from nearstep.models.adapters import base_layer, check_adapted, trained_copy
 from nearstep.models.forward.forward import CausalRole, ScalarRole, row_states
 from nearstep.models.forward.head import Head
+from nearstep.models.forward.own_pass import recompute_activations
 from nearstep.models.forward.probing import probe_alone, probe_rows, relative_gap, rounding
 from nearstep.models.head_bias import add_bias, stored_bias
 
 HEAD_NAMES = ("score", "classifier")
+ROUNDING_KL = 1e-6  # nats between two ways to compute one distribution in float32
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,11 @@ class Models:
 
 
 def transformers_model(model: nn.Module, role: str) -> PreTrainedModel:
-    """The transformers model itself, also where peft wraps it. Raises ModelError for anything else."""
+    """The transformers model itself, also where peft wraps it.
+
+    Raises ModelError for anything else, and for adapters whose effect does not lie in the layers alone.
+    """
+    check_adapted(model, role)
     peft = sys.modules.get("peft")
     inner = model.get_base_model() if peft is not None and isinstance(model, peft.PeftModel) else model
     if not isinstance(inner, PreTrainedModel):
@@ -163,7 +167,7 @@ def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
 
     Where peft trains it whole, this is its trained copy.
     """
-    heads = _heads(model)
+    heads = [base_layer(head) for head in _heads(model)]
     if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
         raise ModelError(
             f"{role}: {type(model).__name__} has no linear head named score or classifier. Use a model of "
@@ -196,9 +200,23 @@ def output_layer(model: PreTrainedModel, role: str) -> nn.Linear:
 
 
 def frozen_copy(policy: Policy) -> Reference:
-    """A reference that stays what the policy is now."""
-    model = copy.deepcopy(policy.model).requires_grad_(False)
-    return Reference(Policy(model, policy.autocast), adapters_off=False)
+    """A reference that stays what the policy is now; weights of the policy that do not learn are shared, not copied."""
+    frozen: dict[int, object] = {id(weight): weight for weight in policy.model.parameters() if not weight.requires_grad}
+    model = copy.deepcopy(policy.model, frozen).requires_grad_(False)
+    return Reference(replace(policy, model=model), adapters_off=False)
+
+
+def without_fresh_adapters(policy: Policy) -> Reference | None:
+    """The policy with its adapters off, if they change nothing yet; else None, as for adapters that begin at random or
+    change the weights under them (PiSSA)."""
+    inner = transformers_model(policy.model, "model")
+    reference = Reference(policy, adapters_off=True)
+    with torch.no_grad():
+        now = wide(policy.head.logits(_packed(policy, inner))).log_softmax(-1)
+        with reference.active():
+            off = wide(policy.head.logits(_packed(policy, inner))).log_softmax(-1)
+    kl = (now.exp() * (now - off)).sum(-1).max()
+    return reference if kl <= ROUNDING_KL else None
 
 
 def _head(model: PreTrainedModel) -> Head:
@@ -215,10 +233,9 @@ def _head(model: PreTrainedModel) -> Head:
 
 
 def _ready(model: PreTrainedModel, role: str, checkpointing: bool) -> None:
-    """Dropout off (2403.17031, detail 7), packed attention on, checkpointing as asked."""
+    """Dropout off (2403.17031, detail 7), checkpointing as asked; the attention can be exchanged for a pass of ours."""
     model.eval()
-    model.set_attn_implementation(PACKED)
-    if model.config.get_text_config()._attn_implementation != PACKED:
+    if not model.base_model._can_set_attn_implementation():
         raise ModelError(
             f"{role}: {type(model).__name__} does not let its attention be chosen (transformers' "
             "AttentionInterface), which packed "
@@ -232,21 +249,6 @@ def _packed(role: CausalRole | ScalarRole, model: PreTrainedModel) -> Tensor:
     """Final states of the probe's rows, packed."""
     rows = probe_rows(model)
     return row_states(role, torch.cat(rows), torch.tensor([len(row) for row in rows], device=model.device))
-
-
-def recompute_activations(model: PreTrainedModel) -> None:
-    """Switch gradient checkpointing on, and nothing else: dropout stays off."""
-    with warnings.catch_warnings():
-        # Newer versions prefer another name for it, which the oldest supported one does not know.
-        warnings.simplefilter("ignore", FutureWarning)
-        # Without dropout nothing is random, and a generator's state cannot be read while a CUDA graph is captured.
-        model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False}
-        )
-    # Layers recompute only in training mode; their children, dropout among them, stay in evaluation mode.
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.training = True
 
 
 def _compare(ours: Tensor, theirs: Tensor, model: PreTrainedModel, role: str) -> None:

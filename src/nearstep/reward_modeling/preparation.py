@@ -8,17 +8,24 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.reward_model import RewardConfig
-from nearstep.models.adapters import add_adapters, lora_from, with_head_trained
+from nearstep.models.adapter_folders import holds_adapters
+from nearstep.models.adapters import (
+    add_adapters,
+    as_peft_model,
+    is_adapted,
+    lora_from,
+    require_learning,
+    with_head_trained,
+)
 from nearstep.models.dtypes import DTYPES, without_float16
 from nearstep.models.head_bias import add_bias
+from nearstep.models.load import holds_head, load_adapted_scalar_model
 from nearstep.models.reward_model import RewardReader, make_reader
 from nearstep.models.reward_start import start_reward_model
-from nearstep.models.roles import HEAD_NAMES, output_layer
+from nearstep.models.roles import HEAD_NAMES, output_layer, transformers_model
 from nearstep.models.saving import padding_token
 from nearstep.training.master_weights import is_narrow
 from nearstep.training.optimizers import MASTERS_NOTE, trained_weights
-
-PEFT_TASKS = (None, "SEQ_CLS", "TOKEN_CLS")
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ def prepare(
 ) -> RewardModelInTraining:
     """Load the model, give it a head and adapters as asked. Raises ModelError for one that cannot learn rewards."""
     pad = padding_token(tokenizer)
+    given = _with_its_adapters(config, given, peft_config)
     model, is_new = start_reward_model(
         given,
         seed=config.seed,
@@ -64,7 +72,10 @@ def prepare(
         add_bias(model, output_layer(model, "model"))
     notes = ["The head is new." if is_new else "The model has a head already, which goes on learning."]
     without_float16(model, "model", notes)
-    adapted = _adapted(model, config, peft_config)
+    if isinstance(given, nn.Module) and is_adapted(given) and transformers_model(given, "model") is model:
+        adapted = given
+    else:
+        adapted = _adapted(model, config, peft_config)
     reader = make_reader(
         adapted, role="model", pad_token_id=pad, autocast=config.bf16, checkpointing=config.gradient_checkpointing
     )
@@ -73,15 +84,27 @@ def prepare(
     return RewardModelInTraining(adapted, model, output_layer(model, "model"), reader, notes)
 
 
+def _with_its_adapters(config: RewardConfig, given: nn.Module | str, peft_config: Any) -> nn.Module | str:
+    """A reward model whose adapters train on as a peft model, unless new ones are asked for; else what was given."""
+    new = config.use_peft or peft_config is not None
+    if isinstance(given, nn.Module):
+        given = as_peft_model(given)
+        if is_adapted(given) and new:
+            raise ModelError("model: it is a peft model already; pass either such a model or peft_config, not both")
+        if not new and transformers_model(given, "model").get_output_embeddings() is None:
+            require_learning(given, "model")  # a policy gives its weights to a new model, which learns
+        return given
+    if new or not holds_adapters(given) or not holds_head(given, "model"):
+        return given
+    return load_adapted_scalar_model(
+        given, role="model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
+    )
+
+
 def _adapted(model: nn.Module, config: RewardConfig, peft_config: Any) -> nn.Module:
     """The model with adapters if they are asked for; its head is trained whole in any case."""
     if peft_config is None and not config.use_peft:
         return model
     chosen = peft_config if peft_config is not None else lora_from(config, task="SEQ_CLS")
-    if chosen.task_type not in PEFT_TASKS:
-        raise ModelError(
-            f"peft_config: its task_type is {chosen.task_type}, and a reward model is a classification model. Use "
-            "SEQ_CLS."
-        )
     heads = [name for name, _ in model.named_children() if name in HEAD_NAMES]
     return add_adapters(model, with_head_trained(chosen, heads), seed=config.seed)

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -19,9 +20,11 @@ from nearstep.common.given import (
     places_or,
     unnamed,
 )
+from nearstep.common.hub import check_hub
 from nearstep.common.telling import tell
 from nearstep.config.launcher import check_launch
 from nearstep.config.reward_model import RewardConfig
+from nearstep.models.adapters import REWARD_TASKS, check_peft_config, lora_from
 from nearstep.models.dtypes import DTYPES
 from nearstep.models.load import choose_tokenizer, family_of
 from nearstep.reports.callbacks import tracker_callbacks
@@ -146,6 +149,10 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
     checkpoint_of(config)
     backend = torch_backend(use_cpu=config.use_cpu)
     trackers = tracker_callbacks(config.report_to, main=backend.rank == 0)
+    if inputs.peft_config is not None:
+        check_peft_config(inputs.peft_config, REWARD_TASKS)
+    elif config.use_peft:
+        lora_from(config)
     tell("reading the data …")
     model = choose_model(config, inputs.model)
     trusted = config.trust_remote_code
@@ -153,6 +160,8 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
         inputs.tokenizer, model, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
     )
     family = family_of(model, trust_remote_code=trusted)
+    if config.push_to_hub and backend.rank == 0:
+        check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
     reader = EpisodeReader(tokenizer, config.chat_template_kwargs)
     encoder = TextEncoder(reader, family.vocab_size, longest_text(config, family))
     examples = _examples(

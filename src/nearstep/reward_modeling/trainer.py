@@ -31,7 +31,7 @@ from nearstep.reward_modeling.objective import LearningModel
 from nearstep.reward_modeling.progress import Progress
 from nearstep.reward_modeling.report import RewardReport
 from nearstep.reward_modeling.run import RewardRun, RewardRunInputs, assemble
-from nearstep.reward_modeling.saving import save
+from nearstep.reward_modeling.saving import save, try_saving
 from nearstep.reward_modeling.scale import Scale
 from nearstep.reward_modeling.scoring import ExampleScorer
 
@@ -118,33 +118,46 @@ class RewardModelTrainer:
                 progress.say(line)
             if left_out := self._left_out():
                 progress.say(f"Rewards will be scores less their mean, {left_out:.4g}; normalize = level keeps it.")
-            steps = self._fit(progress)
-            scorer = ExampleScorer(r.trained.reader, r.backend, r.config.per_device_eval_batch_size)
-            r.examples.objective.scale.fold_into(r.trained.head)
-            scale, normalized = self._scale(scorer)
-            scale.fold_into(r.trained.head)
-            self.report = RewardReport(
-                r.examples.kind,
-                steps,
-                len(r.examples.train),
-                r.examples.unit,
-                self._measure(scorer),
-                normalized,
-                scale.offset,
-                self._left_out(),
-            )
             if r.backend.rank == 0:
-                save(folder, r.trained, r.tokenizer, r.config, self.report, r.data_sources)
-                if r.config.push_to_hub:
-                    push_to_hub(folder / "reward", r.config.hub_model_id or folder.resolve().name)
+                try_saving(folder, r.trained, r.tokenizer, r.config, self._report(0), r.data_sources)
+            steps = self._fit(progress)
+            try:
+                self.report = self._scaled_and_measured(steps)
+            except Exception as error:
+                self._save(self._report(steps))
+                error.add_note(f"The model as it was trained lies in {folder / 'reward'}.")
+                raise
+            self._save(self.report)
             r.backend.wait_for_all()
             for table in self.report.tables():
                 progress.say(table)
             if (remark := self.report.remark()) is not None:
                 progress.say(remark)
             progress.say(f"The reward model is in {folder / 'reward'}, the report in {folder / 'report.json'}.")
+        if r.config.push_to_hub and r.backend.rank == 0:
+            push_to_hub(folder / "reward", r.config.hub_model_id or folder.resolve().name)
         self._is_over = True
         return folder / "reward"
+
+    def _scaled_and_measured(self, steps: int) -> RewardReport:
+        """Put the rewards' zero where it belongs, and see how the model does on unseen texts."""
+        r = self.run
+        scorer = ExampleScorer(r.trained.reader, r.backend, r.config.per_device_eval_batch_size)
+        r.examples.objective.scale.fold_into(r.trained.head)
+        scale, normalized = self._scale(scorer)
+        scale.fold_into(r.trained.head)
+        return replace(self._report(steps), held_out=self._measure(scorer), normalized=normalized, offset=scale.offset)
+
+    def _report(self, steps: int) -> RewardReport:
+        """What is known without measures."""
+        examples = self.run.examples
+        left_out = self._left_out()
+        return RewardReport(examples.kind, steps, len(examples.train), examples.unit, None, "none", 0.0, left_out)
+
+    def _save(self, report: RewardReport) -> None:
+        r = self.run
+        if r.backend.rank == 0:
+            save(Path(r.config.output_dir), r.trained, r.tokenizer, r.config, report, r.data_sources)
 
     def _fit(self, progress: Progress) -> int:
         r, examples = self.run, self.run.examples

@@ -108,6 +108,12 @@ class ModelSaver(Protocol):
     def load(self, state: State) -> None:
         """Put the run where its checkpoint stands; nothing for a new run."""
 
+    def rehearse(self, state: State) -> None:
+        """Before the first update: try what could fail at the end."""
+
+    def rescue(self, state: State) -> bool:
+        """After a failure: write the models, if they are whole; no other process takes part. Whether it was done."""
+
     def step(self, state: State, due: Due, *, best: bool) -> None:
         """An update is done: save it if that is due, or if it is the best and such are kept."""
 

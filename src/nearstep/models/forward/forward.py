@@ -12,6 +12,7 @@ from nearstep.models.attention.interface import AttentionPlan
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs, action_logprobs
 from nearstep.models.forward.head import Head
+from nearstep.models.forward.own_pass import own_pass
 from nearstep.models.forward.packing import Packed, pack, pack_rollout
 from nearstep.types import Rollout
 
@@ -53,7 +54,7 @@ def hidden_states(
     Neither a mask nor a cache may be given to the model here: with either, transformers lets packed rows attend to each
     other without a word.
     """
-    with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=autocast):
+    with own_pass(trunk), torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=autocast):
         output = trunk(
             input_ids=tokens[None],
             position_ids=positions,

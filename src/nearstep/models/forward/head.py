@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nearstep.models.adapters import base_layer
+
 
 @dataclass(frozen=True)
 class Head:
@@ -23,7 +25,7 @@ class Head:
     @property
     def vocabulary(self) -> int:
         """How many logits an action has."""
-        return cast(int, self.linear.out_features)
+        return cast(nn.Linear, base_layer(self.linear)).out_features
 
     def logits(self, hidden: Float[Tensor, "places width"]) -> Float[Tensor, "places vocabulary"]:
         """Logits at the given places, in the model's type."""

@@ -9,7 +9,7 @@ LENGTHS = (5, 3)
 
 def probe_rows(model: PreTrainedModel) -> list[Tensor]:
     """Two short rows of token ids."""
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary: int = model.config.get_text_config().vocab_size
     tokens = (torch.arange(sum(LENGTHS), device=model.device) * 7 + 3) % vocabulary
     return list(tokens.split(LENGTHS))
 
