@@ -92,8 +92,7 @@ def build_models(
         options,
     )
     reference = _reference(config, inputs, policy, backend, notes, kl_penalty=kl_penalty)
-    kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=config.bf16)
-    notes.append(f"Attention over packed rows: {kernel.value}.")
+    notes.append(_how_rows_run(policy, autocast=config.bf16))
     value = None
     if critic is not None:
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
@@ -231,6 +230,14 @@ def _reference(
         notes.append("The reference is the policy with its adapters off.")
         return Reference(policy, adapters_off=True)
     return frozen_copy(policy)
+
+
+def _how_rows_run(policy: Policy, *, autocast: bool) -> str:
+    """In one line: which attention packed rows have, or why they are padded."""
+    if policy.layout.note is not None:
+        return f"The policy {policy.layout.note}"
+    kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=autocast)
+    return f"Attention over packed rows: {kernel.value}."
 
 
 def _name_or_path(model: nn.Module) -> str | None:
