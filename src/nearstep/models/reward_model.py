@@ -14,7 +14,8 @@ from nearstep.algorithm.precision import wide
 from nearstep.common.errors import ModelError
 from nearstep.models.forward.forward import ScalarRole, states_of
 from nearstep.models.forward.layout import RowLayout, Rows
-from nearstep.models.roles import make_critic, recompute_activations, transformers_model
+from nearstep.models.forward.own_pass import recompute_activations, recomputing
+from nearstep.models.roles import make_critic, transformers_model
 from nearstep.types import row_groups
 
 
@@ -138,9 +139,10 @@ def encoder_rewards(model: PreTrainedModel, rows: Sequence[Sequence[int]], pad_t
     widest = max(map(len, rows))
     padded = [list(row) + [pad_token_id] * (widest - len(row)) for row in rows]
     mask = [[1] * len(row) + [0] * (widest - len(row)) for row in rows]
-    output = model(
-        input_ids=torch.tensor(padded, device=model.device), attention_mask=torch.tensor(mask, device=model.device)
-    )
+    with recomputing(model):
+        output = model(
+            input_ids=torch.tensor(padded, device=model.device), attention_mask=torch.tensor(mask, device=model.device)
+        )
     return wide(output.logits[:, 0])
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,12 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nearstep.common.errors import ModelError
 from nearstep.models.adapters import trained_copy
 from nearstep.models.forward.head import Head, LogitShape, OwnLogits, Same
 from nearstep.models.forward.layout import PackedRows, RowLayout
+from nearstep.models.forward.own_pass import recompute_activations
 from nearstep.models.forward.probing import check_one_number, own_vocabulary, prove_layout, prove_reading
 from nearstep.models.head_bias import add_bias, stored_bias
 
@@ -236,18 +235,3 @@ def frozen_copy(policy: Policy) -> Reference:
     """A reference that stays what the policy is now."""
     model = copy.deepcopy(policy.model).requires_grad_(False)
     return Reference(replace(policy, model=model), adapters_off=False)
-
-
-def recompute_activations(model: PreTrainedModel) -> None:
-    """Switch gradient checkpointing on, and nothing else: dropout stays off."""
-    with warnings.catch_warnings():
-        # Newer versions prefer another name for it, which the oldest supported one does not know.
-        warnings.simplefilter("ignore", FutureWarning)
-        # Without dropout nothing is random, and a generator's state cannot be read while a CUDA graph is captured.
-        model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False}
-        )
-    # Layers recompute only in training mode; their children, dropout among them, stay in evaluation mode.
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.training = True

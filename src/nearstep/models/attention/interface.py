@@ -115,7 +115,8 @@ def _attention(
     attention_plan: AttentionPlan | None = None,
     **interface: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every attention layer. Without a plan (a user's own call) it is transformers' sdpa."""
+    """What transformers calls in every attention layer while a pass of ours runs. Without a plan it is transformers'
+    sdpa: a user's call in another thread at that time."""
     if attention_plan is None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module,

@@ -9,7 +9,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from nearstep.common.errors import ModelError
 from nearstep.models.adapters import base_layer
-from nearstep.models.attention.interface import PACKED
 from nearstep.models.forward.head import Head, LogitShape, OwnLogits
 from nearstep.models.forward.layout import PackedRows, PaddedRows, RowLayout, Rows
 from nearstep.models.forward.trunk import masked_states
@@ -95,8 +94,7 @@ def _of_two_tokens(model: nn.Module, role: str) -> Tensor:
 def prove_layout(trunk: nn.Module, vocabulary: int, device: torch.device, role: str) -> RowLayout:
     """How rows may lie so that each gives what it gives alone: packed if possible, else padded.
 
-    A trunk that can be packed attends in our way from then on. Raises ModelError for a trunk that gives other numbers
-    in both layouts, or that is not causal.
+    Raises ModelError for a trunk that gives other numbers in both layouts, or that is not causal.
     """
     rows = probe_rows(vocabulary, device)
     alone = [masked_states(trunk, row[None], None)[0] for row in rows]
@@ -122,17 +120,12 @@ def prove_layout(trunk: nn.Module, vocabulary: int, device: torch.device, role: 
 
 
 def _why_not_packed(trunk: nn.Module, rows: Sequence[Tensor], alone: Float[Tensor, "tokens width"]) -> str | None:
-    """None where packed rows are right; then the trunk attends in our way, else as before."""
+    """None where packed rows are right."""
     if not isinstance(trunk, PreTrainedModel):
         return "a module that is not transformers' is given ids and mask only"
     if not trunk._can_set_attn_implementation():
         return f"the attention of {type(trunk).__name__} cannot be exchanged"
-    before = trunk.config._attn_implementation
-    trunk.set_attn_implementation(PACKED)
-    problem = _problem(PackedRows(), trunk, rows, alone)
-    if problem is not None:
-        trunk.set_attn_implementation(before)
-    return problem
+    return _problem(PackedRows(), trunk, rows, alone)
 
 
 def _problem(

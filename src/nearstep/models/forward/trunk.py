@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from nearstep.models.attention.interface import AttentionPlan
+from nearstep.models.forward.own_pass import own_pass, recomputing
 
 
 def hidden_states(
@@ -22,7 +23,7 @@ def hidden_states(
     Neither a mask nor a cache may be given to the model here: with either, transformers lets packed rows attend to each
     other without a word.
     """
-    with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=autocast):
+    with own_pass(trunk), torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=autocast):
         output = trunk(
             input_ids=tokens[None],
             position_ids=positions,
@@ -44,7 +45,7 @@ def masked_states(
 
     A module that is not transformers' is called with ids and mask, in this order.
     """
-    with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=autocast):
+    with recomputing(trunk), torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=autocast):
         if isinstance(trunk, PreTrainedModel):
             return last_states(trunk(input_ids=ids, attention_mask=mask, **_asked(trunk)))
         states = last_states(trunk(ids, torch.ones_like(ids) if mask is None else mask))
