@@ -91,8 +91,13 @@ def test_frozen_weights_are_not_held_twice(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "told"),
-    [({}, OFF), ({"use_dora": True}, OFF), ({"init_lora_weights": False}, COPIED), ({"init_lora_weights": "pissa"}, COPIED)],
-)  # fmt: skip
+    [
+        ({}, OFF),
+        ({"use_dora": True}, OFF),
+        ({"init_lora_weights": False}, COPIED),
+        ({"init_lora_weights": "pissa"}, COPIED),
+    ],
+)
 def test_adapters_of_the_run_are_switched_off_where_they_change_nothing_yet(changes, told, tmp_path):
     recipe = small_recipe(tmp_path, parts={"peft_config": lora(**changes)})
     assert told in recipe.introduction

@@ -102,8 +102,7 @@ def build_models(
     )
     fresh_adapters = not is_adapted(plain)
     reference = _reference(config, inputs, policy, backend, notes, kl_penalty=kl_penalty, fresh_adapters=fresh_adapters)
-    kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=config.bf16)
-    notes.append(f"Attention over packed rows: {kernel.value}.")
+    notes.append(_how_rows_run(policy, autocast=config.bf16))
     value = None
     if critic is not None:
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
@@ -254,6 +253,14 @@ def _reference(
         else "The reference is the policy as it starts: a copy of its adapters on the same frozen weights."
     )
     return off or frozen_copy(policy)
+
+
+def _how_rows_run(policy: Policy, *, autocast: bool) -> str:
+    """In one line: which attention packed rows have, or why they are padded."""
+    if policy.layout.note is not None:
+        return f"The policy {policy.layout.note}"
+    kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=autocast)
+    return f"Attention over packed rows: {kernel.value}."
 
 
 def _name_or_path(model: nn.Module) -> str | None:

@@ -1,4 +1,4 @@
-"""The output layer of a causal model."""
+"""The output layer of a causal model, and what the model does to its logits after it."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -6,6 +6,33 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LogitShape:
+    """What a model does to the logits of its linear layer: cap · tanh(scale · linear / cap)."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+@dataclass(frozen=True)
+class OwnLogits:
+    """Logits are read off the whole model: it has no linear layer at its end, or does something else after it."""
+
+    vocabulary: int
+
+
+class Same(nn.Module):
+    """In the place of an output layer where the model gives its logits itself."""
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.out_features = out_features
+
+    def forward(self, logits: Float[Tensor, "*places vocabulary"]) -> Float[Tensor, "*places vocabulary"]:
+        """What is given."""
+        return logits
 
 
 @dataclass(frozen=True)
