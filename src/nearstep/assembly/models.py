@@ -8,12 +8,29 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.assembly.inputs import RunInputs
+from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
-from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
+from nearstep.models.adapter_folders import holds_adapters
+from nearstep.models.adapters import (
+    adapters_of,
+    add_adapters,
+    as_peft_model,
+    is_adapted,
+    lora_from,
+    require_learning,
+    trains_under_adapters,
+    with_adapters_merged,
+)
 from nearstep.models.attention.choice import kernel_of_model
 from nearstep.models.dtypes import DTYPES, without_float16
-from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model
+from nearstep.models.load import (
+    check_folder,
+    critic_from_trunk,
+    load_adapted_scalar_model,
+    load_policy,
+    load_scalar_model,
+)
 from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import (
     Models,
@@ -121,8 +138,10 @@ def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> 
     """The policy before adapters are put on: an object as it is, a folder in the type that the settings name."""
     given, dtype = policy_of(config, inputs), DTYPES[config.dtype]
     if isinstance(given, str):
-        loaded = load_policy(given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code)
-        return without_float16(loaded, "model", notes)
+        return without_float16(load_policy_of(given, config, inputs, notes), "model", notes)
+    given = as_peft_model(given)
+    if not wants_new_adapters(config, inputs):
+        require_learning(given, "model")
     if config.dtype != "float32" and dtype not in {weight.dtype for weight in given.parameters()}:
         notes.append(f"dtype = {config.dtype} is for folders: model was passed as an object and keeps its own type.")
     return without_float16(given, "model", notes)
@@ -172,13 +191,15 @@ def _critic(
 ) -> nn.Module:
     """The critic as given, else started from a reward model that reads the same ids, else from the policy's trunk."""
     given = inputs.value_model if inputs.value_model is not None else config.value_model_path
-    if isinstance(given, nn.Module):
-        return without_float16(given, "value_model", notes)
     critic: nn.Module
+    if isinstance(given, nn.Module):
+        critic = as_peft_model(given)
+        require_learning(critic, "value_model")
+        return without_float16(critic, "value_model", notes)
     if given is not None:
-        critic = load_scalar_model(
-            given, role="value_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
-        )
+        check_folder(given, "value_model")
+        load = load_adapted_scalar_model if holds_adapters(given) else load_scalar_model
+        critic = load(given, role="value_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code)
         return critic
     if reward_model is not None and is_decoder(reward_model):
         own = reward_tokenizer(reward_model, inputs.reward_tokenizer, tokenizer)
@@ -246,7 +267,8 @@ def _reference(
     if not is_adapted(policy.model):
         return frozen_copy(policy)
     # Adapters that came with the policy may have learned, and a probe need not reach all that they change.
-    off = without_fresh_adapters(policy) if fresh_adapters else None
+    fixed = fresh_adapters and not trains_under_adapters(policy.model)
+    off = without_fresh_adapters(policy) if fixed else None
     notes.append(
         "The reference is the policy with its adapters off."
         if off is not None

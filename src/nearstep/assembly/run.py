@@ -10,11 +10,13 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.assembly.axes import choose_axes, critic_learning_rate
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models, policy_of
+from nearstep.assembly.policy_folder import base_under_adapters
 from nearstep.checkpoint.export import Checkpoint
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
 from nearstep.data.templates import with_template
 from nearstep.evaluation.evaluator import SAMPLE_ROWS, Evaluator
+from nearstep.models.adapters import POLICY_TASKS, check_peft_config, lora_from
 from nearstep.models.distribution import Sampling
 from nearstep.models.load import choose_tokenizer, family_of
 from nearstep.models.roles import Policy
@@ -168,11 +170,16 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     if config.decode_graphs:
         require_gpu(backend.device)
     tracker_callbacks(config.report_to, main=backend.rank == 0)
+    if inputs.peft_config is not None:
+        check_peft_config(inputs.peft_config, POLICY_TASKS)
+    elif config.use_peft:
+        lora_from(config)
     policy, trusted = policy_of(config, inputs), config.trust_remote_code
     own = choose_tokenizer(
         inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
     )
-    tokenizer, family = with_template(own, config.prompt_type), family_of(policy, trust_remote_code=trusted)
+    tokenizer = with_template(own, config.prompt_type)
+    family = family_of(policy, base=base_under_adapters(config, policy), trust_remote_code=trusted)
     stops = stop_ids(
         tokenizer, stop_token=config.stop_token, stop_token_id=config.stop_token_id, vocab_size=family.vocab_size
     )

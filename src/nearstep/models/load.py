@@ -18,16 +18,23 @@ from transformers import (
 from transformers.utils import logging
 
 from nearstep.common.errors import ConfigError, ModelError
-from nearstep.models.adapters import merge_adapters_from, saved_tensor_names
+from nearstep.models.adapter_folders import AdapterFolder, fit_rows, holds_adapters, put_on, read_adapters
+from nearstep.models.adapters import take_off, with_adapters_merged
 from nearstep.models.head_bias import add_bias, stored_bias
 from nearstep.models.roles import HEAD_NAMES, output_layer, scalar_head, transformers_model
 
 MODEL_FILES = ("config.json", "adapter_config.json")
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 
 
 def load_tokenizer(name: str, *, role: str = "tokenizer", trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub name. Raises ModelError if there is none."""
-    check_folder(name, role, ("tokenizer_config.json", "tokenizer.json", *MODEL_FILES))
+    """The tokenizer of a folder or hub name; adapters without one have that of their model. Raises ModelError if there
+    is none."""
+    check_folder(name, role, (*TOKENIZER_FILES, *MODEL_FILES))
+    if holds_adapters(name) and not any(Path(name, file).is_file() for file in TOKENIZER_FILES):
+        folder = read_adapters(name, role)
+        if not folder.holds_everything:
+            return load_tokenizer(folder.base, role=role, trust_remote_code=trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -66,19 +73,59 @@ def choose_tokenizer(
     return load_tokenizer(name, role=role, trust_remote_code=trust_remote_code)
 
 
-def family_of(model: nn.Module | str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The model's own text configuration, read without loading weights. Raises ModelError if there is none."""
+def family_of(model: nn.Module | str, *, base: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The model's own text configuration, read without loading weights. Raises ModelError if there is none.
+
+    For a folder of adapters it is that of their model, `base` if given, with as many tokens as they were trained with.
+    """
     if isinstance(model, nn.Module):
         return transformers_model(model, "model").config.get_text_config()
+    check_folder(model, "model")
+    if holds_adapters(model):
+        return _family_under(read_adapters(model, "model", base=base), trust_remote_code)
     try:
         return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code).get_text_config()
     except (OSError, ValueError) as error:
         raise ModelError(f"model: no model configuration could be read from {model!r}: {error}") from error
 
 
-def load_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A causal language model. Raises ModelError naming the role if it cannot be read or has missing weights."""
+def _family_under(folder: AdapterFolder, trust_remote_code: bool) -> PreTrainedConfig:
+    if folder.holds_everything:
+        return AutoConfig.from_pretrained(folder.base, trust_remote_code=trust_remote_code).get_text_config()
+    with torch.device("meta"):
+        family = family_of(folder.base, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(family, trust_remote_code=trust_remote_code)
+        fit_rows(model, folder)
+    return model.config
+
+
+def load_adapted_policy(
+    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False, base: str | None = None
+) -> nn.Module:
+    """A folder of adapters as a peft model that trains them on, over the model that they name, or over `base`."""
+    folder = read_adapters(name, role, base=base)
+    load = _whole_policy if folder.holds_everything else load_policy
+    model = load(folder.base, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+    fit_rows(model, folder)
+    return put_on(model, folder)
+
+
+def load_policy(
+    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False, base: str | None = None
+) -> PreTrainedModel:
+    """A causal language model; a folder of adapters gives their model, or `base`, with the adapters merged.
+
+    Raises ModelError naming the role if it cannot be read or has missing weights.
+    """
     check_folder(name, role)
+    if not holds_adapters(name):
+        return _whole_policy(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+    adapted = load_adapted_policy(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code, base=base)
+    return with_adapters_merged(adapted)
+
+
+def _whole_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    """The model in a folder, without adapters that lie beside it."""
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
@@ -88,6 +135,7 @@ def load_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: 
             f"{role}: no causal language model could be read from {name!r}: {_first_line(error)}"
         ) from error
     check_weights(info["missing_keys"], name, role)
+    take_off(model)
     return model
 
 
@@ -97,8 +145,10 @@ def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust_remote_
     A folder of adapters gives the model that they were trained on, with the adapters merged.
     """
     check_folder(name, role)
-    if _holds_adapters(name):
-        return _load_adapted(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+    if holds_adapters(name):
+        return with_adapters_merged(
+            load_adapted_scalar_model(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+        )
     model, missing = load_classifier(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
     check_weights(missing, name, role)
     if model.config.num_labels != 1:
@@ -111,10 +161,42 @@ def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust_remote_
     return model
 
 
+def load_adapted_scalar_model(
+    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False
+) -> nn.Module:
+    """A folder of adapters as a peft model that trains them on. The head must be in the folder, or in their model."""
+    folder = read_adapters(name, role)
+    load = _classifier if folder.holds_everything else load_classifier
+    model, missing = load(folder.base, role=role, dtype=dtype, trust_remote_code=trust_remote_code, num_labels=1)
+    heads = [head for head in HEAD_NAMES if f"{head}.weight" in folder.tensors]
+    check_weights({key for key in missing if key.split(".")[0] not in heads}, f"{name} (on {folder.base})", role)
+    if any(f"{head}.bias" in folder.tensors for head in heads) or stored_bias(model.config) is not None:
+        add_bias(model, output_layer(model, role))
+    fit_rows(model, folder)
+    return put_on(model, folder)
+
+
 def load_classifier(
     name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool, num_labels: int | None = None
 ) -> tuple[PreTrainedModel, set[str]]:
-    """A classification model, and the names of its tensors that the folder lacks, which are random now."""
+    """A classification model, and the names of its tensors that the folder lacks, which are random now.
+
+    Of a policy's adapters the trunk has them merged, and the head is lacking.
+    """
+    if not holds_adapters(name):
+        return _classifier(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code, num_labels=num_labels)
+    if any(f"{head}.weight" in read_adapters(name, role).tensors for head in HEAD_NAMES):
+        return load_scalar_model(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code), set()
+    policy = load_policy(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+    model = scalar_from_trunk(policy, policy.config.pad_token_id, role=role)
+    model.config.name_or_path = name
+    return model, {key for key, _ in model.named_parameters() if key.split(".")[0] in HEAD_NAMES}
+
+
+def _classifier(
+    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool, num_labels: int | None = None
+) -> tuple[PreTrainedModel, set[str]]:
+    """The classification model in a folder, without adapters that lie beside it."""
     labels = {} if num_labels is None else {"num_labels": num_labels}
     try:
         with _no_loading_report():
@@ -125,6 +207,7 @@ def load_classifier(
         raise ModelError(
             f"{role}: no classification model could be read from {name!r}: {_first_line(error)}"
         ) from error
+    take_off(model)
     return model, set(info["missing_keys"])
 
 
@@ -137,23 +220,6 @@ def _no_loading_report() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
-
-
-def _holds_adapters(name: str) -> bool:
-    return Path(name, "adapter_config.json").is_file() and not Path(name, "config.json").is_file()
-
-
-def _load_adapted(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    """The model under a folder of adapters, with these merged. The head must be in the folder, or in the model."""
-    tensors, base = saved_tensor_names(name, role)
-    model, missing = load_classifier(base, role=role, dtype=dtype, trust_remote_code=trust_remote_code, num_labels=1)
-    heads = [head for head in HEAD_NAMES if f"base_model.model.{head}.weight" in tensors]
-    check_weights({key for key in missing if key.split(".")[0] not in heads}, f"{name} (on {base})", role)
-    if any(f"base_model.model.{head}.bias" in tensors for head in heads):
-        add_bias(model, output_layer(model, role))
-    merged = merge_adapters_from(name, model)
-    merged.config.name_or_path = name  # its tokenizer lies beside the adapters
-    return merged
 
 
 def critic_from_trunk(policy: PreTrainedModel, pad_token_id: int | None) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from nearstep.algorithm.precision import wide
 from nearstep.common.errors import ModelError
-from nearstep.models.adapters import trained_copy
+from nearstep.models.adapters import check_adapted, trained_copy
 from nearstep.models.forward.head import Head, LogitShape, OwnLogits, Same
 from nearstep.models.forward.layout import PackedRows, RowLayout, Rows
 from nearstep.models.forward.own_pass import recompute_activations
@@ -136,7 +136,11 @@ def inner_model(model: nn.Module) -> nn.Module:
 
 
 def transformers_model(model: nn.Module, role: str) -> PreTrainedModel:
-    """The transformers model itself, also where peft wraps it. Raises ModelError for anything else."""
+    """The transformers model itself, also where peft wraps it.
+
+    Raises ModelError for anything else, and for adapters whose effect does not lie in the layers alone.
+    """
+    check_adapted(model, role)
     inner = inner_model(model)
     if not isinstance(inner, PreTrainedModel):
         raise ModelError(
@@ -208,7 +212,7 @@ def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
 
     Where peft trains it whole, this is its trained copy.
     """
-    heads = _heads(model)
+    heads = [base_layer(head) for head in _heads(model)]
     if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
         raise ModelError(
             f"{role}: {type(model).__name__} has no linear head named score or classifier. Use a model of "

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.common.plugins import need_package
 from nearstep.config.rewards import LocalRewardSettings, RewardSettings
+from nearstep.models.adapters import as_peft_model, is_adapted, with_adapters_merged
 from nearstep.models.load import load_scalar_model, load_tokenizer
 from nearstep.models.reward_model import make_scorer
 from nearstep.models.roles import transformers_model
@@ -91,12 +92,16 @@ def _spec(given: RewardEntry) -> RewardSpec:
 
 
 def load_reward_model(spec: RewardSpec, options: RewardModelOptions) -> PreTrainedModel | None:
-    """The reward model of an entry; None for a function."""
+    """The reward model of an entry, of one with adapters a merged copy; None for a function."""
     if isinstance(spec, str):
         return load_scalar_model(
             spec, role="reward_model", dtype=options.dtype, trust_remote_code=options.trust_remote_code
         )
-    return transformers_model(spec, "reward_model") if isinstance(spec, nn.Module) else None
+    if not isinstance(spec, nn.Module):
+        return None
+    model = as_peft_model(spec)
+    plain = transformers_model(model, "reward_model")
+    return with_adapters_merged(model) if is_adapted(model) else plain
 
 
 def make_sources(
