@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from nearstep.algorithm.precision import wide
 from nearstep.common.errors import ModelError
-from nearstep.models.adapters import check_adapted, trained_copy
+from nearstep.models.adapters import base_layer, check_adapted, trained_copy
 from nearstep.models.forward.head import Head, LogitShape, OwnLogits, Same
 from nearstep.models.forward.layout import PackedRows, RowLayout, Rows
 from nearstep.models.forward.own_pass import recompute_activations
