@@ -87,12 +87,16 @@ def build_models(
     inputs: RunInputs,
     specs: Sequence[RewardSpec],
     tokenizer: PreTrainedTokenizerBase,
+    vocabulary: int,
     backend: Backend,
     *,
     needs_critic: bool,
     kl_penalty: bool,
 ) -> BuiltModels:
-    """Load and prepare every model. Raises ModelError for one that does not fit its role."""
+    """Load and prepare every model. Raises ModelError for one that does not fit its role.
+
+    Policy and reference give probabilities to the ids below `vocabulary` alone.
+    """
     _check_distinct(inputs)
     _check_critic(config, inputs, needs_critic=needs_critic)
     notes: list[str] = []
@@ -109,7 +113,9 @@ def build_models(
     model = backend.place(_adapted(plain, config, inputs))
     if needs_critic and config.critic_trunk == "adapter":
         critic = _critic_under_adapters(config, inputs, model, tokenizer, notes)
-    policy = make_policy(model, autocast=config.bf16, checkpointing=config.gradient_checkpointing)
+    policy = make_policy(
+        model, autocast=config.bf16, checkpointing=config.gradient_checkpointing, vocabulary=vocabulary
+    )
     sources = make_sources(
         config,
         list(zip(specs, loaded, strict=True)),
@@ -263,7 +269,8 @@ def _reference(
         )
     if given is not None:
         model = backend.place(given.requires_grad_(False))
-        return Reference(make_policy(model, role="ref_model", autocast=config.bf16), adapters_off=False)
+        reference = make_policy(model, role="ref_model", autocast=config.bf16, vocabulary=policy.vocabulary)
+        return Reference(reference, adapters_off=False)
     if not is_adapted(policy.model):
         return frozen_copy(policy)
     # Adapters that came with the policy may have learned, and a probe need not reach all that they change.

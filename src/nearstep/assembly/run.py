@@ -8,6 +8,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.assembly.axes import choose_axes, critic_learning_rate
+from nearstep.assembly.fitting_roles import check_reward_models, fitting_limits, require_tokens
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models, policy_of
 from nearstep.assembly.policy_folder import base_under_adapters
@@ -45,6 +46,7 @@ class CheckedInputs:
 
     backend: Backend
     tokenizer: PreTrainedTokenizerBase
+    vocabulary: int  # ids that are sampled lie below it
     stops: tuple[int, ...]
     run_prompts: RunPrompts
     specs: list[RewardSpec]
@@ -60,12 +62,14 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     checked = _check_inputs(config, inputs)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     axes = choose_axes(config, inputs, batch.updates)
+    require_tokens(axes.trust_region.top_k, checked.vocabulary)
     engine = _engine(config, inputs, axes.trust_region.top_k)
     chosen = build_models(
         config,
         inputs,
         checked.specs,
         checked.tokenizer,
+        checked.vocabulary,
         backend,
         needs_critic=axes.advantage.needs_critic,
         kl_penalty=axes.kl_penalty,
@@ -80,7 +84,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         on_error=on_error(config),
         state=lambda: callbacks.state,
     )
-    settings = _generation(config, checked.stops)
+    settings = _generation(config, checked)
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
     clock = Clock(backend.device)
@@ -180,15 +184,16 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     )
     tokenizer = with_template(own, config.prompt_type)
     family = family_of(policy, base=base_under_adapters(config, policy), trust_remote_code=trusted)
+    limits = fitting_limits(config, inputs, tokenizer, policy, family)
     stops = stop_ids(
-        tokenizer, stop_token=config.stop_token, stop_token_id=config.stop_token_id, vocab_size=family.vocab_size
+        tokenizer, stop_token=config.stop_token, stop_token_id=config.stop_token_id, vocab_size=limits.rows
     )
     run_prompts = make_run_prompts(
         config,
         train_dataset=inputs.train_dataset,
         eval_dataset=inputs.eval_dataset,
         tokenizer=tokenizer,
-        family=family,
+        limits=limits,
         main=backend.rank == 0,
     )
     specs = reward_specs(
@@ -197,8 +202,9 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         reward_model=inputs.reward_model,
         reward_funcs=inputs.reward_funcs,
     )
+    check_reward_models(config, inputs, specs, limits)
     batch = batch_sizes(config, run_prompts.rows, backend.world_size)
-    return CheckedInputs(backend, tokenizer, stops, run_prompts, specs, batch)
+    return CheckedInputs(backend, tokenizer, limits.rows, stops, run_prompts, specs, batch)
 
 
 def _evaluator(
@@ -243,12 +249,13 @@ def _card(
     )
 
 
-def _generation(config: PPOConfig, stops: tuple[int, ...]) -> GenerationSettings:
+def _generation(config: PPOConfig, checked: CheckedInputs) -> GenerationSettings:
     return GenerationSettings(
         sampling=Sampling(config.temperature, config.top_p, config.top_k),
         response_length=config.response_length,
-        stop_ids=stops,
+        stop_ids=checked.stops,
         seed=config.seed,
+        vocabulary=checked.vocabulary,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, DataError
 from nearstep.common.random_streams import stream
@@ -21,6 +21,7 @@ from nearstep.data.prompts import PromptSet
 from nearstep.data.sources import DataSource, PromptEncoder, evaluation_sources, training_sources, wanted_names
 from nearstep.data.stream import RowStream
 from nearstep.data.templates import template_notes
+from nearstep.models.limits import Limits
 
 HEAD_ROWS = 100  # of a stream, read before the run to recognise, check and show them
 
@@ -63,15 +64,15 @@ def make_run_prompts(
     train_dataset: object,
     eval_dataset: object,
     tokenizer: PreTrainedTokenizerBase,
-    family: PreTrainedConfig,
+    limits: Limits,
     main: bool,
 ) -> RunPrompts:
-    """Find, read and check the prompts; `family` is the policy's configuration, `main` whether to speak for all ranks.
+    """Find, read and check the prompts; `limits` are those of all that read them, `main` whether to speak for all.
 
     Raises ConfigError or DataError.
     """
     data_sources = training_sources(config, train_dataset, wanted="prompts")
-    encoder = PromptEncoder(config, tokenizer, family)
+    encoder = PromptEncoder(config, tokenizer, limits)
     to_evaluate = evaluation_sources(config, eval_dataset)
     held_out = None if to_evaluate is None else PromptMix(tuple(encoder.sets(to_evaluate)))
     notes = tuple(template_notes(tokenizer, config.prompt_type))

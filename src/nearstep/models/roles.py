@@ -41,6 +41,7 @@ class Policy:
     autocast: bool = False
     layout: RowLayout = PackedRows()
     reading: LogitShape | OwnLogits = LogitShape()
+    vocabulary: int | None = None  # ids from this on have no probability; None where all logits count
 
     @property
     def trunk(self) -> nn.Module:
@@ -53,9 +54,9 @@ class Policy:
     def head(self) -> Head:
         """The output layer."""
         if isinstance(self.reading, OwnLogits):
-            return Head(Same(self.reading.vocabulary))
+            return Head(Same(self.reading.vocabulary), known=self.vocabulary)
         linear = transformers_model(self.model, "model").get_output_embeddings()
-        return Head(linear, self.reading.scale, self.reading.softcap)
+        return Head(linear, self.reading.scale, self.reading.softcap, self.vocabulary)
 
     @property
     def device(self) -> torch.device:
@@ -151,22 +152,29 @@ def transformers_model(model: nn.Module, role: str) -> PreTrainedModel:
 
 
 def make_policy(
-    model: nn.Module, *, role: str = "model", autocast: bool = False, checkpointing: bool = False
+    model: nn.Module,
+    *,
+    role: str = "model",
+    autocast: bool = False,
+    checkpointing: bool = False,
+    vocabulary: int | None = None,
 ) -> Policy:
     """Make a causal model ready: dropout off, its forward pass here proved to give what it gives by itself.
 
+    Its distribution is over the ids below `vocabulary`, which a tokenizer knows, in sampling as in training: rows that
+    only round the embedding up (Qwen 2.5 has 152,064 for 151,665 tokens) get no probability. None for all of them.
     A module that is no transformers model maps ids and mask, both [rows, width], to logits. Raises ModelError for an
     encoder-decoder model, and for one whose rows would not give what they give alone.
     """
     inner = _ready(model, role)
     reading: LogitShape | OwnLogits
     if isinstance(inner, PreTrainedModel):
-        reading, vocabulary = prove_reading(inner), inner.config.get_text_config().vocab_size
+        reading, rows = prove_reading(inner), inner.config.get_text_config().vocab_size
     else:
-        vocabulary = own_vocabulary(inner, role)
-        reading = OwnLogits(vocabulary)
-    policy = Policy(model, autocast, reading=reading)
-    policy = replace(policy, layout=prove_layout(policy.trunk, vocabulary, policy.device, role))
+        rows = own_vocabulary(inner, role)
+        reading = OwnLogits(rows)
+    policy = Policy(model, autocast, reading=reading, vocabulary=vocabulary)
+    policy = replace(policy, layout=prove_layout(policy.trunk, rows, policy.device, role))
     if checkpointing:
         recompute_activations(transformers_model(model, role))
     return policy

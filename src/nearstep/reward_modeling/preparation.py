@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import add_adapters, lora_from, with_head_trained
 from nearstep.models.dtypes import DTYPES, without_float16
+from nearstep.models.limits import Limits
 from nearstep.models.reward_model import RewardReader, make_reader
 from nearstep.models.reward_start import start_reward_model
 from nearstep.models.roles import HEAD_NAMES, output_layer
@@ -38,9 +39,9 @@ def choose_model(config: RewardConfig, given: nn.Module | str | None) -> nn.Modu
     return chosen
 
 
-def longest_text(config: RewardConfig, family: PreTrainedConfig) -> int | None:
+def longest_text(config: RewardConfig, limits: Limits) -> int | None:
     """max_length, or the model's positions; None where neither limits. Raises ConfigError where they clash."""
-    positions: int | None = family.to_dict().get("max_position_embeddings")
+    positions = limits.positions
     if positions is not None and (config.max_length or 0) > positions:
         raise ConfigError(f"max_length = {config.max_length} is more than the model's {positions} positions")
     return config.max_length or positions

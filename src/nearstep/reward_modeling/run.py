@@ -11,7 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.common.errors import ConfigError
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.dtypes import DTYPES
+from nearstep.models.limits import Limits
 from nearstep.models.load import choose_tokenizer, family_of
+from nearstep.models.quantised import check_quantised
 from nearstep.reports.callbacks import check_callbacks, tracker_callbacks
 from nearstep.reward_modeling.encoding import TextEncoder
 from nearstep.reward_modeling.fit import checkpoint_of, require_trainer
@@ -101,9 +103,11 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
         inputs.tokenizer, model, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
     )
     family = family_of(model, trust_remote_code=trusted)
-    encoder = TextEncoder(EpisodeReader(tokenizer), family.vocab_size, longest_text(config, family))
+    check_quantised(family, "model", trains=not config.use_peft and inputs.peft_config is None)
+    limits = Limits.of(family, "the model")
+    encoder = TextEncoder(EpisodeReader(tokenizer), limits.rows, longest_text(config, limits))
     examples = _examples(
-        config, inputs, encoder, Writer(config, model, tokenizer, family, DTYPES[config.dtype], backend)
+        config, inputs, encoder, Writer(config, model, tokenizer, limits, DTYPES[config.dtype], backend)
     )
     trained = prepare(config, model, tokenizer, inputs.peft_config)
     origin = model if isinstance(model, str) else trained.inner.config.name_or_path or None

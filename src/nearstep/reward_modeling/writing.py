@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.distribution import Sampling
+from nearstep.models.limits import Limits
 from nearstep.models.load import load_policy
 from nearstep.models.roles import make_policy, transformers_model
+from nearstep.models.vocabulary import known_ids
 from nearstep.rollout.engine import EngineSettings, GenerationSettings, play
 from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.scale.backend import Backend
@@ -37,13 +39,13 @@ class Writer:
     config: RewardConfig
     model: nn.Module | str
     tokenizer: PreTrainedTokenizerBase
-    family: PreTrainedConfig
+    limits: Limits
     dtype: torch.dtype
     backend: Backend
 
     def answer(self, prompts: Sequence[list[int]], shown: Sequence[PromptInput]) -> list[list[WrittenText]]:
         """`num_generations` texts for every prompt, given as ids. Raises ConfigError where there is no room."""
-        longest, room = max(map(len, prompts)), self.family.to_dict().get("max_position_embeddings")
+        longest, room = max(map(len, prompts)), self.limits.positions
         if room is not None and longest + self.config.response_length > room:
             raise ConfigError(
                 f"the model has {room} positions: the longest prompt, of {longest} tokens, and response_length = "
@@ -78,7 +80,8 @@ class Writer:
             Sampling(config.temperature), config.response_length, () if eos is None else (eos,), config.seed
         )
         engine = TransformersEngine(EngineSettings(config.per_device_eval_batch_size, MAX_TOKENS))
-        engine.load(make_policy(self.backend.place(policy), autocast=config.bf16), 0)
+        known = known_ids(self.tokenizer)
+        engine.load(make_policy(self.backend.place(policy), autocast=config.bf16, vocabulary=known), 0)
         rollout = play(engine, Prompts(prompts, shown, {}, list(range(len(prompts)))), settings)
         rows = zip(prompts, rollout.completion_ids(), rollout.finished.tolist(), strict=True)
         return [

@@ -14,6 +14,7 @@ from nearstep.common.errors import ConfigError, ModelError
 from nearstep.common.plugins import need_package
 from nearstep.config.rewards import LocalRewardSettings, RewardSettings
 from nearstep.models.adapters import as_peft_model, is_adapted, with_adapters_merged
+from nearstep.models.limits import Limits
 from nearstep.models.load import load_scalar_model, load_tokenizer
 from nearstep.models.reward_model import make_scorer
 from nearstep.models.roles import transformers_model
@@ -155,7 +156,7 @@ def model_source(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: TokenizerIdentity, options: RewardModelOptions
 ) -> ModelReward:
     """A reward model, read by its own tokenizer, as a source of rewards."""
-    text = model.config.get_text_config()
+    limits = Limits.of(model.config)
     scorer = make_scorer(
         options.place(model),
         role="reward_model",
@@ -168,8 +169,8 @@ def model_source(
         scorer,
         tokenizer=tokenizer,
         policy=policy,
-        vocabulary_size=text.vocab_size,
-        max_length=text.to_dict().get("max_position_embeddings"),
+        vocabulary_size=limits.rows,
+        max_length=limits.positions,
     )
 
 

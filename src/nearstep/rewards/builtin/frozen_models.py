@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.errors import ModelError
+from nearstep.models.limits import Limits
 from nearstep.models.load import check_folder, check_weights, load_tokenizer
 
 # A window of fewer tokens would hardly leave room beside the special tokens.
@@ -76,7 +77,7 @@ def windows(
     Nothing is cut away: a long text gives several windows. Of a pair the first text is divided, the second is whole
     in each. Raises ModelError where the second leaves no room.
     """
-    positions = config.get_text_config().to_dict().get("max_position_embeddings") or window_tokens
+    positions = Limits.of(config).positions or window_tokens
     limit = min(window_tokens, tokenizer.model_max_length, positions)
     if pairs is not None:
         widest = max(len(ids) for ids in tokenizer(list(pairs), add_special_tokens=False)["input_ids"])

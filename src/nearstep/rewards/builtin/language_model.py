@@ -11,6 +11,7 @@ from nearstep.common.errors import ModelError, shorten
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import action_logprobs
 from nearstep.models.forward.forward import row_states
+from nearstep.models.limits import Limits
 from nearstep.models.roles import Policy, make_policy
 from nearstep.rewards.builtin.frozen_models import load_frozen, load_reader, read_config
 from nearstep.rewards.builtin.metadata import fields_only
@@ -80,7 +81,7 @@ class LanguageModel:
         raise ModelError(f"{self.role}: a prompt is empty, and {self.name!r} has neither a BOS nor an EOS token.")
 
     def _check(self, lengths: Sequence[int]) -> None:
-        positions = self._config.get_text_config().to_dict().get("max_position_embeddings")
+        positions = Limits.of(self._config).positions
         if positions is not None and max(lengths) > positions:
             raise ModelError(
                 f"{self.role}: {self.name!r} reads at most {positions} tokens, but a prompt and its completion have "
