@@ -18,9 +18,10 @@ from nearstep.data.run_prompts import RunPrompts, make_run_prompts
 from nearstep.data.templates import with_template
 from nearstep.evaluation.evaluator import SAMPLE_ROWS, Evaluator
 from nearstep.models.adapters import POLICY_TASKS, check_peft_config, lora_from
+from nearstep.models.classifier import is_made_here
 from nearstep.models.distribution import Sampling
 from nearstep.models.load import choose_tokenizer, family_of
-from nearstep.models.roles import Policy
+from nearstep.models.roles import Policy, inner_model
 from nearstep.models.stop_tokens import stop_ids
 from nearstep.reports.callbacks import Callbacks, tracker_callbacks
 from nearstep.reports.model_card import RunFacts, model_card
@@ -240,6 +241,7 @@ def _card(
         policy=names.policy,
         reference=names.reference,
         critic=names.critic,
+        critic_made_here=chosen.models.critic is not None and is_made_here(inner_model(chosen.models.critic.model)),
         has_reference=chosen.models.reference is not None,
         rewards=rewards.names,
         dataset=", ".join(run_prompts.names),

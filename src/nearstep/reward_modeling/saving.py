@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.common.errors import TrainingError
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import is_adapted, with_adapters_merged
+from nearstep.models.classifier import is_made_here
 from nearstep.models.head_bias import store_bias
 from nearstep.models.roles import output_layer
 from nearstep.models.saving import write_model
@@ -51,13 +52,23 @@ $versions
 with the tokenizer's EOS:
 
 ```python
+$use
+```
+""")
+USE = """\
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 model = AutoModelForSequenceClassification.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
-reward = model(**tokenizer(text, return_tensors="pt")).logits[0, 0]$bias
-```
-""")
+reward = model(**tokenizer(text, return_tensors="pt")).logits[0, 0]"""
+USE_OF_TRUNK_AND_HEAD = """\
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+model = AutoModel.from_pretrained("path/to/this/folder")  # transformers has no classification model for the family
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+head = load_file("path/to/this/folder/model.safetensors")["score.weight"]
+reward = (model(**tokenizer(text, return_tensors="pt")).last_hidden_state @ head.T)[0, -1, 0]"""
 BIAS = " + model.config.head_bias  # transformers' class has no place for it"
 
 
@@ -83,7 +94,9 @@ def save(
         report.write(folder / "report.json")
         whole = with_adapters_merged(trained.model) if is_adapted(trained.model) else trained.inner
         weights = store_bias(whole, output_layer(whole, "model"))
-        card = model_card(config, report, data_sources, has_stored_bias="head_bias" in whole.config.to_dict())
+        use = USE_OF_TRUNK_AND_HEAD if is_made_here(whole) else USE
+        use += BIAS if "head_bias" in whole.config.to_dict() else ""
+        card = model_card(config, report, data_sources, use=use)
         write_model(folder / FOLDER, whole, weights, tokenizer, card)
         if is_adapted(trained.model):
             write_model(folder / ADAPTER_FOLDER, trained.model, None, tokenizer, card)
@@ -93,9 +106,7 @@ def save(
     return folder / FOLDER
 
 
-def model_card(
-    config: RewardConfig, report: RewardReport, data_sources: RewardModelSources, *, has_stored_bias: bool
-) -> str:
+def model_card(config: RewardConfig, report: RewardReport, data_sources: RewardModelSources, *, use: str) -> str:
     """The text of README.md: YAML front matter that the hub reads, tables for people."""
     matter: dict[str, object] = {"library_name": "transformers", "tags": ["nearstep", "reward-model"]}
     matter["pipeline_tag"] = "text-classification"
@@ -118,5 +129,5 @@ def model_card(
         facts=markdown_table(("fact", "value"), facts),
         settings=markdown_table(("setting", "value"), setting_rows(config)),
         versions=markdown_table(("package", "version"), list(package_versions().items())),
-        bias=BIAS if has_stored_bias else "",
+        use=use,
     )
