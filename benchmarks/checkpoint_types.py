@@ -1,4 +1,4 @@
-"""Whether checkpoints in float32, bfloat16 and float16 learn alike: the demo's task, policy and reward model in each type.
+"""Whether checkpoints in float32, bfloat16 and float16 learn alike: the demo's policy and reward model in each type.
 
     python -m benchmarks.checkpoint_types [--quick]      # about 15 minutes of one processor core
 
@@ -109,8 +109,8 @@ def page(found: Mapping[str, list[dict[str, dict[str, float]]]], regime: Regime,
         f"{regime.updates} updates of {regime.batch} episodes at a learning rate of 5e-4. Means over the seeds and, at "
         "the end, over the last quarter of the updates; the gradient is policy/grad_norm, before it is cut.\n\n"
         + table(columns, rows)
-        + f"\nThe means of the types are at most {apart:.3f} apart, one type's seeds up to {spread:.3f}: the types learn "
-        f"{verdict} the spread of the seeds.\n"
+        + f"\nThe means of the types are at most {apart:.3f} apart, the seeds of one up to {spread:.3f}: the types "
+        f"learn {verdict} the spread of the seeds.\n"
     )
 
 
@@ -119,7 +119,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--updates", type=at_least_one, help=f"{Regime().updates} unless given")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--quick", action="store_true", help="a few updates, to see that all parts work; proves nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few updates, to see that all parts work; proves nothing"
+    )
     parser.add_argument("--output", type=Path, help="benchmarks/results, or runs/checkpoint_types with --quick")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
