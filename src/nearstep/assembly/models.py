@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nearstep.assembly.axes import Axes
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
 from nearstep.common.errors import ConfigError, ModelError
@@ -89,15 +90,14 @@ def build_models(
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: int,
     backend: Backend,
-    *,
-    needs_critic: bool,
-    kl_penalty: bool,
+    axes: Axes,
 ) -> BuiltModels:
     """Load and prepare every model. Raises ModelError for one that does not fit its role.
 
     Policy and reference give probabilities to the ids below `vocabulary` alone.
     """
     _check_distinct(inputs)
+    needs_critic, kl_penalty = axes.advantage.needs_critic, axes.kl_penalty
     _check_critic(config, inputs, needs_critic=needs_critic)
     notes: list[str] = []
     dtype = DTYPES[config.dtype]

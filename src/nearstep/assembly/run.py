@@ -63,8 +63,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     checked = _check_inputs(config, inputs)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     axes = choose_axes(config, inputs, batch.updates)
-    require_tokens(axes.trust_region.top_k, checked.vocabulary)
-    engine = _engine(config, inputs, axes.trust_region.top_k)
+    engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary)
     chosen = build_models(
         config,
         inputs,
@@ -72,8 +71,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         checked.tokenizer,
         checked.vocabulary,
         backend,
-        needs_critic=axes.advantage.needs_critic,
-        kl_penalty=axes.kl_penalty,
+        axes,
     )
     models = chosen.models
     learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
@@ -261,8 +259,9 @@ def _generation(config: PPOConfig, checked: CheckedInputs) -> GenerationSettings
     )
 
 
-def _engine(config: PPOConfig, inputs: RunInputs, top_k: int) -> RolloutEngine:
-    """The user's engine or the one that the settings name. Raises ConfigError if it records no top tokens."""
+def _engine(config: PPOConfig, inputs: RunInputs, top_k: int, vocabulary: int) -> RolloutEngine:
+    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens."""
+    require_tokens(top_k, vocabulary)
     engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
     require_top_tokens(engine, top_k)
     return engine
