@@ -1,8 +1,8 @@
 """The verdict of benchmarks.checkpoint_types: means of types against the spread of seeds."""
 
 import torch
-
 from benchmarks.checkpoint_types import MEASURES, Regime, in_type, page, summary
+
 from nearstep.demo.prepare import Folders
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
