@@ -19,6 +19,7 @@ from nearstep.models.quantised import check_quantised
 from nearstep.models.roles import inner_model
 from nearstep.models.vocabulary import check_same_ids, known_ids, tokenizer_beside
 from nearstep.rewards.build import NamedFunction, RewardSpec
+from nearstep.rewards.identity import same_tokens
 
 
 def fitting_limits(
@@ -47,17 +48,23 @@ def fitting_limits(
     return limits
 
 
-def check_reward_models(config: PPOConfig, inputs: RunInputs, specs: Sequence[RewardSpec], limits: Limits) -> None:
+def check_reward_models(
+    config: PPOConfig,
+    inputs: RunInputs,
+    specs: Sequence[RewardSpec],
+    tokenizer: PreTrainedTokenizerBase,
+    limits: Limits,
+) -> None:
     """Raises ModelError for quantised weights that cannot be loaded, and where too few rows stand behind ids that a
     reward model reads as the policy wrote them."""
     for given in specs:
-        if not isinstance(given, NamedFunction) and _is_readable(given):
-            family = _family(given, "reward_model", config)
-            check_quantised(family, "reward_model", trains=False)
-            own = inputs.reward_tokenizer or _tokenizer_of(given, "reward_model", config)
-            ids = limits.rows if own is None else min(limits.rows, known_ids(own))
-            if own is not None and ids == limits.rows:
-                _check_rows(Limits.of(family, "reward_model"), ids)
+        if isinstance(given, NamedFunction) or not _is_readable(given):
+            continue
+        family = _family(given, "reward_model", config)
+        check_quantised(family, "reward_model", trains=False)
+        own = inputs.reward_tokenizer or _tokenizer_of(given, "reward_model", config)
+        if own is not None and same_tokens(own, tokenizer):
+            _check_rows(Limits.of(family, "reward_model"), limits.rows)
 
 
 def require_tokens(top_k: int, known: int) -> None:

@@ -201,7 +201,7 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         reward_model=inputs.reward_model,
         reward_funcs=inputs.reward_funcs,
     )
-    check_reward_models(config, inputs, specs, limits)
+    check_reward_models(config, inputs, specs, tokenizer, limits)
     batch = batch_sizes(config, run_prompts.rows, backend.world_size)
     return CheckedInputs(backend, tokenizer, limits.rows, stops, run_prompts, specs, batch)
 
