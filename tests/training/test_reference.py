@@ -40,8 +40,8 @@ def tied():
 
 
 def trained_tokens():
-    """Trained rows of the embedding that no probe and no prompt contains."""
-    model = adapted(trainable_token_indices=[200, 201])
+    """Trained rows of the embedding, of a and b, that prompts contain and no probe."""
+    model = adapted(trainable_token_indices=[64, 65])
     with torch.no_grad():
         for name, weights in model.named_parameters():
             if "trainable_tokens_delta" in name:
