@@ -49,12 +49,12 @@ class PPOTrainer:
 
     Models and tokenizers may be objects, folders or hub names, and what may be several a list or one of them
     (docs/running.md has a table); anything else is refused by the name of its argument. What is left out is taken
-    from `args` or made: the reference is a frozen copy of the policy (or the policy with its adapters off), the
-    critic starts from the reward model if both read the same tokens, else from the policy's trunk with a head of
-    zeros; with `critic_trunk` it is made on the policy's own weights. `reward_funcs` follow TRL's convention, or name
-    `file.py:function`. `reward_processing_class` is the reward model's own tokenizer, where the model was not loaded
-    from a folder that has it. Every axis of the algorithm takes an object of its protocol in place of what its
-    setting names: `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation`
+    from `args` or made: the reference is a frozen copy of the policy as it starts (the policy with its adapters off
+    where they are new), the critic starts from the reward model if both read the same tokens, else from the policy's
+    trunk with a head of zeros; with `critic_trunk` it is made on the policy's own weights. `reward_funcs` follow TRL's
+    convention, or name `file.py:function`. `reward_processing_class` is the reward model's own tokenizer, where the
+    model was not loaded from a folder that has it. Every axis of the algorithm takes an object of its protocol in place
+    of what its setting names: `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation`
     (docs/extending.md). `engine` generates the episodes: an object, or a class or function of EngineSettings.
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or

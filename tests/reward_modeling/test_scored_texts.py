@@ -8,6 +8,7 @@ import torch
 
 from nearstep.common.errors import ConfigError, DataError, RewardError
 from nearstep.config.reward_model import RewardConfig
+from nearstep.models.limits import Limits
 from nearstep.models.load import load_scalar_model
 from nearstep.models.reward_model import make_scorer
 from nearstep.reward_modeling.scored_texts import Scored, comparison_of
@@ -230,7 +231,15 @@ def test_texts_end_with_every_end_that_the_model_means():
     with torch.no_grad():
         model.lm_head.weight[258] = model.model(torch.tensor([[5, 6]])).last_hidden_state[0, -1] * 0.7
     config = RewardConfig(use_cpu=True, response_length=6, num_generations=8)
-    writer = Writer(config, model, tokenizer, model.config, torch.float32, torch_backend(use_cpu=True))
+    writer = Writer(
+        config,
+        model,
+        tokenizer,
+        model.config,
+        Limits.of(model.config, "the model"),
+        torch.float32,
+        torch_backend(use_cpu=True),
+    )
     [texts] = writer.answer([[5, 6]], [""])
     assert any(each.finished and each.ids[-1] == 258 for each in texts)
     for each in texts:

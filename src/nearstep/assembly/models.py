@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nearstep.assembly.axes import Axes
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
 from nearstep.common.errors import ConfigError, ModelError
@@ -88,13 +89,16 @@ def build_models(
     inputs: RunInputs,
     specs: Sequence[RewardSpec],
     tokenizer: PreTrainedTokenizerBase,
+    vocabulary: int,
     backend: Backend,
-    *,
-    needs_critic: bool,
-    kl_penalty: bool,
+    axes: Axes,
 ) -> BuiltModels:
-    """Load and prepare every model. Raises ModelError for one that does not fit its role."""
+    """Load and prepare every model. Raises ModelError for one that does not fit its role.
+
+    Policy and reference give probabilities to the ids below `vocabulary` alone.
+    """
     _check_distinct(inputs)
+    needs_critic, kl_penalty = axes.advantage.needs_critic, axes.kl_penalty
     _check_critic(config, inputs, needs_critic=needs_critic)
     notes: list[str] = []
     dtype = DTYPES[config.dtype]
@@ -112,7 +116,9 @@ def build_models(
     model = backend.place(_adapted(plain, config, inputs))
     if needs_critic and config.critic_trunk == "adapter":
         critic = _critic_under_adapters(config, inputs, model, tokenizer, notes)
-    policy = make_policy(model, autocast=config.bf16, checkpointing=config.gradient_checkpointing)
+    policy = make_policy(
+        model, autocast=config.bf16, checkpointing=config.gradient_checkpointing, vocabulary=vocabulary
+    )
     sources = make_sources(
         config,
         list(zip(specs, loaded, strict=True)),
@@ -122,8 +128,7 @@ def build_models(
     )
     fresh_adapters = not is_adapted(plain)
     reference = _reference(config, inputs, policy, backend, notes, kl_penalty=kl_penalty, fresh_adapters=fresh_adapters)
-    kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=config.bf16)
-    notes.append(f"Attention over packed rows: {kernel.value}.")
+    notes.append(_how_rows_run(policy, autocast=config.bf16))
     value = None
     if critic is not None:
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
@@ -278,7 +283,8 @@ def _reference(
         )
     if given is not None:
         model = backend.place(given.requires_grad_(False))
-        return Reference(make_policy(model, role="ref_model", autocast=config.bf16), adapters_off=False)
+        reference = make_policy(model, role="ref_model", autocast=config.bf16, vocabulary=policy.vocabulary)
+        return Reference(reference, adapters_off=False)
     if not is_adapted(policy.model):
         return frozen_copy(policy)
     # Adapters that came with the policy may have learned, and a probe need not reach all that they change.
@@ -290,6 +296,14 @@ def _reference(
         else "The reference is the policy as it starts: a copy of its adapters on the same frozen weights."
     )
     return off or frozen_copy(policy)
+
+
+def _how_rows_run(policy: Policy, *, autocast: bool) -> str:
+    """In one line: which attention packed rows have, or why they are padded."""
+    if policy.layout.note is not None:
+        return f"The policy {policy.layout.note}"
+    kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=autocast)
+    return f"Attention over packed rows: {kernel.value}."
 
 
 def _name_or_path(model: nn.Module) -> str | None:

@@ -9,6 +9,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.assembly.axes import choose_axes, critic_learning_rate
+from nearstep.assembly.fitting_roles import check_reward_models, fitting_limits, require_tokens
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models, policy_of
 from nearstep.assembly.policy_folder import base_under_adapters
@@ -23,9 +24,10 @@ from nearstep.data.run_prompts import RunPrompts, make_run_prompts
 from nearstep.data.templates import with_template
 from nearstep.evaluation.evaluator import SAMPLE_ROWS, Evaluator
 from nearstep.models.adapters import POLICY_TASKS, check_peft_config, lora_from
+from nearstep.models.classifier import is_made_here
 from nearstep.models.distribution import Sampling
 from nearstep.models.load import choose_tokenizer, family_of
-from nearstep.models.roles import Policy
+from nearstep.models.roles import Policy, inner_model
 from nearstep.models.stop_tokens import ModelEnds, StopTokens, stop_tokens
 from nearstep.reports.callbacks import Callbacks, tracker_callbacks
 from nearstep.reports.model_card import RunFacts, model_card
@@ -56,6 +58,7 @@ class CheckedInputs:
 
     backend: Backend
     tokenizer: PreTrainedTokenizerBase
+    vocabulary: int  # ids that are sampled lie below it
     stops: StopTokens
     run_prompts: RunPrompts
     specs: list[RewardSpec]
@@ -85,18 +88,18 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     checked = checked.with_steps_of(axes.critic_schedule)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     notes = [*axes.notes, *check_warm_ups(config, batch)]
-    engine = _engine(config, inputs, axes.trust_region.top_k)
+    engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary)
     tell("loading the models …")
     chosen = build_models(
         config,
         inputs,
         checked.specs,
         checked.tokenizer,
+        checked.vocabulary,
         backend,
-        needs_critic=axes.advantage.needs_critic,
-        kl_penalty=axes.kl_penalty,
+        axes,
     )
-    models, settings = chosen.models, _generation(config, checked.stops.ids)
+    models, settings = chosen.models, _generation(config, checked)
     learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
     callbacks = _callbacks(config, inputs, checked, learners, models.policy)
     rewards = Rewards(
@@ -230,11 +233,12 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     )
     tokenizer = with_template(own, config.prompt_type)
     family = family_of(policy, base=base_under_adapters(config, policy), trust_remote_code=trusted)
+    limits = fitting_limits(config, inputs, tokenizer, policy, family)
     stops = stop_tokens(
         tokenizer,
         stop_token=config.stop_token,
         stop_token_id=config.stop_token_id,
-        vocab_size=family.vocab_size,
+        vocab_size=limits.rows,
         model=ModelEnds.of(base_under_adapters(config, policy) or policy, family),
         template_kwargs=config.chat_template_kwargs,
     )
@@ -243,7 +247,7 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         train_dataset=inputs.train_dataset,
         eval_dataset=inputs.eval_dataset,
         tokenizer=tokenizer,
-        family=family,
+        limits=limits,
         backend=backend,
     )
     specs = reward_specs(
@@ -252,10 +256,11 @@ def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         reward_models=inputs.reward_model,
         reward_funcs=inputs.reward_funcs,
     )
+    check_reward_models(config, inputs, specs, tokenizer, limits)
     batch = batch_sizes(config, run_prompts.rows, backend.world_size)
     if config.push_to_hub and backend.rank == 0:
         check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
-    return CheckedInputs(backend, tokenizer, stops, run_prompts, specs, batch, resumed)
+    return CheckedInputs(backend, tokenizer, limits.rows, stops, run_prompts, specs, batch, resumed)
 
 
 def _evaluator(
@@ -291,6 +296,7 @@ def _card(
         policy=names.policy,
         reference=names.reference,
         critic=names.critic,
+        critic_made_here=chosen.models.critic is not None and is_made_here(inner_model(chosen.models.critic.model)),
         has_reference=chosen.models.reference is not None,
         rewards=rewards.names,
         dataset=", ".join(run_prompts.names),
@@ -300,17 +306,19 @@ def _card(
     )
 
 
-def _generation(config: PPOConfig, stops: tuple[int, ...]) -> GenerationSettings:
+def _generation(config: PPOConfig, checked: CheckedInputs) -> GenerationSettings:
     return GenerationSettings(
         sampling=Sampling(config.temperature, config.top_p, config.top_k),
         response_length=config.response_length,
-        stop_ids=stops,
+        stop_ids=checked.stops.ids,
         seed=config.seed,
+        vocabulary=checked.vocabulary,
     )
 
 
-def _engine(config: PPOConfig, inputs: RunInputs, top_k: int) -> RolloutEngine:
-    """The user's engine or the one that the settings name. Raises ConfigError if it records no top tokens."""
+def _engine(config: PPOConfig, inputs: RunInputs, top_k: int, vocabulary: int) -> RolloutEngine:
+    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens."""
+    require_tokens(top_k, vocabulary)
     engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
     require_top_tokens(engine, top_k)
     return engine

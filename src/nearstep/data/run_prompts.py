@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, DataError
 from nearstep.common.random_streams import stream
@@ -21,6 +21,7 @@ from nearstep.data.prompt_stream import PromptStream, StreamSource
 from nearstep.data.prompts import PromptSet
 from nearstep.data.sources import DataSource, PromptEncoder, evaluation_sources, training_sources, wanted_names
 from nearstep.data.stream import RowStream
+from nearstep.models.limits import Limits
 from nearstep.scale.backend import Backend
 
 HEAD_ROWS = 100  # of a stream, read before the run to recognise, check and show them
@@ -64,15 +65,15 @@ def make_run_prompts(
     train_dataset: object,
     eval_dataset: object,
     tokenizer: PreTrainedTokenizerBase,
-    family: PreTrainedConfig,
+    limits: Limits,
     backend: Backend,
 ) -> RunPrompts:
-    """Find, read and check the prompts; `family` is the policy's configuration. Only the main process speaks.
+    """Find, read and check the prompts; `limits` are those of all that read them. Only the main process speaks.
 
     Raises ConfigError or DataError.
     """
     data_sources = training_sources(config, train_dataset, wanted="prompts")
-    encoder = PromptEncoder(config, tokenizer, family, backend)
+    encoder = PromptEncoder(config, tokenizer, limits, backend)
     to_evaluate = evaluation_sources(config, eval_dataset)
     held_out = None if to_evaluate is None else PromptMix(tuple(encoder.sets(to_evaluate)))
     if config.streaming or any(_is_stream(data_source.given) for data_source in data_sources):

@@ -20,6 +20,7 @@ from transformers.utils import logging
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.models.adapter_folders import AdapterFolder, fit_rows, holds_adapters, put_on, read_adapters
 from nearstep.models.adapters import take_off, with_adapters_merged
+from nearstep.models.classifier import class_to_load, new_scalar_model
 from nearstep.models.head_bias import add_bias, stored_bias
 from nearstep.models.roles import HEAD_NAMES, output_layer, scalar_head, transformers_model
 
@@ -208,8 +209,9 @@ def _classifier(
     """The classification model in a folder, without adapters that lie beside it."""
     labels = {} if num_labels is None else {"num_labels": num_labels}
     try:
+        own = class_to_load(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
         with _no_loading_report():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = (own or AutoModelForSequenceClassification).from_pretrained(
                 name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **labels
             )
     except (OSError, ValueError, RuntimeError) as error:
@@ -217,7 +219,8 @@ def _classifier(
             f"{role}: no classification model could be read from {name!r}: {_first_line(error)}"
         ) from error
     take_off(model)
-    return model, set(info["missing_keys"])
+    # A class made here reads every token's own state; a trunk that could pool does not.
+    return model, {key for key in info["missing_keys"] if own is None or ".pooler." not in key}
 
 
 @contextmanager
@@ -252,13 +255,13 @@ def new_classifier(policy: PreTrainedModel, pad_token_id: int | None, *, role: s
     config = type(policy.config).from_dict({**settings, "num_labels": 1})
     config.pad_token_id = pad_token_id
     try:
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
+        return new_scalar_model(config, policy.dtype)
     except ValueError as error:
         raise ModelError(
-            f"{role}: transformers has no classification model for the family {config.model_type!r}, so none can be "
-            "started from the policy. Pass a model of AutoModelForSequenceClassification with num_labels=1."
+            f"{role}: none can be started from the policy, whose family is {config.model_type!r}: {error}. Pass a "
+            "module of your own, forward(ids, mask) to one number a token, or a model of "
+            "AutoModelForSequenceClassification with num_labels=1."
         ) from error
-    return model
 
 
 def check_folder(name: str, role: str, files: tuple[str, ...] = MODEL_FILES) -> None:

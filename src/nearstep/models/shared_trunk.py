@@ -18,7 +18,7 @@ ROLE = "value_model"
 def value_head(policy: Policy, pad_token_id: int | None) -> Critic:
     """A critic that is one linear layer on the policy's trunk, zero at first; its model holds that trunk, no copy."""
     model = classifier_around(transformers_model(policy.model, "model"), pad_token_id)
-    return Critic(model, policy.autocast)
+    return Critic(model, policy.autocast, policy.layout)
 
 
 def classifier_around(model: PreTrainedModel, pad_token_id: int | None) -> PreTrainedModel:

@@ -42,9 +42,7 @@ $versions
 ## Use
 
 ```python
-from transformers import $auto_class, AutoTokenizer
-
-model = $auto_class.from_pretrained("path/to/this/folder")
+$use
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```
 """)
@@ -54,6 +52,14 @@ SUMMARIES = {
     "value": "The critic of a PPO run by nearstep. It estimates, at every token, the reward that is still to come.",
 }
 AUTO_CLASSES = {"policy": "AutoModelForCausalLM", "value": "AutoModelForSequenceClassification"}
+# Where transformers has no classification model for the family.
+USE_OF_TRUNK_AND_HEAD = """\
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+trunk = AutoModel.from_pretrained("path/to/this/folder")
+head = load_file("path/to/this/folder/model.safetensors")["score.weight"]
+# one number a token: trunk(**inputs).last_hidden_state @ head.T"""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class RunFacts:
     reference: str | None = None
     has_reference: bool = True
     critic: str | None = None
+    critic_made_here: bool = False  # transformers has no class for it
     rewards: Sequence[str] = ()
     dataset: str | None = None
     metrics: Numbers = field(default_factory=dict)
@@ -79,13 +86,21 @@ def model_card(facts: RunFacts, role: Literal["policy", "value"] = "policy") -> 
     body = BODY.substitute(
         title=run if role == "policy" else f"{run}: critic",
         summary=SUMMARIES[role],
-        auto_class=AUTO_CLASSES[role],
+        use=USE_OF_TRUNK_AND_HEAD if role == "value" and facts.critic_made_here else use_of(AUTO_CLASSES[role]),
         facts=markdown_table(("fact", "value"), _fact_rows(facts)),
         metrics=markdown_table(("metric", "value", "meaning"), _metric_rows(facts.metrics)),
         settings=markdown_table(("setting", "value"), setting_rows(facts.config)),
         versions=markdown_table(("package", "version"), list(package_versions().items())),
     )
     return f"---\n{front}---\n\n{body}"
+
+
+def use_of(auto_class: str) -> str:
+    """The lines that open a model folder with plain transformers."""
+    return (
+        f"from transformers import {auto_class}, AutoTokenizer\n\n"
+        f'model = {auto_class}.from_pretrained("path/to/this/folder")'
+    )
 
 
 def package_versions() -> dict[str, str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.reward_model import RewardConfig
@@ -19,6 +19,7 @@ from nearstep.models.adapters import (
 )
 from nearstep.models.dtypes import DTYPES, without_float16
 from nearstep.models.head_bias import add_bias
+from nearstep.models.limits import Limits
 from nearstep.models.load import holds_head, load_adapted_scalar_model
 from nearstep.models.reward_model import RewardReader, make_reader
 from nearstep.models.reward_start import start_reward_model
@@ -47,9 +48,9 @@ def choose_model(config: RewardConfig, given: nn.Module | str | None) -> nn.Modu
     return chosen
 
 
-def longest_text(config: RewardConfig, family: PreTrainedConfig) -> int | None:
+def longest_text(config: RewardConfig, limits: Limits) -> int | None:
     """max_length, or the model's positions; None where neither limits. Raises ConfigError where they clash."""
-    positions: int | None = family.to_dict().get("max_position_embeddings")
+    positions = limits.positions
     if positions is not None and (config.max_length or 0) > positions:
         raise ConfigError(f"max_length = {config.max_length} is more than the model's {positions} positions")
     return config.max_length or positions

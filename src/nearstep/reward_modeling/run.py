@@ -26,7 +26,9 @@ from nearstep.config.launcher import check_launch
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import REWARD_TASKS, check_peft_config, lora_from
 from nearstep.models.dtypes import DTYPES
+from nearstep.models.limits import Limits
 from nearstep.models.load import choose_tokenizer, family_of
+from nearstep.models.quantised import check_quantised
 from nearstep.reports.callbacks import tracker_callbacks
 from nearstep.reports.settings_file import GivenInPython
 from nearstep.reward_modeling.encoding import TextEncoder
@@ -160,12 +162,14 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
         inputs.tokenizer, model, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
     )
     family = family_of(model, trust_remote_code=trusted)
+    check_quantised(family, "model", trains=not config.use_peft and inputs.peft_config is None)
+    limits = Limits.of(family, "the model")
     if config.push_to_hub and backend.rank == 0:
         check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
     reader = EpisodeReader(tokenizer, config.chat_template_kwargs)
-    encoder = TextEncoder(reader, family.vocab_size, longest_text(config, family))
+    encoder = TextEncoder(reader, limits.rows, longest_text(config, limits))
     examples = _examples(
-        config, inputs, encoder, Writer(config, model, tokenizer, family, DTYPES[config.dtype], backend)
+        config, inputs, encoder, Writer(config, model, tokenizer, family, limits, DTYPES[config.dtype], backend)
     )
     if config.normalize == "level" and examples.kind == "pairwise":
         raise ConfigError("normalize = level keeps the level of scores, and this data is pairs, which have none")

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import is_adapted, with_adapters_merged
+from nearstep.models.classifier import is_made_here
 from nearstep.models.head_bias import store_bias, stored_bias
 from nearstep.models.roles import output_layer
 from nearstep.models.saving import rehearse, require_space, write_each, write_model
@@ -49,13 +50,23 @@ $versions
 with the tokenizer's EOS:
 
 ```python
+$use
+```
+""")
+USE = """\
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 model = AutoModelForSequenceClassification.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
-reward = model(**tokenizer(text, return_tensors="pt")).logits[0, 0]$bias
-```
-""")
+reward = model(**tokenizer(text, return_tensors="pt")).logits[0, 0]"""
+USE_OF_TRUNK_AND_HEAD = """\
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+model = AutoModel.from_pretrained("path/to/this/folder")  # transformers has no classification model for the family
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+head = load_file("path/to/this/folder/model.safetensors")["score.weight"]
+reward = (model(**tokenizer(text, return_tensors="pt")).last_hidden_state @ head.T)[0, -1, 0]"""
 BIAS = " + model.config.head_bias  # transformers' class has no place for it"
 
 
@@ -111,13 +122,12 @@ def card(
     trained: RewardModelInTraining, config: RewardConfig, report: RewardReport, data_sources: RewardModelSources
 ) -> str:
     """The text of README.md."""
-    has_stored_bias = stored_bias(trained.inner.config) is not None
-    return model_card(config, report, data_sources, has_stored_bias=has_stored_bias)
+    use = USE_OF_TRUNK_AND_HEAD if is_made_here(trained.inner) else USE
+    use += "" if stored_bias(trained.inner.config) is None else BIAS
+    return model_card(config, report, data_sources, use=use)
 
 
-def model_card(
-    config: RewardConfig, report: RewardReport, data_sources: RewardModelSources, *, has_stored_bias: bool
-) -> str:
+def model_card(config: RewardConfig, report: RewardReport, data_sources: RewardModelSources, *, use: str) -> str:
     """The text of README.md: YAML front matter that the hub reads, tables for people."""
     matter: dict[str, object] = {"library_name": "transformers", "tags": ["nearstep", "reward-model"]}
     matter["pipeline_tag"] = "text-classification"
@@ -140,5 +150,5 @@ def model_card(
         facts=markdown_table(("fact", "value"), facts),
         settings=markdown_table(("setting", "value"), setting_rows(config)),
         versions=markdown_table(("package", "version"), list(package_versions().items())),
-        bias=BIAS if has_stored_bias else "",
+        use=use,
     )

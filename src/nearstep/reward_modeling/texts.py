@@ -33,7 +33,7 @@ def texts_to_score_of(table: Table, config: RewardConfig, writer: Writer) -> Tex
     prompts = encode_prompts(
         table,
         writer.tokenizer,
-        vocab_size=writer.family.vocab_size,
+        vocab_size=writer.limits.rows,
         dataset_format=config.dataset_format,
         on_bad_row=config.on_bad_row,
         template_kwargs=config.chat_template_kwargs,

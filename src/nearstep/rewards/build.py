@@ -16,6 +16,7 @@ from nearstep.common.plugins import need_package
 from nearstep.config.rewards import LocalRewardSettings, RewardSettings
 from nearstep.models.adapters import as_peft_model, is_adapted, with_adapters_merged
 from nearstep.models.head_bias import bias_note
+from nearstep.models.limits import Limits
 from nearstep.models.load import load_scalar_model, load_tokenizer
 from nearstep.models.reward_model import make_scorer
 from nearstep.models.roles import transformers_model
@@ -160,7 +161,7 @@ def model_source(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: TokenizerIdentity, options: RewardModelOptions
 ) -> ModelReward:
     """A reward model, read by its own tokenizer, as a source of rewards."""
-    text = model.config.get_text_config()
+    limits = Limits.of(model.config)
     scorer = make_scorer(
         options.place(model),
         role="reward_model",
@@ -173,8 +174,8 @@ def model_source(
         scorer,
         tokenizer=tokenizer,
         policy=policy,
-        vocabulary_size=text.vocab_size,
-        max_length=text.to_dict().get("max_position_embeddings"),
+        vocabulary_size=limits.rows,
+        max_length=limits.positions,
         template_kwargs=options.template_kwargs,
     )
 

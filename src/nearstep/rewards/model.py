@@ -95,6 +95,6 @@ class ModelReward:
         if max(ids) >= self._vocabulary_size:
             raise RewardError(
                 f"reward model {self.name!r} knows {self._vocabulary_size} tokens, but {place} contains token "
-                f"{max(ids)}: the tokenizer is not the one that the model was trained with. Load it from the "
-                "model's own folder."
+                f"{max(ids)}: its tokenizer is not the one that the model was trained with, or its embedding was not "
+                "resized for added tokens (model.resize_token_embeddings(len(tokenizer)))."
             )

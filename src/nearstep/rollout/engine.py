@@ -29,6 +29,7 @@ class GenerationSettings:
     greedy: bool = False  # take the most probable token, for evaluation
     top_tokens: int = 0  # how many of the most probable tokens are recorded at every action; needs a capability
     limits: tuple[int, ...] | None = None  # most tokens of each row, not response_length; needs a capability
+    vocabulary: int | None = None  # ids from this on are no tokens: they have no probability, whatever their logits
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,15 @@ def play(
         raise ConfigError(f"engine {name} keeps no limits of single rows (capabilities().limits)")
     found: object = engine.generate(prompts, settings, row_ended if can.row_ended else None)
     limits = settings.limits or (settings.response_length,) * len(prompts)
-    return check_rollout(found, prompts, engine=name, limits=limits, top_tokens=settings.top_tokens, newest=version)
+    return check_rollout(
+        found,
+        prompts,
+        engine=name,
+        limits=limits,
+        top_tokens=settings.top_tokens,
+        newest=version,
+        vocabulary=settings.vocabulary,
+    )
 
 
 def require_top_tokens(engine: RolloutEngine, top_tokens: int) -> None:

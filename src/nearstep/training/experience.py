@@ -10,6 +10,7 @@ from nearstep.algorithm.losses import importance_weight, probability_ratio
 from nearstep.algorithm.ragged import sum_by_row
 from nearstep.algorithm.statistics import whiten
 from nearstep.algorithm.trust_regions import TokenLogprobs
+from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import ExplainedVariance, Max, Mean, Metric, Metrics, Std
 from nearstep.models.forward.action_logprobs import ActionLogprobs
@@ -133,12 +134,20 @@ def anchor_logprobs(
 
 
 def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor | None:
-    """Log-probability of every action under the reference, in forward passes of limited size; None without one."""
+    """Log-probability of every action under the reference, in forward passes of limited size; None without one.
+
+    Raises TrainingError for numbers that are not finite: the reference is computed in its own type.
+    """
     if r.models.reference is None:
         return None
     with r.models.reference.active() as reference:
-        parts = [rollout_logprobs(reference, part, r.sampling).sampled for part in _parts(rollout, r)]
-    return torch.cat(parts)
+        logprobs = torch.cat([rollout_logprobs(reference, part, r.sampling).sampled for part in _parts(rollout, r)])
+        if not logprobs.isfinite().all():
+            raise TrainingError(
+                f"ref_model ({reference.dtype}) gives log-probs that are not finite. Its weights are broken, or its "
+                "activations too large for its type (float16 ends at 65,504): pass it in bfloat16 or float32"
+            )
+    return logprobs
 
 
 def _parts(rollout: Rollout, r: Recipe) -> Iterator[Rollout]:

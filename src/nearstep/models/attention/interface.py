@@ -25,7 +25,6 @@ PACKED = "nearstep_packed"
 class LayerInput:
     """Queries, keys and values of one layer for a packed input, and the options of the layer."""
 
-    layer: int
     query: Float[Tensor, "1 heads tokens width"]
     key: Float[Tensor, "1 kv_heads tokens width"]
     value: Float[Tensor, "1 kv_heads tokens value_width"]
@@ -131,7 +130,7 @@ def _attention(
             softcap=softcap,
             **interface,
         )
-    layer = LayerInput(int(module.layer_idx), query, key, value, scaling, sliding_window, softcap)  # type: ignore[arg-type]
+    layer = LayerInput(query, key, value, scaling, sliding_window, softcap)
     return attention_plan.attend(layer).transpose(1, 2).contiguous(), None
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.errors import ModelError
+from nearstep.models.limits import Limits
 from nearstep.models.load import check_folder, check_weights, load_tokenizer
 
 # A window of fewer tokens would hardly leave room beside the special tokens.
@@ -79,7 +80,7 @@ class FrozenModel:
         token. Raises ModelError where the second text leaves no room.
         """
         tokenizer = self.tokenizer
-        positions = self.config.get_text_config().to_dict().get("max_position_embeddings") or window_tokens
+        positions = Limits.of(self.config).positions or window_tokens
         limit = min(window_tokens, tokenizer.model_max_length, positions)
         if pairs is not None:
             widest = max(len(ids) for ids in tokenizer(list(pairs), add_special_tokens=False)["input_ids"])

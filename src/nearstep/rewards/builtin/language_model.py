@@ -10,6 +10,7 @@ from nearstep.common.errors import ModelError, shorten
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import action_logprobs
 from nearstep.models.forward.forward import row_states
+from nearstep.models.limits import Limits
 from nearstep.models.roles import Policy, make_policy
 from nearstep.rewards.builtin.frozen_models import FrozenModel
 from nearstep.types import row_groups
@@ -71,7 +72,7 @@ class LanguageModel:
 
     def _check(self, lengths: Sequence[int]) -> None:
         source = self.source
-        positions = source.config.get_text_config().to_dict().get("max_position_embeddings")
+        positions = Limits.of(source.config).positions
         if positions is not None and max(lengths) > positions:
             raise ModelError(
                 f"{source.role}: {source.name!r} reads at most {positions} tokens, but a prompt and its completion "
