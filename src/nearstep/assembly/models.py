@@ -13,9 +13,18 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
 from nearstep.models.attention.choice import kernel_of_model
 from nearstep.models.dtypes import DTYPES, without_float16
-from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model
+from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model, name_or_path
 from nearstep.models.reward_model import is_decoder
-from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
+from nearstep.models.roles import (
+    Models,
+    Policy,
+    Reference,
+    frozen_copy,
+    inner_model,
+    make_critic,
+    make_policy,
+    transformers_model,
+)
 from nearstep.models.shared_trunk import critic_under_adapters, value_head
 from nearstep.rewards.build import (
     RewardModelOptions,
@@ -100,9 +109,9 @@ def build_models(
         value = value_head(policy, _pad(tokenizer))
         notes.append("The critic is a head of zeros on the policy's trunk.")
     names = ModelOrigins(
-        policy=_name_or_path(policy.model),
-        reference=None if reference is None else _name_or_path(reference.policy.model),
-        critic=None if value is None else _name_or_path(value.model),
+        policy=name_or_path(policy.model),
+        reference=None if reference is None else name_or_path(reference.policy.model),
+        critic=None if value is None else name_or_path(value.model),
     )
     return BuiltModels(Models(policy, reference, value), sources, names, notes)
 
@@ -181,6 +190,11 @@ def _critic(
         )
     else:
         notes.append("The critic starts from the policy's trunk, its head at zero.")
+    if not isinstance(inner_model(policy), PreTrainedModel):
+        raise ModelError(
+            f"value_model: no critic can be made from a {type(policy).__name__}, which is no transformers model. Pass "
+            "value_model, a module that maps ids and mask to one number a token, or use an advantage without a critic."
+        )
     start = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
     critic = critic_from_trunk(start, _pad(tokenizer))
     return critic
@@ -238,7 +252,3 @@ def _how_rows_run(policy: Policy, *, autocast: bool) -> str:
         return f"The policy {policy.layout.note}"
     kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=autocast)
     return f"Attention over packed rows: {kernel.value}."
-
-
-def _name_or_path(model: nn.Module) -> str | None:
-    return transformers_model(model, "model").config.name_or_path or None

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.errors import TrainingError
 from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.head_bias import store_bias
-from nearstep.models.roles import Models, scalar_head, transformers_model
-from nearstep.models.saving import write_model
+from nearstep.models.roles import Models, inner_model, scalar_head
+from nearstep.models.saving import save_weights, write_model
 from nearstep.models.shared_trunk import whole_critic
 from nearstep.scale.backend import Backend
 from nearstep.training.state import State
@@ -53,8 +53,10 @@ class Checkpoint:
         policy = self.models.policy.model
         weights = self.backend.weights_to_save(policy)
         if self.backend.rank == 0:
-            whole = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
-            whole.save_pretrained(folder, state_dict=None if is_adapted(policy) else weights)
+            if is_adapted(policy):
+                save_weights(folder, with_adapters_merged(policy), None)
+            else:
+                save_weights(folder, policy, weights)
             self.tokenizer.save_pretrained(folder)
             (folder / "README.md").write_text(self.card(state, "policy"), encoding="utf-8")
         self.backend.wait_for_all()
@@ -70,8 +72,10 @@ class Checkpoint:
                     policy.save_pretrained(target / "policy_adapter")  # type: ignore[operator]
                     self._folder(target, "policy", merged, None, state)
                 else:
-                    self._folder(target, "policy", transformers_model(policy, "model"), policy_weights, state)
-                if critic is not None:
+                    self._folder(target, "policy", inner_model(policy), policy_weights, state)
+                if critic is not None and not isinstance(inner_model(critic.model), PreTrainedModel):
+                    self._folder(target, "value", critic.model, critic_weights, state)
+                elif critic is not None:
                     whole = whole_critic(critic, merged if self.models.one_trunk else None)
                     weights = store_bias(
                         whole, scalar_head(whole, "value_model"), critic_weights if whole is critic.model else None
@@ -83,7 +87,7 @@ class Checkpoint:
         self.backend.wait_for_all()
 
     def _folder(
-        self, folder: Path, role: Role, model: PreTrainedModel, weights: dict[str, Tensor] | None, state: State
+        self, folder: Path, role: Role, model: nn.Module, weights: dict[str, Tensor] | None, state: State
     ) -> None:
         """Write `folder`/`role`."""
         write_model(folder / role, model, weights, self.tokenizer, self.card(state, role))

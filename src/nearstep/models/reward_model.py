@@ -21,8 +21,10 @@ from nearstep.types import row_groups
 
 @dataclass(frozen=True)
 class DecoderScorer:
-    """A decoder with a linear head, which sees each row's last token only. Where rows can be packed, what neighbours begin
-    with is read once."""
+    """A decoder with a linear head, which sees each row's last token only.
+
+    Where rows can be packed, what neighbours begin with is read once.
+    """
 
     model: nn.Module
     trunk: nn.Module

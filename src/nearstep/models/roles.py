@@ -4,11 +4,12 @@ import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nearstep.common.errors import ModelError
 from nearstep.models.adapters import trained_copy
@@ -30,14 +31,15 @@ class Policy:
 
     model: nn.Module
     autocast: bool = False
-    layout: RowLayout = PackedRows()
-    reading: LogitShape | OwnLogits = LogitShape()
+    layout: RowLayout = field(default_factory=PackedRows)
+    reading: LogitShape | OwnLogits = field(default_factory=LogitShape)
 
     @property
     def trunk(self) -> nn.Module:
         """The model without its head; the whole model where this gives its logits itself."""
-        inner = inner_model(self.model)
-        trunk: nn.Module = inner if isinstance(self.reading, OwnLogits) else inner.base_model
+        if isinstance(self.reading, OwnLogits):
+            return inner_model(self.model)
+        trunk: nn.Module = transformers_model(self.model, "model").base_model
         return trunk
 
     @property
@@ -86,7 +88,7 @@ class Critic:
 
     model: nn.Module
     autocast: bool = False
-    layout: RowLayout = PackedRows()
+    layout: RowLayout = field(default_factory=PackedRows)
 
     @property
     def trunk(self) -> nn.Module:
@@ -148,14 +150,14 @@ def make_policy(
     inner = _ready(model, role)
     reading: LogitShape | OwnLogits
     if isinstance(inner, PreTrainedModel):
-        reading, vocabulary = prove_reading(inner), inner.get_input_embeddings().num_embeddings
+        reading, vocabulary = prove_reading(inner, role), inner.get_input_embeddings().num_embeddings
     else:
         vocabulary = own_vocabulary(inner, role)
         reading = OwnLogits(vocabulary)
     policy = Policy(model, autocast, reading=reading)
     policy = replace(policy, layout=prove_layout(policy.trunk, vocabulary, policy.device, role))
     if checkpointing:
-        recompute_activations(transformers_model(model, role))
+        _recompute(inner, role)
     return policy
 
 
@@ -178,20 +180,38 @@ def make_critic(
     device = next(model.parameters()).device
     critic = replace(critic, layout=prove_layout(critic.trunk, vocabulary, device, role))
     if checkpointing:
-        recompute_activations(transformers_model(model, role))
+        _recompute(inner, role)
     return critic
 
 
 def _ready(model: nn.Module, role: str) -> nn.Module:
     """The model under a wrapper, dropout off (2403.17031, detail 7)."""
     inner = inner_model(model)
-    if isinstance(inner, PreTrainedModel) and inner.config.is_encoder_decoder:
-        raise ModelError(
-            f"{role}: {type(inner).__name__} is an encoder-decoder model. It reads the prompt in another part than the "
-            "one that answers, and nothing here feeds that part. Use a decoder (AutoModelForCausalLM)."
-        )
+    if isinstance(inner, PreTrainedModel):
+        decoder_config(inner.config, role)
     model.eval()
     return inner
+
+
+def decoder_config(config: PreTrainedConfig, role: str) -> PreTrainedConfig:
+    """The configuration of a decoder. Raises ModelError for that of an encoder-decoder model."""
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{role}: {config.model_type} is an encoder-decoder model. It reads the prompt in another part than the "
+            "one that answers, and nothing here feeds that part. Use a decoder (AutoModelForCausalLM)."
+        )
+    return config
+
+
+def _recompute(model: nn.Module, role: str) -> None:
+    """Gradient checkpointing. Raises ModelError where there is no layer that could be recomputed."""
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    if not isinstance(model, PreTrainedModel) or not layers:
+        raise ModelError(
+            f"{role}: gradient_checkpointing: {type(model).__name__} has no layers that are made to be computed again "
+            "(transformers' GradientCheckpointingLayer). Leave it out, or lower max_tokens_per_microbatch."
+        )
+    recompute_activations(model)
 
 
 def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:

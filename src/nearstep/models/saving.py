@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from safetensors.torch import save_model
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.whole_folder import whole_folder
+from nearstep.models.roles import inner_model
 
 
 def write_model(
@@ -15,11 +17,20 @@ def write_model(
     tokenizer: PreTrainedTokenizerBase,
     card: str,
 ) -> None:
-    """Write a transformers or peft model, its tokenizer and its card to `target`, in place of what was there.
-
-    `weights` is the state dict to write, None for the model's own.
-    """
+    """Write a model, its tokenizer and its card to `target`, in place of what was there; see `save_weights`."""
     with whole_folder(target) as unfinished:
-        model.save_pretrained(unfinished, state_dict=weights)  # type: ignore[operator]
+        save_weights(unfinished, model, weights)
         tokenizer.save_pretrained(unfinished)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
+
+
+def save_weights(folder: Path, model: nn.Module, weights: dict[str, Tensor] | None) -> None:
+    """Write a transformers or peft model; `weights` is the state dict to write, None for the model's own.
+
+    Of a module of the user's own the weights are written, in `model.safetensors`: `safetensors.torch.load_model` reads
+    them into such a module.
+    """
+    if isinstance(inner_model(model), PreTrainedModel):
+        model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
+    else:
+        save_model(model, str(folder / "model.safetensors"))

@@ -56,9 +56,7 @@ def states_at(
     return hidden_states(role.trunk, tokens, positions[None], plan, autocast=role.autocast)[read]
 
 
-def states_of(
-    role: CausalRole | ScalarRole, rows: Rows, read: Int[Tensor, " read"]
-) -> Float[Tensor, "read width"]:
+def states_of(role: CausalRole | ScalarRole, rows: Rows, read: Int[Tensor, " read"]) -> Float[Tensor, "read width"]:
     """Hidden states of some tokens of rows, given as places among all their tokens."""
     return role.layout.states(role.trunk, rows, read, autocast=role.autocast)
 
@@ -67,7 +65,8 @@ def row_states(
     role: CausalRole | ScalarRole, tokens: Int[Tensor, " tokens"], lengths: Int[Tensor, " rows"]
 ) -> Float[Tensor, "tokens width"]:
     """Hidden states of rows that lie back to back, each seeing only itself."""
-    return states_of(role, Rows(tokens, lengths, torch.zeros_like(lengths)), torch.arange(len(tokens)).to(tokens.device))
+    every = torch.arange(len(tokens), device=tokens.device)
+    return states_of(role, Rows(tokens, lengths, torch.zeros_like(lengths)), every)
 
 
 @dataclass(frozen=True)

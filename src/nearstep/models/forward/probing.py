@@ -27,10 +27,18 @@ def probe_rows(vocabulary: int, device: torch.device) -> list[Tensor]:
 
 
 @torch.no_grad()
-def prove_reading(model: PreTrainedModel) -> LogitShape | OwnLogits:
-    """How the model's logits come about: a linear layer on its trunk's states with a known shape after it, or else."""
+def prove_reading(model: PreTrainedModel, role: str) -> LogitShape | OwnLogits:
+    """How the model's logits come about: a linear layer on its trunk's states with a known shape after it, or else.
+
+    Raises ModelError for a model that does not give a logit for every token of its vocabulary, at every token.
+    """
     row, *_ = probe_rows(model.get_input_embeddings().num_embeddings, model.device)
-    own = masked_states(model, row[None], None)[0]
+    own, vocabulary = masked_states(model, row[None], None)[0], model.config.get_text_config().vocab_size
+    if own.dim() != 2 or len(own) != len(row) or own.shape[1] < vocabulary:
+        raise ModelError(
+            f"{role}: {type(model).__name__} gives {list(own.shape)} for {len(row)} ids where logits of {vocabulary} "
+            "tokens are needed after each. Use a causal language model (AutoModelForCausalLM)."
+        )
     linear = model.get_output_embeddings()
     layer = base_layer(linear)
     if model.base_model is model or not isinstance(layer, nn.Linear):

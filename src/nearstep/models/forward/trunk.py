@@ -40,9 +40,10 @@ def masked_states(
     mask: Int[Tensor, "rows width"] | None,
     *,
     autocast: bool = False,
-) -> Float[Tensor, "rows width size"]:
+) -> Float[Tensor, "rows *rest"]:
     """The last hidden state of every place of rows side by side, as the model computes them by itself.
 
+    [rows, width, size] for what may play a role; what else a model gives is refused by the proofs in `probing`.
     A module that is not transformers' is called with ids and mask, in this order.
     """
     with recomputing(trunk), torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=autocast):
