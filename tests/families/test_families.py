@@ -1,0 +1,51 @@
+"""Every decoder family of transformers, in each role and each way in which people bring it."""
+
+import pytest
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from nearstep.common.errors import ModelError
+from nearstep.models.roles import make_policy
+from tests.families.checks import VARIANTS, check_policy, check_scorer, tiny_policy
+from tests.families.tiny_families import NOT_CAUSAL, WITHOUT
+
+FAMILIES = [kind for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind not in WITHOUT and kind not in NOT_CAUSAL]
+DOZEN = (
+    "bloom",
+    "falcon",
+    "gemma2",
+    "gpt2",
+    "gpt_oss",
+    "gptj",
+    "llama",
+    "mamba",
+    "mixtral",
+    "mpt",
+    "qwen3",
+    "stablelm",
+)
+
+
+@pytest.mark.parametrize("kind", DOZEN)
+def test_a_dozen_families_in_every_role(kind, tmp_path):
+    check_policy(kind, VARIANTS[0], tmp_path)
+    check_scorer(kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_family_as_people_bring_it(kind, variant, tmp_path):
+    check_policy(kind, variant, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_family_as_critic_and_reward_model(kind):
+    check_scorer(kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", NOT_CAUSAL)
+def test_what_is_not_causal_is_refused(kind):
+    with pytest.raises(ModelError, match="not causal"):
+        make_policy(tiny_policy(kind))
