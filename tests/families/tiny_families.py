@@ -41,7 +41,7 @@ SMALL = {
     **dict.fromkeys(("mamba_chunk_size", "chunk_size"), 8),
     "mamba_expand": 2, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_num_heads": 4, "mamba_head_dim": 16,
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-    "kv_lora_rank": 8, "q_lora_rank": 16, "index_head_dim": 16, "index_n_heads": 2, "index_topk": 4,
+    "kv_lora_rank": 8, "q_lora_rank": 16, "index_head_dim": 16, "index_n_heads": 32, "index_topk": 4,
     "vocab_size_per_layer_input": 258, "hidden_size_per_layer_input": 8, "word_embedding_proj_dim": 32,
 }  # fmt: skip
 # What a family asks for beside.
@@ -68,6 +68,7 @@ CHANGES: dict[str, dict[str, object]] = {
         "num_hidden_layers": 4, "layer_types": [*KINDS, *KINDS], "num_kv_shared_layers": 2, "intermediate_size": 48,
         "activation_sparsity_pattern": [0.5, 0.5, 0.0, 0.0], "laurel_rank": 4,
     },
+    "flint": {"mlp_only_layers": [0]},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},

@@ -71,13 +71,15 @@ class PaddedRows:
     """
 
     why: str
+    own_cache: bool = False  # whether a row can go on from the model's own cache, see OwnCache
 
     token_by_token = False
 
     @property
     def note(self) -> str:
         """See RowLayout.note."""
-        return f"runs on padded rows, which takes more time and memory than packed ones: {self.why}."
+        generation = "generates from its own cache" if self.own_cache else "generates by computing rows anew each token"
+        return f"runs on padded rows, which takes more time and memory than packed ones, and {generation}: {self.why}."
 
     def states(
         self, trunk: nn.Module, rows: Rows, read: Int[Tensor, " read"], *, autocast: bool

@@ -11,6 +11,7 @@ from nearstep.common.errors import ModelError
 from nearstep.models.adapters import base_layer
 from nearstep.models.forward.head import Head, LogitShape, OwnLogits
 from nearstep.models.forward.layout import PackedRows, PaddedRows, RowLayout, Rows
+from nearstep.models.forward.own_cache import OwnCache
 from nearstep.models.forward.trunk import masked_states
 
 LENGTHS, LEAD = (5, 4, 3), 2  # the first two rows begin alike
@@ -117,10 +118,9 @@ def prove_layout(trunk: nn.Module, vocabulary: int, device: torch.device, role: 
     not_packed = _why_not_packed(trunk, rows, whole)
     if not_packed is None:
         return PackedRows()
-    layout = PaddedRows(not_packed)
-    not_padded = _problem(layout, trunk, rows, whole)
+    not_padded = _problem(PaddedRows(not_packed), trunk, rows, whole)
     if not_padded is None:
-        return layout
+        return PaddedRows(not_packed, own_cache=_goes_on(trunk, rows, alone))
     raise ModelError(
         f"{role}: {type(trunk).__name__} cannot be trained here without error. Packed, {not_packed}; padded, "
         f"{not_padded}. Please report the family."
@@ -153,6 +153,21 @@ def _problem(
     if gap <= rounding(alone.dtype):
         return None
     return f"{type(trunk).__name__} gives other numbers than for each row alone (relative gap {gap:.2g})"
+
+
+def _goes_on(trunk: nn.Module, rows: Sequence[Tensor], alone: Sequence[Tensor]) -> bool:
+    """Whether rows that begin padded on the left go on from the model's own cache as they do alone."""
+    if not isinstance(trunk, PreTrainedModel):
+        return False
+    try:
+        cache, states = OwnCache.begin(trunk, [row[:-2].tolist() for row in rows], rows[0].device, autocast=False)
+        found = [states, *(cache.step(torch.stack([row[place] for row in rows])) for place in (-2, -1))]
+    except torch.OutOfMemoryError:
+        raise
+    except UNFIT:
+        return False
+    expected = torch.stack([states[-3:] for states in alone], dim=1)
+    return relative_gap(torch.stack(found), expected) <= rounding(expected.dtype)
 
 
 def relative_gap(ours: Tensor, theirs: Tensor) -> float:
