@@ -65,9 +65,7 @@ def test_several_labels_are_refused():
 
 
 def test_something_else_is_named():
-    with pytest.raises(
-        ModelError, match="Linear is no transformers model, .* called as model"
-    ):
+    with pytest.raises(ModelError, match=r"Linear is no transformers model, .* called as model"):
         make_policy(torch.nn.Linear(2, 2))
 
 

@@ -101,13 +101,13 @@ def build_models(
         options,
     )
     reference = _reference(config, inputs, policy, backend, notes, kl_penalty=kl_penalty)
-    notes.append(_how_rows_run(policy, autocast=config.bf16))
     value = None
     if critic is not None:
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
     elif needs_critic:
         value = value_head(policy, _pad(tokenizer))
         notes.append("The critic is a head of zeros on the policy's trunk.")
+    notes += _how_rows_run(Models(policy, reference, value), autocast=config.bf16)
     names = ModelOrigins(
         policy=name_or_path(policy.model),
         reference=None if reference is None else name_or_path(reference.policy.model),
@@ -246,9 +246,19 @@ def _reference(
     return frozen_copy(policy)
 
 
-def _how_rows_run(policy: Policy, *, autocast: bool) -> str:
-    """In one line: which attention packed rows have, or why they are padded."""
+def _how_rows_run(models: Models, *, autocast: bool) -> list[str]:
+    """In a line each: which attention packed rows have, and which roles are padded, and why."""
+    policy, reference, critic = models.policy, models.reference, models.critic
+    others = {
+        "reference": None if reference is None else reference.policy.layout,
+        "critic": None if critic is None else critic.layout,
+    }
+    notes = [
+        f"The {name} {layout.note}"
+        for name, layout in others.items()
+        if layout is not None and layout.note is not None and layout != policy.layout
+    ]
     if policy.layout.note is not None:
-        return f"The policy {policy.layout.note}"
+        return [f"The policy {policy.layout.note}", *notes]
     kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=autocast)
-    return f"Attention over packed rows: {kernel.value}."
+    return [f"Attention over packed rows: {kernel.value}.", *notes]
