@@ -262,3 +262,10 @@ def _how_rows_run(models: Models, *, autocast: bool) -> list[str]:
         return [f"The policy {policy.layout.note}", *notes]
     kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=autocast)
     return [f"Attention over packed rows: {kernel.value}.", *notes]
+
+
+def own_modules(models: Models) -> dict[str, str]:
+    """The classes of saved models that are modules of the user's own, by the name of their folder."""
+    saved = {"policy": models.policy.model, "value": None if models.critic is None else models.critic.model}
+    inner = {name: inner_model(model) for name, model in saved.items() if model is not None}
+    return {name: type(model).__name__ for name, model in inner.items() if not isinstance(model, PreTrainedModel)}

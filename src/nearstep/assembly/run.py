@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.assembly.axes import choose_axes, critic_learning_rate
 from nearstep.assembly.inputs import RunInputs
-from nearstep.assembly.models import BuiltModels, build_models, policy_of
+from nearstep.assembly.models import BuiltModels, build_models, own_modules, policy_of
 from nearstep.checkpoint.export import Checkpoint
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
@@ -230,6 +230,7 @@ def _card(
         has_reference=chosen.models.reference is not None,
         rewards=rewards.names,
         dataset=", ".join(run_prompts.names),
+        own_modules=own_modules(chosen.models),
     )
     return lambda state, role: model_card(
         replace(facts, updates=state.update, episodes=state.episodes, metrics=reporter.latest), role

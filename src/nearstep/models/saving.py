@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from safetensors.torch import save_model
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,10 +27,9 @@ def write_model(
 def save_weights(folder: Path, model: nn.Module, weights: dict[str, Tensor] | None) -> None:
     """Write a transformers or peft model; `weights` is the state dict to write, None for the model's own.
 
-    Of a module of the user's own the weights are written, in `model.safetensors`: `safetensors.torch.load_model` reads
-    them into such a module.
+    Of a module of the user's own the state dict is written, as `weights.pt`, for `torch.load` and `load_state_dict`.
     """
     if isinstance(inner_model(model), PreTrainedModel):
         model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
     else:
-        save_model(model, str(folder / "model.safetensors"))
+        torch.save(model.state_dict() if weights is None else weights, folder / "weights.pt")

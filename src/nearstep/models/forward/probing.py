@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from nearstep.common.errors import ModelError
 from nearstep.models.adapters import base_layer
 from nearstep.models.forward.head import Head, LogitShape, OwnLogits
-from nearstep.models.forward.layout import PackedRows, PaddedRows, RowLayout, Rows
+from nearstep.models.forward.layout import PackedRows, PaddedRows, RowLayout, RowTokens
 from nearstep.models.forward.own_cache import OwnCache
 from nearstep.models.forward.trunk import masked_states
 
@@ -45,7 +45,7 @@ def prove_reading(model: PreTrainedModel, role: str) -> LogitShape | OwnLogits:
     if model.base_model is model or not isinstance(layer, nn.Linear):
         return OwnLogits(own.shape[-1])
     states = masked_states(model.base_model, row[None], None)[0]
-    if states.shape[-1] != layer.in_features:
+    if states.shape[-1] != layer.in_features or states.dtype != layer.weight.dtype:
         return OwnLogits(own.shape[-1])
     for shape in _shapes(model.config.get_text_config()):
         # The same operations on the same numbers: there is next to nothing to round.
@@ -144,7 +144,7 @@ def _problem(
     leads = torch.tensor([LEAD, LEAD, 1], device=alone.device)
     every = torch.arange(len(tokens), device=alone.device)
     try:
-        found = layout.states(trunk, Rows(tokens, lengths, leads), every, autocast=False)
+        found = layout.states(trunk, RowTokens(tokens, lengths, leads), every, autocast=False)
     except torch.OutOfMemoryError:
         raise
     except UNFIT as error:
