@@ -23,8 +23,6 @@ from tests.families.tiny_families import tiny_family_config
 from tests.tiny import byte_tokenizer
 from tests.training.runs import PROMPTS, low_ids, settings
 
-# What is left out peft refuses in recurrent layers, or takes its output for a tensor.
-ADAPTERS = LoraConfig(r=2, target_modules="all-linear", exclude_modules=["out_proj", "conv1d", "o_a_proj", "router"])
 PROBE = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
 
 
@@ -76,6 +74,14 @@ def _spread(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval()
 
 
+def adapters() -> LoraConfig:
+    """On every linear layer but those that peft refuses in recurrent layers, or whose output it takes for a tensor.
+
+    Made anew each time: peft writes the layers that it found into it.
+    """
+    return LoraConfig(r=2, target_modules="all-linear", exclude_modules=["out_proj", "conv1d", "o_a_proj", "router"])
+
+
 def can_recompute(kind: str) -> bool:
     """Whether the family has layers that are made for gradient checkpointing."""
     return any(isinstance(layer, GradientCheckpointingLayer) for layer in tiny_policy(kind).modules())
@@ -109,7 +115,7 @@ def check_policy(kind: str, variant: Variant, folder: Path) -> None:
         model=given,
         train_dataset=[{"prompt": text} for text in PROMPTS],
         reward_funcs=[low_ids],
-        peft_config=ADAPTERS if variant.adapters else None,
+        peft_config=adapters() if variant.adapters else None,
     )  # fmt: skip
     before = [weights.detach().clone() for weights in trainer.model.parameters() if weights.requires_grad]
     trainer.train()

@@ -34,7 +34,7 @@ def prove_reading(model: PreTrainedModel, role: str) -> LogitShape | OwnLogits:
     Raises ModelError for a model that does not give a logit for every token of its vocabulary, at every token.
     """
     row, *_ = probe_rows(model.get_input_embeddings().num_embeddings, model.device)
-    own, vocabulary = masked_states(model, row[None], None)[0], model.config.get_text_config().vocab_size
+    own, vocabulary = _alone(model, row, role), model.config.get_text_config().vocab_size
     if own.dim() != 2 or len(own) != len(row) or own.shape[1] < vocabulary:
         raise ModelError(
             f"{role}: {type(model).__name__} gives {list(own.shape)} for {len(row)} ids where logits of {vocabulary} "
@@ -44,7 +44,7 @@ def prove_reading(model: PreTrainedModel, role: str) -> LogitShape | OwnLogits:
     layer = base_layer(linear)
     if model.base_model is model or not isinstance(layer, nn.Linear):
         return OwnLogits(own.shape[-1])
-    states = masked_states(model.base_model, row[None], None)[0]
+    states = _alone(model.base_model, row, role)
     if states.shape[-1] != layer.in_features or states.dtype != layer.weight.dtype:
         return OwnLogits(own.shape[-1])
     for shape in _shapes(model.config.get_text_config()):
@@ -106,8 +106,8 @@ def prove_layout(trunk: nn.Module, vocabulary: int, device: torch.device, role: 
     Raises ModelError for a trunk that gives other numbers in both layouts, or that is not causal.
     """
     rows = probe_rows(vocabulary, device)
-    alone = [masked_states(trunk, row[None], None)[0] for row in rows]
-    ahead = relative_gap(masked_states(trunk, rows[0][None, :LEAD], None)[0], alone[0][:LEAD])
+    alone = [_alone(trunk, row, role) for row in rows]
+    ahead = relative_gap(_alone(trunk, rows[0][:LEAD], role), alone[0][:LEAD])
     if not ahead <= rounding(alone[0].dtype):
         raise ModelError(
             f"{role}: {type(trunk).__name__} is not causal: what it gives for a token depends on the tokens after it "
@@ -125,6 +125,20 @@ def prove_layout(trunk: nn.Module, vocabulary: int, device: torch.device, role: 
         f"{role}: {type(trunk).__name__} cannot be trained here without error. Packed, {not_packed}; padded, "
         f"{not_padded}. Please report the family."
     )
+
+
+def _alone(model: nn.Module, row: Tensor, role: str) -> Float[Tensor, "*rest"]:
+    """What a model gives for one row by itself. Raises ModelError where it cannot."""
+    try:
+        return masked_states(model, row[None], None)[0]
+    except torch.OutOfMemoryError:
+        raise
+    except UNFIT as error:
+        dtype = next(model.parameters()).dtype
+        raise ModelError(
+            f"{role}: {type(model).__name__} with weights of {dtype} cannot compute {len(row)} tokens by itself "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0][:200]})"
+        ) from error
 
 
 def _why_not_packed(trunk: nn.Module, rows: Sequence[Tensor], alone: Float[Tensor, "tokens width"]) -> str | None:
