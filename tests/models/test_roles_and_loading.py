@@ -41,12 +41,6 @@ def test_families_with_windows_caps_and_scales(kind, changes):
     make_policy(family(kind, **changes))
 
 
-@pytest.mark.parametrize(("kind", "words"), [("gpt_oss", "other numbers"), ("bloom", "attention be chosen")])
-def test_families_that_would_be_wrong_are_refused(kind, words):
-    with pytest.raises(ModelError, match=words):
-        make_policy(family(kind))
-
-
 def test_dropout_is_off():
     policy = make_policy(tiny_causal_lm("gpt_neox").train(), checkpointing=True)
     dropouts = [module for module in policy.model.modules() if isinstance(module, torch.nn.Dropout)]
@@ -55,7 +49,7 @@ def test_dropout_is_off():
 
 
 def test_a_classification_model_is_no_policy():
-    with pytest.raises(ModelError, match=r"model: .*linear output layer"):
+    with pytest.raises(ModelError, match=r"model: .*gives \[1\] for 5 ids .* logits of 258 tokens"):
         make_policy(tiny_scalar_model())
 
 
@@ -70,7 +64,7 @@ def test_several_labels_are_refused():
 
 
 def test_something_else_is_named():
-    with pytest.raises(ModelError, match="got a Linear"):
+    with pytest.raises(ModelError, match=r"Linear is no transformers model, .* called as model"):
         make_policy(torch.nn.Linear(2, 2))
 
 

@@ -32,6 +32,7 @@ from nearstep.models.load import (
     load_adapted_scalar_model,
     load_policy,
     load_scalar_model,
+    name_or_path,
 )
 from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import (
@@ -39,6 +40,7 @@ from nearstep.models.roles import (
     Policy,
     Reference,
     frozen_copy,
+    inner_model,
     make_critic,
     make_policy,
     transformers_model,
@@ -128,17 +130,17 @@ def build_models(
     )
     fresh_adapters = not is_adapted(plain)
     reference = _reference(config, inputs, policy, backend, notes, kl_penalty=kl_penalty, fresh_adapters=fresh_adapters)
-    notes.append(_how_rows_run(policy, autocast=config.bf16))
     value = None
     if critic is not None:
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
     elif needs_critic:
         value = value_head(policy, _pad(tokenizer))
         notes.append("The critic is a head of zeros on the policy's trunk.")
+    notes += _how_rows_run(Models(policy, reference, value), autocast=config.bf16)
     names = ModelOrigins(
-        policy=_name_or_path(policy.model),
-        reference=None if reference is None else _name_or_path(reference.policy.model),
-        critic=None if value is None else _name_or_path(value.model),
+        policy=name_or_path(policy.model),
+        reference=None if reference is None else name_or_path(reference.policy.model),
+        critic=None if value is None else name_or_path(value.model),
     )
     return BuiltModels(Models(policy, reference, value), sources, names, notes)
 
@@ -224,6 +226,11 @@ def _critic(
         )
     else:
         notes.append("The critic starts from the policy's trunk, its head at zero.")
+    if not isinstance(inner_model(policy), PreTrainedModel):
+        raise ModelError(
+            f"value_model: no critic can be made from a {type(policy).__name__}, which is no transformers model. Pass "
+            "value_model, a module that maps ids and mask to one number a token, or use an advantage without a critic."
+        )
     start = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
     critic = critic_from_trunk(start, _pad(tokenizer))
     return critic
@@ -298,13 +305,26 @@ def _reference(
     return off or frozen_copy(policy)
 
 
-def _how_rows_run(policy: Policy, *, autocast: bool) -> str:
-    """In one line: which attention packed rows have, or why they are padded."""
+def _how_rows_run(models: Models, *, autocast: bool) -> list[str]:
+    """In a line each: which attention packed rows have, and which roles are padded, and why."""
+    policy, reference, critic = models.policy, models.reference, models.critic
+    others = {
+        "reference": None if reference is None else reference.policy.layout,
+        "critic": None if critic is None else critic.layout,
+    }
+    notes = [
+        f"The {name} {layout.note}"
+        for name, layout in others.items()
+        if layout is not None and layout.note is not None and layout != policy.layout
+    ]
     if policy.layout.note is not None:
-        return f"The policy {policy.layout.note}"
+        return [f"The policy {policy.layout.note}", *notes]
     kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=autocast)
-    return f"Attention over packed rows: {kernel.value}."
+    return [f"Attention over packed rows: {kernel.value}.", *notes]
 
 
-def _name_or_path(model: nn.Module) -> str | None:
-    return transformers_model(model, "model").config.name_or_path or None
+def own_modules(models: Models) -> dict[str, str]:
+    """The classes of saved models that are modules of the user's own, by the name of their folder."""
+    saved = {"policy": models.policy.model, "value": None if models.critic is None else models.critic.model}
+    inner = {name: inner_model(model) for name, model in saved.items() if model is not None}
+    return {name: type(model).__name__ for name, model in inner.items() if not isinstance(model, PreTrainedModel)}

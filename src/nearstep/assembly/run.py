@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.assembly.axes import choose_axes, critic_learning_rate
 from nearstep.assembly.fitting_roles import check_reward_models, fitting_limits, require_tokens
 from nearstep.assembly.inputs import RunInputs
-from nearstep.assembly.models import BuiltModels, build_models, policy_of
+from nearstep.assembly.models import BuiltModels, build_models, own_modules, policy_of
 from nearstep.assembly.policy_folder import base_under_adapters
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.resume import Resumed, checkpoint_to_fork, choose_checkpoint
@@ -300,6 +300,7 @@ def _card(
         has_reference=chosen.models.reference is not None,
         rewards=rewards.names,
         dataset=", ".join(run_prompts.names),
+        own_modules=own_modules(chosen.models),
     )
     return lambda state, role: model_card(
         replace(facts, updates=state.update, episodes=state.episodes, metrics=reporter.latest), role

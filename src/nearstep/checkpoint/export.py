@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.head_bias import store_bias
-from nearstep.models.roles import Models, scalar_head, transformers_model
+from nearstep.models.roles import Models, inner_model, scalar_head
 from nearstep.models.saving import padding_token, rehearse, require_space, write_each, write_into, write_model
 from nearstep.models.shared_trunk import whole_critic
 from nearstep.scale.backend import Backend
@@ -56,11 +56,13 @@ class ModelFolders:
         merged = with_adapters_merged(policy) if is_adapted(policy) else None
         parts: list[Writing] = []
         if merged is None:
-            parts.append(self._part("policy", transformers_model(policy, "model"), policy_weights, card))
+            parts.append(self._part("policy", inner_model(policy), policy_weights, card))
         else:
             parts.append(self._part("policy_adapter", policy, policy_weights, card))
             parts.append(self._part("policy", merged, None, card))
-        if critic is not None:
+        if critic is not None and not isinstance(inner_model(critic.model), PreTrainedModel):
+            parts.append(self._part("value", critic.model, critic_weights, self.card(state, "value")))
+        elif critic is not None:
             whole = whole_critic(critic, merged if self.models.one_trunk else None)
             whole.config.get_text_config().pad_token_id = padding_token(self.tokenizer)
             weights = store_bias(
@@ -74,7 +76,7 @@ class ModelFolders:
         policy = self.models.policy.model
         weights = self.backend.weights_to_save(policy)
         if self.backend.rank == 0:
-            whole = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
+            whole = with_adapters_merged(policy) if is_adapted(policy) else inner_model(policy)
             weights = None if is_adapted(policy) else weights
             write_into(folder, whole, weights, self.tokenizer, self.card(state, "policy"))
         self.backend.wait_for_all()

@@ -21,8 +21,9 @@ from nearstep.common.errors import ConfigError, ModelError
 from nearstep.models.adapter_folders import AdapterFolder, fit_rows, holds_adapters, put_on, read_adapters
 from nearstep.models.adapters import take_off, with_adapters_merged
 from nearstep.models.classifier import class_to_load, new_scalar_model
+from nearstep.models.forward.probing import own_vocabulary
 from nearstep.models.head_bias import add_bias, stored_bias
-from nearstep.models.roles import HEAD_NAMES, output_layer, scalar_head, transformers_model
+from nearstep.models.roles import HEAD_NAMES, decoder_config, inner_model, output_layer, scalar_head
 
 MODEL_FILES = ("config.json", "adapter_config.json")
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
@@ -53,6 +54,12 @@ def load_tokenizer(name: str, *, role: str = "tokenizer", trust_remote_code: boo
     return tokenizer
 
 
+def name_or_path(model: nn.Module) -> str | None:
+    """Where a model came from; None for one that was made in memory."""
+    inner = inner_model(model)
+    return inner.config.name_or_path or None if isinstance(inner, PreTrainedModel) else None
+
+
 def choose_tokenizer(
     given: PreTrainedTokenizerBase | str | None,
     model: nn.Module | str,
@@ -68,9 +75,7 @@ def choose_tokenizer(
         return load_tokenizer(given, role="processing_class", trust_remote_code=trust_remote_code)
     if given is not None:
         return given
-    name = model_name_or_path or model
-    if isinstance(name, nn.Module):
-        name = transformers_model(name, "model").config.name_or_path
+    name = model_name_or_path or (model if isinstance(model, str) else name_or_path(model))
     if not name:
         raise ConfigError("no tokenizer: pass processing_class, or set model_name_or_path")
     role = "model" if model_name_or_path is None else "model_name_or_path"
@@ -78,19 +83,25 @@ def choose_tokenizer(
 
 
 def family_of(model: nn.Module | str, *, base: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The model's own text configuration, read without loading weights. Raises ModelError if there is none.
+    """The model's own text configuration, read without loading weights.
 
     For a folder of adapters it is that of their model, `base` if given, with as many tokens as they were trained with.
+    Of a module that is no transformers model it holds the number of its logits and nothing else. Raises ModelError if
+    there is none, and for an encoder-decoder model.
     """
     if isinstance(model, nn.Module):
-        return transformers_model(model, "model").config.get_text_config()
+        inner = inner_model(model)
+        if not isinstance(inner, PreTrainedModel):
+            return PreTrainedConfig(vocab_size=own_vocabulary(inner, "model"))
+        return decoder_config(inner.config, "model").get_text_config()
     check_folder(model, "model")
     if holds_adapters(model):
         return _family_under(read_adapters(model, "model", base=base), trust_remote_code)
     try:
-        return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code).get_text_config()
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ModelError(f"model: no model configuration could be read from {model!r}: {error}") from error
+    return decoder_config(config, "model").get_text_config()
 
 
 def _family_under(folder: AdapterFolder, trust_remote_code: bool) -> PreTrainedConfig:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from nearstep.algorithm.precision import wide
 from nearstep.common.errors import ModelError
 from nearstep.models.forward.forward import ScalarRole, states_of
-from nearstep.models.forward.layout import RowLayout, Rows
+from nearstep.models.forward.layout import RowLayout, RowTokens
 from nearstep.models.forward.own_pass import recompute_activations, recomputing
 from nearstep.models.roles import make_critic, transformers_model
 from nearstep.types import row_groups
@@ -92,7 +92,7 @@ def _last_states(role: ScalarRole, rows: Sequence[Sequence[int]], leads: Sequenc
     device = next(role.trunk.parameters()).device
     lengths = torch.tensor([len(row) for row in rows], device=device)
     tokens = torch.tensor([token for row in rows for token in row], device=device)
-    return states_of(role, Rows(tokens, lengths, torch.tensor(leads, device=device)), lengths.cumsum(0) - 1)
+    return states_of(role, RowTokens(tokens, lengths, torch.tensor(leads, device=device)), lengths.cumsum(0) - 1)
 
 
 def common_leads(rows: Sequence[Sequence[int]]) -> list[int]:

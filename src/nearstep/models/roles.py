@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nearstep.algorithm.precision import wide
 from nearstep.common.errors import ModelError
 from nearstep.models.adapters import base_layer, check_adapted, trained_copy
 from nearstep.models.forward.head import Head, LogitShape, OwnLogits, Same
-from nearstep.models.forward.layout import PackedRows, RowLayout, Rows
+from nearstep.models.forward.layout import PackedRows, RowLayout, RowTokens
 from nearstep.models.forward.own_pass import recompute_activations
 from nearstep.models.forward.probing import (
     check_one_number,
@@ -170,14 +171,14 @@ def make_policy(
     inner = _ready(model, role)
     reading: LogitShape | OwnLogits
     if isinstance(inner, PreTrainedModel):
-        reading, rows = prove_reading(inner), inner.config.get_text_config().vocab_size
+        reading, rows = prove_reading(inner, role), inner.config.get_text_config().vocab_size
     else:
         rows = own_vocabulary(inner, role)
         reading = OwnLogits(rows)
     policy = Policy(model, autocast, reading=reading, vocabulary=vocabulary)
     policy = replace(policy, layout=prove_layout(policy.trunk, rows, policy.device, role))
     if checkpointing:
-        recompute_activations(transformers_model(model, role))
+        _recompute(inner, role)
     return policy
 
 
@@ -200,20 +201,38 @@ def make_critic(
     device = next(model.parameters()).device
     critic = replace(critic, layout=prove_layout(critic.trunk, vocabulary, device, role))
     if checkpointing:
-        recompute_activations(transformers_model(model, role))
+        _recompute(inner, role)
     return critic
 
 
 def _ready(model: nn.Module, role: str) -> nn.Module:
     """The model under a wrapper, dropout off (2403.17031, detail 7)."""
     inner = inner_model(model)
-    if isinstance(inner, PreTrainedModel) and inner.config.is_encoder_decoder:
-        raise ModelError(
-            f"{role}: {type(inner).__name__} is an encoder-decoder model. It reads the prompt in another part than the "
-            "one that answers, and nothing here feeds that part. Use a decoder (AutoModelForCausalLM)."
-        )
+    if isinstance(inner, PreTrainedModel):
+        decoder_config(inner.config, role)
     model.eval()
     return inner
+
+
+def decoder_config(config: PreTrainedConfig, role: str) -> PreTrainedConfig:
+    """The configuration of a decoder. Raises ModelError for that of an encoder-decoder model."""
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{role}: {config.model_type} is an encoder-decoder model. It reads the prompt in another part than the "
+            "one that answers, and nothing here feeds that part. Use a decoder (AutoModelForCausalLM)."
+        )
+    return config
+
+
+def _recompute(model: nn.Module, role: str) -> None:
+    """Gradient checkpointing. Raises ModelError where there is no layer that could be recomputed."""
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    if not isinstance(model, PreTrainedModel) or not layers:
+        raise ModelError(
+            f"{role}: gradient_checkpointing: {type(model).__name__} has no layers that are made to be computed again "
+            "(transformers' GradientCheckpointingLayer). Leave it out, or lower max_tokens_per_microbatch."
+        )
+    recompute_activations(model)
 
 
 def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
@@ -275,6 +294,6 @@ def without_fresh_adapters(policy: Policy) -> Reference | None:
 def _probe_logprobs(policy: Policy) -> Float[Tensor, "tokens vocabulary"]:
     ids = probe_rows(policy.head.vocabulary, policy.device)
     tokens, lengths = torch.cat(ids), torch.tensor([len(row) for row in ids], device=policy.device)
-    rows, every = Rows(tokens, lengths, torch.zeros_like(lengths)), torch.arange(len(tokens), device=policy.device)
+    rows, every = RowTokens(tokens, lengths, torch.zeros_like(lengths)), torch.arange(len(tokens), device=policy.device)
     states = policy.layout.states(policy.trunk, rows, every, autocast=False)
     return wide(policy.head.logits(states)).log_softmax(-1)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,9 +15,10 @@ from nearstep.common.attempts import Attempt
 from nearstep.common.errors import ModelError, TrainingError
 from nearstep.common.whole_folder import whole_folder
 from nearstep.models.adapters import adapters_of, is_adapted
-from nearstep.models.roles import transformers_model
+from nearstep.models.roles import inner_model
 
 ADVICE = "The run would train, and then lose this at its end: mend it first."
+OWN_WEIGHTS = "weights.safetensors"  # of a module of the user's own
 
 
 def padding_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -74,10 +76,11 @@ def rehearse(place: Path, role: str, model: nn.Module, tokenizer: PreTrainedToke
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.rehearsal") as folder:
-            inner = transformers_model(model, role)
+            inner = inner_model(model)
             lost: list[str] = []
-            with Attempt("configuration", lost):
-                inner.config.save_pretrained(folder)
+            if isinstance(inner, PreTrainedModel):
+                with Attempt("configuration", lost):
+                    inner.config.save_pretrained(folder)
             if is_adapted(model):
                 with Attempt("adapters", lost):
                     adapters_of(model).save_pretrained(folder)
@@ -122,6 +125,9 @@ def _write_weights(folder: Path, model: nn.Module, weights: dict[str, Tensor] | 
     A wrong configuration of either kind would keep transformers from writing the weights: the generation config comes
     after them, and where the configuration is wrong they are written without it.
     """
+    if not isinstance(inner_model(model), PreTrainedModel):
+        _write_own(folder, model.state_dict() if weights is None else weights)
+        return []
     if not isinstance(model, PreTrainedModel):
         model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
         return []
@@ -141,6 +147,14 @@ def _write_weights(folder: Path, model: nn.Module, weights: dict[str, Tensor] | 
         if generation is not None:
             model.generation_config = generation
     return lost
+
+
+def _write_own(folder: Path, weights: dict[str, Tensor]) -> None:
+    """The state dict of a module of the user's own, a tensor of two names under the first (for load_model)."""
+    first: dict[tuple[int, tuple[int, ...]], str] = {}
+    for name, tensor in weights.items():
+        first.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
+    save_file({name: weights[name].detach().contiguous() for name in first.values()}, folder / OWN_WEIGHTS)
 
 
 def _write_rest(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str) -> list[str]:

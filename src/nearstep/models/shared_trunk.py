@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from nearstep.common.errors import ModelError
 from nearstep.models.adapters import add_adapters, is_adapted, with_adapters_merged, with_head_trained, without_adapters
+from nearstep.models.forward.head import OwnLogits
 from nearstep.models.load import new_classifier
 from nearstep.models.roles import HEAD_NAMES, Critic, Policy, scalar_head, transformers_model
 
@@ -17,6 +18,11 @@ ROLE = "value_model"
 
 def value_head(policy: Policy, pad_token_id: int | None) -> Critic:
     """A critic that is one linear layer on the policy's trunk, zero at first; its model holds that trunk, no copy."""
+    if isinstance(policy.reading, OwnLogits):
+        raise ModelError(
+            f"{ROLE}: the logits of {type(policy.model).__name__} are read off the whole model, so no head of a critic "
+            "can share its pass. Use critic_trunk = separate."
+        )
     model = classifier_around(transformers_model(policy.model, "model"), pad_token_id)
     return Critic(model, policy.autocast, policy.layout)
 

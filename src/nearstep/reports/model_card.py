@@ -46,6 +46,16 @@ $use
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```
 """)
+OPENED = Template("""\
+from transformers import $auto_class, AutoTokenizer
+
+model = $auto_class.from_pretrained("path/to/this/folder")""")
+LOADED = Template("""\
+from safetensors.torch import load_model
+from transformers import AutoTokenizer
+
+model = $module(...)  # as it was made for the run
+load_model(model, "path/to/this/folder/weights.safetensors")""")
 
 SUMMARIES = {
     "policy": "A language model trained with PPO (proximal policy optimisation with a critic) by nearstep.",
@@ -77,6 +87,7 @@ class RunFacts:
     rewards: Sequence[str] = ()
     dataset: str | None = None
     metrics: Numbers = field(default_factory=dict)
+    own_modules: Mapping[str, str] = field(default_factory=dict)  # classes of modules of the user's own, by role
 
 
 def model_card(facts: RunFacts, role: Literal["policy", "value"] = "policy") -> str:
@@ -86,7 +97,7 @@ def model_card(facts: RunFacts, role: Literal["policy", "value"] = "policy") -> 
     body = BODY.substitute(
         title=run if role == "policy" else f"{run}: critic",
         summary=SUMMARIES[role],
-        use=USE_OF_TRUNK_AND_HEAD if role == "value" and facts.critic_made_here else use_of(AUTO_CLASSES[role]),
+        use=_use(facts, role),
         facts=markdown_table(("fact", "value"), _fact_rows(facts)),
         metrics=markdown_table(("metric", "value", "meaning"), _metric_rows(facts.metrics)),
         settings=markdown_table(("setting", "value"), setting_rows(facts.config)),
@@ -95,12 +106,13 @@ def model_card(facts: RunFacts, role: Literal["policy", "value"] = "policy") -> 
     return f"---\n{front}---\n\n{body}"
 
 
-def use_of(auto_class: str) -> str:
-    """The lines that open a model folder with plain transformers."""
-    return (
-        f"from transformers import {auto_class}, AutoTokenizer\n\n"
-        f'model = {auto_class}.from_pretrained("path/to/this/folder")'
-    )
+def _use(facts: RunFacts, role: Literal["policy", "value"]) -> str:
+    """How the weights beside the card become a model again."""
+    if role in facts.own_modules:
+        return LOADED.substitute(module=facts.own_modules[role])
+    if role == "value" and facts.critic_made_here:
+        return USE_OF_TRUNK_AND_HEAD
+    return OPENED.substitute(auto_class=AUTO_CLASSES[role])
 
 
 def package_versions() -> dict[str, str]:
@@ -116,7 +128,8 @@ def is_hub_name(name: str | None) -> bool:
 
 
 def _front_matter(facts: RunFacts, role: Literal["policy", "value"]) -> dict[str, object]:
-    matter: dict[str, object] = {"library_name": "transformers", "tags": ["nearstep", "ppo", "reinforcement-learning"]}
+    library = "pytorch" if role in facts.own_modules else "transformers"
+    matter: dict[str, object] = {"library_name": library, "tags": ["nearstep", "ppo", "reinforcement-learning"]}
     if role == "policy":
         matter["pipeline_tag"] = "text-generation"
     base = facts.policy if role == "policy" else facts.critic

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nearstep.models.forward.forward import states_of
-from nearstep.models.forward.layout import Rows
+from nearstep.models.forward.layout import RowTokens
 from nearstep.models.roles import Policy
 from nearstep.rollout.decoding import logits_of
 from nearstep.types import row_groups
@@ -55,6 +55,8 @@ class RecomputedBatch:
             ids = all_ids[group.start : group.stop]
             lengths = torch.tensor([len(row) for row in ids], device=device)
             tokens = torch.tensor([token for row in ids for token in row], device=device)
-            states = states_of(self.policy, Rows(tokens, lengths, torch.zeros_like(lengths)), lengths.cumsum(0) - 1)
+            states = states_of(
+                self.policy, RowTokens(tokens, lengths, torch.zeros_like(lengths)), lengths.cumsum(0) - 1
+            )
             logits.append(logits_of(self.policy, states))
         return torch.cat(logits)

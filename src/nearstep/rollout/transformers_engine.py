@@ -12,6 +12,7 @@ from nearstep.common.errors import ModelError, TrainingError
 from nearstep.common.random_streams import stream
 from nearstep.models.distribution import sampling_logprobs
 from nearstep.models.forward.forward import states_at
+from nearstep.models.forward.layout import PaddedRows
 from nearstep.models.roles import Policy
 from nearstep.rollout.checks import place_of
 from nearstep.rollout.decode_graphs import Capture, GraphedDecoding, cuda_graph_capture
@@ -20,6 +21,7 @@ from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSett
 from nearstep.rollout.recomputing import RecomputedBatch
 from nearstep.rollout.sampling import draw
 from nearstep.rollout.slot_cache import Prefill, SlotCache
+from nearstep.rollout.waves import Wave
 from nearstep.types import Prompts, Rollout, TopLogprobs, row_groups
 
 
@@ -76,7 +78,7 @@ class TransformersEngine:
         _check_numbers(rollout, prompts)
         return rollout
 
-    def _batch(self, policy: Policy, slots: int, longest: int) -> "LiveBatch | RecomputedBatch":
+    def _batch(self, policy: Policy, slots: int, longest: int) -> "LiveBatch | Wave | RecomputedBatch":
         """Where the rows of one rollout live. Keys and values are kept where a row can go on from them."""
         if policy.layout.token_by_token:
             cache = SlotCache(slots, longest)
@@ -86,6 +88,8 @@ class TransformersEngine:
                 f"decode_graphs: {type(policy.model).__name__} {policy.layout.note} It has no decoding step that "
                 "could be captured: leave decode_graphs out."
             )
+        if isinstance(policy.layout, PaddedRows) and policy.layout.own_cache:
+            return Wave(policy, slots)
         return RecomputedBatch(policy, self.settings.max_tokens, slots)
 
     def _decoding(self, policy: Policy, cache: SlotCache) -> Decoding:

@@ -6,6 +6,7 @@ forward pass as the keyword `attention_plan`, so that recomputing layers in the 
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -130,15 +131,29 @@ def _attention(
             softcap=softcap,
             **interface,
         )
-    layer = LayerInput(query, key, value, scaling, sliding_window, softcap)
+    window = None if attention_mask is None else int(attention_mask)
+    if window != sliding_window:
+        raise ValueError(f"a layer asks for a window of {sliding_window}, but its mask would have one of {window}")
+    layer = LayerInput(query, key, value, scaling, window, softcap)
     return attention_plan.attend(layer).transpose(1, 2).contiguous(), None
 
 
-def _mask(*positional: Any, attention_mask: Tensor | None = None, **interface: Any) -> Tensor | None:
-    """The mask for `_attention`: none for a packed input, transformers' own otherwise."""
+def _mask(
+    *positional: Any, attention_mask: Tensor | None = None, local_size: int | None = None, **interface: Any
+) -> Tensor | None:
+    """What transformers gives `_attention` as a mask: for a packed input the width of the layer's window, if it has
+    one; transformers' own otherwise."""
     if attention_mask is None:
-        return None
-    return sdpa_mask(*positional, attention_mask=attention_mask, **interface)  # type: ignore[no-any-return]
+        return None if local_size is None else _width(local_size)
+    return sdpa_mask(  # type: ignore[no-any-return]
+        *positional, attention_mask=attention_mask, local_size=local_size, **interface
+    )
+
+
+@cache
+def _width(window: int) -> Tensor:
+    """One tensor for each width: none may be made from the host while a CUDA graph is captured."""
+    return torch.tensor(window)
 
 
 AttentionInterface.register(PACKED, _attention)

@@ -12,7 +12,7 @@ from nearstep.models.attention.interface import AttentionPlan
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs, action_logprobs
 from nearstep.models.forward.head import Head
-from nearstep.models.forward.layout import RowLayout, Rows
+from nearstep.models.forward.layout import RowLayout, RowTokens
 from nearstep.models.forward.trunk import hidden_states
 from nearstep.types import Rollout
 
@@ -56,7 +56,9 @@ def states_at(
     return hidden_states(role.trunk, tokens, positions[None], plan, autocast=role.autocast)[read]
 
 
-def states_of(role: CausalRole | ScalarRole, rows: Rows, read: Int[Tensor, " read"]) -> Float[Tensor, "read width"]:
+def states_of(
+    role: CausalRole | ScalarRole, rows: RowTokens, read: Int[Tensor, " read"]
+) -> Float[Tensor, "read width"]:
     """Hidden states of some tokens of rows, given as places among all their tokens."""
     return role.layout.states(role.trunk, rows, read, autocast=role.autocast)
 
@@ -65,9 +67,8 @@ def row_states(
     role: CausalRole | ScalarRole, tokens: Int[Tensor, " tokens"], lengths: Int[Tensor, " rows"]
 ) -> Float[Tensor, "tokens width"]:
     """Hidden states of rows that lie back to back, each seeing only itself."""
-    return states_of(
-        role, Rows(tokens, lengths, torch.zeros_like(lengths)), torch.arange(len(tokens)).to(tokens.device)
-    )
+    every = torch.arange(len(tokens), device=tokens.device)
+    return states_of(role, RowTokens(tokens, lengths, torch.zeros_like(lengths)), every)
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,14 @@ def rollout_logprobs(
     policy: CausalRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
 ) -> ActionLogprobs:
     """Log-probs of every action of a rollout under a policy."""
-    before = states_of(policy, Rows.of(rollout), rollout.action_positions - 1)
+    before = states_of(policy, RowTokens.of(rollout), rollout.action_positions - 1)
     return _logprobs(policy, before, rollout, sampling, entropy_gradient)
 
 
 def rollout_values(critic: ScalarRole, rollout: Rollout, *, head_only: bool = False) -> StateValues:
     """Values of every state of a rollout, in float32 at least; `head_only`: no gradient in the critic's trunk."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and not head_only):
-        states = states_of(critic, Rows.of(rollout), _valued_positions(rollout))
+        states = states_of(critic, RowTokens.of(rollout), _valued_positions(rollout))
     return _values(critic, states, rollout)
 
 
@@ -97,7 +98,7 @@ def rollout_logprobs_and_values(
     policy: CausalRole, critic: ScalarRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
 ) -> tuple[ActionLogprobs, StateValues]:
     """Log-probs and values of a rollout from one pass through a trunk that policy and critic share."""
-    states = states_of(policy, Rows.of(rollout), _valued_positions(rollout))
+    states = states_of(policy, RowTokens.of(rollout), _valued_positions(rollout))
     before = states[: len(rollout.logprobs)]
     return _logprobs(policy, before, rollout, sampling, entropy_gradient), _values(critic, states, rollout)
 

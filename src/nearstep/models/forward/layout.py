@@ -15,7 +15,7 @@ from nearstep.types import Rollout
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowTokens:
     """Rows back to back; where neighbours have the same first `leads` tokens, these may be computed once."""
 
     tokens: Int[Tensor, " tokens"]
@@ -23,9 +23,9 @@ class Rows:
     leads: Int[Tensor, " rows"]
 
     @staticmethod
-    def of(rollout: Rollout) -> "Rows":
+    def of(rollout: Rollout) -> "RowTokens":
         """Samples of one prompt that stand beside each other share the prompt."""
-        return Rows(rollout.tokens, rollout.row_lengths, rollout.prompt_lengths)
+        return RowTokens(rollout.tokens, rollout.row_lengths, rollout.prompt_lengths)
 
 
 @runtime_checkable
@@ -41,7 +41,7 @@ class RowLayout(Protocol):
         """What the user should know of it."""
 
     def states(
-        self, trunk: nn.Module, rows: Rows, read: Int[Tensor, " read"], *, autocast: bool
+        self, trunk: nn.Module, rows: RowTokens, read: Int[Tensor, " read"], *, autocast: bool
     ) -> Float[Tensor, "read width"]:
         """Last states of some tokens, given as places among all tokens of the rows."""
 
@@ -54,7 +54,7 @@ class PackedRows:
     note = None
 
     def states(
-        self, trunk: nn.Module, rows: Rows, read: Int[Tensor, " read"], *, autocast: bool
+        self, trunk: nn.Module, rows: RowTokens, read: Int[Tensor, " read"], *, autocast: bool
     ) -> Float[Tensor, "read width"]:
         """See RowLayout.states."""
         packed = pack(rows.tokens, rows.lengths, rows.leads)
@@ -71,16 +71,18 @@ class PaddedRows:
     """
 
     why: str
+    own_cache: bool = False  # whether a row can go on from the model's own cache, see OwnCache
 
     token_by_token = False
 
     @property
     def note(self) -> str:
         """See RowLayout.note."""
-        return f"runs on padded rows, which takes more time and memory than packed ones: {self.why}."
+        generation = "generates from its own cache" if self.own_cache else "generates by computing rows anew each token"
+        return f"runs on padded rows, which takes more time and memory than packed ones, and {generation}: {self.why}."
 
     def states(
-        self, trunk: nn.Module, rows: Rows, read: Int[Tensor, " read"], *, autocast: bool
+        self, trunk: nn.Module, rows: RowTokens, read: Int[Tensor, " read"], *, autocast: bool
     ) -> Float[Tensor, "read width"]:
         """See RowLayout.states."""
         all_ids = rows.tokens.split(rows.lengths.tolist())

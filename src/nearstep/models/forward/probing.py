@@ -10,7 +10,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from nearstep.common.errors import ModelError
 from nearstep.models.adapters import base_layer
 from nearstep.models.forward.head import Head, LogitShape, OwnLogits
-from nearstep.models.forward.layout import PackedRows, PaddedRows, RowLayout, Rows
+from nearstep.models.forward.layout import PackedRows, PaddedRows, RowLayout, RowTokens
+from nearstep.models.forward.own_cache import OwnCache
 from nearstep.models.forward.trunk import masked_states
 
 LENGTHS, LEAD = (5, 4, 3), 2  # the first two rows begin alike
@@ -27,16 +28,25 @@ def probe_rows(vocabulary: int, device: torch.device) -> list[Tensor]:
 
 
 @torch.no_grad()
-def prove_reading(model: PreTrainedModel) -> LogitShape | OwnLogits:
-    """How the model's logits come about: a linear layer on its trunk's states with a known shape after it, or else."""
-    row, *_ = probe_rows(model.config.get_text_config().vocab_size, model.device)
-    own = masked_states(model, row[None], None)[0]
+def prove_reading(model: PreTrainedModel, role: str) -> LogitShape | OwnLogits:
+    """How the model's logits come about: a linear layer on its trunk's states with a known shape after it, or else.
+
+    Raises ModelError for a model that does not give a logit for every token of its vocabulary, at every token.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    row, *_ = probe_rows(vocabulary, model.device)
+    own = _alone(model, row, role)
+    if own.dim() != 2 or len(own) != len(row) or own.shape[1] < vocabulary:
+        raise ModelError(
+            f"{role}: {type(model).__name__} gives {list(own.shape)} for {len(row)} ids where logits of {vocabulary} "
+            "tokens are needed after each. Use a causal language model (AutoModelForCausalLM)."
+        )
     linear = model.get_output_embeddings()
     layer = base_layer(linear)
     if model.base_model is model or not isinstance(layer, nn.Linear):
         return OwnLogits(own.shape[-1])
-    states = masked_states(model.base_model, row[None], None)[0]
-    if states.shape[-1] != layer.in_features:
+    states = _alone(model.base_model, row, role)
+    if states.shape[-1] != layer.in_features or states.dtype != layer.weight.dtype:
         return OwnLogits(own.shape[-1])
     for shape in _shapes(model.config.get_text_config()):
         # The same operations on the same numbers: there is next to nothing to round.
@@ -97,8 +107,8 @@ def prove_layout(trunk: nn.Module, vocabulary: int, device: torch.device, role: 
     Raises ModelError for a trunk that gives other numbers in both layouts, or that is not causal.
     """
     rows = probe_rows(vocabulary, device)
-    alone = [masked_states(trunk, row[None], None)[0] for row in rows]
-    ahead = relative_gap(masked_states(trunk, rows[0][None, :LEAD], None)[0], alone[0][:LEAD])
+    alone = [_alone(trunk, row, role) for row in rows]
+    ahead = relative_gap(_alone(trunk, rows[0][:LEAD], role), alone[0][:LEAD])
     if not ahead <= rounding(alone[0].dtype):
         raise ModelError(
             f"{role}: {type(trunk).__name__} is not causal: what it gives for a token depends on the tokens after it "
@@ -109,14 +119,27 @@ def prove_layout(trunk: nn.Module, vocabulary: int, device: torch.device, role: 
     not_packed = _why_not_packed(trunk, rows, whole)
     if not_packed is None:
         return PackedRows()
-    layout = PaddedRows(not_packed)
-    not_padded = _problem(layout, trunk, rows, whole)
+    not_padded = _problem(PaddedRows(not_packed), trunk, rows, whole)
     if not_padded is None:
-        return layout
+        return PaddedRows(not_packed, own_cache=_goes_on(trunk, rows, alone))
     raise ModelError(
         f"{role}: {type(trunk).__name__} cannot be trained here without error. Packed, {not_packed}; padded, "
         f"{not_padded}. Please report the family."
     )
+
+
+def _alone(model: nn.Module, row: Tensor, role: str) -> Float[Tensor, "*rest"]:
+    """What a model gives for one row by itself. Raises ModelError where it cannot."""
+    try:
+        return masked_states(model, row[None], None)[0]
+    except torch.OutOfMemoryError:
+        raise
+    except UNFIT as error:
+        dtype = next(model.parameters()).dtype
+        raise ModelError(
+            f"{role}: {type(model).__name__} with weights of {dtype} cannot compute {len(row)} tokens by itself "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0][:200]})"
+        ) from error
 
 
 def _why_not_packed(trunk: nn.Module, rows: Sequence[Tensor], alone: Float[Tensor, "tokens width"]) -> str | None:
@@ -136,7 +159,7 @@ def _problem(
     leads = torch.tensor([LEAD, LEAD, 1], device=alone.device)
     every = torch.arange(len(tokens), device=alone.device)
     try:
-        found = layout.states(trunk, Rows(tokens, lengths, leads), every, autocast=False)
+        found = layout.states(trunk, RowTokens(tokens, lengths, leads), every, autocast=False)
     except torch.OutOfMemoryError:
         raise
     except UNFIT as error:
@@ -145,6 +168,21 @@ def _problem(
     if gap <= rounding(alone.dtype):
         return None
     return f"{type(trunk).__name__} gives other numbers than for each row alone (relative gap {gap:.2g})"
+
+
+def _goes_on(trunk: nn.Module, rows: Sequence[Tensor], alone: Sequence[Tensor]) -> bool:
+    """Whether rows that begin padded on the left go on from the model's own cache as they do alone."""
+    if not isinstance(trunk, PreTrainedModel):
+        return False
+    try:
+        cache, states = OwnCache.begin(trunk, [row[:-2].tolist() for row in rows], rows[0].device, autocast=False)
+        found = [states, *(cache.step(torch.stack([row[place] for row in rows])) for place in (-2, -1))]
+    except torch.OutOfMemoryError:
+        raise
+    except UNFIT:
+        return False
+    expected = torch.stack([states[-3:] for states in alone], dim=1)
+    return relative_gap(torch.stack(found), expected) <= rounding(expected.dtype)
 
 
 def relative_gap(ours: Tensor, theirs: Tensor) -> float:

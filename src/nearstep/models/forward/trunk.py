@@ -1,5 +1,8 @@
 """How a trunk is called: what is asked of it goes by name, what it gives is read by name."""
 
+from collections.abc import Mapping
+from inspect import signature
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -8,6 +11,8 @@ from transformers.utils import ModelOutput
 
 from nearstep.models.attention.interface import AttentionPlan
 from nearstep.models.forward.own_pass import own_pass, recomputing
+
+CACHES = ("past_key_values", "cache_params", "state")  # how families call what they give and take
 
 
 def hidden_states(
@@ -40,9 +45,10 @@ def masked_states(
     mask: Int[Tensor, "rows width"] | None,
     *,
     autocast: bool = False,
-) -> Float[Tensor, "rows width size"]:
+) -> Float[Tensor, "rows *rest"]:
     """The last hidden state of every place of rows side by side, as the model computes them by itself.
 
+    [rows, width, size] for what may play a role; what else a model gives is refused by the proofs in `probing`.
     A module that is not transformers' is called with ids and mask, in this order.
     """
     with recomputing(trunk), torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=autocast):
@@ -50,6 +56,27 @@ def masked_states(
             return last_states(trunk(input_ids=ids, attention_mask=mask, **_asked(trunk)))
         states = last_states(trunk(ids, torch.ones_like(ids) if mask is None else mask))
     return states[..., None] if states.dim() == 2 else states  # a critic may give one number a token
+
+
+def cached_states(
+    trunk: PreTrainedModel,
+    ids: Int[Tensor, "rows new"],
+    mask: Int[Tensor, "rows width"],
+    cache: Mapping[str, object],
+    *,
+    autocast: bool = False,
+) -> tuple[Float[Tensor, "rows size"], dict[str, object]]:
+    """The last hidden state of every row's newest token, and the model's own cache with all of them, by its name.
+
+    Padding lies on the left. `cache` is empty where rows begin.
+    """
+    named = dict(cache)
+    if "position_ids" in signature(type(trunk).forward).parameters:
+        named["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    seen = None if "cache_params" in cache else mask  # a recurrent state that has begun reads no mask
+    with recomputing(trunk), torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=autocast):
+        output = trunk(input_ids=ids, attention_mask=seen, **named, **{**_asked(trunk), "use_cache": True})
+    return last_states(output)[:, -1], {name: output[name] for name in CACHES if name in output}
 
 
 def last_states(output: object) -> Tensor:
