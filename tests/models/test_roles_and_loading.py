@@ -14,9 +14,10 @@ from transformers import (
 
 from nearstep.common.errors import ModelError
 from nearstep.models.forward.forward import rollout_values
-from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model, load_tokenizer
+from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model
 from nearstep.models.reward_model import make_scorer
 from nearstep.models.roles import frozen_copy, make_critic, make_policy
+from nearstep.models.tokenizers import load_tokenizer
 from tests.models.test_forward import ROWS, rollout_of
 from tests.tiny import tiny_causal_lm, tiny_config, tiny_scalar_model
 

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from nearstep import ModelError, PPOTrainer
 from nearstep.models.adapters import is_adapted
-from nearstep.models.load import family_of, load_policy, load_scalar_model, load_tokenizer
+from nearstep.models.load import family_of, load_policy, load_scalar_model
+from nearstep.models.tokenizers import load_tokenizer
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import PROMPTS, low_ids, settings
 

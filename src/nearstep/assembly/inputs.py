@@ -16,7 +16,7 @@ from nearstep.common.given import (
     unnamed,
 )
 from nearstep.config.ppo import PPOConfig
-from nearstep.models.load import load_tokenizer
+from nearstep.models.tokenizers import load_tokenizer
 from nearstep.reports.settings_file import GivenInPython
 
 SEVERAL = ("reward_model", "reward_funcs", "callbacks")

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nearstep.assembly.axes import Axes
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
+from nearstep.assembly.reference import reference_of
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapter_folders import holds_adapters
@@ -20,7 +21,6 @@ from nearstep.models.adapters import (
     is_adapted,
     lora_from,
     require_learning,
-    trains_under_adapters,
     with_adapters_merged,
 )
 from nearstep.models.attention.choice import kernel_of_model
@@ -30,23 +30,18 @@ from nearstep.models.load import (
     check_folder,
     critic_from_trunk,
     load_adapted_scalar_model,
-    load_policy,
     load_scalar_model,
-    name_or_path,
 )
 from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import (
     Models,
-    Policy,
-    Reference,
-    frozen_copy,
     inner_model,
     make_critic,
     make_policy,
     transformers_model,
-    without_fresh_adapters,
 )
 from nearstep.models.shared_trunk import critic_under_adapters, value_head
+from nearstep.models.tokenizers import name_or_path
 from nearstep.rewards.build import (
     RewardModelOptions,
     RewardSpec,
@@ -129,7 +124,9 @@ def build_models(
         options,
     )
     fresh_adapters = not is_adapted(plain)
-    reference = _reference(config, inputs, policy, backend, notes, kl_penalty=kl_penalty, fresh_adapters=fresh_adapters)
+    reference = reference_of(
+        config, inputs, policy, backend, notes, kl_penalty=kl_penalty, fresh_adapters=fresh_adapters
+    )
     value = None
     if critic is not None:
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
@@ -262,47 +259,6 @@ def _pad(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that a critic's folder names as padding."""
     pad: int | None = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return pad
-
-
-def _reference(
-    config: PPOConfig,
-    inputs: RunInputs,
-    policy: Policy,
-    backend: Backend,
-    notes: list[str],
-    *,
-    kl_penalty: bool,
-    fresh_adapters: bool,
-) -> Reference | None:
-    """The reference as given, else the policy as it starts: with the run's own adapters off, or a frozen copy.
-
-    None where no KL is measured.
-    """
-    given = inputs.ref_model if inputs.ref_model is not None else config.ref_model_path
-    if config.measure_kl is False or (config.measure_kl is None and not kl_penalty and given is None):
-        if inputs.ref_model is not None:
-            raise ModelError("ref_model: with measure_kl = false nothing would read it; leave one of the two out")
-        notes.append("No KL is measured: kl_coef = 0, so no reference is loaded (measure_kl = true measures it).")
-        return None
-    if isinstance(given, str):
-        given = load_policy(
-            given, role="ref_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
-        )
-    if given is not None:
-        model = backend.place(given.requires_grad_(False))
-        reference = make_policy(model, role="ref_model", autocast=config.bf16, vocabulary=policy.vocabulary)
-        return Reference(reference, adapters_off=False)
-    if not is_adapted(policy.model):
-        return frozen_copy(policy)
-    # Adapters that came with the policy may have learned, and a probe need not reach all that they change.
-    fixed = fresh_adapters and not trains_under_adapters(policy.model)
-    off = without_fresh_adapters(policy) if fixed else None
-    notes.append(
-        "The reference is the policy with its adapters off."
-        if off is not None
-        else "The reference is the policy as it starts: a copy of its adapters on the same frozen weights."
-    )
-    return off or frozen_copy(policy)
 
 
 def _how_rows_run(models: Models, *, autocast: bool) -> list[str]:

@@ -2,73 +2,40 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Literal
 
-from transformers import PreTrainedTokenizerBase
-
 from nearstep.assembly.axes import choose_axes, critic_learning_rate
-from nearstep.assembly.fitting_roles import check_reward_models, fitting_limits, require_tokens
+from nearstep.assembly.checked_inputs import CheckedInputs, check_inputs
+from nearstep.assembly.fitting_roles import require_tokens
 from nearstep.assembly.inputs import RunInputs
-from nearstep.assembly.models import BuiltModels, build_models, own_modules, policy_of
-from nearstep.assembly.policy_folder import base_under_adapters
+from nearstep.assembly.models import BuiltModels, build_models, own_modules
 from nearstep.checkpoint.export import ModelFolders
-from nearstep.checkpoint.resume import Resumed, checkpoint_to_fork, choose_checkpoint
 from nearstep.checkpoint.saver import Checkpoints
-from nearstep.common.hub import check_hub
 from nearstep.common.telling import quiet_libraries, tell
 from nearstep.config.launcher import check_launch
 from nearstep.config.ppo import PPOConfig
-from nearstep.data.run_prompts import RunPrompts, make_run_prompts
-from nearstep.data.templates import with_template
+from nearstep.data.run_prompts import RunPrompts
 from nearstep.evaluation.evaluator import SAMPLE_ROWS, Evaluator
-from nearstep.models.adapters import POLICY_TASKS, check_peft_config, lora_from
 from nearstep.models.classifier import is_made_here
 from nearstep.models.distribution import Sampling
-from nearstep.models.load import choose_tokenizer, family_of
 from nearstep.models.roles import Policy, inner_model
-from nearstep.models.stop_tokens import ModelEnds, StopTokens, stop_tokens
-from nearstep.reports.callbacks import Callbacks, tracker_callbacks
+from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.model_card import RunFacts, model_card
 from nearstep.reports.reporter import Reporter, sample_updates
 from nearstep.reports.run_report import Report
 from nearstep.reports.settings_file import settings_text
-from nearstep.rewards.build import RewardSpec, on_error, reward_specs
+from nearstep.rewards.build import on_error
 from nearstep.rewards.combine import Rewards
 from nearstep.rollout.build import make_engine
-from nearstep.rollout.decode_graphs import require_gpu
 from nearstep.rollout.engine import EngineSettings, GenerationSettings, RolloutEngine, require_top_tokens
-from nearstep.scale.backend import Backend
-from nearstep.scale.torch_backend import torch_backend
-from nearstep.training.batches import BatchSizes, batch_sizes
 from nearstep.training.clock import Clock
 from nearstep.training.interruption import Interruption
 from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
 from nearstep.training.replay import through_files
-from nearstep.training.schedules import CriticSchedule, planned_steps
 from nearstep.training.state import State
 from nearstep.training.warm_ups import check_warm_ups
-
-
-@dataclass(frozen=True)
-class CheckedInputs:
-    """What a run stands on before any weight is loaded: all of it checked."""
-
-    backend: Backend
-    tokenizer: PreTrainedTokenizerBase
-    vocabulary: int  # ids that are sampled lie below it
-    stops: StopTokens
-    run_prompts: RunPrompts
-    specs: list[RewardSpec]
-    batch: BatchSizes
-    resumed: Resumed | None
-
-    def with_steps_of(self, schedule: CriticSchedule) -> "CheckedInputs":
-        """The same, with the optimizer steps counted that the schedule will have taken."""
-        planned = planned_steps(schedule, self.batch.updates, self.batch.minibatches)
-        return replace(self, batch=replace(self.batch, planned=planned))
 
 
 def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
@@ -83,22 +50,14 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
 
 def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     tell("reading the prompts …")
-    checked = _check_inputs(config, inputs)
+    checked = check_inputs(config, inputs)
     axes = choose_axes(config, inputs, checked.batch.updates)
     checked = checked.with_steps_of(axes.critic_schedule)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     notes = [*axes.notes, *check_warm_ups(config, batch)]
     engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary)
     tell("loading the models …")
-    chosen = build_models(
-        config,
-        inputs,
-        checked.specs,
-        checked.tokenizer,
-        checked.vocabulary,
-        backend,
-        axes,
-    )
+    chosen = build_models(config, inputs, checked.specs, checked.tokenizer, checked.vocabulary, backend, axes)
     models, settings = chosen.models, _generation(config, checked)
     learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
     callbacks = _callbacks(config, inputs, checked, learners, models.policy)
@@ -111,7 +70,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     )
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
-    told = [run_prompts.introduction(), *prompts.notes(), *checked.stops.notes, *chosen.notes]
+    notes = [*prompts.notes(), *checked.stops.notes, *chosen.notes, *learners.notes(), *notes]
     text = settings_text(config, "ppo", inputs.in_words(config), processes=backend.world_size)
     reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text)
     clock, interruption = Clock(backend.device, begins=reporter.phase), Interruption()
@@ -140,7 +99,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         checkpoint=_checkpoints(config, checked, chosen, learners, rewards, report, callbacks),
         interruption=interruption,
         evaluator=evaluator,
-        introduction="\n".join([*told, *learners.notes(), *notes]),
+        introduction="\n".join([run_prompts.introduction(), *notes]),
     )
 
 
@@ -210,57 +169,6 @@ def _report(
         config.log_rollouts,
         interruption,
     )
-
-
-def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
-    """Everything that can be checked without weights."""
-    backend = torch_backend(use_cpu=config.use_cpu)
-    if config.decode_graphs:
-        require_gpu(backend.device)
-    tracker_callbacks(config.report_to, main=backend.rank == 0)
-    if inputs.peft_config is not None:
-        check_peft_config(inputs.peft_config, POLICY_TASKS)
-    elif config.use_peft:
-        lora_from(config)
-    resumed = None
-    if config.resume is not None:
-        resumed = choose_checkpoint(Path(config.output_dir), config.resume, config)
-    if resumed is None and config.fork_from is not None:
-        resumed = checkpoint_to_fork(config.fork_from)
-    policy, trusted = policy_of(config, inputs), config.trust_remote_code
-    own = choose_tokenizer(
-        inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
-    )
-    tokenizer = with_template(own, config.prompt_type)
-    family = family_of(policy, base=base_under_adapters(config, policy), trust_remote_code=trusted)
-    limits = fitting_limits(config, inputs, tokenizer, policy, family)
-    stops = stop_tokens(
-        tokenizer,
-        stop_token=config.stop_token,
-        stop_token_id=config.stop_token_id,
-        vocab_size=limits.rows,
-        model=ModelEnds.of(base_under_adapters(config, policy) or policy, family),
-        template_kwargs=config.chat_template_kwargs,
-    )
-    run_prompts = make_run_prompts(
-        config,
-        train_dataset=inputs.train_dataset,
-        eval_dataset=inputs.eval_dataset,
-        tokenizer=tokenizer,
-        limits=limits,
-        backend=backend,
-    )
-    specs = reward_specs(
-        config,
-        columns=run_prompts.prompts.columns,
-        reward_models=inputs.reward_model,
-        reward_funcs=inputs.reward_funcs,
-    )
-    check_reward_models(config, inputs, specs, tokenizer, limits)
-    batch = batch_sizes(config, run_prompts.rows, backend.world_size)
-    if config.push_to_hub and backend.rank == 0:
-        check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
-    return CheckedInputs(backend, tokenizer, limits.rows, stops, run_prompts, specs, batch, resumed)
 
 
 def _evaluator(

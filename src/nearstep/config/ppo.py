@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from nearstep.config import ppo_rules as config_rules
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.rewards import LocalRewardSettings
+from nearstep.config.saving import SavingSettings
 from nearstep.config.sections import (
     AdvantageSettings,
     AllSettings,
@@ -16,7 +17,6 @@ from nearstep.config.sections import (
     PolicySettings,
     RoleSettings,
     SamplingSettings,
-    SavingSettings,
     ScoreSettings,
 )
 from nearstep.config.settings import Problem, accepts_old_names, sections

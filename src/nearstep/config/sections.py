@@ -14,6 +14,7 @@ from nearstep.config.axes import (
 )
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.rewards import RewardSettings
+from nearstep.config.saving import SavingSettings
 from nearstep.config.settings import Settings, option
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
 
@@ -264,26 +265,6 @@ class EpisodeReportSettings(Settings):
     )
     rollouts_max_mib: float | None = option(
         None, "size at which rollouts.jsonl takes no more episodes, in MiB; no limit if not given", above=0
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SavingSettings(Settings):
-    """What is saved against faults, what is kept, and what a run goes on from."""
-
-    resume: str | None = option(
-        None, "auto: go on from the newest whole checkpoint in output_dir, if there is one; or a folder checkpoint-N"
-    )
-    fork_from: str | None = option(
-        None, "folder checkpoint-N of another run from which this one begins, with other settings (nearstep fork)"
-    )
-    save_minutes: float | None = option(
-        30.0, "minutes between two checkpoints against faults, of which the last two stay; 'none' for none", above=0
-    )
-    keep_steps: int | None = option(None, "updates between two checkpoints that are never removed", at_least=1)
-    keep_best: bool = option(False, "keep the checkpoint with the best objective/scores of an evaluation")
-    on_save_error: Literal["raise", "continue"] = option(
-        "raise", "a checkpoint that cannot be written: end the run, or count it and try again at the next one"
     )
 
 

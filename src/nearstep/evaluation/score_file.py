@@ -9,7 +9,7 @@ from nearstep.data.table import Table
 from nearstep.evaluation.episodes import Episodes, read_episodes
 from nearstep.evaluation.summary import ScoreSummary
 from nearstep.models.dtypes import DTYPES
-from nearstep.models.load import load_tokenizer
+from nearstep.models.tokenizers import load_tokenizer
 from nearstep.reports.records import JsonLines, Record, score_fields
 from nearstep.rewards.build import RewardModelOptions, load_sources, on_error, reward_specs
 from nearstep.rewards.combine import Rewards

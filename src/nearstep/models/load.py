@@ -10,14 +10,12 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
-from nearstep.common.errors import ConfigError, ModelError
+from nearstep.common.errors import ModelError
 from nearstep.models.adapter_folders import AdapterFolder, fit_rows, holds_adapters, put_on, read_adapters
 from nearstep.models.adapters import take_off, with_adapters_merged
 from nearstep.models.classifier import class_to_load, new_scalar_model
@@ -26,60 +24,6 @@ from nearstep.models.head_bias import add_bias, stored_bias
 from nearstep.models.roles import HEAD_NAMES, decoder_config, inner_model, output_layer, scalar_head
 
 MODEL_FILES = ("config.json", "adapter_config.json")
-TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
-
-
-def load_tokenizer(name: str, *, role: str = "tokenizer", trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub name; adapters without one have that of their model. Raises ModelError if there
-    is none."""
-    check_folder(name, role, (*TOKENIZER_FILES, *MODEL_FILES))
-    if holds_adapters(name) and not any(Path(name, file).is_file() for file in TOKENIZER_FILES):
-        folder = read_adapters(name, role)
-        if not folder.holds_everything:
-            return load_tokenizer(folder.base, role=role, trust_remote_code=trust_remote_code)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        is_here = Path(name).is_dir()
-        remedy = "Save its own tokenizer there (tokenizer.save_pretrained)" if is_here else "Check name and network"
-        raise ModelError(
-            f"{role}: no tokenizer could be read from {name!r}: {_first_line(error)}. {remedy}."
-        ) from error
-    # For some families transformers makes an empty tokenizer where the files are missing.
-    if not tokenizer.encode("text", add_special_tokens=False):
-        raise ModelError(
-            f"{role}: {name!r} holds no tokenizer, only a configuration. Save its own tokenizer there "
-            "(tokenizer.save_pretrained)."
-        )
-    return tokenizer
-
-
-def name_or_path(model: nn.Module) -> str | None:
-    """Where a model came from; None for one that was made in memory."""
-    inner = inner_model(model)
-    return inner.config.name_or_path or None if isinstance(inner, PreTrainedModel) else None
-
-
-def choose_tokenizer(
-    given: PreTrainedTokenizerBase | str | None,
-    model: nn.Module | str,
-    *,
-    model_name_or_path: str | None,
-    trust_remote_code: bool = False,
-) -> PreTrainedTokenizerBase:
-    """The tokenizer as given, else that of model_name_or_path, else that of the model itself.
-
-    Raises ConfigError where there is none to be found, ModelError where one cannot be read.
-    """
-    if isinstance(given, str):
-        return load_tokenizer(given, role="processing_class", trust_remote_code=trust_remote_code)
-    if given is not None:
-        return given
-    name = model_name_or_path or (model if isinstance(model, str) else name_or_path(model))
-    if not name:
-        raise ConfigError("no tokenizer: pass processing_class, or set model_name_or_path")
-    role = "model" if model_name_or_path is None else "model_name_or_path"
-    return load_tokenizer(name, role=role, trust_remote_code=trust_remote_code)
 
 
 def family_of(model: nn.Module | str, *, base: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -148,7 +92,7 @@ def _whole_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"{role}: no causal language model could be read from {name!r}: {_first_line(error)}"
+            f"{role}: no causal language model could be read from {name!r}: {first_line(error)}"
         ) from error
     check_weights(info["missing_keys"], name, role)
     take_off(model)
@@ -226,9 +170,7 @@ def _classifier(
                 name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **labels
             )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{role}: no classification model could be read from {name!r}: {_first_line(error)}"
-        ) from error
+        raise ModelError(f"{role}: no classification model could be read from {name!r}: {first_line(error)}") from error
     take_off(model)
     # A class made here reads every token's own state; a trunk that could pool does not.
     return model, {key for key in info["missing_keys"] if own is None or ".pooler." not in key}
@@ -303,5 +245,6 @@ def check_weights(missing: set[str], name: str, role: str) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first; the rest is for developers of the library."""
     return str(error).strip().split("\n")[0][:300].rstrip(".")

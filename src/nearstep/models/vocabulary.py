@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from nearstep.common.errors import ModelError
-from nearstep.models.load import load_tokenizer
+from nearstep.models.tokenizers import load_tokenizer
 
 FILES = ("tokenizer_config.json", "tokenizer.json")
 

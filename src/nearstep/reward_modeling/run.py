@@ -27,8 +27,9 @@ from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import REWARD_TASKS, check_peft_config, lora_from
 from nearstep.models.dtypes import DTYPES
 from nearstep.models.limits import Limits
-from nearstep.models.load import choose_tokenizer, family_of
+from nearstep.models.load import family_of
 from nearstep.models.quantised import check_quantised
+from nearstep.models.tokenizers import choose_tokenizer
 from nearstep.reports.callbacks import tracker_callbacks
 from nearstep.reports.settings_file import GivenInPython
 from nearstep.reward_modeling.encoding import TextEncoder

@@ -17,9 +17,10 @@ from nearstep.config.rewards import LocalRewardSettings, RewardSettings
 from nearstep.models.adapters import as_peft_model, is_adapted, with_adapters_merged
 from nearstep.models.head_bias import bias_note
 from nearstep.models.limits import Limits
-from nearstep.models.load import load_scalar_model, load_tokenizer
+from nearstep.models.load import load_scalar_model
 from nearstep.models.reward_model import make_scorer
 from nearstep.models.roles import transformers_model
+from nearstep.models.tokenizers import load_tokenizer
 from nearstep.rewards.ask import OnError
 from nearstep.rewards.builtin.spec import meaning
 from nearstep.rewards.functions import FunctionReward, Prepares, RewardFunction, function_name

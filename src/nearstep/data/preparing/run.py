@@ -30,7 +30,7 @@ from nearstep.data.stream import RowStream, open_stream
 from nearstep.data.table import with_columns
 from nearstep.data.templates import style_of, template_notes, unused_keywords, with_template
 from nearstep.data.tokenise import PromptTokenizer
-from nearstep.models.load import load_tokenizer
+from nearstep.models.tokenizers import load_tokenizer
 
 FIRST_LEFT_OUT = 20  # named in the manifest
 

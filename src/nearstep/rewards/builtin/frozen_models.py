@@ -11,7 +11,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from nearstep.common.errors import ModelError
 from nearstep.models.limits import Limits
-from nearstep.models.load import check_folder, check_weights, load_tokenizer
+from nearstep.models.load import check_folder, check_weights
+from nearstep.models.tokenizers import load_tokenizer
 
 # A window of fewer tokens would hardly leave room beside the special tokens.
 FEWEST_TOKENS = 8
