@@ -19,10 +19,11 @@ from tests.tiny import byte_tokenizer
 from tests.training.runs import PROMPTS, low_ids, settings
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from benchmarks.harness.machine import machine, sentence
+from benchmarks.harness.machine import machine
+from benchmarks.harness.results import write_results
 from nearstep import PPOTrainer
 
-RESULT = Path(__file__).parent / "results" / "saving.md"
+RESULTS = Path(__file__).parent / "results"
 SAVE_EVERY = 10
 
 
@@ -76,10 +77,16 @@ def main() -> None:
         f"| share of the time in which training waited for a save | {100 * pauses / wall:.2f} % |",
         f"| a checkpoint, MiB | {size:.0f} |",
     ]
-    text = ["# What saving costs", "", f"By `python -m benchmarks.saving`. {sentence(machine())}", "",
-            f"| {updates} updates, 10 M weights | |", "| --- | --- |", *rows, ""]  # fmt: skip
-    print("\n".join(text))
-    RESULT.write_text("\n".join(text), encoding="utf-8")
+    head = ["# What saving costs", "", "By `python -m benchmarks.saving`.", ""]
+    page = "\n".join([*head, f"| {updates} updates, 10 M weights | |", "| --- | --- |", *rows])
+    print(page)
+    record = {
+        "without_seconds": without,
+        "saving_seconds": saving,
+        "pause_share": pauses / wall,
+        "checkpoint_mib": size,
+    }
+    write_results(RESULTS, "saving", record, page, machine())
 
 
 if __name__ == "__main__":

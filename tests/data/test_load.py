@@ -215,7 +215,7 @@ class TestNamesThatAreNotThere:
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
         with pytest.raises(DataError, match="there is no such file or folder") as error:
             load(name)
-        assert repr(name) in str(error.value)
+        assert repr(name)[:200] in str(error.value)
         assert "split 'train'" in str(error.value)
 
     def test_hub_out_of_reach(self):

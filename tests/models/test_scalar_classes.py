@@ -46,7 +46,7 @@ def learned(recipe):
 
 @pytest.mark.parametrize(
     ("kind", "trunk"),
-    [(kind, "shared") for kind in FAMILIES]
+    [(kind, "shared") for kind in FAMILIES if kind != "bert"]  # whose logits need the whole model
     + [("granite", "separate"), ("granite", "adapter"), ("bert", "separate"), ("bert", "adapter")],
 )
 def test_critics_of_every_family_learn_and_open_again(kind, trunk, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -236,7 +237,7 @@ ODD = {
     "number": "answered for another row or from another process on row 1",
     "process": "answered for another row or from another process on row 1",
     "deep": "wrote to the pipe",
-    "close": "closed the pipe of its worker on row 1",
+    "close": "(closed the pipe of|ended) its worker.* on row 1",
 }
 
 
@@ -245,7 +246,7 @@ def test_anything_odd_on_the_pipe_costs_its_row_and_is_no_score(file, odd, words
     said = values(file, "meddles", ["a", odd, "ccc", "dd"], timeout=1.0 if words == TOO_LATE else 60.0).values
     assert (said[0], said[2], said[3]) == (1.0, 3.0, 2.0)
     assert isinstance(said[1], RewardError)
-    assert words in str(said[1])
+    assert re.search(words, str(said[1]))
 
 
 @pytest.mark.parametrize("way", ["fork, raise", "fork, return", "fork behind Python"])

@@ -83,7 +83,7 @@ def test_run_yaml_holds_no_secret(places, monkeypatch):
         settings(places / "out", reward_url="http://127.0.0.1:9/score", reward_url_token_env="MY_TOKEN"),
         byte_tokenizer(), tiny_causal_lm(layers=1), train_dataset=ROWS,
     )  # fmt: skip
-    trainer.recipe.report.begin("")
+    trainer.recipe.report.begin("", trainer.state)
     text = (places / "out" / "run.yaml").read_text()
     assert "MY_TOKEN" in text
     assert "canary" not in text

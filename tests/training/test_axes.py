@@ -144,7 +144,7 @@ def test_rows_without_a_score_are_in_no_spread(tmp_path):
     [
         ({"lam": 0.5, "lam_critic": 1.0}, GAE(lam=0.5)),
         ({"lam": 0.5, "lam_length_alpha": 0.5}, GAE(lam=0.5, lam_length_alpha=0.5)),
-        ({"lam": 0.5, "vf_warmup_updates": 3}, GAE(lam=0.5)),  # during which the critic's λ is 1
+        ({"lam": 0.5, "vf_warmup_updates": 2}, GAE(lam=0.5)),  # during which the critic's λ is 1
     ],
     ids=["lam_critic", "lam_length_alpha", "warm-up"],
 )

@@ -42,6 +42,8 @@ def fitting_limits(
         "ref_model": inputs.ref_model if inputs.ref_model is not None else config.ref_model_path,
         "value_model": inputs.value_model if inputs.value_model is not None else config.value_model_path,
     }
+    if config.critic_trunk != "separate":
+        del others["value_model"]  # on the policy's trunk there is none to give
     for role, given in others.items():
         if given is not None and given != policy and _is_readable(given):
             limits = _narrowed(limits, role, given, tokenizer, config)
@@ -103,7 +105,7 @@ def _check_rows(limits: Limits, ids: int) -> None:
 def _family(given: nn.Module | str, role: str, config: PPOConfig) -> PreTrainedConfig:
     if isinstance(given, str):
         check_folder(given, role)
-    return family_of(given, trust_remote_code=config.trust_remote_code)
+    return family_of(given, role=role, trust_remote_code=config.trust_remote_code)
 
 
 def _tokenizer_of(given: nn.Module | str, role: str, config: PPOConfig) -> PreTrainedTokenizerBase | None:

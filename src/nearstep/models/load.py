@@ -26,7 +26,9 @@ from nearstep.models.roles import HEAD_NAMES, decoder_config, inner_model, outpu
 MODEL_FILES = ("config.json", "adapter_config.json")
 
 
-def family_of(model: nn.Module | str, *, base: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
+def family_of(
+    model: nn.Module | str, *, role: str = "model", base: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedConfig:
     """The model's own text configuration, read without loading weights.
 
     For a folder of adapters it is that of their model, `base` if given, with as many tokens as they were trained with.
@@ -36,16 +38,16 @@ def family_of(model: nn.Module | str, *, base: str | None = None, trust_remote_c
     if isinstance(model, nn.Module):
         inner = inner_model(model)
         if not isinstance(inner, PreTrainedModel):
-            return PreTrainedConfig(vocab_size=own_vocabulary(inner, "model"))
-        return decoder_config(inner.config, "model").get_text_config()
-    check_folder(model, "model")
+            return PreTrainedConfig(vocab_size=own_vocabulary(inner, role), eos_token_id=None)
+        return decoder_config(inner.config, role).get_text_config()
+    check_folder(model, role)
     if holds_adapters(model):
-        return _family_under(read_adapters(model, "model", base=base), trust_remote_code)
+        return _family_under(read_adapters(model, role, base=base), trust_remote_code)
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model: no model configuration could be read from {model!r}: {error}") from error
-    return decoder_config(config, "model").get_text_config()
+        raise ModelError(f"{role}: no model configuration could be read from {model!r}: {error}") from error
+    return decoder_config(config, role).get_text_config()
 
 
 def _family_under(folder: AdapterFolder, trust_remote_code: bool) -> PreTrainedConfig:

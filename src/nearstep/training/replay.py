@@ -1,7 +1,7 @@
 """How rollouts are written down with all that training needs of them, and trained from again without generating."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import DataError
 from nearstep.config.ppo import PPOConfig
+from nearstep.metrics import Mean, Metrics
 from nearstep.models.roles import Policy
 from nearstep.rewards.protocol import EarlyRows, RewardModule
 from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEngine, RowEnded
@@ -19,7 +20,7 @@ from nearstep.scale.backend import Backend
 from nearstep.types import Prompts, Rollout, Scores, TopLogprobs
 
 ROLLOUT = ("tokens", "is_action", "row_lengths", "logprobs", "finished", "policy_version")
-WORDS = ("extras", "metrics", "failures")  # of the scores: what is no tensor
+WORDS = ("extras", "failures")  # of the scores: what is no tensor
 
 
 def through_files(
@@ -57,7 +58,7 @@ class RolloutFolder:
         save_file(
             {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, self._path(update, "safetensors")
         )
-        words = {name: asdict(scores)[name] for name in WORDS}
+        words = {name: vars(scores)[name] for name in WORDS} | {"metrics": scores.metrics.numbers()}
         self._path(update, "json").write_text(json.dumps(words, default=str) + "\n", encoding="utf-8")
 
     def rollout(self, update: int, device: torch.device) -> Rollout:
@@ -76,7 +77,10 @@ class RolloutFolder:
         parts = {
             name.removeprefix("scores.part."): part for name, part in tensors.items() if name.startswith("scores.part.")
         }
-        return Scores(tensors["scores.total"], parts, dense=tensors.get("scores.dense"), **words)
+        reported = {name: Mean.of(torch.tensor(number)) for name, number in words.pop("metrics").items()}
+        return Scores(
+            tensors["scores.total"], parts, dense=tensors.get("scores.dense"), metrics=Metrics(reported), **words
+        )
 
     def _tensors(self, update: int, device: torch.device) -> dict[str, Tensor]:
         path = self._path(update, "safetensors")

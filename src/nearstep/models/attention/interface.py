@@ -131,7 +131,7 @@ def _attention(
             softcap=softcap,
             **interface,
         )
-    window = None if attention_mask is None else int(attention_mask)
+    window = None if attention_mask is None else attention_mask.shape[0]
     if window != sliding_window:
         raise ValueError(f"a layer asks for a window of {sliding_window}, but its mask would have one of {window}")
     layer = LayerInput(query, key, value, scaling, window, softcap)
@@ -152,8 +152,9 @@ def _mask(
 
 @cache
 def _width(window: int) -> Tensor:
-    """One tensor for each width: none may be made from the host while a CUDA graph is captured."""
-    return torch.tensor(window)
+    """A tensor without elements, as wide as the window: while a CUDA graph is captured no number may be read, and none
+    be made from the host."""
+    return torch.empty(window, 0)
 
 
 AttentionInterface.register(PACKED, _attention)
