@@ -22,7 +22,7 @@ DOZEN = (
     "mamba",
     "mixtral",
     "mpt",
-    "qwen3",
+    "diffllama",
     "stablelm",
 )
 
@@ -31,6 +31,10 @@ DOZEN = (
 def test_a_dozen_families_in_every_role(kind, tmp_path):
     check_policy(kind, VARIANTS[0], tmp_path)
     check_scorer(kind)
+
+
+# peft's adapters there do nothing in the forward pass, which reads the weights under them, and something once merged.
+NOT_ADAPTED = ("zamba", "zamba2")
 
 
 @pytest.mark.slow
@@ -45,6 +49,8 @@ def test_every_family_as_people_bring_it(kind, variant, tmp_path):
         with pytest.raises(RuntimeError, match="BFloat16"):  # in transformers' own code for longer rows
             check_policy(kind, variant, tmp_path)
         return
+    if variant.adapters and kind in NOT_ADAPTED:
+        pytest.skip("adapters on what its forward pass reads past them")
     check_policy(kind, variant, tmp_path)
 
 
