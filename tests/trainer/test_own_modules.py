@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_model
 
 from nearstep import ConfigError, ModelError, PPOTrainer
 from tests.models.test_layouts import Recurrent
@@ -44,7 +45,7 @@ def test_they_train_and_are_read_back(tmp_path, capsys):
     assert "The policy runs on padded rows" in capsys.readouterr().out
     for role, made, trained in (("policy", Policy(), run.model), ("value", Critic(), run.recipe.models.critic.model)):
         start = {name: weights.clone() for name, weights in made.state_dict().items()}
-        made.load_state_dict(torch.load(tmp_path / role / "weights.pt"))
+        load_model(made, tmp_path / role / "weights.safetensors")
         for name, weights in made.state_dict().items():
             assert torch.equal(weights, trained.state_dict()[name])
         assert any(not torch.equal(weights, start[name]) for name, weights in made.state_dict().items())

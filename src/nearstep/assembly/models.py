@@ -7,13 +7,33 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nearstep.assembly.axes import Axes
 from nearstep.assembly.inputs import RunInputs
+from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
-from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
+from nearstep.models.adapter_folders import holds_adapters
+from nearstep.models.adapters import (
+    adapters_of,
+    add_adapters,
+    as_peft_model,
+    is_adapted,
+    lora_from,
+    require_learning,
+    trains_under_adapters,
+    with_adapters_merged,
+)
 from nearstep.models.attention.choice import kernel_of_model
 from nearstep.models.dtypes import DTYPES, without_float16
-from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model, name_or_path
+from nearstep.models.head_bias import bias_note
+from nearstep.models.load import (
+    check_folder,
+    critic_from_trunk,
+    load_adapted_scalar_model,
+    load_policy,
+    load_scalar_model,
+    name_or_path,
+)
 from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import (
     Models,
@@ -24,6 +44,7 @@ from nearstep.models.roles import (
     make_critic,
     make_policy,
     transformers_model,
+    without_fresh_adapters,
 )
 from nearstep.models.shared_trunk import critic_under_adapters, value_head
 from nearstep.rewards.build import (
@@ -70,37 +91,45 @@ def build_models(
     inputs: RunInputs,
     specs: Sequence[RewardSpec],
     tokenizer: PreTrainedTokenizerBase,
+    vocabulary: int,
     backend: Backend,
-    *,
-    needs_critic: bool,
-    kl_penalty: bool,
+    axes: Axes,
 ) -> BuiltModels:
-    """Load and prepare every model. Raises ModelError for one that does not fit its role."""
+    """Load and prepare every model. Raises ModelError for one that does not fit its role.
+
+    Policy and reference give probabilities to the ids below `vocabulary` alone.
+    """
     _check_distinct(inputs)
+    needs_critic, kl_penalty = axes.advantage.needs_critic, axes.kl_penalty
     _check_critic(config, inputs, needs_critic=needs_critic)
     notes: list[str] = []
     dtype = DTYPES[config.dtype]
 
     plain = _policy_as_given(config, inputs, notes)
     options = RewardModelOptions(
-        dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed
-    )
+        dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed,
+        config.chat_template_kwargs,
+    )  # fmt: skip
     loaded = [load_reward_model(entry, options) for entry in specs]
     first = loaded[0] if loaded else None
+    notes += [note for model in loaded if model is not None for note in bias_note(model, "reward_model")]
     separate = needs_critic and config.critic_trunk == "separate"
     critic = _critic(config, inputs, plain, first, tokenizer, notes) if separate else None
     model = backend.place(_adapted(plain, config, inputs))
     if needs_critic and config.critic_trunk == "adapter":
         critic = _critic_under_adapters(config, inputs, model, tokenizer, notes)
-    policy = make_policy(model, autocast=config.bf16, checkpointing=config.gradient_checkpointing)
+    policy = make_policy(
+        model, autocast=config.bf16, checkpointing=config.gradient_checkpointing, vocabulary=vocabulary
+    )
     sources = make_sources(
         config,
         list(zip(specs, loaded, strict=True)),
-        lambda model: reward_tokenizer(model, inputs.reward_tokenizer, tokenizer),
+        lambda model: _reader_of(model, config, inputs, tokenizer),
         TokenizerIdentity.of(tokenizer),
         options,
     )
-    reference = _reference(config, inputs, policy, backend, notes, kl_penalty=kl_penalty)
+    fresh_adapters = not is_adapted(plain)
+    reference = _reference(config, inputs, policy, backend, notes, kl_penalty=kl_penalty, fresh_adapters=fresh_adapters)
     value = None
     if critic is not None:
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
@@ -120,8 +149,10 @@ def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> 
     """The policy before adapters are put on: an object as it is, a folder in the type that the settings name."""
     given, dtype = policy_of(config, inputs), DTYPES[config.dtype]
     if isinstance(given, str):
-        loaded = load_policy(given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code)
-        return without_float16(loaded, "model", notes)
+        return without_float16(load_policy_of(given, config, inputs, notes), "model", notes)
+    given = as_peft_model(given)
+    if not wants_new_adapters(config, inputs):
+        require_learning(given, "model")
     if config.dtype != "float32" and dtype not in {weight.dtype for weight in given.parameters()}:
         notes.append(f"dtype = {config.dtype} is for folders: model was passed as an object and keeps its own type.")
     return without_float16(given, "model", notes)
@@ -130,9 +161,10 @@ def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> 
 def _check_distinct(inputs: RunInputs) -> None:
     """One object cannot be trained and stay what it is."""
     trained = {"model": inputs.model, "value_model": inputs.value_model}
-    others = {**trained, "ref_model": inputs.ref_model, "reward_model": inputs.reward_model}
+    others = [*trained.items(), ("ref_model", inputs.ref_model)]
+    others += [("reward_model", model) for model in inputs.reward_model]
     for name, model in trained.items():
-        for other, same in others.items():
+        for other, same in others:
             if name != other and isinstance(model, nn.Module) and model is same:
                 raise ModelError(
                     f"{name} and {other} are the same object, but {name} is trained: pass a copy (copy.deepcopy), "
@@ -171,16 +203,20 @@ def _critic(
 ) -> nn.Module:
     """The critic as given, else started from a reward model that reads the same ids, else from the policy's trunk."""
     given = inputs.value_model if inputs.value_model is not None else config.value_model_path
-    if isinstance(given, nn.Module):
-        return without_float16(given, "value_model", notes)
     critic: nn.Module
+    if isinstance(given, nn.Module):
+        critic = as_peft_model(given)
+        require_learning(critic, "value_model")
+        notes += bias_note(transformers_model(critic, "value_model"), "value_model")
+        return without_float16(critic, "value_model", notes)
     if given is not None:
-        critic = load_scalar_model(
-            given, role="value_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
-        )
+        check_folder(given, "value_model")
+        load = load_adapted_scalar_model if holds_adapters(given) else load_scalar_model
+        critic = load(given, role="value_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code)
+        notes += bias_note(transformers_model(critic, "value_model"), "value_model")
         return critic
     if reward_model is not None and is_decoder(reward_model):
-        own = reward_tokenizer(reward_model, inputs.reward_tokenizer, tokenizer)
+        own = _reader_of(reward_model, config, inputs, tokenizer)
         if same_tokens(own, tokenizer):
             notes.append("The critic starts from the reward model.")
             critic = copy.deepcopy(reward_model).requires_grad_(True)
@@ -198,6 +234,14 @@ def _critic(
     start = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
     critic = critic_from_trunk(start, _pad(tokenizer))
     return critic
+
+
+def _reader_of(
+    reward_model: PreTrainedModel, config: PPOConfig, inputs: RunInputs, policy: PreTrainedTokenizerBase
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that a reward model reads with."""
+    trusted = config.trust_remote_code
+    return reward_tokenizer(reward_model, inputs.reward_tokenizer, policy, trust_remote_code=trusted)
 
 
 def _critic_under_adapters(
@@ -221,9 +265,16 @@ def _pad(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def _reference(
-    config: PPOConfig, inputs: RunInputs, policy: Policy, backend: Backend, notes: list[str], *, kl_penalty: bool
+    config: PPOConfig,
+    inputs: RunInputs,
+    policy: Policy,
+    backend: Backend,
+    notes: list[str],
+    *,
+    kl_penalty: bool,
+    fresh_adapters: bool,
 ) -> Reference | None:
-    """The reference as given, else the policy with its adapters off, else a frozen copy of the policy as it starts.
+    """The reference as given, else the policy as it starts: with the run's own adapters off, or a frozen copy.
 
     None where no KL is measured.
     """
@@ -239,11 +290,19 @@ def _reference(
         )
     if given is not None:
         model = backend.place(given.requires_grad_(False))
-        return Reference(make_policy(model, role="ref_model", autocast=config.bf16), adapters_off=False)
-    if is_adapted(policy.model):
-        notes.append("The reference is the policy with its adapters off.")
-        return Reference(policy, adapters_off=True)
-    return frozen_copy(policy)
+        reference = make_policy(model, role="ref_model", autocast=config.bf16, vocabulary=policy.vocabulary)
+        return Reference(reference, adapters_off=False)
+    if not is_adapted(policy.model):
+        return frozen_copy(policy)
+    # Adapters that came with the policy may have learned, and a probe need not reach all that they change.
+    fixed = fresh_adapters and not trains_under_adapters(policy.model)
+    off = without_fresh_adapters(policy) if fixed else None
+    notes.append(
+        "The reference is the policy with its adapters off."
+        if off is not None
+        else "The reference is the policy as it starts: a copy of its adapters on the same frozen weights."
+    )
+    return off or frozen_copy(policy)
 
 
 def _how_rows_run(models: Models, *, autocast: bool) -> list[str]:

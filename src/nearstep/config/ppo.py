@@ -16,6 +16,7 @@ from nearstep.config.sections import (
     PolicySettings,
     RoleSettings,
     SamplingSettings,
+    SavingSettings,
     ScoreSettings,
 )
 from nearstep.config.settings import Problem, accepts_old_names, sections
@@ -57,4 +58,5 @@ SECTIONS = sections(
     ("Optimizer", OptimizerSettings),
     ("Reports", ReportSettings),
     ("Episodes", EpisodeReportSettings),
+    ("Checkpoints", SavingSettings),
 )  # the sections of `--help`: title, first setting

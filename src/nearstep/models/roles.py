@@ -7,19 +7,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from nearstep.algorithm.precision import wide
 from nearstep.common.errors import ModelError
-from nearstep.models.adapters import trained_copy
+from nearstep.models.adapters import base_layer, check_adapted, trained_copy
 from nearstep.models.forward.head import Head, LogitShape, OwnLogits, Same
-from nearstep.models.forward.layout import PackedRows, RowLayout
+from nearstep.models.forward.layout import PackedRows, RowLayout, RowTokens
 from nearstep.models.forward.own_pass import recompute_activations
-from nearstep.models.forward.probing import check_one_number, own_vocabulary, prove_layout, prove_reading
+from nearstep.models.forward.probing import (
+    check_one_number,
+    own_vocabulary,
+    probe_rows,
+    prove_layout,
+    prove_reading,
+)
 from nearstep.models.head_bias import add_bias, stored_bias
 
 HEAD_NAMES = ("score", "classifier")
+ROUNDING_KL = 1e-6  # nats between two ways to compute one distribution in float32
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Policy:
     autocast: bool = False
     layout: RowLayout = field(default_factory=PackedRows)
     reading: LogitShape | OwnLogits = field(default_factory=LogitShape)
+    vocabulary: int | None = None  # ids from this on have no probability; None where all logits count
 
     @property
     def trunk(self) -> nn.Module:
@@ -46,9 +56,9 @@ class Policy:
     def head(self) -> Head:
         """The output layer."""
         if isinstance(self.reading, OwnLogits):
-            return Head(Same(self.reading.vocabulary))
+            return Head(Same(self.reading.vocabulary), known=self.vocabulary)
         linear = transformers_model(self.model, "model").get_output_embeddings()
-        return Head(linear, self.reading.scale, self.reading.softcap)
+        return Head(linear, self.reading.scale, self.reading.softcap, self.vocabulary)
 
     @property
     def device(self) -> torch.device:
@@ -129,7 +139,11 @@ def inner_model(model: nn.Module) -> nn.Module:
 
 
 def transformers_model(model: nn.Module, role: str) -> PreTrainedModel:
-    """The transformers model itself, also where peft wraps it. Raises ModelError for anything else."""
+    """The transformers model itself, also where peft wraps it.
+
+    Raises ModelError for anything else, and for adapters whose effect does not lie in the layers alone.
+    """
+    check_adapted(model, role)
     inner = inner_model(model)
     if not isinstance(inner, PreTrainedModel):
         raise ModelError(
@@ -140,22 +154,29 @@ def transformers_model(model: nn.Module, role: str) -> PreTrainedModel:
 
 
 def make_policy(
-    model: nn.Module, *, role: str = "model", autocast: bool = False, checkpointing: bool = False
+    model: nn.Module,
+    *,
+    role: str = "model",
+    autocast: bool = False,
+    checkpointing: bool = False,
+    vocabulary: int | None = None,
 ) -> Policy:
     """Make a causal model ready: dropout off, its forward pass here proved to give what it gives by itself.
 
+    Its distribution is over the ids below `vocabulary`, which a tokenizer knows, in sampling as in training: rows that
+    only round the embedding up (Qwen 2.5 has 152,064 for 151,665 tokens) get no probability. None for all of them.
     A module that is no transformers model maps ids and mask, both [rows, width], to logits. Raises ModelError for an
     encoder-decoder model, and for one whose rows would not give what they give alone.
     """
     inner = _ready(model, role)
     reading: LogitShape | OwnLogits
     if isinstance(inner, PreTrainedModel):
-        reading, vocabulary = prove_reading(inner, role), inner.get_input_embeddings().num_embeddings
+        reading, rows = prove_reading(inner, role), inner.config.get_text_config().vocab_size
     else:
-        vocabulary = own_vocabulary(inner, role)
-        reading = OwnLogits(vocabulary)
-    policy = Policy(model, autocast, reading=reading)
-    policy = replace(policy, layout=prove_layout(policy.trunk, vocabulary, policy.device, role))
+        rows = own_vocabulary(inner, role)
+        reading = OwnLogits(rows)
+    policy = Policy(model, autocast, reading=reading, vocabulary=vocabulary)
+    policy = replace(policy, layout=prove_layout(policy.trunk, rows, policy.device, role))
     if checkpointing:
         _recompute(inner, role)
     return policy
@@ -171,7 +192,7 @@ def make_critic(
     inner = _ready(model, role)
     vocabulary = 2
     if isinstance(inner, PreTrainedModel):
-        vocabulary, head = inner.get_input_embeddings().num_embeddings, scalar_head(inner, role)
+        vocabulary, head = inner.config.get_text_config().vocab_size, scalar_head(inner, role)
         if stored_bias(inner.config) is not None:
             add_bias(inner, head)
     else:
@@ -219,7 +240,7 @@ def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
 
     Where peft trains it whole, this is its trained copy.
     """
-    heads = _heads(model)
+    heads = [base_layer(head) for head in _heads(model)]
     if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
         raise ModelError(
             f"{role}: {type(model).__name__} has no linear head named score or classifier. Use a model of "
@@ -252,6 +273,27 @@ def output_layer(model: PreTrainedModel, role: str) -> nn.Linear:
 
 
 def frozen_copy(policy: Policy) -> Reference:
-    """A reference that stays what the policy is now."""
-    model = copy.deepcopy(policy.model).requires_grad_(False)
+    """A reference that stays what the policy is now; weights of the policy that do not learn are shared, not copied."""
+    frozen: dict[int, object] = {id(weight): weight for weight in policy.model.parameters() if not weight.requires_grad}
+    model = copy.deepcopy(policy.model, frozen).requires_grad_(False)
     return Reference(replace(policy, model=model), adapters_off=False)
+
+
+def without_fresh_adapters(policy: Policy) -> Reference | None:
+    """The policy with its adapters off, if they change nothing yet; else None, as for adapters that begin at random or
+    change the weights under them (PiSSA)."""
+    reference = Reference(policy, adapters_off=True)
+    now = _probe_logprobs(policy)
+    with reference.active():
+        off = _probe_logprobs(policy)
+    kl = (now.exp() * (now - off)).sum(-1).max()
+    return reference if kl <= ROUNDING_KL else None
+
+
+@torch.no_grad()
+def _probe_logprobs(policy: Policy) -> Float[Tensor, "tokens vocabulary"]:
+    ids = probe_rows(policy.head.vocabulary, policy.device)
+    tokens, lengths = torch.cat(ids), torch.tensor([len(row) for row in ids], device=policy.device)
+    rows, every = RowTokens(tokens, lengths, torch.zeros_like(lengths)), torch.arange(len(tokens), device=policy.device)
+    states = policy.layout.states(policy.trunk, rows, every, autocast=False)
+    return wide(policy.head.logits(states)).log_softmax(-1)

@@ -53,13 +53,13 @@ def critic_under_adapters(policy: nn.Module, peft_config: Any, pad_token_id: int
     shared = [name for name, parameter in classifier.named_parameters() if id(parameter) in learned]
     if shared:
         raise ModelError(
-            f"{ROLE}: the policy's adapters train {shared[0]} itself (modules_to_save, or a bias), so it cannot be the "
+            f"{ROLE}: the policy's adapters train {shared[0]} itself (as with bias = all), so it cannot be the "
             "critic's base. Leave that out, or use critic_trunk = separate or shared."
         )
     own = copy.copy(peft_config)
-    own.task_type, own.inference_mode, own.modules_to_save = "SEQ_CLS", False, None
+    own.task_type, own.modules_to_save = "SEQ_CLS", None
     heads = [name for name, _ in classifier.named_children() if name in HEAD_NAMES]
-    return add_adapters(classifier, with_head_trained(own, heads), seed=seed)
+    return add_adapters(classifier, with_head_trained(own, heads), seed=seed, role=ROLE)
 
 
 def whole_critic(critic: Critic, merged_policy: PreTrainedModel | None) -> PreTrainedModel:

@@ -51,17 +51,25 @@ from transformers import $auto_class, AutoTokenizer
 
 model = $auto_class.from_pretrained("path/to/this/folder")""")
 LOADED = Template("""\
-import torch
+from safetensors.torch import load_model
 from transformers import AutoTokenizer
 
 model = $module(...)  # as it was made for the run
-model.load_state_dict(torch.load("path/to/this/folder/weights.pt"))""")
+load_model(model, "path/to/this/folder/weights.safetensors")""")
 
 SUMMARIES = {
     "policy": "A language model trained with PPO (proximal policy optimisation with a critic) by nearstep.",
     "value": "The critic of a PPO run by nearstep. It estimates, at every token, the reward that is still to come.",
 }
 AUTO_CLASSES = {"policy": "AutoModelForCausalLM", "value": "AutoModelForSequenceClassification"}
+# Where transformers has no classification model for the family.
+USE_OF_TRUNK_AND_HEAD = """\
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+trunk = AutoModel.from_pretrained("path/to/this/folder")
+head = load_file("path/to/this/folder/model.safetensors")["score.weight"]
+# one number a token: trunk(**inputs).last_hidden_state @ head.T"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ class RunFacts:
     reference: str | None = None
     has_reference: bool = True
     critic: str | None = None
+    critic_made_here: bool = False  # transformers has no class for it
     rewards: Sequence[str] = ()
     dataset: str | None = None
     metrics: Numbers = field(default_factory=dict)
@@ -101,6 +110,8 @@ def _use(facts: RunFacts, role: Literal["policy", "value"]) -> str:
     """How the weights beside the card become a model again."""
     if role in facts.own_modules:
         return LOADED.substitute(module=facts.own_modules[role])
+    if role == "value" and facts.critic_made_here:
+        return USE_OF_TRUNK_AND_HEAD
     return OPENED.substitute(auto_class=AUTO_CLASSES[role])
 
 

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nearstep.models.adapters import base_layer
+
 
 @dataclass(frozen=True)
 class LogitShape:
@@ -46,15 +48,22 @@ class Head:
     linear: nn.Module  # nn.Linear, or peft's wrapper around one
     scale: float = 1.0
     softcap: float | None = None
+    known: int | None = None  # logits from this id on are left out: they belong to no token
 
     @property
     def vocabulary(self) -> int:
         """How many logits an action has."""
-        return cast(int, self.linear.out_features)
+        rows = cast(nn.Linear, base_layer(self.linear)).out_features
+        return rows if self.known is None else min(rows, self.known)
+
+    def linear_logits(self, hidden: Float[Tensor, "places width"]) -> Float[Tensor, "places vocabulary"]:
+        """What the linear layer gives for ids that there are."""
+        found: Tensor = self.linear(hidden)
+        return found[..., : self.vocabulary]
 
     def logits(self, hidden: Float[Tensor, "places width"]) -> Float[Tensor, "places vocabulary"]:
         """Logits at the given places, in the model's type."""
-        return self.shaped(self.linear(hidden))
+        return self.shaped(self.linear_logits(hidden))
 
     def shaped(self, linear: Float[Tensor, "places vocabulary"]) -> Float[Tensor, "places vocabulary"]:
         """Logits from what the linear layer gave."""

@@ -33,8 +33,9 @@ def prove_reading(model: PreTrainedModel, role: str) -> LogitShape | OwnLogits:
 
     Raises ModelError for a model that does not give a logit for every token of its vocabulary, at every token.
     """
-    row, *_ = probe_rows(model.get_input_embeddings().num_embeddings, model.device)
-    own, vocabulary = _alone(model, row, role), model.config.get_text_config().vocab_size
+    vocabulary = model.config.get_text_config().vocab_size
+    row, *_ = probe_rows(vocabulary, model.device)
+    own = _alone(model, row, role)
     if own.dim() != 2 or len(own) != len(row) or own.shape[1] < vocabulary:
         raise ModelError(
             f"{role}: {type(model).__name__} gives {list(own.shape)} for {len(row)} ids where logits of {vocabulary} "
