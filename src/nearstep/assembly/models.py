@@ -207,13 +207,13 @@ def _critic(
     if isinstance(given, nn.Module):
         critic = as_peft_model(given)
         require_learning(critic, "value_model")
-        notes += bias_note(transformers_model(critic, "value_model"), "value_model")
+        notes += bias_note(inner_model(critic), "value_model")
         return without_float16(critic, "value_model", notes)
     if given is not None:
         check_folder(given, "value_model")
         load = load_adapted_scalar_model if holds_adapters(given) else load_scalar_model
         critic = load(given, role="value_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code)
-        notes += bias_note(transformers_model(critic, "value_model"), "value_model")
+        notes += bias_note(inner_model(critic), "value_model")
         return critic
     if reward_model is not None and is_decoder(reward_model):
         own = _reader_of(reward_model, config, inputs, tokenizer)

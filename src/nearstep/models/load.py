@@ -92,7 +92,7 @@ def family_of(model: nn.Module | str, *, base: str | None = None, trust_remote_c
     if isinstance(model, nn.Module):
         inner = inner_model(model)
         if not isinstance(inner, PreTrainedModel):
-            return PreTrainedConfig(vocab_size=own_vocabulary(inner, "model"))
+            return PreTrainedConfig(vocab_size=own_vocabulary(inner, "model"), eos_token_id=None)
         return decoder_config(inner.config, "model").get_text_config()
     check_folder(model, "model")
     if holds_adapters(model):
