@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nearstep.assembly.axes import Axes
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
+from nearstep.assembly.rows import how_rows_run
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapter_folders import holds_adapters
@@ -23,7 +24,6 @@ from nearstep.models.adapters import (
     trains_under_adapters,
     with_adapters_merged,
 )
-from nearstep.models.attention.choice import kernel_of_model
 from nearstep.models.dtypes import DTYPES, without_float16
 from nearstep.models.head_bias import bias_note
 from nearstep.models.load import (
@@ -136,7 +136,7 @@ def build_models(
     elif needs_critic:
         value = value_head(policy, _pad(tokenizer))
         notes.append("The critic is a head of zeros on the policy's trunk.")
-    notes += _how_rows_run(Models(policy, reference, value), autocast=config.bf16)
+    notes += how_rows_run(Models(policy, reference, value), autocast=config.bf16)
     names = ModelOrigins(
         policy=name_or_path(policy.model),
         reference=None if reference is None else name_or_path(reference.policy.model),
@@ -303,28 +303,3 @@ def _reference(
         else "The reference is the policy as it starts: a copy of its adapters on the same frozen weights."
     )
     return off or frozen_copy(policy)
-
-
-def _how_rows_run(models: Models, *, autocast: bool) -> list[str]:
-    """In a line each: which attention packed rows have, and which roles are padded, and why."""
-    policy, reference, critic = models.policy, models.reference, models.critic
-    others = {
-        "reference": None if reference is None else reference.policy.layout,
-        "critic": None if critic is None else critic.layout,
-    }
-    notes = [
-        f"The {name} {layout.note}"
-        for name, layout in others.items()
-        if layout is not None and layout.note is not None and layout != policy.layout
-    ]
-    if policy.layout.note is not None:
-        return [f"The policy {policy.layout.note}", *notes]
-    kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=autocast)
-    return [f"Attention over packed rows: {kernel.value}.", *notes]
-
-
-def own_modules(models: Models) -> dict[str, str]:
-    """The classes of saved models that are modules of the user's own, by the name of their folder."""
-    saved = {"policy": models.policy.model, "value": None if models.critic is None else models.critic.model}
-    inner = {name: inner_model(model) for name, model in saved.items() if model is not None}
-    return {name: type(model).__name__ for name, model in inner.items() if not isinstance(model, PreTrainedModel)}

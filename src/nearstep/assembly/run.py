@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.assembly.axes import choose_axes, critic_learning_rate
 from nearstep.assembly.fitting_roles import check_reward_models, fitting_limits, require_tokens
 from nearstep.assembly.inputs import RunInputs
-from nearstep.assembly.models import BuiltModels, build_models, own_modules, policy_of
+from nearstep.assembly.models import BuiltModels, build_models, policy_of
 from nearstep.assembly.policy_folder import base_under_adapters
+from nearstep.assembly.rows import own_modules
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.resume import Resumed, checkpoint_to_fork, choose_checkpoint
 from nearstep.checkpoint.saver import Checkpoints
