@@ -16,14 +16,18 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nearstep import PPOTrainer
+from nearstep.models.forward.forward import row_states
 from nearstep.models.forward.layout import RowLayout
-from nearstep.models.reward_model import is_decoder, make_scorer
+from nearstep.models.forward.trunk import masked_states
+from nearstep.models.load import critic_from_trunk
+from nearstep.models.reward_model import make_scorer
 from nearstep.models.roles import make_critic, make_policy
-from tests.families.tiny_families import tiny_family_config
+from tests.families.tiny_families import NO_TRUNK, tiny_family_config
 from tests.tiny import byte_tokenizer
 from tests.training.runs import PROMPTS, low_ids, settings
 
 PROBE = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
+ROWS = [torch.tensor([5, 6, 7, 8, 9, 10]), torch.tensor([5, 6, 7, 3]), torch.tensor([9])]
 
 
 @dataclass(frozen=True)
@@ -135,15 +139,27 @@ def _opens_again(trained: PreTrainedModel, folder: Path) -> None:
     torch.testing.assert_close(found, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
 
 
+def check_critic(kind: str) -> None:
+    """A critic on a copy of the policy's trunk: every token gets what its row gets alone."""
+    critic = make_critic(critic_from_trunk(tiny_policy(kind), 257))
+    with torch.no_grad():
+        assert not any(weights.any() for weights in critic.head.parameters())
+        for weights in critic.head.parameters():
+            torch.nn.init.normal_(weights)
+        found = critic.head(row_states(critic, torch.cat(ROWS), torch.tensor([len(row) for row in ROWS])))
+        alone = [critic.head(masked_states(critic.trunk, row[None], None)[0]) for row in ROWS]
+    torch.testing.assert_close(found, torch.cat(alone), atol=1e-4 * float(found.abs().max()), rtol=0)
+
+
 def check_scorer(kind: str) -> None:
-    """A critic and a reward model: each row gets what it gets alone. Nothing where there is no class for them."""
+    """A reward model: each row gets what it gets alone. Nothing where transformers has no class for it."""
     model, again = tiny_scorer(kind), tiny_scorer(kind)
     if model is None or again is None:
         return
     model.config.pad_token_id = 257
-    rows = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 3], [9]]
     with torch.no_grad():
-        alone = torch.cat([model(torch.tensor([row]), use_cache=False).logits[:, 0] for row in rows])
+        alone = torch.cat([model(row[None], use_cache=False).logits[:, 0] for row in ROWS])
+    rows = [row.tolist() for row in ROWS]
     scores = make_scorer(again, role="reward_model", pad_token_id=257, max_tokens=64).score(rows)
     torch.testing.assert_close(scores, alone.float(), atol=1e-4 * float(alone.abs().max()), rtol=0)
 
@@ -152,11 +168,10 @@ def roles_of(kind: str, folder: Path) -> tuple[str, RowLayout]:
     """The roles that a family plays, and how its rows lie. Raises what a role raises."""
     layout: RowLayout = make_policy(tiny_policy(kind)).layout
     check_policy(kind, VARIANTS[0], folder)
-    scorer = tiny_scorer(kind)
-    if scorer is None:
+    if kind in NO_TRUNK:
         return "policy, reference", layout
+    check_critic(kind)
+    if tiny_scorer(kind) is None:
+        return "policy, reference, critic", layout
     check_scorer(kind)
-    if not is_decoder(scorer):
-        return "policy, reference, reward model", layout
-    make_critic(scorer)
     return "policy, reference, critic, reward model", layout

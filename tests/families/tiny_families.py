@@ -128,6 +128,7 @@ WITHOUT: dict[str, str] = {
 # In these a token sees those after it, whatever is_decoder says.
 NOT_CAUSAL = ("cpmant", "xlm", "xlnet")
 NOT_IN_BFLOAT16 = ("xlstm",)  # its own forward pass fails in it, on a CPU
+NO_TRUNK = ("llama4", "llama4_text")  # their base_model_prefix names no part of them: no head can be put on them
 NOT_TRAINED = {"reformer": "its backward pass wants training mode, in which dropout is on"}
 
 

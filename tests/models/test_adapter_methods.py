@@ -196,7 +196,7 @@ def test_parameters_of_experts_take_adapters():
     ],
 )
 def test_what_does_not_fit_is_refused_by_name_before_anything_loads(tmp_path, config, words):
-    with pytest.raises(ModelError, match=f"peft_config.*{words}" if "peft_config" not in words else words):
+    with pytest.raises(ValueError, match=f"peft_config.*{words}" if "peft_config" not in words else words):
         small_recipe(tmp_path, parts={"model": str(tmp_path / "is not read"), "peft_config": config})
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, BartConfig, BartForConditionalGeneration
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 
 from nearstep.common.errors import ModelError
 from nearstep.models.distribution import Sampling
@@ -13,6 +14,7 @@ from nearstep.models.forward import layout as layouts
 from nearstep.models.forward.forward import rollout_logprobs, rollout_values, row_states
 from nearstep.models.forward.head import LogitShape, OwnLogits
 from nearstep.models.forward.layout import PackedRows, PaddedRows
+from nearstep.models.forward.trunk import last_states
 from nearstep.models.load import family_of
 from nearstep.models.roles import make_critic, make_policy
 from tests.families.tiny_families import tiny_family_config
@@ -133,6 +135,14 @@ def test_the_balancing_loss_of_experts_is_not_taken_for_logits_f01(kind):
     found = rollout_logprobs(make_policy(model), rollout_of(ROWS), Sampling()).sampled
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert model.config.output_router_logits
+
+
+def test_outputs_are_read_by_name():
+    states, logits, loss = torch.zeros(1, 2, 3), torch.ones(1, 2, 5), torch.tensor(1.0)
+    assert last_states(MoeCausalLMOutputWithPast(aux_loss=loss, logits=logits)) is logits
+    assert last_states(MoeModelOutputWithPast(last_hidden_state=states, router_logits=(logits,))) is states
+    assert last_states(SimpleNamespace(logits=logits)) is logits
+    assert last_states(states) is states
 
 
 @pytest.mark.parametrize(

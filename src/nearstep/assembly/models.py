@@ -11,6 +11,7 @@ from nearstep.assembly.axes import Axes
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
 from nearstep.assembly.reference import reference_of
+from nearstep.assembly.rows import how_rows_run
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapter_folders import holds_adapters
@@ -23,7 +24,6 @@ from nearstep.models.adapters import (
     require_learning,
     with_adapters_merged,
 )
-from nearstep.models.attention.choice import kernel_of_model
 from nearstep.models.dtypes import DTYPES, without_float16
 from nearstep.models.head_bias import bias_note
 from nearstep.models.load import (
@@ -133,7 +133,7 @@ def build_models(
     elif needs_critic:
         value = value_head(policy, _pad(tokenizer))
         notes.append("The critic is a head of zeros on the policy's trunk.")
-    notes += _how_rows_run(Models(policy, reference, value), autocast=config.bf16)
+    notes += how_rows_run(Models(policy, reference, value), autocast=config.bf16)
     names = ModelOrigins(
         policy=name_or_path(policy.model),
         reference=None if reference is None else name_or_path(reference.policy.model),
@@ -204,13 +204,13 @@ def _critic(
     if isinstance(given, nn.Module):
         critic = as_peft_model(given)
         require_learning(critic, "value_model")
-        notes += bias_note(transformers_model(critic, "value_model"), "value_model")
+        notes += bias_note(inner_model(critic), "value_model")
         return without_float16(critic, "value_model", notes)
     if given is not None:
         check_folder(given, "value_model")
         load = load_adapted_scalar_model if holds_adapters(given) else load_scalar_model
         critic = load(given, role="value_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code)
-        notes += bias_note(transformers_model(critic, "value_model"), "value_model")
+        notes += bias_note(inner_model(critic), "value_model")
         return critic
     if reward_model is not None and is_decoder(reward_model):
         own = _reader_of(reward_model, config, inputs, tokenizer)
@@ -259,28 +259,3 @@ def _pad(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that a critic's folder names as padding."""
     pad: int | None = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return pad
-
-
-def _how_rows_run(models: Models, *, autocast: bool) -> list[str]:
-    """In a line each: which attention packed rows have, and which roles are padded, and why."""
-    policy, reference, critic = models.policy, models.reference, models.critic
-    others = {
-        "reference": None if reference is None else reference.policy.layout,
-        "critic": None if critic is None else critic.layout,
-    }
-    notes = [
-        f"The {name} {layout.note}"
-        for name, layout in others.items()
-        if layout is not None and layout.note is not None and layout != policy.layout
-    ]
-    if policy.layout.note is not None:
-        return [f"The policy {policy.layout.note}", *notes]
-    kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=autocast)
-    return [f"Attention over packed rows: {kernel.value}.", *notes]
-
-
-def own_modules(models: Models) -> dict[str, str]:
-    """The classes of saved models that are modules of the user's own, by the name of their folder."""
-    saved = {"policy": models.policy.model, "value": None if models.critic is None else models.critic.model}
-    inner = {name: inner_model(model) for name, model in saved.items() if model is not None}
-    return {name: type(model).__name__ for name, model in inner.items() if not isinstance(model, PreTrainedModel)}

@@ -9,7 +9,8 @@ from nearstep.assembly.axes import choose_axes, critic_learning_rate
 from nearstep.assembly.checked_inputs import CheckedInputs, check_inputs
 from nearstep.assembly.fitting_roles import require_tokens
 from nearstep.assembly.inputs import RunInputs
-from nearstep.assembly.models import BuiltModels, build_models, own_modules
+from nearstep.assembly.models import BuiltModels, build_models
+from nearstep.assembly.rows import own_modules
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.saver import Checkpoints
 from nearstep.common.telling import quiet_libraries, tell

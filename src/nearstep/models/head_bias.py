@@ -28,8 +28,10 @@ def add_bias(model: PreTrainedModel, head: nn.Linear) -> None:
     model.config.update({SETTING: start})
 
 
-def bias_note(model: PreTrainedModel, role: str) -> list[str]:
+def bias_note(model: nn.Module, role: str) -> list[str]:
     """The sentence that tells of a bias which plain transformers leaves out, if there is one."""
+    if not isinstance(model, PreTrainedModel):
+        return []
     bias = stored_bias(model.config)
     if not bias:
         return []

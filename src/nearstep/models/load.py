@@ -199,6 +199,11 @@ def critic_from_trunk(policy: PreTrainedModel, pad_token_id: int | None) -> PreT
 def scalar_from_trunk(policy: PreTrainedModel, pad_token_id: int | None, *, role: str) -> PreTrainedModel:
     """A classification model with one label, a copy of the policy's trunk, and a random head."""
     model = new_classifier(policy, pad_token_id, role=role)
+    if policy.base_model is policy:
+        raise ModelError(
+            f"{role}: {type(policy).__name__} does not say which part of it is its trunk (base_model_prefix), so no "
+            "head can be put on it. Pass a value_model, or use an advantage without a critic."
+        )
     missing = model.base_model.load_state_dict(policy.base_model.state_dict(), strict=False).missing_keys
     check_weights({key for key in missing if not key.startswith("pooler.")}, type(policy).__name__, role)
     return model.to(policy.device)

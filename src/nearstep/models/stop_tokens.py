@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from jinja2 import TemplateError
 from torch import nn
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, shorten
-from nearstep.models.roles import transformers_model
+from nearstep.models.roles import inner_model
 from nearstep.models.turn_end import turn_end
 
 RESIZE = "Resize the embeddings (model.resize_token_embeddings(len(tokenizer))) and train them"
@@ -38,7 +38,7 @@ class ModelEnds:
     @staticmethod
     def of(model: nn.Module | str, family: PreTrainedConfig) -> "ModelEnds":
         """The ends of an object, a folder or a hub name; `family` is its text configuration."""
-        inherited = _ids(family.eos_token_id)
+        inherited = _ids(vars(family).get("eos_token_id"))
         named = _ids(None if (found := _generation_config(model)) is None else found.eos_token_id)
         return ModelEnds(tuple(token for token in named if token not in inherited), inherited)
 
@@ -182,8 +182,10 @@ def _told(found: Mapping[int, list[str]], tokenizer: PreTrainedTokenizerBase) ->
 
 def _generation_config(model: nn.Module | str) -> GenerationConfig | None:
     if isinstance(model, nn.Module):
-        inner = transformers_model(model, "model")
-        own: GenerationConfig | None = inner.generation_config if inner.can_generate() else None
+        inner = inner_model(model)
+        if not isinstance(inner, PreTrainedModel) or not inner.can_generate():
+            return None
+        own: GenerationConfig | None = inner.generation_config
         return own
     try:
         return GenerationConfig.from_pretrained(model)
