@@ -41,6 +41,7 @@ def test_a_fork_trains_on_with_other_settings_and_names_its_parent(run, capsys):
     assert main(words) == 0, capsys.readouterr().err
     assert updates(new) == [3, 4]
     assert read_manifest(new / "checkpoint-4").parent == read_manifest(run / "checkpoint-2").seal
+    assert f"fork_from: {run / 'checkpoint-2'}" in (new / "run.yaml").read_text()
     assert (run / "checkpoint-3").is_dir()
     assert updates(run) == [1, 2, 3]
     assert main([*words, "--resume", "auto", "--total_episodes", "40"]) == 0

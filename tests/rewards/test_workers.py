@@ -230,7 +230,7 @@ def test_harm_costs_its_row_and_no_other(file, harm, words):
 
 
 ODD = {
-    "bytes": "wrote to the pipe of its worker on row 1 of the batch (episode 101): its worker process was killed",
+    "bytes": r"wrote to the pipe of its worker on row 1 of the batch \(episode 101\): its worker process was killed",
     "half": TOO_LATE,
     "list": "wrote to the pipe",
     "fields": "wrote to the pipe",
