@@ -148,7 +148,7 @@ def test_outputs_are_read_by_name():
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("llama4_text", "asks for a window of None, but its mask would have one of 4"),
+        ("llama4_text", "asks for a window of None, its mask for one of 4"),
         ("doge", "fails"),  # each query picks its own keys
         ("bloom", "attention of BloomModel cannot be exchanged"),
         ("gpt_oss", "other numbers than for each row alone"),  # sinks

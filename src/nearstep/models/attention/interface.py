@@ -6,7 +6,6 @@ forward pass as the keyword `attention_plan`, so that recomputing layers in the 
 """
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -108,7 +107,7 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | int | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -124,37 +123,31 @@ def _attention(
             query,
             key,
             value,
-            attention_mask,
+            attention_mask if isinstance(attention_mask, Tensor) else None,
             dropout=dropout,
             scaling=scaling,
             sliding_window=sliding_window,
             softcap=softcap,
             **interface,
         )
-    window = None if attention_mask is None else attention_mask.shape[0]
-    if window != sliding_window:
-        raise ValueError(f"a layer asks for a window of {sliding_window}, but its mask would have one of {window}")
-    layer = LayerInput(query, key, value, scaling, window, softcap)
+    if isinstance(attention_mask, Tensor):
+        raise ValueError("a layer makes a mask of its own")
+    if attention_mask != sliding_window:
+        raise ValueError(f"a layer asks for a window of {sliding_window}, its mask for one of {attention_mask}")
+    layer = LayerInput(query, key, value, scaling, sliding_window, softcap)
     return attention_plan.attend(layer).transpose(1, 2).contiguous(), None
 
 
 def _mask(
     *positional: Any, attention_mask: Tensor | None = None, local_size: int | None = None, **interface: Any
-) -> Tensor | None:
+) -> Tensor | int | None:
     """What transformers gives `_attention` as a mask: for a packed input the width of the layer's window, if it has
     one; transformers' own otherwise."""
     if attention_mask is None:
-        return None if local_size is None else _width(local_size)
+        return local_size
     return sdpa_mask(  # type: ignore[no-any-return]
         *positional, attention_mask=attention_mask, local_size=local_size, **interface
     )
-
-
-@cache
-def _width(window: int) -> Tensor:
-    """A tensor without elements, as wide as the window: while a CUDA graph is captured no number may be read, and none
-    be made from the host."""
-    return torch.empty(window, 0)
 
 
 AttentionInterface.register(PACKED, _attention)
