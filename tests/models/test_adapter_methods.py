@@ -256,3 +256,17 @@ def test_modules_are_named_as_on_pefts_page(words, targets):
 def test_all_linear_stands_alone(tmp_path):
     with pytest.raises(ValueError, match="all-linear alone"):
         small_recipe(tmp_path, use_peft=True, lora_target_modules=["all-linear", "lm_head"])
+
+
+def test_layers_that_share_a_weight_take_no_adapters_of_their_own():
+    """As in Zamba, whose attention is one block in several places: merged, its weight would get the adapter of each."""
+
+    def sharing():
+        model = start()
+        one, two = (layer.self_attn.q_proj for layer in model.model.layers)
+        two.weight = one.weight
+        return model
+
+    with pytest.raises(ModelError, match=r"q_proj and .*q_proj are one weight with an adapter each"):
+        add_adapters(sharing(), lora(target_modules=["q_proj"]), seed=0)
+    add_adapters(sharing(), lora(target_modules=["v_proj"]), seed=0)

@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoConfig
 
 from nearstep import ConfigError, DataError, PPOConfig, PPOTrainer, RewardError
-from nearstep.assembly import run as assemble
+from nearstep.assembly import checked_inputs
 from nearstep.rewards.build import RewardModelOptions, make_sources
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.scale.torch_backend import torch_backend
@@ -370,7 +370,7 @@ def test_decode_graphs(asked, models, tmp_path, monkeypatch):
     if asked:
         with pytest.raises(ConfigError, match="decode_graphs = true replays CUDA graphs, and the policy is on the cpu"):
             PPOTrainer(args=config)
-    monkeypatch.setattr(assemble, "require_gpu", lambda device: None)
+    monkeypatch.setattr(checked_inputs, "require_gpu", lambda device: None)
     recipe = PPOTrainer(args=config).recipe
     assert recipe.engine.settings.decode_graphs == asked
 
@@ -420,7 +420,7 @@ def test_dataset_config(models, tmp_path, monkeypatch):
 def test_push_to_hub(changes, uploads, models, tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr("nearstep.trainer.push_to_hub", lambda folder, repository: found.append(repository))
-    monkeypatch.setattr("nearstep.assembly.run.check_hub", lambda repository: None)
+    monkeypatch.setattr("nearstep.assembly.checked_inputs.check_hub", lambda repository: None)
     placed = {
         key: value.format(models=models, folder=tmp_path / "run") if isinstance(value, str) else value
         for key, value in {**BASE, **changes}.items()

@@ -12,7 +12,7 @@ from nearstep.assembly.policy_folder import wants_new_adapters
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapter_folders import holds_adapters
-from nearstep.models.adapters import is_adapted
+from nearstep.models.adapters import check_adapted, is_adapted
 from nearstep.models.limits import Limits
 from nearstep.models.load import check_folder, family_of
 from nearstep.models.quantised import check_quantised
@@ -34,6 +34,9 @@ def fitting_limits(
     Reference and critic read what the policy wrote. Raises ModelError for one that knows fewer ids, or for which they
     are other tokens, and for quantised weights that cannot be loaded or cannot learn.
     """
+    for role, model in (("model", policy), ("ref_model", inputs.ref_model), ("value_model", inputs.value_model)):
+        if isinstance(model, nn.Module):
+            check_adapted(model, role)
     trains_whole = not wants_new_adapters(config, inputs) and not _is_adapted(policy)
     check_quantised(family, "model", trains=trains_whole)
     limits = Limits.of(family)

@@ -148,11 +148,20 @@ def require_learning(model: nn.Module, role: str) -> None:
 
 
 def check_merging(model: nn.Module, role: str) -> None:
-    """Try on one small layer of each kind what saving does with all. Raises ModelError with peft's reason."""
+    """Try on one small layer of each kind what saving does with all. Raises ModelError with peft's reason, and where
+    layers share a weight: it would get the sum of their adapters, which is none of what was trained."""
     smallest: dict[object, Any] = {}
-    for layer in model.modules():
+    shared: dict[int, str] = {}  # an embedding and its tied head are parted before adapters are merged
+    for name, layer in model.named_modules():
         if isinstance(layer, _layer_type()):
             base: Any = layer.get_base_layer()
+            first = next((id(weight) for weight in base.parameters()), id(base))
+            other = shared.setdefault(first, name)
+            if not name.startswith(other) and not _is_tied_end(model, first):
+                raise ModelError(
+                    f"{role}: {other} and {name} are one weight with an adapter each, which could not be merged "
+                    "into it as saving does. Leave these layers out (target_modules), or train all weights"
+                )
             kind = type(layer), type(base), any(name == "bias" for name, _ in base.named_parameters())
             size = sum(weight.numel() for weight in base.parameters())
             if kind not in smallest or size < smallest[kind][0]:
@@ -165,6 +174,13 @@ def check_merging(model: nn.Module, role: str) -> None:
                 f"{role}: the adapters cannot be merged into the weights, as saving does: {str(error).rstrip('.')}. "
                 "Change that part of the adapters' configuration."
             ) from error
+
+
+def _is_tied_end(model: nn.Module, weight: int) -> bool:
+    """Whether a weight is that of the embeddings, which the head may share."""
+    inner: Any = model.get_base_model() if is_adapted(model) else model  # type: ignore[operator]
+    ends = (inner.get_input_embeddings(), inner.get_output_embeddings())
+    return any(id(own) == weight for end in ends if end is not None for own in end.parameters())
 
 
 def as_peft_model(model: nn.Module) -> nn.Module:
