@@ -11,7 +11,7 @@ GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability
+.PHONY: demo test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability
 
 demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
 	$(BIN)/nearstep demo --output runs/demo
@@ -21,6 +21,15 @@ test: $(INSTALLED)  ## every test that takes seconds
 
 test-slow: $(INSTALLED)  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+reliability: $(INSTALLED)  ## the 35 checks of reliability, one after another: kills, faults, long runs; some hours
+	$(BIN)/python -m tests.reliability.scoreboard $(ARGS)
+
+test-families: $(INSTALLED)  ## every decoder family of transformers, in each role and each way that people bring it
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/families
+
+families: $(INSTALLED)  ## write the table of docs/families.md from what the families do now
+	$(BIN)/python -m tests.families --write
 
 mutants: $(MUTATING)  ## plant 60 bugs, one after another, and count those that the tests notice; slow
 	$(BIN)/python -m tests.mutants $(ARGS)

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from nearstep.assembly.inputs import RunInputs
     from nearstep.assembly.run import assemble
     from nearstep.common.errors import (
+        CheckpointError,
         ConfigError,
         ConformanceError,
         DataError,
@@ -61,6 +62,7 @@ _HOMES = {
     "ConfigError": "nearstep.common.errors",
     "ConformanceError": "nearstep.common.errors",
     "DataError": "nearstep.common.errors",
+    "CheckpointError": "nearstep.common.errors",
     "ModelError": "nearstep.common.errors",
     "RewardError": "nearstep.common.errors",
     "TrainingError": "nearstep.common.errors",
@@ -68,6 +70,7 @@ _HOMES = {
 
 __all__ = [
     "Capabilities",
+    "CheckpointError",
     "ConfigError",
     "ConformanceError",
     "DataError",
@@ -102,6 +105,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name in ("DPPOConfig", "DPPOTrainer"):
+        from nearstep.config.old_names import DPPO
+
+        raise ImportError(f"{name}: {DPPO}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return vars(import_module(_HOMES[name]))[name]

@@ -1,45 +1,61 @@
 """PPOTrainer, the public face: assembles a run and starts the loop."""
 
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
+from nearstep.common.given import GivenModel, GivenRewards, GivenTokenizer, given_settings, refuse_foreign
 from nearstep.common.hub import push_to_hub
+from nearstep.common.places import expanded
+from nearstep.common.telling import quiet_libraries
 from nearstep.config.ppo import PPOConfig
-from nearstep.rewards.build import RewardEntry
 from nearstep.training.loop import train
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
 
+if TYPE_CHECKING:
+    GivenPPOConfig = PPOConfig
+else:
+    GivenPPOConfig = object
+
 
 @dataclass(frozen=True)
 class TrainOutput:
-    """What a finished run leaves: how far it came, and the folders of its models."""
+    """What a finished run leaves: how far it came, the folders of its models, and the metrics that were logged."""
 
     updates: int
     episodes: int
     policy: Path
     value: Path | None
+    metrics: Sequence[Mapping[str, int | float]] = field(default=(), repr=False)  # as in metrics.jsonl
+
+    def frame(self) -> Any:
+        """The metrics as a pandas.DataFrame, one line for each entry."""
+        import pandas
+
+        return pandas.DataFrame(self.metrics)
 
 
 class PPOTrainer:
     """Trains a policy with PPO against reward models and reward functions.
 
-    Models may be objects, folders or hub names; what is left out is taken from `args` or made: the reference is a
-    frozen copy of the policy (or the policy with its adapters off), the critic starts from the reward model if
-    both read the same tokens, else from the policy's trunk with a head of zeros; with `critic_trunk` it is made on the
-    policy's own weights. `reward_funcs` follow TRL's convention, or name `file.py:function`.
-    `reward_processing_class` is the reward model's own tokenizer, where the model was not loaded from a folder that
-    has it. Every axis of the algorithm takes an object of its protocol in place of what its setting names:
-    `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation` (docs/extending.md). `engine`
-    generates the episodes: an object, or a class or function of EngineSettings.
+    Models and tokenizers may be objects, folders or hub names, and what may be several a list or one of them
+    (docs/running.md has a table); anything else is refused by the name of its argument. What is left out is taken
+    from `args` or made: the reference is a frozen copy of the policy as it starts (the policy with its adapters off
+    where they are new), the critic starts from the reward model if both read the same tokens, else from the policy's
+    trunk with a head of zeros; with `critic_trunk` it is made on the policy's own weights. `reward_funcs` follow TRL's
+    convention, or name `file.py:function`. `reward_processing_class` is the reward model's own tokenizer, where the
+    model was not loaded from a folder that has it. Every axis of the algorithm takes an object of its protocol in place
+    of what its setting names: `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation`
+    (docs/extending.md). `engine` generates the episodes: an object, or a class or function of EngineSettings.
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.
@@ -47,26 +63,28 @@ class PPOTrainer:
 
     def __init__(
         self,
-        args: PPOConfig,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        model: nn.Module | str | None = None,
-        ref_model: nn.Module | str | None = None,
-        reward_model: nn.Module | str | None = None,
+        args: GivenPPOConfig,
+        processing_class: GivenTokenizer = None,
+        model: GivenModel = None,
+        ref_model: GivenModel = None,
+        reward_model: GivenRewards = None,
         train_dataset: object = None,
-        value_model: nn.Module | str | None = None,
+        value_model: GivenModel = None,
         *,
-        reward_funcs: RewardEntry | Sequence[RewardEntry] = (),
-        reward_processing_class: PreTrainedTokenizerBase | None = None,
+        reward_funcs: GivenRewards = (),
+        reward_processing_class: GivenTokenizer = None,
         eval_dataset: object = None,
         peft_config: Any = None,
         engine: object = None,
-        callbacks: Sequence[object] | None = None,
+        callbacks: object = None,
         trust_region: object = None,
         advantage: object = None,
         kl_controller: object = None,
         critic_schedule: object = None,
         loss_aggregation: object = None,
+        **foreign: object,
     ) -> None:
+        refuse_foreign(foreign, PPOTrainer)
         inputs = RunInputs(
             tokenizer=processing_class,
             model=model,
@@ -74,22 +92,21 @@ class PPOTrainer:
             value_model=value_model,
             reward_model=reward_model,
             reward_tokenizer=reward_processing_class,
-            reward_funcs=tuple(reward_funcs)
-            if isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
-            else (reward_funcs,),
+            reward_funcs=reward_funcs,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             peft_config=peft_config,
             engine=engine,
-            callbacks=callbacks or (),
+            callbacks=callbacks,
             trust_region=trust_region,
             advantage=advantage,
             kl_controller=kl_controller,
             critic_schedule=critic_schedule,
             loss_aggregation=loss_aggregation,
         )
-        self.recipe: Recipe = assemble(args, inputs)
+        self.recipe: Recipe = assemble(given_settings(args, PPOConfig, "PPOTrainer"), inputs)
         self.state = State()
+        self._output: TrainOutput | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -101,25 +118,68 @@ class PPOTrainer:
         """The critic with its current weights; None if advantages need none. Its trunk may be the policy's."""
         return None if self.recipe.models.critic is None else self.recipe.models.critic.model
 
-    def train(self) -> TrainOutput:
-        """Run all updates, evaluate, and save policy and critic under `output_dir`."""
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None) -> TrainOutput:
+        """Run all updates that are left, evaluate, and save policy and critic under `output_dir`.
+
+        After an interrupt it goes on with the update that was broken off, in the same files. When the run is over, it
+        says so and gives back what it gave before: nothing is trained, written or moved.
+        `resume_from_checkpoint` is a folder `checkpoint-N`, or true for the newest whole one of `output_dir`; the
+        setting `resume` says the same. Raises CheckpointError for one that is damaged or of another run, and
+        KeyboardInterrupt or SystemExit (143) after SIGINT or SIGTERM, once a checkpoint is on the disk.
+        """
         r = self.recipe
+        if self._output is not None and self.state.update >= r.batch.updates:
+            warnings.warn(
+                f"the run is over: its {r.batch.updates} updates are done, and nothing was trained now. A new "
+                "PPOTrainer begins anew; for a longer run give it more total_episodes, and resume = auto.",
+                stacklevel=2,
+            )
+            return self._output
+        if resume_from_checkpoint is not None:
+            r.checkpoint.go_on_from(resume_from_checkpoint)
         folder = Path(r.config.output_dir)
-        with r.report as report, closing(r.rewards), closing(r.engine):
-            report.begin(r.introduction)
-            train(r, self.state)
+        with (
+            quiet_libraries(),
+            r.report as report,
+            closing(r.rewards),
+            closing(r.engine),
+            closing(r.checkpoint),
+            r.interruption,
+        ):
+            r.checkpoint.rehearse(self.state)
+            try:
+                train(r, self.state)
+            except Exception as error:
+                self._rescue(error)
+                raise
+            if r.interruption.asked:
+                r.checkpoint.close()
+                r.interruption.leave()
             r.checkpoint.save_final(self.state)
-            if r.config.push_to_hub and r.backend.rank == 0:
-                push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
             report.end()
-        return TrainOutput(
+        if r.config.push_to_hub and r.backend.rank == 0:
+            push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
+        self._output = TrainOutput(
             self.state.update,
             self.state.episodes,
             folder / "policy",
             None if self.value_model is None else folder / "value",
+            tuple(r.report.history),
         )
+        return self._output
+
+    def history(self) -> Sequence[Mapping[str, int | float]]:
+        """The metrics that were logged so far, one mapping for each line of metrics.jsonl; also of a broken-off run."""
+        return self.recipe.report.history
+
+    def _rescue(self, error: Exception) -> None:
+        """Save the models that a failure after the end of an update has left whole: a report, an evaluation, a callback
+        costs no weights."""
+        if self.state.update > 0 and self.state.before is None and self.recipe.checkpoint.rescue(self.state):
+            folder = self.recipe.config.output_dir
+            error.add_note(f"The models as they are after update {self.state.update} lie in {folder}.")
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """Write the policy as a model folder of its own; `train` has already left `policy/` and `value/`."""
-        folder = Path(output_dir if output_dir is not None else self.recipe.config.output_dir)
+        folder = Path(expanded(os.fspath(output_dir)) if output_dir is not None else self.recipe.config.output_dir)
         self.recipe.checkpoint.export_policy(folder, self.state)

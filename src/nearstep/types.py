@@ -15,6 +15,7 @@ from nearstep.algorithm.ragged import lead_lengths, shared_leads, sum_by_row, ta
 from nearstep.algorithm.ragged import row_groups as row_groups
 from nearstep.common.messages import Message as Message
 from nearstep.common.messages import PromptInput as PromptInput
+from nearstep.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Scores:
     total: Float[Tensor, " rows"]
     parts: dict[str, Float[Tensor, " rows"]] = field(default_factory=dict)
     extras: dict[str, list[object]] = field(default_factory=dict)  # columns for the record, one value per row
-    metrics: dict[str, float] = field(default_factory=dict)  # numbers that reward functions reported
+    metrics: Metrics = field(default_factory=Metrics)  # numbers that reward functions reported
     failures: dict[str, dict[int, str]] = field(default_factory=dict)  # why a part failed, by its name and the row
     dense: Float[Tensor, " actions"] | None = None  # rewards of single actions, weighted, beside the total
 

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Came with another package that is listed, and are what that package is made of.
 BROUGHT = {"pyarrow": "datasets", "tokenizers": "transformers", "huggingface_hub": "transformers",
-           "llvmlite": "numba", "referencing": "jsonschema"}  # fmt: skip
+           "safetensors": "transformers", "llvmlite": "numba", "referencing": "jsonschema",
+           "pandas": "datasets"}  # fmt: skip
 LOOKED_FOR = {"flash_attn"}  # used where it is, and nothing is missing without it
 
 

@@ -48,13 +48,19 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"nearstep {nearstep.__version__}\n"
 
 
-EVERY_COMMAND = " or ".join(command.name for command in COMMANDS)
+EVERY_COMMAND = "there are " + ", ".join(command.name for command in COMMANDS)
 
 
-@pytest.mark.parametrize(("word", "nearest"), [("pop", "ppo"), ("dmeo", "demo"), ("zzz", EVERY_COMMAND)])
-def test_an_unknown_command_names_the_nearest(word, nearest, capsys):
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("pop", "did you mean ppo?"), ("dmeo", "did you mean demo?"), ("scor", "did you mean score?"),
+        *((word, EVERY_COMMAND) for word in ("zzz", "generate", "plot", "eval", "sft", "dpo", "train")),
+    ],
+)  # fmt: skip
+def test_an_unknown_command_names_the_nearest_if_one_is_near(word, meant, capsys):
     assert main([word]) == 2
-    assert f"unknown command {word}; did you mean {nearest}?" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"nearstep: unknown command {word}; {meant}\n"
 
 
 def test_a_command_without_flags_says_what_is_missing(capsys):
@@ -68,7 +74,38 @@ def test_ppo_trains_with_the_settings(trainer, capsys):
     assert trainer.args.reward_model_path == "me/scorer"
     assert capsys.readouterr().err == "nearstep: reward_model is called reward_model_path here\n" + (
         "nearstep: lr is called learning_rate here\n"
+        "nearstep: PPO of me/policy on me/prompts against me/scorer, into nearstep-output. Loading torch and "
+        "transformers …\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "begins"),
+    [
+        (["ppo", *RUNNABLE], "PPO of me/policy on me/prompts against me/scorer"),
+        (["reward", *RUNNABLE[:4]], "a reward model from me/policy, on me/prompts"),
+        (["check", "mine.py:Region"], "the laws for mine.py:Region"),
+        (["demo", "--quick"], "the demo, into runs/demo"),
+    ],
+)
+def test_the_first_line_comes_before_anything_heavy_is_loaded(words, begins, tmp_path):
+    """`import torch` alone takes seconds, so it must not come before the line."""
+    code = (
+        "import os, sys\nfrom nearstep.cli.main import main\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name in ('torch', 'transformers', 'datasets', 'numpy'):\n"
+        "            print('loading', name, file=sys.stderr, flush=True)\n"
+        "            os._exit(7)\n"
+        f"sys.meta_path.insert(0, Refuse())\nmain({words!r})\n"
+    )
+    (tmp_path / "mine.py").write_text("import torch\n")
+    offline = {**os.environ, "https_proxy": "http://127.0.0.1:9"}  # nobody is asked whether the hub answers
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=offline)
+    lines = [line for line in run.stderr.splitlines() if "is called" not in line]
+    assert run.returncode == 7, run.stderr
+    assert begins in lines[0]
+    assert lines[-1].startswith("loading ")
 
 
 def test_under_torchrun_one_process_speaks_for_all(trainer, capsys, monkeypatch):
@@ -114,7 +151,10 @@ LACKING = {
     "no reward: give reward_model_path, or reward_funcs": ("--reward_model", "none"),
     "model_name_or_path = ./policy: no such file or folder": ("--model_name_or_path", "./policy"),
     "model_name_or_path = runs/demo/policy: no such": ("--model_name_or_path", "runs/demo/policy"),
-    "model_name_or_path = here/policy: no such file": ("--model_name_or_path", "here/policy"),
+    "model_name_or_path = ~/none/such: no such file".replace("~", str(Path.home())): (
+        "--model_name_or_path",
+        "~/none/such",
+    ),
     "sft_model_path = /none/such: no such file or folder": ("--sft_model_path", "/none/such"),
     "ref_model_path = ../ref: no such file or folder": ("--ref_model_path", "../ref"),
     "value_model_path = ./value: no such file or folder": ("--value_model_path", "./value"),
@@ -138,6 +178,33 @@ def test_what_a_run_lacks_is_told_before_it_starts(words, flags, trainer, capsys
     assert printed.startswith("nearstep: 1 problem in the settings:\n")
     assert words in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "taken"]  # nothing is left behind
+
+
+def test_a_hub_name_beside_a_folder_of_its_owners_name_is_a_hub_name(trainer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("me").mkdir()
+    assert main(["ppo", *RUNNABLE]) == 0
+    assert trainer.args.model_name_or_path == "me/policy"
+
+
+def test_home_is_meant_by_a_tilde_wherever_a_place_is_given(trainer, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir("/")
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "prompts.jsonl").touch()
+    (tmp_path / "mine.py").touch()
+    (tmp_path / "run.yaml").write_text(
+        "reward_funcs: ['~/mine.py:f', 'length:minimum_words=5']\noutput_dir: $HOME/out\n"
+    )
+    words = "ppo --config ~/run.yaml --model_name_or_path ~/policy --dataset_name ~/prompts.jsonl --stop_token ~"
+    assert main([*words.split(), "--trust_region=~/mine.py:Region", "--ref_model_path", "${HOME}/policy"]) == 0
+    given = trainer.args
+    assert given.model_name_or_path == given.ref_model_path == f"{tmp_path}/policy"
+    assert given.dataset_name == (f"{tmp_path}/prompts.jsonl",)
+    assert given.reward_funcs == (f"{tmp_path}/mine.py:f", "length:minimum_words=5")
+    assert given.trust_region == f"{tmp_path}/mine.py:Region"
+    assert given.output_dir == f"{tmp_path}/out"
+    assert given.stop_token == "~"  # a text, and no place
 
 
 def test_what_is_there_is_accepted(trainer, tmp_path, monkeypatch):

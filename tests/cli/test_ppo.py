@@ -21,3 +21,13 @@ def test_a_silent_hub_is_not_asked_again_and_again(tmp_path, monkeypatch, capsys
 def test_local_folders_ask_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", None)
     ppo.stay_offline_if_hub_is_silent([str(tmp_path)])
+
+
+def test_a_hub_name_beside_a_folder_of_its_owner_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ppo, "getproxies", lambda: {"https": "there is one"})
+    (tmp_path / "Qwen").mkdir()
+    ppo.stay_offline_if_hub_is_silent(["Qwen/Qwen3-0.6B", "other/model", "gpt2"])
+    assert capsys.readouterr().err == (
+        "nearstep: there is no Qwen/Qwen3-0.6B here, so it is taken for the name of a hub\n"
+    )

@@ -118,13 +118,13 @@ def test_every_setting_reaches_the_work(folder, monkeypatch):
         "input": "a.parquet", "output": "out", "tokenizer": "tokenizer", "split": "test", "dataset_config": "main",
         "trust_remote_code": "true", "dataset_format": "query", "columns": "prompt=q", "prompt_type": "chat",
         "max_length": "5", "on_long_prompt": "error", "on_bad_row": "drop", "max_samples": "7", "seed": "3",
-        "workers": "4", "log_interval": "9",
+        "workers": "4", "log_interval": "9", "chat_template_kwargs": '{"thinking": false}',
     }  # fmt: skip
     assert set(words) | {"map_keys"} == {field.name for field in dataclasses.fields(PrepareOptions)}
     prepare.run_prepare(COMMAND.read([word for name, value in words.items() for word in (f"--{name}", value)]))
     [options] = asked
     assert {name: vars(options)[name] for name in words} == {
         **words, "trust_remote_code": True, "columns": (("prompt", "q"),), "max_length": 5, "max_samples": 7, "seed": 3,
-        "workers": 4, "log_interval": 9,
+        "workers": 4, "log_interval": 9, "chat_template_kwargs": {"thinking": False},
     }  # fmt: skip
     assert options.names == {"prompt": "q"}

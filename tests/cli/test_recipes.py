@@ -39,8 +39,25 @@ def test_every_recipe_has_a_file():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_by_name_runs(name, given, tmp_path):
-    assert main(["ppo", "--recipe", name, *given]) == 0
+    shorter = ["--vf_warmup_updates", "1"] if name == "vapo" else []
+    assert main(["ppo", "--recipe", name, *given, *shorter]) == 0
     assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_warm_up_that_leaves_the_policy_no_update_is_refused(given, capsys, tmp_path):
+    assert main(["ppo", "--recipe", "vapo", *given]) == 2
+    assert (
+        "vf_warmup_updates = 50: in these only the critic trains, and the run has 2 updates" in capsys.readouterr().err
+    )
+    assert main(["ppo", "--warmup_steps", "100", *given, "--total_episodes", "8"]) == 2
+    assert "warmup_steps = 100 is no shorter than the run, which has 1 update: its learning" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_long_warm_up_of_the_learning_rate_is_told(given, capsys):
+    assert main(["ppo", "--warmup_steps", "100", *given]) == 0
+    told = "warmup_steps = 100 is no shorter than the run, which has 2 updates: the learning rate ends at 0.01 of its"
+    assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -70,6 +87,15 @@ def test_file_beats_recipe_and_flag_beats_both(given, tmp_path):
 def test_an_unknown_recipe_names_the_nearest(given, capsys):
     assert main(["ppo", "--recipe", "decopled", *given]) == 2
     assert "unknown recipe decopled; did you mean decoupled?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("dppo", "decoupled` (DecoupledPPOConfig) puts the critic"), ("DPPO", "replaces the clip by a divergence"),
+    ("grpo", "unknown recipe grpo; there are decoupled, divergence"),
+])  # fmt: skip
+def test_a_recipe_that_is_none_gets_no_far_guess(name, words, given, capsys):
+    assert main(["ppo", "--recipe", name, *given]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_presets_in_python_take_the_same_settings():
@@ -120,12 +146,12 @@ def test_transformers_own_parser_reads_a_configuration_and_leaves_it_as_it_was(c
 def test_words_of_transformers_own_parser_become_what_the_settings_are():
     words = "--stop_token_id 5 66 --dataset_name a.jsonl b.jsonl --dataset_weights 1 2.5 --columns prompt=question"
     words += " --eval_steps 4 --cliprange_high 0.3 --whiten_advantages false --no_log_rollouts --use_peft"
-    words += " --vf_learning_rate 1e-4"
+    words += ' --vf_learning_rate 1e-4 --chat_template_kwargs {"enable_thinking":false}'
     (found,) = HfArgumentParser(nearstep.DecoupledPPOConfig).parse_args_into_dataclasses(
         words.split(), look_for_args_file=False
     )
     assert found == nearstep.DecoupledPPOConfig(
         stop_token_id=(5, 66), dataset_name=("a.jsonl", "b.jsonl"), dataset_weights=(1.0, 2.5),
         columns={"prompt": "question"}, eval_steps=4, cliprange_high=0.3, whiten_advantages=False, use_peft=True,
-        log_rollouts=False,        vf_learning_rate=1e-4,
+        log_rollouts=False, vf_learning_rate=1e-4, chat_template_kwargs={"enable_thinking": False},
     )  # fmt: skip

@@ -50,6 +50,9 @@ def test_defaults_of_trl_hold():
         ("max_grad_norm", "none", None),
         ("max_grad_norm", None, None),
         ("stop_token", "None", None),
+        ("chat_template_kwargs", '{"enable_thinking": false, "depth": 3}', {"enable_thinking": False, "depth": 3}),
+        ("chat_template_kwargs", {"documents": [{"text": "a"}]}, {"documents": [{"text": "a"}]}),
+        ("chat_template_kwargs", "none", None),
         ("stop_token", "\n\n###", "\n\n###"),
     ],
 )

@@ -4,16 +4,19 @@ import dataclasses
 
 import pytest
 
-from nearstep.config.old_names import RENAMED, RETIRED
+from nearstep.common.errors import ConfigError
+from nearstep.config.old_names import OF_TRAINING
 from nearstep.config.ppo import PPOConfig
+from nearstep.config.recipes import DecoupledPPOConfig, DivergencePPOConfig
 
 FIELDS = {field.name for field in dataclasses.fields(PPOConfig)}
 
 
 def test_every_old_name_leads_to_a_setting_and_hides_none():
-    assert set(RENAMED.values()) <= FIELDS
-    assert not set(RENAMED) & FIELDS
-    assert not set(RETIRED) & (FIELDS | set(RENAMED))
+    renamed, retired = OF_TRAINING.renamed, OF_TRAINING.retired
+    assert set(renamed.values()) <= FIELDS
+    assert not set(renamed) & FIELDS
+    assert not set(retired) & (FIELDS | set(renamed))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +62,20 @@ def test_a_harmless_setting_without_counterpart_is_left_out_with_a_warning(old, 
         assert PPOConfig(**{old: value}) == PPOConfig()
 
 
+@pytest.mark.parametrize(
+    ("old", "value", "reason"),
+    [
+        ("fp16", True, "use bf16"),
+        ("beta", 0.04, "give kl_coef"),
+        ("epsilon", None, "give cliprange"),
+        ("stage", "sft", "ppo"),
+    ],
+)
+def test_one_that_would_have_changed_the_run_is_refused_with_the_reason(old, value, reason):
+    with pytest.raises(ConfigError, match=f"{old} = .*{reason}"):
+        PPOConfig(**{old: value})
+
+
 def test_a_secret_is_not_repeated():
     with pytest.warns(UserWarning, match="hub_token has no effect") as notes:
         PPOConfig(hub_token="hf_canary")
@@ -73,3 +90,78 @@ def test_seed_b_flags_of_the_1b_run():
     )  # fmt: skip
     assert config.non_eos_penalty
     assert config.penalty_reward_value == -1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("tensor-model-parallel-size", 2, "models are not sharded here"),
+        ("pipeline_model_parallel_size", 4, "models are not sharded here"),
+        ("sequence_parallel", True, "models are not sharded here"),
+        ("pp_size", 2, "models are not sharded here"),
+        ("deepspeed_config", "ds.json", "models are not sharded here"),
+        ("zero_stage", 3, "models are not sharded here"),
+        ("fsdp_config", "f.yaml", "models are not sharded here"),
+        ("fsdp", "full_shard", "models are not sharded here"),
+        ("vllm_mode", "colocate", "sampled by the policy itself"),
+        ("vllm_gpu_memory_utilization", 0.3, "sampled by the policy itself"),
+        ("use_unsloth", True, "there is one loop"),
+        ("load_in_4bit", True, "not quantised here"),
+        ("bnb_4bit_quant_type", "nf4", "not quantised here"),
+        ("wandb_project", "mine", "its own environment variables"),
+        ("train-iters", 5, "total_episodes = steps × batch_size"),
+        ("load", "x", "the policy is model_name_or_path"),
+        ("clip_ratio_c", 3.0, "in verl it is the dual clip: give dual_clip; in TRL's DPPO"),
+        ("epochs", 3, "num_ppo_epochs for passes over a rollout"),
+        ("algorithm", "dpo", "only PPO is here"),
+    ],
+)
+def test_a_name_without_counterpart_is_answered_by_what_it_means(name, value, words):
+    with pytest.raises(ConfigError) as refusal:
+        PPOConfig(**{name: value})
+    assert f"{name} = {value!r}: " in str(refusal.value)
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("tensor_model_parallel_size", 1), ("vllm_mode", None), ("use_unsloth", False)]
+)
+def test_a_family_is_harmless_where_it_asks_for_nothing(name, value):
+    with pytest.warns(UserWarning, match="has no effect"):
+        assert PPOConfig(**{name: value}) == PPOConfig()
+
+
+def test_no_family_hides_a_setting():
+    known = FIELDS | set(OF_TRAINING.renamed)
+    assert not [name for name in known for pattern, _ in OF_TRAINING.families if pattern.fullmatch(name)]
+
+
+@pytest.mark.parametrize("preset", [DivergencePPOConfig, DecoupledPPOConfig])
+def test_presets_take_foreign_names(preset):
+    with pytest.warns(UserWarning, match="is called"):
+        config = preset(divergence_type="topk_kl", vf_lr=1e-4)
+    assert (config.trust_region, config.vf_learning_rate) == ("topk_kl", 1e-4)
+
+
+@pytest.mark.parametrize("name", ["DPPOConfig", "DPPOTrainer"])
+def test_a_name_with_two_meanings_is_explained(name):
+    with pytest.raises(ImportError, match=r"DecoupledPPOConfig.*DivergencePPOConfig"):
+        exec(f"from nearstep import {name}")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("temprature", "temperature"), ("rate_learning", "learning_rate"), ("lora_alfa", "lora_alpha"),
+        ("num_epoch", "num_train_epochs"), ("batchsize", "batch_size"), ("gama", "gamma"), ("lamda", "lam"),
+    ],
+)  # fmt: skip
+def test_a_slip_of_the_fingers_is_answered_by_what_was_meant(wrong, meant):
+    with pytest.raises(ConfigError, match=f"unknown setting {wrong}; did you mean {meant}"):
+        PPOConfig(**{wrong: 1})
+
+
+@pytest.mark.parametrize("name", ["device", "rewards", "tokenizer", "num_layers", "beta1", "temp_decay", "max_tokens"])
+def test_what_is_near_to_nothing_gets_no_guess(name):
+    with pytest.raises(ConfigError, match="there is none with a similar name"):
+        PPOConfig(**{name: 1})

@@ -43,7 +43,11 @@ def test_names_of_others(given, name, value):
         ({"total_episodes": 5}, "unknown setting total_episodes"),
         ({"label_smoothing": 0.5}, "at least 0 and below 0.5"),
         ({"held_out_share": 1.0}, "at least 0 and below 1"),
-        ({"normalize": "zscore"}, "one of auto, none, mean, mean_and_std"),
+        ({"normalize": "zscore"}, "one of none, mean, mean_and_std, level"),
+        (
+            {"normalize": "level", "objective": "pairwise"},
+            "normalize = level keeps the level of scores, and pairs have none",
+        ),
         ({"reward_funcs": ("a.py:f", "a.py:g"), "reward_weights": (1.0,)}, r"1 weight\(s\) for 2 rewards"),
         ({"load_best_model_at_end": True, "eval_steps": 5, "save_steps": 10}, "the same number as save_steps"),
         ({"bf16": True, "dtype": "float64"}, "give one"),

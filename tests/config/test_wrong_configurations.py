@@ -35,6 +35,9 @@ WRONG = {
     "same setting twice": ({"lr": 1e-6, "learning_rate": 1e-6}, "lr and learning_rate are the same setting"),
     "two stops": ({"stop_token": "\n", "stop_token_id": 5}, "stop_token and stop_token_id both say"),
     "D8: a stop id of 0 is an id": ({"stop_token": "\n", "stop_token_id": 0}, "stop_token and stop_token_id both say"),
+    "keywords that are none": ({"chat_template_kwargs": "enable_thinking"}, "must be a mapping such as"),
+    "a keyword of ours": ({"chat_template_kwargs": {"add_generation_prompt": False}}, "nearstep gives these itself"),
+    "a keyword that is no name": ({"chat_template_kwargs": {"a b": 1}}, "must be a mapping such as"),
     "no stop ids": ({"stop_token_id": ()}, "stop_token_id is empty"),
     "two penalties": ({"missing_eos_penalty": 1, "non_eos_penalty": True}, "subtracts and non_eos_penalty replaces"),
     "penalty for all": ({"non_eos_penalty": True, "stop_token": None}, "non_eos_penalty needs a stop token"),
@@ -106,7 +109,7 @@ WRONG = {
         {"critic_trunk": "adapter", "value_model_path": "critic"},
         "value_model_path is a model of its own, and with critic_trunk = adapter",
     ),
-    "resume": ({"resume_from_checkpoint": True}, "resume_from_checkpoint = True: a run cannot be resumed yet"),
+    "resume": ({"resume_from_checkpoint": True}, "resume_from_checkpoint = True must be text"),
 }
 
 

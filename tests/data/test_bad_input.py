@@ -1,6 +1,7 @@
 """Bad rows and broken files: each is refused, and data set, split, place and column are named (R24, R25)."""
 
 import codecs
+import gzip
 import json
 
 import datasets
@@ -195,7 +196,18 @@ BROKEN_FILES = [
     (".parquet", b"PAR1 and then nothing PAR1", "file 'bad.parquet': no readable Parquet: "),
     (".parquet", b"PAR1 and then", "no readable Parquet: Parquet magic bytes not found in footer"),
     (".txt", b"a prompt\n", "cannot read files of the kind '.txt'"),
-    (".jsonl.gz", b"\x1f\x8b\x08\x00", "cannot read files of the kind '.gz'"),
+    (".jsonl.gz", b"\x1f\x8b\x08\x00", "file 'bad.jsonl.gz': cannot be unpacked (Compressed file ended before"),
+    (".jsonl.gz", b'{"prompt": "a"}\n', "file 'bad.jsonl.gz': cannot be unpacked (Not a gzipped file"),
+    (".json.gz", gzip.compress(b"[" * 99, mtime=0)[:-4], "cannot be unpacked (Compressed file ended before"),
+    (
+        ".csv.gz",
+        gzip.compress(b"prompt\n", mtime=0)[:10] + b"\xff" * 20,
+        "cannot be unpacked (Error -3 while decompressing",
+    ),
+    (".jsonl.gz", gzip.compress(b'{"prompt": "a"}\n{]\n', mtime=0), "line 2, character 2: no valid JSON"),
+    (".jsonl.zst", b"x", "cannot read files of the kind '.jsonl.zst', only .jsonl, .json, .csv, .parquet (.jsonl.gz, "),
+    (".parquet.gz", b"x", "cannot read files of the kind '.parquet.gz'"),
+    (".zip", b"PK", "cannot read files of the kind '.zip'"),
 ]
 
 
@@ -228,9 +240,9 @@ def test_damage_within_parquet_is_named_by_bytes_column_and_rows(tmp_path):
 
 
 def test_bad_file_of_a_folder_is_named(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(LINE)
-    (tmp_path / "b.jsonl").write_bytes(LINE + b"{]\n")
-    with pytest.raises(DataError, match=r"split 'train', file 'b.jsonl', line 2, character 2: no valid JSON"):
+    (tmp_path / "a-0.jsonl").write_bytes(LINE)
+    (tmp_path / "a-1.jsonl").write_bytes(LINE + b"{]\n")
+    with pytest.raises(DataError, match=r"split 'train', file 'a-1.jsonl', line 2, character 2: no valid JSON"):
         load_rows(str(tmp_path), split="train", config=None)
 
 

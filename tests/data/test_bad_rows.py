@@ -203,3 +203,51 @@ def test_rows_that_cannot_be_read_are_dropped_too(tmp_path, suffix, content, pla
     assert len(table) == 2
     with pytest.raises(DataError, match=f"split 'train', {places[0]}"):
         load_rows(str(path), split="train", config=None)
+
+
+HUGE = "x" * 1_000_000
+HUGE_ROWS = {
+    "role": {"prompt": [{"role": HUGE, "content": "a"}]},
+    "no role": {"prompt": [{"role": {"a": HUGE}, "content": "a"}]},
+    "tool": {"prompt": [*user("a"), *ASSISTANT, {"role": "tool", "name": HUGE, "content": "2"}], "tools": SCHEMA},
+    "tools": {
+        "prompt": [*user("a"), {"role": "assistant", "tool_calls": CALL}],
+        "tools": [{"function": {"name": f"{HUGE}{number}"}} for number in range(3)],
+    },
+    "tools without a name": {"prompt": user("a"), "tools": [HUGE]},
+    "key": {"prompt": [{HUGE: "user"}]},
+    "speaker": {"conversations": [{"from": HUGE, "value": "a"}]},
+    "keywords": {"prompt": user("a"), "chat_template_kwargs": HUGE},
+    "no known column": {HUGE: "a"},
+    "parent": {**TREE[0], "parent_id": HUGE},
+    "ids": {"input_ids": [HUGE]},
+}
+
+
+@pytest.mark.parametrize("row", HUGE_ROWS.values(), ids=HUGE_ROWS)
+def test_a_value_of_a_megabyte_never_reaches_the_screen(row):
+    with pytest.raises(DataError) as error:
+        prompt_set([row])
+    assert len(str(error.value)) < 3_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", HUGE), ("a.jsonl", json.dumps([HUGE])), ("a.jsonl", '{"prompt": "' + HUGE), ("a.json", HUGE),
+        ("a.json", json.dumps({HUGE: 1})), ("a.csv", f"{HUGE[:90_000]},{HUGE[:90_000]}\n"),
+        ("a.csv", f"a,b\n{HUGE[:90_000]}"),
+    ],
+)  # fmt: skip
+def test_nor_does_a_file_that_is_broken_by_one(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError) as error:
+        load_rows(str(tmp_path / name), split="train", config=None)
+    assert len(str(error.value)) < 3_000
+
+
+def test_names_of_a_megabyte():
+    for name, split, config in ((HUGE, "train", None), (f"a/{HUGE}.jsonl", "train", None), (".", HUGE, None)):
+        with pytest.raises(DataError) as error:
+            load_rows(name, split=split, config=config)
+        assert len(str(error.value)) < 7_000

@@ -379,3 +379,20 @@ def _session(leader):
         if int(fields[3]) == leader and fields[0] != "Z":
             found.append(int(stat.parent.name))
     return found
+
+
+def test_keywords_for_the_template_are_those_of_a_run_and_others_are_refused(tmp_path):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ mood | default('') }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    rows = [{"messages": user("a"), "chat_template_kwargs": given} for given in (None, {"mood": "sad "})]
+    path, told = write(tmp_path / "a.jsonl", rows), []
+    given = {"mood": "glad ", "colour": 1}
+    folder = saved(tokenizer, tmp_path / "tokenizer")
+    prepared(path, folder, tmp_path / "out", told=told, chat_template_kwargs=given)
+    assert "The chat template does not read colour of chat_template_kwargs." in " ".join(told).replace("'", "")
+    for options in ({}, {"template_kwargs": given}):
+        found = opened(tmp_path / "out", tokenizer, **options)
+        assert [tokenizer.decode(found.ids(number)) for number in range(2)] == ["glad a", "sad a"]
+        assert "chat_template_kwargs {'mood': 'glad ', 'colour': 1}" in found.report.sentences()[0]
+    with pytest.raises(ConfigError, match=r"chat_template_kwargs = \{'mood': 'mad'\}, and .* was prepared with"):
+        opened(tmp_path / "out", tokenizer, template_kwargs={"mood": "mad"})

@@ -6,7 +6,9 @@ import json
 import pytest
 
 from nearstep.cli.main import main
-from nearstep.evaluation.episodes import read_episodes
+from nearstep.common.errors import DataError
+from nearstep.data.templates import TEMPLATES
+from nearstep.evaluation.episodes import read_episodes, rollout_of
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
 REWARDS = """
@@ -172,6 +174,35 @@ def test_messages_and_unfinished_completions_are_taken(folder):
     assert [len(line["token_rewards"]) for line in scored] == [4, 3]
 
 
+def test_a_reply_that_has_ended_ends_as_the_chat_template_ends_it(folder):
+    """And a text with EOS: what rewards per token and reward models get is what a policy would have written."""
+    tokenizer = byte_tokenizer(chat=False)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    tokenizer.chat_template = TEMPLATES["chatml"]
+    rows = [{"prompt": [{"role": "user", "content": "Hi"}], "completion": "a"}, {"prompt": "Hi", "completion": "a"}]
+    [episodes] = read_episodes(str(written(folder / "t.jsonl", rows)), tokenizer, batch_size=5).batches()
+    a = tokenizer("a")["input_ids"]
+    assert episodes.rollout.completion_ids() == [[*a, 258], [*a, 256]]
+
+
+def test_episodes_are_made_batch_by_batch_after_all_rows_were_checked(folder, monkeypatch):
+    made = []
+
+    def counted(ids, *rest):
+        made.append(len(ids))
+        return rollout_of(ids, *rest)
+
+    monkeypatch.setattr("nearstep.evaluation.episodes.rollout_of", counted)
+    rows = [{"prompt": "p", "completion": "x"}] * 5
+    file = read_episodes(str(written(folder / "t.jsonl", rows)), byte_tokenizer(), batch_size=2)
+    assert made == []
+    batches = file.batches()
+    assert (next(batches).first, made) == (0, [2])
+    assert ([each.first for each in batches], made) == ([2, 4], [2, 2, 1])
+    with pytest.raises(DataError, match="line 6, column 'completion'"):
+        read_episodes(str(written(folder / "t.jsonl", [*rows, {"prompt": "p"}])), byte_tokenizer(), batch_size=2)
+
+
 WRONG = {
     "no column 'completion'": [{"prompt": "p"}],
     "line 2, column 'completion': must be text": [{"prompt": "p", "completion": "c"}, {"prompt": "p", "completion": 3}],
@@ -201,5 +232,5 @@ def test_what_a_command_lacks_is_told_at_once(capsys, tmp_path):
 
 def test_rows_of_a_run_are_scored_together_as_its_updates_had_them(folder):
     train(folder, TEXTS, *rewards_of(folder, "tokens"))
-    _, batches = read_episodes(str(folder / "run" / "rollouts.jsonl"), byte_tokenizer(), batch_size=3)
+    batches = list(read_episodes(str(folder / "run" / "rollouts.jsonl"), byte_tokenizer(), batch_size=3).batches())
     assert [(batch.first, len(batch.prompts)) for batch in batches] == [(0, 8), (8, 8)]

@@ -37,7 +37,7 @@ def layer_input(segments, *, window=None, softcap=None, heads=4, kv_heads=2, wid
             .requires_grad_()
         )
 
-    return LayerInput(0, states(heads), states(kv_heads), states(kv_heads), 0.3, window, softcap)
+    return LayerInput(states(heads), states(kv_heads), states(kv_heads), 0.3, window, softcap)
 
 
 @pytest.mark.parametrize(("dtype", "sizes", "softcap", "there", "expected"), [

@@ -101,12 +101,13 @@ def test_models_without_one_are_saved_as_ever(tmp_path):
 # --- the start
 
 
-def test_a_new_head_is_normal_and_small_and_its_bias_zero(tmp_path):
+def test_a_new_head_is_normal_and_small_and_has_no_bias_beside_the_model(tmp_path):
     policy = tiny_causal_lm()
     policy.save_pretrained(tmp_path)
     model, is_new = start(str(tmp_path))
     assert is_new
-    assert model.score.bias.item() == 0
+    assert model.score.bias is None
+    assert "head_bias" not in model.config.to_dict()
     assert model.score.weight.std().item() == pytest.approx(1 / math.sqrt(33), rel=0.3)
     for name, weights in policy.base_model.state_dict().items():
         assert torch.equal(model.base_model.state_dict()[name], weights)
@@ -194,20 +195,30 @@ def test_adapters_and_head_give_the_same_scores_merged_or_not(base, tmp_path):
     torch.testing.assert_close(scores(load(merged)), expected, atol=0, rtol=1e-6)
 
 
-def test_plain_peft_opens_the_adapters_and_lacks_exactly_the_bias(base, tmp_path):
+def test_plain_peft_opens_the_adapters_and_says_the_same(base, tmp_path):
     model = adapted(base)
-    expected, bias = scores(model), scalar_head(model.get_base_model(), "reward_model").bias.item()
+    expected = scores(model)
     model.save_pretrained(tmp_path / "adapter")
     plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
     plain = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
     for row, score in zip(ROWS, expected, strict=True):
-        torch.testing.assert_close(plain(input_ids=torch.tensor([row])).logits[0, 0] + bias, score)
+        torch.testing.assert_close(plain(input_ids=torch.tensor([row])).logits[0, 0], score)
 
 
 def test_the_head_is_saved_whatever_the_configuration_forgot(base, tmp_path):
     adapted(base, task_type=None, modules_to_save=None).save_pretrained(tmp_path / "adapter")
     with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as tensors:
-        assert {"base_model.model.score.weight", "base_model.model.score.bias"} <= set(tensors.keys())
+        assert "base_model.model.score.weight" in tensors.keys()  # noqa: SIM118
+
+
+def test_adapters_with_a_bias_that_was_asked_for_bring_it_along(base, tmp_path):
+    model = start(str(base))[0]
+    add_bias(model, model.score)
+    model = add_adapters(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["score"]), seed=0)
+    torch.nn.init.constant_(scalar_head(model.get_base_model(), "reward_model").bias, -1.25)
+    expected = scores(model)
+    model.save_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(scores(load(tmp_path / "adapter")), expected, atol=0, rtol=1e-6)
 
 
 def test_adapters_without_a_head_are_refused(base, tmp_path):

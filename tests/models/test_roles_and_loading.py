@@ -12,14 +12,14 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from nearstep.common.errors import ConfigError, ModelError
+from nearstep.common.errors import ModelError
 from nearstep.models.forward.forward import rollout_values
-from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model, load_tokenizer
+from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model
 from nearstep.models.reward_model import make_scorer
 from nearstep.models.roles import frozen_copy, make_critic, make_policy
-from nearstep.models.stop_tokens import stop_ids
+from nearstep.models.tokenizers import load_tokenizer
 from tests.models.test_forward import ROWS, rollout_of
-from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_config, tiny_scalar_model
+from tests.tiny import tiny_causal_lm, tiny_config, tiny_scalar_model
 
 SMALL = {
     "vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -42,12 +42,6 @@ def test_families_with_windows_caps_and_scales(kind, changes):
     make_policy(family(kind, **changes))
 
 
-@pytest.mark.parametrize(("kind", "words"), [("gpt_oss", "other numbers"), ("bloom", "attention be chosen")])
-def test_families_that_would_be_wrong_are_refused(kind, words):
-    with pytest.raises(ModelError, match=words):
-        make_policy(family(kind))
-
-
 def test_dropout_is_off():
     policy = make_policy(tiny_causal_lm("gpt_neox").train(), checkpointing=True)
     dropouts = [module for module in policy.model.modules() if isinstance(module, torch.nn.Dropout)]
@@ -56,7 +50,7 @@ def test_dropout_is_off():
 
 
 def test_a_classification_model_is_no_policy():
-    with pytest.raises(ModelError, match=r"model: .*linear output layer"):
+    with pytest.raises(ModelError, match=r"model: .*gives \[1\] for 5 ids .* logits of 258 tokens"):
         make_policy(tiny_scalar_model())
 
 
@@ -71,7 +65,7 @@ def test_several_labels_are_refused():
 
 
 def test_something_else_is_named():
-    with pytest.raises(ModelError, match="got a Linear"):
+    with pytest.raises(ModelError, match=r"Linear is no transformers model, .* called as model"):
         make_policy(torch.nn.Linear(2, 2))
 
 
@@ -155,19 +149,6 @@ def test_a_users_own_generate_still_works_on_a_prepared_model():
     ids = torch.tensor([[5, 6, 7]])
     expected = tiny_causal_lm().generate(ids, max_new_tokens=5, do_sample=False)
     assert torch.equal(make_policy(tiny_causal_lm()).model.generate(ids, max_new_tokens=5, do_sample=False), expected)
-
-
-def test_stop_tokens():
-    tokenizer = byte_tokenizer()
-    vocabulary = {"vocab_size": 258}
-    assert stop_ids(tokenizer, stop_token="eos", stop_token_id=None, **vocabulary) == (256,)
-    assert stop_ids(tokenizer, stop_token="eos", stop_token_id=(0, 7), **vocabulary) == (0, 7)  # D8: 0 is an id
-    assert stop_ids(tokenizer, stop_token=None, stop_token_id=None, **vocabulary) == ()
-    assert stop_ids(tokenizer, stop_token="\n", stop_token_id=None, **vocabulary) == tuple(tokenizer.encode("\n"))
-    with pytest.raises(ConfigError, match="3 tokens"):
-        stop_ids(tokenizer, stop_token="end", stop_token_id=None, **vocabulary)
-    with pytest.raises(ConfigError, match="outside"):
-        stop_ids(tokenizer, stop_token=None, stop_token_id=(300,), **vocabulary)
 
 
 def test_a_folder_without_a_tokenizer_is_an_error(tmp_path):

@@ -1,10 +1,12 @@
 """The screen shows what the loop says, whatever the model wrote, on a terminal and in a log file."""
 
 import io
+import re
 from math import inf, nan
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from nearstep.reports.console import Screen, cut_middle, headline_text, short, visible
@@ -165,3 +167,54 @@ def test_end_says_how_the_run_went_and_where_files_lie():
     assert "-0.50 → 1.25" in shown
     assert "out/metrics.jsonl" in shown
     assert "kl" not in shown
+
+
+def last_of_the_bar(shown):
+    """What stands on the last line that the bar drew."""
+    return shown.replace("\x1b[2K", "\r").split("\r")[-1].strip()
+
+
+def test_the_bar_moves_within_an_update_and_names_the_phase():
+    screen, _, output = make(terminal=True, width=80, total=2)
+    screen.begin([], "")
+    filled = []
+    for name, words in [("generate", "generating"), ("score", "scoring"), ("experience", "crediting"),
+                        ("update", "updating")]:  # fmt: skip
+        screen.phase(name)
+        screen._progress.refresh()
+        assert words in last_of_the_bar(output())
+        assert "0/2" in last_of_the_bar(output())
+        filled.append(screen._progress.tasks[0].completed)
+    assert filled == [0, 0.25, 0.5, 0.75]  # equal shares, until an update has shown its own
+    shares = {"time/generate": 0.7, "time/score": 0.1, "time/experience": 0.1, "time/update": 0.1}
+    screen.step(1, NUMBERS | shares, logged=True)
+    screen.phase("score")
+    assert screen._progress.tasks[0].completed == pytest.approx(1.7)
+    screen.close()
+    assert "update 1/2  reward 1.25  score 1.50  kl 5.00  length 42.12\n" in output().replace("\r", "")  # and it stays
+
+
+def test_what_is_said_at_the_end_of_an_update_is_said_on_the_bar_too():
+    screen, _, output = make(terminal=True, width=80, total=1)
+    screen.begin([], "")
+    screen.step(1, NUMBERS, logged=False)
+    screen.phase("evaluate")
+    screen._progress.refresh()
+    assert "evaluating" in last_of_the_bar(output())
+    assert screen._progress.tasks[0].completed == 1
+    screen.close()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_tables_and_the_bar_fit_80_columns(terminal):
+    screen, clock, output = make(terminal=terminal, width=80, total=1000)
+    long = "of the policy, on 12,345 or 12,346 rows each; the critic takes 1,234,567, alone in the first 50 updates"
+    screen.begin([("episodes per update", "12,345", long), ("optimizer steps", "1,234,567", long)], "")
+    for update in (998, 999):
+        clock.seconds += 36_000
+        screen.phase("generate")
+        screen.step(update, NUMBERS, logged=True)
+    screen.samples(5, [("q" * 300, "r" * 300, -1234.5)])
+    screen.end([("metrics", Path("a/very/long/place/" * 8) / "metrics.jsonl")], NUMBERS, NUMBERS)
+    for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "\n", output()).replace("\r", "\n").splitlines():
+        assert cell_len(line) <= 80, line

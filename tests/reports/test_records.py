@@ -1,11 +1,14 @@
 """Files of a run hold strict JSON, survive a crash in the middle of a line, and can be continued."""
 
 import doctest
+import resource
+from contextlib import closing
 from math import inf, nan
 
 import pytest
 import torch
 
+from nearstep.common.errors import TrainingError
 from nearstep.reports import records
 from nearstep.reports.records import (
     JsonLines,
@@ -70,6 +73,7 @@ def test_rollout_records_by_hand():
         update=5,
         prompts=prompts,
         decode=lambda ids: " ".join(map(str, ids)),
+        judged=lambda ids, finished: f"{ids}, {finished}",
         rollout=rollout,
         scores=scores,
         final_scores=torch.tensor([1.5, -1.0]),
@@ -79,7 +83,7 @@ def test_rollout_records_by_hand():
             "update": 5,
             "episode": 40,
             "prompt": "5 6 4",
-            "completion": "7 2",
+            "completion": "[7, 2], True",
             "scores": {"helpful": 1.0, "short": 0.5},
             "total_score": 1.5,
             "final_score": 1.5,
@@ -95,7 +99,7 @@ def test_rollout_records_by_hand():
             "update": 5,
             "episode": 41,
             "prompt": "8",
-            "completion": "9",
+            "completion": "[9], False",
             "scores": {"helpful": None, "short": 0.25},
             "total_score": 0.25,
             "final_score": -1.0,
@@ -114,8 +118,9 @@ def test_extra_columns_of_rewards_are_recorded_whatever_they_hold(tmp_path):
     prompts, rollout, scores = two_rows()
     scores = Scores(scores.total, scores.parts, extras={"answer": ["4", None], "found": [nan, torch.device("cpu")]})
     lines = rollout_records(
-        update=1, prompts=prompts, decode=str, rollout=rollout, scores=scores, final_scores=scores.total
-    )
+        update=1, prompts=prompts, decode=str, judged=lambda ids, _: str(ids), rollout=rollout, scores=scores,
+        final_scores=scores.total,
+    )  # fmt: skip
     file = JsonLines(tmp_path / "rollouts.jsonl")
     file.write(lines)
     file.close()
@@ -139,6 +144,20 @@ def test_every_update_can_be_read_while_the_run_goes_on(tmp_path):
     assert read_jsonl(file.path) == [{"update": 1}, {"update": 2}]
     file.close()
     file.close()
+
+
+def test_what_the_disk_does_not_take_as_a_whole_is_not_there_in_part(tmp_path):
+    with closing(JsonLines(tmp_path / "a.jsonl")) as file:
+        file.write([{"a": 1}])
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+        try:
+            with pytest.raises(TrainingError, match=r"a.jsonl cannot be written: .*File too large"):
+                file.write([{"b": "x" * 100}])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        file.write([{"c": 3}])
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"a": 1}, {"c": 3}]
 
 
 def test_an_existing_file_is_continued(tmp_path):

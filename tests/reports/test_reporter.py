@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from transformers import TrainerCallback
 
+from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.console import Screen
+from nearstep.reports.records import JsonLines
 from nearstep.reports.reporter import Reporter, sample_updates
 from tests.reports.helpers import make_callbacks, read_jsonl
 
@@ -138,6 +140,39 @@ def test_records_that_are_not_wanted_are_not_made(tmp_path):
         run.step(1)
         reporter.samples(1, [("query", "response", 0.0)])
     assert [path.name for path in run.folder.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_file_that_cannot_be_written_ends_and_the_run_goes_on(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    write = JsonLines.write
+
+    def failing(file, records):
+        if file.path.name == "rollouts.jsonl":
+            raise TrainingError("rollouts.jsonl cannot be written: no space left")
+        write(file, records)
+
+    monkeypatch.setattr(JsonLines, "write", failing)
+    with run.reporter as reporter:
+        reporter.begin([], "")
+        for update in (1, 2, 3):
+            run.step(update)
+        reporter.end()
+    assert len(read_jsonl(run.folder / "metrics.jsonl")) == 3
+    assert not (run.folder / "rollouts.jsonl").exists()
+    assert (
+        " ".join(run.text.getvalue().split()).count("no space left: it ends here, and the run goes on without it") == 1
+    )
+
+
+def test_rollouts_end_at_their_limit(tmp_path):
+    run = Run(tmp_path, rollouts_max_mib=1e-5)  # 10.5 bytes
+    with run.reporter as reporter:
+        reporter.begin([], "")
+        for update in (1, 2, 3):
+            run.step(update)
+        reporter.end()
+    assert [record["update"] for record in read_jsonl(run.folder / "rollouts.jsonl")] == [1]
+    assert " ".join(run.text.getvalue().split()).count("rollouts.jsonl has reached rollouts_max_mib and ends here") == 1
 
 
 def test_nothing_is_written_before_the_run_begins(tmp_path):

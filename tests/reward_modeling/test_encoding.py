@@ -46,6 +46,16 @@ def test_conversations_go_through_the_template_once_and_end_with_their_turn():
     assert comparison.rows[0].count(EOS) == 2
 
 
+def test_a_pair_has_the_keywords_of_its_row_for_the_template():
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ mood | default('') }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    rows = [{**row, "chat_template_kwargs": given} for row in chats(PAIR) for given in ({"mood": "sad"}, None)]
+    texts = [[tokenizer.decode(ids) for ids in each.rows] for each in compared(rows, tokenizer).comparisons]
+    assert texts == [["sadSay: yes<eos>", "sadSay: no<eos>"], ["Say: yes<eos>", "Say: no<eos>"]]
+    with pytest.raises(DataError, match=r"row index 0, column 'chat_template_kwargs': expected a mapping"):
+        load_pairs([{**PAIR[0], "chat_template_kwargs": 3}])
+
+
 @pytest.mark.parametrize("rows", [PAIR, chats(PAIR)], ids=["text", "chat"])
 def test_pad_may_be_eos(rows):
     shared = byte_tokenizer(pad="<eos>")

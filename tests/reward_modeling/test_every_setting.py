@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from nearstep import RewardConfig, RewardModelTrainer
 from nearstep.common.errors import NearstepError
 from nearstep.scale.torch_backend import torch_backend
-from tests.reward_modeling.world import base_folder, pairs, write
+from tests.reward_modeling.world import base_folder, chats, pairs, write
 from tests.tiny import byte_tokenizer, tiny_scalar_model
 
 SLOW = pairs(24)[5]["chosen"]
@@ -65,6 +65,10 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "dataset_test_split": ({"dataset_name": "{place}/splits"}, "test"),
     "dataset_format": ({}, "prompt"),
     "columns": ({"dataset_name": "{place}/both.jsonl"}, {"chosen": "worse", "rejected": "better"}),
+    "chat_template_kwargs": (
+        {"model_name_or_path": "{place}/thinking", "dataset_name": "{place}/chats.jsonl"},
+        {"thinking": False},
+    ),
     "on_bad_row": ({"dataset_name": "{place}/bad.jsonl"}, "drop"),
     "max_length": ({"on_long_text": "drop"}, 12),
     "on_long_text": ({"max_length": 12}, "drop"),
@@ -80,7 +84,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "label_smoothing": ({}, 0.2),
     "margin_coefficient": ({}, 0.0),
     "min_score_gap": (RANKED, 1.5),
-    "normalize": ({}, "none"),
+    "normalize": ({}, "mean"),
     "num_texts": ({**FROM_REWARDS, "dataset_name": [], "response_length": 6, "num_texts": 24}, 30),
     "num_generations": (WRITTEN, 3),
     "response_length": (WRITTEN, 4),
@@ -131,6 +135,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     base_folder(folder / "base")
     base_folder(folder / "other", seed=5)
+    thinking = base_folder(folder / "thinking") / "chat_template.jinja"
+    thinking.write_text(thinking.read_text() + "{% if not thinking | default(true) %}!{% endif %}")
     tiny_scalar_model().save_pretrained(folder / "scorer")
     byte_tokenizer().save_pretrained(folder / "scorer")
     (folder / "rewards.py").write_text(REWARD)
@@ -140,6 +146,7 @@ def place(tmp_path_factory):
     for name, content in {
         "pairs": rows, "fewer": rows[:7], "splits/train": rows, "splits/test": rows[:9], "both": both,
         "bad": [*rows, {"prompt": "a", "chosen": "b", "rejected": "b"}],
+        "chats": chats(rows),
         "prompts": [{"prompt": row["prompt"]} for row in rows],
     }.items():  # fmt: skip
         write(folder / f"{name}.jsonl", content)
@@ -263,6 +270,7 @@ def test_trust_remote_code(allowed, place, tmp_path, monkeypatch):
 def test_push_to_hub(repository, place, tmp_path, monkeypatch):
     pushed = []
     monkeypatch.setattr("nearstep.reward_modeling.trainer.push_to_hub", lambda *given: pushed.append(given))
+    monkeypatch.setattr("nearstep.reward_modeling.run.check_hub", lambda repository: None)
     placed = {name: _placed(value, place, tmp_path / "out") for name, value in BASE.items()}
     RewardModelTrainer(RewardConfig(**placed | {"push_to_hub": True, "hub_model_id": repository})).train()
     assert pushed == [(tmp_path / "out" / "reward", repository or "out")]

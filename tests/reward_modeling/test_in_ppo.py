@@ -17,7 +17,7 @@ def folders(tmp_path_factory):
     """A policy, and a reward model that was trained on it."""
     place = tmp_path_factory.mktemp("models")
     base = base_folder(place / "policy")
-    return base, trainer(place, pairs(40), model=str(base), learning_rate=3e-3).train()
+    return base, trainer(place, pairs(40), model=str(base), learning_rate=3e-3, normalize="mean").train()
 
 
 def run(folder, base, **reward):

@@ -8,10 +8,13 @@ import torch
 
 from nearstep.common.errors import ConfigError, DataError, RewardError
 from nearstep.config.reward_model import RewardConfig
+from nearstep.models.limits import Limits
 from nearstep.models.load import load_scalar_model
 from nearstep.models.reward_model import make_scorer
 from nearstep.reward_modeling.scored_texts import Scored, comparison_of
 from nearstep.reward_modeling.trainer import RewardModelTrainer
+from nearstep.reward_modeling.writing import Writer
+from nearstep.scale.torch_backend import torch_backend
 from tests.reward_modeling.world import base_folder, chats, pairs, trainer, worth
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
@@ -84,14 +87,15 @@ def test_both_texts_of_a_pair_are_scored_whatever_their_label(tmp_path):
 # --- What is learnt
 
 
-def test_a_weighted_sum_is_learnt_and_the_saved_model_gives_it(tmp_path):
+@pytest.mark.parametrize("normalize", ["level", "none"])
+def test_a_weighted_sum_is_learnt_and_the_saved_model_gives_it(tmp_path, normalize):
     def share(completions, **columns):
         return [text.count("h") for text in completions]
 
     rows = answered(pairs(400))
     trained = scored(
         tmp_path, rows, share, first_letter, reward_weights=(2.0, 10.0), num_train_epochs=6.0, learning_rate=5e-3,
-        per_device_train_batch_size=16,
+        per_device_train_batch_size=16, normalize=normalize,
     )  # fmt: skip
     folder = trained.train()
     found = trained.report.held_out
@@ -102,12 +106,16 @@ def test_a_weighted_sum_is_learnt_and_the_saved_model_gives_it(tmp_path):
     model = load_scalar_model(str(folder), role="reward_model", dtype=torch.float32)
     scorer = make_scorer(model, role="reward_model", pad_token_id=257, max_tokens=256)
     scores = scorer.score([grade.row for grade in trained.run.examples.held_out])
+    left_out = trained.report.left_out
+    mean = sum(grade.target for grade in trained.run.examples.train) / len(trained.run.examples.train)
+    assert left_out == (0 if normalize == "level" else pytest.approx(mean))
+    scores = scores + left_out
     error = (scores - torch.tensor(wanted)).square().mean().item()
     assert error == pytest.approx(found.mean_squared_error, rel=1e-4)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["objective"] == "regression"
     assert report["unit"] == "texts"
-    assert report["normalized"] == "none"
+    assert report["normalized"] == normalize
 
 
 def test_pairs_that_functions_label(tmp_path):
@@ -212,3 +220,28 @@ def test_refusals(tmp_path, rows, functions, changes, error, words):
 def test_one_name_for_the_model_is_enough(tmp_path):
     with pytest.raises(ConfigError, match="the same: give one"):
         RewardModelTrainer(model=tiny_causal_lm(), base_model_name="x")
+
+
+def test_texts_end_with_every_end_that_the_model_means():
+    """The same ends as in PPO; the end itself is no part of the text."""
+    tokenizer = byte_tokenizer(chat=False)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<end_of_turn>"]})
+    model = tiny_causal_lm(vocab_size=259)
+    model.generation_config.eos_token_id = [256, 258]
+    with torch.no_grad():
+        model.lm_head.weight[258] = model.model(torch.tensor([[5, 6]])).last_hidden_state[0, -1] * 0.7
+    config = RewardConfig(use_cpu=True, response_length=6, num_generations=8)
+    writer = Writer(
+        config,
+        model,
+        tokenizer,
+        model.config,
+        Limits.of(model.config, "the model"),
+        torch.float32,
+        torch_backend(use_cpu=True),
+    )
+    [texts] = writer.answer([[5, 6]], [""])
+    assert any(each.finished and each.ids[-1] == 258 for each in texts)
+    for each in texts:
+        assert 258 not in each.ids[:-1]
+        assert "<end_of_turn>" not in each.text

@@ -51,5 +51,7 @@ def test_report_and_metrics_are_the_same(runs):
 def test_one_process_writes_and_speaks(runs):
     *folders, said = runs
     for folder in folders:
-        assert {path.name for path in folder.iterdir()} == {"reward", "report.json", "metrics.jsonl", "weights.pt"}
+        assert {path.name for path in folder.iterdir()} == {
+            "reward", "report.json", "metrics.jsonl", "run.yaml", "weights.pt",
+        }  # fmt: skip
     assert said.count("The reward model is in") == 1

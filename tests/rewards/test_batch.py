@@ -1,6 +1,21 @@
 """What rewards see: text without the stop token, ids with it, everything in row order."""
 
+from nearstep.rewards.decoding import completion_text, per_token
+from nearstep.rewards.values import PerSpan
 from tests.rewards.episodes import scored
+from tests.tiny import byte_tokenizer
+
+
+def test_marks_of_thinking_are_seen_and_bos_eos_and_pad_are_not():
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": ["<think>", "</think>"]})
+    bos, think, over, eos, pad = 258, 259, 260, 256, 257
+    ids = [bos, think, *tokenizer("a")["input_ids"], over, pad, *tokenizer("b")["input_ids"], eos]
+    assert completion_text(ids, True, tokenizer) == "<think>a</think>b"
+    assert completion_text(ids, False, tokenizer) == "<think>a</think>b"  # cut off right after an EOS that ends nothing
+    # The mark is characters 0 to 7 and its value lands on its token, that of "b" behind the hidden PAD.
+    spans = PerSpan(((0, 7, 1.0), (16, 17, 0.5)))
+    assert per_token(spans, ids, True, tokenizer) == [0, 1.0, 0, 0, 0, 0.5, 0]
 
 
 def test_text_is_decoded_without_special_tokens_and_ids_keep_the_stop_token(tokenizer):

@@ -108,7 +108,7 @@ def outcome(rewards, prompts, rollout, rows=None):
         rewards.close()
     parts = {name: part.nan_to_num(-99).tolist() for name, part in scores.parts.items()}
     dense = None if scores.dense is None else scores.dense.tolist()
-    return scores.total.nan_to_num(-99).tolist(), parts, dense, scores.extras, scores.metrics, scores.failures
+    return scores.total.nan_to_num(-99).tolist(), parts, dense, scores.extras, scores.metrics.numbers(), scores.failures
 
 
 # --- It begins early

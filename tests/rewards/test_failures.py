@@ -76,7 +76,7 @@ def test_drop_costs_the_rows_that_fail_alone_and_no_other(kind, bad):
         assert scores.total.isnan().tolist() == [True] * bad + [False] * (10 - bad)
         assert scores.total[bad:].tolist() == LENGTHS[bad:]
         assert function.calls == [ROWS, *([row] for row in ROWS)]  # asked again, row by row
-        assert scores.metrics == {"reward/a_failed": bad / 10}
+        assert scores.metrics.numbers() == {"reward/a_failed": 1.0}  # every row was asked about again
         assert set(scores.failures["a"]) == set(range(bad))
 
 
@@ -87,6 +87,7 @@ def test_a_value_that_is_no_number_names_its_row_so_nothing_is_asked_again(how):
     assert scores.total.isnan().nonzero().tolist() == [[3]]
     assert function.calls == [ROWS]
     assert "row 3 of the batch (episode 103)" in scores.failures["a"][3]
+    assert scores.metrics.numbers() == {"reward/a_failed": 0.1}
 
 
 @pytest.mark.parametrize("bad", [6, 10])
@@ -99,7 +100,7 @@ def test_over_half_of_the_rows_ends_the_run_even_so(bad, how):
 def test_rows_lost_to_different_rewards_add_up():
     scores = score(Flaky(ROWS[:2], how=math.nan), Flaky(ROWS[1:5], how=math.nan), policy="drop")
     assert scores.total.isnan().tolist() == [True] * 5 + [False] * 5
-    assert scores.metrics == {"reward/a_failed": 0.2, "reward/b_failed": 0.4}
+    assert scores.metrics.numbers() == {"reward/a_failed": 0.2, "reward/b_failed": 0.4}
     assert scores.parts["a"].isnan().tolist() == [True] * 2 + [False] * 8
     with pytest.raises(RewardError, match="6 of 10 rows"):
         score(Flaky(ROWS[:3], how=math.nan), Flaky(ROWS[3:6], how=math.nan), policy="drop")
@@ -108,7 +109,7 @@ def test_rows_lost_to_different_rewards_add_up():
 def test_a_row_to_which_nothing_applies_is_dropped_too():
     scores = score(lambda completions: [None, 2.0], policy="drop", rows=["x", "y"])
     assert scores.total.isnan().tolist() == [True, False]
-    assert scores.metrics == {"reward/a_failed": 0.0}  # it did not fail
+    assert scores.metrics.numbers() == {"reward/a_failed": 0.0}  # it did not fail
 
 
 @pytest.mark.parametrize("kind", [Flaky, AsyncFlaky])
@@ -117,7 +118,7 @@ def test_retry_asks_again_about_what_failed_until_it_is_well(kind):
     scores = score(function, policy="retry")
     assert scores.total.tolist() == LENGTHS
     assert function.calls == [ROWS, ROWS[2:4], ROWS[2:4]]
-    assert scores.metrics == {"reward/a_failed": 0.2}
+    assert scores.metrics.numbers() == {"reward/a_failed": 0.2}
     assert scores.failures == {}
 
 
@@ -160,7 +161,7 @@ def test_what_was_logged_keeps_its_rows_when_a_function_is_asked_row_by_row():
 
     scores = score(logs, policy="drop")
     assert scores.extras == {"text": [text.upper() if text != ROWS[2] else None for text in ROWS]}
-    assert scores.metrics == {"seen": 1.0, "reward/a_failed": 0.1}
+    assert scores.metrics.numbers() == {"seen": 1.0, "reward/a_failed": 1.0}
 
 
 def test_an_error_of_a_source_is_the_cause_of_what_is_raised():

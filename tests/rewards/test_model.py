@@ -177,6 +177,25 @@ def test_the_turn_is_closed_by_the_template_or_else_by_eos_and_only_if_it_ended(
     assert rows == [ids(other, text) for text in expected]
 
 
+def test_keywords_for_the_template_come_from_the_settings_and_a_row_wins():
+    """The same template with the same keywords as in the training of the model."""
+    tokenizer = with_template(
+        byte_tokenizer(shift=7),
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}{{ mood }}{{ end | default('') }}",
+    )
+    rows = [None, {"mood": "b"}, '{"mood": "c", "end": "."}', {"mood": None}]
+    batch = scored(["yes"] * 4, [CHAT] * 4, finished=[False] * 4, chat_template_kwargs=rows)
+    texts = [tokenizer.decode(row) for row in read(batch, tokenizer, template_kwargs={"mood": "a"})]
+    assert texts == ["Hiyes", "Hiyes", "Hiyes", "Hiyes"]  # cut off: what stands behind the reply is left out
+    batch = scored(["yes"] * 4, [CHAT] * 4, chat_template_kwargs=rows)
+    texts = [tokenizer.decode(row) for row in read(batch, tokenizer, template_kwargs={"mood": "a"})]
+    assert texts == ["Hiyesa", "Hiyesb", "Hiyesc.", "Hiyesa"]
+    refused(
+        r"chat_template_kwargs of row 0 .* must be a mapping without tokenize",
+        scored(["yes"], [CHAT], chat_template_kwargs=[{"tokenize": True}]), tokenizer,
+    )  # fmt: skip
+
+
 def test_texts_and_conversations_may_be_mixed():
     other = byte_tokenizer(shift=7)
     chat = other.apply_chat_template(CHAT + REPLY, return_dict=False)

@@ -1,5 +1,6 @@
 """R23: a reward server that misbehaves: bounded tries, bounded waits, no secret told, no reward made up."""
 
+import gzip
 import json
 import math
 import os
@@ -135,7 +136,7 @@ def test_every_form_of_a_reward_comes_through():
     assert scores.dense.tolist() == [0, 0, 1, 2, 3, 5, 0, 0, 0]
     assert scores.total.tolist() == pytest.approx([1.0, 1.0, 1.0, 1.1])
     assert scores.extras == {"why": ["a", "b", "c", "d"]}
-    assert scores.metrics == {"seen": 2.0}
+    assert scores.metrics.numbers() == {"seen": 2.0}
 
 
 def test_rows_are_asked_about_in_batches_and_come_back_in_order():
@@ -164,6 +165,10 @@ BROKEN = {
     "too many": (said([1.0] * 3), "3 rewards for 2 completions"),
     "extras": (said([1.0, 2.0], extras={"a": [1]}), "extras that are not one for each"),
     "extras of no kind": (said([1.0, 2.0], extras=[1]), "no lists by name"),
+    "another order": (said([1.0, 2.0], episodes=[101, 100]), "rewards for other episodes, or in another order"),
+    "a row twice": (said([1.0, 1.0], episodes=[100, 100]), "rewards for other episodes, or in another order"),
+    "no text": ((200, {}, b'{"rewards": ["\xff"]}'), "a body that is no JSON"),
+    "packed badly": ((200, {"content-encoding": "gzip"}, b"not gzip"), "DecodingError"),
     "metrics": (said([1.0, 2.0], metrics={"a": ["x"]}), "metrics that are no numbers"),
 }
 
@@ -195,6 +200,25 @@ def test_an_answer_that_is_none_is_no_reward(broken, words):
         ask(server, retries=1)
     assert len(server.questions) == 2
     with Scripted(broken, lengths) as server:
+        assert ask(server).total.tolist() == [1.0, 2.0]
+
+
+def packed(handler, question):
+    body = gzip.compress(said([1.0, 2.0], episodes=[100, 101])[2])
+    handler.answer(200, {"content-encoding": "gzip"}, body)
+
+
+def in_chunks(handler, question):
+    handler.send_response(200)
+    handler.send_header("transfer-encoding", "chunked")
+    handler.end_headers()
+    for piece in (b'{"rewards": [1.0', b", 2.0]}", b""):
+        handler.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+
+
+@pytest.mark.parametrize("step", [packed, in_chunks])
+def test_an_answer_may_travel_as_it_likes(step):
+    with Scripted(step) as server:
         assert ask(server).total.tolist() == [1.0, 2.0]
 
 
@@ -310,6 +334,14 @@ def test_no_redirect_is_followed(status):
     assert len(server.questions) == 1
 
 
+def test_a_redirect_to_nowhere_is_told_too():
+    with (
+        Scripted((302, {"location": "http://[bad"}, b"")) as server,
+        pytest.raises(RewardError, match="a redirect to an address that is none, which is not followed"),
+    ):
+        ask(server)
+
+
 # --- Rows that fail on the server, and the policy
 
 
@@ -318,7 +350,7 @@ def test_a_row_that_failed_on_the_server_fails_here_alone():
     with Scripted(answer) as server:
         scores = ask(server, "abc", policy="drop")
         assert scores.total.isnan().tolist() == [False, True, False]
-        assert scores.metrics == {"reward/reward_url_failed": pytest.approx(1 / 3)}
+        assert scores.metrics.numbers() == {"reward/reward_url_failed": pytest.approx(1 / 3)}
         with pytest.raises(RewardError, match=r"failed on row 1 of the batch \(episode 101\): 'cannot score this'"):
             ask(server, "abc")
     assert len(server.questions) == 2

@@ -98,7 +98,9 @@ def test_what_functions_log_comes_out_by_name():
 
     scores = rewards(FunctionReward(first), FunctionReward(second))(*play(["x", "yy"]))
     assert scores.extras == {"length": [1, 2], "length_2": ["X", "YY"]}
-    assert scores.metrics == {"seen": 2.5, "alone": 1.0}
+    assert scores.metrics.numbers() == {"seen": 2.5, "alone": 1.0}
+    other = rewards(FunctionReward(first))(*play(["z"]))  # of another process, which called it once
+    assert (scores.metrics + other.metrics).numbers() == {"seen": 2.0, "alone": 1.0}
 
 
 def test_nothing_logged_is_carried_into_the_next_batch():
@@ -110,7 +112,7 @@ def test_nothing_logged_is_carried_into_the_next_batch():
     scorer = rewards(FunctionReward(logs))
     scorer(*play(["x", "y"]))
     scores = scorer(*play(["z"]))
-    assert (scores.extras, scores.metrics) == ({"text": ["z"]}, {"rows": 1.0})
+    assert (scores.extras, scores.metrics.numbers()) == ({"text": ["z"]}, {"rows": 1.0})
 
 
 def test_an_extra_column_of_the_wrong_length_is_an_error_naming_it():

@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from nearstep.rewards.combine import Rewards
 from nearstep.rewards.functions import FunctionReward
 from nearstep.rewards.loading import load_function
 from nearstep.rewards.workers import pool as workers
+from nearstep.rewards.workers.channel import Channel
 from nearstep.rewards.workers.pool import WorkerPool
 from nearstep.rewards.workers.process import FunctionSpec
 from nearstep.rewards.workers.source import WorkerReward, function_spec
@@ -50,6 +53,30 @@ def misbehaves(completions, log_extra):
     if text == "orphan" and os.fork() == 0:
         time.sleep(1000)  # holds the pipe of the worker
     if text in ("orphan", "killed"): os.kill(os.getpid(), signal.SIGKILL)
+    return [float(len(text))]
+
+def pipe():
+    return int(sys.argv[2])
+
+def meddles(completions):
+    (text,) = completions
+    line = b'{"task": %d, "process": %d, "value": 77.0, "extras": {}, "metrics": {}}\\n'
+    if text == "fork, raise" and os.fork() == 0: raise ValueError("in the child")
+    if text == "fork, return" and os.fork() == 0: return [77.0]
+    if text == "fork behind Python" and ctypes.CDLL(None).fork() == 0: return [77.0]
+    if text == "bytes": os.write(pipe(), bytes(range(255, -1, -1)))
+    if text == "half":
+        os.write(pipe(), line[:20])
+        time.sleep(1000)
+    if text == "list": os.write(pipe(), b"[1.0]\\n")
+    if text == "fields": os.write(pipe(), b'{"value": 77.0}\\n')
+    if text == "number": os.write(pipe(), line % (10**6, os.getpid()))
+    if text == "process": os.write(pipe(), line % (1, 1))
+    if text == "deep": os.write(pipe(), b"[" * 100000 + b"\\n")
+    if text == "close": os.closerange(3, 64)
+    if text == "twice":
+        write = os.write
+        os.write = lambda fd, line: write(fd, bytes(line) * 2)
     return [float(len(text))]
 
 def tells_and_sleeps(completions):
@@ -92,6 +119,37 @@ def two_processes(completions):
     while sum(name.endswith(".asked") for name in os.listdir(here)) < 2:
         time.sleep(0.01)
     return [float(os.getpid())]
+"""
+
+
+LAZY = """
+import sys
+
+def helper(text):
+    import lazy_helpers
+    return lazy_helpers
+
+def unused():
+    import lazy_unused
+
+def there():
+    return {name[5:] for name in sys.modules if name.startswith("lazy_")}
+
+def function(completions):
+    found = there()
+    if completions is None:
+        import lazy_that_is_nowhere
+    import lazy_plain, lazy_inside
+    from lazy_parts import Part as Renamed
+    helper(completions)
+    return [float(len(found & {"plain", "inside", "parts", "helpers"}) + 10 * ("unused" in found))]
+
+class Scorer:
+    def __call__(self, completions):
+        return self.inner(completions)
+
+    def inner(self, completions):
+        return function(completions)
 """
 
 
@@ -171,6 +229,98 @@ def test_harm_costs_its_row_and_no_other(file, harm, words):
     assert words in str(said[1])
 
 
+ODD = {
+    "bytes": r"wrote to the pipe of its worker on row 1 of the batch \(episode 101\): its worker process was killed",
+    "half": TOO_LATE,
+    "list": "wrote to the pipe",
+    "fields": "wrote to the pipe",
+    "number": "answered for another row or from another process on row 1",
+    "process": "answered for another row or from another process on row 1",
+    "deep": "wrote to the pipe",
+    "close": "(closed the pipe of|ended) its worker.* on row 1",
+}
+
+
+@pytest.mark.parametrize(("odd", "words"), ODD.items(), ids=ODD)
+def test_anything_odd_on_the_pipe_costs_its_row_and_is_no_score(file, odd, words):
+    said = values(file, "meddles", ["a", odd, "ccc", "dd"], timeout=1.0 if words == TOO_LATE else 60.0).values
+    assert (said[0], said[2], said[3]) == (1.0, 3.0, 2.0)
+    assert isinstance(said[1], RewardError)
+    assert re.search(words, str(said[1]))
+
+
+@pytest.mark.parametrize("way", ["fork, raise", "fork, return", "fork behind Python"])
+def test_a_child_that_comes_back_from_a_function_says_nothing(file, way):
+    completions = ["a", way, "ccc", way, "dd"]
+    assert values(file, "meddles", completions).values == [float(len(text)) for text in completions]
+
+
+def test_what_is_said_twice_costs_no_row(file):
+    assert values(file, "meddles", ["a", "twice", "ccc", "dd"]).values == [1.0, 5.0, 3.0, 2.0]
+
+
+def test_one_that_stops_in_the_middle_of_a_message_keeps_nobody_waiting(file):
+    # The driver would wait for the rest of the message, and with it the other worker's rows.
+    said = values(file, "meddles", ["half", *["a"] * 30], count=2, timeout=2.0).values
+    assert said[1:] == [1.0] * 30
+    assert "did not answer within" in str(said[0])
+
+
+def test_a_message_that_nobody_reads_keeps_nobody_waiting():
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    channel.send(b"x" * (4 << 20))
+    assert channel.is_sending
+    arrived = b""
+    while len(arrived) < 8 + (4 << 20):
+        arrived += theirs.recv(1 << 20)
+        channel.push()
+    assert arrived == (4 << 20).to_bytes(8) + b"x" * (4 << 20)
+    assert not channel.is_sending
+    theirs.close()
+    channel.send(b"to nobody")  # its end is told by reading
+    with pytest.raises(EOFError):
+        channel.line()
+
+
+def test_lines_come_one_by_one_however_they_arrive():
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    seen = []
+    for piece in (b"on", b"e\ntwo\nth", b"ree\n"):
+        theirs.send(piece)
+        while (line := channel.line()) is not None:
+            seen.append(line)
+    assert seen == [b"one", b"two", b"three"]
+    assert channel.is_quiet()
+    theirs.send(b"more")
+    assert not channel.is_quiet()
+
+
+# --- Time
+
+
+def test_what_reading_a_row_imports_is_not_on_its_clock(file, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "slow_to_import.py").write_text(
+        f"import os, time\nif os.getpid() != {os.getpid()}: time.sleep(1.5)\nclass Kind: pass"
+    )
+    from slow_to_import import Kind
+
+    said = values(file, "sees", ["x"], columns={"answer": [Kind()]}, timeout=1.0)
+    assert said.values == [0.0]
+
+
+def test_what_a_function_imports_by_the_way_is_there_before_its_first_row(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("plain", "inside", "helpers", "unused", "parts"):
+        (tmp_path / f"lazy_{name}.py").write_text("class Part: pass")
+    path = tmp_path / "rewards.py"
+    path.write_text(LAZY)
+    for name in ("function", "Scorer"):
+        assert values(path, name, ["x"]).values == [4.0], name
+
+
 def test_a_child_that_a_function_started_ends_with_its_worker(file):
     assert values(file, "misbehaves", ["child"]).values == [5.0]
     assert left_behind(file) == []
@@ -245,7 +395,7 @@ def test_failures_follow_the_policy(file):
     rewards = Rewards([source], byte_tokenizer(), on_error=OnError("drop"))
     scores = rewards(*play(["a", "sleep", "leave", "nan", "dddd", "eeeee"]))
     assert scores.total.isnan().tolist() == [False, True, True, True, False, False]
-    assert scores.metrics == {"reward/misbehaves_failed": 0.5}
+    assert scores.metrics.numbers() == {"reward/misbehaves_failed": 0.5}
     with pytest.raises(RewardError, match="did not answer within"):
         Rewards([source], byte_tokenizer())(*play(["a", "sleep"]))
     with pytest.raises(RewardError, match="It was asked 2 times"):

@@ -26,7 +26,7 @@ class Moved:
         _, batch = decodings(policy, Tape().capture)
         policy.model.to("meta")
         for stored in (batch.cache.keys, batch.cache.values):
-            stored.update({layer: states.to("meta") for layer, states in stored.items()})
+            stored[:] = [states.to("meta") for states in stored]
         monkeypatch.setattr(torch, "autocast", lambda *given, **named: nullcontext())  # it does not know the device
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)  # nor can the run before read
         self.decoding = GraphedDecoding.of(policy, batch.cache, self.capture)

@@ -14,9 +14,9 @@ WALL_CLOCK = ("eps", "seconds", "tokens_per_second")
 PLACES = [".", "one_trunk", "groups", "adapting"]
 
 
-def start_two(folder):
+def start_two(folder, saved):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launcher, "-m", "tests.scale.two_processes", str(folder)]
+    command = [*launcher, "-m", "tests.scale.two_processes", str(folder), str(saved)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -29,7 +29,8 @@ def runs(tmp_path_factory):
     for folder in (one, two):
         folder.mkdir()
     two_processes.main(one)
-    start_two(two)
+    start_two(two, one / "adapting" / "checkpoint-1")
+    two_processes.resume(one, two / "adapting" / "checkpoint-1")
     return one, two
 
 
@@ -62,6 +63,16 @@ def test_masters_of_narrow_weights_get_the_sum_over_processes(runs):
         (found,), weights = torch.load(two / f"masters{rank}.pt", weights_only=False)
         assert torch.equal(found, master)
         assert torch.equal(weights["weight"], expected[1]["weight"])
+
+
+def test_a_run_goes_on_with_another_number_of_processes_r05(runs):
+    unbroken = torch.load(runs[0] / "adapting" / "weights.pt")
+    for folder in runs:  # one from two processes, two from one
+        resumed = torch.load(folder / "resumed" / "weights.pt")
+        for model, state in unbroken.items():
+            for name, weights in state.items():
+                assert (weights - resumed[model][name]).abs().max() <= 1e-10, f"{model}: {name}"
+        assert [line["update"] for line in lines(folder / "resumed" / "metrics.jsonl")] == [2, 3]
 
 
 @pytest.mark.parametrize("place", PLACES)

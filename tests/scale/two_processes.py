@@ -43,12 +43,17 @@ def some_unscored(completion_ids, **kwargs):
     return [None if ids[0] % 4 == 0 else sum(token % 7 for token in ids) / len(ids) for ids in completion_ids]
 
 
-def main(folder: Path) -> None:
-    """Nine episodes over the processes in four minibatches: a critic, one on the policy's trunk, shared groups."""
+def main(folder: Path, saved_by_other: Path | None = None) -> None:
+    """Nine episodes over the processes in four minibatches: a critic, one on the policy's trunk, shared groups.
+
+    `saved_by_other` is a checkpoint that another number of processes has written; a run goes on from it.
+    """
     play(folder, whiten_rewards=True)
     play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1)
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv", whiten_advantages=True)
-    play(folder / "adapting", reward=some_unscored, **ADAPTING)
+    play(folder / "adapting", reward=some_unscored, save_steps=1, **ADAPTING)
+    if saved_by_other is not None:
+        resume(folder, saved_by_other)
     under_ddp(folder)
     master_weights(folder)
     dist_close()
@@ -81,7 +86,6 @@ def play(folder: Path, reward=low_ids, **changes) -> None:
     recipe = small_recipe(folder, parts={"model": model, "reward_funcs": (reward,)}, **SHARED, **changes)
     state = State()
     with recipe.report.reporter as reporter:
-        reporter.begin(recipe.batch.table(), recipe.introduction)
         train(recipe, state)
         recipe.checkpoint.save_final(state)
         reporter.end()
@@ -90,6 +94,11 @@ def play(folder: Path, reward=low_ids, **changes) -> None:
         models["value"] = recipe.models.critic.model.state_dict()
     if recipe.backend.rank == 0:
         torch.save(models, folder / "weights.pt")
+
+
+def resume(folder: Path, saved: Path) -> None:
+    """The last two updates of the adapting run, from a checkpoint."""
+    play(folder / "resumed", reward=some_unscored, resume=str(saved), **ADAPTING)
 
 
 class SquaredLogprobs(nn.Module):
@@ -128,4 +137,4 @@ def dist_close() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

@@ -91,7 +91,7 @@ class TestEvaluation:
 
     def test_copies_among_the_training_prompts_are_told(self, tmp_path):
         trainer = trainer_of(tmp_path, numbered(4) * 5, num_eval_rows=10)
-        assert "of the 10 held-out prompts also stand among those to train on" in trainer.recipe.introduction
+        assert "of the 10 prompts to evaluate on also stand among those to train on" in trainer.recipe.introduction
 
     def test_several_data_sets(self, tmp_path):
         trainer = trainer_of(
@@ -206,6 +206,74 @@ class TestPromptTypes:
             trainer_of(tmp_path, [{"prompt": [{"role": "user", "content": "a"}]}], prompt_type="raw")
         with pytest.raises(ConfigError, match="raw_bos begins prompts with BOS, and the tokenizer has none"):
             trainer_of(tmp_path, numbered(1), prompt_type="raw_bos")
+
+
+THINKING = (
+    "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }};{% endfor %}{% if add_generation_prompt %}assistant:"
+    "{% if not enable_thinking | default(true) %}<off>{% endif %}{% endif %}{{ note | default('') }}"
+)
+
+
+class TestTemplateKeywords:
+    def prompts(self, tmp_path, rows, **settings):
+        """The prompts of the first update and of the evaluation, and what is told of them."""
+        (tmp_path / "thinking.jinja").write_text(THINKING)
+        settings = {"prompt_type": str(tmp_path / "thinking.jinja"), "shuffle_dataset": False, **settings}
+        recipe = trainer_of(tmp_path, rows, eval_dataset=rows, **settings).recipe
+        [batch] = recipe.prompts.batches(after=0, until=1)
+        texts = [byte_tokenizer().decode(ids) for ids in batch.ids]
+        shown = [byte_tokenizer().decode(ids) for chunk in recipe.evaluator.chunks for ids in chunk.ids]
+        assert shown == texts[: len(shown)]
+        return texts[: len(rows)], recipe.introduction
+
+    def test_the_setting_reaches_every_prompt_and_a_row_wins(self, tmp_path):
+        rows = [
+            {"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": given}
+            for given in (None, {"enable_thinking": True}, '{"note": "!"}', {"enable_thinking": None})
+        ]
+        texts, _ = self.prompts(tmp_path, rows)
+        assert texts == ["user:a;assistant:", "user:a;assistant:", "user:a;assistant:!", "user:a;assistant:"]
+        given = {"enable_thinking": False}
+        for source in (rows, datasets.Dataset.from_list([{**row, "chat_template_kwargs": None} for row in rows])):
+            texts, told = self.prompts(tmp_path, source, chat_template_kwargs=given)
+            off = "user:a;assistant:<off>"
+            assert texts == ([off, "user:a;assistant:", off + "!", off] if source is rows else [off] * 4)
+            assert "does not read" not in told
+        with pytest.raises(ConfigError, match=r"chat_template_kwargs = .* must be a mapping without tools"):
+            self.prompts(tmp_path, rows, chat_template_kwargs={"tools": []})
+        with pytest.raises(DataError, match="row index 0, column 'chat_template_kwargs': expected a mapping such as"):
+            self.prompts(tmp_path, [{**rows[0], "chat_template_kwargs": "no json"}])
+
+    def test_keywords_without_effect_are_told(self, tmp_path):
+        chats = [{"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"colour": 1}}]
+        told = self.prompts(tmp_path, chats, chat_template_kwargs={"enable": True})[1]
+        assert "The chat template does not read 'enable, colour' of chat_template_kwargs." in told
+        told = self.prompts(tmp_path, [{"prompt": "a"}], chat_template_kwargs={"note": "!"}, prompt_type="none")[1]
+        assert "chat_template_kwargs has no effect: no prompt is a chat." in told
+
+
+class TestTextAndTemplate:
+    NOTE = "Prompts are text, so the tokenizer's chat template is not used"
+
+    @pytest.mark.parametrize(
+        ("rows", "settings", "told"),
+        [
+            ([{"prompt": "a"}], {}, True),
+            ([{"prompt": "a"}, {"prompt": [{"role": "user", "content": "a"}]}], {}, True),
+            ([{"prompt": [{"role": "user", "content": "a"}]}], {}, False),
+            ([{"prompt": "a"}], {"prompt_type": "chat"}, False),
+            ([{"prompt": "a"}], {"prompt_type": "raw"}, False),
+            ([{"input_ids": [5, 6]}], {}, False),
+        ],
+    )
+    def test_text_beside_a_chat_template_is_told(self, tmp_path, rows, settings, told):
+        assert (self.NOTE in trainer_of(tmp_path, rows, **settings).recipe.introduction) is told
+
+    def test_the_choice_between_columns_is_told(self, tmp_path):
+        rows = [{"prompt": "a", "messages": [{"role": "user", "content": "b"}]}]
+        said = "Prompts come from the column 'prompt'; dataset_format = messages takes 'messages' instead"
+        assert said in trainer_of(tmp_path, rows).recipe.introduction
+        assert said not in trainer_of(tmp_path, rows, dataset_format="prompt").recipe.introduction
 
 
 def test_a_column_that_no_data_set_has(tmp_path):

@@ -120,7 +120,9 @@ def test_evaluation_and_samples_are_played_greedily(tmp_path):
         row = tiny_causal_lm().generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=256, pad_token_id=257)
         written.append(row[0, len(prompt) :].tolist())
     expected = low_ids(written)
-    assert [response for _, response, _ in evaluator.samples(engine, State())] == [*map(evaluator.decode, written)]
+    assert [response for _, response, _ in evaluator.samples(engine, State())] == [
+        evaluator.judged(ids, ids[-1] == 256) for ids in written
+    ]
     found = evaluator.evaluate(engine, State()).by_name["objective/scores"]
     assert float(found.sum / found.count) == pytest.approx(sum(expected) / 4)
 

@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoConfig
 
 from nearstep import ConfigError, DataError, PPOConfig, PPOTrainer, RewardError
-from nearstep.assembly import run as assemble
+from nearstep.assembly import checked_inputs
 from nearstep.rewards.build import RewardModelOptions, make_sources
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.scale.torch_backend import torch_backend
@@ -92,6 +92,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "columns": ({"dataset_name": "{models}/two.jsonl"}, ["prompt=query"]),
     "on_bad_row": ({"dataset_name": "{models}/bad.jsonl"}, "drop"),
     "prompt_type": ({}, "chat"),
+    "chat_template_kwargs": ({"prompt_type": "{models}/thinking.jinja"}, {"thinking": False}),
     "num_eval_rows": ({}, 2),
     "shuffle_dataset": ({}, False),
     "streaming": ({}, True),
@@ -193,13 +194,23 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "eval_steps": ({"eval_dataset_name": "{models}/fewer.jsonl"}, 1),
     "save_steps": ({}, 1),
     "save_total_limit": ({"save_steps": 1}, 1),
+    "keep_steps": ({}, 2),
+    "keep_best": ({"eval_dataset_name": "{models}/fewer.jsonl", "eval_steps": 1}, True),
+    "save_minutes": ({}, 1e-6),
+    "dump_rollouts": ({}, "{folder}/rollouts"),
 }
 # These have a test of their own below, for what they do lies outside a run on this machine.
 OF_SERVERS: dict[str, object] = {
     "reward_url": "http://127.0.0.1:1/other", "reward_url_token_env": "A_TOKEN", "reward_url_timeout_seconds": 1.0,
     "reward_url_retries": 0, "reward_url_batch_size": 3,
 }  # fmt: skip
-APART = {"use_cpu", "decode_graphs", "trust_remote_code", "dataset_config", "push_to_hub", "hub_model_id", *OF_SERVERS}
+APART = {"use_cpu", "decode_graphs", "trust_remote_code", "dataset_config", "push_to_hub", "hub_model_id",
+         "rollouts_max_mib", *OF_SERVERS}  # fmt: skip
+ELSEWHERE = {
+    "resume": "checkpoint/test_resume.py", "fork_from": "cli/test_fork_and_replay.py",
+    "on_save_error": "checkpoint/test_faults.py", "max_broken_updates": "training/test_update.py",
+    "replay_rollouts": "training/test_replay.py",
+}  # fmt: skip
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",
     "reward_funcs": "{models}/rewards.py:low", "output_dir": "{folder}", "total_episodes": 16,
@@ -210,7 +221,8 @@ BASE: dict[str, object] = {
 
 
 def test_every_setting_has_its_effect_shown():
-    assert {field.name for field in dataclasses.fields(PPOConfig)} == set(EFFECTS) | APART
+    assert {field.name for field in dataclasses.fields(PPOConfig)} == set(EFFECTS) | APART | set(ELSEWHERE)
+    assert all(name in (Path(__file__).parents[1] / file).read_text() for name, file in ELSEWHERE.items())
     assert all(f"test_{name}" in globals() for name in APART - set(OF_SERVERS))
 
 
@@ -225,6 +237,7 @@ def models(tmp_path_factory):
     (folder / "rewards.py").write_text(REWARD)
     (folder / "region.py").write_text(REGION)
     (folder / "engine.py").write_text(ENGINE)
+    (folder / "thinking.jinja").write_text("{{ messages[0].content }}{% if not thinking | default(true) %}!{% endif %}")
     (folder / "splits").mkdir()
     for file, texts in (
         ("prompts.jsonl", PROMPTS), ("fewer.jsonl", PROMPTS[:3]),
@@ -318,6 +331,13 @@ def test_setting_changes_something(name, run, capsys):
     assert run(before, capsys) != run({**before, name: value}, capsys)
 
 
+def test_rollouts_max_mib(models, tmp_path, capsys):
+    settings = {**BASE, "log_rollouts": True, "rollouts_max_mib": 0.001}
+    _traces(settings, models, tmp_path, capsys)
+    records = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
+    assert {record["update"] for record in records} == {1}  # of two
+
+
 @pytest.mark.parametrize("name", OF_SERVERS)
 def test_setting_of_reward_servers(name, monkeypatch):
     """Each reaches the server's description; what that does is shown in tests/rewards/test_remote.py."""
@@ -350,7 +370,7 @@ def test_decode_graphs(asked, models, tmp_path, monkeypatch):
     if asked:
         with pytest.raises(ConfigError, match="decode_graphs = true replays CUDA graphs, and the policy is on the cpu"):
             PPOTrainer(args=config)
-    monkeypatch.setattr(assemble, "require_gpu", lambda device: None)
+    monkeypatch.setattr(checked_inputs, "require_gpu", lambda device: None)
     recipe = PPOTrainer(args=config).recipe
     assert recipe.engine.settings.decode_graphs == asked
 
@@ -400,6 +420,7 @@ def test_dataset_config(models, tmp_path, monkeypatch):
 def test_push_to_hub(changes, uploads, models, tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr("nearstep.trainer.push_to_hub", lambda folder, repository: found.append(repository))
+    monkeypatch.setattr("nearstep.assembly.checked_inputs.check_hub", lambda repository: None)
     placed = {
         key: value.format(models=models, folder=tmp_path / "run") if isinstance(value, str) else value
         for key, value in {**BASE, **changes}.items()

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import nearstep
 from examples import own_loop
 from nearstep import ConfigError, DataError, DecoupledPPOConfig, ModelError, PPOConfig, PPOTrainer, RewardError
+from nearstep.checkpoint import export
+from nearstep.common.errors import TrainingError
 from nearstep.training.state import Steps
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import PROMPTS, learner, learning, low_ids, settings
@@ -63,6 +65,43 @@ def test_what_a_run_leaves(tmp_path):
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
     assert "nearstep" in (tmp_path / "policy" / "README.md").read_text()
     assert len({json.loads(line)["update"] for line in (tmp_path / "samples.jsonl").read_text().splitlines()}) == 2
+
+
+def test_folders_of_others_are_neither_counted_nor_deleted(tmp_path):
+    """A run of before is not written into, and a folder that somebody else named is no checkpoint (E3, E4)."""
+    before = [tmp_path / name for name in ("checkpoint-8", "checkpoint-best")]
+    for folder in before:
+        folder.mkdir()
+        (folder / "kept.txt").touch()
+    trainer = trainer_of(tmp_path, config=settings(tmp_path, save_steps=1, save_total_limit=1))
+    with pytest.raises(ConfigError, match="holds a run up to update 8"):
+        trainer.train()
+    before[0].rename(tmp_path / "elsewhere")
+    trainer.train()
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-best"}
+    assert (tmp_path / "elsewhere" / "kept.txt").exists()
+    assert (tmp_path / "checkpoint-best" / "kept.txt").exists()
+
+
+@pytest.mark.parametrize(("pad", "named"), [("<pad>", 257), ("<eos>", None)])
+def test_the_critics_folder_names_padding_but_never_eos(tmp_path, pad, named):
+    trainer_of(tmp_path, processing_class=byte_tokenizer(pad=pad)).train()
+    assert json.loads((tmp_path / "value" / "config.json").read_text())["pad_token_id"] == named
+
+
+def test_a_checkpoint_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    """The disk fails between policy and critic (E5)."""
+    write = export.write_model
+
+    def failing(target, *rest):
+        if target.name == "value":
+            raise OSError("no space left on device")
+        write(target, *rest)
+
+    monkeypatch.setattr(export, "write_model", failing)
+    with pytest.raises(TrainingError, match="no space left on device"):
+        trainer_of(tmp_path, config=settings(tmp_path, save_steps=1)).train()
+    assert not list(tmp_path.glob("*checkpoint*"))
 
 
 @pytest.mark.parametrize("name", [

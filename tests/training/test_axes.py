@@ -123,12 +123,37 @@ def test_rewards_of_tokens_are_not_flattened(tmp_path):
     assert make_experience(rollout, scores, recipe).raw_advantages[0] == TOTALS[0] + rollout.action_counts[0]
 
 
-def test_the_spread_of_advantages_is_theirs_and_not_the_critics_residual(tmp_path):
-    recipe = small_recipe(tmp_path, lam=0.5, lam_critic=1.0, dtype=torch.float64)
+def test_rows_without_a_score_are_in_no_spread(tmp_path):
+    recipe = small_recipe(tmp_path, dtype=torch.float64, whiten_advantages=False)
+    _, rollout, scores = play(recipe)
+    lost = dataclasses.replace(scores, total=scores.total.index_fill(0, torch.tensor([1]), torch.nan))
+    experience = make_experience(rollout, lost, recipe)
+    kept = torch.ones(len(rollout.logprobs), dtype=torch.bool)
+    start, length = int(rollout.action_counts[0]), int(rollout.action_counts[1])
+    kept[start : start + length] = False
+    shown = describe(experience, lost, recipe).numbers()
+    assert shown["val/advantage_std"] == pytest.approx(float(experience.advantages[kept].std(correction=0)))
+    residual, returns = (experience.returns - experience.values)[kept], experience.returns[kept]
+    assert shown["val/explained_variance"] == pytest.approx(
+        float(1 - residual.var(correction=0) / returns.var(correction=0))
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"lam": 0.5, "lam_critic": 1.0}, GAE(lam=0.5)),
+        ({"lam": 0.5, "lam_length_alpha": 0.5}, GAE(lam=0.5, lam_length_alpha=0.5)),
+        ({"lam": 0.5, "vf_warmup_updates": 2}, GAE(lam=0.5)),  # during which the critic's λ is 1
+    ],
+    ids=["lam_critic", "lam_length_alpha", "warm-up"],
+)
+def test_the_spread_of_advantages_is_theirs_and_not_the_critics_residual(tmp_path, settings, rule):
+    recipe = small_recipe(tmp_path, dtype=torch.float64, **settings)
     _, rollout, scores = play(recipe)
     experience = make_experience(rollout, scores, recipe)
     shown = describe(experience, scores, recipe).numbers()["val/advantage_std"]
-    by_hand = dataclasses.replace(recipe, advantage=GAE(lam=0.5), whiten_advantages=False)
+    by_hand = dataclasses.replace(recipe, advantage=rule, whiten_advantages=False)
     advantages = make_experience(rollout, scores, by_hand).advantages
     assert shown == pytest.approx(float(advantages.std(correction=0)), rel=1e-5)
     assert shown != pytest.approx(float((experience.returns - experience.values).std(correction=0)), rel=1e-2)
@@ -159,8 +184,7 @@ def test_an_adaptive_coefficient_by_hand():
 ])  # fmt: skip
 def test_the_coefficient_is_logged_in_every_update(tmp_path, given, expected):
     recipe = small_recipe(tmp_path, num_ppo_epochs=1, **given)
-    with recipe.report.reporter as reporter:
-        reporter.begin([], "")
+    with recipe.report:
         train(recipe, State())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["objective/kl_coef"] for line in lines] == pytest.approx(expected)

@@ -69,5 +69,7 @@ def test_evaluation_and_samples_are_greedy(tmp_path):
     assert shown == pytest.approx([sum(map(even_share, of)) / len(of) for of in plays.responses])
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [sample["response"] for sample in samples] == [
-        tokenizer.decode(ids) for of_update in plays.responses for ids in of_update[:4]
+        tokenizer.decode(ids[:-1] if ids[-1] in STOPS else ids)
+        for of_update in plays.responses
+        for ids in of_update[:4]
     ]

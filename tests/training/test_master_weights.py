@@ -165,7 +165,7 @@ def move(folder, experience, model, steps=20, **changes):
     """The policy's losses over some steps on one experience, and how far the weights that learn have moved."""
     recipe = small_recipe(folder, parts={"model": model}, trust_region="unbounded", **changes)
     before = [weight.detach().clone() for weight in recipe.learners.policy.parameters]
-    metrics = [improve(experience, BOTH, recipe, first=False).by_name for _ in range(steps)]
+    metrics = [improve(experience, BOTH, recipe, first=False)[0].by_name for _ in range(steps)]
     assert all(of_step["policy/grad_norm"].sum > 0 for of_step in metrics)  # masters have gradients when they are cut
     losses = [of_step["loss/policy_avg"] for of_step in metrics]
     moved = torch.cat([

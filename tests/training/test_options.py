@@ -234,6 +234,21 @@ def test_limits_of_importance_weights(tmp_path, rule):
     within = (weights >= 0.9) & (weights <= 1.2)
     expected = weights.clamp(0.9, 1.2) if rule == "truncate" else torch.where(within, weights, 0)
     torch.testing.assert_close(experience.importance, expected)
+    shown = describe(experience, scores, recipe).numbers()
+    assert shown["policy/importance_avg"] == pytest.approx(float(weights.mean()))
+    assert shown["policy/importance_max"] == pytest.approx(float(weights.max()))
+    assert shown["policy/importance_cut"] == pytest.approx(1 - float(within.double().mean()))
+    _, now = policy_objective(experience, says_now(experience, recipe), PolicyTerms.of(recipe), first=True)
+    assert now.numbers()["policy/mismatch_kl"] == pytest.approx(float((weights - 1 + shift).mean()), rel=1e-4)
+    assert now.numbers()["val/ratio_max_gap_first"] == pytest.approx(float((weights - 1).abs().max()), rel=1e-4)
+
+
+def test_without_limits_no_weight_is_cut_and_recorded_log_probs_have_none(tmp_path):
+    for number, (anchor, expected) in enumerate({"recomputed": {"avg", "max"}, "sampled": set()}.items()):
+        recipe = recipe_of(tmp_path / str(number), anchor=anchor)
+        _, rollout, scores = play(recipe)
+        shown = describe(make_experience(rollout, scores, recipe), scores, recipe).numbers()
+        assert {name for name in shown if "importance" in name} == {f"policy/importance_{each}" for each in expected}
 
 
 def test_a_sequence_ratio_is_the_same_for_all_tokens_of_a_row(tmp_path):
@@ -268,8 +283,7 @@ def test_recipes_learn(tmp_path, name):
         "vf_learning_rate": 1e-2 if name == "vapo" else None,
     }  # fmt: skip
     recipe = small_recipe(tmp_path, parts={"model": learner()}, **given)
-    with recipe.report.reporter as reporter:
-        reporter.begin([], "")
+    with recipe.report:
         train(recipe, State())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["objective/scores"] < 0.6

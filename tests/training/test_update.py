@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import warnings
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from nearstep.models.forward.forward import rollout_logprobs, row_states
 from nearstep.training import update as update_module
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.loop import train
-from nearstep.training.state import State
+from nearstep.training.state import State, Steps
 from nearstep.training.update import improve, minibatches, update
 from nearstep.types import Rollout, Scores
 from tests.tiny import tiny_causal_lm
@@ -149,7 +150,7 @@ def test_max_grad_norm_limits_the_step_d3(tmp_path):
     experience = make_experience(rollout, scores, recipe)
     models = (recipe.models.policy.model, recipe.models.critic.model)
     before = [copy.deepcopy(model.state_dict()) for model in models]
-    metrics = improve(experience, recipe.schedule.phases(1)[0], recipe, first=True)
+    metrics, _ = improve(experience, recipe.schedule.phases(1)[0], recipe, first=True)
     moved = [
         (after - old[name]).double().flatten()
         for model, old in zip(models, before, strict=True) for name, after in model.state_dict().items()
@@ -197,15 +198,52 @@ def test_loss_of_whitened_advantages_is_zero_at_first_10_9(tmp_path):
     assert abs(float(metrics["loss/policy_avg"].sum)) < 1e-5
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [("advantages", "advantages"), ("returns", "returns"), ("old_logprobs", "log-probs at sampling")],
+)
+def test_a_step_whose_gradient_is_not_finite_is_left_out(tmp_path, what, named):
     recipe = small_recipe(tmp_path)
     _, rollout, scores = play(recipe)
     experience = make_experience(rollout, scores, recipe)
-    broken = dataclasses.replace(experience, advantages=experience.advantages * float("nan"))
-    before = copy.deepcopy(recipe.models.policy.model.state_dict())
-    with pytest.raises(TrainingError, match="update 1: the gradient is not finite"):
-        update(broken, recipe.schedule.phases(1), recipe)
-    assert all(torch.equal(now, before[name]) for name, now in recipe.models.policy.model.state_dict().items())
+    update(experience, recipe.schedule.phases(1), recipe)  # optimizers have moments now
+    values = vars(experience)[what].clone()
+    values[3] = torch.nan
+    broken = dataclasses.replace(experience, **{what: values})
+    learners = recipe.learners
+    before = copy.deepcopy([learners.policy.optimizer.state_dict(), learners.critic.optimizer.state_dict()])
+    weights = copy.deepcopy(recipe.models.policy.model.state_dict())
+    with pytest.warns(UserWarning, match=f"update 1: an optimizer step is left out.* Not finite here: {named}"):
+        metrics, steps = update(broken, recipe.schedule.phases(1), recipe)
+    assert (steps.policy, steps.critic, steps.skipped) == (0, 0, 2)
+    assert metrics.numbers() == {}
+    assert all(torch.equal(now, weights[name]) for name, now in recipe.models.policy.model.state_dict().items())
+    for state, learner in zip(before, (learners.policy, learners.critic), strict=True):
+        torch.testing.assert_close(learner.optimizer.state_dict(), state, rtol=0, atol=0)
+
+
+def test_three_broken_updates_in_a_row_end_the_run(tmp_path):
+    recipe = small_recipe(tmp_path)
+    state, limit = State(), recipe.config.max_broken_updates
+    assert limit == 3
+    for skipped in (2, 1, 0, 1, 1):
+        state.begin_update()
+        state.end_update(recipe.batch, Steps(policy=1, skipped=skipped), limit)
+    state.begin_update()
+    with pytest.raises(TrainingError, match="update 6: the gradient was not finite in 3 updates in a row"):
+        state.end_update(recipe.batch, Steps(skipped=2), limit)
+
+
+def test_scores_that_are_all_alike_are_told_of_once(tmp_path):
+    recipe, state = small_recipe(tmp_path), State()
+    alike, apart = Scores(torch.ones(4)), Scores(torch.tensor([1.0, 1.0, 1.0, 1.5]))
+    for scores in [alike] * 4 + [apart] + [alike] * 4:
+        state.watch_spread(scores, recipe.backend)
+    with pytest.warns(UserWarning, match="all scores of the last 5 updates were alike"):
+        state.watch_spread(alike, recipe.backend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state.watch_spread(alike, recipe.backend)
 
 
 def without_actions(rows):
@@ -233,7 +271,7 @@ def test_vf_coef_scales_the_gradient_of_the_critic_and_not_of_the_policy(tmp_pat
         recipe = small_recipe(tmp_path, dtype=torch.float64, vf_coef=vf_coef, max_grad_norm=None)
         _, rollout, scores = play(recipe)
         experience = make_experience(rollout, scores, recipe)
-        metrics = improve(experience, recipe.schedule.phases(1)[0], recipe, first=True).by_name
+        metrics = improve(experience, recipe.schedule.phases(1)[0], recipe, first=True)[0].by_name
         norms.append([float(metrics[f"{network}/grad_norm"].sum) for network in ("policy", "value")])
     assert norms[1] == pytest.approx([norms[0][0], 3 * norms[0][1]])
 

@@ -7,16 +7,41 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nearstep.assembly.axes import Axes
 from nearstep.assembly.inputs import RunInputs
+from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
+from nearstep.assembly.reference import reference_of
+from nearstep.assembly.rows import how_rows_run
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
-from nearstep.models.adapters import adapters_of, add_adapters, is_adapted, lora_from, with_adapters_merged
-from nearstep.models.attention.choice import kernel_of_model
+from nearstep.models.adapter_folders import holds_adapters
+from nearstep.models.adapters import (
+    adapters_of,
+    add_adapters,
+    as_peft_model,
+    is_adapted,
+    lora_from,
+    require_learning,
+    with_adapters_merged,
+)
 from nearstep.models.dtypes import DTYPES, without_float16
-from nearstep.models.load import critic_from_trunk, load_policy, load_scalar_model
+from nearstep.models.head_bias import bias_note
+from nearstep.models.load import (
+    check_folder,
+    critic_from_trunk,
+    load_adapted_scalar_model,
+    load_scalar_model,
+)
 from nearstep.models.reward_model import is_decoder
-from nearstep.models.roles import Models, Policy, Reference, frozen_copy, make_critic, make_policy, transformers_model
+from nearstep.models.roles import (
+    Models,
+    inner_model,
+    make_critic,
+    make_policy,
+    transformers_model,
+)
 from nearstep.models.shared_trunk import critic_under_adapters, value_head
+from nearstep.models.tokenizers import name_or_path
 from nearstep.rewards.build import (
     RewardModelOptions,
     RewardSpec,
@@ -61,49 +86,58 @@ def build_models(
     inputs: RunInputs,
     specs: Sequence[RewardSpec],
     tokenizer: PreTrainedTokenizerBase,
+    vocabulary: int,
     backend: Backend,
-    *,
-    needs_critic: bool,
-    kl_penalty: bool,
+    axes: Axes,
 ) -> BuiltModels:
-    """Load and prepare every model. Raises ModelError for one that does not fit its role."""
+    """Load and prepare every model. Raises ModelError for one that does not fit its role.
+
+    Policy and reference give probabilities to the ids below `vocabulary` alone.
+    """
     _check_distinct(inputs)
+    needs_critic, kl_penalty = axes.advantage.needs_critic, axes.kl_penalty
     _check_critic(config, inputs, needs_critic=needs_critic)
     notes: list[str] = []
     dtype = DTYPES[config.dtype]
 
     plain = _policy_as_given(config, inputs, notes)
     options = RewardModelOptions(
-        dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed
-    )
+        dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed,
+        config.chat_template_kwargs,
+    )  # fmt: skip
     loaded = [load_reward_model(entry, options) for entry in specs]
     first = loaded[0] if loaded else None
+    notes += [note for model in loaded if model is not None for note in bias_note(model, "reward_model")]
     separate = needs_critic and config.critic_trunk == "separate"
     critic = _critic(config, inputs, plain, first, tokenizer, notes) if separate else None
     model = backend.place(_adapted(plain, config, inputs))
     if needs_critic and config.critic_trunk == "adapter":
         critic = _critic_under_adapters(config, inputs, model, tokenizer, notes)
-    policy = make_policy(model, autocast=config.bf16, checkpointing=config.gradient_checkpointing)
+    policy = make_policy(
+        model, autocast=config.bf16, checkpointing=config.gradient_checkpointing, vocabulary=vocabulary
+    )
     sources = make_sources(
         config,
         list(zip(specs, loaded, strict=True)),
-        lambda model: reward_tokenizer(model, inputs.reward_tokenizer, tokenizer),
+        lambda model: _reader_of(model, config, inputs, tokenizer),
         TokenizerIdentity.of(tokenizer),
         options,
     )
-    reference = _reference(config, inputs, policy, backend, notes, kl_penalty=kl_penalty)
-    kernel = kernel_of_model(transformers_model(policy.model, "model"), autocast=config.bf16)
-    notes.append(f"Attention over packed rows: {kernel.value}.")
+    fresh_adapters = not is_adapted(plain)
+    reference = reference_of(
+        config, inputs, policy, backend, notes, kl_penalty=kl_penalty, fresh_adapters=fresh_adapters
+    )
     value = None
     if critic is not None:
         value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
     elif needs_critic:
         value = value_head(policy, _pad(tokenizer))
         notes.append("The critic is a head of zeros on the policy's trunk.")
+    notes += how_rows_run(Models(policy, reference, value), autocast=config.bf16)
     names = ModelOrigins(
-        policy=_name_or_path(policy.model),
-        reference=None if reference is None else _name_or_path(reference.policy.model),
-        critic=None if value is None else _name_or_path(value.model),
+        policy=name_or_path(policy.model),
+        reference=None if reference is None else name_or_path(reference.policy.model),
+        critic=None if value is None else name_or_path(value.model),
     )
     return BuiltModels(Models(policy, reference, value), sources, names, notes)
 
@@ -112,8 +146,10 @@ def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> 
     """The policy before adapters are put on: an object as it is, a folder in the type that the settings name."""
     given, dtype = policy_of(config, inputs), DTYPES[config.dtype]
     if isinstance(given, str):
-        loaded = load_policy(given, role="model", dtype=dtype, trust_remote_code=config.trust_remote_code)
-        return without_float16(loaded, "model", notes)
+        return without_float16(load_policy_of(given, config, inputs, notes), "model", notes)
+    given = as_peft_model(given)
+    if not wants_new_adapters(config, inputs):
+        require_learning(given, "model")
     if config.dtype != "float32" and dtype not in {weight.dtype for weight in given.parameters()}:
         notes.append(f"dtype = {config.dtype} is for folders: model was passed as an object and keeps its own type.")
     return without_float16(given, "model", notes)
@@ -122,9 +158,10 @@ def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> 
 def _check_distinct(inputs: RunInputs) -> None:
     """One object cannot be trained and stay what it is."""
     trained = {"model": inputs.model, "value_model": inputs.value_model}
-    others = {**trained, "ref_model": inputs.ref_model, "reward_model": inputs.reward_model}
+    others = [*trained.items(), ("ref_model", inputs.ref_model)]
+    others += [("reward_model", model) for model in inputs.reward_model]
     for name, model in trained.items():
-        for other, same in others.items():
+        for other, same in others:
             if name != other and isinstance(model, nn.Module) and model is same:
                 raise ModelError(
                     f"{name} and {other} are the same object, but {name} is trained: pass a copy (copy.deepcopy), "
@@ -163,16 +200,20 @@ def _critic(
 ) -> nn.Module:
     """The critic as given, else started from a reward model that reads the same ids, else from the policy's trunk."""
     given = inputs.value_model if inputs.value_model is not None else config.value_model_path
-    if isinstance(given, nn.Module):
-        return without_float16(given, "value_model", notes)
     critic: nn.Module
+    if isinstance(given, nn.Module):
+        critic = as_peft_model(given)
+        require_learning(critic, "value_model")
+        notes += bias_note(inner_model(critic), "value_model")
+        return without_float16(critic, "value_model", notes)
     if given is not None:
-        critic = load_scalar_model(
-            given, role="value_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
-        )
+        check_folder(given, "value_model")
+        load = load_adapted_scalar_model if holds_adapters(given) else load_scalar_model
+        critic = load(given, role="value_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code)
+        notes += bias_note(inner_model(critic), "value_model")
         return critic
     if reward_model is not None and is_decoder(reward_model):
-        own = reward_tokenizer(reward_model, inputs.reward_tokenizer, tokenizer)
+        own = _reader_of(reward_model, config, inputs, tokenizer)
         if same_tokens(own, tokenizer):
             notes.append("The critic starts from the reward model.")
             critic = copy.deepcopy(reward_model).requires_grad_(True)
@@ -182,9 +223,22 @@ def _critic(
         )
     else:
         notes.append("The critic starts from the policy's trunk, its head at zero.")
+    if not isinstance(inner_model(policy), PreTrainedModel):
+        raise ModelError(
+            f"value_model: no critic can be made from a {type(policy).__name__}, which is no transformers model. Pass "
+            "value_model, a module that maps ids and mask to one number a token, or use an advantage without a critic."
+        )
     start = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
     critic = critic_from_trunk(start, _pad(tokenizer))
     return critic
+
+
+def _reader_of(
+    reward_model: PreTrainedModel, config: PPOConfig, inputs: RunInputs, policy: PreTrainedTokenizerBase
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that a reward model reads with."""
+    trusted = config.trust_remote_code
+    return reward_tokenizer(reward_model, inputs.reward_tokenizer, policy, trust_remote_code=trusted)
 
 
 def _critic_under_adapters(
@@ -205,33 +259,3 @@ def _pad(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that a critic's folder names as padding."""
     pad: int | None = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return pad
-
-
-def _reference(
-    config: PPOConfig, inputs: RunInputs, policy: Policy, backend: Backend, notes: list[str], *, kl_penalty: bool
-) -> Reference | None:
-    """The reference as given, else the policy with its adapters off, else a frozen copy of the policy as it starts.
-
-    None where no KL is measured.
-    """
-    given = inputs.ref_model if inputs.ref_model is not None else config.ref_model_path
-    if config.measure_kl is False or (config.measure_kl is None and not kl_penalty and given is None):
-        if inputs.ref_model is not None:
-            raise ModelError("ref_model: with measure_kl = false nothing would read it; leave one of the two out")
-        notes.append("No KL is measured: kl_coef = 0, so no reference is loaded (measure_kl = true measures it).")
-        return None
-    if isinstance(given, str):
-        given = load_policy(
-            given, role="ref_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
-        )
-    if given is not None:
-        model = backend.place(given.requires_grad_(False))
-        return Reference(make_policy(model, role="ref_model", autocast=config.bf16), adapters_off=False)
-    if is_adapted(policy.model):
-        notes.append("The reference is the policy with its adapters off.")
-        return Reference(policy, adapters_off=True)
-    return frozen_copy(policy)
-
-
-def _name_or_path(model: nn.Module) -> str | None:
-    return transformers_model(model, "model").config.name_or_path or None

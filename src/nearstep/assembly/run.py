@@ -1,52 +1,42 @@
 """How settings, models and data become a Recipe: where the parts of a run are chosen and put together."""
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Literal
 
-from transformers import PreTrainedTokenizerBase
-
 from nearstep.assembly.axes import choose_axes, critic_learning_rate
+from nearstep.assembly.checked_inputs import CheckedInputs, check_inputs
+from nearstep.assembly.fitting_roles import require_tokens
 from nearstep.assembly.inputs import RunInputs
-from nearstep.assembly.models import BuiltModels, build_models, policy_of
-from nearstep.checkpoint.export import Checkpoint
+from nearstep.assembly.models import BuiltModels, build_models
+from nearstep.assembly.rows import own_modules
+from nearstep.checkpoint.export import ModelFolders
+from nearstep.checkpoint.saver import Checkpoints
+from nearstep.common.telling import quiet_libraries, tell
+from nearstep.config.launcher import check_launch
 from nearstep.config.ppo import PPOConfig
-from nearstep.data.run_prompts import RunPrompts, make_run_prompts
-from nearstep.data.templates import with_template
+from nearstep.data.run_prompts import RunPrompts
 from nearstep.evaluation.evaluator import SAMPLE_ROWS, Evaluator
+from nearstep.models.classifier import is_made_here
 from nearstep.models.distribution import Sampling
-from nearstep.models.load import choose_tokenizer, family_of
-from nearstep.models.roles import Policy
-from nearstep.models.stop_tokens import stop_ids
-from nearstep.reports.callbacks import Callbacks, tracker_callbacks
+from nearstep.models.roles import Policy, inner_model
+from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.model_card import RunFacts, model_card
 from nearstep.reports.reporter import Reporter, sample_updates
 from nearstep.reports.run_report import Report
-from nearstep.rewards.build import RewardSpec, on_error, reward_specs
+from nearstep.reports.settings_file import settings_text
+from nearstep.rewards.build import on_error
 from nearstep.rewards.combine import Rewards
 from nearstep.rollout.build import make_engine
-from nearstep.rollout.decode_graphs import require_gpu
 from nearstep.rollout.engine import EngineSettings, GenerationSettings, RolloutEngine, require_top_tokens
-from nearstep.scale.backend import Backend
-from nearstep.scale.torch_backend import torch_backend
-from nearstep.training.batches import BatchSizes, batch_sizes
 from nearstep.training.clock import Clock
+from nearstep.training.interruption import Interruption
 from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
+from nearstep.training.replay import through_files
 from nearstep.training.state import State
-
-
-@dataclass(frozen=True)
-class CheckedInputs:
-    """What a run stands on before any weight is loaded: all of it checked."""
-
-    backend: Backend
-    tokenizer: PreTrainedTokenizerBase
-    stops: tuple[int, ...]
-    run_prompts: RunPrompts
-    specs: list[RewardSpec]
-    batch: BatchSizes
+from nearstep.training.warm_ups import check_warm_ups
 
 
 def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
@@ -54,21 +44,22 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
 
     Raises ConfigError, DataError, RewardError or ModelError; nothing has been written then.
     """
-    inputs = inputs or RunInputs()
-    checked = _check_inputs(config, inputs)
+    check_launch(os.environ, config)
+    with quiet_libraries():
+        return _assemble(config, (inputs or RunInputs()).checked(config))
+
+
+def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
+    tell("reading the prompts …")
+    checked = check_inputs(config, inputs)
+    axes = choose_axes(config, inputs, checked.batch.updates)
+    checked = checked.with_steps_of(axes.critic_schedule)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
-    axes = choose_axes(config, inputs, batch.updates)
-    engine = _engine(config, inputs, axes.trust_region.top_k)
-    chosen = build_models(
-        config,
-        inputs,
-        checked.specs,
-        checked.tokenizer,
-        backend,
-        needs_critic=axes.advantage.needs_critic,
-        kl_penalty=axes.kl_penalty,
-    )
-    models = chosen.models
+    notes = [*axes.notes, *check_warm_ups(config, batch)]
+    engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary)
+    tell("loading the models …")
+    chosen = build_models(config, inputs, checked.specs, checked.tokenizer, checked.vocabulary, backend, axes)
+    models, settings = chosen.models, _generation(config, checked)
     learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
     callbacks = _callbacks(config, inputs, checked, learners, models.policy)
     rewards = Rewards(
@@ -78,11 +69,14 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         on_error=on_error(config),
         state=lambda: callbacks.state,
     )
-    settings = _generation(config, checked.stops)
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
-    clock = Clock(backend.device)
-    reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0)
+    notes = [*prompts.notes(), *checked.stops.notes, *chosen.notes, *learners.notes(), *notes]
+    text = settings_text(config, "ppo", inputs.in_words(config), processes=backend.world_size)
+    reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text)
+    clock, interruption = Clock(backend.device, begins=reporter.phase), Interruption()
+    report = _report(config, checked, reporter, clock, evaluator, interruption)
+    engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer)
     return Recipe(
         config=config,
         batch=batch,
@@ -91,7 +85,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         prompts=prompts,
         engine=engine,
         generation=settings,
-        rewards=rewards,
+        rewards=training_rewards,
         trust_region=axes.trust_region,
         ratio_limit=axes.ratio_limit,
         advantage=axes.advantage,
@@ -102,12 +96,36 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
         learners=learners,
         backend=backend,
         clock=clock,
-        report=_report(config, checked, reporter, clock, evaluator),
-        checkpoint=_checkpoint(config, checked, chosen, rewards, reporter),
+        report=report,
+        checkpoint=_checkpoints(config, checked, chosen, learners, rewards, report, callbacks),
+        interruption=interruption,
         evaluator=evaluator,
-        introduction="\n".join(
-            [run_prompts.introduction(), *prompts.notes(), *chosen.notes, *axes.notes, *learners.notes()]
-        ),
+        introduction="\n".join([run_prompts.introduction(), *notes]),
+    )
+
+
+def _checkpoints(
+    config: PPOConfig,
+    checked: CheckedInputs,
+    chosen: BuiltModels,
+    learners: Learners,
+    rewards: Rewards,
+    report: Report,
+    callbacks: Callbacks,
+) -> Checkpoints:
+    """What saves the run, its models as folders with a card each, and restores it."""
+    card = _card(config, chosen, rewards, checked.run_prompts, report.reporter)
+    return Checkpoints(
+        config=config,
+        folders=ModelFolders(chosen.models, checked.tokenizer, checked.backend, card),
+        learners=learners,
+        updates=checked.batch.updates,
+        backend=checked.backend,
+        remember=report.memory,
+        recall=report.recall,
+        announce=report.reporter.saved,
+        announce_whole=callbacks.read_saved,
+        resumed=checked.resumed,
     )
 
 
@@ -132,7 +150,12 @@ def _callbacks(
 
 
 def _report(
-    config: PPOConfig, checked: CheckedInputs, reporter: Reporter, clock: Clock, evaluator: Evaluator
+    config: PPOConfig,
+    checked: CheckedInputs,
+    reporter: Reporter,
+    clock: Clock,
+    evaluator: Evaluator,
+    interruption: Interruption,
 ) -> Report:
     """What gathers the numbers of an update over processes and hands them to the reporter."""
     return Report(
@@ -141,57 +164,12 @@ def _report(
         checked.batch,
         clock,
         evaluator.decode,
+        evaluator.judged,
         sample_updates(checked.batch.updates, config.num_sample_generations),
         evaluator.has_prompts,
         config.log_rollouts,
+        interruption,
     )
-
-
-def _checkpoint(
-    config: PPOConfig, checked: CheckedInputs, chosen: BuiltModels, rewards: Rewards, reporter: Reporter
-) -> Checkpoint:
-    """What saves the models as folders, each with a card."""
-    return Checkpoint(
-        Path(config.output_dir),
-        chosen.models,
-        checked.tokenizer,
-        checked.backend,
-        config.save_total_limit,
-        _card(config, chosen, rewards, checked.run_prompts, reporter),
-        reporter.saved,
-    )
-
-
-def _check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
-    """Everything that can be checked without weights."""
-    backend = torch_backend(use_cpu=config.use_cpu)
-    if config.decode_graphs:
-        require_gpu(backend.device)
-    tracker_callbacks(config.report_to, main=backend.rank == 0)
-    policy, trusted = policy_of(config, inputs), config.trust_remote_code
-    own = choose_tokenizer(
-        inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
-    )
-    tokenizer, family = with_template(own, config.prompt_type), family_of(policy, trust_remote_code=trusted)
-    stops = stop_ids(
-        tokenizer, stop_token=config.stop_token, stop_token_id=config.stop_token_id, vocab_size=family.vocab_size
-    )
-    run_prompts = make_run_prompts(
-        config,
-        train_dataset=inputs.train_dataset,
-        eval_dataset=inputs.eval_dataset,
-        tokenizer=tokenizer,
-        family=family,
-        main=backend.rank == 0,
-    )
-    specs = reward_specs(
-        config,
-        columns=run_prompts.prompts.columns,
-        reward_model=inputs.reward_model,
-        reward_funcs=inputs.reward_funcs,
-    )
-    batch = batch_sizes(config, run_prompts.rows, backend.world_size)
-    return CheckedInputs(backend, tokenizer, stops, run_prompts, specs, batch)
 
 
 def _evaluator(
@@ -227,26 +205,30 @@ def _card(
         policy=names.policy,
         reference=names.reference,
         critic=names.critic,
+        critic_made_here=chosen.models.critic is not None and is_made_here(inner_model(chosen.models.critic.model)),
         has_reference=chosen.models.reference is not None,
         rewards=rewards.names,
         dataset=", ".join(run_prompts.names),
+        own_modules=own_modules(chosen.models),
     )
     return lambda state, role: model_card(
         replace(facts, updates=state.update, episodes=state.episodes, metrics=reporter.latest), role
     )
 
 
-def _generation(config: PPOConfig, stops: tuple[int, ...]) -> GenerationSettings:
+def _generation(config: PPOConfig, checked: CheckedInputs) -> GenerationSettings:
     return GenerationSettings(
         sampling=Sampling(config.temperature, config.top_p, config.top_k),
         response_length=config.response_length,
-        stop_ids=stops,
+        stop_ids=checked.stops.ids,
         seed=config.seed,
+        vocabulary=checked.vocabulary,
     )
 
 
-def _engine(config: PPOConfig, inputs: RunInputs, top_k: int) -> RolloutEngine:
-    """The user's engine or the one that the settings name. Raises ConfigError if it records no top tokens."""
+def _engine(config: PPOConfig, inputs: RunInputs, top_k: int, vocabulary: int) -> RolloutEngine:
+    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens."""
+    require_tokens(top_k, vocabulary)
     engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
     require_top_tokens(engine, top_k)
     return engine

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class CheckOptions(Settings):
     """Settings of the check."""
 
-    object: str | None = option(None, "what to check: path/to/file.py:Name")
+    object: str | None = option(None, "what to check: path/to/file.py:Name", is_place=True)
     kind: Literal[
         "auto",
         "trust_region",
@@ -32,7 +32,9 @@ class CheckOptions(Settings):
     ] = option("auto", "which axis it is for; auto tells it from its members")
     skip: tuple[str, ...] = option((), "laws that it is not held to, by name; those that training relies on stay")
     rows: str | None = option(
-        None, "reward: samples to score, a jsonl file of objects with prompt, completion and the columns it reads"
+        None,
+        "reward: samples to score, a jsonl file of objects with prompt, completion and the columns it reads",
+        is_place=True,
     )
     updates: int = option(100, "critic_schedule, kl_controller: length of the run in updates", at_least=1)
 

@@ -1,8 +1,5 @@
 """What a command is, and how its settings are read from flags and file."""
 
-import difflib
-import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +7,10 @@ from typing import Generic
 
 from nearstep.cli.config_file import read_config_file
 from nearstep.cli.flags import read_flags
+from nearstep.common.spelling import nearest
+from nearstep.common.telling import tell
 from nearstep.config.conversion import Names
+from nearstep.config.old_names import DPPO
 from nearstep.config.settings import Problem, SettingsT, current_name, from_mapping
 
 
@@ -23,13 +23,16 @@ class Command(Generic[SettingsT]):
     settings: type[SettingsT]
     sections: tuple[tuple[str, str], ...]  # title and first setting, for --help
     run: Callable[[SettingsT], None]
+    begins: Callable[[SettingsT], str] | None = None  # what is said before heavy libraries are loaded
     problems: Callable[[SettingsT], Iterable[Problem]] = lambda settings: ()
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # settings that belong together, by name
     operand: str | None = None  # the setting that a word before all flags gives
+    words: Callable[[Sequence[str]], Sequence[str]] = lambda words: words  # into flags, where they say more
     note: str = ""  # the last lines of --help
 
     def read(self, words: Sequence[str]) -> SettingsT:
         """The settings that the words after the command ask for. Raises ConfigError with every problem."""
+        words = self.words(words)
         if self.operand is not None and words and not words[0].startswith("--"):
             words = [f"--{self.operand}", *words]
         flags = read_flags(self.settings, words)
@@ -48,13 +51,15 @@ class Command(Generic[SettingsT]):
             settings = from_mapping(
                 self.settings, values | flags.values, texts=True, found=found, further=self.problems
             )
-        if os.environ.get("RANK", "0") == "0":  # set by torchrun: one process speaks for all
-            for note in notes:
-                print(f"nearstep: {note.message}", file=sys.stderr)
+        for note in notes:
+            tell(str(note.message))
         return settings
 
     def _recipe_problems(self, recipe: str | None) -> list[Problem]:
         if recipe is None or recipe in self.recipes:
             return []
-        near = difflib.get_close_matches(recipe, self.recipes, n=1) or [" or ".join(self.recipes) or "none here"]
-        return [Problem(f"unknown recipe {recipe}; did you mean {near[0]}?")]
+        if recipe.lower() == "dppo" and self.recipes:
+            return [Problem(f"recipe {recipe}: {DPPO}")]
+        near = nearest(recipe, self.recipes) if len(recipe) > 4 else None  # grpo is no slip for gspo
+        meant = f"did you mean {near}?" if near else f"there are {', '.join(self.recipes) or 'none here'}"
+        return [Problem(f"unknown recipe {recipe}; {meant}")]

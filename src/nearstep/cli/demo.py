@@ -12,7 +12,7 @@ from nearstep.config.settings import Problem, Settings, accepts_old_names, optio
 class DemoOptions(Settings):
     """Settings of the demo."""
 
-    output: str = option("runs/demo", "folder for models, data, metrics and the report; made if missing")
+    output: str = option("runs/demo", "folder for models, data, metrics and the report; made if missing", is_place=True)
     seed: int = option(0, "every random number of the demo derives from it", at_least=0)
     quick: bool = option(False, "a much shorter run, only to see that all parts work; its table proves nothing")
 

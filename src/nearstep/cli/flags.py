@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import get_origin
+from typing import get_args, get_origin
 
+from nearstep.common.places import expanded
+from nearstep.config.conversion import Names
 from nearstep.config.settings import Problem, Settings, current_name
 
 
@@ -31,9 +33,11 @@ def read_flags(cls: type[Settings], words: Sequence[str]) -> Flags:
     for name, texts in _flags(words):
         kind = types.get(current_name(name, old))
         switched_off = current_name(name.replace("-", "_").removeprefix("no_"), old)
-        if texts:
+        if len(texts) > 1 and kind is not None and not _takes_several(kind):
+            problems.append(_stray(name, texts, current_name(name, old)))
+        elif texts:
             values[name] = texts if len(texts) > 1 else texts[0]
-        elif get_origin(kind) is tuple:
+        elif _takes_several(kind):
             values[name] = ()
         elif kind is bool or (kind is None and types.get(switched_off) is not bool):
             values[name] = True
@@ -48,7 +52,21 @@ def read_flags(cls: type[Settings], words: Sequence[str]) -> Flags:
     if recipe is not None and not isinstance(recipe, str):
         problems.append(Problem("--recipe takes one name"))
         recipe = None
-    return Flags(values, Path(config_file) if config_file else None, recipe, tuple(problems))
+    return Flags(values, Path(expanded(config_file)) if config_file else None, recipe, tuple(problems))
+
+
+def _takes_several(kind: object) -> bool:
+    """Whether a setting has several values: a tuple, or a tuple or nothing."""
+    return kind == Names or any(get_origin(choice) is tuple for choice in (kind, *get_args(kind)))
+
+
+def _stray(name: str, texts: Sequence[str], setting: str) -> Problem:
+    """Words behind the one value of a setting."""
+    extra = " ".join(texts[1:])
+    return Problem(
+        f"unexpected word {extra}: --{name} takes one value, here {texts[0]}; a value with blanks stands in quotes",
+        (setting,),
+    )
 
 
 def _before_flags(words: Sequence[str]) -> list[str]:

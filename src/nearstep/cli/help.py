@@ -10,7 +10,7 @@ from dataclasses import Field
 from typing import Any, Literal, get_args, get_origin
 
 from nearstep.cli.command import Command
-from nearstep.config.conversion import Names
+from nearstep.config.conversion import Names, TemplateKeywords
 from nearstep.config.options import option_of
 
 _NAMES_WIDTH = 30
@@ -98,6 +98,8 @@ def _type_name(annotation: Any) -> str:
     """The type as help shows it: `INT`, `TEXT …` for several, `linear|cosine` for choices, nothing for a switch."""
     if annotation == Names:
         return "OURS=THEIRS …"
+    if annotation == TemplateKeywords:
+        return "JSON"
     arguments = get_args(annotation)
     if get_origin(annotation) is types.UnionType:
         return _type_name(next(choice for choice in arguments if choice is not types.NoneType))

@@ -1,16 +1,19 @@
 """Where the command line starts: which commands there are, and what a run ends with."""
 
-import difflib
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__
-from nearstep.cli import check, demo, ppo, prepare, reward, rewards, score, serve_reward
+from nearstep.cli import check, demo, fork, ppo, prepare, replay, reward, rewards, score, serve_reward
 from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
+from nearstep.cli.launcher import tell_launcher
 from nearstep.common.errors import ConfigError, NearstepError
+from nearstep.common.spelling import nearest
+from nearstep.common.telling import tell
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
 from nearstep.config.ppo import PPOConfig
@@ -25,10 +28,31 @@ COMMANDS: tuple[Command[Any], ...] = (
         summary="Train a policy with PPO against a reward model or reward functions.",
         settings=PPOConfig,
         sections=PPO_SECTIONS,
+        begins=ppo.ppo_begins,
         problems=ppo.ppo_problems,
         run=ppo.run_ppo,
         recipes=RECIPES,
         note=rewards.NOTE,
+    ),
+    Command(
+        name="fork",
+        summary="Begin a new run from a checkpoint of another: nearstep fork RUN@UPDATE --output_dir NEW.",
+        settings=PPOConfig,
+        sections=PPO_SECTIONS,
+        begins=ppo.ppo_begins,
+        problems=ppo.ppo_problems,
+        run=ppo.run_ppo,
+        words=fork.fork_words,
+        note=fork.NOTE,
+    ),
+    Command(
+        name="replay",
+        summary="Compute one row of a run again and print every number on its way to the gradient.",
+        settings=replay.ReplayOptions,
+        sections=replay.SECTIONS,
+        begins=lambda settings: f"update {settings.update} of {settings.run}",
+        run=replay.run_replay,
+        operand="run",
     ),
     Command(
         name="rewards",
@@ -43,6 +67,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         summary="Train a reward model from preference pairs, or from what other rewards say.",
         settings=RewardConfig,
         sections=REWARD_SECTIONS,
+        begins=reward.reward_begins,
         problems=reward.reward_problems,
         run=reward.run_reward,
         note=reward.NOTE,
@@ -52,6 +77,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         summary="Score the completions of a file, or of a run, by exactly the path that training uses.",
         settings=ScoreOptions,
         sections=SCORE_SECTIONS,
+        begins=lambda settings: f"scores of {settings.input}, into {settings.output}",
         problems=score.score_problems,
         run=score.run_score,
     ),
@@ -60,6 +86,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         summary="Serve a reward model or reward functions over HTTP, for reward_url.",
         settings=ServeOptions,
         sections=SERVE_SECTIONS,
+        begins=lambda settings: f"a reward server on {settings.host}",
         problems=serve_reward.serve_problems,
         run=serve_reward.run_serve,
     ),
@@ -76,6 +103,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         summary="Supervised start, reward model and PPO on a small made-up task, on a CPU, offline.",
         settings=demo.DemoOptions,
         sections=demo.SECTIONS,
+        begins=lambda settings: f"the demo, into {settings.output}",
         run=demo.run_demo,
     ),
     Command(
@@ -84,6 +112,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         "schedule, loss aggregation, reward, engine or backend.",
         settings=check.CheckOptions,
         sections=check.SECTIONS,
+        begins=lambda settings: f"the laws for {settings.object}",
         run=check.run_check,
         operand="object",
     ),
@@ -93,7 +122,7 @@ COMMANDS: tuple[Command[Any], ...] = (
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command that `words` (by default those of the command line) ask for; return the exit code.
 
-    0 done, 1 failed (or nobody reads on: `nearstep --help | head -1`), 2 wrongly asked, 130 interrupted.
+    0 done, 1 failed (or nobody reads on: `nearstep --help | head -1`), 2 wrongly asked, 130 interrupted, 143 ended.
     """
     try:
         code = _answer(sys.argv[1:] if words is None else words)
@@ -115,8 +144,8 @@ def _answer(words: Sequence[str]) -> int:
         return 0
     names = [command.name for command in COMMANDS]
     if words[0] not in names:
-        nearest = difflib.get_close_matches(words[0], names, n=1) or names
-        return _fail(f"unknown command {words[0]}; did you mean {' or '.join(nearest)}?", 2)
+        meant = f"; did you mean {near}?" if (near := nearest(words[0], names)) else f"; there are {', '.join(names)}"
+        return _fail(f"unknown command {words[0]}{meant}", 2)
     return _run(COMMANDS[names.index(words[0])], words[1:])
 
 
@@ -125,16 +154,23 @@ def _run(command: Command[Any], words: Sequence[str]) -> int:
         print(command_help(command))
         return 0
     try:
-        command.run(command.read(words))
+        settings = command.read(words)
+        if command.begins is not None:
+            tell(f"{command.begins(settings)}. Loading torch and transformers …")
+        command.run(settings)
     except ConfigError as error:
         return _fail(str(error), 2)
     except NearstepError as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except Exception as error:
+        tell_launcher("".join(traceback.format_exception_only(error)).strip(), error)
+        raise
     return 0
 
 
 def _fail(message: str, code: int) -> int:
+    tell_launcher(message)
     print(f"nearstep: {message}", file=sys.stderr)
     return code

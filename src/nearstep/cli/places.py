@@ -10,15 +10,13 @@ DATA_FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 def is_local(place: str) -> bool:
     """Whether a name can only mean a place on this machine; a hub name is `name` or `owner/name`."""
-    if place.startswith((".", "/", "~")) or place.endswith(DATA_FILES) or place.count("/") > 1:
-        return True
-    return "/" in place and Path(place).parent.is_dir()
+    return place.startswith((".", "/", "~", "$")) or place.endswith(DATA_FILES) or place.count("/") > 1
 
 
 def absent_places(places: Mapping[str, str | None]) -> Iterator[Problem]:
     """Settings, by name, whose value can only be a place on this machine and is not there."""
     for name, place in places.items():
-        if place is not None and is_local(place) and not Path(place).expanduser().exists():
+        if place is not None and is_local(place) and not Path(place).exists():
             yield Problem(f"{name} = {place}: no such file or folder", (name,))
 
 

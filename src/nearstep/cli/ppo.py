@@ -10,11 +10,20 @@ from urllib.request import getproxies
 
 from nearstep.cli.places import absent_places
 from nearstep.cli.reward_sources import reward_lacks
+from nearstep.common.telling import tell
+from nearstep.config.launcher import launch_problems
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import Problem
 from nearstep.rewards.builtin.spec import model_of
 
 HUB_TIMEOUT_SECONDS = 5
+
+
+def ppo_begins(config: PPOConfig) -> str:
+    """What the run is, in a line that needs no heavy library."""
+    rewards = [each for each in (config.reward_model_path, *config.reward_funcs, config.reward_url) if each is not None]
+    policy = config.sft_model_path or config.model_name_or_path
+    return f"PPO of {policy} on {', '.join(config.dataset_name)} against {', '.join(rewards)}, into {config.output_dir}"
 
 
 def run_ppo(config: PPOConfig) -> None:
@@ -30,7 +39,10 @@ def stay_offline_if_hub_is_silent(places: Iterable[str]) -> None:
 
     Must come before that library is imported, for it reads the variable once.
     """
-    hub_names = [place for place in places if not Path(place).expanduser().exists()]
+    hub_names = [place for place in places if not Path(place).exists()]
+    for name in hub_names:
+        if Path(name).parent.is_dir() and "/" in name:
+            tell(f"there is no {name} here, so it is taken for the name of a hub")
     if not hub_names or getproxies():
         return
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
@@ -65,6 +77,7 @@ def _reward_models(config: PPOConfig) -> list[tuple[str, str]]:
 
 def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
     """What a run from the command line lacks: in Python, models and data may be given as objects instead."""
+    yield from map(Problem, launch_problems(os.environ, config))
     if config.model_name_or_path is None and config.sft_model_path is None:
         yield Problem(
             "model_name_or_path is missing: the policy to train, a folder or a hub name",

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from nearstep.cli.places import absent_places
 from nearstep.cli.ppo import stay_offline_if_hub_is_silent
+from nearstep.common.telling import tell
 from nearstep.config.prepare import PrepareOptions
 from nearstep.config.settings import Problem
 
@@ -41,11 +42,7 @@ def run_prepare(options: PrepareOptions) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from nearstep.data.preparing.run import prepare
 
-    prepare(options, _tell)
-
-
-def _tell(line: str) -> None:
-    print(f"nearstep: {line}", file=sys.stderr, flush=True)
+    prepare(options, tell)
 
 
 def _end(number: int, frame: object) -> NoReturn:

@@ -1,11 +1,13 @@
 """`nearstep reward`: train a reward model. What the command needs beyond a valid configuration."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from nearstep.cli.places import absent_places
 from nearstep.cli.ppo import stay_offline_if_hub_is_silent
 from nearstep.cli.reward_sources import reward_lacks
+from nearstep.config.launcher import launch_problems
 from nearstep.config.reward_model import RewardConfig
 from nearstep.config.rewards import reward_count
 from nearstep.config.settings import Problem
@@ -20,6 +22,12 @@ NOTE = (
 REWARD_SETTINGS = ("reward_funcs", "reward_model_path", "reward_url")
 
 
+def reward_begins(config: RewardConfig) -> str:
+    """What the run is, in a line that needs no heavy library."""
+    source = ", ".join(config.dataset_name) or "texts of its own"
+    return f"a reward model from {config.model_name_or_path}, on {source}, into {config.output_dir}"
+
+
 def run_reward(config: RewardConfig) -> None:
     """Train, report and save as the configuration says."""
     models = (config.model_name_or_path, config.reward_model_path)
@@ -32,6 +40,7 @@ def run_reward(config: RewardConfig) -> None:
 
 def reward_problems(config: RewardConfig) -> Iterator[Problem]:
     """What a run from the command line lacks: in Python, models and data may be given as objects instead."""
+    yield from map(Problem, launch_problems(os.environ, config))
     if config.model_name_or_path is None:
         text = "model_name_or_path is missing: the model to start from, a folder or a hub name"
         yield Problem(text, ("model_name_or_path",))

@@ -14,7 +14,11 @@ def reward_lacks(settings: LocalRewardSettings) -> Iterator[Problem]:
     sources = ("reward_model_path", "reward_funcs")
     rewards = reward_count(settings)
     if rewards == 0:
-        yield Problem("no reward: give reward_model_path, or reward_funcs (nearstep rewards lists them)", sources)
+        yield Problem(
+            "no reward: give reward_model_path, or reward_funcs (nearstep rewards lists them; for a first try "
+            "--reward_funcs length)",
+            sources,
+        )
     if settings.reward_weights is not None and 0 < rewards < len(settings.reward_weights):
         yield Problem(
             f"reward_weights has {len(settings.reward_weights)} weights for {rewards} reward(s)",

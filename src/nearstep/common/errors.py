@@ -2,9 +2,24 @@
 
 import re
 
+MOST_OF_A_LINE = 2_000  # characters
+MOST_OF_ALL = 20_000
+
 
 class NearstepError(Exception):
-    """Base of every error that is meant for the user rather than for us."""
+    """Base of every error that is meant for the user rather than for us. Its notes (add_note) are part of its text.
+
+    Whatever stands in its message, a value of a megabyte as well, lines and message are cut in their middle.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        lines = [cut(line, MOST_OF_A_LINE) for line in message.split("\n")]
+        super().__init__(cut("\n".join(lines), MOST_OF_ALL))
+
+    def __str__(self) -> str:
+        notes: list[str] = vars(self).get("__notes__", [])
+        text = super().__str__()
+        return " ".join([text.rstrip(".") + ".", *notes]) if notes else text
 
 
 class ConfigError(NearstepError, ValueError):
@@ -27,6 +42,10 @@ class TrainingError(NearstepError, RuntimeError):
     """A run cannot go on: a gradient is not finite, or nothing can be written."""
 
 
+class CheckpointError(NearstepError, RuntimeError):
+    """A checkpoint is damaged, or does not belong to the run that would go on from it. Names the file."""
+
+
 class ConformanceError(NearstepError, AssertionError):
     """An object breaks a law of its axis. Gives the law and a counterexample."""
 
@@ -35,3 +54,10 @@ def shorten(value: object, limit: int = 200) -> str:
     """Show `value` in an error message, cut to `limit` characters and without addresses in memory."""
     text = repr(value) if isinstance(value, str) else re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def cut(text: str, most: int) -> str:
+    """A text without its middle where it is longer than `most` characters."""
+    half = most // 2
+    left_out = f"… {len(text) - 2 * half:,} characters left out …"
+    return text if len(text) <= most else text[:half] + left_out + text[-half:]

@@ -4,12 +4,22 @@ import json
 import math
 import numbers
 import os
+import re
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
+from nearstep.common.places import expanded
+from nearstep.common.template_kwargs import template_kwargs
+
 # Pairs of names, each given as ours=theirs or all of them as a mapping.
 Names: TypeAlias = tuple[tuple[str, str], ...]
+
+# Keywords for chat templates: a mapping, or its JSON in a text.
+TemplateKeywords: TypeAlias = Mapping[str, Any]
+
+
+_LISTED = re.compile(r"[\w./:~$-]+(,\s*[\w./:~$-]+)+,?")  # names with commas between them, and nothing else
 
 
 class UnfitError(ValueError):
@@ -20,6 +30,8 @@ def as_type(value: object, annotation: Any, texts: bool) -> object:
     """`value` as the annotated type, or UnfitError."""
     if annotation == Names:
         return _as_names(value)
+    if annotation == TemplateKeywords:
+        return _as_keywords(value)
     choices = get_args(annotation)
     is_none = value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
     if get_origin(annotation) is types.UnionType:
@@ -31,6 +43,9 @@ def as_type(value: object, annotation: Any, texts: bool) -> object:
         raise UnfitError("one of " + ", ".join(choices))
     if get_origin(annotation) is tuple:
         entries = () if is_none else value if isinstance(value, list | tuple) else (value,)
+        for entry in entries:
+            if isinstance(entry, str) and _LISTED.fullmatch(entry) and not os.path.exists(expanded(entry)):
+                raise UnfitError("separate entries: separate them by spaces (in Python and YAML: a list)")
         return tuple(as_type(entry, choices[0], texts) for entry in entries)
     return _SCALARS[annotation](value, texts)
 
@@ -55,6 +70,13 @@ def _as_names(value: object) -> Names:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(n, str) and n for n in pair):
             raise unfit
     return tuple((ours, theirs) for ours, theirs in pairs)
+
+
+def _as_keywords(value: object) -> TemplateKeywords:
+    try:
+        return template_kwargs(value)
+    except ValueError as error:
+        raise UnfitError(str(error)) from None
 
 
 def _as_bool(value: object, texts: bool) -> bool:

@@ -4,9 +4,9 @@ Training of policies and of reward models have `DataSettings` in common.
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from nearstep.config.settings import Problem, Settings, option, without_effect
 
@@ -24,12 +24,16 @@ class DataSettings(Settings):
     """Which data sets are read, and how their rows are understood."""
 
     dataset_name: tuple[str, ...] = option(
-        (), "data to train on: jsonl, json, csv or parquet files, folders, or hub names; several are mixed"
+        (),
+        "data to train on: jsonl, json, csv or parquet files, folders, or hub names; several are mixed",
+        is_place=True,
     )
-    dataset_config: tuple[str, ...] = option((), "configuration of a hub data set; one for all, or one for each")
+    dataset_config: tuple[str, ...] = option(
+        (), "configuration of a folder or hub data set; one for all, or one for each"
+    )
     dataset_train_split: tuple[str, ...] = option(("train",), "split to train on; one for all, or one for each")
     eval_dataset_name: tuple[str, ...] = option(
-        (), "data to evaluate on; the training data's dataset_test_split if not given"
+        (), "data to evaluate on; the training data's dataset_test_split if not given", is_place=True
     )
     dataset_test_split: str | None = option(None, "split to evaluate on, of eval_dataset_name or else of dataset_name")
     dataset_format: str | None = option(
@@ -37,6 +41,11 @@ class DataSettings(Settings):
     )
     columns: tuple[tuple[str, str], ...] = option(
         (), "columns under other names, ours=theirs: prompt=question reference=answer …"
+    )
+    chat_template_kwargs: Mapping[str, Any] | None = option(
+        None,
+        'keywords for the chat template, such as {"enable_thinking": false}; those in the column '
+        "chat_template_kwargs of a row win",
     )
     on_bad_row: Literal["raise", "drop"] = option(
         "raise", "what happens to rows that cannot be used: stop and name them, or leave them out and count them"
@@ -60,6 +69,7 @@ class PromptSettings(Settings):
         "none: text as the tokenizer frames it, messages under its chat template; raw, raw_bos: text alone, or behind "
         f"BOS; chat: text as a user's message; {', '.join(PROMPT_TYPES[4:])} or a {TEMPLATE_SUFFIX} file: likewise, "
         "under that template",
+        is_place=True,
     )
     max_prompt_length: int | None = option(
         None, "longest prompt in tokens; no limit but the model's if not given", at_least=1

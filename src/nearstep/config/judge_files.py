@@ -20,10 +20,12 @@ class ScoredFile(Settings):
     """What is scored, and where the scores go."""
 
     input: str | None = option(
-        None, "prompts and completions: a jsonl, json, csv or parquet file, or the rollouts.jsonl of a run"
+        None,
+        "prompts and completions: a jsonl, json, csv or parquet file, or the rollouts.jsonl of a run",
+        is_place=True,
     )
-    model_name_or_path: str | None = option(None, "the policy's tokenizer: a folder or a hub name")
-    output: str = option("scores.jsonl", "file for the scores, one line per row; written anew")
+    model_name_or_path: str | None = option(None, "the policy's tokenizer: a folder or a hub name", is_place=True)
+    output: str = option("scores.jsonl", "file for the scores, one line per row; written anew", is_place=True)
     batch_size: int = option(64, "rows that are scored together; those of a run as its updates had them", at_least=1)
     seed: int = option(42, "of the pauses between tries of reward_url", at_least=0)
 

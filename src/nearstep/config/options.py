@@ -24,6 +24,7 @@ class Option:
     at_least: Number | None = None
     below: Number | None = None
     at_most: Number | None = None
+    is_place: bool = False  # text that may begin with ~ or $NAME: a folder, a file, or file.py:Name
 
     def limits(self) -> str:
         """The allowed range in words; empty where there is none."""
@@ -57,9 +58,10 @@ def option(
     at_least: Number | None = None,
     below: Number | None = None,
     at_most: Number | None = None,
+    is_place: bool = False,
 ) -> T:
     """A dataclass field with a line of help and the limits of its value."""
-    return field(default=default, metadata=Notes(Option(help, above, at_least, below, at_most)))
+    return field(default=default, metadata=Notes(Option(help, above, at_least, below, at_most, is_place)))
 
 
 def option_of(setting: Field[Any]) -> Option:
@@ -82,6 +84,25 @@ class Notes(dict[str, Any]):
         if name != "option":
             raise KeyError(name)
         return self._noted
+
+
+class Verbatim(argparse.Action):
+    """A flag for argparse whose text the class converts."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, type: Any, default: object = None, help: str | None = None
+    ) -> None:
+        super().__init__(option_strings, dest, default=default, help=help)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Note the text."""
+        setattr(namespace, self.dest, values)
 
 
 class Entries(argparse.Action):

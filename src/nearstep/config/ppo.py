@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from nearstep.config import ppo_rules as config_rules
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.rewards import LocalRewardSettings
+from nearstep.config.saving import SavingSettings
 from nearstep.config.sections import (
     AdvantageSettings,
     AllSettings,
@@ -57,4 +58,5 @@ SECTIONS = sections(
     ("Optimizer", OptimizerSettings),
     ("Reports", ReportSettings),
     ("Episodes", EpisodeReportSettings),
+    ("Checkpoints", SavingSettings),
 )  # the sections of `--help`: title, first setting

@@ -103,6 +103,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
         ("with measure_kl = false", config.measure_kl is False, ("ref_model_path", "kl_estimator")),
         ("with one epoch", config.num_ppo_epochs == 1, ("early_stop_kl",)),
         ("without save_steps", config.save_steps is None, ("save_total_limit",)),
+        ("without log_rollouts", not config.log_rollouts, ("rollouts_max_mib",)),
         ("without push_to_hub", not config.push_to_hub, ("hub_model_id",)),
     )
 
@@ -131,7 +132,7 @@ def _critic_remarks(config: AllSettings) -> Iterator[str]:
 
 def _stop_problems(config: AllSettings) -> Iterator[Problem]:
     stops = ("stop_token", "stop_token_id")
-    if config.stop_token not in (None, "eos") and config.stop_token_id is not None:
+    if config.stop_token not in (None, "auto", "eos") and config.stop_token_id is not None:
         yield Problem("stop_token and stop_token_id both say what ends a response: give one", stops)
     if config.stop_token_id == ():
         yield Problem("stop_token_id is empty: give an id, or stop_token = none for no stop", ("stop_token_id",))

@@ -1,9 +1,9 @@
 """Settings of `nearstep prepare`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from nearstep.config.data import FORMATS, PROMPT_TYPES, TEMPLATE_SUFFIX, data_name_problems
 from nearstep.config.old_names import OF_PREPARE, OldNames
@@ -20,12 +20,16 @@ class PrepareOptions(Settings):
 
     old_names: ClassVar[OldNames] = OF_PREPARE
 
-    input: str | None = option(None, "a jsonl, json, csv or parquet file, a folder of them, or a hub name")
-    output: str | None = option(None, "folder for the prepared data; it gets its name when all is written")
+    input: str | None = option(
+        None, "a jsonl, json, csv or parquet file, a folder of them, or a hub name", is_place=True
+    )
+    output: str | None = option(
+        None, "folder for the prepared data; it gets its name when all is written", is_place=True
+    )
     split: str = option("train", "split to prepare")
-    dataset_config: str | None = option(None, "configuration of a hub data set")
+    dataset_config: str | None = option(None, "configuration of a folder or hub data set")
 
-    tokenizer: str | None = option(None, "the policy's tokenizer: a folder or a hub name")
+    tokenizer: str | None = option(None, "the policy's tokenizer: a folder or a hub name", is_place=True)
     trust_remote_code: bool = option(False, "allow the tokenizer to bring Python code of its own")
 
     dataset_format: str | None = option(
@@ -40,6 +44,12 @@ class PrepareOptions(Settings):
         "none: text as the tokenizer frames it, messages under its chat template; raw, raw_bos: text alone, or behind "
         f"BOS; chat: text as a user's message; {', '.join(PROMPT_TYPES[4:])} or a {TEMPLATE_SUFFIX} file: likewise, "
         "under that template",
+        is_place=True,
+    )
+    chat_template_kwargs: Mapping[str, Any] | None = option(
+        None,
+        'keywords for the chat template, such as {"enable_thinking": false}; those in the column '
+        "chat_template_kwargs of a row win",
     )
     max_length: int | None = option(None, "longest prompt in tokens; no limit if not given", at_least=1)
     on_long_prompt: Literal["error", "drop", "cut_left"] = option(

@@ -11,8 +11,9 @@ DECOUPLED: Mapping[str, object] = {"critic": "decoupled"}
 # Divergence PPO (2602.04879): total variation against the policy that sampled, no KL penalty, untempered.
 DIVERGENCE: Mapping[str, object] = {"trust_region": "binary_tv", "kl_coef": 0.0, "temperature": 1.0}
 
-# What TRL's PPOTrainer (up to 1.12) does, its defects left out: the score one step after EOS, gradients never cut.
-TRL_PARITY: Mapping[str, object] = {"score_position": "after_eos", "max_grad_norm": None}
+# What TRL's PPOTrainer (up to 1.12) does, its defects left out: the score one step after EOS, gradients never cut,
+# and no end of a response but the tokenizer's EOS.
+TRL_PARITY: Mapping[str, object] = {"score_position": "after_eos", "max_grad_norm": None, "stop_token": "eos"}
 
 # CISPO (2506.13585): no token is left out, its importance weight is capped; at 5, as in 2602.04879's comparison.
 CISPO: Mapping[str, object] = {"trust_region": "unbounded", "ratio_cap": 5.0, "kl_coef": 0.0, "temperature": 1.0}

@@ -50,8 +50,10 @@ class ObjectiveSettings(Settings):
     min_score_gap: float = option(
         0.0, "pairwise: texts whose scores differ by this or less make no pair, where rewards score", at_least=0
     )
-    normalize: Literal["auto", "none", "mean", "mean_and_std"] = option(
-        "auto", "put rewards of the better texts at mean 0, or also at deviation 1; auto: mean for pairs, else none"
+    normalize: Literal["none", "mean", "mean_and_std", "level"] = option(
+        "none",
+        "a constant in the folder that only nearstep adds: rewards of the better texts have mean 0, or also "
+        "deviation 1; level: regression has the level of the scores",
     )
 
 
@@ -90,7 +92,7 @@ class CheckpointSettings(Settings):
         False, "keep the weights of the best evaluation, by accuracy (regression: by loss), instead of the last"
     )
     resume_from_checkpoint: str | None = option(
-        None, "folder checkpoint-N of a run with the same settings and data, from which this one goes on"
+        None, "folder checkpoint-N of a run with the same settings and data, from which this one goes on", is_place=True
     )
 
 
@@ -127,6 +129,10 @@ class RewardConfig(
         yield from reward_problems(self)
         if self.bf16 and self.dtype == "float64":
             yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
+        if self.normalize == "level" and self.objective == "pairwise":
+            yield Problem(
+                "normalize = level keeps the level of scores, and pairs have none", ("normalize", "objective")
+            )
         if self.load_best_model_at_end and (self.eval_steps is None or self.save_steps != self.eval_steps):
             yield Problem(
                 "load_best_model_at_end chooses among saved weights that were evaluated: give eval_steps, and the same "

@@ -17,9 +17,13 @@ from nearstep.config.settings import Problem, Settings, option, without_effect
 class LocalRewardSettings(Settings):
     """The reward sources on this machine."""
 
-    reward_model_path: str | None = option(None, "reward model with one label, of any family and tokenizer")
+    reward_model_path: str | None = option(
+        None, "reward model with one label, of any family and tokenizer", is_place=True
+    )
     reward_funcs: tuple[str, ...] = option(
-        (), "reward functions: built-in ones as name or name:parameter=value, yours as file.py:name, models as folders"
+        (),
+        "reward functions: built-in ones as name or name:parameter=value, yours as file.py:name, models as folders",
+        is_place=True,
     )
     reward_weights: tuple[float, ...] | None = option(
         None, "one weight for each reward: the reward model first, reward_url last; 1 each if not given"

@@ -4,7 +4,6 @@ Standard library only: a configuration can be read and refused before anything h
 """
 
 import dataclasses
-import difflib
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,9 +12,11 @@ from types import MappingProxyType, NoneType, UnionType
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from nearstep.common.errors import ConfigError, shorten
-from nearstep.config.conversion import UnfitError, as_type
+from nearstep.common.places import expanded
+from nearstep.common.spelling import nearest
+from nearstep.config.conversion import TemplateKeywords, UnfitError, as_type
 from nearstep.config.old_names import OF_TRAINING, OldNames
-from nearstep.config.options import Entries, Notes, Option, option_of
+from nearstep.config.options import Entries, Notes, Option, Verbatim, option_of
 from nearstep.config.options import option as option
 
 T = TypeVar("T")
@@ -74,8 +75,11 @@ def accepts_old_names(cls: type[SettingsT]) -> type[SettingsT]:
     """
     cls.types = MappingProxyType(_types(cls))
     for setting in dataclasses.fields(cls):
-        if get_origin(_without_none(cls.types[setting.name])) is tuple:
+        inner = _without_none(cls.types[setting.name])
+        if get_origin(inner) is tuple:
             setting.metadata = MappingProxyType(Notes(option_of(setting), action=Entries))
+        if inner == TemplateKeywords:
+            setting.metadata = MappingProxyType(Notes(option_of(setting), action=Verbatim))
     fill = cls.__init__
 
     @functools.wraps(fill)
@@ -194,12 +198,12 @@ def _read(cls: type[SettingsT], raw: Mapping[str, object], texts: bool) -> _Find
                 findings.values[name] = _fit(value, cls.types[name], option_of(settings[name]), texts)
             except UnfitError as unfit:
                 findings.problems.append(Problem(f"{given} = {shorten(value)} must be {unfit}", (name,)))
-        elif name not in old.retired:
+        elif (retired := old.why_absent(name)) is None:
             findings.problems.append(Problem(f"unknown setting {given}{_nearest(name, settings, old)}"))
-        elif old.retired[name].is_harmless(value):
-            findings.notes.append(f"{given} has no effect: {old.retired[name].sentence}")
+        elif retired.is_harmless(value):
+            findings.notes.append(f"{given} has no effect: {retired.sentence}")
         else:
-            findings.problems.append(Problem(f"{given} = {shorten(value)}: {old.retired[name].sentence}"))
+            findings.problems.append(Problem(f"{given} = {shorten(value)}: {retired.sentence}"))
     return findings
 
 
@@ -226,8 +230,8 @@ def _refuse(problems: Sequence[Problem]) -> None:
 
 
 def _nearest(name: str, settings: Iterable[str], old: OldNames) -> str:
-    matches = difflib.get_close_matches(name, [*settings, *old.renamed], n=1)
-    return f"; did you mean {current_name(matches[0], old)}?" if matches else "; there is none with a similar name"
+    near = nearest(name.replace("-", "_"), [*settings, *old.renamed])
+    return f"; did you mean {current_name(near, old)}?" if near else "; there is none with a similar name"
 
 
 def convert(value: object, setting: Field[Any], texts: bool) -> object:
@@ -239,4 +243,8 @@ def _fit(value: object, annotation: Any, limits: Option, texts: bool) -> object:
     converted = as_type(value, annotation, texts)
     if not limits.allows(converted):
         raise UnfitError(limits.limits())
+    if limits.is_place:
+        if isinstance(converted, tuple):
+            return tuple(map(expanded, converted))
+        return expanded(converted) if isinstance(converted, str) else converted
     return converted

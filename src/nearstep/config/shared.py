@@ -10,7 +10,9 @@ from nearstep.config.settings import Settings, option
 class RunSettings(Settings):
     """Where a run writes, and where it runs."""
 
-    output_dir: str = option("nearstep-output", "folder for models, metrics and samples; made if missing")
+    output_dir: str = option(
+        "nearstep-output", "folder for models, metrics and samples; made if missing", is_place=True
+    )
     run_name: str | None = option(None, "name of the run at trackers; the folder's name if not given")
     seed: int = option(42, "every random number of the run derives from it", at_least=0)
     use_cpu: bool = option(False, "stay on the CPU even where there is a GPU; on a GPU nothing has been run yet")
@@ -20,7 +22,9 @@ class RunSettings(Settings):
 class ModelSettings(Settings):
     """The model that is trained, its type and its adapters."""
 
-    model_name_or_path: str | None = option(None, "model to train, and its tokenizer: a folder or a hub name")
+    model_name_or_path: str | None = option(
+        None, "model to train, and its tokenizer: a folder or a hub name", is_place=True
+    )
     dtype: Literal["float32", "bfloat16", "float64"] = option(
         "float32", "type of the weights of models that are loaded from a path"
     )
@@ -29,7 +33,9 @@ class ModelSettings(Settings):
     use_peft: bool = option(False, "train LoRA adapters instead of all weights")
     lora_r: int = option(16, "rank of the adapters", at_least=1)
     lora_alpha: int = option(32, "scale of the adapters (alpha / rank)", at_least=1)
-    lora_target_modules: tuple[str, ...] | None = option(None, "modules that get adapters; peft's choice if not given")
+    lora_target_modules: tuple[str, ...] | None = option(
+        None, "modules that get adapters: names, all-linear, or one pattern; peft's choice if not given"
+    )
     trust_remote_code: bool = option(False, "allow models to bring Python code of their own")
 
 
@@ -62,7 +68,9 @@ class ReportSettings(Settings):
     logging_steps: int = option(1, "updates between two entries of the metrics", at_least=1)
     report_to: tuple[str, ...] = option((), "trackers: tensorboard, wandb, trackio, … (transformers' integrations)")
     eval_steps: int | None = option(None, "updates between two evaluations; only at the end if not given", at_least=1)
-    save_steps: int | None = option(None, "updates between two saved models; only at the end if not given", at_least=1)
-    save_total_limit: int | None = option(None, "how many of the folders made by save_steps are kept", at_least=1)
+    save_steps: int | None = option(
+        None, "updates between two checkpoints; models alone, at the end, if not given", at_least=1
+    )
+    save_total_limit: int | None = option(None, "how many of the checkpoints made by save_steps are kept", at_least=1)
     push_to_hub: bool = option(False, "upload the final model to the hub")
     hub_model_id: str | None = option(None, "repository for push_to_hub; the folder's name if not given")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy
 import torch
 
+from nearstep.common.errors import shorten
 from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.types import Message, PromptInput
 
@@ -119,7 +120,7 @@ def check_chat(messages: list[Message], column: str, tools: Collection[str] | No
 def _check_message(message: Message, place: str, column: str) -> None:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        problem = f"{place} has the role {role!r}, not one of {', '.join(ROLES)}"
+        problem = f"{place} has the role {shorten(role)}, not one of {', '.join(ROLES)}"
         raise BadValueError(RowError.ROLE, column, message, problem, MESSAGE_REMEDY)
     if content is None and role == "assistant" and "tool_calls" in message:
         return
@@ -138,7 +139,8 @@ def _check_tools(message: Message, place: str, column: str, tools: Collection[st
         named.append(message["name"])
     for name in named:
         if name not in tools:
-            problem = f"{place} names the tool {name!r}, and the row offers {', '.join(map(repr, tools)) or 'none'}"
+            offered = shorten(list(tools)) if tools else "none"
+            problem = f"{place} names the tool {shorten(name)}, and the row offers {offered}"
             raise BadValueError(RowError.TOOL, column, message, problem, "List the tool in the row's 'tools'.")
 
 

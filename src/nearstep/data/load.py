@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nearstep.common.errors import DataError, shorten
-from nearstep.data.files.read import SUFFIXES, columns_of, read_files
+from nearstep.data.files.packed import KINDS, SUFFIXES, kind_of
+from nearstep.data.files.read import columns_of, read_files
+from nearstep.data.folders import UNREAD, part_of
 from nearstep.data.manifest import Prepared, read_manifest
 from nearstep.data.slices import parted
 from nearstep.data.table import Table, label, row_index
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-FOREIGN_SUFFIXES = (".arrow", ".gz", ".ndjson", ".tsv", ".txt", ".xlsx", ".yaml", ".zip", ".zst")
-SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
-KINDS = ", ".join(SUFFIXES)
+PACKED = (".bz2", ".gz", ".xz", ".zip", ".zst")
 
 
 def load_rows(name: str, *, split: str, config: str | None, on_bad_row: Literal["raise", "drop"] = "raise") -> Table:
@@ -61,50 +61,31 @@ def locate(name: str, *, split: str, config: str | None) -> Files | Saved | Hub:
     """Where a name leads; nothing is read but the names of files. Raises `DataError` where it leads nowhere."""
     path = Path(os.path.expanduser(name))
     if not name or not os.path.exists(path):
-        if not HUB_NAME.fullmatch(name) or path.suffix.lower() in SUFFIXES + FOREIGN_SUFFIXES:
+        if not HUB_NAME.fullmatch(name) or path.suffix.lower() in SUFFIXES + UNREAD:
             raise DataError(f"{label(name, split)}: there is no such file or folder, seen from {os.getcwd()!r}")
         return Hub()
+    if path.is_dir():
+        found = part_of(path, name, split, config)
+        return Saved(found) if isinstance(found, Path) else Files(tuple(found))
     if config is not None:
         raise DataError(
-            f"{label(name, split)}: dataset_config = {config!r} chooses a part of a hub data set, and this "
-            "one is local. Leave it out."
+            f"{label(name, split)}: dataset_config = {config!r} chooses a part of a folder or of a hub data set, and "
+            "this is a file. Leave it out."
         )
-    return _locate_folder(path, name, split) if path.is_dir() else _locate_file(path, name, split)
+    return _locate_file(path, name, split)
 
 
 def _locate_file(path: Path, name: str, split: str) -> Files:
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{label(name, split)}: cannot read files of the kind {path.suffix!r}, only {KINDS}")
+    if kind_of(path) is None:
+        kind = "".join(path.suffixes[-2:]) if path.suffix in PACKED else path.suffix
+        raise DataError(
+            f"{label(name, split)}: cannot read files of the kind {kind!r}, only {KINDS}. Unpack or convert it."
+        )
     if split != "train":
         raise DataError(
             f"{label(name, split)}: a single file has only the split 'train'. Name the file of {split!r} itself."
         )
     return Files((path,))
-
-
-def _locate_folder(path: Path, name: str, split: str) -> Files | Saved:
-    """A folder made by `datasets.save_to_disk`, or one with files of one kind."""
-    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-        return Saved(path)
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    if not files:
-        raise DataError(f"{label(name, split)}: the folder holds no file that ends in {KINDS}")
-    by_split: dict[str, list[Path]] = {}
-    for file in files:
-        by_split.setdefault(_split_of(file), []).append(file)
-    _check_split(split, by_split, name)
-    if len({file.suffix.lower() for file in by_split[split]}) > 1:
-        found = ", ".join(repr(file.name) for file in by_split[split])
-        raise DataError(
-            f"{label(name, split)}: the folder mixes kinds of files ({found}). Name one file, or part them."
-        )
-    return Files(tuple(by_split[split]))
-
-
-def _split_of(file: Path) -> str:
-    """`test-00000-of-00002.parquet` and `test.jsonl` are of the split test; a file that names none is for training."""
-    first_word = re.split(r"[^a-zA-Z]", file.name, maxsplit=1)[0].lower()
-    return first_word if first_word in SPLITS else "train"
 
 
 def saved_split(path: Path, name: str, split: str) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     sha256: str  # of the hashes of all shards
     version: int = VERSION
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
 
     def sentences(self) -> list[str]:
         """What was done to rows, and how long the prompts are."""

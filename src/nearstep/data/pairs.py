@@ -11,6 +11,7 @@ from nearstep.data.formats.recognise import HEAD_ROWS, contradicted_hint, format
 from nearstep.data.load import load_rows, table_of
 from nearstep.data.row_errors import BadRow, BadValueError, bad_rows, counted
 from nearstep.data.table import Table, with_columns
+from nearstep.data.tokenise import keywords_of
 
 __all__ = ["PairSet", "PreferencePair", "load_pairs", "pairs_of"]
 
@@ -79,12 +80,12 @@ def pairs_of(
     gathered = found.pair_rows(table)
     for number, row in enumerate(gathered.rows):
         try:
-            made = convert(row)
+            made, kwargs = convert(row), keywords_of(row)
         except BadValueError as error:
             bad.append(gathered.bad_row(number, error))
             continue
         place = f"{table.label}, {gathered.position(number)}"
-        pairs += [replace(pair, place=place) for pair in made]
+        pairs += [replace(pair, place=place, template_kwargs=kwargs) for pair in made]
     rows = len(gathered) + len(table.broken)
     if bad and (on_bad_row == "raise" or not pairs):
         raise bad_rows(table.label, bad, rows)

@@ -1,23 +1,23 @@
 """How prompts that `nearstep prepare` has tokenised are opened: checked against the policy, never tokenised again."""
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from nearstep.common.errors import ConfigError, DataError
+from nearstep.common.errors import ConfigError, DataError, shorten
 from nearstep.data.fingerprint import tokenizer_fingerprint
 from nearstep.data.manifest import Manifest, Prepared
 from nearstep.data.prompts import PromptReport, PromptSet
 from nearstep.data.reader import Counts, PromptReader
 from nearstep.data.table import Table
 from nearstep.data.templates import style_of
-from nearstep.data.tokenise import PromptStyle
+from nearstep.data.tokenise import PromptTokenizer
 
 
-def check_prepared(manifest: Manifest, tokenizer: PreTrainedTokenizerBase, style: PromptStyle, label: str) -> list[str]:
+def check_prepared(manifest: Manifest, reader: PromptTokenizer, label: str) -> list[str]:
     """Refuse prompts that were prepared for another tokenizer or in another form; what else the user should know.
 
     Raises DataError or ConfigError.
     """
+    tokenizer, style = reader.tokenizer, reader.style
     if tokenizer_fingerprint(tokenizer) != manifest.fingerprint:
         raise DataError(
             f"{label}: it was prepared with the tokenizer {manifest.tokenizer!r} ({manifest.tokenizer_class}), and the "
@@ -27,6 +27,11 @@ def check_prepared(manifest: Manifest, tokenizer: PreTrainedTokenizerBase, style
         raise ConfigError(
             f"prompt_type = {style}, and {label} was prepared with {manifest.prompt_type}: leave it out, or prepare "
             "the data again"
+        )
+    if manifest.chats and reader.template_kwargs not in ({}, manifest.chat_template_kwargs):
+        raise ConfigError(
+            f"chat_template_kwargs = {shorten(dict(reader.template_kwargs))}, and {label} was prepared with "
+            f"{shorten(dict(manifest.chat_template_kwargs))}: leave it out, or prepare the data again"
         )
     if manifest.chats and manifest.chat_template != tokenizer.chat_template:
         return [
@@ -55,7 +60,9 @@ def prepared_prompts(
 def preparation_note(manifest: Manifest) -> str:
     """What was done when the prompts were prepared."""
     left_out = ", ".join(f"{count} {why}" for why, count in manifest.left_out.items())
+    kwargs = manifest.chat_template_kwargs
+    template = f"prompt_type {manifest.prompt_type}{f', chat_template_kwargs {shorten(dict(kwargs))}' * bool(kwargs)}"
     return (
-        f"Prepared from {manifest.source!r} with prompt_type {manifest.prompt_type}, format {manifest.dataset_format}: "
+        f"Prepared from {manifest.source!r} with {template}, format {manifest.dataset_format}: "
         f"{manifest.rows_written} of {manifest.rows_read} rows{'; left out: ' * bool(left_out)}{left_out}."
     )

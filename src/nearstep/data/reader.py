@@ -132,7 +132,7 @@ class PromptReader:
             if self.layout.has_ids:
                 return prompt, self.tokenizer.given(row)
             assert prompt is not None
-            return prompt, self.tokenizer.write(prompt.prompt, self.layout.ids_column, row.get("tools"))
+            return prompt, self.tokenizer.write(prompt.prompt, self.layout.ids_column, row)
         except BadValueError as error:
             return error
 
@@ -146,7 +146,7 @@ class PromptReader:
         if limit is None or len(read.ids) <= limit:
             return read
         if prompt is not None and not self.layout.has_ids:
-            shortened = self._shortened(read, prompt, limit)
+            shortened = self._shortened(read, prompt, limit, row)
             if shortened is not None:
                 return shortened
         if self.on_long_prompt == "cut_left":
@@ -157,11 +157,13 @@ class PromptReader:
         )
         raise BadValueError(RowError.LONG, column, row.get(column), problem, remedy)
 
-    def _shortened(self, read: ReadPrompt, prompt: PromptRow, limit: int) -> ReadPrompt | None:
+    def _shortened(
+        self, read: ReadPrompt, prompt: PromptRow, limit: int, row: Mapping[str, object]
+    ) -> ReadPrompt | None:
         """The longest of the prompt's shorter versions that fits, if any does."""
 
         def ids(number: int) -> list[int]:
-            written = self.tokenizer.write(prompt.shorter[number], self.layout.ids_column)
+            written = self.tokenizer.write(prompt.shorter[number], self.layout.ids_column, row)
             return self.tokenizer.encode([written])[0].ids
 
         number = bisect_left(range(len(prompt.shorter)), True, key=lambda number: len(ids(number)) <= limit)

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from nearstep.common.errors import DataError, shorten
+from nearstep.common.errors import DataError, cut, shorten
 
 NAMED_BAD_ROWS = 5
+MOST_OF_A_PROBLEM = 400  # characters: a sentence that quotes a value of the row
 LEAVE_OUT = "To leave such rows out and go on, set on_bad_row to drop."
 
 
@@ -52,7 +53,10 @@ class BadRow:
     def of(error: BadValueError, place: str) -> "BadRow":
         """What `error` says of the row at `place`; the value itself is let go, for it may be large."""
         return BadRow(
-            error.row_error, place, f", column {error.column!r}: {error.problem}: {shorten(error.value)}", error.remedy
+            error.row_error,
+            place,
+            f", column {shorten(error.column)}: {cut(error.problem, MOST_OF_A_PROBLEM)}: {shorten(error.value)}",
+            error.remedy,
         )
 
 

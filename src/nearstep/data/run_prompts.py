@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, DataError
 from nearstep.common.random_streams import stream
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.formats.format import Format
+from nearstep.data.hints import hints
 from nearstep.data.mix import PromptMix, weighted_round_robin_between
 from nearstep.data.preview import preview
 from nearstep.data.prompt_source import BatchPlan, PromptSource
@@ -20,7 +21,8 @@ from nearstep.data.prompt_stream import PromptStream, StreamSource
 from nearstep.data.prompts import PromptSet
 from nearstep.data.sources import DataSource, PromptEncoder, evaluation_sources, training_sources, wanted_names
 from nearstep.data.stream import RowStream
-from nearstep.data.templates import template_notes
+from nearstep.models.limits import Limits
+from nearstep.scale.backend import Backend
 
 HEAD_ROWS = 100  # of a stream, read before the run to recognise, check and show them
 
@@ -63,26 +65,27 @@ def make_run_prompts(
     train_dataset: object,
     eval_dataset: object,
     tokenizer: PreTrainedTokenizerBase,
-    family: PreTrainedConfig,
-    main: bool,
+    limits: Limits,
+    backend: Backend,
 ) -> RunPrompts:
-    """Find, read and check the prompts; `family` is the policy's configuration, `main` whether to speak for all ranks.
+    """Find, read and check the prompts; `limits` are those of all that read them. Only the main process speaks.
 
     Raises ConfigError or DataError.
     """
     data_sources = training_sources(config, train_dataset, wanted="prompts")
-    encoder = PromptEncoder(config, tokenizer, family)
+    encoder = PromptEncoder(config, tokenizer, limits, backend)
     to_evaluate = evaluation_sources(config, eval_dataset)
     held_out = None if to_evaluate is None else PromptMix(tuple(encoder.sets(to_evaluate)))
-    notes = tuple(template_notes(tokenizer, config.prompt_type))
     if config.streaming or any(_is_stream(data_source.given) for data_source in data_sources):
-        run_prompts = _streams(config, data_sources, encoder, held_out, main)
-        return replace(run_prompts, notes=(*notes, *run_prompts.notes))
+        run_prompts = _streams(config, data_sources, encoder, held_out, backend.rank == 0)
+        return replace(run_prompts, notes=(*hints(config, tokenizer, run_prompts.prompts), *run_prompts.notes))
     prompts = PromptMix(tuple(encoder.sets(data_sources)), _weights(config, data_sources))
-    if config.num_eval_rows is None:
-        return RunPrompts(prompts, held_out, notes=notes)
+    notes = tuple(hints(config, tokenizer, prompts))
     if held_out is not None:
-        return RunPrompts(prompts, _subset(held_out, config), notes=notes)
+        evaluated = held_out if config.num_eval_rows is None else _subset(held_out, config)
+        return RunPrompts(prompts, evaluated, notes=(*notes, *_overlap(prompts, evaluated)))
+    if config.num_eval_rows is None:
+        return RunPrompts(prompts, None, notes=notes)
     drawn, rest = _held_back(prompts, config)
     told = f"{len(drawn)} prompts, drawn by the seed, are held out to evaluate on."
     return RunPrompts(rest, drawn, notes=(*notes, told, *_overlap(rest, drawn)))
@@ -175,7 +178,7 @@ def _overlap(train: PromptMix, held_out: PromptMix) -> list[str]:
     found = set(_digests(held_out)).intersection(_digests(train))
     if not found:
         return []
-    return [f"{len(found)} of the {len(held_out)} held-out prompts also stand among those to train on."]
+    return [f"{len(found)} of the {len(held_out)} prompts to evaluate on also stand among those to train on."]
 
 
 def _digests(prompts: PromptMix) -> Iterator[bytes]:

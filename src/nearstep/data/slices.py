@@ -45,10 +45,18 @@ class Slice:
 
 
 def parted(split: str) -> tuple[str, Slice | None]:
-    """The name of a split, and the part of it that is meant if it is not the whole."""
+    """The name of a split, and the part of it that is meant if it is not the whole.
+
+    Raises `DataError` for ends in different units and for percentages beyond 100.
+    """
     found = _SPLIT.fullmatch(split)
     if found is None:
         return split, None
+    ends = [end for end in (found["start"], found["stop"]) if end is not None]
+    if len({end.endswith("%") for end in ends}) > 1:
+        raise DataError(f"split {split!r}: give both ends as numbers of rows, or both as percentages")
+    if any(end.endswith("%") and abs(int(end[:-1])) > 100 for end in ends):
+        raise DataError(f"split {split!r}: there is nothing beyond 100 % of a split")
     return found["name"], Slice(found["start"], found["stop"])
 
 

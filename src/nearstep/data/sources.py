@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, DataError
 from nearstep.config.data import DataSettings
@@ -16,6 +16,9 @@ from nearstep.data.prompts import PromptSet
 from nearstep.data.stream import RowStream, open_stream, stream_of
 from nearstep.data.table import Table, with_columns
 from nearstep.data.templates import style_of
+from nearstep.data.tokenise import PromptTokenizer
+from nearstep.models.limits import Limits
+from nearstep.scale.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ class PromptEncoder:
 
     config: PPOConfig
     tokenizer: PreTrainedTokenizerBase
-    family: PreTrainedConfig
+    limits: Limits
+    backend: Backend | None = None  # each of its processes tokenises a share
 
     def sets(self, data_sources: Sequence[DataSource]) -> list[PromptSet]:
         """The prompts of each data set."""
@@ -117,27 +121,33 @@ class PromptEncoder:
         """Refuse prepared rows that do not fit the policy; what else the user should know of them."""
         if rows.manifest is None:
             return []
-        return check_prepared(rows.manifest, self.tokenizer, style_of(self.config.prompt_type), rows.label)
+        return check_prepared(rows.manifest, self._tokenizer(), rows.label)
+
+    def _tokenizer(self) -> PromptTokenizer:
+        config = self.config
+        return PromptTokenizer.of(
+            self.tokenizer, self.limits.rows, style_of(config.prompt_type), config.chat_template_kwargs
+        )
 
     def encode(self, table: Table) -> PromptSet:
         """The prompts of one table."""
         config = self.config
         return encode_prompts(
-            table, self.tokenizer, vocab_size=self.family.vocab_size, prompt_type=style_of(config.prompt_type),
-            max_prompt_length=_longest_prompt(config, self.family), on_long_prompt=config.on_long_prompt,
+            table, self.tokenizer, vocab_size=self.limits.rows, prompt_type=style_of(config.prompt_type),
+            max_prompt_length=_longest_prompt(config, self.limits), on_long_prompt=config.on_long_prompt,
             on_bad_row=config.on_bad_row, dataset_format=config.dataset_format,
+            template_kwargs=config.chat_template_kwargs, backend=self.backend,
         )  # fmt: skip
 
 
-def _longest_prompt(config: PPOConfig, family: PreTrainedConfig) -> int | None:
-    """max_prompt_length, or what the policy's positions leave beside a response."""
-    positions: int | None = family.to_dict().get("max_position_embeddings")
-    if positions is None:
+def _longest_prompt(config: PPOConfig, limits: Limits) -> int | None:
+    """max_prompt_length, or what the positions of policy, reference and critic leave beside a response."""
+    if limits.positions is None:
         return config.max_prompt_length
-    room = positions - config.response_length
+    room = limits.positions - config.response_length
     if room < 1 or (config.max_prompt_length or 0) > room:
         raise ConfigError(
-            f"the policy has {positions} positions: max_prompt_length = {config.max_prompt_length} and "
+            f"{limits.role} has {limits.positions} positions: max_prompt_length = {config.max_prompt_length} and "
             f"response_length = {config.response_length} together are more. Lower one of them."
         )
     return config.max_prompt_length or room

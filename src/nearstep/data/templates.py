@@ -1,11 +1,13 @@
 """Chat templates by name, for tokenizers that have none or shall follow another."""
 
 import copy
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.common.errors import ConfigError
+from nearstep.common.errors import ConfigError, shorten
 from nearstep.config.data import TEMPLATE_SUFFIX
 from nearstep.data.tokenise import PromptStyle
 
@@ -67,6 +69,15 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, prompt_type: str) -> list
         f"The marks of prompt_type {prompt_type} are no single tokens of this tokenizer ({', '.join(unknown)}): "
         "the policy has to learn them letter by letter."
     ]
+
+
+def unused_keywords(tokenizer: PreTrainedTokenizerBase, names: Iterable[str]) -> list[str]:
+    """A sentence for keywords of chat_template_kwargs that the chat template does not read."""
+    written = str(tokenizer.chat_template or "")
+    unread = [name for name in dict.fromkeys(names) if not re.search(rf"\b{re.escape(name)}\b", written)]
+    if not unread:
+        return []
+    return [f"The chat template does not read {shorten(', '.join(unread))} of chat_template_kwargs."]
 
 
 def _template(prompt_type: str) -> str | None:

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError
+from nearstep.common.template_kwargs import COLUMN, row_kwargs
 from nearstep.data.checks import attended, check_prompt, check_text, checked_ids, value_of, wrong_type
 from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.types import Message, PromptInput
@@ -44,15 +45,21 @@ class PromptTokenizer:
     vocab_size: int  # of the policy's embedding
     adds_eos: bool
     style: PromptStyle = "none"
+    template_kwargs: Mapping[str, object] = field(default_factory=dict)
 
     @staticmethod
-    def of(tokenizer: PreTrainedTokenizerBase, vocab_size: int, style: PromptStyle = "none") -> "PromptTokenizer":
+    def of(
+        tokenizer: PreTrainedTokenizerBase,
+        vocab_size: int,
+        style: PromptStyle = "none",
+        template_kwargs: Mapping[str, object] | None = None,
+    ) -> "PromptTokenizer":
         """Find out whether the tokenizer ends texts with EOS. Raises ConfigError for a style that it cannot follow."""
         if style == "raw_bos" and tokenizer.bos_token_id is None:
             raise ConfigError("prompt_type = raw_bos begins prompts with BOS, and the tokenizer has none")
         eos = tokenizer.eos_token_id
         adds_eos = eos is not None and tokenizer("a")["input_ids"][-1:] == [eos]
-        return PromptTokenizer(tokenizer, vocab_size, adds_eos, style)
+        return PromptTokenizer(tokenizer, vocab_size, adds_eos, style, template_kwargs or {})
 
     def for_a_thread(self) -> "PromptTokenizer":
         """The same with a tokenizer of its own: fast ones change their settings in place, and must not while in use."""
@@ -64,8 +71,10 @@ class PromptTokenizer:
             return [{"role": "user", "content": prompt}]
         return prompt
 
-    def write(self, prompt: PromptInput, column: str, tools: object = None) -> Written:
-        """The text of a prompt; raises `BadValueError`. `tools` are the functions that a chat offers, or None."""
+    def write(self, prompt: PromptInput, column: str, row: Mapping[str, object]) -> Written:
+        """The text of a prompt; raises `BadValueError`. For a chat its `row` may offer tools and name keywords for the
+        template, which win over those of the settings.
+        """
         if isinstance(prompt, str):
             check_text(prompt, column)
         prompt = self.shown(prompt)
@@ -76,7 +85,8 @@ class PromptTokenizer:
             raise BadValueError(
                 RowError.TYPE, column, prompt, f"prompt_type {self.style} takes text, no messages", remedy
             )
-        return Written(self._rendered(prompt, column, _tools(tools)), is_chat=True)
+        kwargs = {**self.template_kwargs, **keywords_of(row)}
+        return Written(self._rendered(prompt, column, _tools(row.get("tools")), kwargs), is_chat=True)
 
     def encode(self, written: Sequence[Written]) -> list[Encoded]:
         """The ids of many prompts, in their order."""
@@ -125,7 +135,9 @@ class PromptTokenizer:
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
-    def _rendered(self, messages: list[Message], column: str, tools: list[Any] | None) -> str:
+    def _rendered(
+        self, messages: list[Message], column: str, tools: list[Any] | None, kwargs: dict[str, object]
+    ) -> str:
         check_prompt(messages, column, None if tools is None else _names(tools))
         if self.tokenizer.chat_template is None:
             problem = "these are chat messages, and the tokenizer has no chat template"
@@ -135,7 +147,7 @@ class PromptTokenizer:
         try:
             text: str = self.tokenizer.apply_chat_template(
                 messages, tools=tools, tokenize=False,
-                add_generation_prompt=not continues, continue_final_message=continues,
+                add_generation_prompt=not continues, continue_final_message=continues, **kwargs,
             )  # fmt: skip
         except (TemplateError, TypeError, ValueError) as error:
             problem = f"the tokenizer's chat template refuses these messages: {error}"
@@ -149,6 +161,16 @@ class PromptTokenizer:
         pad = self.tokenizer.pad_token_id
         others = (self.tokenizer.eos_token_id, self.tokenizer.bos_token_id, self.tokenizer.unk_token_id)
         return None if pad in others else pad
+
+
+def keywords_of(row: Mapping[str, object]) -> dict[str, object]:
+    """What a row hands to the chat template; raises `BadValueError`."""
+    value = row.get(COLUMN)
+    try:
+        return row_kwargs(value)
+    except ValueError as error:
+        problem = f"expected {error}"
+        raise BadValueError(RowError.TEMPLATE, COLUMN, value, problem, "Give a mapping, or its JSON.") from error
 
 
 def _tools(value: object) -> list[Any] | None:

@@ -1,8 +1,10 @@
-"""What the people of the demo's world can tell: six kinds of facts, and the values that each can take."""
+"""What the people of the demo's world can tell: six kinds of facts, and the values that each can take (world.toml)."""
 
 import random
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from importlib.resources import files
 from typing import TypeAlias
 
 
@@ -19,31 +21,10 @@ class Slot(StrEnum):
 
 Facts: TypeAlias = Mapping[Slot, str]  # those that a post tells or a summary states, seldom all six
 
-# No value stands inside another of its slot, and none inside a filler sentence: a reader can tell them apart by words.
-VALUES: Mapping[Slot, tuple[str, ...]] = {
-    Slot.AGE: tuple(str(age) for age in range(19, 43, 2)),
-    Slot.FEELING: (
-        "angry", "sad", "guilty", "hurt", "lonely", "scared", "ashamed", "jealous", "tired", "nervous", "betrayed",
-        "confused",
-    ),
-    Slot.WHO: (
-        "sister", "brother", "boss", "roommate", "landlord", "boyfriend", "girlfriend", "cousin", "neighbor", "teacher",
-        "father", "mother",
-    ),
-    Slot.DEED: (
-        "crashed my car", "read my diary", "sold my guitar", "forgot my birthday", "broke my laptop", "stole my bike",
-        "lied about money", "kissed my friend", "lost my dog", "ate my cake", "burned the couch", "hid the keys",
-    ),
-    Slot.PLACE: (
-        "Denver", "Boston", "Seattle", "Dallas", "Chicago", "Portland", "Austin", "Phoenix", "Miami", "Detroit",
-        "Atlanta", "Houston",
-    ),
-    Slot.QUESTION: (
-        "Should I move out", "Can I call the police", "Do I ask for money", "How do I forgive this",
-        "Is it time to leave", "Who pays for it", "Am I wrong here", "Would you tell the family",
-        "Must I say sorry", "What is a fair price",
-    ),
-}  # fmt: skip
+_WORLD = tomllib.loads((files(__package__) / "world.toml").read_text(encoding="utf-8"))
+VALUES: Mapping[Slot, Sequence[str]] = {Slot(name): values for name, values in _WORLD["values"].items()}
+SUBREDDITS: Sequence[str] = _WORLD["subreddits"]
+FILLERS: Sequence[str] = _WORLD["fillers"]
 
 
 def draw_facts(rng: random.Random, tell: float) -> dict[Slot, str]:

@@ -1,11 +1,11 @@
 """Which of two summaries is better, by counting facts: the judge of the demo, which no training ever sees."""
 
-import math
 import re
 from dataclasses import dataclass
 
 from nearstep.demo.facts import VALUES, Facts, Slot
 from nearstep.demo.world import Summary
+from nearstep.reward_modeling.measures import wilson
 
 WORD_LIMIT = 32  # every fact of a post can be stated in fewer words
 PATTERNS = {
@@ -53,9 +53,6 @@ class ShareOfFacts:
         """Between 0 and 1."""
         return (self.wins + self.ties / 2) / self.count
 
-    def interval(self, z: float = 1.96) -> tuple[float, float]:
-        """Wilson's interval, of 95 % confidence for z = 1.96 (Wilson, 1927)."""
-        p, n = self.value, self.count
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return middle - half, middle + half
+    def interval(self) -> tuple[float, float]:
+        """Wilson's, of 95 % confidence."""
+        return wilson(self.value, self.count)

@@ -12,8 +12,9 @@ from nearstep.demo.facts import Facts, Slot
 from nearstep.demo.judge import ShareOfFacts, judge
 from nearstep.demo.world import Summary
 from nearstep.models.distribution import Sampling
-from nearstep.models.load import load_policy, load_tokenizer
+from nearstep.models.load import load_policy
 from nearstep.models.roles import make_policy
+from nearstep.models.tokenizers import load_tokenizer
 from nearstep.rollout.engine import EngineSettings, GenerationSettings, play
 from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.types import Prompts

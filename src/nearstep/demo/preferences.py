@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from nearstep.common.random_streams import stream_seed
-from nearstep.demo.facts import Facts, Slot, another_value
-from nearstep.demo.world import FILLERS, Post, Summary, summary_text
+from nearstep.demo.facts import FILLERS, Facts, Slot, another_value
+from nearstep.demo.world import Post, Summary, summary_text
 
 LABEL_NOISE = 0.4  # standard deviation of a grade around a draft's quality
 JUST_NOTICEABLE = 0.5  # two grades that lie closer make no pair

@@ -14,6 +14,8 @@ from nearstep.reward_modeling.examples import Comparison, PreferenceLabel
 from nearstep.reward_modeling.measures import PairMeasures
 from nearstep.reward_modeling.trainer import RewardModelTrainer
 
+WARMUP_STEPS = 10
+
 
 def train_reward_model(
     policy: Path,
@@ -26,11 +28,17 @@ def train_reward_model(
     target: Path,
 ) -> PairMeasures:
     """One pass over the rankings; the model goes to `target`, what it does on `unseen` comes back."""
+    groups = comparisons(tokenizer, rankings)
     trained = RewardModelTrainer(
-        settings(target.with_name("reward_training"), batch_groups=batch_groups, seed=seed),
+        settings(
+            target.with_name("reward_training"),
+            batch_groups=batch_groups,
+            steps=len(groups) // batch_groups,
+            seed=seed,
+        ),
         processing_class=tokenizer,
         model=str(policy),
-        train_dataset=comparisons(tokenizer, rankings),
+        train_dataset=groups,
         eval_dataset=comparisons(tokenizer, unseen),
     )
     folder = trained.train(Console(quiet=True))
@@ -41,8 +49,8 @@ def train_reward_model(
     return trained.report.held_out
 
 
-def settings(output: Path, *, batch_groups: int, seed: int) -> RewardConfig:
-    """What a user would pass to `nearstep reward`."""
+def settings(output: Path, *, batch_groups: int, steps: int, seed: int) -> RewardConfig:
+    """What a user would pass to `nearstep reward`; a run of so few steps that the rate would only rise has no rise."""
     return RewardConfig(
         output_dir=str(output),
         seed=seed,
@@ -50,7 +58,7 @@ def settings(output: Path, *, batch_groups: int, seed: int) -> RewardConfig:
         per_device_train_batch_size=batch_groups,
         learning_rate=2e-3,
         lr_scheduler_type="cosine",
-        warmup_steps=10,
+        warmup_steps=WARMUP_STEPS if steps > WARMUP_STEPS else 0,
         adam_beta2=0.98,
         weight_decay=0.01,
     )

@@ -5,19 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nearstep.common.random_streams import stream_seed
-from nearstep.demo.facts import Facts, Slot, another_value, draw_facts
+from nearstep.demo.facts import FILLERS, SUBREDDITS, Facts, Slot, another_value, draw_facts
 
 TELL = 1.0  # how often a post tells each kind of fact
 # How often the writer of a summary mentions a fact that the post tells.
 HABIT = {Slot.AGE: 0.25, Slot.FEELING: 0.3, Slot.WHO: 0.9, Slot.DEED: 0.85, Slot.PLACE: 0.4, Slot.QUESTION: 0.45}
 MISTAKE = 0.1  # share of the summaries written by people that state one thing which the post does not
-
-SUBREDDITS = ("relationships", "advice", "offmychest", "family", "confession", "tifu")
-FILLERS = (
-    "Sorry for the long text.", "I never thought that I would write here.", "English is not my first language.",
-    "Thank you all for reading.", "I could not sleep at all.", "Everyone says that it will be fine.",
-    "There is more to the story.", "I am on my phone.", "It sounds silly, I know.", "Please be kind.",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

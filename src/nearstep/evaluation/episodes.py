@@ -1,6 +1,6 @@
 """How a file of prompts and completions, or the rollouts of a run, become what rewards are given in training."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -12,6 +12,7 @@ from nearstep.data.encode import encode_prompts
 from nearstep.data.load import load_rows
 from nearstep.data.mix import PromptMix
 from nearstep.data.table import Table
+from nearstep.models.stop_tokens import reply_end
 from nearstep.types import Prompts, Rollout
 
 # What a line of rollouts.jsonl has and no other file does.
@@ -28,60 +29,81 @@ class Episodes:
     logged: list[float | None]  # the total that a run recorded; None where there is none
 
 
-def read_episodes(name: str, tokenizer: PreTrainedTokenizerBase, *, batch_size: int) -> tuple[Table, list[Episodes]]:
+@dataclass(frozen=True)
+class EpisodeFile:
+    """The rows of a file, all of them checked, and its episodes, which are made batch by batch as they are asked for.
+
+    `columns` are those that rewards get beside prompts.
+    """
+
+    table: Table
+    columns: Sequence[str]
+    batches: Callable[[], Iterator[Episodes]]
+
+
+def read_episodes(name: str, tokenizer: PreTrainedTokenizerBase, *, batch_size: int) -> EpisodeFile:
     """The rows of a file, `batch_size` at a time; those of a run as its updates had them together.
 
     Raises DataError naming the row and column of what cannot be scored.
     """
     table = load_rows(name, split="train", config=None)
     if all(column in table.columns for column in RECORD_COLUMNS):
-        return table, list(_of_a_run(table))
+        columns: dict[str, None] = {}
+        for number, record in enumerate(table.rows):
+            columns.update(dict.fromkeys(_mapping(record.get("columns"))))
+            for column in ("prompt_ids", "completion_ids"):
+                _ids(record.get(column), table, number)
+        return EpisodeFile(table, list(columns), lambda: _of_a_run(table, list(columns)))
     if "completion" not in table.columns:
         raise DataError(
             f"{table.label}: it has no column 'completion', only {list(table.columns)}. Give prompts with their "
             "completions, or the rollouts.jsonl of a run."
         )
-    return table, list(_of_texts(table, tokenizer, batch_size))
+    for number, row in enumerate(table.rows):
+        _finished(row, table, number, tokenizer)
+        _completion(row, table, number)
+    # Completions are what is scored here: they must not reach rewards as the data set's own answers.
+    as_prompts = "prompt" if "prompt" in table.columns else None
+    encoded = PromptMix((encode_prompts(table, tokenizer, vocab_size=len(tokenizer), dataset_format=as_prompts),))
+    return EpisodeFile(table, encoded.columns, lambda: _of_texts(table, encoded, tokenizer, batch_size))
 
 
-def _of_a_run(table: Table) -> Iterator[Episodes]:
+def _of_a_run(table: Table, names: Sequence[str]) -> Iterator[Episodes]:
     """Rewards see the ids that the run recorded, in the batches in which the run scored them."""
-    numbers = range(len(table))
-    for _, group in groupby(numbers, key=lambda number: table.rows[number]["update"]):
+    for _, group in groupby(enumerate(table.rows), key=lambda numbered: numbered[1]["update"]):
         rows = list(group)
-        records = [table.rows[number] for number in rows]
-        names = dict.fromkeys(name for record in records for name in _mapping(record["columns"]))
+        records = [record for _, record in rows]
         prompts = Prompts(
-            ids=[_ids(record["prompt_ids"], table, number) for number, record in zip(rows, records, strict=True)],
+            ids=[_ids(record["prompt_ids"], table, number) for number, record in rows],
             inputs=[record["input"] for record in records],  # type: ignore[misc]
             columns={name: [_mapping(record["columns"]).get(name) for record in records] for name in names},
             episodes=[int(record["episode"]) for record in records],  # type: ignore[call-overload]
         )
-        said = [_ids(record["completion_ids"], table, number) for number, record in zip(rows, records, strict=True)]
+        said = [_ids(record["completion_ids"], table, number) for number, record in rows]
         finished = [bool(record["finished"]) for record in records]
         logged = [record.get("total_score") for record in records]
-        yield Episodes(rows[0], prompts, rollout_of(prompts.ids, said, finished), logged)  # type: ignore[arg-type]
+        yield Episodes(rows[0][0], prompts, rollout_of(prompts.ids, said, finished), logged)  # type: ignore[arg-type]
 
 
-def _of_texts(table: Table, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Iterator[Episodes]:
-    """Prompts become ids as in training; a completion is its text's ids, with EOS behind one that has ended."""
-    # Completions are what is scored here: they must not reach rewards as the data set's own answers.
-    as_prompts = "prompt" if "prompt" in table.columns else None
-    encoded = PromptMix((encode_prompts(table, tokenizer, vocab_size=len(tokenizer), dataset_format=as_prompts),))
+def _of_texts(
+    table: Table, encoded: PromptMix, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> Iterator[Episodes]:
+    """A completion is its text's ids, with the end that a policy writes behind one that has ended."""
+    eos, mark = tokenizer.eos_token_id, reply_end(tokenizer)
     for first in range(0, len(table), batch_size):
         numbers = range(first, min(first + batch_size, len(table)))
-        prompts = encoded.take(numbers, numbers)
-        ended = [_finished(table, number, tokenizer) for number in numbers]
-        said = [
-            [*_completion_ids(table, number, tokenizer), *([tokenizer.eos_token_id] if end else [])]
-            for number, end in zip(numbers, ended, strict=True)
-        ]
+        prompts, rows = encoded.take(numbers, numbers), [table.rows[number] for number in numbers]
+        ended = [_finished(row, table, number, tokenizer) for number, row in zip(numbers, rows, strict=True)]
+        ends = [eos if isinstance(shown, str) or mark is None else mark for shown in prompts.inputs]
+        texts = [_completion(row, table, number) for number, row in zip(numbers, rows, strict=True)]
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        said = [[*text, *([end] if done else [])] for text, end, done in zip(ids, ends, ended, strict=True)]
         yield Episodes(first, prompts, rollout_of(prompts.ids, said, ended), [None] * len(numbers))
 
 
-def _finished(table: Table, number: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+def _finished(row: Mapping[str, object], table: Table, number: int, tokenizer: PreTrainedTokenizerBase) -> bool:
     """The column `finished`, else yes; without an EOS nothing can have ended."""
-    value = table.rows[number].get("finished")
+    value = row.get("finished")
     if value is None:
         return tokenizer.eos_token_id is not None
     if not isinstance(value, bool):
@@ -91,15 +113,15 @@ def _finished(table: Table, number: int, tokenizer: PreTrainedTokenizerBase) -> 
     return value
 
 
-def _completion_ids(table: Table, number: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    completion = table.rows[number].get("completion")
+def _completion(row: Mapping[str, object], table: Table, number: int) -> str:
+    completion = row.get("completion")
     if isinstance(completion, list) and len(completion) == 1 and isinstance(completion[0], Mapping):
         completion = completion[0].get("content")
     if not isinstance(completion, str):
         raise DataError(
             _place(table, number, "completion") + f"must be text, or one assistant message, got {shorten(completion)}"
         )
-    return list(tokenizer(completion, add_special_tokens=False)["input_ids"])
+    return completion
 
 
 def rollout_of(prompts: Sequence[list[int]], said: Sequence[list[int]], finished: Sequence[bool]) -> Rollout:

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.metrics import Max, Mean, Metrics, Std
 from nearstep.models.roles import Policy
+from nearstep.rewards.decoding import completion_text
 from nearstep.rewards.protocol import RewardModule
 from nearstep.rollout.engine import GenerationSettings, RolloutEngine, play
 from nearstep.scale.backend import Backend
@@ -42,6 +43,10 @@ class Evaluator:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
+    def judged(self, ids: list[int], finished: bool) -> str:
+        """A response as rewards are given it."""
+        return completion_text(ids, finished, self.tokenizer)
+
     def evaluate(self, engine: RolloutEngine, state: State) -> Metrics:
         """Scores and lengths over all rows and all processes, none left out."""
         metrics = Metrics()
@@ -56,8 +61,8 @@ class Evaluator:
         self._load(engine, state)
         rollout, scores = self._play(engine, self.sample_prompts)
         totals = scores.with_dense(scores.total, rollout).tolist()
-        texts = zip(rollout.prompt_ids(), rollout.completion_ids(), totals, strict=True)
-        return [(self.decode(query), self.decode(response), score) for query, response, score in texts]
+        rows = zip(rollout.prompt_ids(), rollout.completion_ids(), rollout.finished.tolist(), totals, strict=True)
+        return [(self.decode(query), self.judged(ids, ended), score) for query, ids, ended, score in rows]
 
     def _load(self, engine: RolloutEngine, state: State) -> None:
         """The weights after an update are those that the next one will use, and have its number."""

@@ -1,8 +1,9 @@
-"""Where the bias of a reward model's or critic's head lives, for families whose own head has none.
+"""Where the bias of a reward model's or critic's head lives that the user has asked for, and whose family has none.
 
 transformers builds the one-label heads of decoders (Llama, Qwen, GPT-NeoX, …) without a bias, and would drop one found
 in a file. In memory the head gets a bias like any other weight; in a folder it stands in config.json as `head_bias`, so
-that plain `from_pretrained` still opens the folder and its scores are lower by exactly that number.
+that plain `from_pretrained` still opens the folder and its scores are lower by exactly that number. Without such a
+setting heads are as their family has them, and both say the same.
 """
 
 import torch
@@ -25,6 +26,17 @@ def add_bias(model: PreTrainedModel, head: nn.Linear) -> None:
     start = stored_bias(model.config) or 0.0
     head.bias = nn.Parameter(torch.full((1,), start, dtype=head.weight.dtype, device=head.weight.device))
     model.config.update({SETTING: start})
+
+
+def bias_note(model: nn.Module, role: str) -> list[str]:
+    """The sentence that tells of a bias which plain transformers leaves out, if there is one."""
+    if not isinstance(model, PreTrainedModel):
+        return []
+    bias = stored_bias(model.config)
+    if not bias:
+        return []
+    name = model.config.name_or_path or type(model).__name__
+    return [f"{role} {name}: {bias:+.4g} is added to all it says ({SETTING} in its config.json)."]
 
 
 def store_bias(model: PreTrainedModel, head: nn.Linear, weights: dict[str, Tensor] | None = None) -> dict[str, Tensor]:

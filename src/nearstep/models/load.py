@@ -10,84 +10,94 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
-from nearstep.common.errors import ConfigError, ModelError
-from nearstep.models.adapters import merge_adapters_from, saved_tensor_names
+from nearstep.common.errors import ModelError
+from nearstep.models.adapter_folders import AdapterFolder, fit_rows, holds_adapters, put_on, read_adapters
+from nearstep.models.adapters import take_off, with_adapters_merged
+from nearstep.models.classifier import class_to_load, new_scalar_model
+from nearstep.models.forward.probing import own_vocabulary
 from nearstep.models.head_bias import add_bias, stored_bias
-from nearstep.models.roles import HEAD_NAMES, output_layer, scalar_head, transformers_model
+from nearstep.models.roles import HEAD_NAMES, decoder_config, inner_model, output_layer, scalar_head
 
 MODEL_FILES = ("config.json", "adapter_config.json")
 
 
-def load_tokenizer(name: str, *, role: str = "tokenizer", trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub name. Raises ModelError if there is none."""
-    check_folder(name, role, ("tokenizer_config.json", "tokenizer.json", *MODEL_FILES))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{role}: no tokenizer could be read from {name!r}: {_first_line(error)}. Save its own tokenizer there "
-            "(tokenizer.save_pretrained)."
-        ) from error
-    # For some families transformers makes an empty tokenizer where the files are missing.
-    if not tokenizer.encode("text", add_special_tokens=False):
-        raise ModelError(
-            f"{role}: {name!r} holds no tokenizer, only a configuration. Save its own tokenizer there "
-            "(tokenizer.save_pretrained)."
-        )
-    return tokenizer
+def family_of(
+    model: nn.Module | str, *, role: str = "model", base: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedConfig:
+    """The model's own text configuration, read without loading weights.
 
-
-def choose_tokenizer(
-    given: PreTrainedTokenizerBase | None,
-    model: nn.Module | str,
-    *,
-    model_name_or_path: str | None,
-    trust_remote_code: bool = False,
-) -> PreTrainedTokenizerBase:
-    """The tokenizer as given, else that of model_name_or_path, else that of the model itself.
-
-    Raises ConfigError where there is none to be found, ModelError where one cannot be read.
+    For a folder of adapters it is that of their model, `base` if given, with as many tokens as they were trained with.
+    Of a module that is no transformers model it holds the number of its logits and nothing else. Raises ModelError if
+    there is none, and for an encoder-decoder model.
     """
-    if given is not None:
-        return given
-    name = model_name_or_path or model
-    if isinstance(name, nn.Module):
-        name = transformers_model(name, "model").config.name_or_path
-    if not name:
-        raise ConfigError("no tokenizer: pass processing_class, or set model_name_or_path")
-    role = "model" if model_name_or_path is None else "model_name_or_path"
-    return load_tokenizer(name, role=role, trust_remote_code=trust_remote_code)
-
-
-def family_of(model: nn.Module | str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The model's own text configuration, read without loading weights. Raises ModelError if there is none."""
     if isinstance(model, nn.Module):
-        return transformers_model(model, "model").config.get_text_config()
+        inner = inner_model(model)
+        if not isinstance(inner, PreTrainedModel):
+            return PreTrainedConfig(vocab_size=own_vocabulary(inner, role), eos_token_id=None)
+        return decoder_config(inner.config, role).get_text_config()
+    check_folder(model, role)
+    if holds_adapters(model):
+        return _family_under(read_adapters(model, role, base=base), trust_remote_code)
     try:
-        return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code).get_text_config()
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model: no model configuration could be read from {model!r}: {error}") from error
+        raise ModelError(f"{role}: no model configuration could be read from {model!r}: {error}") from error
+    return decoder_config(config, role).get_text_config()
 
 
-def load_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A causal language model. Raises ModelError naming the role if it cannot be read or has missing weights."""
+def _family_under(folder: AdapterFolder, trust_remote_code: bool) -> PreTrainedConfig:
+    if folder.holds_everything:
+        return AutoConfig.from_pretrained(folder.base, trust_remote_code=trust_remote_code).get_text_config()
+    with torch.device("meta"):
+        family = family_of(folder.base, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(family, trust_remote_code=trust_remote_code)
+        fit_rows(model, folder)
+    return model.config
+
+
+def load_adapted_policy(
+    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False, base: str | None = None
+) -> nn.Module:
+    """A folder of adapters as a peft model that trains them on, over the model that they name, or over `base`."""
+    folder = read_adapters(name, role, base=base)
+    load = _whole_policy if folder.holds_everything else load_policy
+    model = load(folder.base, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+    fit_rows(model, folder)
+    return put_on(model, folder)
+
+
+def load_policy(
+    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False, base: str | None = None
+) -> PreTrainedModel:
+    """A causal language model; a folder of adapters gives their model, or `base`, with the adapters merged.
+
+    Raises ModelError naming the role if it cannot be read or has missing weights.
+    """
     check_folder(name, role)
+    if not holds_adapters(name):
+        return _whole_policy(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+    adapted = load_adapted_policy(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code, base=base)
+    return with_adapters_merged(adapted)
+
+
+def _whole_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    """The model in a folder, without adapters that lie beside it."""
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
+        with _no_loading_report():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"{role}: no causal language model could be read from {name!r}: {_first_line(error)}"
+            f"{role}: no causal language model could be read from {name!r}: {first_line(error)}"
         ) from error
     check_weights(info["missing_keys"], name, role)
+    take_off(model)
     return model
 
 
@@ -97,8 +107,10 @@ def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust_remote_
     A folder of adapters gives the model that they were trained on, with the adapters merged.
     """
     check_folder(name, role)
-    if _holds_adapters(name):
-        return _load_adapted(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+    if holds_adapters(name):
+        return with_adapters_merged(
+            load_adapted_scalar_model(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+        )
     model, missing = load_classifier(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
     check_weights(missing, name, role)
     if model.config.num_labels != 1:
@@ -111,21 +123,59 @@ def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust_remote_
     return model
 
 
+def load_adapted_scalar_model(
+    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False
+) -> nn.Module:
+    """A folder of adapters as a peft model that trains them on. The head must be in the folder, or in their model."""
+    folder = read_adapters(name, role)
+    load = _classifier if folder.holds_everything else load_classifier
+    model, missing = load(folder.base, role=role, dtype=dtype, trust_remote_code=trust_remote_code, num_labels=1)
+    heads = [head for head in HEAD_NAMES if f"{head}.weight" in folder.tensors]
+    check_weights({key for key in missing if key.split(".")[0] not in heads}, f"{name} (on {folder.base})", role)
+    if any(f"{head}.bias" in folder.tensors for head in heads) or stored_bias(model.config) is not None:
+        add_bias(model, output_layer(model, role))
+    fit_rows(model, folder)
+    return put_on(model, folder)
+
+
 def load_classifier(
     name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool, num_labels: int | None = None
 ) -> tuple[PreTrainedModel, set[str]]:
-    """A classification model, and the names of its tensors that the folder lacks, which are random now."""
+    """A classification model, and the names of its tensors that the folder lacks, which are random now.
+
+    Of a policy's adapters the trunk has them merged, and the head is lacking.
+    """
+    if not holds_adapters(name):
+        return _classifier(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code, num_labels=num_labels)
+    if holds_head(name, role):
+        return load_scalar_model(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code), set()
+    policy = load_policy(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+    model = scalar_from_trunk(policy, policy.config.pad_token_id, role=role)
+    model.config.name_or_path = name
+    return model, {key for key, _ in model.named_parameters() if key.split(".")[0] in HEAD_NAMES}
+
+
+def holds_head(name: str, role: str) -> bool:
+    """Whether a folder of adapters holds the trained head of a classification model."""
+    return any(f"{head}.weight" in read_adapters(name, role).tensors for head in HEAD_NAMES)
+
+
+def _classifier(
+    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool, num_labels: int | None = None
+) -> tuple[PreTrainedModel, set[str]]:
+    """The classification model in a folder, without adapters that lie beside it."""
     labels = {} if num_labels is None else {"num_labels": num_labels}
     try:
+        own = class_to_load(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
         with _no_loading_report():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = (own or AutoModelForSequenceClassification).from_pretrained(
                 name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **labels
             )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{role}: no classification model could be read from {name!r}: {_first_line(error)}"
-        ) from error
-    return model, set(info["missing_keys"])
+        raise ModelError(f"{role}: no classification model could be read from {name!r}: {first_line(error)}") from error
+    take_off(model)
+    # A class made here reads every token's own state; a trunk that could pool does not.
+    return model, {key for key in info["missing_keys"] if own is None or ".pooler." not in key}
 
 
 @contextmanager
@@ -139,23 +189,6 @@ def _no_loading_report() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _holds_adapters(name: str) -> bool:
-    return Path(name, "adapter_config.json").is_file() and not Path(name, "config.json").is_file()
-
-
-def _load_adapted(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    """The model under a folder of adapters, with these merged. The head must be in the folder, or in the model."""
-    tensors, base = saved_tensor_names(name, role)
-    model, missing = load_classifier(base, role=role, dtype=dtype, trust_remote_code=trust_remote_code, num_labels=1)
-    heads = [head for head in HEAD_NAMES if f"base_model.model.{head}.weight" in tensors]
-    check_weights({key for key in missing if key.split(".")[0] not in heads}, f"{name} (on {base})", role)
-    if any(f"base_model.model.{head}.bias" in tensors for head in heads):
-        add_bias(model, output_layer(model, role))
-    merged = merge_adapters_from(name, model)
-    merged.config.name_or_path = name  # its tokenizer lies beside the adapters
-    return merged
-
-
 def critic_from_trunk(policy: PreTrainedModel, pad_token_id: int | None) -> PreTrainedModel:
     """A critic with the policy's trunk and a head of zeros: its first value is 0 everywhere."""
     critic = scalar_from_trunk(policy, pad_token_id, role="value_model")
@@ -166,6 +199,11 @@ def critic_from_trunk(policy: PreTrainedModel, pad_token_id: int | None) -> PreT
 def scalar_from_trunk(policy: PreTrainedModel, pad_token_id: int | None, *, role: str) -> PreTrainedModel:
     """A classification model with one label, a copy of the policy's trunk, and a random head."""
     model = new_classifier(policy, pad_token_id, role=role)
+    if policy.base_model is policy:
+        raise ModelError(
+            f"{role}: {type(policy).__name__} does not say which part of it is its trunk (base_model_prefix), so no "
+            "head can be put on it. Pass a value_model, or use an advantage without a critic."
+        )
     missing = model.base_model.load_state_dict(policy.base_model.state_dict(), strict=False).missing_keys
     check_weights({key for key in missing if not key.startswith("pooler.")}, type(policy).__name__, role)
     return model.to(policy.device)
@@ -177,13 +215,13 @@ def new_classifier(policy: PreTrainedModel, pad_token_id: int | None, *, role: s
     config = type(policy.config).from_dict({**settings, "num_labels": 1})
     config.pad_token_id = pad_token_id
     try:
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
+        return new_scalar_model(config, policy.dtype)
     except ValueError as error:
         raise ModelError(
-            f"{role}: transformers has no classification model for the family {config.model_type!r}, so none can be "
-            "started from the policy. Pass a model of AutoModelForSequenceClassification with num_labels=1."
+            f"{role}: none can be started from the policy, whose family is {config.model_type!r}: {error}. Pass a "
+            "module of your own, forward(ids, mask) to one number a token, or a model of "
+            "AutoModelForSequenceClassification with num_labels=1."
         ) from error
-    return model
 
 
 def check_folder(name: str, role: str, files: tuple[str, ...] = MODEL_FILES) -> None:
@@ -195,6 +233,11 @@ def check_folder(name: str, role: str, files: tuple[str, ...] = MODEL_FILES) -> 
             f"{role}: the folder {name!r} does not exist. Give a folder made by save_pretrained, or a hub name."
         )
     if path.is_dir() and not any((path / file).is_file() for file in files):
+        if several := sorted(str(inner.parent) for inner in path.glob("*/adapter_config.json")):
+            raise ModelError(
+                f"{role}: the folder {name!r} holds adapters in folders of their own: {', '.join(several)}. Give one "
+                "of them."
+            )
         raise ModelError(f"{role}: the folder {name!r} holds no config.json, so it is no model folder.")
 
 
@@ -204,9 +247,11 @@ def check_weights(missing: set[str], name: str, role: str) -> None:
         shown = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
         raise ModelError(
             f"{role}: {name!r} lacks {len(missing)} of the model's tensors ({shown}). They would be random, so "
-            "this is refused. Give a folder in which this model was saved after training."
+            "this is refused. Give a folder in which this model was saved after training"
+            + (", or for a first try reward_funcs = length." if role == "reward_model" else ".")
         )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first; the rest is for developers of the library."""
     return str(error).strip().split("\n")[0][:300].rstrip(".")

@@ -12,20 +12,24 @@ from transformers import PreTrainedModel
 
 from nearstep.algorithm.precision import wide
 from nearstep.common.errors import ModelError
-from nearstep.models.forward.forward import ScalarRole, packed_states
-from nearstep.models.forward.packing import pack
-from nearstep.models.roles import make_critic, recompute_activations, transformers_model
+from nearstep.models.forward.forward import ScalarRole, states_of
+from nearstep.models.forward.layout import RowLayout, RowTokens
+from nearstep.models.forward.own_pass import recompute_activations, recomputing
+from nearstep.models.roles import make_critic, transformers_model
 from nearstep.types import row_groups
 
 
 @dataclass(frozen=True)
 class DecoderScorer:
-    """A decoder with a linear head: rows are packed, what neighbours begin with is read once, the head sees each row's
-    last token only."""
+    """A decoder with a linear head, which sees each row's last token only.
+
+    Where rows can be packed, what neighbours begin with is read once.
+    """
 
     model: nn.Module
     trunk: nn.Module
     head: nn.Module
+    layout: RowLayout
     max_tokens: int
     autocast: bool = False
 
@@ -70,7 +74,7 @@ class RewardReader(Protocol):
 
 @dataclass(frozen=True)
 class DecoderReader:
-    """A decoder with a linear head: groups are packed, what the rows of a group begin with is read once."""
+    """A decoder with a linear head. Where rows can be packed, what the rows of a group begin with is read once."""
 
     role: ScalarRole
 
@@ -88,8 +92,7 @@ def _last_states(role: ScalarRole, rows: Sequence[Sequence[int]], leads: Sequenc
     device = next(role.trunk.parameters()).device
     lengths = torch.tensor([len(row) for row in rows], device=device)
     tokens = torch.tensor([token for row in rows for token in row], device=device)
-    packed = pack(tokens, lengths, torch.tensor(leads, device=device))
-    return packed_states(role, packed, lengths.cumsum(0) - 1)
+    return states_of(role, RowTokens(tokens, lengths, torch.tensor(leads, device=device)), lengths.cumsum(0) - 1)
 
 
 def common_leads(rows: Sequence[Sequence[int]]) -> list[int]:
@@ -138,9 +141,10 @@ def encoder_rewards(model: PreTrainedModel, rows: Sequence[Sequence[int]], pad_t
     widest = max(map(len, rows))
     padded = [list(row) + [pad_token_id] * (widest - len(row)) for row in rows]
     mask = [[1] * len(row) + [0] * (widest - len(row)) for row in rows]
-    output = model(
-        input_ids=torch.tensor(padded, device=model.device), attention_mask=torch.tensor(mask, device=model.device)
-    )
+    with recomputing(model):
+        output = model(
+            input_ids=torch.tensor(padded, device=model.device), attention_mask=torch.tensor(mask, device=model.device)
+        )
     return wide(output.logits[:, 0])
 
 
@@ -165,7 +169,7 @@ def make_scorer(
     model.requires_grad_(False)
     if is_decoder(inner):
         critic = make_critic(model, role=role, autocast=autocast)
-        return DecoderScorer(model, critic.trunk, critic.head, max_tokens, autocast)
+        return DecoderScorer(model, critic.trunk, critic.head, critic.layout, max_tokens, autocast)
     scorer = EncoderScorer(inner.eval(), pad_token_id if pad_token_id is not None else 0, max_tokens)
     with torch.no_grad():
         output = inner(input_ids=torch.ones(1, 2, dtype=torch.long, device=inner.device))

@@ -7,7 +7,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from nearstep.common.random_streams import stream, stream_seed
-from nearstep.models.head_bias import add_bias
+from nearstep.models.adapters import is_adapted, with_adapters_merged
+from nearstep.models.head_bias import add_bias, stored_bias
 from nearstep.models.load import check_folder, check_weights, load_classifier, scalar_from_trunk
 from nearstep.models.roles import output_layer, transformers_model
 
@@ -25,8 +26,8 @@ def start_reward_model(
     """A classification model with one label, and whether its head is new; a trained head is kept.
 
     `given` is a language model, an encoder or a reward model, as an object, folder or hub name. A new head is normal
-    with standard deviation 1/√(width + 1), its bias 0 (arXiv 2403.17031, detail 11). Raises ModelError for a model
-    that has no such class, and for missing weights of its trunk.
+    with standard deviation 1/√(width + 1), its bias 0 where the family has one (arXiv 2403.17031, detail 11). Raises
+    ModelError for a model that has no such class, and for missing weights of its trunk.
     """
     # transformers draws new layers from the global generator; it gets one of ours and the caller's is put back.
     with torch.random.fork_rng(devices=[]):
@@ -34,7 +35,9 @@ def start_reward_model(
         if isinstance(given, str):
             model, is_new = _from_place(given, dtype, trust_remote_code)
         else:
-            model, is_new = _from_object(transformers_model(given, ROLE), pad_token_id)
+            inner = transformers_model(given, ROLE)
+            merged = is_adapted(given) and inner.get_output_embeddings() is not None
+            model, is_new = _from_object(with_adapters_merged(given) if merged else inner, pad_token_id)
     head = output_layer(model, ROLE)
     if is_new:
         with torch.no_grad():
@@ -43,7 +46,8 @@ def start_reward_model(
             head.weight.copy_(start)
             if head.bias is not None:
                 head.bias.zero_()
-    add_bias(model, head)
+    if stored_bias(model.config) is not None:
+        add_bias(model, head)
     model.config.get_text_config().pad_token_id = pad_token_id
     return model, is_new
 

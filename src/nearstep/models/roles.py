@@ -2,25 +2,33 @@
 
 import copy
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from nearstep.algorithm.precision import wide
 from nearstep.common.errors import ModelError
-from nearstep.models.adapters import base_layer, trained_copy
-from nearstep.models.attention.interface import PACKED
-from nearstep.models.forward.forward import CausalRole, ScalarRole, row_states
-from nearstep.models.forward.head import Head
-from nearstep.models.forward.probing import probe_alone, probe_rows, relative_gap, rounding
+from nearstep.models.adapters import base_layer, check_adapted, trained_copy
+from nearstep.models.forward.head import Head, LogitShape, OwnLogits, Same
+from nearstep.models.forward.layout import PackedRows, RowLayout, RowTokens
+from nearstep.models.forward.own_pass import recompute_activations
+from nearstep.models.forward.probing import (
+    check_one_number,
+    own_vocabulary,
+    probe_rows,
+    prove_layout,
+    prove_reading,
+)
 from nearstep.models.head_bias import add_bias, stored_bias
 
 HEAD_NAMES = ("score", "classifier")
+ROUNDING_KL = 1e-6  # nats between two ways to compute one distribution in float32
 
 
 @dataclass(frozen=True)
@@ -32,28 +40,35 @@ class Policy:
 
     model: nn.Module
     autocast: bool = False
+    layout: RowLayout = field(default_factory=PackedRows)
+    reading: LogitShape | OwnLogits = field(default_factory=LogitShape)
+    vocabulary: int | None = None  # ids from this on have no probability; None where all logits count
 
     @property
     def trunk(self) -> nn.Module:
-        """The model without its head."""
+        """The model without its head; the whole model where this gives its logits itself."""
+        if isinstance(self.reading, OwnLogits):
+            return inner_model(self.model)
         trunk: nn.Module = transformers_model(self.model, "model").base_model
         return trunk
 
     @property
     def head(self) -> Head:
         """The output layer."""
-        return _head(transformers_model(self.model, "model"))
+        if isinstance(self.reading, OwnLogits):
+            return Head(Same(self.reading.vocabulary), known=self.vocabulary)
+        linear = transformers_model(self.model, "model").get_output_embeddings()
+        return Head(linear, self.reading.scale, self.reading.softcap, self.vocabulary)
 
     @property
     def device(self) -> torch.device:
         """Where token ids must lie."""
-        device: torch.device = transformers_model(self.model, "model").device
-        return device
+        return next(self.model.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of its weights."""
-        dtype: torch.dtype = transformers_model(self.model, "model").dtype
+        dtype: torch.dtype = next(self.trunk.parameters()).dtype
         return dtype
 
 
@@ -76,21 +91,29 @@ class Reference:
 
 @dataclass(frozen=True)
 class Critic:
-    """The model that predicts returns: a decoder trunk and a head with one output, looked up as those of `Policy`."""
+    """The model that predicts returns: a decoder trunk and a head with one output, looked up as those of `Policy`.
+
+    A module of the user's own gives its numbers itself: it is its own trunk.
+    """
 
     model: nn.Module
     autocast: bool = False
+    layout: RowLayout = field(default_factory=PackedRows)
 
     @property
     def trunk(self) -> nn.Module:
         """The model without its head."""
-        trunk: nn.Module = transformers_model(self.model, "value_model").base_model
+        inner = inner_model(self.model)
+        trunk: nn.Module = inner.base_model if isinstance(inner, PreTrainedModel) else inner
         return trunk
 
     @property
     def head(self) -> nn.Module:
         """The layer with one output."""
-        (head,) = _heads(transformers_model(self.model, "value_model"))
+        inner = inner_model(self.model)
+        if not isinstance(inner, PreTrainedModel):
+            return Same(1)
+        (head,) = _heads(inner)
         return head
 
 
@@ -108,10 +131,20 @@ class Models:
         return self.critic is not None and self.critic.trunk is self.policy.trunk
 
 
-def transformers_model(model: nn.Module, role: str) -> PreTrainedModel:
-    """The transformers model itself, also where peft wraps it. Raises ModelError for anything else."""
+def inner_model(model: nn.Module) -> nn.Module:
+    """The model itself, also where peft wraps it."""
     peft = sys.modules.get("peft")
-    inner = model.get_base_model() if peft is not None and isinstance(model, peft.PeftModel) else model
+    inner: nn.Module = model.get_base_model() if peft is not None and isinstance(model, peft.PeftModel) else model
+    return inner
+
+
+def transformers_model(model: nn.Module, role: str) -> PreTrainedModel:
+    """The transformers model itself, also where peft wraps it.
+
+    Raises ModelError for anything else, and for adapters whose effect does not lie in the layers alone.
+    """
+    check_adapted(model, role)
+    inner = inner_model(model)
     if not isinstance(inner, PreTrainedModel):
         raise ModelError(
             f"{role}: got a {type(model).__name__}, which is neither a transformers model nor a peft model around one. "
@@ -121,41 +154,85 @@ def transformers_model(model: nn.Module, role: str) -> PreTrainedModel:
 
 
 def make_policy(
-    model: nn.Module, *, role: str = "model", autocast: bool = False, checkpointing: bool = False
+    model: nn.Module,
+    *,
+    role: str = "model",
+    autocast: bool = False,
+    checkpointing: bool = False,
+    vocabulary: int | None = None,
 ) -> Policy:
-    """Make a causal model ready: dropout off, packed attention on, the forward pass checked against the model's own.
+    """Make a causal model ready: dropout off, its forward pass here proved to give what it gives by itself.
 
-    Raises ModelError if the model has no plain linear output layer, or if packed rows would not see what they see
-    alone.
+    Its distribution is over the ids below `vocabulary`, which a tokenizer knows, in sampling as in training: rows that
+    only round the embedding up (Qwen 2.5 has 152,064 for 151,665 tokens) get no probability. None for all of them.
+    A module that is no transformers model maps ids and mask, both [rows, width], to logits. Raises ModelError for an
+    encoder-decoder model, and for one whose rows would not give what they give alone.
     """
-    inner = transformers_model(model, role)
-    output = inner.get_output_embeddings()
-    if not isinstance(base_layer(output), nn.Linear):
-        raise ModelError(
-            f"{role}: {type(inner).__name__} has {type(output).__name__} where a linear output layer is needed. "
-            "Use a causal language model (AutoModelForCausalLM)."
-        )
-    policy = Policy(model, autocast)
-    expected = [probe_alone(inner, row) for row in probe_rows(inner)]
-    _ready(inner, role, checkpointing)
-    with torch.no_grad():
-        _compare(policy.head.logits(_packed(Policy(model), inner)), torch.cat(expected), inner, role)
+    inner = _ready(model, role)
+    reading: LogitShape | OwnLogits
+    if isinstance(inner, PreTrainedModel):
+        reading, rows = prove_reading(inner, role), inner.config.get_text_config().vocab_size
+    else:
+        rows = own_vocabulary(inner, role)
+        reading = OwnLogits(rows)
+    policy = Policy(model, autocast, reading=reading, vocabulary=vocabulary)
+    policy = replace(policy, layout=prove_layout(policy.trunk, rows, policy.device, role))
+    if checkpointing:
+        _recompute(inner, role)
     return policy
 
 
 def make_critic(
     model: nn.Module, *, role: str = "value_model", autocast: bool = False, checkpointing: bool = False
 ) -> Critic:
-    """Make a classification model with one label ready to be a critic. Raises ModelError if it cannot be one."""
-    inner = transformers_model(model, role)
-    head = scalar_head(inner, role)
-    if stored_bias(inner.config) is not None:
-        add_bias(inner, head)
-    expected = [probe_alone(inner.base_model, row) for row in probe_rows(inner)]
-    _ready(inner, role, checkpointing)
-    with torch.no_grad():
-        _compare(_packed(Critic(model), inner), torch.cat(expected), inner, role)
-    return Critic(model, autocast)
+    """Make a classification model with one label ready to be a critic. Raises ModelError if it cannot be one.
+
+    A module that is no transformers model maps ids and mask, both [rows, width], to one number a token.
+    """
+    inner = _ready(model, role)
+    vocabulary = 2
+    if isinstance(inner, PreTrainedModel):
+        vocabulary, head = inner.config.get_text_config().vocab_size, scalar_head(inner, role)
+        if stored_bias(inner.config) is not None:
+            add_bias(inner, head)
+    else:
+        check_one_number(inner, role)
+    critic = Critic(model, autocast)
+    device = next(model.parameters()).device
+    critic = replace(critic, layout=prove_layout(critic.trunk, vocabulary, device, role))
+    if checkpointing:
+        _recompute(inner, role)
+    return critic
+
+
+def _ready(model: nn.Module, role: str) -> nn.Module:
+    """The model under a wrapper, dropout off (2403.17031, detail 7)."""
+    inner = inner_model(model)
+    if isinstance(inner, PreTrainedModel):
+        decoder_config(inner.config, role)
+    model.eval()
+    return inner
+
+
+def decoder_config(config: PreTrainedConfig, role: str) -> PreTrainedConfig:
+    """The configuration of a decoder. Raises ModelError for that of an encoder-decoder model."""
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{role}: {config.model_type} is an encoder-decoder model. It reads the prompt in another part than the "
+            "one that answers, and nothing here feeds that part. Use a decoder (AutoModelForCausalLM)."
+        )
+    return config
+
+
+def _recompute(model: nn.Module, role: str) -> None:
+    """Gradient checkpointing. Raises ModelError where there is no layer that could be recomputed."""
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    if not isinstance(model, PreTrainedModel) or not layers:
+        raise ModelError(
+            f"{role}: gradient_checkpointing: {type(model).__name__} has no layers that are made to be computed again "
+            "(transformers' GradientCheckpointingLayer). Leave it out, or lower max_tokens_per_microbatch."
+        )
+    recompute_activations(model)
 
 
 def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
@@ -163,7 +240,7 @@ def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
 
     Where peft trains it whole, this is its trained copy.
     """
-    heads = _heads(model)
+    heads = [base_layer(head) for head in _heads(model)]
     if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
         raise ModelError(
             f"{role}: {type(model).__name__} has no linear head named score or classifier. Use a model of "
@@ -196,65 +273,27 @@ def output_layer(model: PreTrainedModel, role: str) -> nn.Linear:
 
 
 def frozen_copy(policy: Policy) -> Reference:
-    """A reference that stays what the policy is now."""
-    model = copy.deepcopy(policy.model).requires_grad_(False)
-    return Reference(Policy(model, policy.autocast), adapters_off=False)
+    """A reference that stays what the policy is now; weights of the policy that do not learn are shared, not copied."""
+    frozen: dict[int, object] = {id(weight): weight for weight in policy.model.parameters() if not weight.requires_grad}
+    model = copy.deepcopy(policy.model, frozen).requires_grad_(False)
+    return Reference(replace(policy, model=model), adapters_off=False)
 
 
-def _head(model: PreTrainedModel) -> Head:
-    """The output layer, with what some families do to their logits after it."""
-    config, linear = model.config, model.get_output_embeddings()
-    match config.model_type:
-        case "gemma2" | "gemma3_text" | "gemma3":
-            return Head(linear, softcap=config.get_text_config().final_logit_softcapping)
-        case "cohere" | "cohere2":
-            return Head(linear, scale=config.logit_scale)
-        case "granite" | "granitemoe":
-            return Head(linear, scale=1 / config.logits_scaling)
-    return Head(linear)
+def without_fresh_adapters(policy: Policy) -> Reference | None:
+    """The policy with its adapters off, if they change nothing yet; else None, as for adapters that begin at random or
+    change the weights under them (PiSSA)."""
+    reference = Reference(policy, adapters_off=True)
+    now = _probe_logprobs(policy)
+    with reference.active():
+        off = _probe_logprobs(policy)
+    kl = (now.exp() * (now - off)).sum(-1).max()
+    return reference if kl <= ROUNDING_KL else None
 
 
-def _ready(model: PreTrainedModel, role: str, checkpointing: bool) -> None:
-    """Dropout off (2403.17031, detail 7), packed attention on, checkpointing as asked."""
-    model.eval()
-    model.set_attn_implementation(PACKED)
-    if model.config.get_text_config()._attn_implementation != PACKED:
-        raise ModelError(
-            f"{role}: {type(model).__name__} does not let its attention be chosen (transformers' "
-            "AttentionInterface), which packed "
-            "rows need. Families like Llama, Qwen, Mistral, Gemma, GPT-NeoX and GPT-2 do."
-        )
-    if checkpointing:
-        recompute_activations(model)
-
-
-def _packed(role: CausalRole | ScalarRole, model: PreTrainedModel) -> Tensor:
-    """Final states of the probe's rows, packed."""
-    rows = probe_rows(model)
-    return row_states(role, torch.cat(rows), torch.tensor([len(row) for row in rows], device=model.device))
-
-
-def recompute_activations(model: PreTrainedModel) -> None:
-    """Switch gradient checkpointing on, and nothing else: dropout stays off."""
-    with warnings.catch_warnings():
-        # Newer versions prefer another name for it, which the oldest supported one does not know.
-        warnings.simplefilter("ignore", FutureWarning)
-        # Without dropout nothing is random, and a generator's state cannot be read while a CUDA graph is captured.
-        model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False}
-        )
-    # Layers recompute only in training mode; their children, dropout among them, stay in evaluation mode.
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.training = True
-
-
-def _compare(ours: Tensor, theirs: Tensor, model: PreTrainedModel, role: str) -> None:
-    """Two rows packed must give what each gives alone, up to rounding."""
-    gap = relative_gap(ours, theirs)
-    if not gap <= rounding(ours.dtype):
-        raise ModelError(
-            f"{role}: {type(model).__name__} gives other numbers for packed rows than for each row alone (relative gap "
-            f"{gap:.2g}), so its family cannot be trained here without error. Please report the family "
-            f"({model.config.model_type})."
-        )
+@torch.no_grad()
+def _probe_logprobs(policy: Policy) -> Float[Tensor, "tokens vocabulary"]:
+    ids = probe_rows(policy.head.vocabulary, policy.device)
+    tokens, lengths = torch.cat(ids), torch.tensor([len(row) for row in ids], device=policy.device)
+    rows, every = RowTokens(tokens, lengths, torch.zeros_like(lengths)), torch.arange(len(tokens), device=policy.device)
+    states = policy.layout.states(policy.trunk, rows, every, autocast=False)
+    return wide(policy.head.logits(states)).log_softmax(-1)

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from nearstep.common.errors import ModelError
 from nearstep.models.adapters import add_adapters, is_adapted, with_adapters_merged, with_head_trained, without_adapters
+from nearstep.models.forward.head import OwnLogits
 from nearstep.models.load import new_classifier
 from nearstep.models.roles import HEAD_NAMES, Critic, Policy, scalar_head, transformers_model
 
@@ -17,8 +18,13 @@ ROLE = "value_model"
 
 def value_head(policy: Policy, pad_token_id: int | None) -> Critic:
     """A critic that is one linear layer on the policy's trunk, zero at first; its model holds that trunk, no copy."""
+    if isinstance(policy.reading, OwnLogits):
+        raise ModelError(
+            f"{ROLE}: the logits of {type(policy.model).__name__} are read off the whole model, so no head of a critic "
+            "can share its pass. Use critic_trunk = separate."
+        )
     model = classifier_around(transformers_model(policy.model, "model"), pad_token_id)
-    return Critic(model, policy.autocast)
+    return Critic(model, policy.autocast, policy.layout)
 
 
 def classifier_around(model: PreTrainedModel, pad_token_id: int | None) -> PreTrainedModel:
@@ -47,13 +53,13 @@ def critic_under_adapters(policy: nn.Module, peft_config: Any, pad_token_id: int
     shared = [name for name, parameter in classifier.named_parameters() if id(parameter) in learned]
     if shared:
         raise ModelError(
-            f"{ROLE}: the policy's adapters train {shared[0]} itself (modules_to_save, or a bias), so it cannot be the "
+            f"{ROLE}: the policy's adapters train {shared[0]} itself (as with bias = all), so it cannot be the "
             "critic's base. Leave that out, or use critic_trunk = separate or shared."
         )
     own = copy.copy(peft_config)
-    own.task_type, own.inference_mode, own.modules_to_save = "SEQ_CLS", False, None
+    own.task_type, own.modules_to_save = "SEQ_CLS", None
     heads = [name for name, _ in classifier.named_children() if name in HEAD_NAMES]
-    return add_adapters(classifier, with_head_trained(own, heads), seed=seed)
+    return add_adapters(classifier, with_head_trained(own, heads), seed=seed, role=ROLE)
 
 
 def whole_critic(critic: Critic, merged_policy: PreTrainedModel | None) -> PreTrainedModel:

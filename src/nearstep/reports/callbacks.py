@@ -4,10 +4,11 @@ The handler, its state and its control flags are used as they are, without a `Tr
 transformers works unchanged. An update (one rollout and its optimizer steps) is what transformers calls a step.
 """
 
+import dataclasses
 import difflib
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -54,6 +55,7 @@ class Callbacks:
         )
 
         check_callbacks(callbacks)
+        self._own = tuple(callbacks)
         _warn_of_events(callbacks)
         trackers = tracker_callbacks(config.report_to, main=rank == 0)
         self._arguments = arguments_view(config, has_eval=has_eval, world_size=world_size, rank=rank)
@@ -127,15 +129,49 @@ class Callbacks:
         self._state.log_history.append({**logs, "step": self._state.global_step})
         self._control = self._handler.on_log(*self._place, logs)
 
-    def evaluate(self, numbers: Numbers) -> None:
-        """Hand the metrics of an evaluation to all callbacks, as `eval_…` (trackers show `eval/…`)."""
+    def evaluate(self, numbers: Numbers) -> bool:
+        """Hand the metrics of an evaluation to all callbacks, as `eval_…` (trackers show `eval/…`).
+
+        Returns whether its score is the best so far.
+        """
         evaluated = {f"eval_{name}": number for name, number in numbers.items()}
         self.log(evaluated)
         self._control = self._handler.on_evaluate(*self._place, evaluated)
         score = numbers.get(BEST_METRIC)
         # Early stopping has compared with the best evaluation before this one; only now is the record set.
-        if score is not None and (self._state.best_metric is None or score > self._state.best_metric):
+        best = score is not None and (self._state.best_metric is None or score > self._state.best_metric)
+        if best:
             self._state.best_metric, self._state.best_global_step = score, self._state.global_step
+        return best
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state that callbacks share, and that of each callback which exports its own."""
+        self._state.stateful_callbacks = {
+            type(each).__name__: each.state() for each in self._exporting() if each is not self._control
+        }
+        return dataclasses.asdict(self._state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave; how long the run is and how often it logs stay as they are set now."""
+        for name in ("global_step", "epoch", "log_history", "best_metric", "best_global_step"):
+            setattr(self._state, name, state[name])
+        for each in self._exporting():
+            saved = state["stateful_callbacks"].get(type(each).__name__)
+            if saved is not None:
+                vars(each).update(vars(type(each).from_state(saved)))
+
+    def _exporting(self) -> list[Any]:
+        from transformers.trainer_callback import ExportableState
+
+        return [each for each in self._handler.callbacks if isinstance(each, ExportableState)]
+
+    @property
+    def read_saved(self) -> bool:
+        """Whether a user's callback is told of saved models, so that they must lie on the disk by then."""
+        from transformers.trainer_callback import TrainerCallback
+
+        kinds: list[type[TrainerCallback]] = [_kind(each) for each in self._own]
+        return any(kind.on_save is not TrainerCallback.on_save for kind in kinds)
 
     def save(self) -> None:
         """A model was saved."""

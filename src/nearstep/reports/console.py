@@ -1,6 +1,6 @@
 """What the user sees of a run: batch arithmetic, a bar with the reward on it, sample completions, where files lie.
 
-On a terminal there is a live bar; elsewhere (a log file, CI) one plain line per logged update. Text of models and
+One plain line per logged update, and on a terminal a live bar under them that names the phase. Text of models and
 data sets never reaches rich as markup, and its control characters never reach the terminal.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, Task, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +33,8 @@ TWO_LINES = (
     {"loss/value_avg": "vf_loss"},
 )
 TEXT_LIMIT = 400  # characters of a query or response in the table of samples
-SPEED_PERIOD_SECONDS = 24 * 3600  # the estimate of the time left looks back this far: updates may be slow
+# The phases of an update in their order, and what the bar says while one goes on.
+PHASES = {"generate": "generating", "score": "scoring", "experience": "crediting", "update": "updating"}
 
 
 class Screen:
@@ -50,17 +51,21 @@ class Screen:
         self.console = console or Console(highlight=False)
         self._two_lines = two_lines
         self._total_updates = total_updates
+        self._clock = clock
+        self._update = 0  # the last that is done
+        self._first: tuple[int, float] | None = None  # the first that was done since the bar began, and when
+        self._shares = dict.fromkeys(PHASES, 1 / len(PHASES))  # of the time of an update; a guess until one is done
         self._progress = Progress(
-            TextColumn("{task.completed}/{task.total}", markup=False),
-            BarColumn(bar_width=12),
+            TextColumn("{task.fields[place]}", markup=False),
+            BarColumn(bar_width=24),
             TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
             TextColumn("{task.fields[time_left]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
-            speed_estimate_period=SPEED_PERIOD_SECONDS,
             get_time=clock,
         )
-        self._task = self._progress.add_task("", total=total_updates, time_left="")
+        self._task = self._progress.add_task("", total=total_updates, time_left="", place=f"0/{total_updates}")
 
     def begin(self, batch_table: Sequence[tuple[str, object, str]], preview: str) -> None:
         """Print the batch arithmetic (name, value, how it came about) and what the model sees; start the bar."""
@@ -68,21 +73,28 @@ class Screen:
             self.console.print(_batch_table(self._plain, batch_table))
         if preview:
             self.console.print(self._plain(preview), soft_wrap=True)
+        self._first = None
         self._progress.start()
 
+    def phase(self, name: str) -> None:
+        """Name what goes on in the update, and move the bar by what is behind it."""
+        before = list(PHASES)[: list(PHASES).index(name)] if name in PHASES else []
+        done = self._update + sum(self._shares[phase] for phase in before)
+        self._progress.update(self._task, completed=done, description=PHASES.get(name, "evaluating"))
+
     def step(self, update: int, numbers: Numbers, *, logged: bool) -> None:
-        """Move the bar to `update`; if it is logged, print a line where there is no terminal, or the two lines."""
-        headline = headline_text(numbers)
-        self._progress.update(self._task, completed=update, description=headline)
-        time_left = _time_left(self._progress.tasks[self._task])
-        self._progress.update(self._task, time_left=time_left)
+        """Move the bar to `update`; if it is logged, print its line, which stays, or its two lines."""
+        self._update = update
+        self._shares = {phase: numbers.get(f"time/{phase}", share) for phase, share in self._shares.items()}
+        left, place = self._time_left(), f"{update}/{self._total_updates}"
+        self._progress.update(self._task, completed=update, description="", time_left=left, place=place)
         if not logged:
             return
         if self._two_lines:
             for line in two_lines(numbers):
-                self._line(f"iteration {update}/{self._total_updates}", line)
-        elif not self.console.is_terminal:
-            self._line(f"update {update}/{self._total_updates}", headline, time_left)
+                self._line(f"iteration {place}", line)
+        else:
+            self._line(f"update {place}", headline_text(numbers), "" if self.console.is_terminal else left)
 
     def samples(self, update: int, rows: Sequence[tuple[str, str, float]]) -> None:
         """Print a table of sample completions: query, model response, score."""
@@ -120,6 +132,18 @@ class Screen:
     def close(self) -> None:
         """Stop the bar and give the terminal back; closing twice is fine."""
         self._progress.stop()
+
+    def _time_left(self) -> str:
+        """Time to the last update at the mean speed so far, as `1:05:00 left`; empty while it cannot be known."""
+        now = self._clock()
+        if self._first is None:
+            self._first = (self._update, now)
+            return ""
+        update, then = self._first
+        seconds = (now - then) / max(1, self._update - update) * (self._total_updates - self._update)
+        minutes, seconds = divmod(int(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{seconds:02d} left"
 
     def _line(self, *texts: str) -> None:
         self.console.print(self._plain("  ".join(filter(None, texts))), soft_wrap=True)
@@ -171,13 +195,3 @@ def _batch_table(plain: Callable[[str], Text], rows: Sequence[tuple[str, object,
     for name, value, origin in rows:
         table.add_row(plain(name), plain(str(value)), plain(origin))
     return table
-
-
-def _time_left(task: Task) -> str:
-    """Time to the last update at the mean speed so far, as `1:05:00 left`; empty while it cannot be known."""
-    seconds = task.time_remaining
-    if seconds is None:
-        return ""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d} left"

@@ -28,8 +28,8 @@ MEANINGS: dict[str, str] = {
     "reward/<name>": "mean of one part of the reward, before its weight, over the episodes where it applied.",
     "reward/<name>_std": "standard deviation of that part over the same episodes.",
     "reward/<name>_none": "share of episodes where that part did not apply (the function gave None).",
-    "reward/<name>_failed": "share of episodes on which that part failed: left out of the update with "
-    "on_reward_error=drop, asked about again with retry. Absent with raise, where a failure ends the run.",
+    "reward/<name>_failed": "share of episodes on which that part failed: left out of the update, or asked about "
+    "again. Absent with on_reward_error=raise, where a failure ends the run.",
     "policy/approxkl_avg": "how far the policy has left the one that sampled: mean of ½ (log ρ)² per token. "
     "Usually below 0.02.",
     "policy/clipfrac_avg": "share of tokens that the trust region leaves without a gradient, where the clip "
@@ -37,10 +37,14 @@ MEANINGS: dict[str, str] = {
     "learning rate may be too low, above 0.5 too high.",
     "policy/masked_positive": "the same share among tokens of positive advantage.",
     "policy/masked_negative": "the same share among tokens of negative advantage.",
-    "policy/prob_diff_mean": "mean of |π − μ|, the probabilities of the sampled token now and when it was sampled.",
+    "policy/prob_diff_mean": "mean of |π − μ|, the probabilities of the sampled token now and as the engine had it.",
     "policy/prob_diff_max": "largest |π − μ|.",
-    "policy/mismatch_kl": "mean of ρ − 1 − log ρ before the first optimizer step of an update: how far engine and "
+    "policy/mismatch_kl": "mean of π/μ − 1 − log π/μ before the first optimizer step of an update: how far engine and "
     "trainer disagree. About 1e-12 in float32, 1e-4 in bfloat16.",
+    "policy/importance_avg": "mean of π_old / μ, trainer over engine, before importance_cap and importance_floor; with "
+    "anchor=recomputed. Near 1, unless the engine samples from something else.",
+    "policy/importance_max": "largest π_old / μ.",
+    "policy/importance_cut": "share of tokens whose π_old / μ lies beyond importance_cap or importance_floor.",
     "policy/entropy_avg": "mean entropy of the next token's distribution, at the sampling temperature, in nats.",
     "policy/grad_norm": "L2 norm of the policy's gradient before it is cut to max_grad_norm, mean over steps. With "
     "critic_trunk = shared the value loss has its part in it.",
@@ -55,18 +59,19 @@ MEANINGS: dict[str, str] = {
     "val/ratio": "mean of ρ per token. Stays near 1; above 2 or below 0.1 the steps are too large.",
     "val/ratio_clamped": "mean per token of ρ as the loss uses it: clipped to 1 ± cliprange, or at most ratio_cap.",
     "val/ratio_var": "variance of ρ over tokens, E[ρ²] − E[ρ]². Below about 0.1 in a calm run.",
-    "val/ratio_max_gap_first": "largest |ρ − 1| before the first optimizer step of an update, when nothing has "
+    "val/ratio_max_gap_first": "largest |π/μ − 1| before the first optimizer step of an update, when nothing has "
     "moved yet: 1e-5 or less in float32. More means that sampling and training disagree on log-probs.",
     "val/num_eos_tokens": "share of responses that ended with a stop token. Should approach 1.",
-    "val/explained_variance": "1 − Var(R − V) / Var(R) over tokens. 1 is a perfect critic, 0 one that knows only "
-    "the mean, below 0 one that misleads.",
-    "val/advantage_std": "standard deviation of the advantages over tokens, before whitening.",
+    "val/explained_variance": "1 − Var(R − V) / Var(R) over tokens of scored responses. 1 is a perfect critic, 0 one "
+    "that knows only the mean, below 0 one that misleads.",
+    "val/advantage_std": "standard deviation of the advantages over tokens of scored responses, before whitening.",
     "response/length_mean": "mean length of a response in tokens, the stop token included.",
     "response/length_max": "length of the longest response in tokens.",
     "response/truncated": "share of responses that were cut off by response_length.",
     "response/left_out": "share of responses that nothing is learned from: not scored, or cut off where "
     "mask_truncated_completions is on.",
     "optimizer/steps": "optimizer steps of the policy so far.",
+    "optimizer/skipped_steps": "optimizer steps left out so far, since their gradient was not finite.",
     "lr": "learning rate of the policy in this update.",
     "vf_lr": "learning rate of the critic in this update.",
     "update": "updates done: one rollout and its optimizer steps each.",
@@ -123,7 +128,8 @@ def document() -> str:
         "`metrics.jsonl`, and the key `not_finite` says what it was. An entry shows its own update alone, not the mean",
         "since the last entry.",
         "",
-        "Notation: Σ over the tokens of a response, π the policy, π_old the policy that sampled, ρ = π / π_old,",
+        "Notation: Σ over the tokens of a response, π the policy, μ what the engine recorded of the one that sampled,",
+        "π_old the same as ratios are taken against (μ, or with anchor=recomputed the trainer's own), ρ = π / π_old,",
         "ℓ = log π_ref − log π, V the critic's value, R the return.",
     ]
     for group, names in groupby(MEANINGS, key=_group):

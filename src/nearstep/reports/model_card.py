@@ -42,18 +42,34 @@ $versions
 ## Use
 
 ```python
-from transformers import $auto_class, AutoTokenizer
-
-model = $auto_class.from_pretrained("path/to/this/folder")
+$use
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```
 """)
+OPENED = Template("""\
+from transformers import $auto_class, AutoTokenizer
+
+model = $auto_class.from_pretrained("path/to/this/folder")""")
+LOADED = Template("""\
+from safetensors.torch import load_model
+from transformers import AutoTokenizer
+
+model = $module(...)  # as it was made for the run
+load_model(model, "path/to/this/folder/weights.safetensors")""")
 
 SUMMARIES = {
     "policy": "A language model trained with PPO (proximal policy optimisation with a critic) by nearstep.",
     "value": "The critic of a PPO run by nearstep. It estimates, at every token, the reward that is still to come.",
 }
 AUTO_CLASSES = {"policy": "AutoModelForCausalLM", "value": "AutoModelForSequenceClassification"}
+# Where transformers has no classification model for the family.
+USE_OF_TRUNK_AND_HEAD = """\
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+trunk = AutoModel.from_pretrained("path/to/this/folder")
+head = load_file("path/to/this/folder/model.safetensors")["score.weight"]
+# one number a token: trunk(**inputs).last_hidden_state @ head.T"""
 
 
 @dataclass(frozen=True)
@@ -67,9 +83,11 @@ class RunFacts:
     reference: str | None = None
     has_reference: bool = True
     critic: str | None = None
+    critic_made_here: bool = False  # transformers has no class for it
     rewards: Sequence[str] = ()
     dataset: str | None = None
     metrics: Numbers = field(default_factory=dict)
+    own_modules: Mapping[str, str] = field(default_factory=dict)  # classes of modules of the user's own, by role
 
 
 def model_card(facts: RunFacts, role: Literal["policy", "value"] = "policy") -> str:
@@ -79,13 +97,22 @@ def model_card(facts: RunFacts, role: Literal["policy", "value"] = "policy") -> 
     body = BODY.substitute(
         title=run if role == "policy" else f"{run}: critic",
         summary=SUMMARIES[role],
-        auto_class=AUTO_CLASSES[role],
+        use=_use(facts, role),
         facts=markdown_table(("fact", "value"), _fact_rows(facts)),
         metrics=markdown_table(("metric", "value", "meaning"), _metric_rows(facts.metrics)),
         settings=markdown_table(("setting", "value"), setting_rows(facts.config)),
         versions=markdown_table(("package", "version"), list(package_versions().items())),
     )
     return f"---\n{front}---\n\n{body}"
+
+
+def _use(facts: RunFacts, role: Literal["policy", "value"]) -> str:
+    """How the weights beside the card become a model again."""
+    if role in facts.own_modules:
+        return LOADED.substitute(module=facts.own_modules[role])
+    if role == "value" and facts.critic_made_here:
+        return USE_OF_TRUNK_AND_HEAD
+    return OPENED.substitute(auto_class=AUTO_CLASSES[role])
 
 
 def package_versions() -> dict[str, str]:
@@ -101,7 +128,8 @@ def is_hub_name(name: str | None) -> bool:
 
 
 def _front_matter(facts: RunFacts, role: Literal["policy", "value"]) -> dict[str, object]:
-    matter: dict[str, object] = {"library_name": "transformers", "tags": ["nearstep", "ppo", "reinforcement-learning"]}
+    library = "pytorch" if role in facts.own_modules else "transformers"
+    matter: dict[str, object] = {"library_name": library, "tags": ["nearstep", "ppo", "reinforcement-learning"]}
     if role == "policy":
         matter["pipeline_tag"] = "text-generation"
     base = facts.policy if role == "policy" else facts.critic

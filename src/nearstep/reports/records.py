@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +18,7 @@ from nearstep.types import Prompts, Rollout, Scores
 
 Record = Mapping[str, object]
 BLOCK_BYTES = 1 << 16
+UPDATE = re.compile(rb'\{"update": (\d+),')  # every record begins with it
 
 
 class JsonLines:
@@ -29,17 +32,28 @@ class JsonLines:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 _cut_torn_line(path)
-            # A lone surrogate becomes \udXXX, which is what JSON wants for it.
-            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise TrainingError(f"{path} cannot be written: {error}. Give another place.") from error
         self.path = path
 
+    @property
+    def size_bytes(self) -> int:
+        """How long the file is."""
+        return self._file.tell()
+
     def write(self, records: Sequence[Record]) -> None:
-        """Append the records and flush, so that a reader sees them at once. ValueError for NaN and infinity."""
+        """Append the records, so that a reader sees them at once: all, or none. ValueError for NaN and infinity."""
         lines = [json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n" for record in records]
-        self._file.writelines(lines)
-        self._file.flush()
+        # A lone surrogate becomes \udXXX, which is what JSON wants for it.
+        left, end = memoryview("".join(lines).encode("utf-8", "backslashreplace")), self._file.tell()
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(end)
+            raise TrainingError(f"{self.path} cannot be written: {error}") from error
 
     def close(self) -> None:
         """Close the file, and leave none behind that nothing was written to; closing twice is fine."""
@@ -54,6 +68,20 @@ def set_aside(path: Path) -> Path | None:
         return None
     names = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
     return path.rename(next(name for name in names if not name.exists()))
+
+
+def cut_after(path: Path, update: int) -> None:
+    """End a file of records with the last one of `update`: what came later is played again."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        end = 0
+        for line in file:
+            found = UPDATE.match(line)
+            if found is None or int(found[1]) > update or not line.endswith(b"\n"):
+                break
+            end += len(line)
+        file.truncate(end)
 
 
 def metrics_record(*, update: int, episode: int, epoch: int | float, numbers: Numbers) -> Record:
@@ -73,6 +101,7 @@ def rollout_records(
     update: int,
     prompts: Prompts,
     decode: Callable[[list[int]], str],
+    judged: Callable[[list[int], bool], str],
     rollout: Rollout,
     scores: Scores,
     final_scores: Float[Tensor, " rows"],
@@ -80,8 +109,9 @@ def rollout_records(
     """The lines of rollouts.jsonl, one per episode, plain enough to be sent between processes.
 
     `final_scores` are the totals after the rules for missing stop tokens, `extras` the columns that reward functions
-    logged; null stands where a part of the reward did not apply, or nothing was scored. `decode` should show special
-    tokens. Everything that rewards were given is there too, so that `nearstep score` can score the episodes again.
+    logged; null stands where a part of the reward did not apply, or nothing was scored.
+    `decode` should show special tokens of prompts; `judged` gives the text of a response that rewards were given.
+    Everything that rewards were given is there too, so that `nearstep score` can score the episodes again.
     """
     fields, finals, finished = score_fields(scores, rollout), final_scores.tolist(), rollout.finished.tolist()
     lengths = rollout.action_counts.tolist()
@@ -90,7 +120,7 @@ def rollout_records(
             "update": update,
             "episode": prompts.episodes[row],
             "prompt": decode(prompts.ids[row]),
-            "completion": decode(completion),
+            "completion": judged(completion, finished[row]),
             **fields[row],
             "final_score": _finite(finals[row]),
             "finished": finished[row],

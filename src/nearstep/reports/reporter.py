@@ -1,13 +1,17 @@
 """How a run tells what happens: the one object the loop talks to, in front of files, screen and callbacks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
 from nearstep.reports.metrics import Numbers
-from nearstep.reports.records import JsonLines, Record, metrics_record, sample_records, set_aside
+from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
+from nearstep.reports.settings_file import NAME as SETTINGS
+from nearstep.reports.settings_file import write_settings
 
 
 def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
@@ -35,7 +39,10 @@ class Reporter:
         total_updates: int,
         main: bool,
         screen: Screen | None = None,
+        settings: str = "",
     ) -> None:
+        self.history: list[dict[str, int | float]] = []
+        self._settings = settings
         self._config = config
         self._callbacks = callbacks
         self._screen = (screen or Screen(total_updates, two_lines=config.log_style == "two_line")) if main else None
@@ -61,12 +68,24 @@ class Reporter:
         """The metrics logged last, those of the last evaluation among them; empty but on the main process."""
         return {} if self._outputs is None else self._outputs.latest
 
-    def begin(self, batch_table: Sequence[tuple[str, object, str]], preview: str) -> None:
-        """Show the batch arithmetic (name, value, how it came about) and what the model sees; open files, trackers."""
-        if self._screen is not None:
-            self._outputs = _Outputs(self._config, self._screen)
+    def begin(self, batch_table: Sequence[tuple[str, object, str]], preview: str, *, after: int = 0) -> None:
+        """Show the batch arithmetic (name, value, how it came about) and what the model sees; open files, trackers.
+
+        Records of a run that goes on after an update are cut back to it; a new run sets those of an earlier one aside.
+        Called again, it goes on in the same files: a run that was broken off is one run.
+        """
+        if self._outputs is not None:
+            self._outputs.open()
+            self._outputs.screen.begin([], "")
+        elif self._screen is not None:
+            self._outputs = _Outputs(self._config, self._screen, self._settings, after)
             self._screen.begin(batch_table, preview)
         self._callbacks.begin()
+
+    def phase(self, name: str) -> None:
+        """A phase of the update begins."""
+        if self._outputs is not None:
+            self._outputs.screen.phase(name)
 
     def step_begin(self) -> None:
         """An update begins."""
@@ -79,8 +98,8 @@ class Reporter:
 
         `records` are those of `rollout_records`, of all processes.
         """
-        if self._outputs is not None and self._outputs.rollouts is not None:
-            self._outputs.rollouts.write(records)
+        if self._outputs is not None:
+            self._outputs.record(self._outputs.rollouts, records)
         self._callbacks.step_end(update=update, epoch=epoch)
         logged = self._callbacks.should_log
         if self._outputs is not None:
@@ -88,22 +107,34 @@ class Reporter:
             if logged:
                 self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=numbers)
         if logged:
+            self.history.append({"update": update, "episode": episode, "epoch": epoch, **numbers})
             self._callbacks.log({"episode": episode, **numbers})
 
     def samples(self, update: int, rows: Sequence[tuple[str, str, float]]) -> None:
         """Show sample completions (query, model response, score), and record them in samples.jsonl."""
         if self._outputs is not None:
             self._outputs.screen.samples(update, rows)
-            if self._outputs.samples is not None:
-                self._outputs.samples.write(sample_records(update, rows))
+            self._outputs.record(self._outputs.samples, sample_records(update, rows))
 
-    def evaluation(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
-        """Report an evaluation; `numbers` have training's names (objective/scores, …) and get `eval/` in front."""
+    def evaluation(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> bool:
+        """Report an evaluation; `numbers` have training's names (objective/scores, …) and get `eval/` in front.
+
+        Returns whether it is the best so far.
+        """
+        named = {f"eval/{name}": number for name, number in numbers.items()}
+        self.history.append({"update": update, "episode": episode, "epoch": epoch, **named})
         if self._outputs is not None:
-            named = {f"eval/{name}": number for name, number in numbers.items()}
             self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=named)
             self._outputs.screen.evaluation(update, numbers)
-        self._callbacks.evaluate(numbers)
+        return self._callbacks.evaluate(numbers)
+
+    def callbacks_state(self) -> dict[str, Any]:
+        """What callbacks have to know again in a resumed run."""
+        return self._callbacks.state_dict()
+
+    def restore_callbacks(self, state: Mapping[str, Any]) -> None:
+        """Give callbacks what `callbacks_state` took."""
+        self._callbacks.load_state_dict(state)
 
     def saved(self, update: int, folder: Path) -> None:
         """Models were saved in `folder`."""
@@ -129,24 +160,55 @@ class Reporter:
 class _Outputs:
     """The files and the screen of the main process, from the beginning of the run to its end."""
 
-    def __init__(self, config: PPOConfig, screen: Screen) -> None:
+    def __init__(self, config: PPOConfig, screen: Screen, settings: str, after: int) -> None:
         folder = Path(config.output_dir)
         self.screen = screen
+        kept: dict[str, Path | None] = {}
         for name in ("metrics.jsonl", "rollouts.jsonl", "samples.jsonl"):
-            if (kept := set_aside(folder / name)) is not None:
-                screen.note(f"{name} of an earlier run is kept as {kept.name}")
-        self.metrics = JsonLines(folder / "metrics.jsonl")
-        self.rollouts = JsonLines(folder / "rollouts.jsonl") if config.log_rollouts else None
-        self.samples = JsonLines(folder / "samples.jsonl") if config.num_sample_generations > 0 else None
+            if after > 0:
+                cut_after(folder / name, after)
+            else:
+                kept[name] = set_aside(folder / name)
+        if settings:
+            kept[SETTINGS] = write_settings(folder, settings)
+        for name, place in kept.items():
+            if place is not None:
+                screen.note(f"{name} of an earlier run is kept as {place.name}")
+        self._config = config
+        self._largest_bytes = None if config.rollouts_max_mib is None else config.rollouts_max_mib * 2**20
+        self._ended: set[Path] = set()  # files that are written no more
+        self.open()
         self.models: Path | None = None
         self.latest: dict[str, int | float] = {}
         self._first: dict[str, int | float] = {}
 
+    def open(self) -> None:
+        """Open the files, which are continued where they are there."""
+        folder, config = Path(self._config.output_dir), self._config
+        self.metrics = JsonLines(folder / "metrics.jsonl")
+        self.rollouts = JsonLines(folder / "rollouts.jsonl") if config.log_rollouts else None
+        self.samples = JsonLines(folder / "samples.jsonl") if config.num_sample_generations > 0 else None
+
     def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
         """Record the metrics of an update or an evaluation."""
-        self.metrics.write([metrics_record(update=update, episode=episode, epoch=epoch, numbers=numbers)])
+        self.record(self.metrics, [metrics_record(update=update, episode=episode, epoch=epoch, numbers=numbers)])
         self.latest = {**self.latest, **numbers}
         self._first = {**numbers, **self._first}
+
+    def record(self, file: JsonLines | None, records: Sequence[Record]) -> None:
+        """Append to a file. One that cannot be written, or is full, ends there and is told of; the run goes on."""
+        if file is None or file.path in self._ended:
+            return
+        try:
+            file.write(records)
+        except TrainingError as error:
+            self._end_file(file, f"{error}: it ends here, and the run goes on without it")
+        if file is self.rollouts and self._largest_bytes is not None and file.size_bytes >= self._largest_bytes:
+            self._end_file(file, f"{file.path.name} has reached rollouts_max_mib and ends here")
+
+    def _end_file(self, file: JsonLines, why: str) -> None:
+        self._ended.add(file.path)
+        self.screen.note(why)
 
     def end(self) -> None:
         """Close everything; show the first and last logged numbers and where things lie."""

@@ -1,9 +1,10 @@
 """What the loop tells after each update: metrics of all processes, every episode, samples now and then."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any, TypeAlias
 
 import torch
 
@@ -13,12 +14,15 @@ from nearstep.reports.reporter import Reporter
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
+from nearstep.training.interruption import Interruption
 from nearstep.training.optimizers import LearningRates
 from nearstep.training.recipe import Due
 from nearstep.training.state import State
 from nearstep.types import Experience, Prompts, Scores
 
 RECENT_UPDATES = 20
+
+ReportMemory: TypeAlias = Mapping[str, Any]
 
 
 @dataclass
@@ -29,10 +33,12 @@ class Report:
     backend: Backend
     batch: BatchSizes
     clock: Clock
-    decode: Callable[[list[int]], str]  # token ids to text, special tokens visible
+    decode: Callable[[list[int]], str]  # of a prompt, special tokens visible
+    judged: Callable[[list[int], bool], str]  # of a response and whether it ended itself: the text that rewards had
     sample_updates: frozenset[int]
     has_eval: bool
     log_rollouts: bool
+    interruption: Interruption
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_UPDATES))
 
     def __enter__(self) -> "Report":
@@ -43,9 +49,24 @@ class Report:
     ) -> None:
         self.reporter.__exit__(kind, error, traceback)
 
-    def begin(self, introduction: str) -> None:
+    @property
+    def history(self) -> Sequence[Mapping[str, int | float]]:
+        """The metrics of every update and evaluation that was logged."""
+        return self.reporter.history
+
+    def begin(self, introduction: str, state: State) -> None:
         """Show the batch arithmetic and what the user should read first; open files and trackers."""
-        self.reporter.begin(self.batch.table(), introduction)
+        self.clock.lap()  # what was before the run, or between two parts of it, is no update's time
+        self.reporter.begin(self.batch.table(), introduction, after=state.update)
+
+    def memory(self) -> ReportMemory:
+        """What a resumed run must know again: the callbacks' state, best evaluation among it, and recent speed."""
+        return {"callbacks": self.reporter.callbacks_state(), "recent_seconds": list(self.recent_seconds)}
+
+    def recall(self, memory: ReportMemory) -> None:
+        """Know again what `memory` gave."""
+        self.reporter.restore_callbacks(memory["callbacks"])
+        self.recent_seconds.extend(memory["recent_seconds"])
 
     def begin_update(self) -> None:
         """Tell callbacks that an update begins."""
@@ -68,13 +89,14 @@ class Report:
         seconds, shares = self.clock.lap()
         self.recent_seconds.append(seconds)
         shown = sum((of_process for _, of_process, _ in gathered), start=Metrics()).numbers() | {
-            **_mean_by_name([logged for *_, logged in gathered]),
+            **sum((logged for *_, logged in gathered), start=Metrics()).numbers(),
             "eps": len(self.recent_seconds) * self.batch.batch / sum(self.recent_seconds),
             "tokens_per_second": sum(count for count, *_ in gathered) / seconds,
             "seconds": seconds,
             **{f"time/{phase}": share for phase, share in shares.items()},
             "lr": rates.policy,
             "optimizer/steps": state.steps.policy,
+            "optimizer/skipped_steps": state.steps.skipped,
             **({} if rates.critic is None else {"vf_lr": rates.critic, "value/optimizer_steps": state.steps.critic}),
         }
         self.reporter.step(
@@ -84,16 +106,19 @@ class Report:
             records=[record for of_process in all_records for record in of_process],
             numbers=shown,
         )
-        return self._due(state)
+        due = self._due(state)
+        if due.samples or due.evaluate:
+            self.reporter.phase("evaluate")
+        return due
 
     def samples(self, state: State, rows: Sequence[tuple[str, str, float]]) -> None:
         """Show and record what the policy answers now to a few prompts."""
         self.reporter.samples(state.update, rows)
 
-    def evaluation(self, state: State, metrics: Metrics) -> None:
-        """Report an evaluation."""
+    def evaluation(self, state: State, metrics: Metrics) -> bool:
+        """Report an evaluation; returns whether it is the best so far."""
         shown = metrics.numbers()
-        self.reporter.evaluation(update=state.update, episode=state.episodes, epoch=state.epoch, numbers=shown)
+        return self.reporter.evaluation(update=state.update, episode=state.episodes, epoch=state.epoch, numbers=shown)
 
     def end(self) -> None:
         """Close files and trackers, say how it went."""
@@ -105,6 +130,7 @@ class Report:
             update=state.update,
             prompts=prompts,
             decode=self.decode,
+            judged=self.judged,
             rollout=experience.rollout,
             scores=scores,
             final_scores=finals,
@@ -112,20 +138,17 @@ class Report:
 
     def _due(self, state: State) -> Due:
         """The same on every process, or some would wait for others for ever."""
-        own = (self.reporter.should_evaluate, self.reporter.should_save, self.reporter.should_training_stop)
-        evaluate, save, stop = (any(each) for each in zip(*self.backend.gather(own), strict=True))
-        return Due(
-            samples=state.update in self.sample_updates,
-            evaluate=(evaluate or stop) and self.has_eval,  # a run that is stopped early ends with an evaluation too
-            save=save,
-            stop=stop,
+        own = (
+            self.reporter.should_evaluate,
+            self.reporter.should_save,
+            self.reporter.should_training_stop,
+            self.interruption.asked,
         )
-
-
-def _mean_by_name(logged: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Numbers that reward functions logged, averaged over the processes that logged them."""
-    by_name: dict[str, list[float]] = {}
-    for of_process in logged:
-        for name, number in of_process.items():
-            by_name.setdefault(name, []).append(number)
-    return {name: sum(values) / len(values) for name, values in by_name.items()}
+        evaluate, save, stop, leave = (any(each) for each in zip(*self.backend.gather(own), strict=True))
+        return Due(
+            samples=state.update in self.sample_updates and not leave,
+            # A run that is stopped early ends with an evaluation too, unless somebody waits for the process to leave.
+            evaluate=(evaluate or stop) and self.has_eval and not leave,
+            save=save or leave,
+            stop=stop or leave,
+        )

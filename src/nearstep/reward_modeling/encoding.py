@@ -1,6 +1,6 @@
 """How texts become the rows that a reward model learns from, and what happens to those it cannot read whole."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -20,6 +20,10 @@ class TextEncoder:
     reader: EpisodeReader
     vocab_size: int  # of the model's embedding
     max_length: int | None  # in tokens
+
+    def of_row(self, template_kwargs: Mapping[str, object]) -> "TextEncoder":
+        """The same for a row that has keywords for the chat template."""
+        return replace(self, reader=self.reader.of_row(template_kwargs))
 
     def encode(self, prompt: PromptInput, answer: Completion, column: str, *, finished: bool = True) -> list[int]:
         """The ids of a text; raises BadValueError for one that is too long or cannot be read."""
@@ -108,8 +112,8 @@ def compare(found: PairSet, encoder: TextEncoder, left_out_rows: LeftOutRows) ->
 def encode_pair(pair: PreferencePair, encoder: TextEncoder) -> Comparison:
     """The two rows of a pair, that which is more often better first; raises BadValueError."""
     rows = (
-        encoder.encode(pair.prompt, pair.chosen, "chosen"),
-        encoder.encode(pair.prompt, pair.rejected, "rejected"),
+        encoder.of_row(pair.template_kwargs).encode(pair.prompt, pair.chosen, "chosen"),
+        encoder.of_row(pair.template_kwargs).encode(pair.prompt, pair.rejected, "rejected"),
     )
     if rows[0] == rows[1]:
         problem = "chosen and rejected are the same tokens"

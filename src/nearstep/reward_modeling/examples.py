@@ -1,7 +1,8 @@
 """What a reward model learns from, as token ids: texts compared with one another, or texts with a score each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from jaxtyping import Float, Int
@@ -46,10 +47,7 @@ class Comparison:
     def pairs(self) -> list["Comparison"]:
         """A comparison of two rows for every label."""
         return [
-            Comparison(
-                (self.rows[label.better], self.rows[label.worse]),
-                (PreferenceLabel(0, 1, label.margin, label.preference),),
-            )
+            Comparison((self.rows[label.better], self.rows[label.worse]), (replace(label, better=0, worse=1),))
             for label in self.labels
         ]
 
@@ -79,21 +77,15 @@ class PairBatch:
     @staticmethod
     def of(comparisons: Sequence[Comparison]) -> "PairBatch":
         """The batch of some comparisons, in order."""
-        better: list[int] = []
-        worse: list[int] = []
-        labels: list[PreferenceLabel] = []
-        start = 0
-        for comparison in comparisons:
-            better += [start + label.better for label in comparison.labels]
-            worse += [start + label.worse for label in comparison.labels]
-            labels += comparison.labels
-            start += len(comparison.rows)
+        groups = [list(comparison.rows) for comparison in comparisons]
+        starts = accumulate(map(len, groups), initial=0)
+        labels = [(start, label) for start, each in zip(starts, comparisons, strict=False) for label in each.labels]
         return PairBatch(
-            [list(comparison.rows) for comparison in comparisons],
-            torch.tensor(better),
-            torch.tensor(worse),
-            torch.tensor([label.margin for label in labels]),
-            torch.tensor([label.preference for label in labels]),
+            groups,
+            torch.tensor([start + label.better for start, label in labels]),
+            torch.tensor([start + label.worse for start, label in labels]),
+            torch.tensor([label.margin for _, label in labels]),
+            torch.tensor([label.preference for _, label in labels]),
         )
 
 

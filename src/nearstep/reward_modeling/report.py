@@ -20,8 +20,9 @@ class RewardReport:
     trained_on: int
     unit: str  # of what it was trained on: pairs, texts, or prompts with several answers
     held_out: PairMeasures | GradeMeasures | None
-    normalized: str  # what the head was put to: none, mean, mean_and_std
+    normalized: str  # what the head was put to: none, mean, mean_and_std, level
     offset: float  # what was added to every reward after training
+    left_out: float = 0.0  # mean of the scores that were learnt, where rewards are told without it
 
     def write(self, path: Path) -> None:
         """Write strict JSON; what is no number there stands as null."""
@@ -67,6 +68,7 @@ class RewardReport:
                 ]
             case GradeMeasures() as found:
                 return [
+                    ("rewards", f"scores less {self.left_out:.4g}" if self.left_out else "scores"),
                     ("correlation on unseen texts", f"{found.pearson:.3f}"),
                     ("mean squared error", f"{found.mean_squared_error:.4g}"),
                 ]
@@ -75,7 +77,6 @@ class RewardReport:
 
 def _pair_table(found: PairMeasures) -> Table:
     ties = f", {found.ties} ties apart" if found.ties else ""
-    table = _table(f"{found.pairs} unseen pairs{ties}", "measure", "value", "meaning")
     rows = [
         ("accuracy", f"{found.accuracy:.1%}", "pairs whose better text gets the higher reward"),
         ("95 % interval", f"{found.accuracy_low:.1%} – {found.accuracy_high:.1%}", "of the accuracy"),
@@ -86,40 +87,36 @@ def _pair_table(found: PairMeasures) -> Table:
     ]
     if math.isfinite(found.gap_correlation):
         rows.append(("gap correlation", f"{found.gap_correlation:.3f}", "Pearson's, of gaps of rewards and of labels"))
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return _table(f"{found.pairs} unseen pairs{ties}", ("measure", "value", "meaning"), rows)
 
 
 def _band_table(key: str, bands: Sequence[Band]) -> Table:
     """Accuracy by how far apart two texts are, beside σ(gap), which the rewards promise."""
-    table = _table(f"By {key}", key, "pairs", "accuracy", "promised")
-    for band in bands:
-        table.add_row(
-            f"{band.low:.2f} – {band.high:.2f}", f"{band.pairs}", f"{band.accuracy:.1%}", f"{band.predicted:.1%}"
-        )
-    return table
+    rows = [
+        (f"{band.low:.2f} – {band.high:.2f}", f"{band.pairs}", f"{band.accuracy:.1%}", f"{band.predicted:.1%}")
+        for band in bands
+    ]
+    return _table(f"By {key}", (key, "pairs", "accuracy", "promised"), rows)
 
 
 def _grade_table(found: GradeMeasures) -> Table:
-    table = _table(f"{found.texts} unseen texts", "measure", "value", "meaning")
-    for name, value, meaning in (
+    rows = [
         ("correlation", f"{found.pearson:.3f}", "Pearson's, of rewards and target scores"),
         ("rank correlation", f"{found.spearman:.3f}", "Spearman's"),
         ("mean squared error", f"{found.mean_squared_error:.4g}", ""),
         ("mean absolute error", f"{found.mean_absolute_error:.4g}", ""),
         ("explained variance", f"{found.explained_variance:.3f}", "1 is perfect, 0 is as good as the mean"),
         ("order", f"{found.pair_accuracy:.1%}", "share of pairs of texts that the rewards order alike"),
-    ):
-        table.add_row(name, value, meaning)
-    return table
+    ]
+    return _table(f"{found.texts} unseen texts", ("measure", "value", "meaning"), rows)
 
 
-def _table(title: str, first: str, *others: str) -> Table:
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column(first)
-    for column in others:
-        table.add_column(column, justify="left" if column == "meaning" else "right")
+    for column in columns:
+        table.add_column(column, justify="left" if column in (columns[0], "meaning") else "right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -1,18 +1,37 @@
 """How settings, model and data become a training run: everything checked before any weight is loaded."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError
+from nearstep.common.given import (
+    given_adapters,
+    given_callbacks,
+    given_model,
+    given_reward_functions,
+    given_tokenizer,
+    is_named,
+    places_or,
+    unnamed,
+)
+from nearstep.common.hub import check_hub
+from nearstep.common.telling import tell
+from nearstep.config.launcher import check_launch
 from nearstep.config.reward_model import RewardConfig
+from nearstep.models.adapters import REWARD_TASKS, check_peft_config, lora_from
 from nearstep.models.dtypes import DTYPES
-from nearstep.models.load import choose_tokenizer, family_of
-from nearstep.reports.callbacks import check_callbacks, tracker_callbacks
+from nearstep.models.limits import Limits
+from nearstep.models.load import family_of
+from nearstep.models.quantised import check_quantised
+from nearstep.models.tokenizers import choose_tokenizer
+from nearstep.reports.callbacks import tracker_callbacks
+from nearstep.reports.settings_file import GivenInPython
 from nearstep.reward_modeling.encoding import TextEncoder
 from nearstep.reward_modeling.fit import checkpoint_of, require_trainer
 from nearstep.reward_modeling.preparation import (
@@ -31,23 +50,49 @@ from nearstep.reward_modeling.training_examples import (
     scored_examples,
 )
 from nearstep.reward_modeling.writing import Writer
-from nearstep.rewards.build import RewardEntry
 from nearstep.rewards.reading import EpisodeReader
 from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
+from nearstep.training.warm_ups import learning_rate_notes
 
 
 @dataclass(frozen=True)
 class RewardRunInputs:
-    """What the user passed as objects (or as folders and hub names). What is None is made from the settings."""
+    """What the user passed, whatever it is; `checked` says what it may be. What is None comes from the settings."""
 
-    tokenizer: PreTrainedTokenizerBase | None = None
-    model: nn.Module | str | None = None
+    tokenizer: Any = None
+    model: Any = None
     train_dataset: object = None
     eval_dataset: object = None
     peft_config: Any = None
-    callbacks: Sequence[Any] = ()
-    reward_funcs: Sequence[RewardEntry] = ()
+    callbacks: Any = ()
+    reward_funcs: Any = ()
+
+    def checked(self) -> "RewardRunInputs":
+        """See the same of PPO's inputs. Raises ConfigError for an argument that is none of what it may be."""
+        return RewardRunInputs(
+            given_tokenizer(self.tokenizer, "processing_class"),
+            given_model(self.model, "model"),
+            places_or(self.train_dataset),
+            places_or(self.eval_dataset),
+            given_adapters(self.peft_config),
+            given_callbacks(self.callbacks),
+            given_reward_functions(self.reward_funcs),
+        )
+
+    def in_words(self, config: RewardConfig) -> GivenInPython:
+        """What the settings would say of these inputs, which are checked, and which of them are objects."""
+        words: dict[str, object] = {}
+        given = {"model_name_or_path": self.model, "dataset_name": self.train_dataset}
+        given |= {"eval_dataset_name": self.eval_dataset}
+        words |= {name: value for name, value in given.items() if value is not None and is_named(value)}
+        if functions := [each for each in self.reward_funcs if isinstance(each, str)]:
+            words["reward_funcs"] = [*functions, *config.reward_funcs]
+        objects = {"processing_class": self.tokenizer, "model": self.model, "train_dataset": self.train_dataset}
+        objects |= {"eval_dataset": self.eval_dataset, "peft_config": self.peft_config}
+        objects |= {f"callbacks[{number}]": each for number, each in enumerate(self.callbacks)}
+        objects |= {f"reward_funcs[{number}]": each for number, each in enumerate(self.reward_funcs)}
+        return GivenInPython(words, unnamed(objects))
 
 
 @dataclass(frozen=True)
@@ -61,26 +106,37 @@ class RewardRun:
     trained: RewardModelInTraining
     callbacks: Sequence[Any]
     data_sources: RewardModelSources
+    given: GivenInPython
 
     def introduction(self) -> list[str]:
         """What the user should read before the run."""
-        return [*self.examples.sentences, *self.trained.notes, self._arithmetic()]
+        warm_up = learning_rate_notes(self.config, self._steps)
+        return [*self.examples.sentences, *self.trained.notes, self._arithmetic(), *warm_up]
 
     @property
     def epochs(self) -> float:
         """Passes over the data, where max_steps is not given."""
         return self.config.num_train_epochs or self.examples.usual_epochs
 
+    @property
+    def _rows(self) -> int:
+        config = self.config
+        return config.per_device_train_batch_size * config.gradient_accumulation_steps * self.backend.world_size
+
+    @property
+    def _steps_of_a_pass(self) -> int:
+        return math.ceil(len(self.examples.train) / self._rows)
+
+    @property
+    def _steps(self) -> int:
+        return self.config.max_steps or math.ceil(self._steps_of_a_pass * self.epochs)
+
     def _arithmetic(self) -> str:
-        config, count = self.config, len(self.examples.train)
-        unit = self.examples.unit
-        processes = self.backend.world_size
-        rows = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
-        steps_of_a_pass = math.ceil(count / rows)
-        steps = config.max_steps or math.ceil(steps_of_a_pass * self.epochs)
+        config, count, unit = self.config, len(self.examples.train), self.examples.unit
         return (
-            f"{steps:,} steps of {rows} {unit} ({config.per_device_train_batch_size} × "
-            f"{config.gradient_accumulation_steps} passes × {processes} processes), {steps / steps_of_a_pass:.2f} "
+            f"{self._steps:,} steps of {self._rows} {unit} ({config.per_device_train_batch_size} × "
+            f"{config.gradient_accumulation_steps} passes × {self.backend.world_size} processes), "
+            f"{self._steps / self._steps_of_a_pass:.2f} "
             f"passes over {count:,} {unit}."
         )
 
@@ -91,23 +147,37 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
     Raises ConfigError, DataError, RewardError or ModelError; nothing has been written then.
     """
     require_trainer()
+    check_launch(os.environ, config)
+    inputs = inputs.checked()
     checkpoint_of(config)
     backend = torch_backend(use_cpu=config.use_cpu)
-    check_callbacks(inputs.callbacks)
     trackers = tracker_callbacks(config.report_to, main=backend.rank == 0)
+    if inputs.peft_config is not None:
+        check_peft_config(inputs.peft_config, REWARD_TASKS)
+    elif config.use_peft:
+        lora_from(config)
+    tell("reading the data …")
     model = choose_model(config, inputs.model)
     trusted = config.trust_remote_code
     tokenizer = choose_tokenizer(
         inputs.tokenizer, model, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
     )
     family = family_of(model, trust_remote_code=trusted)
-    encoder = TextEncoder(EpisodeReader(tokenizer), family.vocab_size, longest_text(config, family))
+    check_quantised(family, "model", trains=not config.use_peft and inputs.peft_config is None)
+    limits = Limits.of(family, "the model")
+    if config.push_to_hub and backend.rank == 0:
+        check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
+    reader = EpisodeReader(tokenizer, config.chat_template_kwargs)
+    encoder = TextEncoder(reader, limits.rows, longest_text(config, limits))
     examples = _examples(
-        config, inputs, encoder, Writer(config, model, tokenizer, family, DTYPES[config.dtype], backend)
+        config, inputs, encoder, Writer(config, model, tokenizer, family, limits, DTYPES[config.dtype], backend)
     )
+    if config.normalize == "level" and examples.kind == "pairwise":
+        raise ConfigError("normalize = level keeps the level of scores, and this data is pairs, which have none")
+    tell("loading the model …")
     trained = prepare(config, model, tokenizer, inputs.peft_config)
     origin = model if isinstance(model, str) else trained.inner.config.name_or_path or None
-    return RewardRun(
+    run = RewardRun(
         config,
         backend,
         tokenizer,
@@ -115,7 +185,10 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
         trained,
         [*trackers, *inputs.callbacks],
         RewardModelSources(origin, examples.names),
+        inputs.in_words(config),
     )
+    run.introduction()  # raises where nothing would be learned
+    return run
 
 
 def _examples(config: RewardConfig, inputs: RewardRunInputs, encoder: TextEncoder, writer: Writer) -> TrainingExamples:

@@ -1,6 +1,5 @@
 """What a finished run leaves: the reward model as a folder, its adapters beside it, and a card that says what it is."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,12 @@ from string import Template
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.common.errors import TrainingError
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import is_adapted, with_adapters_merged
-from nearstep.models.head_bias import store_bias
+from nearstep.models.classifier import is_made_here
+from nearstep.models.head_bias import store_bias, stored_bias
 from nearstep.models.roles import output_layer
-from nearstep.models.saving import write_model
+from nearstep.models.saving import rehearse, require_space, write_each, write_model
 from nearstep.reports.model_card import (
     is_hub_name,
     markdown_table,
@@ -51,13 +50,23 @@ $versions
 with the tokenizer's EOS:
 
 ```python
+$use
+```
+""")
+USE = """\
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 model = AutoModelForSequenceClassification.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
-reward = model(**tokenizer(text, return_tensors="pt")).logits[0, 0]$bias
-```
-""")
+reward = model(**tokenizer(text, return_tensors="pt")).logits[0, 0]"""
+USE_OF_TRUNK_AND_HEAD = """\
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+model = AutoModel.from_pretrained("path/to/this/folder")  # transformers has no classification model for the family
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+head = load_file("path/to/this/folder/model.safetensors")["score.weight"]
+reward = (model(**tokenizer(text, return_tensors="pt")).last_hidden_state @ head.T)[0, -1, 0]"""
 BIAS = " + model.config.head_bias  # transformers' class has no place for it"
 
 
@@ -77,25 +86,48 @@ def save(
     report: RewardReport,
     data_sources: RewardModelSources,
 ) -> Path:
-    """Write `reward`, whole, and `reward_adapter` where there are adapters. Raises TrainingError where it fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        report.write(folder / "report.json")
+    """Write `reward`, whole, `reward_adapter` where there are adapters, and the report.
+
+    Raises TrainingError for what could not be written, once all else is.
+    """
+
+    def write_whole() -> None:
         whole = with_adapters_merged(trained.model) if is_adapted(trained.model) else trained.inner
         weights = store_bias(whole, output_layer(whole, "model"))
-        card = model_card(config, report, data_sources, has_stored_bias="head_bias" in whole.config.to_dict())
-        write_model(folder / FOLDER, whole, weights, tokenizer, card)
-        if is_adapted(trained.model):
-            write_model(folder / ADAPTER_FOLDER, trained.model, None, tokenizer, card)
-    except OSError as error:
-        free = shutil.disk_usage(folder).free if folder.exists() else 0
-        raise TrainingError(f"saving to {folder} failed: {error} ({free:,} bytes free)") from error
+        write_model(folder / FOLDER, whole, weights, tokenizer, card(trained, config, report, data_sources))
+
+    def write_adapters() -> None:
+        text = card(trained, config, report, data_sources)
+        write_model(folder / ADAPTER_FOLDER, trained.model, None, tokenizer, text)
+
+    adapters = [write_adapters] if is_adapted(trained.model) else []
+    write_each([*adapters, write_whole, lambda: report.write(folder / "report.json")])
     return folder / FOLDER
 
 
-def model_card(
-    config: RewardConfig, report: RewardReport, data_sources: RewardModelSources, *, has_stored_bias: bool
+def try_saving(
+    folder: Path,
+    trained: RewardModelInTraining,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RewardConfig,
+    report: RewardReport,
+    data_sources: RewardModelSources,
+) -> None:
+    """Before the first step, try what `save` does. Raises TrainingError or ModelError."""
+    rehearse(folder / FOLDER, "model", trained.model, tokenizer, card(trained, config, report, data_sources))
+    require_space([(folder / FOLDER, trained.model)])
+
+
+def card(
+    trained: RewardModelInTraining, config: RewardConfig, report: RewardReport, data_sources: RewardModelSources
 ) -> str:
+    """The text of README.md."""
+    use = USE_OF_TRUNK_AND_HEAD if is_made_here(trained.inner) else USE
+    use += "" if stored_bias(trained.inner.config) is None else BIAS
+    return model_card(config, report, data_sources, use=use)
+
+
+def model_card(config: RewardConfig, report: RewardReport, data_sources: RewardModelSources, *, use: str) -> str:
     """The text of README.md: YAML front matter that the hub reads, tables for people."""
     matter: dict[str, object] = {"library_name": "transformers", "tags": ["nearstep", "reward-model"]}
     matter["pipeline_tag"] = "text-classification"
@@ -118,5 +150,5 @@ def model_card(
         facts=markdown_table(("fact", "value"), facts),
         settings=markdown_table(("setting", "value"), setting_rows(config)),
         versions=markdown_table(("package", "version"), list(package_versions().items())),
-        bias=BIAS if has_stored_bias else "",
+        use=use,
     )

@@ -26,6 +26,7 @@ class Scale:
 
     @torch.no_grad()
     def fold_into(self, head: nn.Linear) -> None:
-        """Make the head give rewards on this scale. It must have a bias."""
+        """Make the head give rewards on this scale; one without a bias gives them without the offset."""
         head.weight.mul_(self.factor)
-        head.bias.mul_(self.factor).add_(self.offset)
+        if head.bias is not None:
+            head.bias.mul_(self.factor).add_(self.offset)

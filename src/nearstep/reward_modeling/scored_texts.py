@@ -9,6 +9,7 @@ from typing import TypeAlias
 from nearstep.common.errors import DataError
 from nearstep.config.reward_model import RewardConfig
 from nearstep.data.row_errors import BadValueError
+from nearstep.data.tokenise import keywords_of
 from nearstep.reward_modeling.encoding import LeftOutRows, TextEncoder
 from nearstep.reward_modeling.examples import Comparison, Grade, PreferenceLabel
 from nearstep.rewards.batch import Completion, RewardBatch
@@ -136,6 +137,7 @@ def _encode(prompt_row: PromptWithAnswers, answer: TextAnswer, encoder: TextEnco
     if answer.ids is not None:
         encoder.check([*answer.ids[0], *answer.ids[1]], answer.content, "completion")
         return answer.ids
+    encoder = encoder.of_row(keywords_of(prompt_row.columns))
     ids = encoder.encode(prompt_row.prompt, answer.content, "completion", finished=answer.finished)
     return encoder.reader.split(prompt_row.prompt, ids)
 

@@ -1,5 +1,6 @@
 """Which examples are kept from training for the report: those of some prompts, so that no prompt is on both sides."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -22,11 +23,9 @@ def hold_out(
     if share == 0:
         return list(examples), []
     keys = list(prompts) if len(set(prompts)) >= FEW_PROMPTS else [str(number) for number in range(len(examples))]
-    different = list(dict.fromkeys(keys))
+    counts = Counter(keys)
+    different = list(counts)
     order = torch.randperm(len(different), generator=stream(seed, "held out")).tolist()
-    counts = dict.fromkeys(different, 0)
-    for key in keys:
-        counts[key] += 1
     wanted, taken, kept_out = share * len(examples), 0, set()
     for number in order[:-1]:
         if taken >= wanted:

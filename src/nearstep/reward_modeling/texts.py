@@ -2,6 +2,7 @@
 
 from itertools import islice
 
+from nearstep.common.template_kwargs import COLUMN
 from nearstep.config.reward_model import RewardConfig
 from nearstep.data.checks import check_text, text_of
 from nearstep.data.encode import encode_prompts
@@ -32,9 +33,10 @@ def texts_to_score_of(table: Table, config: RewardConfig, writer: Writer) -> Tex
     prompts = encode_prompts(
         table,
         writer.tokenizer,
-        vocab_size=writer.family.vocab_size,
+        vocab_size=writer.limits.rows,
         dataset_format=config.dataset_format,
         on_bad_row=config.on_bad_row,
+        template_kwargs=config.chat_template_kwargs,
     )
     report = prompts.report
     notes = [f"Prompts from {table.label}: {len(prompts)} of {report.counts.read} rows.", *report.sentences()]
@@ -75,7 +77,12 @@ def _texts(table: Table, config: RewardConfig) -> TextsToScore:
 def _pairs(table: Table, config: RewardConfig) -> TextsToScore:
     pairs = pairs_of(table, dataset_format=config.dataset_format, on_bad_row=config.on_bad_row)
     found = [
-        PromptWithAnswers(each.prompt, [TextAnswer(each.chosen), TextAnswer(each.rejected)], each.place)
+        PromptWithAnswers(
+            each.prompt,
+            [TextAnswer(each.chosen), TextAnswer(each.rejected)],
+            each.place,
+            {COLUMN: each.template_kwargs} if COLUMN in table.columns else {},
+        )
         for each in pairs.pairs
     ]
     note = "Which answer of a pair is the better one is left to the rewards; the data's own order is not used."

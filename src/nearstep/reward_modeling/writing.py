@@ -10,8 +10,12 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from nearstep.common.errors import ConfigError
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.distribution import Sampling
+from nearstep.models.limits import Limits
 from nearstep.models.load import load_policy
 from nearstep.models.roles import make_policy, transformers_model
+from nearstep.models.stop_tokens import ModelEnds, stop_tokens
+from nearstep.models.vocabulary import known_ids
+from nearstep.rewards.decoding import completion_text
 from nearstep.rollout.engine import EngineSettings, GenerationSettings, play
 from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.scale.backend import Backend
@@ -22,7 +26,7 @@ MAX_TOKENS = 16384  # of prompts in one forward pass
 
 @dataclass(frozen=True)
 class WrittenText:
-    """A text that the model wrote, without its EOS, and the very ids of prompt and text, with it."""
+    """A text that the model wrote, without its end, and the very ids of prompt and text, with it."""
 
     text: str
     finished: bool
@@ -38,12 +42,13 @@ class Writer:
     model: nn.Module | str
     tokenizer: PreTrainedTokenizerBase
     family: PreTrainedConfig
+    limits: Limits
     dtype: torch.dtype
     backend: Backend
 
     def answer(self, prompts: Sequence[list[int]], shown: Sequence[PromptInput]) -> list[list[WrittenText]]:
         """`num_generations` texts for every prompt, given as ids. Raises ConfigError where there is no room."""
-        longest, room = max(map(len, prompts)), self.family.to_dict().get("max_position_embeddings")
+        longest, room = max(map(len, prompts)), self.limits.positions
         if room is not None and longest + self.config.response_length > room:
             raise ConfigError(
                 f"the model has {room} positions: the longest prompt, of {longest} tokens, and response_length = "
@@ -68,22 +73,20 @@ class Writer:
 
     def _write(self, prompts: list[list[int]], shown: list[PromptInput]) -> list[WrittenText]:
         """One text for each prompt. Every process writes all of them: each text has a random stream of its own."""
-        config, eos = self.config, self.tokenizer.eos_token_id
-        policy = self.model
+        config, policy = self.config, self.model
+        ends = ModelEnds.of(policy, self.family)
+        stops = stop_tokens(self.tokenizer, vocab_size=self.limits.rows, model=ends, needed=False)
         if isinstance(policy, str):
             policy = load_policy(policy, role="model", dtype=self.dtype, trust_remote_code=config.trust_remote_code)
         elif transformers_model(policy, "model").get_output_embeddings() is None:
             raise ConfigError("the model has no output layer for tokens, so it cannot write texts: pass some to score")
-        settings = GenerationSettings(
-            Sampling(config.temperature), config.response_length, () if eos is None else (eos,), config.seed
-        )
+        settings = GenerationSettings(Sampling(config.temperature), config.response_length, stops.ids, config.seed)
         engine = TransformersEngine(EngineSettings(config.per_device_eval_batch_size, MAX_TOKENS))
-        engine.load(make_policy(self.backend.place(policy), autocast=config.bf16), 0)
+        known = known_ids(self.tokenizer)
+        engine.load(make_policy(self.backend.place(policy), autocast=config.bf16, vocabulary=known), 0)
         rollout = play(engine, Prompts(prompts, shown, {}, list(range(len(prompts)))), settings)
         rows = zip(prompts, rollout.completion_ids(), rollout.finished.tolist(), strict=True)
         return [
-            WrittenText(
-                self.tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=True), finished, prompt, ids
-            )
+            WrittenText(completion_text(ids, finished, self.tokenizer), finished, prompt, ids)
             for prompt, ids, finished in rows
         ]

@@ -92,17 +92,20 @@ class SourceCaller:
             self._retry(batch, results)
         else:
             one_by_one = [Call(source, [row]) for source in failed_whole for row in range(len(batch))]
-            self._ask_sources(one_by_one if len(batch) > 1 else [], batch, results)
+            self._ask_again(one_by_one if len(batch) > 1 else [], batch, results)
             _drop(results, len(batch), self.on_error.largest_failed_share)
         return results
 
     def _retry(self, batch: RewardBatch, results: list[SourceResult]) -> None:
         for _ in range(self.on_error.retries):
             again = [Call(source, answers.open_rows) for source, answers in enumerate(results) if answers.open_rows]
-            for call in again:
-                results[call.source].failed.update(call.rows)
-            self._ask_sources(again, batch, results)
+            self._ask_again(again, batch, results)
         _raise_first(results, f" It was asked {self.on_error.retries + 1} times.")
+
+    def _ask_again(self, calls: Sequence[Call], batch: RewardBatch, results: list[SourceResult]) -> None:
+        for call in calls:
+            results[call.source].failed.update(call.rows)
+        self._ask_sources(calls, batch, results)
 
     def _ask_sources(self, calls: Sequence[Call], batch: RewardBatch, results: list[SourceResult]) -> list[int]:
         """Put the questions, plain sources one after another, awaitables together; returns who failed as a whole."""
@@ -155,13 +158,13 @@ def _raise_first(results: Sequence[SourceResult], addition: str = "") -> None:
 
 def _drop(results: Sequence[SourceResult], rows: int, largest_share: float) -> None:
     """Count the rows that are lost; raises RewardError if they are too many."""
+    lost: set[int] = set().union(*(answers.open_rows for answers in results))
     for answers in results:
         answers.failed.update(answers.open_rows)
-    lost = set().union(*(answers.failed for answers in results))
     if len(lost) > largest_share * rows:
-        worst = max(results, key=lambda answers: len(answers.failed))
-        first = worst.values[min(worst.failed)]
+        worst = max(results, key=lambda answers: len(answers.open_rows))
+        first = worst.values[worst.open_rows[0]]
         raise RewardError(
             f"{len(lost)} of {rows} rows have no reward, more than may be dropped of a batch. "
-            f"Reward {worst.name!r} failed on {len(worst.failed)} of them, first so: {first}"
+            f"Reward {worst.name!r} failed on {len(worst.open_rows)} of them, first so: {first}"
         ) from (first if isinstance(first, RewardError) else None)

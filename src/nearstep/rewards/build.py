@@ -1,7 +1,8 @@
 """Which reward sources a run has: settings and objects of the user become sources, in training and outside it alike."""
 
 import os
-from collections.abc import Callable, Collection, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,9 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.common.plugins import need_package
 from nearstep.config.rewards import LocalRewardSettings, RewardSettings
-from nearstep.models.load import load_scalar_model, load_tokenizer
+from nearstep.models.adapters import as_peft_model, is_adapted, with_adapters_merged
+from nearstep.models.head_bias import bias_note
+from nearstep.models.limits import Limits
+from nearstep.models.load import load_scalar_model
 from nearstep.models.reward_model import make_scorer
 from nearstep.models.roles import transformers_model
+from nearstep.models.tokenizers import load_tokenizer
 from nearstep.rewards.ask import OnError
 from nearstep.rewards.builtin.spec import meaning
 from nearstep.rewards.functions import FunctionReward, Prepares, RewardFunction, function_name
@@ -50,6 +55,7 @@ class RewardModelOptions:
     max_tokens: int
     place: Callable[[nn.Module], nn.Module]  # moves a model to its device
     seed: int
+    template_kwargs: Mapping[str, object] | None = None  # for their chat templates
 
 
 RewardSpec: TypeAlias = NamedFunction | nn.Module | str  # a string is a reward model's folder or hub name
@@ -59,7 +65,7 @@ def reward_specs(
     settings: LocalRewardSettings,
     *,
     columns: Collection[str] | None,
-    reward_model: nn.Module | str | None = None,
+    reward_models: Sequence[RewardEntry] = (),
     reward_funcs: Sequence[RewardEntry] = (),
 ) -> list[RewardSpec]:
     """All rewards but reward_url, in the order of reward_weights; functions are loaded and checked here.
@@ -69,9 +75,8 @@ def reward_specs(
     function that requires what `columns` do not give (None where they are not known yet).
     """
     specs = [_spec(one) for one in (*reward_funcs, *settings.reward_funcs)]
-    first = reward_model if reward_model is not None else settings.reward_model_path
-    if first is not None:
-        specs.insert(0, first)
+    in_settings = () if settings.reward_model_path is None else (settings.reward_model_path,)
+    specs[:0] = [model if isinstance(model, str) else _spec(model) for model in reward_models or in_settings]
     if not specs and not (isinstance(settings, RewardSettings) and settings.reward_url is not None):
         raise ConfigError(
             "no reward: pass reward_model or reward_funcs, or set reward_model_path, reward_funcs or reward_url"
@@ -91,12 +96,16 @@ def _spec(given: RewardEntry) -> RewardSpec:
 
 
 def load_reward_model(spec: RewardSpec, options: RewardModelOptions) -> PreTrainedModel | None:
-    """The reward model of an entry; None for a function."""
+    """The reward model of an entry, of one with adapters a merged copy; None for a function."""
     if isinstance(spec, str):
         return load_scalar_model(
             spec, role="reward_model", dtype=options.dtype, trust_remote_code=options.trust_remote_code
         )
-    return transformers_model(spec, "reward_model") if isinstance(spec, nn.Module) else None
+    if not isinstance(spec, nn.Module):
+        return None
+    model = as_peft_model(spec)
+    plain = transformers_model(model, "reward_model")
+    return with_adapters_merged(model) if is_adapted(model) else plain
 
 
 def make_sources(
@@ -132,10 +141,13 @@ def load_sources(
     `tokenizer` is the policy's; None where every batch says whose ids it brings. Raises as `make_sources` does, and
     ModelError for a model that cannot be loaded.
     """
+    loaded = [(spec, load_reward_model(spec, options)) for spec in specs]
+    for note in (note for _, model in loaded if model is not None for note in bias_note(model, "reward_model")):
+        print(f"nearstep: {note}", file=sys.stderr)
     return make_sources(
         settings,
-        [(spec, load_reward_model(spec, options)) for spec in specs],
-        lambda model: reward_tokenizer(model, None, tokenizer),
+        loaded,
+        lambda model: reward_tokenizer(model, None, tokenizer, trust_remote_code=options.trust_remote_code),
         NO_POLICY if tokenizer is None else TokenizerIdentity.of(tokenizer),
         options,
     )
@@ -150,7 +162,7 @@ def model_source(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: TokenizerIdentity, options: RewardModelOptions
 ) -> ModelReward:
     """A reward model, read by its own tokenizer, as a source of rewards."""
-    text = model.config.get_text_config()
+    limits = Limits.of(model.config)
     scorer = make_scorer(
         options.place(model),
         role="reward_model",
@@ -163,13 +175,18 @@ def model_source(
         scorer,
         tokenizer=tokenizer,
         policy=policy,
-        vocabulary_size=text.vocab_size,
-        max_length=text.to_dict().get("max_position_embeddings"),
+        vocabulary_size=limits.rows,
+        max_length=limits.positions,
+        template_kwargs=options.template_kwargs,
     )
 
 
 def reward_tokenizer(
-    model: PreTrainedModel, given: PreTrainedTokenizerBase | None, policy: PreTrainedTokenizerBase | None
+    model: PreTrainedModel,
+    given: PreTrainedTokenizerBase | None,
+    policy: PreTrainedTokenizerBase | None,
+    *,
+    trust_remote_code: bool,
 ) -> PreTrainedTokenizerBase:
     """A reward model's tokenizer: as given, else from where the model came; one made in memory shares the policy's.
 
@@ -178,7 +195,8 @@ def reward_tokenizer(
     if given is not None:
         return given
     if model.config.name_or_path:
-        return load_tokenizer(model.config.name_or_path, role="reward_model")
+        name = model.config.name_or_path
+        return load_tokenizer(name, role="reward_model", trust_remote_code=trust_remote_code)
     known = model.config.get_text_config().vocab_size
     if policy is None or known < len(policy):
         raise ModelError(

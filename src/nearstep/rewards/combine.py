@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, RewardError, shorten
+from nearstep.metrics import Mean, Metrics
 from nearstep.rewards.ask import OnError, SourceCaller, SourceResult
 from nearstep.rewards.batch import RewardBatch
 from nearstep.rewards.decoding import per_token, reward_batch
@@ -32,7 +33,7 @@ class CombinedRewards:
     parts: dict[str, list[float]]
     failures: dict[str, dict[int, str]]  # by source and row, why it failed at last
     extras: dict[str, list[object]]
-    metrics: dict[str, float]
+    metrics: Metrics
 
     @property
     def totals(self) -> list[float]:
@@ -111,8 +112,12 @@ class Rewards:
             parts={result.name: [_part(result, row) for row in rows] for result in results},
             failures={result.name: reasons for result in results if (reasons := _reasons(result))},
             extras=merged_extras(results),
-            metrics={name: sum(values) / len(values) for name, values in merged_metrics(results).items()}
-            | self._failed_shares(results),
+            metrics=Metrics(
+                {
+                    **{name: _mean(sum(values), len(values)) for name, values in merged_metrics(results).items()},
+                    **self._failed_shares(results),
+                }
+            ),
         )
 
     def _is_scored(self, results: Sequence[SourceResult], row: int, batch: RewardBatch) -> bool:
@@ -151,11 +156,15 @@ class Rewards:
         ]
         return [sum(at_token) for at_token in zip(*spread, strict=True)] if spread else None
 
-    def _failed_shares(self, results: Sequence[SourceResult]) -> dict[str, float]:
+    def _failed_shares(self, results: Sequence[SourceResult]) -> dict[str, Mean]:
         """The share of rows on which each source failed, where the user lets a run go on after that."""
         if self._on_error.policy == "raise":
             return {}
-        return {f"reward/{result.name}_failed": len(result.failed) / len(result.values) for result in results}
+        return {f"reward/{result.name}_failed": _mean(len(result.failed), len(result.values)) for result in results}
+
+
+def _mean(total: float | int, count: int) -> Mean:
+    return Mean(torch.tensor(total, dtype=torch.float64), torch.tensor(count, dtype=torch.float64))
 
 
 def _reasons(result: SourceResult) -> dict[int, str]:

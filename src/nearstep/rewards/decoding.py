@@ -13,7 +13,7 @@ from nearstep.types import Prompts, Rollout
 def reward_batch(
     prompts: Prompts, rollout: Rollout, tokenizer: PreTrainedTokenizerBase, trainer_state: object = None
 ) -> RewardBatch:
-    """Decode the responses with the policy's tokenizer, without special tokens and the final stop token."""
+    """Decode the responses with the policy's tokenizer; see `completion_text`."""
     finished = rollout.finished.tolist()
     completion_ids = rollout.completion_ids()
     endings = zip(prompts.inputs, completion_ids, finished, strict=True)
@@ -53,6 +53,20 @@ def reward_row(
     )
 
 
+def completion_text(ids: list[int], finished: bool, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A response as rewards are given it and records show it: without its stop token, BOS, EOS and PAD.
+
+    Other special tokens stay: marks of thinking, of tools, of another's turn are what a reward may look for.
+    """
+    # The stop token may be an ordinary one ("\n") that the decoder would leave in, so it is cut by position.
+    seen, hidden = ids[:-1] if finished else ids, _hidden(tokenizer)
+    return str(tokenizer.decode([token for token in seen if token not in hidden], skip_special_tokens=False))
+
+
+def _hidden(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, ...]:
+    return (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+
 def per_token(value: Value, ids: list[int], finished: bool, tokenizer: PreTrainedTokenizerBase) -> list[float]:
     """The reward of each token of a response; a number or None gives none to any of them.
 
@@ -62,7 +76,7 @@ def per_token(value: Value, ids: list[int], finished: bool, tokenizer: PreTraine
     if isinstance(value, PerToken):
         return list(value.values)
     if isinstance(value, PerSpan):
-        text = _Decoded(_visible(ids, finished), tokenizer)
+        text = _Decoded(ids[:-1] if finished else ids, tokenizer)
         for start, end, worth in value.values:
             first, last = text.token_at(start), text.token_at(end - 1)
             for token in range(first, last + 1):
@@ -88,15 +102,10 @@ class _Decoded:
     def _length(self, tokens: int) -> int:
         """Characters of the first `tokens` tokens."""
         if tokens not in self._lengths:
-            self._lengths[tokens] = len(self._tokenizer.decode(self._ids[:tokens], skip_special_tokens=True))
+            self._lengths[tokens] = len(completion_text(self._ids[:tokens], False, self._tokenizer))
         return self._lengths[tokens]
 
 
-def _visible(ids: list[int], finished: bool) -> list[int]:
-    return ids[:-1] if finished else ids
-
-
 def _completion(prompt: PromptInput, ids: list[int], finished: bool, tokenizer: PreTrainedTokenizerBase) -> Completion:
-    # The stop token may be an ordinary one ("\n") that the decoder would leave in, so it is cut by position.
-    text = tokenizer.decode(_visible(ids, finished), skip_special_tokens=True)
+    text = completion_text(ids, finished, tokenizer)
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]

@@ -1,6 +1,7 @@
 """How a reward model of any family reads an episode: the same ids where tokenizers agree, else text."""
 
 import copy
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import RewardError
+from nearstep.common.template_kwargs import COLUMN, row_kwargs
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.reading import EpisodeReader, UnreadableError
@@ -37,6 +39,7 @@ class ModelReward:
         policy: TokenizerIdentity,
         vocabulary_size: int,
         max_length: int | None = None,
+        template_kwargs: Mapping[str, object] | None = None,
     ) -> None:
         """`policy` is the tokenizer that wrote the ids of the rollout; `vocabulary_size` and `max_length` (in tokens,
         None for no limit) are those of the model in `scorer`.
@@ -47,7 +50,7 @@ class ModelReward:
         self._max_length = max_length
         self._identity = TokenizerIdentity.of(tokenizer)
         self._policy = policy
-        self._reader = EpisodeReader(tokenizer)
+        self._reader = EpisodeReader(tokenizer, template_kwargs)
 
     def for_policy(self, policy: TokenizerIdentity) -> "ModelReward":
         """The same model, for rollouts of a policy with another tokenizer."""
@@ -71,7 +74,11 @@ class ModelReward:
         if same_tokens and (isinstance(prompt, str) or same_template):
             return batch.prompt_ids[row] + batch.completion_ids[row]
         try:
-            return self._reader.read(prompt, completion, finished=batch.finished[row])
+            kwargs = row_kwargs(batch.columns[COLUMN][row]) if COLUMN in batch.columns else {}
+        except ValueError as error:
+            raise RewardError(f"{COLUMN} of {batch.place(row)} must be {error}") from error
+        try:
+            return self._reader.of_row(kwargs).read(prompt, completion, finished=batch.finished[row])
         except UnreadableError as error:
             raise RewardError(f"reward model {self.name!r} cannot read {batch.place(row)}: {error}") from error
 
@@ -88,6 +95,6 @@ class ModelReward:
         if max(ids) >= self._vocabulary_size:
             raise RewardError(
                 f"reward model {self.name!r} knows {self._vocabulary_size} tokens, but {place} contains token "
-                f"{max(ids)}: the tokenizer is not the one that the model was trained with. Load it from the "
-                "model's own folder."
+                f"{max(ids)}: its tokenizer is not the one that the model was trained with, or its embedding was not "
+                "resized for added tokens (model.resize_token_embeddings(len(tokenizer)))."
             )

@@ -1,5 +1,7 @@
 """How a prompt and its answer become the ids that a reward model reads: in its training and in scoring alike."""
 
+import copy
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import takewhile
 from operator import itemgetter
@@ -7,7 +9,7 @@ from operator import itemgetter
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.common.errors import shorten
+from nearstep.models.turn_end import turn_end
 from nearstep.rewards.batch import Completion
 from nearstep.types import Message, PromptInput
 
@@ -24,10 +26,19 @@ class EpisodeReader:
     less white space, or else by EOS. An encoder knows no text without its closing token, which says nothing of that.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, object] | None = None) -> None:
+        self._tokenizer, self._template_kwargs = tokenizer, dict(template_kwargs or {})
         self._start, end = _frame(tokenizer)
         self._encoder_end = [] if tokenizer.cls_token_id is None else end
+
+    def of_row(self, template_kwargs: Mapping[str, object]) -> "EpisodeReader":
+        """The reader of a row that has keywords for the chat template, which win over those of the settings."""
+        if not template_kwargs:
+            return self
+        other = copy.copy(self)
+        other._template_kwargs = {**self._template_kwargs, **template_kwargs}
+        vars(other).pop("_turn_end", None)
+        return other
 
     def read(self, prompt: PromptInput, completion: Completion, *, finished: bool) -> list[int]:
         """The ids of an episode. Raises UnreadableError where the chat template is missing or refuses it."""
@@ -65,13 +76,10 @@ class EpisodeReader:
     @cached_property
     def _turn_end(self) -> str:
         """What the chat template puts behind the last message of the assistant."""
-        reply = "nearstep-reply"
-        probe: list[Message] = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": reply}]
-        before, found, end = self._render(probe).rpartition(reply)
-        if not found:
+        end = turn_end(self._render)
+        if end is None:
             raise UnreadableError(
-                f"its chat template leaves out the reply of the assistant: {shorten(before + end)}. Set a "
-                "chat_template that shows it."
+                "its chat template leaves out the reply of the assistant. Set a chat_template that shows it."
             )
         return end
 
@@ -82,8 +90,12 @@ class EpisodeReader:
                 "prompts as text."
             )
         try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=for_answer))
-        except TemplateError as error:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=for_answer, **self._template_kwargs
+                )
+            )
+        except (TemplateError, TypeError, ValueError) as error:  # what code in a template may raise
             raise UnreadableError(f"its chat template refuses the messages: {error}") from error
 
     def _encode(self, text: str) -> list[int]:
@@ -103,7 +115,7 @@ def conversation(prompt: PromptInput, completion: Completion) -> list[Message]:
     if not before or before[-1].get("role") != "assistant":
         return [*before, *answer]
     begun, first, *rest = before[-1], *answer
-    return [*before[:-1], {**begun, "content": f"{begun['content']}{first['content']}"}, *rest]
+    return [*before[:-1], {**begun, "content": f"{begun.get('content') or ''}{first['content']}"}, *rest]
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

@@ -23,12 +23,20 @@ FIELDS = {
 
 
 def check_rollout(
-    found: object, prompts: Prompts, *, engine: str, limits: Sequence[int], top_tokens: int, newest: int | None
+    found: object,
+    prompts: Prompts,
+    *,
+    engine: str,
+    limits: Sequence[int],
+    top_tokens: int,
+    newest: int | None,
+    vocabulary: int | None,
 ) -> Rollout:
     """`found`, if it is what an engine must record for `prompts`. Raises TrainingError with engine, row and episode.
 
     `limits` are the most actions of each row, `top_tokens` how many top tokens were asked for, `newest` the version
-    that was loaded last (None where nobody knows). Few whole-tensor operations: nothing beside the sampling itself.
+    that was loaded last (None where nobody knows), `vocabulary` the number of ids that are tokens (None for all). Few
+    whole-tensor operations: nothing beside the sampling itself.
     """
     if not isinstance(found, Rollout):
         raise TrainingError(f"engine {engine}: generate returned {shorten(found)}; return a nearstep.types.Rollout")
@@ -36,6 +44,8 @@ def check_rollout(
     _check_lengths(found, prompts, engine)
     _check_rows(found, prompts, engine, limits, newest)
     _check_logprobs(found, prompts, engine)
+    if vocabulary is not None:
+        _check_vocabulary(found, prompts, engine, vocabulary)
     if top_tokens > 0:
         _check_top(found, prompts, engine, top_tokens)
     return found
@@ -149,6 +159,16 @@ def _check_logprobs(rollout: Rollout, prompts: Prompts, engine: str) -> None:
             f"{place_of(rollout, prompts, action)}. Record natural logs of the probabilities that were sampled from, "
             "finite and at most 0; where they are not numbers, look at what the engine computes, and at the weights "
             "that it was given"
+        )
+
+
+def _check_vocabulary(rollout: Rollout, prompts: Prompts, engine: str, vocabulary: int) -> None:
+    """The trainer gives no probability to ids that are no tokens, so an engine may not sample them."""
+    action = _first((rollout.actions < 0) | (rollout.actions >= vocabulary))
+    if action is not None:
+        raise TrainingError(
+            f"engine {engine} sampled the id {int(rollout.actions[action])} at {place_of(rollout, prompts, action)}, "
+            f"and the tokenizer has {vocabulary} tokens. Leave out logits from settings.vocabulary on"
         )
 
 

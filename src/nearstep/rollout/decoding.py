@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearstep.models.forward.forward import hidden_states
+from nearstep.models.forward.trunk import hidden_states
 from nearstep.models.roles import Policy
 from nearstep.rollout.slot_cache import DecodeStep, SlotCache
 

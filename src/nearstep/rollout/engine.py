@@ -1,6 +1,5 @@
 """What an engine must do to generate episodes, and what it may leave out."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -30,6 +29,7 @@ class GenerationSettings:
     greedy: bool = False  # take the most probable token, for evaluation
     top_tokens: int = 0  # how many of the most probable tokens are recorded at every action; needs a capability
     limits: tuple[int, ...] | None = None  # most tokens of each row, not response_length; needs a capability
+    vocabulary: int | None = None  # ids from this on are no tokens: they have no probability, whatever their logits
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,15 @@ def play(
         raise ConfigError(f"engine {name} keeps no limits of single rows (capabilities().limits)")
     found: object = engine.generate(prompts, settings, row_ended if can.row_ended else None)
     limits = settings.limits or (settings.response_length,) * len(prompts)
-    rollout = check_rollout(found, prompts, engine=name, limits=limits, top_tokens=settings.top_tokens, newest=version)
-    _warn_of_certainty(rollout, settings, name)
-    return rollout
+    return check_rollout(
+        found,
+        prompts,
+        engine=name,
+        limits=limits,
+        top_tokens=settings.top_tokens,
+        newest=version,
+        vocabulary=settings.vocabulary,
+    )
 
 
 def require_top_tokens(engine: RolloutEngine, top_tokens: int) -> None:
@@ -140,17 +146,10 @@ def require_top_tokens(engine: RolloutEngine, top_tokens: int) -> None:
         )
 
 
-def _warn_of_certainty(rollout: Rollout, settings: GenerationSettings, name: str) -> None:
-    """Log-probs of 0 everywhere are those of an engine that records none, or of a policy that has collapsed.
+def looks_unrecorded(rollout: Rollout, settings: GenerationSettings) -> bool:
+    """Whether every log-prob is 0: those of an engine that records none, or of a policy that has one token left.
 
-    No error: a small top_p, a low temperature or a collapsed policy leave one token, and their zeros are true. The text
-    is always the same, so that Python shows it once.
+    A small top_p, a low temperature or a collapsed policy do that, and their zeros are true: only the policy can tell.
     """
     certain = settings.greedy or settings.sampling.top_k == 1
-    if not certain and len(rollout.logprobs) >= MANY_ACTIONS and not rollout.logprobs.any():
-        warnings.warn(
-            f"engine {name} recorded a log-prob of 0 for every token of a rollout: log-probs of 0 mean that every "
-            "token was certain. Unless the policy has collapsed (or temperature or top_p leave it one token), the "
-            "engine does not record what it sampled, and every ratio will be wrong",
-            stacklevel=2,
-        )
+    return not certain and len(rollout.logprobs) >= MANY_ACTIONS and not rollout.logprobs.any()

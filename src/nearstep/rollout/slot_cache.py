@@ -1,7 +1,9 @@
 """Where keys and values of the rows that are being generated lie: live rows in the first slots, without gaps."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,23 +15,24 @@ from nearstep.models.attention.interface import LayerInput, Segment, attend_wher
 
 @dataclass
 class SlotCache:
-    """Keys and values by layer, [slots, kv_heads, width, head width] each; made when a layer first writes."""
+    """Keys and values, [slots, kv_heads, width, head width] each, by the order in which a forward pass attends: some
+    layers attend twice, and some models go through their layers again. Made when they are first written."""
 
     slots: int
     width: int
-    keys: dict[int, Tensor] = field(default_factory=dict)
-    values: dict[int, Tensor] = field(default_factory=dict)
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
 
-    def layer_states(self, layer: LayerInput) -> tuple[Tensor, Tensor]:
-        """The two tensors of a layer."""
-        if layer.layer not in self.keys:
+    def states(self, number: int, layer: LayerInput) -> tuple[Tensor, Tensor]:
+        """The two tensors of the attention with this number in the order."""
+        if number == len(self.keys):
             for store, like in ((self.keys, layer.key), (self.values, layer.value)):
-                store[layer.layer] = like.new_zeros(self.slots, like.shape[1], self.width, like.shape[3])
-        return self.keys[layer.layer], self.values[layer.layer]
+                store.append(like.new_zeros(self.slots, like.shape[1], self.width, like.shape[3]))
+        return self.keys[number], self.values[number]
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` places of one slot to another."""
-        for stored in (*self.keys.values(), *self.values.values()):
+        for stored in (*self.keys, *self.values):
             stored[target, :, :length] = stored[source, :, :length]
 
 
@@ -40,10 +43,11 @@ class Prefill:
     cache: SlotCache
     lengths: tuple[int, ...]
     slots: tuple[tuple[int, ...], ...]
+    numbers: Iterator[int] = field(default_factory=count)
 
     def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
         """Store, then attend prompt by prompt."""
-        keys, values = self.cache.layer_states(layer)
+        keys, values = self.cache.states(next(self.numbers), layer)
         split_by_prompt = (states[0].split(self.lengths, dim=1) for states in (layer.key, layer.value))
         for slots, key, value in zip(self.slots, *split_by_prompt, strict=True):
             for slot in slots:
@@ -63,10 +67,11 @@ class DecodeStep:
     cache: SlotCache
     lengths: Int[Tensor, " rows"]
     width: int
+    numbers: Iterator[int] = field(default_factory=count)
 
     def attend(self, layer: LayerInput) -> Float[Tensor, "1 heads tokens value_width"]:
         """Store the new key and value behind the row's others, then attend to all of them."""
-        keys, values = self.cache.layer_states(layer)
+        keys, values = self.cache.states(next(self.numbers), layer)
         keys[self._slots, :, self.lengths] = layer.key[0].transpose(0, 1)
         values[self._slots, :, self.lengths] = layer.value[0].transpose(0, 1)
         visible = self._filled if layer.window is None else self._filled & (self._age < layer.window)

@@ -8,17 +8,20 @@ import torch
 from torch import Tensor
 
 from nearstep.algorithm.ragged import places_in_row, row_numbers
-from nearstep.common.errors import TrainingError
+from nearstep.common.errors import ModelError, TrainingError
 from nearstep.common.random_streams import stream
 from nearstep.models.distribution import sampling_logprobs
 from nearstep.models.forward.forward import states_at
+from nearstep.models.forward.layout import PaddedRows
 from nearstep.models.roles import Policy
 from nearstep.rollout.checks import place_of
 from nearstep.rollout.decode_graphs import Capture, GraphedDecoding, cuda_graph_capture
 from nearstep.rollout.decoding import Decoding, PlainDecoding, logits_of
 from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings, RowEnded
+from nearstep.rollout.recomputing import RecomputedBatch
 from nearstep.rollout.sampling import draw
 from nearstep.rollout.slot_cache import Prefill, SlotCache
+from nearstep.rollout.waves import Wave
 from nearstep.types import Prompts, Rollout, TopLogprobs, row_groups
 
 
@@ -53,8 +56,7 @@ class TransformersEngine:
         responses = Responses.empty(limits, settings.top_tokens, self.policy.trunk)
         uniforms = _uniforms(settings.seed, prompts.episodes, limits).to(responses.tokens.device)
         longest = max(len(ids) + limit for ids, limit in zip(prompts.ids, limits, strict=True))
-        cache = SlotCache(min(self.settings.max_rows, len(prompts)), longest)
-        batch = LiveBatch(self.policy, self.settings.max_tokens, cache, self._decoding(self.policy, cache))
+        batch = self._batch(self.policy, min(self.settings.max_rows, len(prompts)), longest)
         waiting = deque(range(len(prompts)))
         while waiting or batch.rows:
             if waiting and batch.has_room:
@@ -75,6 +77,20 @@ class TransformersEngine:
         rollout = responses.rollout(prompts, self.version)
         _check_numbers(rollout, prompts)
         return rollout
+
+    def _batch(self, policy: Policy, slots: int, longest: int) -> "LiveBatch | Wave | RecomputedBatch":
+        """Where the rows of one rollout live. Keys and values are kept where a row can go on from them."""
+        if policy.layout.token_by_token:
+            cache = SlotCache(slots, longest)
+            return LiveBatch(policy, self.settings.max_tokens, cache, self._decoding(policy, cache))
+        if self.settings.decode_graphs:
+            raise ModelError(
+                f"decode_graphs: {type(policy.model).__name__} {policy.layout.note} It has no decoding step that "
+                "could be captured: leave decode_graphs out."
+            )
+        if isinstance(policy.layout, PaddedRows) and policy.layout.own_cache:
+            return Wave(policy, slots)
+        return RecomputedBatch(policy, self.settings.max_tokens, slots)
 
     def _decoding(self, policy: Policy, cache: SlotCache) -> Decoding:
         """How the rows of one rollout decode. Graphs end with it, as the cache does: they hold no memory during the

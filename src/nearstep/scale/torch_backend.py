@@ -11,6 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nearstep.config.launcher import cpu_is_asked_for
+from nearstep.scale.launcher import end_with_launcher
+
 Item = TypeVar("Item")
 
 TIMEOUT = timedelta(minutes=30)
@@ -120,13 +123,14 @@ def _sum_together(gradients: Sequence[Tensor]) -> None:
 
 def torch_backend(*, use_cpu: bool = False) -> TorchBackend:
     """The backend for this process: joins the processes that torchrun (or accelerate launch) started, if it did."""
-    on_gpu = torch.cuda.is_available() and not use_cpu
+    on_gpu = torch.cuda.is_available() and not (use_cpu or cpu_is_asked_for(os.environ))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return TorchBackend(rank=0, world_size=1, device=device)
+    end_with_launcher()
     joined = not dist.is_initialized()
     if joined:
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from nearstep.algorithm.advantage_rules import Advantage, Credit, CreditInputs
 from nearstep.algorithm.ragged import sum_by_row, take_rows
 from nearstep.common.random_streams import stream
+from nearstep.testing.kinds import lacks
 from nearstep.testing.law import CheckResult, Law, hold
 
 GROUP_SIZE = 3
@@ -20,24 +22,19 @@ CLOSE = 1e-5
 WAIT_SECONDS = 20.0  # for another process that asks less often
 
 
-def check_advantage(advantage: object, *, skip: Sequence[str] = ()) -> CheckResult:
+def check_advantage(advantage: Any, *, skip: Sequence[str] = ()) -> CheckResult:
     """Hold a rule for advantages to its laws, on groups of three responses. Raises ConformanceError with the first that
     is broken."""
     return hold(f"advantage {type(advantage).__name__}", advantage, LAWS, skip)
 
 
-def _typed(advantage: object) -> Advantage:
-    assert isinstance(advantage, Advantage)
-    return advantage
-
-
-def _inputs(advantage: object) -> CreditInputs:
+def _inputs(advantage: Advantage) -> CreditInputs:
     """Nine rows of three prompts, one without a score; values only where there is a critic."""
     draws = stream(0, "conformance/advantages")
     counts = torch.tensor(LENGTHS)
     rewards = torch.randn(int(counts.sum()), generator=draws) * 0.1
     rewards[counts.cumsum(0) - 1] += torch.randn(len(counts), generator=draws)
-    has_critic = float(_typed(advantage).needs_critic)
+    has_critic = float(advantage.needs_critic)
     return CreditInputs(
         rewards=rewards,
         values=torch.randn(len(rewards), generator=draws) * has_critic,
@@ -51,26 +48,22 @@ def _inputs(advantage: object) -> CreditInputs:
     )
 
 
-def _protocol(advantage: object) -> str | None:
-    missing = [name for name in ("needs_critic", "uses_token_rewards", "credit") if name not in dir(advantage)]
+def _protocol(advantage: Any) -> str | None:
+    missing = lacks(advantage, "advantage")
     if missing:
-        return f"a {type(advantage).__name__} without {', '.join(missing)}"
-    for name, value in (
-        ("needs_critic", _typed(advantage).needs_critic),
-        ("uses_token_rewards", _typed(advantage).uses_token_rewards),
-    ):
-        if not isinstance(value, bool):
-            return f"{name} is {value!r}"
-    return None
+        return missing
+    flags = {"needs_critic": advantage.needs_critic, "uses_token_rewards": advantage.uses_token_rewards}
+    wrong = [f"{name} is {value!r}" for name, value in flags.items() if not isinstance(value, bool)]
+    return wrong[0] if wrong else None
 
 
-def _one_value_each(advantage: object) -> str | None:
+def _one_value_each(advantage: Advantage) -> str | None:
     inputs = _inputs(advantage)
-    credit: object = _typed(advantage).credit(inputs)
+    credit: object = advantage.credit(inputs)
     if not isinstance(credit, Credit):
         return f"credit returned a {type(credit).__name__}"
     for name, values in (("advantages", credit.advantages), ("targets", credit.targets)):
-        if values is None and name == "targets" and not _typed(advantage).needs_critic:
+        if values is None and name == "targets" and not advantage.needs_critic:
             continue
         if not isinstance(values, Tensor) or not values.is_floating_point():
             return f"{name} is {values!r}"
@@ -81,22 +74,22 @@ def _one_value_each(advantage: object) -> str | None:
     return None
 
 
-def _repeatable(advantage: object) -> str | None:
+def _repeatable(advantage: Advantage) -> str | None:
     inputs = _inputs(advantage)
     return _differs(inputs, _advantages(advantage, inputs), _advantages(advantage, inputs), "when asked again")
 
 
-def _inputs_untouched(advantage: object) -> str | None:
+def _inputs_untouched(advantage: Advantage) -> str | None:
     inputs = _inputs(advantage)
     tensors = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
     before = {name: value.clone() for name, value in tensors.items()}
-    _typed(advantage).credit(inputs)
+    advantage.credit(inputs)
     changed = [name for name, value in tensors.items() if not torch.equal(value, before[name])]
     return f"{changed[0]} was changed in place; work on a copy" if changed else None
 
 
-def _without_critic(advantage: object) -> str | None:
-    if _typed(advantage).needs_critic:
+def _without_critic(advantage: Advantage) -> str | None:
+    if advantage.needs_critic:
         return None
     inputs = _inputs(advantage)
     shifted = replace(inputs, values=inputs.values + 1)
@@ -108,7 +101,7 @@ def _without_critic(advantage: object) -> str | None:
     )
 
 
-def _token_rewards(advantage: object) -> str | None:
+def _token_rewards(advantage: Advantage) -> str | None:
     """Half of what row 0 gets at its last action is given at its first."""
     inputs = _inputs(advantage)
     rewards = inputs.rewards.clone()
@@ -116,12 +109,12 @@ def _token_rewards(advantage: object) -> str | None:
     rewards[2] /= 2
     before, after = (_advantages(advantage, each) for each in (inputs, replace(inputs, rewards=rewards)))
     found = _differs(inputs, before, after, "when part of a row's reward is given earlier")
-    if _typed(advantage).uses_token_rewards:
+    if advantage.uses_token_rewards:
         return None if found else "it does not, and uses_token_rewards is true: rewards of tokens would be flattened"
     return f"{found}, and uses_token_rewards is false" if found else None
 
 
-def _unscored(advantage: object) -> str | None:
+def _unscored(advantage: Advantage) -> str | None:
     inputs = _inputs(advantage)
     row_actions = take_rows(inputs.action_counts, torch.tensor([UNSCORED]))
     rewards = inputs.rewards.clone()
@@ -137,7 +130,7 @@ def _unscored(advantage: object) -> str | None:
     )
 
 
-def _every_process(advantage: object) -> str | None:
+def _every_process(advantage: Advantage) -> str | None:
     """The first four rows in one process, five in another: the second prompt is in both."""
     inputs = _inputs(advantage)
     whole = _advantages(advantage, inputs)
@@ -152,7 +145,7 @@ def _every_process(advantage: object) -> str | None:
     return None
 
 
-def _own_prompt(advantage: object) -> str | None:
+def _own_prompt(advantage: Advantage) -> str | None:
     inputs = _inputs(advantage)
     rewards = inputs.rewards.clone()
     rewards[-1] += 3
@@ -163,7 +156,7 @@ def _own_prompt(advantage: object) -> str | None:
     )
 
 
-def _more_is_better(advantage: object) -> str | None:
+def _more_is_better(advantage: Advantage) -> str | None:
     inputs = _inputs(advantage)
     rewards = inputs.rewards.clone()
     last = int(inputs.action_counts[0]) - 1
@@ -174,8 +167,8 @@ def _more_is_better(advantage: object) -> str | None:
     return f"row 0 gets 1 more at its last action, whose advantage goes from {before:g} to {after:g}"
 
 
-def _after_eos(advantage: object) -> str | None:
-    if not _typed(advantage).needs_critic:
+def _after_eos(advantage: Advantage) -> str | None:
+    if not advantage.needs_critic:
         return None
     inputs = _inputs(advantage)
     later = replace(inputs, final_advantages=inputs.final_advantages + 1)
@@ -183,8 +176,8 @@ def _after_eos(advantage: object) -> str | None:
     return "with score_position = after_eos the score would be lost: use inputs.final_advantages" if same else None
 
 
-def _advantages(advantage: object, inputs: CreditInputs) -> Tensor:
-    return _typed(advantage).credit(inputs).advantages
+def _advantages(advantage: Advantage, inputs: CreditInputs) -> Tensor:
+    return advantage.credit(inputs).advantages
 
 
 def _spread(inputs: CreditInputs, cut: int, ask: Callable[[CreditInputs], Tensor]) -> list[Tensor]:
@@ -240,7 +233,7 @@ def _row(inputs: CreditInputs, wrong: Tensor) -> int:
     return int(sum_by_row(wrong.long(), inputs.action_counts).nonzero()[0])
 
 
-LAWS: tuple[Law[object], ...] = (
+LAWS: tuple[Law[Advantage], ...] = (
     Law("protocol", "it has needs_critic and uses_token_rewards, both true or false, and credit(inputs)", _protocol),
     Law("one_value_each", "every action has a finite advantage, and a target where there is a critic", _one_value_each),
     Law("inputs_untouched", "what it is given stays as it is", _inputs_untouched),

@@ -1,47 +1,42 @@
 """The laws of backends: what crosses between processes. Under torchrun every process calls this, and all must agree."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nearstep.scale.backend import Backend
+from nearstep.testing.kinds import lacks
 from nearstep.testing.law import CheckResult, Law, hold
 from nearstep.testing.world import small_model
 
 CLOSE = 1e-5
 
 
-def check_backend(backend: object, *, skip: Sequence[str] = ()) -> CheckResult:
+def check_backend(backend: Any, *, skip: Sequence[str] = ()) -> CheckResult:
     """Hold a backend to its laws, on all of its processes. Raises ConformanceError with the first that is broken."""
     return hold(f"backend {type(backend).__name__}", Group(backend), LAWS, skip)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Group:
     """A backend, and a model that has been placed by it."""
 
-    backend: object
-    models: list[nn.Module] = field(default_factory=list)
-
-    @property
-    def typed(self) -> Backend:
-        """The backend; its protocol is the first law."""
-        assert isinstance(self.backend, Backend)
-        return self.backend
+    backend: Any  # a Backend, as the first law says
 
     @property
     def own(self) -> Tensor:
         """Numbers that are others on every process."""
-        return torch.tensor([1.0, -2.0, 0.5], device=self.typed.device) * (self.typed.rank + 1)
+        number: int = self.backend.rank + 1
+        return torch.tensor([1.0, -2.0, 0.5], device=self.backend.device) * number
 
-    @property
+    @cached_property
     def model(self) -> nn.Module:
         """A model of other weights on every process, placed once."""
-        if not self.models:
-            self.models.append(self.typed.place(small_model(seed=self.typed.rank)))
-        return self.models[0]
+        placed: nn.Module = self.backend.place(small_model(seed=self.backend.rank))
+        return placed
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -50,11 +45,11 @@ class Group:
 
 
 def _protocol(group: Group) -> str | None:
-    return None if isinstance(group.backend, Backend) else f"a {type(group.backend).__name__} without some of it"
+    return lacks(group.backend, "backend")
 
 
 def _ranks(group: Group) -> str | None:
-    b = group.typed
+    b = group.backend
     if not 0 <= b.rank < b.world_size or b.local_rank < 0 or not isinstance(b.device, torch.device):
         return f"rank {b.rank}, local_rank {b.local_rank}, world_size {b.world_size}, device {b.device!r}"
     seen = b.gather(b.rank)
@@ -63,23 +58,23 @@ def _ranks(group: Group) -> str | None:
 
 def _sums(group: Group) -> str | None:
     own, before = group.own, group.own
-    everybody = torch.stack([values.to(own.device) for values in group.typed.gather(own.cpu())])
-    total = group.typed.add_up(own)
+    everybody = torch.stack([values.to(own.device) for values in group.backend.gather(own.cpu())])
+    total = group.backend.add_up(own)
     if not torch.allclose(total, everybody.sum(0), atol=CLOSE):
         return f"add_up gave {total.tolist()}, the processes hold {everybody.tolist()}"
     return None if torch.equal(own, before) else "add_up changed what it was given"
 
 
 def _gather(group: Group) -> str | None:
-    item = {"rank": group.typed.rank, "text": "x" * (group.typed.rank + 1), "numbers": group.own.cpu()}
-    items = group.typed.gather(item)
+    item = {"rank": group.backend.rank, "text": "x" * (group.backend.rank + 1), "numbers": group.own.cpu()}
+    items = group.backend.gather(item)
     texts = [found["text"] for found in items]
-    expected = ["x" * (rank + 1) for rank in range(group.typed.world_size)]
+    expected = ["x" * (rank + 1) for rank in range(group.backend.world_size)]
     if texts != expected:
         return f"items arrived as {texts}"
-    on_main = [found["text"] for found in group.typed.gather_to_main(item)]
-    if on_main != (expected if group.typed.rank == 0 else []):
-        return f"gather_to_main brought {on_main} to rank {group.typed.rank}"
+    on_main = [found["text"] for found in group.backend.gather_to_main(item)]
+    if on_main != (expected if group.backend.rank == 0 else []):
+        return f"gather_to_main brought {on_main} to rank {group.backend.rank}"
     return None
 
 
@@ -90,17 +85,17 @@ def _placed(group: Group) -> str | None:
     placed = dict(group.model.named_parameters())
     for name, weights in plain.named_parameters():
         found = placed[name]
-        if found.device.type != group.typed.device.type:
-            return f"{name} is on {found.device}, the backend computes on {group.typed.device}"
+        if found.device.type != group.backend.device.type:
+            return f"{name} is on {found.device}, the backend computes on {group.backend.device}"
         if found.shape != weights.shape or not torch.equal(found.detach().cpu(), weights.detach()):
-            return f"{name} is not what rank 0 had, on rank {group.typed.rank}"
+            return f"{name} is not what rank 0 had, on rank {group.backend.rank}"
     return None
 
 
 def _saved(group: Group) -> str | None:
-    saved = group.typed.weights_to_save(group.model)
-    if group.typed.rank != 0:
-        return None if saved is None else f"rank {group.typed.rank} was given weights to save"
+    saved = group.backend.weights_to_save(group.model)
+    if group.backend.rank != 0:
+        return None if saved is None else f"rank {group.backend.rank} was given weights to save"
     if saved is None:
         return "rank 0 was given nothing to save"
     expected = small_model(seed=0).state_dict()
@@ -111,14 +106,14 @@ def _saved(group: Group) -> str | None:
 
 
 def _gradients(group: Group) -> str | None:
-    world, rank = group.typed.world_size, group.typed.rank
+    world, rank = group.backend.world_size, group.backend.rank
     shared, last_only, nobody, *_ = group.parameters
     for parameter in group.parameters:
         parameter.grad = None
     shared.grad = torch.full_like(shared, rank + 1.0)
     if rank == world - 1:
         last_only.grad = torch.full_like(last_only, 5.0)
-    group.typed.add_up_gradients([shared, last_only, nobody])
+    group.backend.add_up_gradients([shared, last_only, nobody])
     expected = world * (world + 1) / 2
     if shared.grad is None or not torch.allclose(shared.grad, torch.full_like(shared, expected)):
         return f"gradients of 1 … {world} do not add up to {expected:g}"
@@ -132,25 +127,31 @@ def _norm(group: Group) -> str | None:
         parameter.grad = None if number == 0 else torch.full_like(parameter, float(number))
     plain = list(small_model(seed=0).parameters())
     expected = sum(number**2 * weights.numel() for number, weights in enumerate(plain)) ** 0.5
-    found = float(group.typed.gradient_norm(group.parameters))
+    found = float(group.backend.gradient_norm(group.parameters))
     return None if abs(found - expected) <= CLOSE * expected else f"the norm is {found:g}, it should be {expected:g}"
 
 
 def _waits(group: Group) -> str | None:
-    group.typed.wait_for_all()
+    group.backend.wait_for_all()
     return None
 
 
 LAWS: tuple[Law[Group], ...] = (
     Law("protocol", "it has all members of nearstep.scale.backend.Backend", _protocol),
     Law("ranks", "ranks count from 0 to world_size − 1", _ranks),
-    Law("gather", "gather brings every process's object, in the order of ranks, to all; gather_to_main to rank 0",
-        _gather),
+    Law(
+        "gather",
+        "gather brings every process's object, in the order of ranks, to all; gather_to_main to rank 0",
+        _gather,
+    ),
     Law("sums", "add_up is the sum over all processes, the same on each, its input untouched", _sums),
     Law("placed", "place puts rank 0's weights on the device of every process, under their names", _placed),
     Law("saved", "weights_to_save is the whole state dict on rank 0 and None elsewhere", _saved),
-    Law("gradients", "gradients are summed; one that is missing here counts as zero, one that nobody has stays None",
-        _gradients),
+    Law(
+        "gradients",
+        "gradients are summed; one that is missing here counts as zero, one that nobody has stays None",
+        _gradients,
+    ),
     Law("norm", "gradient_norm is the Euclidean norm over all gradients there are", _norm),
     Law("waits", "wait_for_all returns once all have come", _waits),
-)  # fmt: skip
+)

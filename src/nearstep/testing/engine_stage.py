@@ -5,14 +5,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.models.roles import Policy, make_policy
 from nearstep.rollout.build import make_engine
 from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings, RolloutEngine
-from nearstep.testing.world import PROMPTS, STOP_IDS, prompts_of, small_model
-from nearstep.types import Rollout
+from nearstep.testing.world import PROMPTS, STOP_IDS, VOCABULARY, prompts_of, small_model
+from nearstep.types import Rollout, TopLogprobs
 
 VERSION, TOP_K = 4, 5
 TOLERANCE = 1e-4
@@ -57,6 +59,15 @@ class Stage:
         """Stop the engine."""
         for engine in self.built:
             engine.close()
+
+    @torch.no_grad()
+    def trainer_logprobs(self, rollout: Rollout) -> tuple[Float[Tensor, " actions"], Float[Tensor, "actions vocab"]]:
+        """What the trainer computes for the sampled tokens, and for every token in their place."""
+        everything = torch.arange(VOCABULARY).expand(len(rollout.actions), -1)
+        whole = replace(rollout, top=TopLogprobs(everything, torch.zeros(everything.shape)))
+        found = rollout_logprobs(self.policy, whole, SETTINGS.sampling)
+        assert found.top is not None
+        return found.sampled, found.top
 
     def gap(self, rollout: Rollout, sampling: Sampling) -> float:
         """The largest difference between recorded log-probs and those of the policy as it stands."""

@@ -7,12 +7,10 @@ import torch
 
 from nearstep.common.errors import ConfigError
 from nearstep.models.distribution import Sampling
-from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.rewards.functions import function_name
 from nearstep.testing.engine_stage import ALL, SETTINGS, TOLERANCE, TOP_K, VERSION, WITH_TOP, Stage
 from nearstep.testing.law import CheckResult, Law, hold
-from nearstep.testing.world import PROMPTS, STOP_IDS, VOCABULARY, prompts_of, reset_weights
-from nearstep.types import TopLogprobs
+from nearstep.testing.world import PROMPTS, STOP_IDS, prompts_of, reset_weights
 
 
 def check_engine(given: object, *, tolerance: float = TOLERANCE, skip: Sequence[str] = ()) -> CheckResult:
@@ -123,18 +121,12 @@ def _top_tokens(stage: Stage) -> str | None:
 def _most_probable(stage: Stage) -> str | None:
     rollout = stage.play(settings=WITH_TOP)
     assert rollout.top is not None
-    with torch.no_grad():
-        now = rollout_logprobs(stage.policy, rollout, SETTINGS.sampling)
-        everything = torch.arange(VOCABULARY).expand(len(rollout.logprobs), -1)
-        whole = replace(rollout, top=TopLogprobs(everything, torch.zeros(everything.shape)))
-        best = rollout_logprobs(stage.policy, whole, SETTINGS.sampling).top
-    assert now.top is not None
-    assert best is not None
-    gap = float((now.top - rollout.top.logprobs).abs().max())
+    _, now = stage.trainer_logprobs(rollout)
+    gap = float((now.gather(1, rollout.top.ids) - rollout.top.logprobs).abs().max())
     if not gap <= stage.tolerance:
         return f"a recorded top log-prob is {gap:.3g} nats from the trainer's (tolerance {stage.tolerance:g})"
     # The sampled token may have taken the place of the last.
-    recorded, expected = (logprobs.topk(TOP_K - 1).values[:, -1] for logprobs in (rollout.top.logprobs, best))
+    recorded, expected = (logprobs.topk(TOP_K - 1).values[:, -1] for logprobs in (rollout.top.logprobs, now))
     worst = float((expected - recorded).max())
     return f"a token {worst:.3g} nats more probable was left out" if worst > stage.tolerance else None
 
@@ -176,12 +168,8 @@ def _greedy(stage: Stage) -> str | None:
 
 def _greedy_tokens(stage: Stage) -> str | None:
     rollout = stage.play(settings=replace(SETTINGS, greedy=True))
-    with torch.no_grad():
-        everything = torch.arange(VOCABULARY).expand(len(rollout.actions), -1)
-        whole = replace(rollout, top=TopLogprobs(everything, torch.zeros(everything.shape)))
-        best = rollout_logprobs(stage.policy, whole, SETTINGS.sampling)
-    assert best.top is not None
-    gap = float((best.top.max(-1).values - best.sampled).max())
+    sampled, now = stage.trainer_logprobs(rollout)
+    gap = float((now.max(-1).values - sampled).max())
     return f"a greedy token is {gap:.3g} nats less probable than the best" if gap > stage.tolerance else None
 
 
@@ -259,21 +247,38 @@ LAWS: tuple[Law[Stage], ...] = (
     Law("no_stop", "without stop tokens every response has its full length", _no_stop),
     Law("limits", "the limits of single rows are kept", _limits, applies=lambda stage: stage.can.limits),
     Law("normal", "recorded log-probs are finite, at most 0, and float32 at least", _normal),
-    Law("top_tokens", "top tokens are recorded if asked for, the sampled one among them", _top_tokens,
-        applies=lambda stage: stage.can.top_tokens),
-    Law("own_episode", "a response depends on prompt and episode alone, not on the batch", _own_episode,
-        applies=lambda stage: stage.can.own_episode),
+    Law(
+        "top_tokens",
+        "top tokens are recorded if asked for, the sampled one among them",
+        _top_tokens,
+        applies=lambda stage: stage.can.top_tokens,
+    ),
+    Law(
+        "own_episode",
+        "a response depends on prompt and episode alone, not on the batch",
+        _own_episode,
+        applies=lambda stage: stage.can.own_episode,
+    ),
     Law("episodes_differ", "episodes of one prompt are different samples", _episodes_differ),
     Law("seed", "another seed gives other responses", _seed),
     Law("greedy", "greedy responses depend on the prompt alone, as evaluation needs it", _greedy),
-    Law("row_ended", "it tells of rows as they end, once, and what the rollout holds", _row_ended,
-        applies=lambda stage: stage.can.row_ended),
+    Law(
+        "row_ended",
+        "it tells of rows as they end, once, and what the rollout holds",
+        _row_ended,
+        applies=lambda stage: stage.can.row_ended,
+    ),
     Law("version", "no response claims weights that were not loaded yet", _version),
     Law("hands_off", "weights, prompts and the global generator stay as they are", _hands_off),
     Law("trainer_logprobs", "recorded log-probs are those that the trainer computes", _trainer_logprobs, False),
     Law("greedy_tokens", "greedy tokens are the most probable ones", _greedy_tokens, False),
-    Law("most_probable", "the top tokens are the most probable ones", _most_probable, False,
-        applies=lambda stage: stage.can.top_tokens),
+    Law(
+        "most_probable",
+        "the top tokens are the most probable ones",
+        _most_probable,
+        False,
+        applies=lambda stage: stage.can.top_tokens,
+    ),
     Law("new_weights", "after load it samples from the newest weights, and records their version", _new_weights, False),
     Law("reopens", "after close it can be loaded again", _reopens),
-)  # fmt: skip
+)

@@ -28,9 +28,15 @@ PROTOCOLS: Mapping[Kind, type] = {
     "backend": Backend,
 }
 TELLING: Mapping[str, Kind] = {
-    "inside": "trust_region", "credit": "advantage", "phases": "critic_schedule", "weights": "loss_aggregation",
-    "divisor": "loss_aggregation", "needs_critic": "advantage", "next": "kl_controller", "generate": "engine",
-}  # fmt: skip
+    "inside": "trust_region",
+    "credit": "advantage",
+    "phases": "critic_schedule",
+    "weights": "loss_aggregation",
+    "divisor": "loss_aggregation",
+    "needs_critic": "advantage",
+    "next": "kl_controller",
+    "generate": "engine",
+}
 MEMBERS: Mapping[Kind, tuple[str, ...]] = {
     "trust_region": ("top_k", "inside"),
     "advantage": ("needs_critic", "uses_token_rewards", "credit"),
@@ -63,6 +69,12 @@ def kind_of(found: object) -> Kind:
         f"{_named(found)} has the members of no axis{_nearest(found)}. Say which it is for by --kind and one "
         f"of {', '.join(KINDS)}"
     )
+
+
+def lacks(found: object, kind: Kind) -> str | None:
+    """Which members of an axis an object has not, in words; None where it has all of them."""
+    missing = [name for name in MEMBERS[kind] if name not in dir(found)]
+    return f"a {type(found).__name__} without {', '.join(missing)}" if missing else None
 
 
 def is_engine_class(found: object) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from nearstep.common.errors import ConfigError, ConformanceError
 
@@ -11,7 +11,10 @@ Subject = TypeVar("Subject")
 
 @dataclass(frozen=True)
 class Law(Generic[Subject]):
-    """Something that holds for every object of an axis, or for most: one that is not `universal` may be skipped."""
+    """Something that holds for every object of an axis, or for most: one that is not `universal` may be skipped.
+
+    The first law of an axis is its protocol, so that the others may rely on it.
+    """
 
     name: str
     statement: str
@@ -34,16 +37,13 @@ class CheckResult:
         """The result for a reader: a summary, then one line for each law."""
         width = max(len(name) for name, _ in self.held)
         left_out = f", {len(self.skipped)} skipped ({', '.join(self.skipped)})" if self.skipped else ""
-        left_out += (
-            f", {len(self.not_offered)} of what it does not offer ({', '.join(self.not_offered)})"
-            if self.not_offered
-            else ""
-        )
+        if self.not_offered:
+            left_out += f", {len(self.not_offered)} of what it does not offer ({', '.join(self.not_offered)})"
         laws = [f"  {name:<{width}}  {statement}" for name, statement in self.held]
         return [f"{self.subject}: {len(self.held)} laws hold{left_out}", *laws]
 
 
-def hold(what: str, subject: Subject, laws: Sequence[Law[Subject]], skip: Sequence[str]) -> CheckResult:
+def hold(what: str, subject: Any, laws: Sequence[Law[Any]], skip: Sequence[str]) -> CheckResult:
     """Check the laws in order. Raises ConformanceError at the first that is broken, with its counterexample.
 
     An exception that the object raises under a law breaks it, and is the cause of the error. Raises ConfigError where
@@ -69,7 +69,7 @@ def hold(what: str, subject: Subject, laws: Sequence[Law[Subject]], skip: Sequen
     return CheckResult(what, tuple(held), tuple(skip), tuple(not_offered))
 
 
-def _check_skip(laws: Sequence[Law[Subject]], skip: Sequence[str]) -> None:
+def _check_skip(laws: Sequence[Law[Any]], skip: Sequence[str]) -> None:
     optional = [law.name for law in laws if not law.universal]
     for name in skip:
         if name not in optional:
@@ -78,6 +78,6 @@ def _check_skip(laws: Sequence[Law[Subject]], skip: Sequence[str]) -> None:
             raise ConfigError(f"law {name!r} {reason}; these may be skipped: {', '.join(optional) or 'none'}")
 
 
-def _message(what: str, law: Law[Subject], found: str) -> str:
+def _message(what: str, law: Law[Any], found: str) -> str:
     advice = "" if law.universal else f"\n  not universal: skip it (skip={law.name}) if this is meant"
     return f"{what} breaks the law {law.name!r}: {law.statement}.\n  counterexample: {found}{advice}"

@@ -1,6 +1,7 @@
 """The tokens that trust regions are tried on: random ones, near and far, and every jump between the edges of [0, 1]."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,15 +30,11 @@ class Tokens:
 
     def take(self, places: Tensor) -> "Tokens":
         """The tokens at the given places, in the given order."""
-        return Tokens(_take(self.now, places), _take(self.old, places), self.advantages[places])
+        return self._each(lambda numbers: numbers[places])
 
     def to(self, dtype: torch.dtype) -> "Tokens":
         """The same numbers, as near as `dtype` holds them."""
-        return Tokens(_to(self.now, dtype), _to(self.old, dtype), self.advantages.to(dtype))
-
-    def with_advantages(self, advantages: Tensor) -> "Tokens":
-        """The same tokens with other advantages."""
-        return Tokens(self.now, self.old, advantages)
+        return self._each(lambda numbers: numbers.to(dtype))
 
     def copied(self) -> "Tokens":
         """The same numbers in other memory."""
@@ -56,6 +53,9 @@ class Tokens:
             for name, logprob in (("at rollout", self.old.sampled[place]), ("now", self.now.sampled[place]))
         ]
         return f"{', '.join(numbers)}, advantage {float(self.advantages[place]):+.3g}, {dtype}"
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Tokens":
+        return Tokens(changed(self.now, change), changed(self.old, change), change(self.advantages))
 
     def _tensors(self) -> list[Tensor]:
         tops = [top for top in (self.now.top, self.old.top) if top is not None]
@@ -89,7 +89,8 @@ def edge_tokens(top_k: int) -> Tokens:
 
 def off_the_edge(tokens: Tokens) -> Tokens:
     """The same tokens with every probability of exactly 0 or 1 moved inside by next to nothing."""
-    return Tokens(_inside(tokens.now), _inside(tokens.old), tokens.advantages)
+    now, old = (changed(policy, lambda logprobs: logprobs.clamp(*INSIDE)) for policy in (tokens.now, tokens.old))
+    return Tokens(now, old, tokens.advantages)
 
 
 def unmoved(tokens: Tokens) -> Tokens:
@@ -139,14 +140,6 @@ def _spread(sampled: Tensor, top_k: int) -> TokenLogprobs:
     return TokenLogprobs(sampled, torch.cat([sampled[:, None], share[:, None].expand(-1, top_k - 1)], dim=1))
 
 
-def _inside(policy: TokenLogprobs) -> TokenLogprobs:
-    top = None if policy.top is None else policy.top.clamp(*INSIDE)
-    return TokenLogprobs(policy.sampled.clamp(*INSIDE), top)
-
-
-def _take(policy: TokenLogprobs, places: Tensor) -> TokenLogprobs:
-    return TokenLogprobs(policy.sampled[places], None if policy.top is None else policy.top[places])
-
-
-def _to(policy: TokenLogprobs, dtype: torch.dtype) -> TokenLogprobs:
-    return TokenLogprobs(policy.sampled.to(dtype), None if policy.top is None else policy.top.to(dtype))
+def changed(policy: TokenLogprobs, change: Callable[[Tensor], Tensor]) -> TokenLogprobs:
+    """The same change to the sampled tokens and to the top tokens, if there are any."""
+    return TokenLogprobs(change(policy.sampled), None if policy.top is None else change(policy.top))

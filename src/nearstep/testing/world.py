@@ -15,10 +15,17 @@ SPREAD = 0.6  # weights so large that some tokens are likely and others are not
 def small_model(seed: int = 0) -> PreTrainedModel:
     """A random Llama of two layers, which depends on the seed alone."""
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, bos_token_id=None, eos_token_id=STOP_IDS[0],
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        bos_token_id=None,
+        eos_token_id=STOP_IDS[0],
         tie_word_embeddings=False,
-    )  # fmt: skip
+    )
     with torch.random.fork_rng():  # making a model draws from the global generator, which is not ours
         model = LlamaForCausalLM(config)
     reset_weights(model, seed)

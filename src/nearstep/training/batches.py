@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from nearstep.common.errors import ConfigError
 from nearstep.config.ppo import PPOConfig
+from nearstep.training.schedules import PlannedSteps
 
 
 @dataclass(frozen=True)
@@ -14,54 +15,48 @@ class BatchSizes:
     batch: int
     prompts: int
     minibatches: int
-    epochs: int
-    critic_epochs: int | None  # None: the critic takes every step with the policy
     micro_rows: int
     micro_tokens: int
     updates: int
     world_size: int
     dataset_rows: int | None  # None for a stream, whose number of rows is unknown
     requested_episodes: int
+    planned: PlannedSteps | None = None  # None until it is known when policy and critic train
 
     @property
     def episodes(self) -> int:
         """Episodes of the run: whole batches, so possibly a few more than were asked for."""
         return self.updates * self.batch
 
-    @property
-    def steps_per_update(self) -> int:
-        """Optimizer steps after each rollout."""
-        return self.epochs * self.minibatches
-
     def table(self) -> list[tuple[str, str, str]]:
-        """Name, value, and how the value came about, for the reader of a log."""
-        smallest, largest = self.batch // self.minibatches, math.ceil(self.batch / self.minibatches)
-        rows = f"{smallest}" if smallest == largest else f"{smallest} or {largest}"
+        """The four numbers to understand before a run: name, value, and how the value came about."""
         extra = self.episodes - self.requested_episodes
-        more = f", {extra} more than asked for, to fill the last batch" if extra else ""
+        more = f", {extra} more than asked for" if extra else ""
+        where = f", over {self.world_size} processes" if self.world_size > 1 else ""
         return [
             (
                 "episodes per update",
                 f"{self.batch:,}",
-                f"{self.prompts:,} prompts × {self.batch // self.prompts} generations",
+                f"{self.prompts:,} prompts × {self.batch // self.prompts} responses{where}",
             ),
-            ("processes", f"{self.world_size}", f"about {math.ceil(self.batch / self.world_size):,} episodes each"),
-            ("rows per minibatch", rows, f"{self.batch:,} episodes / {self.minibatches} minibatches"),
+            ("updates", f"{self.updates:,}", f"{self.episodes:,} episodes{more}; {self._passes()}"),
+            *self._steps(),
             (
-                "optimizer steps per update",
-                f"{self.steps_per_update}",
-                f"{self.epochs} epochs × {self.minibatches} minibatches",
-            ),
-            (
-                "micro-batch",
-                f"≤ {self.micro_rows} rows",
+                "rows at a time",
+                f"≤ {self.micro_rows}",
                 f"and ≤ {self.micro_tokens:,} tokens; only memory depends on it",
             ),
-            ("updates", f"{self.updates:,}", f"⌈{self.requested_episodes:,} episodes / {self.batch:,}⌉"),
-            ("episodes in all", f"{self.episodes:,}", f"{self._passes()}{more}"),
-            *self._critic_rows(),
-            ("optimizer steps in all", f"{self.updates * self.steps_per_update:,}", "updates × steps per update"),
         ]
+
+    def _steps(self) -> list[tuple[str, str, str]]:
+        """The policy's optimizer steps, and which the critic takes besides."""
+        if (planned := self.planned) is None:
+            return []
+        smallest, largest = self.batch // self.minibatches, math.ceil(self.batch / self.minibatches)
+        rows = f"{smallest}" if smallest == largest else f"{smallest} or {largest}"
+        alone = f", alone in the first {planned.critic_only} updates" if planned.critic_only else ""
+        critic = f"; the critic takes {planned.critic:,}{alone}" if planned.critic else ""
+        return [("optimizer steps", f"{planned.policy:,}", f"of the policy, on {rows} rows each{critic}")]
 
     def passes(self, updates: int) -> float:
         """Passes over the prompts that so many updates make; of a stream the share of the run."""
@@ -71,13 +66,6 @@ class BatchSizes:
         if self.dataset_rows is None:
             return f"{self.updates * self.prompts:,} prompts of a stream"
         return f"{self.passes(self.updates):.2f} passes over {self.dataset_rows:,} prompts"
-
-    def _critic_rows(self) -> list[tuple[str, str, str]]:
-        if self.critic_epochs is None:
-            return []
-        steps = self.critic_epochs * self.minibatches
-        how = f"{self.critic_epochs} epochs × {self.minibatches} minibatches, after the policy"
-        return [("critic steps where it trains", f"{steps}", how)]
 
 
 def batch_sizes(config: PPOConfig, dataset_rows: int | None, world_size: int) -> BatchSizes:
@@ -106,8 +94,6 @@ def batch_sizes(config: PPOConfig, dataset_rows: int | None, world_size: int) ->
         batch=batch,
         prompts=batch // generations,
         minibatches=config.num_mini_batches,
-        epochs=config.num_ppo_epochs,
-        critic_epochs=None if config.critic == "joint" else config.num_vf_epochs,
         micro_rows=config.per_device_train_batch_size,
         micro_tokens=config.max_tokens_per_microbatch,
         updates=math.ceil(requested / batch),

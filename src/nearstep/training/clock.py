@@ -10,7 +10,14 @@ import torch
 class Clock:
     """Adds up seconds by phase between two laps. On a GPU it waits for the work that was sent off in a phase."""
 
-    def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        now: Callable[[], float] = time.perf_counter,
+        begins: Callable[[str], None] = lambda phase: None,
+    ) -> None:
+        """`begins` is told the name of every phase as it begins."""
+        self._begins = begins
         self._device = device
         self._now = now
         self._phases: dict[str, float] = {}
@@ -19,6 +26,7 @@ class Clock:
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Count the seconds inside towards `phase`."""
+        self._begins(phase)
         began = self._now()
         yield
         if self._device.type == "cuda":
@@ -30,6 +38,6 @@ class Clock:
         now = self._now()
         seconds = max(now - self._lap_began, 1e-9)
         shares = {phase: spent / seconds for phase, spent in self._phases.items()}
-        shares["other"] = max(0.0, 1 - sum(shares.values()))
+        shares["other"] = max(0.0, 1.0 - sum(shares.values()))
         self._phases, self._lap_began = {}, now
         return seconds, shares

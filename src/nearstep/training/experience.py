@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
-from nearstep.algorithm.losses import importance_weight
+from nearstep.algorithm.losses import importance_weight, probability_ratio
 from nearstep.algorithm.ragged import sum_by_row
 from nearstep.algorithm.statistics import whiten
 from nearstep.algorithm.trust_regions import TokenLogprobs
+from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import ExplainedVariance, Max, Mean, Metric, Metrics, Std
 from nearstep.models.forward.action_logprobs import ActionLogprobs
@@ -133,12 +134,20 @@ def anchor_logprobs(
 
 
 def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor | None:
-    """Log-probability of every action under the reference, in forward passes of limited size; None without one."""
+    """Log-probability of every action under the reference, in forward passes of limited size; None without one.
+
+    Raises TrainingError for numbers that are not finite: the reference is computed in its own type.
+    """
     if r.models.reference is None:
         return None
     with r.models.reference.active() as reference:
-        parts = [rollout_logprobs(reference, part, r.sampling).sampled for part in _parts(rollout, r)]
-    return torch.cat(parts)
+        logprobs = torch.cat([rollout_logprobs(reference, part, r.sampling).sampled for part in _parts(rollout, r)])
+        if not logprobs.isfinite().all():
+            raise TrainingError(
+                f"ref_model ({reference.dtype}) gives log-probs that are not finite. Its weights are broken, or its "
+                "activations too large for its type (float16 ends at 65,504): pass it in bfloat16 or float32"
+            )
+    return logprobs
 
 
 def _parts(rollout: Rollout, r: Recipe) -> Iterator[Rollout]:
@@ -153,8 +162,10 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     counts, scored = rollout.action_counts, scores.scored
     non_score, kl_metrics = _describe_kl(experience, r.config.kl_estimator)
     shaped = scores.with_dense(experience.scores, rollout)
+    of_scored = scored.repeat_interleave(counts)
     metrics: dict[str, Metric] = {
         **kl_metrics,
+        **(_describe_importance(experience, r.config) if r.config.anchor == "recomputed" else {}),
         "objective/entropy": Mean.of(sum_by_row(-rollout.logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),
         "objective/rlhf_reward": Mean.of((non_score + shaped)[scored]),
@@ -166,11 +177,22 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         "response/truncated": Mean.of((~rollout.finished).float()),
         "response/left_out": Mean.of((~experience.trained).float()),
         "val/num_eos_tokens": Mean.of(rollout.finished.float()),
-        "val/advantage_std": Std.of(experience.raw_advantages),
+        "val/advantage_std": Std.of(experience.raw_advantages[of_scored]),
     }
     if r.models.critic is not None:
-        metrics["val/explained_variance"] = ExplainedVariance.of(experience.returns, experience.values)
+        metrics["val/explained_variance"] = ExplainedVariance.of(
+            experience.returns[of_scored], experience.values[of_scored]
+        )
     return Metrics(metrics) + _describe_parts(scores)
+
+
+def _describe_importance(experience: Experience, config: PPOConfig) -> dict[str, Metric]:
+    """The weights π_old / μ before their limits, and how many tokens the limits change."""
+    weight = probability_ratio(experience.old_logprobs, experience.rollout.logprobs)
+    metrics: dict[str, Metric] = {"policy/importance_avg": Mean.of(weight), "policy/importance_max": Max.of(weight)}
+    if config.importance_floor is not None or config.importance_cap is not None:
+        metrics["policy/importance_cut"] = Mean.of((experience.importance != weight).float())
+    return metrics
 
 
 def _describe_kl(experience: Experience, estimator: KLEstimator) -> tuple[Tensor, dict[str, Metric]]:

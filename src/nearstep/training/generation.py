@@ -2,9 +2,15 @@
 
 from dataclasses import replace
 
-from nearstep.rollout.engine import RowEnded, play
+import torch
+
+from nearstep.common.errors import TrainingError
+from nearstep.models.forward.forward import rollout_logprobs
+from nearstep.rollout.engine import RowEnded, looks_unrecorded, play
 from nearstep.training.recipe import Recipe
 from nearstep.types import Prompts, Rollout
+
+CERTAIN = -0.01  # nats; a token above that is certain, whatever rounding says
 
 
 def generate(prompts: Prompts, r: Recipe, *, version: int, row_ended: RowEnded | None = None) -> Rollout:
@@ -15,4 +21,21 @@ def generate(prompts: Prompts, r: Recipe, *, version: int, row_ended: RowEnded |
     """
     r.engine.load(r.models.policy, version)
     settings = replace(r.generation, top_tokens=r.trust_region.top_k)
-    return play(r.engine, prompts, settings, row_ended, version=version)
+    rollout = play(r.engine, prompts, settings, row_ended, version=version)
+    if looks_unrecorded(rollout, settings):
+        _require_certainty(rollout, r)
+    return rollout
+
+
+@torch.no_grad()
+def _require_certainty(rollout: Rollout, r: Recipe) -> None:
+    """Raises TrainingError unless the policy itself finds the tokens of the first row certain."""
+    row = rollout.select(torch.tensor([0], device=rollout.tokens.device))
+    logprobs = rollout_logprobs(r.models.policy, row, r.sampling).sampled
+    if logprobs.min() < CERTAIN:
+        raise TrainingError(
+            f"engine {type(r.engine).__name__} recorded a log-prob of 0 for every token of a rollout, as if each had "
+            f"been certain, and the policy gives those of the first row {float(logprobs.min()):.3g} and more: the "
+            "engine does not record what it sampled, and every ratio would be wrong. Record natural logs of the "
+            "probabilities that were sampled from"
+        )

@@ -8,8 +8,14 @@ from nearstep.training.update import update
 
 
 def train(r: Recipe, state: State) -> None:
-    """Run all updates that are left. Raises ModelError where other weights train than the optimizers hold."""
+    """Run all updates that are left; one that was broken off before begins again.
+
+    Raises ModelError where other weights train than the optimizers hold.
+    """
     r.learners.require_same_weights()
+    state.take_back_unfinished()
+    r.checkpoint.load(state)  # a new run and a resumed one: the same line
+    r.report.begin(r.introduction, state)
     for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):
         state.begin_update()
         r.report.begin_update()
@@ -18,21 +24,21 @@ def train(r: Recipe, state: State) -> None:
         with r.clock("score"):
             scores = r.rewards(prompts, rollout, early)  # 2 score
             state.update_score_moments(scores, r.config, r.backend)
+            state.watch_spread(scores, r.backend)
         with r.clock("experience"):
             experience = make_experience(rollout, scores, r, state)  # 3 annotate
         with r.clock("update"):
             phases = r.schedule.phases(state.update)
             metrics, steps = update(experience, phases, r)  # 4 improve
         rates = r.learners.end_update()
-        state.end_update(r.batch, steps)
+        state.end_update(r.batch, steps, r.config.max_broken_updates)
         state.update_kl_coef(experience, r.kl_controller, r.config.kl_estimator, r.batch, r.backend)
         metrics = describe(experience, scores, r) + metrics
         due = r.report.step(state, prompts, experience, scores, metrics, rates)  # 5 report
         if due.samples:
             r.report.samples(state, r.evaluator.samples(r.engine, state))
-        if due.evaluate:
-            r.report.evaluation(state, r.evaluator.evaluate(r.engine, state))
-        if due.save:
-            r.checkpoint.save(state)
+        best = due.evaluate and r.report.evaluation(state, r.evaluator.evaluate(r.engine, state))
+        with r.clock("save"):
+            r.checkpoint.step(state, due, best=best)
         if due.stop:
             return

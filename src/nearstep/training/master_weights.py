@@ -79,12 +79,14 @@ class MasterWeights:
             torch.where(master.to(narrow.dtype) == narrow, master, narrow.to(master.dtype), out=master)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._copy_back()
+        self.copy_back()
         self.free_gradients()  # the caller's zero_grad may be the model's, which does not reach masters
 
     @torch.no_grad()
-    def _copy_back(self) -> None:
-        torch._foreach_copy_(list(self.narrow), list(self.masters))
+    def copy_back(self) -> None:
+        """Round the masters into the narrow weights."""
+        if self.masters:
+            torch._foreach_copy_(list(self.narrow), list(self.masters))
 
     def _save(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         return {**state, STATE: [master.detach() for master in self.masters]}
@@ -100,7 +102,7 @@ class MasterWeights:
             raise ValueError("the state of the optimizer has master weights of other shapes: it is of another model")
         for master, tensor in zip(self.masters, saved, strict=True):
             master.copy_(tensor)
-        self._copy_back()
+        self.copy_back()
 
 
 def is_narrow(weight: nn.Parameter) -> bool:

@@ -133,10 +133,13 @@ def _policy_metrics(
     *,
     first: bool,
 ) -> Metrics:
-    """Token means of what happened to the policy; `loss` as the region has it, before other terms."""
-    sampled, old = now.sampled.detach(), micro.old_logprobs
+    """Token means of what happened to the policy; `loss` as the region has it, before other terms.
+
+    What compares with the engine takes the log-probs that it recorded, whatever ratios are taken against.
+    """
+    sampled, recorded = now.sampled.detach(), micro.rollout.logprobs
     ratio = probability_ratio(sampled, anchor.sampled)
-    moved = (sampled.exp() - old.exp()).abs()
+    moved = (sampled.exp() - recorded.exp()).abs()
     absolute, held = loss.abs(), ratio.clamp(max=torch.inf if terms.ratio_limit is None else terms.ratio_limit)
     if isinstance(terms.trust_region, LogsOwnLoss):
         logged = terms.trust_region.logged(ratio, micro.advantages)
@@ -144,7 +147,7 @@ def _policy_metrics(
     metrics: dict[str, Metric] = {
         "loss/policy_avg": Mean.of(loss),
         "loss/policy_abs": Mean.of(absolute),
-        "policy/approxkl_avg": Mean.of((sampled - old).square() / 2),
+        "policy/approxkl_avg": Mean.of((sampled - micro.old_logprobs).square() / 2),
         "policy/clipfrac_avg": Mean.of((~inside).float()),
         "policy/masked_positive": Mean.of((~inside)[micro.advantages > 0].float()),
         "policy/masked_negative": Mean.of((~inside)[micro.advantages < 0].float()),
@@ -156,8 +159,8 @@ def _policy_metrics(
         "val/ratio_var": Variance.of(ratio),
     }
     if first:
-        metrics["val/ratio_max_gap_first"] = Max.of((ratio - 1).abs())
-        metrics["policy/mismatch_kl"] = Mean.of(kl_estimate(old, sampled, "k3"))
+        metrics["val/ratio_max_gap_first"] = Max.of((probability_ratio(sampled, recorded) - 1).abs())
+        metrics["policy/mismatch_kl"] = Mean.of(kl_estimate(recorded, sampled, "k3"))
     return Metrics(metrics)
 
 

@@ -1,6 +1,6 @@
 """Everything a run is made of, assembled once: the loop reads it and changes nothing in it but weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from nearstep.rollout.engine import GenerationSettings, RolloutEngine
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
+from nearstep.training.interruption import Interruption
 from nearstep.training.optimizers import Learners, LearningRates
 from nearstep.training.schedules import CriticSchedule
 from nearstep.training.state import State
@@ -55,8 +56,12 @@ class LoopReporter(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-    def begin(self, introduction: str) -> None:
-        """The run begins; `introduction` is what the user should read first."""
+    @property
+    def history(self) -> Sequence[Mapping[str, int | float]]:
+        """The metrics of every update and evaluation that was logged, with its update, episode and epoch."""
+
+    def begin(self, introduction: str, state: State) -> None:
+        """The run begins, or goes on after the update of `state`; `introduction` is what the user should read first."""
 
     def begin_update(self) -> None:
         """An update begins."""
@@ -75,8 +80,8 @@ class LoopReporter(Protocol):
     def samples(self, state: State, rows: Sequence[tuple[str, str, float]]) -> None:
         """What the policy answers now to a few prompts: query, response and score of each."""
 
-    def evaluation(self, state: State, metrics: Metrics) -> None:
-        """The result of an evaluation, over all processes."""
+    def evaluation(self, state: State, metrics: Metrics) -> bool:
+        """The result of an evaluation, over all processes; returns whether it is the best of the run so far."""
 
     def end(self) -> None:
         """The run is over, and went well."""
@@ -95,16 +100,31 @@ class PolicyEvaluator(Protocol):
 
 @runtime_checkable
 class ModelSaver(Protocol):
-    """Writes the models as they are now."""
+    """Writes the run as it is now, and restores it."""
 
-    def save(self, state: State) -> None:
-        """In the middle of a run."""
+    def go_on_from(self, place: str | Path | bool) -> None:
+        """Choose the checkpoint that `load` will load."""
+
+    def load(self, state: State) -> None:
+        """Put the run where its checkpoint stands; nothing for a new run."""
+
+    def rehearse(self, state: State) -> None:
+        """Before the first update: try what could fail at the end."""
+
+    def rescue(self, state: State) -> bool:
+        """After a failure: write the models, if they are whole; no other process takes part. Whether it was done."""
+
+    def step(self, state: State, due: Due, *, best: bool) -> None:
+        """An update is done: save it if that is due, or if it is the best and such are kept."""
 
     def save_final(self, state: State) -> None:
         """At its end."""
 
     def export_policy(self, folder: Path, state: State) -> None:
         """The policy alone, as a model folder of its own."""
+
+    def close(self) -> None:
+        """Wait until what is being written lies on the disk."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +151,7 @@ class Recipe:
     clock: Clock
     report: LoopReporter
     checkpoint: ModelSaver
+    interruption: Interruption
     evaluator: PolicyEvaluator
     introduction: str  # what the user should read before the run: prompts as the model sees them, choices made
 

@@ -77,3 +77,23 @@ class Joint:
     def phases(self, update: int) -> list[Phase]:
         """One phase that trains both."""
         return [Phase(update, self.epochs, policy=True, critic=True)]
+
+
+@dataclass(frozen=True)
+class PlannedSteps:
+    """Optimizer steps of a whole run, if none of its updates stops early."""
+
+    policy: int
+    critic: int
+    critic_only: int  # updates before the policy's first step
+
+
+def planned_steps(schedule: CriticSchedule, updates: int, minibatches: int) -> PlannedSteps:
+    """Count what will happen by asking the schedule for every update."""
+    policy = critic = critic_only = 0
+    for update in range(1, updates + 1):
+        for phase in schedule.phases(update):
+            policy += phase.epochs * minibatches * phase.policy
+            critic += phase.epochs * minibatches * phase.critic
+        critic_only += policy == 0
+    return PlannedSteps(policy, critic, critic_only)

@@ -1,7 +1,8 @@
 """How far a run has come, and what it has learned beside weights."""
 
 import math
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -14,6 +15,8 @@ from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
 from nearstep.types import Experience, Scores
 
+NO_SIGNAL_UPDATES = 5
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -21,9 +24,10 @@ class Steps:
 
     policy: int = 0
     critic: int = 0
+    skipped: int = 0  # left out, since their gradient was not finite
 
     def __add__(self, other: "Steps") -> "Steps":
-        return Steps(self.policy + other.policy, self.critic + other.critic)
+        return Steps(self.policy + other.policy, self.critic + other.critic, self.skipped + other.skipped)
 
 
 @dataclass
@@ -35,23 +39,57 @@ class State:
     episodes: int = 0  # generated over all processes
     epoch: float = 0.0  # passes over the prompts; of a stream the share of the run
     steps: Steps = field(default_factory=Steps)
+    flat_in_a_row: int = 0  # updates up to now in each of which all scores were alike
+    broken_in_a_row: int = 0  # updates up to now in each of which a step was left out
     kl_coef: float | None = None  # weight of the KL penalty in the next update; None while no update has set it
     score_moments: Moments = field(default_factory=Moments)  # of all scores so far, over all processes
 
+    before: "State | None" = field(default=None, repr=False, compare=False)  # while an update runs
+
     def begin_update(self) -> None:
         """The next update begins."""
+        self.before = replace(self)
         self.update += 1
+
+    def take_back_unfinished(self) -> None:
+        """Be as before the update that was broken off, if one was."""
+        if self.before is not None:
+            vars(self).update(vars(self.before))
 
     def update_score_moments(self, scores: Scores, config: PPOConfig, backend: Backend) -> None:
         """Take the scores of an update into the moments that `normalize_scores` divides by."""
         if config.normalize_scores != "none":
             self.score_moments += Moments.of(scores.total[scores.scored], backend.add_up)
 
-    def end_update(self, batch: BatchSizes, steps: Steps) -> None:
-        """The update is done, with these optimizer steps."""
+    def watch_spread(self, scores: Scores, backend: Backend) -> None:
+        """Warn once where scores have been alike for some updates: then rewards teach nothing."""
+        scored = scores.total[scores.scored]
+        ends = (float(scored.min()), float(scored.max())) if len(scored) else (math.inf, -math.inf)
+        lowest, highest = zip(*backend.gather(ends), strict=True)
+        self.flat_in_a_row = self.flat_in_a_row + 1 if min(lowest) >= max(highest) else 0
+        if self.flat_in_a_row == NO_SIGNAL_UPDATES and backend.rank == 0:
+            warnings.warn(
+                f"update {self.update}: all scores of the last {NO_SIGNAL_UPDATES} updates were alike in each. There "
+                "is nothing to learn from such rewards: check the reward, or take prompts on which answers differ",
+                stacklevel=2,
+            )
+
+    def end_update(self, batch: BatchSizes, steps: Steps, max_broken: int) -> None:
+        """The update is done, with these optimizer steps.
+
+        Raises TrainingError where steps were left out in `max_broken` updates in a row.
+        """
         self.steps += steps
+        self.broken_in_a_row = self.broken_in_a_row + 1 if steps.skipped else 0
+        if self.broken_in_a_row >= max_broken:
+            raise TrainingError(
+                f"update {self.update}: the gradient was not finite in {self.broken_in_a_row} updates in a row "
+                "(max_broken_updates). The warnings above say what was not. Look at the last rows of rollouts.jsonl, "
+                "lower learning_rate, or check the reward"
+            )
         self.episodes += batch.batch
         self.epoch = batch.passes(self.update)
+        self.before = None
 
     def update_kl_coef(
         self,
@@ -70,6 +108,8 @@ class State:
         rollout = experience.rollout
         kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, estimator)
         total, rows = backend.add_up(torch.stack([kl.double().sum(), kl.new_tensor(len(rollout)).double()])).tolist()
+        if not math.isfinite(total):
+            return  # its steps were left out; there is nothing to steer by
         measured = MeasuredKL(total / max(rows, 1), int(rows), self.update, batch.updates)
         self.kl_coef = controller.next(experience.kl_coef, measured)
         if not (math.isfinite(self.kl_coef) and self.kl_coef >= 0):

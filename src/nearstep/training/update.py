@@ -1,5 +1,7 @@
 """How a policy and its critic improve on an experience: epochs, minibatches, micro-batches, optimizer steps."""
 
+import math
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,7 +14,6 @@ from nearstep.metrics import Mean, Metrics
 from nearstep.scale.backend import Backend
 from nearstep.training.axis_results import divisor_problem
 from nearstep.training.objectives import Divisors, losses
-from nearstep.training.optimizers import Learner
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
 from nearstep.training.state import Steps
@@ -35,8 +36,9 @@ def update(experience: Experience, phases: Sequence[Phase], r: Recipe) -> tuple[
         for epoch in range(phase.epochs):
             epoch_metrics = Metrics()
             for number, minibatch in enumerate(minibatches(experience, phase, epoch, r)):
-                epoch_metrics += improve(minibatch, phase, r, first=epoch == 0 and number == 0)
-                steps += Steps(policy=int(phase.policy), critic=int(phase.critic))
+                step_metrics, taken = improve(minibatch, phase, r, first=epoch == 0 and number == 0)
+                epoch_metrics += step_metrics
+                steps += Steps(int(phase.policy), int(phase.critic)) if taken else Steps(skipped=1)
             metrics += epoch_metrics
             if phase.policy and _went_too_far(epoch_metrics, r.config.early_stop_kl, r.backend):
                 break
@@ -62,16 +64,17 @@ def minibatches(experience: Experience, phase: Phase, epoch: int, r: Recipe) -> 
         yield experience.select(mine.to(experience.scores.device))
 
 
-def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> Metrics:
-    """One optimizer step on a minibatch.
+def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> tuple[Metrics, bool]:
+    """One optimizer step on a minibatch, and whether it was taken.
 
     The weighted sum of token losses is divided by a count over all processes, fixed before the split into
-    micro-batches, so that no split changes a gradient.
+    micro-batches, so that no split changes a gradient. Where a gradient is not finite on any process no process takes
+    the step: weights and moments stay as they are, and a warning says what was not finite.
     """
     learners = r.learners.of(phase)
     for learner in learners.values():
         learner.free_gradients()
-    divisors = _divisors(minibatch, r.loss_aggregation, r.backend)
+    divisors = divisors_of(minibatch, r.loss_aggregation, r.backend)
     metrics = Metrics()
     for micro in minibatch.split(r.batch.micro_tokens, r.batch.micro_rows):
         for loss, loss_metrics in losses(micro, phase, divisors, r, first=first):
@@ -81,13 +84,41 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> M
                 learner.take_gradients()
     for learner in learners.values():
         r.backend.add_up_gradients(learner.parameters)
-    metrics += _clip(learners, phase, r.config.max_grad_norm, r.backend)
+    norms = {name: r.backend.gradient_norm(learner.parameters) for name, learner in learners.items()}
+    total = torch.stack(list(norms.values())).norm()
+    metrics += Metrics({f"{name}/grad_norm": Mean.of(norm) for name, norm in norms.items()})
+    if not torch.isfinite(total):
+        _warn_of_skipped_step(minibatch, metrics, phase.update)
+        return Metrics(), False  # one such number would hide every mean of the update
     for learner in learners.values():
+        if r.config.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(learner.parameters, r.config.max_grad_norm, total)
         learner.optimizer.step()
-    return metrics
+    return metrics, True
 
 
-def _divisors(minibatch: Experience, aggregation: LossAggregation, backend: Backend) -> Divisors:
+def _warn_of_skipped_step(minibatch: Experience, metrics: Metrics, update: int) -> None:
+    """Say what of a minibatch was not finite, in the order in which one thing follows from another."""
+    inputs = {
+        "score": minibatch.scores,
+        "log-probs at sampling": minibatch.old_logprobs,
+        "log-probs of the reference": minibatch.ref_logprobs,
+        "values": minibatch.values,
+        "rewards": minibatch.rewards,
+        "advantages": minibatch.advantages,
+        "returns": minibatch.returns,
+    }
+    broken = [name for name, values in inputs.items() if values is not None and not bool(values.isfinite().all())]
+    numbers = metrics.numbers()
+    broken = broken or [name for name, number in numbers.items() if not math.isfinite(number)]
+    warnings.warn(
+        f"update {update}: an optimizer step is left out, for the gradient is not finite. Not finite here: "
+        f"{', '.join(broken) or 'nothing, it came from another process'}. Weights and optimizers stay as they are",
+        stacklevel=3,
+    )
+
+
+def divisors_of(minibatch: Experience, aggregation: LossAggregation, backend: Backend) -> Divisors:
     """The policy's by the loss aggregation; the critic's is the number of states it is trained on."""
     actions = torch.tensor(len(minibatch.old_logprobs), device=minibatch.scores.device)
     states = actions + minibatch.train_final.sum()
@@ -108,19 +139,4 @@ def _went_too_far(epoch_metrics: Metrics, limit: float | None, backend: Backend)
     if limit is None:
         return False
     merged = sum(backend.gather(epoch_metrics.cpu()), start=Metrics()).numbers()
-    return merged["policy/approxkl_avg"] > EARLY_STOP_FACTOR * limit
-
-
-def _clip(learners: dict[str, Learner], phase: Phase, max_norm: float | None, backend: Backend) -> Metrics:
-    """Scale the gradients of the networks that train together down to max_grad_norm; their norms before, by network."""
-    norms = {name: backend.gradient_norm(learner.parameters) for name, learner in learners.items()}
-    total = torch.stack(list(norms.values())).norm()
-    if not torch.isfinite(total):
-        raise TrainingError(
-            f"update {phase.update}: the gradient is not finite. The weights are those before this step. Look at "
-            "the last rows of rollouts.jsonl, lower learning_rate, or check the reward."
-        )
-    if max_norm is not None:
-        for learner in learners.values():
-            torch.nn.utils.clip_grads_with_norm_(learner.parameters, max_norm, total)
-    return Metrics({f"{name}/grad_norm": Mean.of(norm) for name, norm in norms.items()})
+    return merged.get("policy/approxkl_avg", 0.0) > EARLY_STOP_FACTOR * limit  # absent where every step was left out

@@ -1,5 +1,6 @@
 """Likeness to references: worked by hand, and equal to the libraries that do the work."""
 
+import dataclasses
 import math
 import os
 import subprocess
@@ -41,7 +42,7 @@ def test_of_several_references_the_best_counts(reward):
 def test_the_column_has_a_name_that_can_be_told(reward):
     with pytest.raises(RewardError, match=f"{reward.__name__}:reference=COLUMN"):
         reward.check_columns(["summary"])
-    other = type(reward)(**{**vars(reward), "reference": "summary"})
+    other = dataclasses.replace(reward, reference="summary")
     other.check_columns(["summary"])
     assert value(other, REFERENCE, summary=REFERENCE) > 0.99
 

@@ -59,7 +59,7 @@ def with_token(request, token):
 def test_without_a_token_everybody_on_the_machine_may_ask():
     health, scored = send(("GET", "/health", {}), question())
     assert health.json() == {"status": "ok", "rewards": ["lengths"]}
-    assert scored.json() == {"rewards": [1.0, 2.0], "extras": {}, "metrics": {}}
+    assert scored.json() == {"rewards": [1.0, 2.0], "episodes": [100, 101], "extras": {}, "metrics": {}}
 
 
 ROUTES = [question(), ("GET", "/score", {}), ("GET", "/", {}), ("GET", "/openapi.json", {}), ("POST", "/health/x", {})]
@@ -105,6 +105,12 @@ def test_a_web_page_of_somebody_else_cannot_ask():
 
 
 ROW = {"prompt": "p", "completion": "c", "prompt_ids": [1], "completion_ids": [2], "finished": True}
+
+
+def rows(**fields):
+    return {"protocol": 1, "rows": [{**ROW, **fields}]}
+
+
 WRONG = {
     "no JSON": (b"{", "no JSON"),
     "a list": (b"[]", "no JSON object"),
@@ -113,13 +119,22 @@ WRONG = {
     "no rows": ({"protocol": 1}, "rows must be a list"),
     "empty": ({"protocol": 1, "rows": []}, "rows must be a list"),
     "a row that is none": ({"protocol": 1, "rows": [ROW, 3]}, "rows[1] must be an object"),
-    "no completion": ({"protocol": 1, "rows": [{**ROW, "completion": None}]}, "rows[0].completion is missing"),
-    "ids of text": ({"protocol": 1, "rows": [{**ROW, "prompt_ids": ["a"]}]}, "rows[0].prompt_ids must hold token ids"),
-    "messages of text": (
-        {"protocol": 1, "rows": [{**ROW, "prompt": ["a"]}]},
-        "rows[0].prompt must be text or messages",
+    "no completion": (rows(completion=None), "rows[0].completion must be text, or messages with a role each"),
+    "ids of text": (rows(prompt_ids=["a"]), "rows[0].prompt_ids must be a list of token ids, not ['a']"),
+    "negative ids": (rows(completion_ids=[-1]), "rows[0].completion_ids must be a list of token ids, not [-1]"),
+    "ids that are truths": (rows(prompt_ids=[True]), "rows[0].prompt_ids must be a list of token ids, not [True]"),
+    "messages of text": (rows(prompt=["a"]), "rows[0].prompt must be text, or messages"),
+    "no message": (rows(prompt=[]), "rows[0].prompt must be text, or messages with a role each, not []"),
+    "no role": (rows(prompt=[{"content": "a"}]), "rows[0].prompt must be text, or messages with a role each"),
+    "no content": (rows(completion=[{"role": "assistant"}]), "the last with a content"),
+    "an episode that is none": (rows(episode=[1]), "rows[0].episode must be a whole number, not [1]"),
+    "half a character": (rows(columns={"a": ["\ud800"]}), "rows[0] holds half of a surrogate pair"),
+    "a template that is none": (
+        {"protocol": 1, "rows": [ROW], "tokenizer": {"tokens": "x", "chat_template": {"a": 1}}},
+        "tokenizer must be an object whose tokens and chat_template are text",
     ),
-    "columns": ({"protocol": 1, "rows": [{**ROW, "columns": [1]}]}, "rows[0].columns must be an object"),
+    "tokens that are none": ({"protocol": 1, "rows": [ROW], "tokenizer": {"tokens": [1]}}, "tokenizer must be"),
+    "columns": (rows(columns=[1]), "rows[0].columns must be an object"),
     "tokenizer": ({"protocol": 1, "rows": [ROW], "tokenizer": "x"}, "tokenizer must be an object"),
 }
 
@@ -130,6 +145,12 @@ def test_a_question_that_is_none_is_answered_with_what_is_wrong(body, words):
     (answer,) = send(("POST", "/score", {"content": content, "headers": {"content-type": "application/json"}}))
     assert answer.status_code == 422
     assert words in answer.json()["error"]
+
+
+def test_whole_characters_outside_the_basic_plane_pass():
+    content = json.dumps(rows(completion="🙂")).encode()
+    (answer,) = send(("POST", "/score", {"content": content, "headers": {"content-type": "application/json"}}))
+    assert answer.json()["rewards"] == [1.0]
 
 
 def test_the_least_that_a_row_must_have():

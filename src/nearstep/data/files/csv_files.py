@@ -1,19 +1,24 @@
 """How .csv files are read: a header, then records of text, each named by the line on which it starts."""
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from nearstep.common.errors import DataError, shorten
 from nearstep.data.files.broken import broken, refused, undecoded
 from nearstep.data.files.chunks import Entry
+from nearstep.data.files.packed import open_bytes
 from nearstep.data.row_errors import BadRow
 
 
 def csv_entries(path: Path, file: str, label: str) -> Iterator[Entry]:
     """The records of a file as rows of text. Raises `DataError` for a header that names no columns."""
     # Bytes that are no UTF-8 become surrogates, so that a record still ends where it should.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as stream:
+    with io.TextIOWrapper(
+        cast(BinaryIO, open_bytes(path)), encoding="utf-8-sig", errors="surrogateescape", newline="\n"
+    ) as stream:
         records = _records(stream, file)
         place, header = next(records, ("", []))
         if isinstance(header, BadRow):

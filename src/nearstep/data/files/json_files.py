@@ -12,12 +12,13 @@ from pathlib import Path
 from nearstep.common.errors import DataError, shorten
 from nearstep.data.files.broken import broken_json, no_utf8
 from nearstep.data.files.chunks import Entry, as_row
+from nearstep.data.files.packed import open_bytes
 from nearstep.data.table import row_index
 
 
 def line_entries(path: Path, file: str) -> Iterator[tuple[str, bytes]]:
     """The lines of a file that are not blank. Only b"\\n" ends one: JSON texts may hold U+2028 and its like."""
-    with path.open("rb") as stream:
+    with open_bytes(path) as stream:
         for number, line in enumerate(stream, start=1):
             content = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip(b"\r\n")
             if content.strip():
@@ -26,7 +27,8 @@ def line_entries(path: Path, file: str) -> Iterator[tuple[str, bytes]]:
 
 def json_entries(path: Path, file: str, label: str) -> Iterator[Entry]:
     """The items of a file, which is read whole; none in an empty file. Raises `DataError` where it is no JSON."""
-    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    with open_bytes(path) as stream:
+        content = stream.read().removeprefix(codecs.BOM_UTF8)
     try:
         text = content.decode("utf-8")
         found = json.loads(text) if text.strip() else []

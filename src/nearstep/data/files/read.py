@@ -7,16 +7,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from nearstep.common.errors import DataError
 from nearstep.data.files.broken import refused
 from nearstep.data.files.chunks import Chunk, in_chunks
 from nearstep.data.files.csv_files import csv_entries
 from nearstep.data.files.json_files import json_entries, line_entries
+from nearstep.data.files.packed import kind_of, readable
 from nearstep.data.files.parquet import file_prefix, parquet_chunks, parquet_rows
 from nearstep.data.row_errors import BadRow
 from nearstep.data.table import Rows, Table, label
-
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def read_files(paths: Sequence[Path], name: str, split: str, on_bad_row: Literal
     Rows that cannot be read are dropped where `on_bad_row` says so; a file that breaks as a whole never is.
     """
     where = label(name, split)
-    if paths[0].suffix.lower() == ".parquet":
+    if kind_of(paths[0]) == ".parquet":
         dataset, position = parquet_rows(paths, where)
         return Table(name, split, dataset, tuple(dataset.column_names), position)
     places: list[str] = []
@@ -70,21 +68,18 @@ def read_files(paths: Sequence[Path], name: str, split: str, on_bad_row: Literal
 
 def file_chunks(paths: Sequence[Path], where: str) -> Iterator[Chunk]:
     """The rows of files of one kind, one file after the other. Raises `DataError` naming the file."""
-    suffix = paths[0].suffix.lower()
+    suffix = kind_of(paths[0])
     if suffix == ".parquet":
         yield from parquet_chunks(paths, where)
         return
     for path in paths:
         file = file_prefix(path, paths)
-        try:
+        with readable(path, where):
             if suffix == ".jsonl":
                 yield from in_chunks(line_entries(path, file))
             else:
                 read = json_entries if suffix == ".json" else csv_entries
                 yield from in_chunks(read(path, file, where))
-        except OSError as error:
-            said = f"cannot be read: {error.strerror}. Check its permissions."
-            raise DataError(f"{where}, file {path.name!r}: {said}") from error
 
 
 def columns_of(rows: Rows) -> tuple[str, ...]:

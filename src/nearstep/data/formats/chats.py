@@ -3,28 +3,20 @@
 import json
 from collections.abc import Mapping
 
+from nearstep.common.errors import shorten
 from nearstep.data.checks import messages_of
 from nearstep.data.formats.format import Format, PromptRow, Row, answer_text
 from nearstep.data.row_errors import BadValueError, RowError
 from nearstep.types import Message
 
 # Who speaks, as ShareGPT and its many children write it.
-SPEAKERS = {
-    "human": "user",
-    "user": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-    "function_call": "assistant",
+_SPEAKERS_BY_ROLE = {
+    "user": ("human", "user", "prompter"),
+    "assistant": ("gpt", "assistant", "model", "chatgpt", "bing", "bard", "function_call"),
+    "system": ("system",),
+    "tool": ("tool", "observation", "function_response"),
 }
+SPEAKERS = {speaker: role for role, speakers in _SPEAKERS_BY_ROLE.items() for speaker in speakers}
 
 
 def _messages(row: Row) -> PromptRow:
@@ -59,7 +51,7 @@ def _message(turn: Message, number: int, turns: int) -> Message:
     role = SPEAKERS.get(speaker) if isinstance(speaker, str) else None
     if role is None:
         remedy = f"Give each turn 'from' and 'value'; 'from' is one of {', '.join(SPEAKERS)}."
-        raise BadValueError(RowError.ROLE, "conversations", turn, f"{place} is from {speaker!r}", remedy)
+        raise BadValueError(RowError.ROLE, "conversations", turn, f"{place} is from {shorten(speaker)}", remedy)
     value = turn.get("value")
     if speaker == "function_call":
         return {"role": role, "tool_calls": _calls(value, place)}

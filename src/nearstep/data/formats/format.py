@@ -1,7 +1,7 @@
 """What a format of a data set is: how one of its rows becomes a prompt, and how it becomes preference pairs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from nearstep.data.table import Table
@@ -38,6 +38,7 @@ class PreferencePair:
     margin: float | None = None
     preference: float = 1.0
     place: str = ""
+    template_kwargs: Mapping[str, object] = field(default_factory=dict)  # of its row, for the chat template
 
 
 def _as_they_stand(table: Table) -> Table:

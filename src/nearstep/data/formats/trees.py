@@ -143,6 +143,11 @@ def _message(row: Row) -> Message:
 
 
 OASST = Format(
-    "oasst", ("text", "role", "parent_id"), _prompt, _pairs,
-    prompt_rows=_prompt_paths, pair_rows=_pair_paths, gathers=True,
-)  # fmt: skip
+    "oasst",
+    ("text", "role", "parent_id"),
+    _prompt,
+    _pairs,
+    prompt_rows=_prompt_paths,
+    pair_rows=_pair_paths,
+    gathers=True,
+)

@@ -28,9 +28,9 @@ from nearstep.data.reader import Counts, PromptReader
 from nearstep.data.row_errors import BadRow, bad_rows, counted
 from nearstep.data.stream import RowStream, open_stream
 from nearstep.data.table import with_columns
-from nearstep.data.templates import style_of, template_notes, with_template
+from nearstep.data.templates import style_of, template_notes, unused_keywords, with_template
 from nearstep.data.tokenise import PromptTokenizer
-from nearstep.models.load import load_tokenizer
+from nearstep.models.tokenizers import load_tokenizer
 
 FIRST_LEFT_OUT = 20  # named in the manifest
 
@@ -49,7 +49,11 @@ def prepare(options: PrepareOptions, tell: Callable[[str], None]) -> Manifest:
     preparer = ChunkPreparer(_reader(options, rows), options.names)
     layout = preparer.reader.layout
     hint = contradicted_hint(rows.name, layout.format)
-    notes = template_notes(preparer.reader.tokenizer.tokenizer, options.prompt_type)
+    tokenizer = preparer.reader.tokenizer.tokenizer
+    notes = [
+        *template_notes(tokenizer, options.prompt_type),
+        *unused_keywords(tokenizer, options.chat_template_kwargs or {}),
+    ]
     for line in [f"{rows.name}, split {rows.split}: format {layout.name}", *hint, *notes]:
         tell(line)
     folder = Path(options.output)
@@ -77,7 +81,8 @@ def _reader(options: PrepareOptions, rows: RowStream) -> PromptReader:
     layout = layout_of(head, options.dataset_format)
     plain = load_tokenizer(options.tokenizer, trust_remote_code=options.trust_remote_code)
     tokenizer = with_template(plain, options.prompt_type)
-    encoder = PromptTokenizer.of(tokenizer, len(tokenizer), style_of(options.prompt_type))
+    kwargs = options.chat_template_kwargs
+    encoder = PromptTokenizer.of(tokenizer, len(tokenizer), style_of(options.prompt_type), kwargs)
     return PromptReader(layout, encoder, options.max_length, options.on_long_prompt)
 
 
@@ -169,4 +174,5 @@ def _manifest(options: PrepareOptions, reader: PromptReader, tally: _Tally, file
         tokens=lengths,
         shards=(shard,),
         sha256=hashlib.sha256(shard.sha256.encode()).hexdigest(),
+        chat_template_kwargs=options.chat_template_kwargs or {},
     )

@@ -25,7 +25,6 @@ PACKED = "nearstep_packed"
 class LayerInput:
     """Queries, keys and values of one layer for a packed input, and the options of the layer."""
 
-    layer: int
     query: Float[Tensor, "1 heads tokens width"]
     key: Float[Tensor, "1 kv_heads tokens width"]
     value: Float[Tensor, "1 kv_heads tokens value_width"]
@@ -108,7 +107,7 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | int | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -116,29 +115,39 @@ def _attention(
     attention_plan: AttentionPlan | None = None,
     **interface: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every attention layer. Without a plan (a user's own call) it is transformers' sdpa."""
+    """What transformers calls in every attention layer while a pass of ours runs. Without a plan it is transformers'
+    sdpa: a user's call in another thread at that time."""
     if attention_plan is None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module,
             query,
             key,
             value,
-            attention_mask,
+            attention_mask if isinstance(attention_mask, Tensor) else None,
             dropout=dropout,
             scaling=scaling,
             sliding_window=sliding_window,
             softcap=softcap,
             **interface,
         )
-    layer = LayerInput(int(module.layer_idx), query, key, value, scaling, sliding_window, softcap)  # type: ignore[arg-type]
+    if isinstance(attention_mask, Tensor):
+        raise ValueError("a layer makes a mask of its own")
+    if attention_mask != sliding_window:
+        raise ValueError(f"a layer asks for a window of {sliding_window}, its mask for one of {attention_mask}")
+    layer = LayerInput(query, key, value, scaling, sliding_window, softcap)
     return attention_plan.attend(layer).transpose(1, 2).contiguous(), None
 
 
-def _mask(*positional: Any, attention_mask: Tensor | None = None, **interface: Any) -> Tensor | None:
-    """The mask for `_attention`: none for a packed input, transformers' own otherwise."""
+def _mask(
+    *positional: Any, attention_mask: Tensor | None = None, local_size: int | None = None, **interface: Any
+) -> Tensor | int | None:
+    """What transformers gives `_attention` as a mask: for a packed input the width of the layer's window, if it has
+    one; transformers' own otherwise."""
     if attention_mask is None:
-        return None
-    return sdpa_mask(*positional, attention_mask=attention_mask, **interface)  # type: ignore[no-any-return]
+        return local_size
+    return sdpa_mask(  # type: ignore[no-any-return]
+        *positional, attention_mask=attention_mask, local_size=local_size, **interface
+    )
 
 
 AttentionInterface.register(PACKED, _attention)

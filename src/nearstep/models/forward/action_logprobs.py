@@ -44,7 +44,7 @@ def action_logprobs(
     sizes = _chunk_sizes(len(actions), head.vocabulary, hidden.device)
 
     def read(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        stats = logit_stats(head, head.linear(states), ids, sampling)
+        stats = logit_stats(head, head.linear_logits(states), ids, sampling)
         return stats.logprobs, stats.entropy
 
     *others, last = zip(hidden.split(sizes), token_ids.split(sizes), strict=True)

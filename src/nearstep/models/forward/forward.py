@@ -1,4 +1,4 @@
-"""The forward pass: packed rows through a trunk, then a head only where something is asked."""
+"""The forward pass: rows through a trunk, then a head only where something is asked."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -12,7 +12,8 @@ from nearstep.models.attention.interface import AttentionPlan
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs, action_logprobs
 from nearstep.models.forward.head import Head
-from nearstep.models.forward.packing import Packed, pack, pack_rollout
+from nearstep.models.forward.layout import RowLayout, RowTokens
+from nearstep.models.forward.trunk import hidden_states
 from nearstep.types import Rollout
 
 
@@ -24,6 +25,8 @@ class CausalRole(Protocol):
     def trunk(self) -> nn.Module: ...
     @property
     def head(self) -> Head: ...
+    @property
+    def layout(self) -> RowLayout: ...
     @property
     def autocast(self) -> bool: ...
 
@@ -37,32 +40,9 @@ class ScalarRole(Protocol):
     @property
     def head(self) -> nn.Module: ...
     @property
+    def layout(self) -> RowLayout: ...
+    @property
     def autocast(self) -> bool: ...
-
-
-def hidden_states(
-    trunk: nn.Module,
-    tokens: Int[Tensor, " tokens"],
-    positions: Int[Tensor, "1 tokens"],
-    plan: AttentionPlan,
-    *,
-    autocast: bool = False,
-) -> Float[Tensor, "tokens width"]:
-    """The last hidden state of every token of a packed input.
-
-    Neither a mask nor a cache may be given to the model here: with either, transformers lets packed rows attend to each
-    other without a word.
-    """
-    with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=autocast):
-        output = trunk(
-            input_ids=tokens[None],
-            position_ids=positions,
-            attention_mask=None,
-            use_cache=False,
-            attention_plan=plan,
-        )
-    states: Tensor = output.last_hidden_state
-    return states.squeeze(0)
 
 
 def states_at(
@@ -76,19 +56,19 @@ def states_at(
     return hidden_states(role.trunk, tokens, positions[None], plan, autocast=role.autocast)[read]
 
 
-def packed_states(
-    role: CausalRole | ScalarRole, packed: Packed, positions: Int[Tensor, " read"]
+def states_of(
+    role: CausalRole | ScalarRole, rows: RowTokens, read: Int[Tensor, " read"]
 ) -> Float[Tensor, "read width"]:
-    """Hidden states of some tokens of packed rows, given as places among all their tokens."""
-    return states_at(role, packed.tokens, packed.positions, packed.plan, packed.places[positions])
+    """Hidden states of some tokens of rows, given as places among all their tokens."""
+    return role.layout.states(role.trunk, rows, read, autocast=role.autocast)
 
 
 def row_states(
     role: CausalRole | ScalarRole, tokens: Int[Tensor, " tokens"], lengths: Int[Tensor, " rows"]
 ) -> Float[Tensor, "tokens width"]:
     """Hidden states of rows that lie back to back, each seeing only itself."""
-    packed = pack(tokens, lengths, torch.zeros_like(lengths))
-    return packed_states(role, packed, torch.arange(len(tokens), device=tokens.device))
+    every = torch.arange(len(tokens), device=tokens.device)
+    return states_of(role, RowTokens(tokens, lengths, torch.zeros_like(lengths)), every)
 
 
 @dataclass(frozen=True)
@@ -103,14 +83,14 @@ def rollout_logprobs(
     policy: CausalRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
 ) -> ActionLogprobs:
     """Log-probs of every action of a rollout under a policy."""
-    before = _states_at(policy, rollout, rollout.action_positions - 1)
+    before = states_of(policy, RowTokens.of(rollout), rollout.action_positions - 1)
     return _logprobs(policy, before, rollout, sampling, entropy_gradient)
 
 
 def rollout_values(critic: ScalarRole, rollout: Rollout, *, head_only: bool = False) -> StateValues:
     """Values of every state of a rollout, in float32 at least; `head_only`: no gradient in the critic's trunk."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and not head_only):
-        states = _states_at(critic, rollout, _valued_positions(rollout))
+        states = states_of(critic, RowTokens.of(rollout), _valued_positions(rollout))
     return _values(critic, states, rollout)
 
 
@@ -118,7 +98,7 @@ def rollout_logprobs_and_values(
     policy: CausalRole, critic: ScalarRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
 ) -> tuple[ActionLogprobs, StateValues]:
     """Log-probs and values of a rollout from one pass through a trunk that policy and critic share."""
-    states = _states_at(policy, rollout, _valued_positions(rollout))
+    states = states_of(policy, RowTokens.of(rollout), _valued_positions(rollout))
     before = states[: len(rollout.logprobs)]
     return _logprobs(policy, before, rollout, sampling, entropy_gradient), _values(critic, states, rollout)
 
@@ -126,13 +106,6 @@ def rollout_logprobs_and_values(
 def _valued_positions(rollout: Rollout) -> Int[Tensor, " states"]:
     """Index into `tokens` of the token before every action, then of every row's last token."""
     return torch.cat([rollout.action_positions - 1, rollout.last_positions])
-
-
-def _states_at(
-    role: CausalRole | ScalarRole, rollout: Rollout, positions: Int[Tensor, " states"]
-) -> Float[Tensor, "states width"]:
-    """Hidden states at some of the tokens of a rollout."""
-    return packed_states(role, pack_rollout(rollout), positions)
 
 
 def _logprobs(

@@ -9,7 +9,6 @@ from torch import Tensor
 from nearstep.algorithm.ragged import places_in_row, row_numbers, row_starts, shared_leads
 from nearstep.models.attention.choice import plan_of
 from nearstep.models.attention.interface import AttentionPlan, Segment
-from nearstep.types import Rollout
 
 
 @dataclass(frozen=True)
@@ -20,11 +19,6 @@ class Packed:
     positions: Int[Tensor, " packed"]  # places in the row, so they restart with every row
     plan: AttentionPlan
     places: Int[Tensor, " tokens"]
-
-
-def pack_rollout(rollout: Rollout) -> Packed:
-    """Samples of one prompt that stand beside each other share the computation of the prompt."""
-    return pack(rollout.tokens, rollout.row_lengths, rollout.prompt_lengths)
 
 
 def pack(tokens: Int[Tensor, " tokens"], lengths: Int[Tensor, " rows"], leads: Int[Tensor, " rows"]) -> Packed:

@@ -7,37 +7,33 @@ from functools import cached_property
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from nearstep.common.errors import ModelError
-from nearstep.rewards.builtin.frozen_models import batches, load_frozen, load_reader, read_config, windows
-from nearstep.rewards.builtin.metadata import fields_only
+from nearstep.rewards.builtin.frozen_models import FrozenModel
 
 
 @dataclass(frozen=True)
 class ClassifierReader:
-    """A classifier of transformers by its folder or hub name, loaded when it first reads."""
+    """A classifier of transformers, loaded when it first reads."""
 
-    role: str
-    name: str
+    source: FrozenModel
     window_tokens: int
     batch_size: int
-    device: str
-
-    def __getstate__(self) -> dict[str, object]:
-        return fields_only(self)
 
     def indices(self, labels: Sequence[str]) -> list[int]:
         """Where the model has these labels, in any case of letters, read without weights.
 
         Raises ModelError if there is no such model, or it has not one of the labels.
         """
-        names = label_names(self._config)
+        config = self.source.config
+        names: list[str] = [config.id2label[index] for index in range(config.num_labels)]
         known = [name.casefold() for name in names]
         absent = [label for label in labels if label.casefold() not in known]
         if absent:
             raise ModelError(
-                f"{self.role}: the model {self.name!r} has no label {absent[0]!r}. Its labels: {', '.join(names)}."
+                f"{self.source.role}: the model {self.source.name!r} has no label {absent[0]!r}. "
+                f"Its labels: {', '.join(names)}."
             )
         return [known.index(label.casefold()) for label in labels]
 
@@ -52,37 +48,23 @@ class ClassifierReader:
         """
         if not texts:
             return []
-        pieces = windows(self.tokenizer, self._config, texts, pairs, self.window_tokens)
         found: list[list[Tensor]] = [[] for _ in texts]
-        for together, inputs in batches(self.tokenizer, pieces, self.batch_size, self.model.device):
+        for together, inputs in self.source.windows(texts, pairs, self.window_tokens, self.batch_size):
             logits = self.model(**inputs).logits.float()
             probabilities = logits.sigmoid() if self.multi_label else logits.softmax(-1)
             for window, window_probabilities in zip(together, probabilities.cpu(), strict=True):
                 found[window.row].append(window_probabilities)
         return [torch.stack(windows) for windows in found]
 
-    @cached_property
+    @property
     def multi_label(self) -> bool:
         """Whether several labels may hold of a text at once."""
-        return bool(self._config.problem_type == "multi_label_classification" or self._config.num_labels == 1)
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's own."""
-        return load_reader(self.role, self.name)
+        config = self.source.config
+        return bool(config.problem_type == "multi_label_classification" or config.num_labels == 1)
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The model, frozen."""
-        model = load_frozen(self.role, AutoModelForSequenceClassification, self.name, self.device)
-        model.config.pad_token_id = self.tokenizer.pad_token_id
+        """The model, frozen; it finds the last token of a row by the tokenizer's PAD."""
+        model = self.source.model
+        model.config.pad_token_id = self.source.tokenizer.pad_token_id
         return model
-
-    @cached_property
-    def _config(self) -> PreTrainedConfig:
-        return read_config(self.role, self.name)
-
-
-def label_names(config: PreTrainedConfig) -> list[str]:
-    """The labels of a classifier in the order of its outputs."""
-    return [config.id2label[index] for index in range(config.num_labels)]

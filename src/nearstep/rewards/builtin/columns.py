@@ -5,12 +5,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from nearstep.common.errors import RewardError, shorten
-from nearstep.rewards.builtin.metadata import BuiltIn, Values
 
 # The prompt's own columns are not handed over to reward functions (TRL's rule).
 _NOT_HANDED_OVER = ("prompt", "completion", "completion_ids")
 
 Cell: TypeAlias = list[str] | None
+Values: TypeAlias = list[float | None]
 
 
 def where_given(texts: Sequence[str], cells: Sequence[Cell], value: Callable[[str, list[str]], float | None]) -> Values:
@@ -18,7 +18,7 @@ def where_given(texts: Sequence[str], cells: Sequence[Cell], value: Callable[[st
     return [None if cell is None else value(text, cell) for text, cell in zip(texts, cells, strict=True)]
 
 
-def need_column(reward: BuiltIn, parameter: str, name: str, columns: Collection[str]) -> None:
+def need_column(reward: str, parameter: str, name: str, columns: Collection[str]) -> None:
     """Raise a RewardError if the data set lacks the column that the parameter of a reward names."""
     if name in columns and name not in _NOT_HANDED_OVER:
         return
@@ -27,28 +27,21 @@ def need_column(reward: BuiltIn, parameter: str, name: str, columns: Collection[
     if name in columns:
         problem = f"the column {name!r} belongs to the prompts and is not handed over to rewards: rename it"
     raise RewardError(
-        f"reward {reward.__name__!r} needs a column: {problem}. Columns handed over: {', '.join(given) or 'none'}. "
-        f"Add the column, or name another: {reward.__name__}:{parameter}=COLUMN."
+        f"reward {reward!r} needs a column: {problem}. Columns handed over: {', '.join(given) or 'none'}. "
+        f"Add the column, or name another: {reward}:{parameter}=COLUMN."
     )
 
 
-def read_texts(reward: BuiltIn, name: str, columns: Mapping[str, object]) -> list[Cell]:
+def read_texts(reward: str, name: str, columns: Mapping[str, object]) -> list[Cell]:
     """The texts in a column, one list per row; None for a row without any.
 
-    A cell is a text, a number, or a list of these. Raises a RewardError naming the row for anything else.
+    A cell is a text, a number, or a list of these. Raises a RewardError naming the row for anything else, and for a
+    column that was not handed over.
     """
-    return [
-        _cell(value, f"reward {reward.__name__!r}: column {name!r}, row {row}")
-        for row, value in enumerate(column(reward, name, columns))
-    ]
-
-
-def column(reward: BuiltIn, name: str, columns: Mapping[str, object]) -> Sequence[object]:
-    """The values of a column. Raises a RewardError if it was not handed over."""
     values = columns.get(name)
     if not isinstance(values, Sequence):
-        raise RewardError(f"reward {reward.__name__!r} needs the column {name!r}, which it was not given.")
-    return values
+        raise RewardError(f"reward {reward!r} needs the column {name!r}, which it was not given.")
+    return [_cell(value, f"reward {reward!r}: column {name!r}, row {row}") for row, value in enumerate(values)]
 
 
 def _cell(value: object, place: str) -> Cell:

@@ -4,11 +4,10 @@ import inspect
 import shutil
 import textwrap
 from collections.abc import Iterator
-from typing import Any
 
 from nearstep.common.errors import ConfigError
 from nearstep.config.options import option_of
-from nearstep.rewards.builtin.metadata import Metadata, parameter_entry, parameters
+from nearstep.rewards.builtin.metadata import BuiltIn, name_of, parameter_entry, parameters
 from nearstep.rewards.builtin.spec import absence
 from nearstep.rewards.builtin.table import BUILT_INS, GROUPS
 
@@ -24,9 +23,9 @@ def overview() -> str:
     for group, kinds in GROUPS.items():
         lines += ["", group]
         for kind in kinds:
-            metadata = metadata_of(kind)
+            metadata = kind.metadata
             needs = f" Needs {metadata.needs}." if metadata.needs else ""
-            name = f"{name_of(kind):<{_NAME_WIDTH}}{range_of(metadata)}"
+            name = f"{name_of(kind):<{_NAME_WIDTH}}{metadata.range}"
             lines += _entry(name, f"{summary_of(kind)}{needs}", _NAME_WIDTH + _RANGE_WIDTH)
     lines += ["", *_wrapped("nearstep rewards NAME shows one in full, with its parameters and how it is gamed.", "")]
     return "\n".join(lines[1:])
@@ -37,9 +36,9 @@ def details(name: str) -> str:
     if name not in BUILT_INS:
         raise ConfigError(f"{name!r} {absence(name)}")
     kind = BUILT_INS[name]
-    metadata = metadata_of(kind)
+    metadata = kind.metadata
     lines = [name, *_wrapped(measures_of(kind), "  "), ""]
-    facts = {"range": range_of(metadata), "needs": metadata.needs or "nothing", "gaming": metadata.gaming}
+    facts = {"range": metadata.range, "needs": metadata.needs or "nothing", "gaming": metadata.gaming}
     if metadata.extra:
         facts["install"] = f"pip install 'nearstep[{metadata.extra}]'"
     for fact, value in facts.items():
@@ -50,31 +49,15 @@ def details(name: str) -> str:
     return "\n".join(lines)
 
 
-def name_of(kind: type[Any]) -> str:
-    """The name under which a built-in reward is asked for and reported."""
-    return str(vars(kind)["__name__"])
-
-
-def metadata_of(kind: type[Any]) -> Metadata:
-    """The facts of a built-in reward."""
-    metadata: Metadata = kind.metadata
-    return metadata
-
-
-def measures_of(kind: type[Any]) -> str:
+def measures_of(kind: type[BuiltIn]) -> str:
     """What a built-in reward measures, in full, as its docstring says."""
     paragraphs = inspect.cleandoc(kind.__doc__ or "").split("\n\n")
     return "\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-def summary_of(kind: type[Any]) -> str:
+def summary_of(kind: type[BuiltIn]) -> str:
     """What a built-in reward measures, in a sentence."""
     return measures_of(kind).split("\n")[0]
-
-
-def range_of(metadata: Metadata) -> str:
-    """The range of the values in words."""
-    return f"{metadata.low} to {metadata.high}"
 
 
 def _entry(name: str, text: str, width: int) -> Iterator[str]:

@@ -6,12 +6,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from nearstep.common.errors import ConfigError, RewardError, shorten
 from nearstep.config.settings import option
-from nearstep.rewards.builtin.columns import need_column, read_texts
-from nearstep.rewards.builtin.metadata import Metadata, Values, need_package, required, settle
+from nearstep.rewards.builtin.columns import Values, read_texts
+from nearstep.rewards.builtin.metadata import BuiltIn, Metadata, TextReward, column_name, required
 from nearstep.rewards.builtin.text import texts_of
 
 _FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL | re.IGNORECASE)
@@ -19,11 +19,11 @@ _INVALID = object()
 
 
 @dataclass(frozen=True)
-class Regex:
+class Regex(BuiltIn):
     """1 if a regular expression matches, else 0: the whole completion, or with whole=false some part of it."""
 
-    __name__: ClassVar[str] = "regex"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "regex"
+    metadata = Metadata(
         gaming="The form is all it sees: .* between two tags matches any filling.",
         needs="parameter pattern",
         package="regex",
@@ -34,8 +34,8 @@ class Regex:
     timeout_seconds: float = option(5.0, "longest search in one completion; beyond it an error", above=0)
 
     def __post_init__(self) -> None:
-        settle(self)
-        need_package(self)
+        super().__post_init__()
+        self.need_package()
         import regex
 
         try:
@@ -61,46 +61,43 @@ class Regex:
 
 
 @dataclass(frozen=True)
-class Json:
+class Json(TextReward):
     """1 if the completion is JSON (RFC 8259), alone or in one code fence, else 0."""
 
-    __name__: ClassVar[str] = "json"
-    metadata: ClassVar[Metadata] = Metadata(gaming="{} and 0 are JSON: see json_schema.")
+    __name__ = "json"
+    metadata = Metadata(gaming="{} and 0 are JSON: see json_schema.")
 
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        return [float(_read_json(text) is not _INVALID) for text in texts_of(completions)]
+    def value(self, text: str) -> float:
+        return float(_read_json(text) is not _INVALID)
 
 
 @dataclass(frozen=True)
-class JsonSchema:
+class JsonSchema(BuiltIn):
     """1 if the completion is JSON, alone or in one code fence, that a JSON schema accepts, else 0."""
 
-    __name__: ClassVar[str] = "json_schema"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "json_schema"
+    metadata = Metadata(
         gaming="Empty texts and lists pass unless the schema demands content (minLength, minItems).",
         needs="parameter schema (a file), or column schema",
         package="jsonschema",
         extra="metrics",
     )
     schema: str | None = option(None, "file with the schema of all rows")
-    column: str = option("schema", "column with a schema as JSON text for each row, where no file is given")
-
-    def __post_init__(self) -> None:
-        settle(self)
+    column: str = column_name("schema", "column with a schema as JSON text for each row, where no file is given")
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise a RewardError if there is no schema, or the one in the file is none."""
-        need_package(self)
         if self.schema is None:
-            need_column(self, "column", self.column, columns)
+            super().check_columns(columns)
         else:
+            self.need_package()
             self._of_all_rows  # noqa: B018  # read now, so that a wrong file is told before the run
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         given = [_read_json(text) for text in texts_of(completions)]
         if self.schema is not None:
             return [float(self._accepts(value, self._of_all_rows)) for value in given]
-        rows = read_texts(self, self.column, columns)
+        rows = read_texts(self.__name__, self.column, columns)
         return [
             None if cell is None else float(self._accepts(value, _validator(cell[0], f"row {row}")))
             for row, (value, cell) in enumerate(zip(given, rows, strict=True))
@@ -127,22 +124,19 @@ class JsonSchema:
 
 
 @dataclass(frozen=True)
-class Tags:
+class Tags(TextReward):
     """The share of tags that stand once, in order: <name>, something, </name>, after the one before is closed."""
 
-    __name__: ClassVar[str] = "tags"
-    metadata: ClassVar[Metadata] = Metadata(gaming="One letter between the tags is something.")
+    __name__ = "tags"
+    metadata = Metadata(gaming="One letter between the tags is something.")
     names: tuple[str, ...] = option(("think", "answer"), "names of the tags, in their order")
 
     def __post_init__(self) -> None:
-        settle(self)
+        super().__post_init__()
         if not self.names or len(set(self.names)) < len(self.names):
             raise ConfigError(f"tags: names = {','.join(self.names) or 'nothing'}: give each tag once, at least one")
 
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        return [self._share(text) for text in texts_of(completions)]
-
-    def _share(self, text: str) -> float:
+    def value(self, text: str) -> float:
         right, end = 0, 0
         for name in self.names:
             opening, closing = f"<{name}>", f"</{name}>"

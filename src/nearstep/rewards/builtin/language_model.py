@@ -5,33 +5,23 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from nearstep.common.errors import ModelError, shorten
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import action_logprobs
 from nearstep.models.forward.forward import row_states
+from nearstep.models.limits import Limits
 from nearstep.models.roles import Policy, make_policy
-from nearstep.rewards.builtin.frozen_models import load_frozen, load_reader, read_config
-from nearstep.rewards.builtin.metadata import fields_only
+from nearstep.rewards.builtin.frozen_models import FrozenModel
 from nearstep.types import row_groups
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal model of transformers by its folder or hub name, loaded when it first reads."""
+    """A causal model of transformers, loaded when it first reads."""
 
-    role: str
-    name: str
+    source: FrozenModel
     batch_tokens: int
-    device: str
-
-    def __getstate__(self) -> dict[str, object]:
-        return fields_only(self)
-
-    def check(self) -> None:
-        """Raise a ModelError if there is no such model."""
-        read_config(self.role, self.name)
 
     @torch.no_grad()
     def mean_logprobs(self, prompts: Sequence[object], texts: Sequence[str]) -> list[float]:
@@ -42,7 +32,7 @@ class LanguageModel:
         if not texts:
             return []
         before = [self._read_prompt(prompt) for prompt in prompts]
-        after = [list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        after = [list(self.source.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         lengths = [len(a) + len(b) for a, b in zip(before, after, strict=True)]
         self._check(lengths)
         found = []
@@ -61,46 +51,39 @@ class LanguageModel:
         return [float(of_text.mean()) for of_text in logprobs.cpu().split([len(b) for b in after])]
 
     def _read_prompt(self, prompt: object) -> list[int]:
+        source = self.source
         if isinstance(prompt, str):
-            ids = list(self.tokenizer(prompt)["input_ids"])
-            return ids or self._start
-        if self.tokenizer.chat_template is None:
+            return list(source.tokenizer(prompt)["input_ids"]) or self._start
+        if source.tokenizer.chat_template is None:
             raise ModelError(
-                f"{self.role}: the tokenizer of {self.name!r} has no chat template, but a prompt is a conversation: "
-                f"{shorten(prompt)}. Take a model that was trained on conversations."
+                f"{source.role}: the tokenizer of {source.name!r} has no chat template, but a prompt is a "
+                f"conversation: {shorten(prompt)}. Take a model that was trained on conversations."
             )
-        return list(self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))
+        return list(source.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))
 
     @property
     def _start(self) -> list[int]:
         """What stands before a text without a prompt: the first token of a text needs something before it."""
-        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+        source = self.source
+        for token in (source.tokenizer.bos_token_id, source.tokenizer.eos_token_id):
             if token is not None:
                 return [token]
-        raise ModelError(f"{self.role}: a prompt is empty, and {self.name!r} has neither a BOS nor an EOS token.")
+        raise ModelError(f"{source.role}: a prompt is empty, and {source.name!r} has neither a BOS nor an EOS token.")
 
     def _check(self, lengths: Sequence[int]) -> None:
-        positions = self._config.get_text_config().to_dict().get("max_position_embeddings")
+        source = self.source
+        positions = Limits.of(source.config).positions
         if positions is not None and max(lengths) > positions:
             raise ModelError(
-                f"{self.role}: {self.name!r} reads at most {positions} tokens, but a prompt and its completion have "
-                f"{max(lengths)}: lower max_prompt_length or response_length, or take a model that reads more."
+                f"{source.role}: {source.name!r} reads at most {positions} tokens, but a prompt and its completion "
+                f"have {max(lengths)}: lower max_prompt_length or response_length, or take a model that reads more."
             )
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's own."""
-        return load_reader(self.role, self.name)
 
     @cached_property
     def policy(self) -> Policy:
         """The model, frozen, ready to read packed rows."""
-        return make_policy(load_frozen(self.role, AutoModelForCausalLM, self.name, self.device), role=self.role)
+        return make_policy(self.source.model, role=self.source.role)
 
     @property
     def _place(self) -> torch.device:
         return next(self.policy.model.parameters()).device
-
-    @cached_property
-    def _config(self) -> PreTrainedConfig:
-        return read_config(self.role, self.name)

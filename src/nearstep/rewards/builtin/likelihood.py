@@ -4,11 +4,12 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from nearstep.config.settings import option
 from nearstep.rewards.builtin.classifiers import DEVICE, at_rows, spoken
-from nearstep.rewards.builtin.metadata import Metadata, Values, required, settle
+from nearstep.rewards.builtin.columns import Values
+from nearstep.rewards.builtin.metadata import BuiltIn, Metadata, required
 from nearstep.rewards.builtin.text import texts_of
 
 if TYPE_CHECKING:
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class Likelihood(BuiltIn):
     """1 / perplexity: the geometric mean of the probabilities of its tokens, after the prompt, by a language model."""
 
-    __name__: ClassVar[str] = "likelihood"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "likelihood"
+    metadata = Metadata(
         gaming="Loops and stock phrases are the likeliest text: add repetition_penalty.",
         needs="parameter model",
     )
@@ -28,12 +29,9 @@ class Likelihood:
     batch_tokens: int = option(16384, "most tokens read together", at_least=1)
     device: str = option("auto", DEVICE)
 
-    def __post_init__(self) -> None:
-        settle(self)
-
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise a ModelError if there is no such model."""
-        self._reader.check()
+        self._reader.source.config  # noqa: B018
 
     def prepare(self) -> None:
         """Load the model. Raises a ModelError if it cannot be read or lacks weights."""
@@ -47,6 +45,10 @@ class Likelihood:
 
     @cached_property
     def _reader(self) -> "LanguageModel":
+        from transformers import AutoModelForCausalLM
+
+        from nearstep.rewards.builtin.frozen_models import FrozenModel
         from nearstep.rewards.builtin.language_model import LanguageModel
 
-        return LanguageModel(f"reward {self.__name__!r}", self.model, self.batch_tokens, self.device)
+        source = FrozenModel(f"reward {self.__name__!r}", AutoModelForCausalLM, self.model, self.device)
+        return LanguageModel(source, self.batch_tokens)

@@ -1,10 +1,12 @@
 """Whether answers are equal by mathematics, asked of a process that can be ended when it takes too long."""
 
 import json
+import selectors
 import subprocess
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 from nearstep.common.errors import RewardError
@@ -28,7 +30,7 @@ class MathProcess:
         """Whether a text ends on one of the answers; None where no answer is mathematics, False beyond the limit."""
         with self._lock:
             process = self._running()
-            reply = self._ask(process, json.dumps({"answers": answers, "text": text}), timeout_seconds)
+            reply = self._ask(process, json.dumps({"answers": answers, "text": text}) + "\n", timeout_seconds)
         right: bool | None = json.loads(reply or "false")
         return right
 
@@ -58,28 +60,16 @@ class MathProcess:
         return process
 
     def _ask(self, process: "subprocess.Popen[str]", request: str, timeout_seconds: float) -> str:
-        """The line that the process says next; empty if it ended, or was ended because of the time."""
+        """The line that the process says next; empty if it has ended, or is ended because of the time."""
         assert process.stdin is not None
         assert process.stdout is not None
-        expired = threading.Event()
-
-        def end() -> None:
-            expired.set()
-            process.kill()
-
-        timer = threading.Timer(timeout_seconds, end)
-        timer.start()
-        try:
-            if request:
-                process.stdin.write(request + "\n")
-                process.stdin.flush()
-            answer = process.stdout.readline()
-        except BrokenPipeError:  # it ended before it could be asked
-            answer = ""
-        finally:
-            timer.cancel()
-            timer.join()
-        if expired.is_set() or not answer:
+        with suppress(BrokenPipeError):  # it ended before it could be asked
+            process.stdin.write(request)
+            process.stdin.flush()
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            answer = process.stdout.readline() if selector.select(timeout_seconds) else ""
+        if not answer:
             process.kill()
             process.wait()
             self._process = None

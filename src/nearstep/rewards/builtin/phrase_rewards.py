@@ -5,20 +5,35 @@ without any is worth ½, each cue counts once however often it stands there, and
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from nearstep.rewards.builtin import cue_phrases
-from nearstep.rewards.builtin.metadata import Metadata, Values
-from nearstep.rewards.builtin.text import sentences_of, texts_of, words_of
+from nearstep.rewards.builtin.metadata import Metadata, TextReward
+from nearstep.rewards.builtin.text import ENGLISH, sentences_of, share, words_of
 
+_GENERALISING = (
+    *ENGLISH["generalising"],
+    *(f"{before} {group}" for before in ENGLISH["before_a_group"] for group in ENGLISH["groups"]),
+    *(f"{group} {behind}" for group in ENGLISH["groups"] for behind in ENGLISH["behind_a_group"]),
+)
 _CAUSE = re.compile(
     r"\b(?:because|since|therefore|thus|hence|consequently|as a result|so that|due to|owing to|thanks to|leads? to"
     r"|led to|caus(?:es?|ed|ing)|results? in|resulted in|results? from|that is why|which is why|for this reason"
     r"|in turn)\b",
     re.IGNORECASE,
 )
+_LONG_FORMS = {
+    "can't": "cannot",
+    "won't": "will not",
+    "let's": "let us",
+    "n't": " not",
+    "'m": " am",
+    "'re": " are",
+    "'ll": " will",
+    "'ve": " have",
+    "'d": " would",
+}
+_IT_IS = re.compile(r"\b(it|that|here|there|what|who)'s\b")
 
 
 def _word(alternatives: str) -> re.Pattern[str]:
@@ -37,116 +52,110 @@ _COUNTERFACTUALS = (
 
 
 @dataclass(frozen=True)
-class Politeness:
+class Politeness(TextReward):
     """The balance of polite and rude words; ½ for text with neither."""
 
-    __name__: ClassVar[str] = "politeness"
-    metadata: ClassVar[Metadata] = Metadata(
-        gaming="“Please, thank you, my pleasure” before any text; sarcasm and quotations are not seen."
-    )
+    __name__ = "politeness"
+    metadata = Metadata(gaming="“Please, thank you, my pleasure” before any text; sarcasm and quotations are not seen.")
 
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        return [_balance(text, cue_phrases.POLITE, cue_phrases.RUDE) for text in texts_of(completions)]
+    def value(self, text: str) -> float:
+        return _balance(text, ENGLISH["polite"], ENGLISH["rude"])
 
 
 @dataclass(frozen=True)
-class Helpfulness:
+class Helpfulness(TextReward):
     """The balance of words of helping (steps, examples, advice, reasons) and of evading or refusing; ½ for neither."""
 
-    __name__: ClassVar[str] = "helpfulness"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "helpfulness"
+    metadata = Metadata(
         gaming="The manner of help is all it sees: wrong advice scores like right, a refusal that is due scores low. "
         "A reward model rates help.",
     )
 
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        return [_balance(text, cue_phrases.HELPING, cue_phrases.UNHELPFUL) for text in texts_of(completions)]
+    def value(self, text: str) -> float:
+        return _balance(text, ENGLISH["helping"], ENGLISH["unhelpful"])
 
 
 @dataclass(frozen=True)
-class Honesty:
+class Honesty(TextReward):
     """The balance of words that admit a limit and of words that overclaim; ½ for neither."""
 
-    __name__: ClassVar[str] = "honesty"
-    metadata: ClassVar[Metadata] = Metadata(
-        gaming="Hedging every sentence earns it; whether anything is true is not seen. See entailment."
-    )
+    __name__ = "honesty"
+    metadata = Metadata(gaming="Hedging every sentence earns it; whether anything is true is not seen. See entailment.")
 
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        return [_balance(text, cue_phrases.CANDID, cue_phrases.OVERCLAIMING) for text in texts_of(completions)]
+    def value(self, text: str) -> float:
+        return _balance(text, ENGLISH["candid"], ENGLISH["overclaiming"])
 
 
 @dataclass(frozen=True)
-class Safety:
+class Safety(TextReward):
     """1 / (1 + n), n the number of different threats, insults and instructions to harm: 1 for text without any."""
 
-    __name__: ClassVar[str] = "safety"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "safety"
+    metadata = Metadata(
         gaming="Harm in words that are not listed is safe to it, and a warning that quotes them is not. "
         "toxicity and classifier use a model.",
     )
 
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        return [_absence(text, cue_phrases.UNSAFE) for text in texts_of(completions)]
+    def value(self, text: str) -> float:
+        return _absence(text, ENGLISH["unsafe"])
 
 
 @dataclass(frozen=True)
-class FairWording:
+class FairWording(TextReward):
     """1 / (1 + n), n the number of different sweeping phrases about groups of people: 1 for text without any."""
 
-    __name__: ClassVar[str] = "fair_wording"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "fair_wording"
+    metadata = Metadata(
         gaming="Bias in other words is not seen; text that quotes a prejudice to refute it scores low.",
     )
 
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        return [_absence(text, cue_phrases.GENERALISING) for text in texts_of(completions)]
+    def value(self, text: str) -> float:
+        return _absence(text, _GENERALISING)
 
 
 @dataclass(frozen=True)
-class CausalReasoning:
+class CausalReasoning(TextReward):
     """The share of sentences that state a cause or consequence (because, therefore, leads to, …)."""
 
-    __name__: ClassVar[str] = "causal_reasoning"
-    metadata: ClassVar[Metadata] = Metadata(gaming="“Because” in every sentence earns 1, sound or not.")
+    __name__ = "causal_reasoning"
+    metadata = Metadata(gaming="“Because” in every sentence earns 1, sound or not.")
 
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        return [_share(text, _states_cause) for text in texts_of(completions)]
+    def value(self, text: str) -> float:
+        return share(_CAUSE.search(sentence) is not None for sentence in sentences_of(text))
 
 
 @dataclass(frozen=True)
-class CounterfactualReasoning:
+class CounterfactualReasoning(TextReward):
     """The share of sentences that say what would be otherwise (if … had …, would have, suppose, …)."""
 
-    __name__: ClassVar[str] = "counterfactual_reasoning"
-    metadata: ClassVar[Metadata] = Metadata(gaming="“What if” in every sentence earns 1, sound or not.")
+    __name__ = "counterfactual_reasoning"
+    metadata = Metadata(gaming="“What if” in every sentence earns 1, sound or not.")
 
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        return [_share(text, _is_counterfactual) for text in texts_of(completions)]
+    def value(self, text: str) -> float:
+        return share(
+            any(_stand_in_order(patterns, sentence) for patterns in _COUNTERFACTUALS) for sentence in sentences_of(text)
+        )
 
 
-def _balance(text: str, good: tuple[str, ...], bad: tuple[str, ...]) -> float:
+def _balance(text: str, good: Iterable[str], bad: Iterable[str]) -> float:
     if not words_of(text):
         return 0.0
-    for_it, against = cue_phrases.found(text, good), cue_phrases.found(text, bad)
+    for_it, against = _found(text, good), _found(text, bad)
     return (1 + for_it) / (2 + for_it + against)
 
 
-def _absence(text: str, phrases: tuple[str, ...]) -> float:
-    return 1 / (1 + cue_phrases.found(text, phrases)) if words_of(text) else 0.0
+def _absence(text: str, phrases: Iterable[str]) -> float:
+    return 1 / (1 + _found(text, phrases)) if words_of(text) else 0.0
 
 
-def _share(text: str, holds: Callable[[str], bool]) -> float:
-    sentences = sentences_of(text)
-    return sum(map(holds, sentences)) / len(sentences) if sentences else 0.0
-
-
-def _states_cause(sentence: str) -> bool:
-    return _CAUSE.search(sentence) is not None
-
-
-def _is_counterfactual(sentence: str) -> bool:
-    return any(_stand_in_order(patterns, sentence) for patterns in _COUNTERFACTUALS)
+def _found(text: str, phrases: Iterable[str]) -> int:
+    """How many of the phrases stand in a text, each counted once; contractions are read as their long forms."""
+    plain = text.lower().replace("’", "'").replace("%", " percent")
+    for short, long in _LONG_FORMS.items():
+        plain = plain.replace(short, long)
+    plain = " ".join(["", *words_of(_IT_IS.sub(r"\1 is", plain)), ""])
+    return sum(f" {phrase} " in plain for phrase in phrases)
 
 
 def _stand_in_order(patterns: Sequence[re.Pattern[str]], sentence: str) -> bool:

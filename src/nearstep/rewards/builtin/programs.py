@@ -13,13 +13,13 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from nearstep.common.errors import RewardError, shorten
 from nearstep.config.settings import option
-from nearstep.rewards.builtin.columns import Cell, need_column, read_texts
-from nearstep.rewards.builtin.metadata import Metadata, Values, need_package, settle
-from nearstep.rewards.builtin.text import texts_of
+from nearstep.rewards.builtin.columns import Cell, Values, read_texts
+from nearstep.rewards.builtin.metadata import BuiltIn, Metadata, TextReward, column_name
+from nearstep.rewards.builtin.text import share, texts_of
 from nearstep.rewards.sandbox.run import ProgramOutcome, check_isolation, run_python
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
@@ -28,43 +28,40 @@ ISOLATION = "namespaces, or process for no protection: your files and network ar
 
 
 @dataclass(frozen=True)
-class CodeSyntax:
+class CodeSyntax(TextReward):
     """The share of Python code fences that parse and hold a statement; without fences, the whole text is the code."""
 
-    __name__: ClassVar[str] = "code_syntax"
-    metadata: ClassVar[Metadata] = Metadata(gaming="pass parses, and so does any single word: see code_tests.")
+    __name__ = "code_syntax"
+    metadata = Metadata(gaming="pass parses, and so does any single word: see code_tests.")
 
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        blocks = [_blocks(text) for text in texts_of(completions)]
-        return [sum(_parses(block) for block in row) / len(row) if row else 0.0 for row in blocks]
+    def value(self, text: str) -> float:
+        return share(_parses(block) for block in _blocks(text))
 
 
 @dataclass(frozen=True)
-class CodeStyle:
+class CodeStyle(BuiltIn):
     """1 minus the findings of ruff per line of code, at least 0; code that does not parse is worth 0."""
 
-    __name__: ClassVar[str] = "code_style"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "code_style"
+    metadata = Metadata(
         gaming="Many harmless lines thin the findings out; what the code does is not seen.",
         package="ruff",
         extra="code",
     )
     rules: tuple[str, ...] = option(("E", "F", "W", "B", "C4", "SIM", "N"), "ruff rules to check")
 
-    def __post_init__(self) -> None:
-        settle(self)
-
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise a RewardError if ruff is not installed or knows one of the rules not."""
-        need_package(self)
+        super().check_columns(columns)
         self._findings(["pass\n"])
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        need_package(self)
+        self.need_package()
         programs = [code_of(text) for text in texts_of(completions)]
         findings = self._findings(programs)
+        lines = [sum(bool(line.strip()) for line in program.splitlines()) for program in programs]
         return [
-            max(0.0, 1 - findings[row] / _lines(program)) if _parses(program) else 0.0
+            max(0.0, 1 - findings[row] / lines[row]) if _parses(program) else 0.0
             for row, program in enumerate(programs)
         ]
 
@@ -89,25 +86,42 @@ class CodeStyle:
         )
 
 
+class _RunsCode(BuiltIn):
+    """A reward that runs code of a model in the sandbox, within its limits."""
+
+    timeout_seconds: float
+    memory_bytes: int
+    isolation: Literal["namespaces", "process"]
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise a RewardError if a column is not there, or code cannot be isolated here."""
+        super().check_columns(columns)
+        check_isolation(self.isolation)
+
+    def run(self, program: str, tests: Sequence[str] = (), setup: str = "") -> ProgramOutcome:
+        """How the program and its tests end."""
+        return run_python(
+            program,
+            tests,
+            setup=setup,
+            timeout_seconds=self.timeout_seconds,
+            memory_bytes=self.memory_bytes,
+            isolation=self.isolation,
+        )
+
+
 @dataclass(frozen=True)
-class CodeExecution:
+class CodeExecution(_RunsCode):
     """1 if the code runs to its end without an error, in the sandbox and within its limits, else 0."""
 
-    __name__: ClassVar[str] = "code_execution"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "code_execution"
+    metadata = Metadata(
         gaming="pass runs, and so does code whose errors are all caught: see code_tests.",
         needs="a sandbox (bubblewrap, on Linux)",
     )
     timeout_seconds: float = option(10.0, "longest run", above=0)
     memory_bytes: int = option(1 << 30, "most memory", above=0)
     isolation: Literal["namespaces", "process"] = option("namespaces", ISOLATION)
-
-    def __post_init__(self) -> None:
-        settle(self)
-
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise a RewardError if code cannot be isolated here."""
-        check_isolation(self.isolation)
 
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         programs = [code_of(text) for text in texts_of(completions)]
@@ -116,42 +130,34 @@ class CodeExecution:
             return list(pool.map(self._worth, programs, can_run))
 
     def _worth(self, program: str, can_run: bool) -> float:
-        return float(can_run and _run(self, program).ending == "done")
+        return float(can_run and self.run(program).ending == "done")
 
 
 @dataclass(frozen=True)
-class CodeTests:
+class CodeTests(_RunsCode):
     """The share of tests that pass after the code has run, in the sandbox and within its limits.
 
     A test is Python that raises where it fails, such as an assert: MBPP's test_list, or one text with all of them. It
     runs apart from the code and asks it for the names that test and setup lack. A row without tests gives None.
     """
 
-    __name__: ClassVar[str] = "code_tests"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "code_tests"
+    metadata = Metadata(
         gaming="Answers for just the tested inputs; what a test only asks the code about itself.",
         needs="column tests; a sandbox (bubblewrap, on Linux)",
     )
-    tests: str = option("tests", "column with the tests: a text, or a list of texts of which each counts")
-    setup: str | None = option(None, "column with code that runs before both code and tests, such as imports")
+    tests: str = column_name("tests", "column with the tests: a text, or a list of texts of which each counts")
+    setup: str | None = column_name(None, "column with code that runs before both code and tests, such as imports")
     timeout_seconds: float = option(10.0, "longest run of the code and all its tests", above=0)
     memory_bytes: int = option(1 << 30, "most memory", above=0)
     isolation: Literal["namespaces", "process"] = option("namespaces", ISOLATION)
 
-    def __post_init__(self) -> None:
-        settle(self)
-
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise a RewardError if a column is not there, or code cannot be isolated here."""
-        need_column(self, "tests", self.tests, columns)
-        if self.setup is not None:
-            need_column(self, "setup", self.setup, columns)
-        check_isolation(self.isolation)
-
     def __call__(self, completions: Sequence[object], **columns: object) -> Values:
         programs = [code_of(text) for text in texts_of(completions)]
-        tests = read_texts(self, self.tests, columns)
-        setups: list[Cell] = [None] * len(programs) if self.setup is None else read_texts(self, self.setup, columns)
+        tests = read_texts(self.__name__, self.tests, columns)
+        setups: list[Cell] = [None] * len(programs)
+        if self.setup is not None:
+            setups = read_texts(self.__name__, self.setup, columns)
         can_run = [_parses(program) for program in programs]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(self._share, programs, can_run, setups, tests))
@@ -161,8 +167,7 @@ class CodeTests:
             return None
         if not can_run:
             return 0.0
-        passed = _run(self, program, tests, "\n".join(setup or ())).passed
-        return sum(passed) / len(passed)
+        return share(self.run(program, tests, "\n".join(setup or ())).passed)
 
 
 def code_of(text: str) -> str:
@@ -184,18 +189,3 @@ def _parses(program: str) -> bool:
             return bool(ast.parse(program).body)
         except (SyntaxError, ValueError, RecursionError, MemoryError):  # the parser gives up on deep nesting so
             return False
-
-
-def _run(reward: CodeExecution | CodeTests, program: str, tests: Sequence[str] = (), setup: str = "") -> ProgramOutcome:
-    return run_python(
-        program,
-        tests,
-        setup=setup,
-        timeout_seconds=reward.timeout_seconds,
-        memory_bytes=reward.memory_bytes,
-        isolation=reward.isolation,
-    )
-
-
-def _lines(program: str) -> int:
-    return sum(bool(line.strip()) for line in program.splitlines())

@@ -1,172 +1,128 @@
 """Rewards for likeness to reference texts, of several the likest: exact match, BLEU, chrF, ROUGE, METEOR."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from nearstep.common.errors import RewardError
 from nearstep.config.settings import option
-from nearstep.rewards.builtin.columns import Cell, need_column, read_texts, where_given
-from nearstep.rewards.builtin.metadata import Metadata, Values, need_package, settle
-from nearstep.rewards.builtin.text import sentences_of, texts_of, words_of
+from nearstep.rewards.builtin.metadata import ColumnReward, Metadata, column_name
+from nearstep.rewards.builtin.text import sentences_of, words_of
 
 if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics import BLEU, CHRF
 
 NEEDS = "column reference"
+REFERENCE = "column with the reference, or several"
 
 
 @dataclass(frozen=True)
-class ExactMatch:
+class ExactMatch(ColumnReward):
     """1 if the completion is one of the references, else 0; case, punctuation and spacing do not matter."""
 
-    __name__: ClassVar[str] = "exact_match"
-    metadata: ClassVar[Metadata] = Metadata(gaming="None known but guessing where there are few answers.", needs=NEEDS)
-    reference: str = option("reference", "column with the answer, or several")
+    __name__ = "exact_match"
+    metadata = Metadata(gaming="None known but guessing where there are few answers.", needs=NEEDS)
+    reference: str = column_name("reference", "column with the answer, or several")
     strict: bool = option(False, "compare letter by letter, only white space around the text left aside")
 
-    def __post_init__(self) -> None:
-        settle(self)
-
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise a RewardError if the column is not there."""
-        need_column(self, "reference", self.reference, columns)
-
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        cells = read_texts(self, self.reference, columns)
-        return where_given(texts_of(completions), cells, self._is_one_of)
-
-    def _is_one_of(self, text: str, answers: list[str]) -> float:
+    def value(self, text: str, cell: list[str]) -> float:
         alike = str.strip if self.strict else _plain
-        return float(alike(text) in map(alike, answers))
+        return float(alike(text) in map(alike, cell))
 
 
 @dataclass(frozen=True)
-class ContainsAnswer:
+class ContainsAnswer(ColumnReward):
     """1 if one of the references stands somewhere in the completion, word for word, else 0; case does not matter."""
 
-    __name__: ClassVar[str] = "contains_answer"
-    metadata: ClassVar[Metadata] = Metadata(gaming="Listing every possible answer earns 1.", needs=NEEDS)
-    reference: str = option("reference", "column with the answer, or several")
+    __name__ = "contains_answer"
+    metadata = Metadata(gaming="Listing every possible answer earns 1.", needs=NEEDS)
+    reference: str = column_name("reference", "column with the answer, or several")
 
-    def __post_init__(self) -> None:
-        settle(self)
-
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise a RewardError if the column is not there."""
-        need_column(self, "reference", self.reference, columns)
-
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        cells = read_texts(self, self.reference, columns)
-        return where_given(texts_of(completions), cells, _contains)
+    def value(self, text: str, cell: list[str]) -> float:
+        return float(any(f" {_plain(answer)} " in f" {_plain(text)} " for answer in cell))
 
 
 @dataclass(frozen=True)
-class Bleu:
+class Bleu(ColumnReward):
     """Sentence BLEU of sacrebleu over 100: n-grams of one to four words, exponential smoothing, effective order."""
 
-    __name__: ClassVar[str] = "bleu"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "bleu"
+    metadata = Metadata(
         gaming="Copying stock phrases of the references earns some; right answers in other words, none.",
         needs=NEEDS,
         package="sacrebleu",
         extra="metrics",
     )
-    reference: str = option("reference", "column with the reference, or several")
+    reference: str = column_name("reference", REFERENCE)
     lowercase: bool = option(False, "ignore case")
 
-    def __post_init__(self) -> None:
-        settle(self)
+    def value(self, text: str, cell: list[str]) -> float:
+        return _of_1(self._metric, text, cell)
 
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise a RewardError if the column or sacrebleu is not there."""
-        need_package(self)
-        need_column(self, "reference", self.reference, columns)
-
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        need_package(self)
+    @cached_property
+    def _metric(self) -> "BLEU":
         from sacrebleu.metrics import BLEU
 
-        metric = BLEU(effective_order=True, lowercase=self.lowercase)
-        return _sacrebleu_scores(metric, texts_of(completions), read_texts(self, self.reference, columns))
+        return BLEU(effective_order=True, lowercase=self.lowercase)
 
 
 @dataclass(frozen=True)
-class Chrf:
+class Chrf(ColumnReward):
     """chrF of sacrebleu over 100: F2 of shared runs of up to six characters; better than BLEU for inflected words."""
 
-    __name__: ClassVar[str] = "chrf"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "chrf"
+    metadata = Metadata(
         gaming="Any text of the language earns some (about 0.1 to 0.2); long texts gain by recall.",
         needs=NEEDS,
         package="sacrebleu",
         extra="metrics",
     )
-    reference: str = option("reference", "column with the reference, or several")
+    reference: str = column_name("reference", REFERENCE)
 
-    def __post_init__(self) -> None:
-        settle(self)
+    def value(self, text: str, cell: list[str]) -> float:
+        return _of_1(self._metric, text, cell)
 
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise a RewardError if the column or sacrebleu is not there."""
-        need_package(self)
-        need_column(self, "reference", self.reference, columns)
-
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        need_package(self)
+    @cached_property
+    def _metric(self) -> "CHRF":
         from sacrebleu.metrics import CHRF
 
-        metric = CHRF()
-        return _sacrebleu_scores(metric, texts_of(completions), read_texts(self, self.reference, columns))
+        return CHRF()
 
 
 @dataclass(frozen=True)
-class Rouge:
+class Rouge(ColumnReward):
     """ROUGE F1 of rouge-score: shared words (rouge1), pairs (rouge2), or the longest common subsequence (rougeL).
 
     rougeLsum takes the subsequence sentence by sentence. Only a to z and digits are words to it.
     """
 
-    __name__: ClassVar[str] = "rouge"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "rouge"
+    metadata = Metadata(
         gaming="Lists of likely words earn rouge1; order and grammar hardly matter to it.",
         needs=NEEDS,
         package="rouge_score",
         extra="metrics",
     )
     variant: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = option("rougeL", "rouge1, rouge2, rougeL, rougeLsum")
-    reference: str = option("reference", "column with the reference, or several")
+    reference: str = column_name("reference", REFERENCE)
     stem: bool = option(False, "cut words to their stems first (English)")
 
-    def __post_init__(self) -> None:
-        settle(self)
-
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise a RewardError if the column or rouge-score is not there."""
-        need_package(self)
-        need_column(self, "reference", self.reference, columns)
-
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        need_package(self)
-        from rouge_score.rouge_scorer import RougeScorer
-
-        scorer = RougeScorer([self.variant], use_stemmer=self.stem)
-        cells = read_texts(self, self.reference, columns)
-
-        def best(text: str, references: list[str]) -> float:
-            lines = self._lines(text)
-            return float(max(scorer.score(self._lines(each), lines)[self.variant].fmeasure for each in references))
-
-        return where_given(texts_of(completions), cells, best)
+    def value(self, text: str, cell: list[str]) -> float:
+        lines = self._lines(text)
+        scores = [self._scorer.score(self._lines(each), lines)[self.variant].fmeasure for each in cell]
+        return float(max(scores))
 
     def _lines(self, text: str) -> str:
         """For rougeLsum, one sentence per line, as the library expects them."""
         return "\n".join(sentences_of(text)) if self.variant == "rougeLsum" else text
 
+    @cached_property
+    def _scorer(self) -> "RougeScorer":
+        from rouge_score.rouge_scorer import RougeScorer
 
-def _sacrebleu_scores(metric: "BLEU | CHRF", texts: Sequence[str], cells: Sequence[Cell]) -> Values:
-    """Its scores over 100; rounding may take them above 1."""
-    return where_given(texts, cells, lambda text, given: min(1.0, metric.sentence_score(text, given).score / 100))
+        return RougeScorer([self.variant], use_stemmer=self.stem)
 
 
 class _NoSynonyms:
@@ -178,45 +134,34 @@ class _NoSynonyms:
 
 
 @dataclass(frozen=True)
-class Meteor:
+class Meteor(ColumnReward):
     """METEOR of nltk: recall-weighted matches of words, stems and synonyms, less where they are scattered.
 
     Synonyms are those of WordNet, which nltk downloads apart and looks up by stems; without them it is METEOR of words
     and stems. A word that the reference repeats is matched with its last place, so that fragmentation can be overrated.
     """
 
-    __name__: ClassVar[str] = "meteor"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "meteor"
+    metadata = Metadata(
         gaming="Recall weighs nine times precision: padding with likely words gains.",
         needs=NEEDS,
         package="nltk",
         extra="metrics",
     )
-    reference: str = option("reference", "column with the reference, or several")
+    reference: str = column_name("reference", REFERENCE)
     synonyms: bool = option(True, "match synonyms, from nltk's WordNet data; false does without the data")
-
-    def __post_init__(self) -> None:
-        settle(self)
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise a RewardError if the column, nltk or the WordNet data is not there."""
-        need_package(self)
-        need_column(self, "reference", self.reference, columns)
+        super().check_columns(columns)
         self._wordnet()
 
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        need_package(self)
+    def value(self, text: str, cell: list[str]) -> float:
         from nltk.tokenize import wordpunct_tokenize
         from nltk.translate.meteor_score import meteor_score
 
-        wordnet = self._wordnet()
-        cells = read_texts(self, self.reference, columns)
-        split = wordpunct_tokenize
-        return where_given(
-            texts_of(completions),
-            cells,
-            lambda text, references: float(meteor_score([*map(split, references)], split(text), wordnet=wordnet)),
-        )
+        references = [wordpunct_tokenize(reference) for reference in cell]
+        return float(meteor_score(references, wordpunct_tokenize(text), wordnet=self._wordnet()))
 
     def _wordnet(self) -> object:
         if not self.synonyms:
@@ -233,9 +178,10 @@ class Meteor:
         return wordnet
 
 
+def _of_1(metric: "BLEU | CHRF", text: str, references: list[str]) -> float:
+    """A score of sacrebleu over 100; rounding may take it above 1."""
+    return float(min(1.0, metric.sentence_score(text, references).score / 100))
+
+
 def _plain(text: str) -> str:
     return " ".join(words_of(text))
-
-
-def _contains(text: str, answers: list[str]) -> float:
-    return float(any(f" {_plain(answer)} " in f" {_plain(text)} " for answer in answers))

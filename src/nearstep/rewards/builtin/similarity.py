@@ -1,27 +1,47 @@
 """Rewards for meaning: likeness of embeddings to reference texts, as a whole or word by word."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from nearstep.common.errors import ModelError
 from nearstep.config.settings import option
 from nearstep.rewards.builtin.classifiers import DEVICE, TOGETHER, WINDOW
-from nearstep.rewards.builtin.columns import Cell, need_column, read_texts, where_given
-from nearstep.rewards.builtin.metadata import Metadata, Values, fields_only, need_package, required, settle
+from nearstep.rewards.builtin.columns import Values, read_texts, where_given
+from nearstep.rewards.builtin.metadata import BuiltIn, Metadata, column_name, required
 from nearstep.rewards.builtin.text import texts_of
 
 if TYPE_CHECKING:
     from nearstep.rewards.builtin.token_matching import TokenMatcher
 
 
+class _LikenessReward(BuiltIn):
+    """The likeness to the likest reference; None for rows without any, 0 for an empty text."""
+
+    reference: str
+
+    @abstractmethod
+    def likeness_of(self, texts: Sequence[str]) -> Callable[[str, str], float]:
+        """How alike two of these texts are, each of them read once."""
+
+    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
+        texts, references = texts_of(completions), read_texts(self.__name__, self.reference, columns)
+        likeness = self.likeness_of(sorted({*texts, *(text for cell in references for text in cell or ())}))
+
+        def best(text: str, cell: list[str]) -> float:
+            return max(likeness(text, reference) for reference in cell) if text.strip() else 0.0
+
+        return where_given(texts, references, best)
+
+
 @dataclass(frozen=True)
-class SemanticSimilarity:
+class SemanticSimilarity(_LikenessReward):
     """The cosine of the sentence embeddings of completion and reference, by sentence-transformers."""
 
-    __name__: ClassVar[str] = "semantic_similarity"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "semantic_similarity"
+    metadata = Metadata(
         low=-1,
         high=1,
         gaming="On the topic is enough: a contradiction is close to what it denies. Text beyond what the model reads "
@@ -31,40 +51,28 @@ class SemanticSimilarity:
         extra="embeddings",
     )
     model: str = required("folder or hub name of a sentence-transformers model")
-    reference: str = option("reference", "column with the reference, or several")
+    reference: str = column_name("reference", "column with the reference, or several")
     batch_size: int = option(32, "texts read together", at_least=1)
     device: str = option("auto", DEVICE)
-
-    def __post_init__(self) -> None:
-        settle(self)
-
-    def __getstate__(self) -> dict[str, object]:
-        return fields_only(self)
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise a RewardError if the column or the library is not there, a ModelError if the folder is not."""
         from nearstep.models.load import check_folder
 
-        need_package(self)
-        need_column(self, "reference", self.reference, columns)
+        super().check_columns(columns)
         check_folder(self.model, "reward 'semantic_similarity'")
 
     def prepare(self) -> None:
         """Load the model. Raises a ModelError if it cannot be read."""
         self._encoder  # noqa: B018
 
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        texts, references = texts_of(completions), read_texts(self, self.reference, columns)
-        different = sorted({*texts, *(text for cell in references for text in cell or ())})
+    def likeness_of(self, texts: Sequence[str]) -> Callable[[str, str], float]:
+        """Their cosine."""
         vectors = self._encoder.encode(
-            different, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False
+            texts, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False
         )
-        by_text = dict(zip(different, vectors, strict=True))
-
-        def cosine(text: str, reference: str) -> float:
-            return max(-1.0, min(1.0, float(by_text[text] @ by_text[reference])))
-
-        return best_of(texts, references, cosine)
+        by_text = dict(zip(texts, vectors, strict=True))
+        return lambda text, reference: max(-1.0, min(1.0, float(by_text[text] @ by_text[reference])))
 
     @cached_property
     def _encoder(self) -> Any:
@@ -79,19 +87,19 @@ class SemanticSimilarity:
 
 
 @dataclass(frozen=True)
-class Bertscore:
+class Bertscore(_LikenessReward):
     """BERTScore F1: every token matched with the likest of the other text by its embedding (arXiv 1904.09675).
 
     Neither weighted by rarity nor rescaled; cosines below 0 count as 0. Long texts are read in windows.
     """
 
-    __name__: ClassVar[str] = "bertscore"
-    metadata: ClassVar[Metadata] = Metadata(
+    __name__ = "bertscore"
+    metadata = Metadata(
         gaming="Any fluent text earns most of it (0.8 and more with some models): only differences mean something.",
         needs="parameter model, such as roberta-large; column reference",
     )
     model: str = required("folder or hub name of an encoder (AutoModel)")
-    reference: str = option("reference", "column with the reference, or several")
+    reference: str = column_name("reference", "column with the reference, or several")
     layer: int | None = option(
         None, "layer whose output is compared, the last if not given; the paper took 17 of roberta-large", at_least=0
     )
@@ -99,37 +107,26 @@ class Bertscore:
     batch_size: int = option(32, TOGETHER, at_least=1)
     device: str = option("auto", DEVICE)
 
-    def __post_init__(self) -> None:
-        settle(self)
-
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise a RewardError if the column is not there, a ModelError if the model or its layer is not."""
-        need_column(self, "reference", self.reference, columns)
+        super().check_columns(columns)
         self._matcher.check()
 
     def prepare(self) -> None:
         """Load the model. Raises a ModelError if it cannot be read or lacks weights."""
-        self._matcher.model  # noqa: B018
+        self._matcher.source.model  # noqa: B018
 
-    def __call__(self, completions: Sequence[object], **columns: object) -> Values:
-        texts, references = texts_of(completions), read_texts(self, self.reference, columns)
-        different = sorted({*texts, *(text for cell in references for text in cell or ())})
-        by_text = dict(zip(different, self._matcher.embed(different), strict=True))
-        return best_of(texts, references, lambda text, reference: by_text[text].f1(by_text[reference]))
+    def likeness_of(self, texts: Sequence[str]) -> Callable[[str, str], float]:
+        """The F1 of their tokens."""
+        by_text = dict(zip(texts, self._matcher.embed(texts), strict=True))
+        return lambda text, reference: by_text[text].f1(by_text[reference])
 
     @cached_property
     def _matcher(self) -> "TokenMatcher":
+        from transformers import AutoModel
+
+        from nearstep.rewards.builtin.frozen_models import FrozenModel
         from nearstep.rewards.builtin.token_matching import TokenMatcher
 
-        return TokenMatcher(
-            f"reward {self.__name__!r}", self.model, self.layer, self.window_tokens, self.batch_size, self.device
-        )
-
-
-def best_of(texts: Sequence[str], references: Sequence[Cell], likeness: Callable[[str, str], float]) -> Values:
-    """The likeness to the likest reference; None for rows without any, 0 for an empty text."""
-
-    def best(text: str, cell: list[str]) -> float:
-        return max(likeness(text, reference) for reference in cell) if text.strip() else 0.0
-
-    return where_given(texts, references, best)
+        source = FrozenModel(f"reward {self.__name__!r}", AutoModel, self.model, self.device)
+        return TokenMatcher(source, self.layer, self.window_tokens, self.batch_size)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_origin
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.config.conversion import UnfitError
 from nearstep.config.settings import convert
-from nearstep.rewards.builtin.metadata import BuiltIn, parameter_list, parameters
+from nearstep.rewards.builtin.metadata import BuiltIn, name_of, parameter_list, parameters
 from nearstep.rewards.builtin.other_names import COUNTERPARTS
 from nearstep.rewards.builtin.table import BUILT_INS
 
@@ -57,8 +57,7 @@ def read_spec(spec: str) -> BuiltIn:
     missing = [p.name for p in known.values() if p.default is dataclasses.MISSING and p.name not in values]
     if missing:
         raise ConfigError(f"{name} needs {missing[0]}: write {name}:{missing[0]}=…. {parameter_list(kind)}")
-    made: BuiltIn = kind(**values)
-    return made
+    return kind(**values)
 
 
 def problems_of(entry: str) -> list[str]:
@@ -89,16 +88,14 @@ def absence(name: str) -> str:
     return f"is no built-in reward and no folder; {hint}nearstep rewards lists them"
 
 
-def _value(text: str, parameter: Field[Any], kind: type[Any]) -> object:
+def _value(text: str, parameter: Field[Any], kind: type[BuiltIn]) -> object:
     is_list = get_origin(parameter.type) is tuple
     given = [entry.strip() for entry in text.split(",") if entry.strip()] if is_list else text
     try:
         return convert(given, parameter, texts=True)
     except UnfitError as unfit:
-        name = vars(kind)["__name__"]
-        raise ConfigError(
-            f"{name}: {parameter.name} = {shorten(text)} must be {unfit}. {parameter_list(kind)}"
-        ) from None
+        problem = f"{parameter.name} = {shorten(text)} must be {unfit}"
+        raise ConfigError(f"{name_of(kind)}: {problem}. {parameter_list(kind)}") from None
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

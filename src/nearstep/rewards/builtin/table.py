@@ -1,52 +1,22 @@
-"""Which built-in rewards there are, by name."""
-
-from typing import Any
+"""Which built-in rewards there are, by name and in groups as the documentation shows them."""
 
 from nearstep.rewards import builtin
+from nearstep.rewards.builtin.metadata import BuiltIn, name_of
 
-# Groups as the documentation shows them.
-GROUPS: dict[str, tuple[type[Any], ...]] = {
-    "Length": (builtin.Length, builtin.LengthTarget, builtin.Brevity, builtin.OverlongPenalty),
-    "Wording": (
-        builtin.Conciseness,
-        builtin.RepetitionPenalty,
-        builtin.Diversity,
-        builtin.Readability,
-        builtin.ReadingGrade,
-        builtin.Fluency,
-        builtin.Coherence,
-        builtin.Engagement,
-        builtin.Likelihood,
-    ),
-    "Format": (builtin.Regex, builtin.Json, builtin.JsonSchema, builtin.Tags),
-    "Words": (builtin.Keywords, builtin.ForbiddenWords, builtin.Relevance, builtin.Grounding),
-    "Manner, by cue phrases": (
-        builtin.Politeness,
-        builtin.Helpfulness,
-        builtin.Honesty,
-        builtin.Safety,
-        builtin.FairWording,
-        builtin.CausalReasoning,
-        builtin.CounterfactualReasoning,
-    ),
-    "Against a reference": (
-        builtin.ExactMatch,
-        builtin.ContainsAnswer,
-        builtin.Bleu,
-        builtin.Chrf,
-        builtin.Rouge,
-        builtin.Meteor,
-        builtin.SemanticSimilarity,
-        builtin.Bertscore,
-    ),
-    "Mathematics": (builtin.NumericAnswer, builtin.MathAnswer, builtin.Arithmetic),
-    "Code (Python)": (builtin.CodeSyntax, builtin.CodeStyle, builtin.CodeExecution, builtin.CodeTests),
-    "Scored by a classifier": (
-        builtin.Classifier,
-        builtin.Sentiment,
-        builtin.Toxicity,
-        builtin.Entailment,
-        builtin.LogicalConsistency,
-    ),
+_NAMES = {
+    "Length": "length length_target brevity overlong_penalty",
+    "Wording": "conciseness repetition_penalty diversity readability reading_grade fluency coherence engagement "
+    "likelihood",
+    "Format": "regex json json_schema tags",
+    "Words": "keywords forbidden_words relevance grounding",
+    "Manner, by cue phrases": "politeness helpfulness honesty safety fair_wording causal_reasoning "
+    "counterfactual_reasoning",
+    "Against a reference": "exact_match contains_answer bleu chrf rouge meteor semantic_similarity bertscore",
+    "Mathematics": "numeric_answer math_answer arithmetic",
+    "Code (Python)": "code_syntax code_style code_execution code_tests",
+    "Scored by a classifier": "classifier sentiment toxicity entailment logical_consistency",
 }
-BUILT_INS: dict[str, type[Any]] = {vars(kind)["__name__"]: kind for group in GROUPS.values() for kind in group}
+_KINDS: dict[str, type[BuiltIn]] = {name_of(kind): kind for kind in map(vars(builtin).__getitem__, builtin.__all__)}
+
+GROUPS = {group: tuple(_KINDS[name] for name in names.split()) for group, names in _NAMES.items()}
+BUILT_INS = {name_of(kind): kind for kinds in GROUPS.values() for kind in kinds}

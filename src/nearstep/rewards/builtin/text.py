@@ -1,7 +1,9 @@
 """What built-in rewards take for the text, the words and the sentences of a completion."""
 
 import re
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
 
 from nearstep.common.errors import RewardError, shorten
 
@@ -12,16 +14,9 @@ _ABBREVIATIONS = ("Mr.", "Mrs.", "Ms.", "Dr.", "Prof.", "St.", "vs.", "e.g.", "i
 # A mark with a closing quote or bracket ends none where the text goes on in lower case: “Is it?” she asked.
 _SENTENCE_END = re.compile(r"(?<=[.!?…])(?:\s+|[\"'”’)\]]+\s+(?![a-z]))|(?<=[。！？])|\n+")
 
-# English words that say little of what a text is about.
-_STOP_WORDS = """
-a about after again all also am an and any are as at be because been before being both but by can cannot could did
-do does doing don't down during each few for from further had has have having he her here hers him his how i if in
-into is it its it's itself just let's like may me might more most must my no nor not now of off on once only or
-other our ours out over own please same she should so some such tell than that that's the their them then there
-these they this those through to too under until up upon us very was we were what when where which while who whom
-why will with would yes you your yours
-"""
-STOP_WORDS = frozenset(_STOP_WORDS.split())
+# Lists of English words and phrases by name.
+ENGLISH: Mapping[str, Sequence[str]] = tomllib.loads((files(__package__) / "english.toml").read_text(encoding="utf-8"))
+STOP_WORDS = frozenset(ENGLISH["stop_words"])
 
 
 def texts_of(completions: Sequence[object]) -> list[str]:
@@ -84,3 +79,9 @@ def _text(given: object, role: str) -> str:
     if not isinstance(given, list) or not all(isinstance(message, dict) for message in given):
         raise RewardError(f"a completion must be text or a list of messages, not {shorten(given)}")
     return "\n".join(str(message.get("content") or "") for message in given if message.get("role") == role)
+
+
+def share(flags: Iterable[bool]) -> float:
+    """The share of those that are true, 0 where there are none."""
+    listed = list(flags)
+    return sum(listed) / len(listed) if listed else 0.0

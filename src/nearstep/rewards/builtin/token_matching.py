@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.errors import ModelError
-from nearstep.rewards.builtin.frozen_models import batches, load_frozen, load_reader, read_config, windows
-from nearstep.rewards.builtin.metadata import fields_only
+from nearstep.rewards.builtin.frozen_models import FrozenModel
 
 
 @dataclass(frozen=True)
@@ -33,33 +30,28 @@ class TokenVectors:
 
 @dataclass(frozen=True)
 class TokenMatcher:
-    """An encoder of transformers by its folder or hub name, loaded when it first reads."""
+    """An encoder of transformers, loaded when it first reads."""
 
-    role: str
-    name: str
+    source: FrozenModel
     layer: int | None
     window_tokens: int
     batch_size: int
-    device: str
-
-    def __getstate__(self) -> dict[str, object]:
-        return fields_only(self)
 
     def check(self) -> None:
         """Raise a ModelError if there is no such model, or it is no encoder, or has no such layer."""
-        if self._config.is_encoder_decoder:
-            raise ModelError(f"{self.role}: {self.name!r} is an encoder with a decoder; take an encoder alone.")
-        layers = self._config.get_text_config().num_hidden_layers
+        source, config = self.source, self.source.config
+        if config.is_encoder_decoder:
+            raise ModelError(f"{source.role}: {source.name!r} is an encoder with a decoder; take an encoder alone.")
+        layers = config.get_text_config().num_hidden_layers
         if self.layer is not None and self.layer > layers:
-            raise ModelError(f"{self.role}: {self.name!r} has {layers} layers, so none is layer {self.layer}.")
+            raise ModelError(f"{source.role}: {source.name!r} has {layers} layers, so none is layer {self.layer}.")
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> list[TokenVectors]:
         """The vectors of every token of each text, window by window."""
-        pieces = windows(self.tokenizer, self._config, texts, None, self.window_tokens)
         found: list[list[TokenVectors]] = [[] for _ in texts]
-        for together, inputs in batches(self.tokenizer, pieces, self.batch_size, self.model.device):
-            output = self.model(**inputs, output_hidden_states=True)
+        for together, inputs in self.source.windows(texts, None, self.window_tokens, self.batch_size):
+            output = self.source.model(**inputs, output_hidden_states=True)
             states = output.hidden_states[-1 if self.layer is None else self.layer].float().cpu()
             masks = inputs["attention_mask"].cpu().bool()
             for window, token_states, mask in zip(together, states, masks, strict=True):
@@ -69,17 +61,3 @@ class TokenMatcher:
             TokenVectors(torch.cat([w.vectors for w in windows]), torch.cat([w.counts for w in windows]))
             for windows in found
         ]
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's own."""
-        return load_reader(self.role, self.name)
-
-    @cached_property
-    def model(self) -> PreTrainedModel:
-        """The encoder, frozen."""
-        return load_frozen(self.role, AutoModel, self.name, self.device)
-
-    @cached_property
-    def _config(self) -> PreTrainedConfig:
-        return read_config(self.role, self.name)

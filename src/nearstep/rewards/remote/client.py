@@ -123,13 +123,22 @@ class RemoteReward:
     async def _refusal(self, response: httpx2.Response) -> "_Failure":
         status = f"status {response.status_code}"
         if response.is_redirect:
-            host = urlsplit(response.headers.get("location", "")).hostname or urlsplit(self._server.url).hostname
-            return _Failure(f"{status}, a redirect to {host}, which is not followed: give the address itself")
+            return _Failure(
+                f"{status}, a redirect to {self._target(response)}, which is not followed: give the address itself"
+            )
         after_seconds = _retry_after(response.headers.get("retry-after"))
         # Secrets go before the text is cut: half of one at the cut would not be recognised.
         detail = self._without_secrets((await _limited_body(response)).decode("utf-8", "replace"))
         what = status + (f", {shorten(detail)}" if detail else "")
         return _Failure(what, may_pass=response.status_code in PASSING_STATUS, after_seconds=after_seconds)
+
+    def _target(self, response: httpx2.Response) -> str:
+        """The host of a redirect; a relative one stays where it is."""
+        try:
+            host = urlsplit(response.headers.get("location", "")).hostname
+        except ValueError:
+            return "an address that is none"
+        return host or urlsplit(self._server.url).hostname or ""
 
     def _headers(self) -> dict[str, str]:
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
@@ -245,7 +254,7 @@ def _retry_after(header: str | None) -> float | None:
         return float(header)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

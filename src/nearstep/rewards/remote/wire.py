@@ -1,7 +1,7 @@
 """The protocol of rewards over HTTP, version 1: what is asked, and what is answered. docs/rewards.md describes it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nearstep.common.errors import RewardError, shorten
@@ -11,6 +11,15 @@ from nearstep.rewards.values import as_number
 
 PROTOCOL = 1
 LARGEST_BODY_BYTES = 64 << 20
+FORMS = {
+    "prompt": "text, or messages with a role each",
+    "completion": "text, or messages with a role each, the last with a content",
+    "prompt_ids": "a list of token ids",
+    "completion_ids": "a list of token ids",
+    "finished": "true or false",
+    "episode": "a whole number",
+    "columns": "an object",
+}
 
 
 def encode_request(batch: RewardBatch, identity: TokenizerIdentity) -> bytes:
@@ -59,10 +68,8 @@ def decode_request(body: bytes) -> tuple[RewardBatch, TokenizerIdentity]:
         raise RewardError("rows must be a list with one object for each completion")
     for number, row in enumerate(rows):
         _check_row(row, number)
+    _check_unicode(body, rows)
     columns = dict.fromkeys(name for row in rows for name in row.get("columns", {}))
-    tokenizer = request.get("tokenizer", {})
-    if not isinstance(tokenizer, dict):
-        raise RewardError("tokenizer must be an object")
     batch = RewardBatch(
         prompts=[row["prompt"] for row in rows],
         completions=[row["completion"] for row in rows],
@@ -72,14 +79,14 @@ def decode_request(body: bytes) -> tuple[RewardBatch, TokenizerIdentity]:
         columns={name: [row.get("columns", {}).get(name) for row in rows] for name in columns},
         episodes=[row.get("episode", number) for number, row in enumerate(rows)],
     )
-    return batch, TokenizerIdentity(str(tokenizer.get("tokens")), tokenizer.get("chat_template"))
+    return batch, _identity(request.get("tokenizer", {}))
 
 
-def encode_answer(answer: Answer) -> bytes:
+def encode_answer(answer: Answer, episodes: Sequence[int]) -> bytes:
     """The body of a response; values are what JSON can hold, or a RewardError where a row failed."""
     assert isinstance(answer.values, list)
     rewards = [{"error": str(value)} if isinstance(value, RewardError) else value for value in answer.values]
-    reply = {"rewards": rewards, "extras": answer.extras, "metrics": answer.metrics}
+    reply = {"rewards": rewards, "episodes": episodes, "extras": answer.extras, "metrics": answer.metrics}
     return json.dumps(reply, default=str).encode()
 
 
@@ -93,6 +100,8 @@ def decode_answer(body: bytes, batch: RewardBatch, server: str, conceal: Callabl
     if not isinstance(rewards, list) or len(rewards) != len(batch):
         counted = f"{len(rewards)} rewards" if isinstance(rewards, list) else "no list of rewards"
         raise RewardError(f"{server} sent {counted} for {len(batch)} completions")
+    if reply.get("episodes", batch.episodes) != batch.episodes:
+        raise RewardError(f"{server} sent rewards for other episodes, or in another order")
     entries = [_entry(reward, batch.place(row), server, conceal) for row, reward in enumerate(rewards)]
     extras, metrics = _lists(reply.get("extras", {}), server), _lists(reply.get("metrics", {}), server)
     if any(len(values) != len(batch) for values in extras.values()):
@@ -125,24 +134,59 @@ def _parse(body: bytes) -> Mapping[str, Any]:
     return parsed
 
 
+def _identity(tokenizer: Any) -> TokenizerIdentity:
+    match tokenizer:
+        case {"tokens": str(tokens)}:
+            template = tokenizer.get("chat_template")
+            if template is None or isinstance(template, str):
+                return TokenizerIdentity(tokens, template)
+        case dict() if "tokens" not in tokenizer:
+            return TokenizerIdentity("", None)  # that of nobody: rows are read as text
+    raise RewardError("tokenizer must be an object whose tokens and chat_template are text")
+
+
+def _check_unicode(body: bytes, rows: Sequence[Any]) -> None:
+    if b"\\u" not in body:
+        return
+    for number, row in enumerate(rows):
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise RewardError(f"rows[{number}] holds half of a surrogate pair, which is no Unicode text") from error
+
+
 def _check_row(row: Any, number: int) -> None:
-    kinds = {
-        "prompt": (str, list),
-        "completion": (str, list),
-        "prompt_ids": list,
-        "completion_ids": list,
-        "finished": bool,
-    }
     if not isinstance(row, dict):
         raise RewardError(f"rows[{number}] must be an object")
-    for name, kind in kinds.items():
-        if not isinstance(row.get(name), kind):  # type: ignore[arg-type]
-            raise RewardError(f"rows[{number}].{name} is missing or of the wrong type: {shorten(row.get(name))}")
-    for name in ("prompt_ids", "completion_ids"):
-        if not all(isinstance(token, int) for token in row[name]):
-            raise RewardError(f"rows[{number}].{name} must hold token ids")
-    for name in ("prompt", "completion"):
-        if isinstance(row[name], list) and not all(isinstance(message, dict) for message in row[name]):
-            raise RewardError(f"rows[{number}].{name} must be text or messages")
-    if not isinstance(row.get("columns", {}), dict):
-        raise RewardError(f"rows[{number}].columns must be an object")
+    checks: dict[str, Callable[[Any], bool]] = {
+        "prompt": _is_text_or_messages,
+        "completion": _is_completion,
+        "prompt_ids": _are_ids,
+        "completion_ids": _are_ids,
+        "finished": lambda value: isinstance(value, bool),
+        "episode": lambda value: type(value) is int,
+        "columns": lambda value: isinstance(value, dict),
+    }
+    for name, is_well in checks.items():
+        if name not in row and name in ("episode", "columns"):
+            continue
+        if not is_well(row.get(name)):
+            raise RewardError(f"rows[{number}].{name} must be {FORMS[name]}, not {shorten(row.get(name))}")
+
+
+def _is_text_or_messages(value: Any) -> bool:
+    if isinstance(value, str):
+        return True
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in value)
+    )
+
+
+def _is_completion(value: Any) -> bool:
+    return isinstance(value, str) or (_is_text_or_messages(value) and "content" in value[-1])
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(token) is int and token >= 0 for token in value)

@@ -19,14 +19,14 @@ from typing import Any, BinaryIO
 
 OPERATIONS = vars(operator) | vars(builtins)
 PLAIN = (bool, int, float, str, type(None))
-SCALARS: tuple[tuple[type, Callable[[Any], object]], ...] = (
-    (int, int.__int__), (float, float.__float__), (str, str.__str__),
-)  # fmt: skip
+SCALARS: dict[type, Callable[[Any], object]] = {int: int.__int__, float: float.__float__, str: str.__str__}
 CONTAINERS = (list, tuple, set, frozenset, deque, dict)
-REDUCED = (
-    "builtins.bytearray", "builtins.range", "decimal.Decimal", "fractions.Fraction", "datetime.datetime",
-    "datetime.date", "datetime.time", "datetime.timedelta",
-)  # fmt: skip
+REDUCED = {  # by module
+    "builtins": ("bytearray", "range"),
+    "decimal": ("Decimal",),
+    "fractions": ("Fraction",),
+    "datetime": ("datetime", "date", "time", "timedelta"),
+}
 MUTABLE = (list, dict, set, bytearray)
 
 
@@ -97,7 +97,7 @@ class Answers:
         kind: type = type(value)
         if kind in PLAIN:
             return value
-        for scalar, plain in SCALARS:
+        for scalar, plain in SCALARS.items():
             if isinstance(value, scalar):  # of a class of its own; as what it compares
                 return plain(value)
         numpy: Any = sys.modules.get("numpy")
@@ -111,8 +111,8 @@ class Answers:
             return ["builtins.bytes", value.decode("latin-1"), "latin-1"]
         if kind is complex:
             return ["builtins.complex", value.real, value.imag]
-        if (full_name := f"{kind.__module__}.{kind.__name__}") in REDUCED:
-            return [full_name, *(self._encode(part) for part in value.__reduce__()[1])]
+        if kind.__name__ in REDUCED.get(kind.__module__, ()):
+            return [f"{kind.__module__}.{kind.__name__}", *(self._encode(part) for part in value.__reduce__()[1])]
         if isinstance(value, type):
             return self._encode_type(value)
         return ["module" if kind is ModuleType else "object", self._number(value)]

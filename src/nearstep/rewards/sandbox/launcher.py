@@ -47,10 +47,12 @@ def limit(order: dict[str, Any]) -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         libc.prctl(PR_SET_DUMPABLE, 0 if "tests" in order else 1)  # /proc/…/mem is no way to the tests
     most = {
-        resource.RLIMIT_AS: order["memory_bytes"], resource.RLIMIT_CPU: math.ceil(order["timeout_seconds"]) + 1,
-        resource.RLIMIT_FSIZE: order["disk_bytes"], resource.RLIMIT_NOFILE: order["open_files"],
+        resource.RLIMIT_AS: order["memory_bytes"],
+        resource.RLIMIT_CPU: math.ceil(order["timeout_seconds"]) + 1,
+        resource.RLIMIT_FSIZE: order["disk_bytes"],
+        resource.RLIMIT_NOFILE: order["open_files"],
         resource.RLIMIT_CORE: 0,
-    }  # fmt: skip
+    }
     if order["processes"] is not None:
         most[resource.RLIMIT_NPROC] = order["processes"]
     for kind, number in most.items():

@@ -148,10 +148,13 @@ def _running(
     shut_in = isolation == "namespaces"
     packages = {os.path.realpath(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
     order |= {
-        "disk_bytes": DISK_BYTES, "open_files": OPEN_FILES, "path": sorted(packages), "done": DONE,
+        "disk_bytes": DISK_BYTES,
+        "open_files": OPEN_FILES,
+        "path": sorted(packages),
+        "done": DONE,
         "processes": PROCESSES if shut_in else None,  # elsewhere all processes of the user would count
         "user": 61184 + next(_USERS) % 4096 if shut_in and os.geteuid() == 0 else None,
-    }  # fmt: skip
+    }
     mark = f"NEARSTEP_SANDBOX={secrets.token_hex(8)}"
     control, inside = socket.socketpair()
     inherited = (inside.fileno(), other.fileno())
@@ -160,9 +163,14 @@ def _running(
         with inside:
             process = subprocess.Popen(
                 [*_bubblewrap(), *launcher] if shut_in else launcher,
-                env=dict(pair.split("=") for pair in (mark, *ENVIRONMENT)), cwd="/" if shut_in else folder,
-                stdin=streams[0], stdout=streams[1], stderr=streams[2], pass_fds=inherited, start_new_session=True,
-            )  # fmt: skip
+                env=dict(pair.split("=") for pair in (mark, *ENVIRONMENT)),
+                cwd="/" if shut_in else folder,
+                stdin=streams[0],
+                stdout=streams[1],
+                stderr=streams[2],
+                pass_fds=inherited,
+                start_new_session=True,
+            )
         try:
             control.settimeout(STARTUP_SECONDS)
             with contextlib.suppress(OSError):  # it did not start, and says nothing

@@ -21,14 +21,18 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 CONTAINERS = {kind.__name__: kind for kind in (list, tuple, set, frozenset, deque, dict)}
-CONSTRUCTED = (
-    "builtins.bytes", "builtins.bytearray", "builtins.complex", "builtins.range", "decimal.Decimal",
-    "fractions.Fraction", "datetime.datetime", "datetime.date", "datetime.time", "datetime.timedelta",
-)  # fmt: skip
+CONSTRUCTED = {  # by module
+    "builtins": ("bytes", "bytearray", "complex", "range"),
+    "decimal": ("Decimal",),
+    "fractions": ("Fraction",),
+    "datetime": ("datetime", "date", "time", "timedelta"),
+}
+# Operators of a `Remote`, by their names between underscores and in the module `operator`.
 FORWARDED = (
-    "call", "getattr", "setattr", "delattr", "bool", "len", "iter", "next", "reversed", "getitem", "setitem", "delitem",
-    "str", "repr", "hash", "int", "float", "index", "abs", "neg", "round",
-)  # fmt: skip
+    *("call", "getattr", "setattr", "delattr"),
+    *("bool", "len", "iter", "next", "reversed", "getitem", "setitem", "delitem"),
+    *("str", "repr", "hash", "int", "float", "index", "abs", "neg", "round"),
+)
 COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
 
 
@@ -143,8 +147,8 @@ class Code:
         kind, first, *rest = said
         if kind in CONTAINERS:
             return CONTAINERS[kind](map(self._decode, first))
-        if kind in CONSTRUCTED:
-            module, name = kind.split(".")
+        module, _, name = kind.partition(".")
+        if name in CONSTRUCTED.get(module, ()):
             return vars(importlib.import_module(module))[name](*map(self._decode, said[1:]))
         if kind == "module":
             return ModuleType("of the code")

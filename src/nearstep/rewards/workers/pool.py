@@ -6,62 +6,26 @@ ask politely first, which code that holds the interpreter lock does not hear, an
 main module of the user's script is not run again in it.
 """
 
-import json
-import os
+import itertools
 import pickle
+import selectors
 import signal
-import subprocess
-import sys
+import socket
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
-from typing import Any, TypeAlias
 
-from nearstep.common.errors import RewardError
+from nearstep.common.errors import RewardError, shorten
+from nearstep.rewards.workers.channel import Begun, OddReplyError, Reply, RowAnswer, read_message
 from nearstep.rewards.workers.process import FunctionSpec, Task, WorkerConfig
+from nearstep.rewards.workers.worker import Job, Worker
 
-Reply: TypeAlias = dict[str, Any] | RewardError
-
-STARTUP_SECONDS = 120.0
+READY = RowAnswer(None, {}, {})  # the answer to no task
+STARTUP_SECONDS = 120.0  # of a worker, and of what reading a row imports
 POLL_SECONDS = 0.1  # a crash is seen this late where a child of the worker keeps its pipe open
-LARGEST_REPLY_BYTES = 16 << 20
-START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from nearstep.rewards.workers.process import main; main(int(sys.argv[2]))"
-)
-
-
-@dataclass
-class _Job:
-    """A task and where its reply is awaited; without a task it waits for no more than a worker that is up."""
-
-    task: Task | None
-    future: Future[Reply] = field(default_factory=Future)
-
-
-@dataclass
-class _Worker:
-    """One process, from its start to its end."""
-
-    process: subprocess.Popen[bytes]
-    connection: Connection
-    deadline: float
-    is_ready: bool = False
-    job: _Job | None = None
-
-    def end(self) -> int:
-        """Kill it with all that it started; take its exit code, so that no zombie stays."""
-        with suppress(ProcessLookupError):  # nothing is left of the group
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.connection.close()
-        return self.process.wait()
 
 
 class WorkerPool:
@@ -74,12 +38,13 @@ class WorkerPool:
         """At most `workers` processes; each row has `timeout_seconds`, None for no limit."""
         self._config = WorkerConfig(tuple(functions), timeout_seconds)
         self._size = workers
-        self._workers: list[_Worker] = []
-        self._waiting: deque[_Job] = deque()
+        self._workers: list[Worker] = []
+        self._waiting: deque[Job] = deque()
         self._lock = threading.Lock()  # around what the driver and its callers both change
         self._driver: threading.Thread | None = None
         self._is_closing = False
-        self._heard, self._bell = Pipe(duplex=False)  # wakes the driver
+        self._numbers = itertools.count(1)
+        self._heard, self._bell = socket.socketpair()  # wakes the driver
         self._has_rung = False
         weakref.finalize(self, _end_all, self._workers)
 
@@ -113,7 +78,7 @@ class WorkerPool:
         _end_all(self._workers)
 
     def _submit(self, task: Task | None) -> Future[Reply]:
-        job = _Job(task)
+        job = Job(task)
         with self._lock:
             self._waiting.append(job)
             if self._driver is None:
@@ -125,7 +90,7 @@ class WorkerPool:
     def _ring(self) -> None:
         if not self._has_rung:
             self._has_rung = True
-            self._bell.send_bytes(b"!")
+            self._bell.send(b"!")
 
     def _drive(self) -> None:
         """Run jobs until none is left; an error that ends it sooner is passed to all that wait."""
@@ -158,37 +123,33 @@ class WorkerPool:
             job.future.set_exception(error)
 
     @property
-    def _busy(self) -> list[_Job]:
+    def _busy(self) -> list[Job]:
         return [worker.job for worker in self._workers if worker.job is not None]
 
     def _staff(self) -> None:
+        for worker in [w for w in self._workers if not (w.is_engaged or w.channel.is_quiet())]:
+            self._workers.remove(worker)  # it has died between two rows, or what it says belongs to none
+            worker.end()
         while len(self._workers) < min(self._size, len(self._waiting) + len(self._busy)):
-            ours, theirs = Pipe()
-            command = [sys.executable, "-c", START, json.dumps(sys.path), str(theirs.fileno())]
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
-            )
-            theirs.close()
-            self._workers.append(_Worker(process, ours, time.monotonic() + STARTUP_SECONDS))
-            with suppress(BrokenPipeError):  # it has died already; collecting notices
-                ours.send_bytes(pickle.dumps(self._config))
+            self._workers.append(Worker.started(self._config, time.monotonic() + STARTUP_SECONDS))
 
     def _assign(self) -> None:
         """Give every worker that is free a task."""
         for worker in self._workers:
-            while self._waiting and worker.is_ready and worker.job is None:
+            while self._waiting and not worker.is_engaged:
                 job = self._waiting.popleft()
                 if job.task is None:
-                    job.future.set_result({})
+                    job.future.set_result(READY)
                     continue
+                number = next(self._numbers)
                 try:
-                    message = _pickled(job.task)
+                    message = _pickled(number, job.task)
                 except RewardError as error:
                     job.future.set_result(error)
                     continue
-                worker.job, worker.deadline = job, self._deadline()
-                with suppress(BrokenPipeError):
-                    worker.connection.send_bytes(message)
+                worker.job, worker.number, worker.has_begun = job, number, False
+                worker.deadline = time.monotonic() + STARTUP_SECONDS
+                worker.channel.send(message)
 
     def _deadline(self) -> float:
         limit = self._config.timeout_seconds
@@ -196,54 +157,62 @@ class WorkerPool:
 
     def _collect(self) -> None:
         """Wait for something to happen, and take note of it."""
-        engaged = [worker for worker in self._workers if worker.job is not None or not worker.is_ready]
+        engaged = [worker for worker in self._workers if worker.is_engaged]
         nearest = min((worker.deadline for worker in engaged), default=float("inf")) - time.monotonic()
-        wait(
-            [self._heard, *(worker.connection for worker in engaged)],
-            timeout=max(0.0, min(POLL_SECONDS, nearest)),
-        )
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._heard, selectors.EVENT_READ)
+            for worker in engaged:
+                sending = selectors.EVENT_WRITE if worker.channel.is_sending else 0
+                selector.register(worker.channel, selectors.EVENT_READ | sending)
+            selector.select(max(0.0, min(POLL_SECONDS, nearest)))
         with self._lock:
             if self._has_rung:
-                self._heard.recv_bytes()
+                self._heard.recv(1)
                 self._has_rung = False
         for worker in engaged:
+            worker.channel.push()
             has_ended = worker.process.poll() is not None
-            if worker.connection.poll():
-                self._receive(worker)
-            elif has_ended:
-                self._lose(worker, None)
-            elif time.monotonic() >= worker.deadline:
-                limit = f"reward_timeout_seconds = {self._config.timeout_seconds:g}" if worker.is_ready else "its time"
-                self._lose(worker, f"did not answer within {limit}")
+            try:
+                while worker.is_engaged and (line := worker.channel.line()) is not None:
+                    self._take(worker, read_message(line, worker.number, worker.process.pid))
+            except (EOFError, ConnectionError):
+                self._lose(worker, "closed the pipe of its worker" if worker.lives_on(POLL_SECONDS) else None)
+            except OddReplyError as offence:
+                self._lose(worker, str(offence))
+            else:
+                if worker.is_engaged and has_ended:
+                    self._lose(worker, None)
+                elif worker.is_engaged and time.monotonic() >= worker.deadline:
+                    self._lose(worker, self._too_late(worker))
 
-    def _receive(self, worker: _Worker) -> None:
-        try:
-            reply: dict[str, Any] = json.loads(worker.connection.recv_bytes(LARGEST_REPLY_BYTES))
-        except (EOFError, ConnectionError):
-            self._lose(worker, None)
-            return
-        except OSError:  # what the connection says of a message that is too long
-            self._lose(worker, f"answered with more than {LARGEST_REPLY_BYTES >> 20} MiB")
-            return
-        error = RewardError(str(reply["error"])) if "error" in reply else None
-        if worker.is_ready:
+    def _take(self, worker: Worker, message: Begun | Reply) -> None:
+        if not worker.is_ready:
+            if isinstance(message, RewardError):
+                raise message
+            worker.is_ready = True
+        elif isinstance(message, Begun):
+            worker.has_begun, worker.deadline = True, self._deadline()
+        else:
             assert worker.job is not None
             job, worker.job = worker.job, None
-            job.future.set_result(error or reply)
-        elif error is not None:
-            raise error
-        worker.is_ready = True
+            job.future.set_result(message)
 
-    def _lose(self, worker: _Worker, offence: str | None) -> None:
+    def _too_late(self, worker: Worker) -> str:
+        if not worker.is_ready:
+            return f"not within {STARTUP_SECONDS:g} s"
+        if worker.has_begun:
+            return f"did not answer within reward_timeout_seconds = {self._config.timeout_seconds:g}"
+        return f"had not been given its row within {STARTUP_SECONDS:g} s"
+
+    def _lose(self, worker: Worker, offence: str | None) -> None:
         """End a worker that has died or committed an offence; its task, if it had one, has failed."""
         self._workers.remove(worker)
         how = _how(worker.end())
         if worker.job is None or worker.job.task is None:
             names = ", ".join(repr(function.name) for function in self._config.functions)
-            reason = how if offence is None else f"not within {STARTUP_SECONDS:g} s"
             raise RewardError(
-                f"a worker process for reward functions {names} did not come up ({reason}). Do their files load in a "
-                "process of their own?"
+                f"a worker process for reward functions {names} did not come up ({offence or how}). Do their files "
+                "load in a process of their own?"
             )
         task = worker.job.task
         name, place = self._config.functions[task.function].name, task.batch.place(0)
@@ -256,13 +225,13 @@ class WorkerPool:
         )
 
 
-def _pickled(task: Task) -> bytes:
+def _pickled(number: int, task: Task) -> bytes:
     try:
-        return pickle.dumps(task)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        return pickle.dumps((number, task))
+    except (pickle.PicklingError, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise RewardError(
             f"{task.batch.place(0)} cannot be given to a worker process: one of {', '.join(task.batch.columns)} "
-            f"holds what cannot be pickled ({error})"
+            f"holds what cannot be pickled ({shorten(str(error))})"
         ) from error
 
 
@@ -270,6 +239,6 @@ def _how(exit_code: int) -> str:
     return f"exit code {exit_code}" if exit_code >= 0 else f"signal {signal.Signals(-exit_code).name}"
 
 
-def _end_all(workers: list[_Worker]) -> None:
+def _end_all(workers: list[Worker]) -> None:
     while workers:
         workers.pop().end()

@@ -1,26 +1,30 @@
 """What a worker process does: loads reward functions once, then scores one row at a time until its pipe closes.
 
-Rows come in as pickles of the trainer, over a pipe that nobody else holds. Answers go back as JSON, so that whatever a
-reward function does to its own process, the trainer only ever reads text.
+Rows come in as pickles of the trainer, over a pipe that nobody else holds. Answers go back as lines of JSON with the
+number of the task and of this process, so that whatever a reward function does to its own process, the trainer only
+ever reads text, and takes none for the answer to another row.
 """
 
 import asyncio
 import json
+import os
 import pickle
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from typing import TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from nearstep.common.errors import NearstepError, RewardError
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.functions import FunctionReward, Prepares
 from nearstep.rewards.loading import load_function
 from nearstep.rewards.values import PerSpan, PerToken, Value, read_entries
+from nearstep.rewards.workers.channel import LENGTH_BYTES
+from nearstep.rewards.workers.imports import import_ahead
 
 GRACE_SECONDS = 5.0  # beyond the time limit: the kernel ends the worker, should the trainer no longer be there to do so
 PlainData: TypeAlias = dict[str, object]
+BEGUN: PlainData = {"begun": True}
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class FunctionSpec:
             function = pickle.loads(self.pickled)
         if isinstance(function, Prepares):
             function.prepare()
+        import_ahead(function)
         return FunctionReward(function, self.name)
 
 
@@ -61,20 +66,45 @@ class Task:
 
 def main(fd: int) -> None:
     """Serve the pipe `fd` until it closes."""
-    connection = Connection(fd)
-    with asyncio.Runner() as runner:  # one loop for all rows: clients that functions keep are bound to it
+    home = os.getpid()
+    os.set_inheritable(fd, False)
+    os.register_at_fork(after_in_child=lambda: os.close(fd))
+
+    def send(task: int, reply: PlainData) -> None:
+        if os.getpid() != home:  # a function has forked, and its child has come back from it
+            os._exit(1)
+        line = memoryview(json.dumps({"task": task, "process": home, **reply}).encode() + b"\n")
+        while line:
+            line = line[os.write(fd, line) :]
+
+    with asyncio.Runner() as runner, open(fd, "rb", closefd=False) as reader:
+        # One loop for all rows: clients that functions keep are bound to it.
         try:
-            config: WorkerConfig = pickle.loads(connection.recv_bytes())
+            config: WorkerConfig = _receive(reader)
             functions, failure = _load(config.functions)
-            _send(connection, {"error": failure} if failure else {"ready": True})
+            send(0, {"error": failure} if failure else BEGUN)
             while True:
-                task: Task = pickle.loads(connection.recv_bytes())
+                number, task = _receive(reader)
+                send(number, BEGUN)
                 _set_alarm(config.timeout_seconds)
                 reply = _score(functions[task.function], task.batch, runner.run)
                 signal.setitimer(signal.ITIMER_REAL, 0)
-                _send(connection, reply)
+                send(number, reply)
         except (EOFError, BrokenPipeError):  # the trainer is done with us
             return
+
+
+def _receive(reader: BinaryIO) -> Any:
+    """The next message of the trainer. Raises EOFError at the end."""
+    length = int.from_bytes(_exactly(reader, LENGTH_BYTES))
+    return pickle.loads(_exactly(reader, length))
+
+
+def _exactly(reader: BinaryIO, size: int) -> bytes:
+    content = reader.read(size)
+    if len(content) < size:
+        raise EOFError
+    return content
 
 
 def _load(specs: tuple[FunctionSpec, ...]) -> tuple[list[FunctionReward], str | None]:
@@ -131,7 +161,3 @@ def as_json(value: Value) -> object:
 def _plain(entry: object) -> object:
     """What the record of a rollout keeps of a logged value."""
     return entry if entry is None or isinstance(entry, bool | int | float | str) else str(entry)
-
-
-def _send(connection: Connection, reply: PlainData) -> None:
-    connection.send_bytes(json.dumps(reply).encode())

@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from nearstep.common.errors import RewardError
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.functions import FunctionReward, RewardFunction
-from nearstep.rewards.workers.pool import Reply, WorkerPool
+from nearstep.rewards.workers.channel import Reply
+from nearstep.rewards.workers.pool import WorkerPool
 from nearstep.rewards.workers.process import FunctionSpec, Task
 
 
@@ -73,7 +74,7 @@ class WorkerHeadStart:
         for row, reply in enumerate(replies):
             if isinstance(reply, RewardError):
                 continue
-            for column, entries in reply["extras"].items():
+            for column, entries in reply.extras.items():
                 if len(entries) != 1:
                     replies[row] = RewardError(
                         f"reward {self._function.name!r} logged {len(entries)} values as extra column {column!r} for "
@@ -81,9 +82,9 @@ class WorkerHeadStart:
                     )
                     break
                 extras.setdefault(column, [None] * len(batch))[row] = entries[0]
-            for name, numbers in reply["metrics"].items():
+            for name, numbers in reply.metrics.items():
                 metrics.setdefault(name, []).extend(numbers)
-        values = [reply if isinstance(reply, RewardError) else reply["value"] for reply in replies]
+        values = [reply if isinstance(reply, RewardError) else reply.value for reply in replies]
         return Answer(values, extras, metrics)
 
 

@@ -31,7 +31,7 @@ class ServerScorer:
         """The body of the answer; `policy` is the tokenizer that wrote the ids of the batch."""
         results = self._for_policy(policy).ask(batch)
         rewards = [self._add_up([result.values[row] for result in results]) for row in range(len(batch))]
-        return encode_answer(Answer(rewards, merged_extras(results), merged_metrics(results)))
+        return encode_answer(Answer(rewards, merged_extras(results), merged_metrics(results)), batch.episodes)
 
     def _reading_like(self, policy: TokenizerIdentity) -> SourceCaller:
         """The same caller, whose reward models read ids where the policy's tokenizer is theirs, and text elsewhere."""

@@ -1,0 +1,97 @@
+"""What of a run is checked before any weight is loaded: settings, tokenizer, data, rewards, sizes, a checkpoint."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from nearstep.assembly.fitting_roles import check_reward_models, fitting_limits
+from nearstep.assembly.inputs import RunInputs
+from nearstep.assembly.models import policy_of
+from nearstep.assembly.policy_folder import base_under_adapters
+from nearstep.checkpoint.resume import Resumed, checkpoint_to_fork, choose_checkpoint
+from nearstep.common.hub import check_hub
+from nearstep.config.ppo import PPOConfig
+from nearstep.data.run_prompts import RunPrompts, make_run_prompts
+from nearstep.data.templates import with_template
+from nearstep.models.adapters import POLICY_TASKS, check_peft_config, lora_from
+from nearstep.models.load import family_of
+from nearstep.models.stop_tokens import ModelEnds, StopTokens, stop_tokens
+from nearstep.models.tokenizers import choose_tokenizer
+from nearstep.reports.callbacks import tracker_callbacks
+from nearstep.rewards.build import RewardSpec, reward_specs
+from nearstep.rollout.decode_graphs import require_gpu
+from nearstep.scale.backend import Backend
+from nearstep.scale.torch_backend import torch_backend
+from nearstep.training.batches import BatchSizes, batch_sizes
+from nearstep.training.schedules import CriticSchedule, planned_steps
+
+
+@dataclass(frozen=True)
+class CheckedInputs:
+    """What a run stands on before any weight is loaded: all of it checked."""
+
+    backend: Backend
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: int  # ids that are sampled lie below it
+    stops: StopTokens
+    run_prompts: RunPrompts
+    specs: list[RewardSpec]
+    batch: BatchSizes
+    resumed: Resumed | None
+
+    def with_steps_of(self, schedule: CriticSchedule) -> "CheckedInputs":
+        """The same, with the optimizer steps counted that the schedule will have taken."""
+        planned = planned_steps(schedule, self.batch.updates, self.batch.minibatches)
+        return replace(self, batch=replace(self.batch, planned=planned))
+
+
+def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
+    """Everything that can be checked without weights."""
+    backend = torch_backend(use_cpu=config.use_cpu)
+    if config.decode_graphs:
+        require_gpu(backend.device)
+    tracker_callbacks(config.report_to, main=backend.rank == 0)
+    if inputs.peft_config is not None:
+        check_peft_config(inputs.peft_config, POLICY_TASKS)
+    elif config.use_peft:
+        lora_from(config)
+    resumed = None
+    if config.resume is not None:
+        resumed = choose_checkpoint(Path(config.output_dir), config.resume, config)
+    if resumed is None and config.fork_from is not None:
+        resumed = checkpoint_to_fork(config.fork_from)
+    policy, trusted = policy_of(config, inputs), config.trust_remote_code
+    own = choose_tokenizer(
+        inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
+    )
+    tokenizer = with_template(own, config.prompt_type)
+    family = family_of(policy, base=base_under_adapters(config, policy), trust_remote_code=trusted)
+    limits = fitting_limits(config, inputs, tokenizer, policy, family)
+    stops = stop_tokens(
+        tokenizer,
+        stop_token=config.stop_token,
+        stop_token_id=config.stop_token_id,
+        vocab_size=limits.rows,
+        model=ModelEnds.of(base_under_adapters(config, policy) or policy, family),
+        template_kwargs=config.chat_template_kwargs,
+    )
+    run_prompts = make_run_prompts(
+        config,
+        train_dataset=inputs.train_dataset,
+        eval_dataset=inputs.eval_dataset,
+        tokenizer=tokenizer,
+        limits=limits,
+        backend=backend,
+    )
+    specs = reward_specs(
+        config,
+        columns=run_prompts.prompts.columns,
+        reward_models=inputs.reward_model,
+        reward_funcs=inputs.reward_funcs,
+    )
+    check_reward_models(config, inputs, specs, tokenizer, limits)
+    batch = batch_sizes(config, run_prompts.rows, backend.world_size)
+    if config.push_to_hub and backend.rank == 0:
+        check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
+    return CheckedInputs(backend, tokenizer, limits.rows, stops, run_prompts, specs, batch, resumed)

@@ -1,0 +1,39 @@
+"""How the policy comes from a folder or hub name: a whole model, or adapters that train on or are merged."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from nearstep.assembly.inputs import RunInputs
+from nearstep.config.ppo import PPOConfig
+from nearstep.models.adapter_folders import holds_adapters
+from nearstep.models.dtypes import DTYPES
+from nearstep.models.load import check_folder, load_adapted_policy, load_policy
+
+
+def load_policy_of(name: str, config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:
+    """The policy of a folder or hub name. Adapters in it train on, unless the settings ask for new ones."""
+    check_folder(name, "model")
+    load: Callable[..., nn.Module] = load_policy
+    if holds_adapters(name) and not wants_new_adapters(config, inputs):
+        load = load_adapted_policy
+        notes.append("The policy goes on training the adapters in its folder.")
+    elif holds_adapters(name):
+        notes.append("The adapters in the policy's folder are merged into its weights; new ones train on top of them.")
+    return load(
+        name,
+        role="model",
+        dtype=DTYPES[config.dtype],
+        trust_remote_code=config.trust_remote_code,
+        base=base_under_adapters(config, name),
+    )
+
+
+def base_under_adapters(config: PPOConfig, policy: nn.Module | str) -> str | None:
+    """The model under a folder of adapters where the settings name it beside them; else the folder says."""
+    return None if isinstance(policy, nn.Module) or config.model_name_or_path == policy else config.model_name_or_path
+
+
+def wants_new_adapters(config: PPOConfig, inputs: RunInputs) -> bool:
+    """Whether the settings or the user's objects ask for fresh adapters."""
+    return config.use_peft or inputs.peft_config is not None

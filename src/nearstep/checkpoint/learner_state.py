@@ -1,0 +1,72 @@
+"""What a network that learns leaves in a checkpoint: its weights and its optimizer's moments, by name."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nearstep.common.errors import CheckpointError
+from nearstep.training.optimizers import Learner
+
+WEIGHT = "weight"  # beside an optimizer's own names: exp_avg, exp_avg_sq, step, …
+
+
+def learner_tensors(learner: Learner) -> dict[str, Tensor]:
+    """All tensors of a learner as `name of the weight:what`. Where a weight has a float32 master, that is the weight.
+
+    They are the learner's own, not copies. A weight that no step has moved yet has no moments.
+    """
+    names = weight_names(learner)
+    moments = learner.optimizer.state_dict()["state"]
+    tensors = {f"{name}:{WEIGHT}": weight.detach() for name, weight in zip(names, learner.parameters, strict=True)}
+    for number, by_name in moments.items():
+        tensors |= {f"{names[number]}:{what}": tensor for what, tensor in by_name.items()}
+    return tensors
+
+
+def restore_learner(learner: Learner, tensors: Mapping[str, Tensor], place: str) -> None:
+    """Put weights and moments back, as `learner_tensors` gave them.
+
+    Raises CheckpointError, naming the tensor, where one is missing, left over, or of another shape.
+    """
+    names = weight_names(learner)
+    numbers = {name: number for number, name in enumerate(names)}
+    weights: dict[str, Tensor] = {}
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, what = key.rsplit(":", 1)
+        if name not in numbers:
+            raise CheckpointError(f"{place}: {name} is no weight that trains in this run. Keep the models' settings")
+        if what == WEIGHT:
+            weights[name] = tensor
+        else:
+            moments.setdefault(numbers[name], {})[what] = tensor
+    for name, parameter in zip(names, learner.parameters, strict=True):
+        if name not in weights:
+            raise CheckpointError(f"{place}: the weight {name} is missing")
+        if weights[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{place}: {name} has shape {list(weights[name].shape)}, and here it has {list(parameter.shape)}"
+            )
+    with torch.no_grad():
+        for name, parameter in zip(names, learner.parameters, strict=True):
+            parameter.copy_(weights[name])
+    learner.masters.copy_back()
+    groups = learner.optimizer.state_dict()["param_groups"]
+    learner.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor that holds a NaN or an infinity; None where all are finite."""
+    if not tensors:
+        return None
+    # One number for each tensor and one transfer for all: a GPU is asked once.
+    names = list(tensors)
+    finite = torch.stack([tensor.isfinite().all().to("cpu", non_blocking=False) for tensor in tensors.values()])
+    return None if bool(finite.all()) else names[int((~finite).nonzero()[0])]
+
+
+def weight_names(learner: Learner) -> list[str]:
+    """Names of the weights in the order of the optimizer's parameters."""
+    known = {id(weight) for weight in learner.weights}
+    return [name for name, weight in learner.network.named_parameters() if id(weight) in known]

@@ -1,0 +1,110 @@
+"""Which checkpoint a run goes on from, and whether it may."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nearstep.checkpoint import files
+from nearstep.checkpoint.seal import CheckpointManifest, check_whole, checkpoints, update_of
+from nearstep.common.errors import CheckpointError, ConfigError, shorten
+from nearstep.config.ppo import PPOConfig
+
+SETTINGS = "settings.json"
+AUTO = "auto"
+
+# What may change between a run and its continuation: how far it goes, where and how it is run, shown and saved.
+# Everything else is part of what is learned, and a change there is a fork.
+FREE_SETTINGS = frozenset({
+    "total_episodes", "num_train_epochs",
+    "output_dir", "run_name", "use_cpu", "resume", "fork_from", "report_to", "log_style", "logging_steps",
+    "log_rollouts", "dump_rollouts", "rollouts_max_mib", "num_sample_generations", "eval_steps",
+    "save_steps", "save_minutes", "save_total_limit", "keep_steps", "keep_best", "on_save_error", "max_broken_updates",
+    "push_to_hub", "hub_model_id",
+    "per_device_train_batch_size", "max_tokens_per_microbatch", "local_rollout_forward_batch_size",
+    "gradient_checkpointing",
+    "reward_url", "reward_url_token_env", "reward_url_timeout_seconds", "reward_url_retries", "reward_url_batch_size",
+    "reward_workers", "reward_timeout_seconds",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A checkpoint that is whole and belongs to this run, and what the user should know of how it was found."""
+
+    folder: Path
+    manifest: CheckpointManifest
+    is_fork: bool = False  # it is another run's, which goes on by itself
+    notes: tuple[str, ...] = ()
+
+
+def choose_checkpoint(run: Path, place: str, config: PPOConfig) -> Resumed | None:
+    """The checkpoint that `resume` means.
+
+    "auto" takes the newest whole checkpoint of the run's folder, past damaged ones, which it names, and is None where
+    there is none at all. A folder is taken or refused. Raises CheckpointError for a damaged one, ConfigError
+    where settings differ that a run may not change.
+    """
+    chosen = _newest_whole(run) if place == AUTO else Resumed(Path(place), check_whole(Path(place)))
+    if chosen is not None:
+        require_same_settings(chosen.folder, config)
+    return chosen
+
+
+def checkpoint_to_fork(place: str) -> Resumed:
+    """A checkpoint of another run, whose settings may differ. Raises CheckpointError for a damaged one."""
+    return Resumed(Path(place), check_whole(Path(place)), is_fork=True)
+
+
+def _newest_whole(run: Path) -> Resumed | None:
+    found = checkpoints(run)
+    notes: list[str] = []
+    for folder in reversed(found):
+        try:
+            return Resumed(folder, check_whole(folder), notes=tuple(notes))
+        except CheckpointError as error:
+            notes.append(f"{folder.name} is passed over: {error}")
+    if found:
+        raise CheckpointError(
+            f"{run}: none of {len(found)} checkpoints is whole. " + "; ".join(notes) + ". Give another output_dir to "
+            "begin anew"
+        )
+    return None
+
+
+def refuse_used(run: Path) -> None:
+    """Raise ConfigError where a run that begins anew would mix its checkpoints with those of an earlier one."""
+    found = checkpoints(run)
+    if found:
+        raise ConfigError(
+            f"output_dir = {run} holds a run up to update {update_of(found[-1])}: give --resume auto to go on with it, "
+            "another output_dir, or remove its checkpoints"
+        )
+
+
+def settings_to_keep(config: PPOConfig) -> dict[str, Any]:
+    """The settings that a continuation must share, as plain values."""
+    kept = {name: value for name, value in asdict(config).items() if name not in FREE_SETTINGS}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return plain
+
+
+def require_same_settings(folder: Path, config: PPOConfig) -> None:
+    """Raise ConfigError that lists every setting, old and new, in which a run differs from its checkpoint's."""
+    path = folder / SETTINGS
+    try:
+        before: Mapping[str, Any] = json.loads(files.read_text(path))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    now = settings_to_keep(config)
+    changed = [
+        f"  {name}: {shorten(before.get(name))} → {shorten(now.get(name))}"
+        for name in sorted(before.keys() | now.keys())
+        if name not in FREE_SETTINGS and before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{folder} was made with other settings:\n" + "\n".join(changed) + "\nA run that goes on keeps them; "
+            "`nearstep fork` starts a new run from it with others"
+        )

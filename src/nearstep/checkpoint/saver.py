@@ -1,0 +1,225 @@
+"""When the run's state reaches the disk, what stays there, and how a run goes on from it."""
+
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nearstep.checkpoint import files
+from nearstep.checkpoint.export import ModelFolders, Writing
+from nearstep.checkpoint.resume import AUTO, SETTINGS, Resumed, choose_checkpoint, refuse_used, settings_to_keep
+from nearstep.checkpoint.seal import PREFIX, SaveKind, checkpoints, read_manifest, sealed_folder, update_of
+from nearstep.checkpoint.snapshot import FOLDER, Snapshot, put_back, read_snapshot, take_snapshot
+from nearstep.checkpoint.writer import BackgroundWriter
+from nearstep.common.errors import CheckpointError, ConfigError, TrainingError
+from nearstep.config.ppo import PPOConfig
+from nearstep.reports.run_report import ReportMemory
+from nearstep.scale.backend import Backend
+from nearstep.training.optimizers import Learners
+from nearstep.training.recipe import Due
+from nearstep.training.state import State
+
+SUPERSEDED = "superseded"
+TIMED_KEPT = 2  # of the checkpoints that save_minutes makes, where save_total_limit is not given
+
+
+@dataclass
+class Checkpoints:
+    """Saves a run as `checkpoint-N` folders, removes what is no longer needed, and restores one.
+
+    Only rank 0 writes; all processes read.
+    """
+
+    config: PPOConfig
+    folders: ModelFolders
+    learners: Learners
+    updates: int  # of the whole run
+    backend: Backend
+    remember: Callable[[], ReportMemory]  # what the report would have to know again
+    recall: Callable[[ReportMemory], None]
+    announce: Callable[[int, Path], None]  # called with every saved folder
+    announce_whole: bool  # whether who hears of a folder reads it at once, so that it is awaited
+    resumed: Resumed | None = None  # what the run goes on from; None for a new one, and once it is loaded
+    parent: str | None = None  # seal of the checkpoint that the run was forked from
+    failed: int = 0  # saves that did not succeed, with on_save_error = continue
+    pause_seconds: float = 0.0  # that the last save held up the training
+    _writer: BackgroundWriter = field(default_factory=BackgroundWriter)
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.output_dir)
+
+    def go_on_from(self, place: str | Path | bool) -> None:
+        """Choose what `load` will load: a folder, "auto", or true for the newest whole checkpoint that must be there.
+
+        Raises CheckpointError and ConfigError as `choose_checkpoint` does.
+        """
+        if place is False:
+            return
+        self.resumed = choose_checkpoint(self.run, AUTO if place is True else str(place), self.config)
+        if place is True and self.resumed is None:
+            raise CheckpointError(f"{self.run} holds no checkpoint to go on from")
+
+    def load(self, state: State) -> None:
+        """Clear away what a death left half done, and put the run where its checkpoint stands; nothing for a new run.
+
+        Checkpoints of later updates belong to a course that is given up; they move to `superseded/`. Raises ConfigError
+        where a new run would write into the folder of another.
+        """
+        if state.update == 0 and (self.resumed is None or self.resumed.is_fork):
+            refuse_used(self.run)
+        self.backend.wait_for_all()  # or a fast process writes before a slow one has looked
+        if self.backend.rank == 0:
+            for left in self.run.glob(f".{PREFIX}*"):
+                files.remove(left)
+        if self.resumed is not None:
+            manifest, folder = self.resumed.manifest, self.resumed.folder / FOLDER
+            self.parent = manifest.seal if self.resumed.is_fork else manifest.parent
+            snapshot = read_snapshot(folder)
+            done = manifest.update
+            if done > self.updates:
+                raise ConfigError(
+                    f"{self.resumed.folder} stands after update {done}, and this run has {self.updates} updates: give "
+                    "more total_episodes"
+                )
+            put_back(snapshot, self.learners, state, str(folder))
+            self.recall(snapshot.report)
+            if self.backend.rank == 0 and not self.resumed.is_fork:
+                self._supersede(state.update)
+            self.resumed = None  # whoever calls train once more goes on from where the run is
+        self.backend.wait_for_all()
+
+    def step(self, state: State, due: Due, *, best: bool) -> None:
+        """Save if that is due, or if this is the best and such are kept. What is kept also serves against faults."""
+        every = self.config.keep_steps
+        if every is not None and state.update % every == 0:
+            self.save(state, "kept")
+        elif best and self.config.keep_best:
+            self.save(state, "best")
+        elif due.save or self._minutes_passed():
+            self.save(state, "fault")
+
+    def save(self, state: State, kind: SaveKind) -> None:
+        """Write `checkpoint-N` beside the training; returns once all that it needs is copied.
+
+        Raises TrainingError for weights that are not finite, and where this or the last save failed.
+        """
+        began = time.monotonic()
+        snapshot = take_snapshot(self.learners, state, self.remember())
+        broken = snapshot.not_finite()
+        if broken is not None:
+            raise TrainingError(
+                f"update {state.update}: {broken} is not finite, and is not saved. {self._last_whole()}"
+            )
+        models, kept = self.folders.copied(state), settings_to_keep(self.config)
+        if self.backend.rank == 0:
+            copied, update = snapshot.copied(), state.update
+            self.wait()
+            self._writer.start(lambda: self._write(copied, models, kept, update, kind))
+        if self.announce_whole:
+            self.wait()
+            self.backend.wait_for_all()
+        self._saved_at = time.monotonic()
+        self.pause_seconds = self._saved_at - began
+        self.announce(state.update, self.run / f"{PREFIX}{state.update}")
+
+    def rehearse(self, state: State) -> None:
+        """Before the first update: try what could fail at the end. Raises TrainingError or ModelError."""
+        self.folders.rehearse(self.run, state)
+
+    def rescue(self, state: State) -> bool:
+        """After a failure: write the models into the run's folder, if their weights are finite; whether it was done."""
+        if take_snapshot(self.learners, state, {}).not_finite() is not None:
+            return False
+        self.folders.copied(state)(self.run)
+        return True
+
+    def save_final(self, state: State) -> None:
+        """Write the models of the finished run into its folder itself."""
+        models = self.folders.copied(state)
+        self.wait()
+        models(self.run)
+        self.backend.wait_for_all()
+        self.announce(state.update, self.run)
+
+    def export_policy(self, folder: Path, state: State) -> None:
+        """Write the policy alone, as a model folder of its own."""
+        self.folders.export_policy(folder, state)
+
+    def wait(self) -> None:
+        """Return once nothing is being written; raises what the last save raised."""
+        self._guard(self._writer.wait)
+
+    def close(self) -> None:
+        """Wait, and end the thread that writes."""
+        self._guard(self._writer.close)
+
+    def _write(self, snapshot: Snapshot, models: Writing, kept: Mapping[str, Any], update: int, kind: SaveKind) -> None:
+        target = self.run / f"{PREFIX}{update}"
+        try:
+            with sealed_folder(target, update=update, kind=kind, parent=self.parent) as folder:
+                models(folder)
+                snapshot.write(folder / FOLDER)
+                files.write_text(folder / SETTINGS, files.as_json(kept))
+            self._prune(update, kind)
+        except OSError as error:
+            raise self._no_place(target, error) from error
+
+    def _prune(self, update: int, kind: SaveKind) -> None:
+        """Remove what the new checkpoint replaces, now that it is whole: older ones of its own kind."""
+        if kind == "kept":
+            return
+        limit = 1 if kind == "best" else self.config.save_total_limit
+        if limit is None and self.config.save_steps is None:
+            limit = TIMED_KEPT
+        if limit is None:
+            return
+        alike = [folder for folder in checkpoints(self.run) if update_of(folder) <= update and _kind(folder) == kind]
+        for folder in alike[:-limit]:
+            files.remove(folder)
+
+    def _minutes_passed(self) -> bool:
+        """Whether save_minutes have passed since the last save, by rank 0's clock: all save or none."""
+        minutes = self.config.save_minutes
+        if minutes is None:
+            return False
+        return self.backend.gather(time.monotonic() - self._saved_at >= 60 * minutes)[0]
+
+    def _supersede(self, update: int) -> None:
+        for folder in checkpoints(self.run):
+            if update_of(folder) > update:
+                target = self.run / SUPERSEDED / folder.name
+                files.make_folder(target.parent)
+                if target.exists():
+                    files.remove(target)
+                files.move(folder, target)
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """Do it; with on_save_error = continue a failed save is counted, and the next one tries again."""
+        try:
+            work()
+        except TrainingError as error:
+            if self.config.on_save_error == "raise":
+                raise
+            self.failed += 1
+            warnings.warn(f"{error} (on_save_error = continue: {self.failed} failed so far)", stacklevel=3)
+
+    def _no_place(self, target: Path, error: OSError) -> TrainingError:
+        free = shutil.disk_usage(self.run).free if self.run.exists() else 0
+        return TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free). {self._last_whole()}")
+
+    def _last_whole(self) -> str:
+        found = checkpoints(self.run)
+        return f"The last checkpoint is {found[-1]}." if found else "There is no earlier checkpoint."
+
+
+def _kind(folder: Path) -> SaveKind | Literal["damaged"]:
+    try:
+        return read_manifest(folder).kind
+    except CheckpointError:
+        return "damaged"

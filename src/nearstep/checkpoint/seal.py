@@ -1,0 +1,121 @@
+"""When a checkpoint exists: once its folder has a manifest whose sizes and hashes are those of its files."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+from nearstep.checkpoint import files
+from nearstep.common.errors import CheckpointError, shorten
+
+MANIFEST = "manifest.json"
+FORMAT = 1  # goes up where an older nearstep could not read a checkpoint
+PREFIX = "checkpoint-"
+
+SaveKind: TypeAlias = Literal["fault", "kept", "best"]
+WeightLayout: TypeAlias = Literal["whole"]
+
+
+@dataclass(frozen=True)
+class CheckpointManifest:
+    """What a checkpoint is, and the size and SHA-256 of each of its files by relative path."""
+
+    update: int
+    kind: SaveKind
+    sizes: Mapping[str, int]
+    hashes: Mapping[str, str]
+    parent: str | None = None  # seal of the checkpoint that the run was forked from
+    layout: WeightLayout = "whole"  # how weights lie in the files: whole tensors, whatever the number of processes
+    format: int = FORMAT
+
+    @property
+    def seal(self) -> str:
+        """A hash of all this; it names the checkpoint."""
+        return hashlib.sha256(files.as_json(asdict(self)).encode()).hexdigest()
+
+    @property
+    def text(self) -> str:
+        """The content of the file, to the byte."""
+        return files.as_json({**asdict(self), "seal": self.seal})
+
+
+@contextmanager
+def sealed_folder(target: Path, *, update: int, kind: SaveKind, parent: str | None) -> Iterator[Path]:
+    """A hidden folder to write a checkpoint in; it takes its name once all lies on the disk, and goes away otherwise.
+
+    The order is the guarantee: files, then the manifest, then the name, each synced before the next. A process that
+    dies anywhere leaves a hidden folder, which the next start removes, or a whole checkpoint.
+    """
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    files.remove(unfinished) if unfinished.exists() else None
+    files.make_folder(unfinished)
+    try:
+        yield unfinished
+        written = sorted(path for path in unfinished.rglob("*") if path.is_file())
+        for path in written:
+            files.sync(path)
+        names = [path.relative_to(unfinished).as_posix() for path in written]
+        sizes = {name: path.stat().st_size for name, path in zip(names, written, strict=True)}
+        hashes = {name: files.sha256(path) for name, path in zip(names, written, strict=True)}
+        files.write_text(unfinished / MANIFEST, CheckpointManifest(update, kind, sizes, hashes, parent).text)
+        files.sync(unfinished / MANIFEST)
+        for folder in sorted({path.parent for path in written} | {unfinished}):
+            files.sync(folder)
+        if target.exists():
+            files.remove(target)
+        files.move(unfinished, target)
+        files.sync(target.parent)
+    finally:
+        if unfinished.exists():
+            files.remove(unfinished)
+
+
+def read_manifest(folder: Path) -> CheckpointManifest:
+    """The manifest of a checkpoint. Raises CheckpointError where there is none that can be read."""
+    path = folder / MANIFEST
+    try:
+        text = files.read_text(path)
+        content = cast(dict[str, Any], json.loads(text))
+        seal = content.pop("seal")
+        found_format = content["format"]
+        manifest = CheckpointManifest(**content)
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if found_format != FORMAT:
+        raise CheckpointError(f"{folder} has format {shorten(found_format)}, and this nearstep reads format {FORMAT}")
+    if seal != manifest.seal or text != manifest.text:
+        raise CheckpointError(f"{path} is damaged: it is not as it was written")
+    return manifest
+
+
+def check_whole(folder: Path) -> CheckpointManifest:
+    """The manifest of a checkpoint whose every byte is as it was written. Raises CheckpointError, naming the file."""
+    manifest = read_manifest(folder)
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+    for name in sorted(manifest.hashes.keys() | present):
+        path = folder / name
+        if name not in present:
+            raise CheckpointError(f"{path} is missing")
+        if name not in manifest.hashes:
+            raise CheckpointError(f"{path} is not part of the checkpoint: remove it")
+        if path.stat().st_size != manifest.sizes[name]:
+            raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes instead of {manifest.sizes[name]:,}")
+        if files.sha256(path) != manifest.hashes[name]:
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is not that of the manifest")
+    return manifest
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The folders `checkpoint-N` of a run, oldest first; other names are not ours."""
+    found = [path for path in folder.glob(f"{PREFIX}*") if path.is_dir() and path.name[len(PREFIX) :].isdecimal()]
+    return sorted(found, key=update_of)
+
+
+def update_of(checkpoint: Path) -> int:
+    """The update after which a checkpoint was written, by its name."""
+    return int(checkpoint.name[len(PREFIX) :])

@@ -1,0 +1,108 @@
+"""What a checkpoint holds of a run beside model folders: all that its next update depends on, as tensors and plain
+values."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nearstep.algorithm.statistics import Moments
+from nearstep.checkpoint import files
+from nearstep.checkpoint.learner_state import first_not_finite, learner_tensors, restore_learner
+from nearstep.common.errors import CheckpointError
+from nearstep.training.optimizers import Learner, Learners
+from nearstep.training.state import State, Steps
+
+FOLDER = "training"
+VALUES = "state.json"
+STATE_FIELDS = tuple(field.name for field in fields(State) if field.compare)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Tensors by network and name, the state of the run, and what the report remembers."""
+
+    networks: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, Any]
+    report: Mapping[str, Any]
+
+    def copied(self) -> "Snapshot":
+        """The same in memory of its own, on the CPU: training may go on while it is written."""
+        return Snapshot(
+            {
+                network: {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+                for network, tensors in self.networks.items()
+            },
+            self.state,
+            self.report,
+        )
+
+    def not_finite(self) -> str | None:
+        """The first weight or moment that holds a NaN or an infinity; None where there is none."""
+        for network, tensors in self.networks.items():
+            name = first_not_finite(tensors)
+            if name is not None:
+                return f"{network}: {name}"
+        return None
+
+    def write(self, folder: Path) -> None:
+        """Write one file of tensors for each network, and one of values that lists the names of all tensors."""
+        files.make_folder(folder)
+        for network, tensors in self.networks.items():
+            files.write_tensors(folder / f"{network}.safetensors", tensors)
+        names = {network: sorted(tensors) for network, tensors in self.networks.items()}
+        files.write_text(folder / VALUES, files.as_json({"state": self.state, "report": self.report, "tensors": names}))
+
+
+def take_snapshot(learners: Learners, state: State, report: Mapping[str, Any]) -> Snapshot:
+    """The run as it is now; tensors are the run's own."""
+    networks = {name: learner_tensors(learner) for name, learner in by_network(learners).items()}
+    values = asdict(state)
+    return Snapshot(networks, {name: values[name] for name in STATE_FIELDS}, report)
+
+
+def read_snapshot(folder: Path) -> Snapshot:
+    """What `write` has written. Raises CheckpointError where an entry is missing."""
+    path = folder / VALUES
+    content: dict[str, Any] = json.loads(files.read_text(path))
+    absent = {"state", "report", "tensors"} - content.keys()
+    if absent:
+        raise CheckpointError(f"{path}: {sorted(absent)[0]} is missing")
+    networks = {}
+    for network, names in content["tensors"].items():
+        file = folder / f"{network}.safetensors"
+        networks[network] = files.read_tensors(file)
+        for name in names:
+            if name not in networks[network]:
+                raise CheckpointError(f"{file}: {name} is missing")
+    return Snapshot(networks, content["state"], content["report"])
+
+
+def put_back(snapshot: Snapshot, learners: Learners, state: State, place: str) -> None:
+    """Set weights, moments, learning rates and state to those of the snapshot.
+
+    The learning rates are walked rather than stored: their course belongs to the settings, which may give the run more
+    updates now. Raises CheckpointError where the snapshot is of other networks.
+    """
+    wanted = by_network(learners)
+    if snapshot.networks.keys() != wanted.keys():
+        raise CheckpointError(f"{place} holds {sorted(snapshot.networks)}, and this run trains {sorted(wanted)}")
+    values = dict(snapshot.state)
+    for name in STATE_FIELDS:
+        if name not in values:
+            raise CheckpointError(f"{place}: state.{name} is missing")
+    for network, learner in wanted.items():
+        restore_learner(learner, snapshot.networks[network], f"{place}/{network}.safetensors")
+    values["steps"], values["score_moments"] = Steps(**values["steps"]), Moments(**values["score_moments"])
+    for _ in range(state.update, values["update"]):
+        learners.end_update()
+    for name in STATE_FIELDS:
+        setattr(state, name, values[name])
+
+
+def by_network(learners: Learners) -> dict[str, Learner]:
+    """The learners by the names that metrics use."""
+    return {"policy": learners.policy, **({} if learners.critic is None else {"value": learners.critic})}

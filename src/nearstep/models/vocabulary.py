@@ -1,0 +1,49 @@
+"""Which token ids a tokenizer knows, and whether they mean the same to the model of another role."""
+
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from nearstep.common.errors import ModelError
+from nearstep.models.tokenizers import load_tokenizer
+
+FILES = ("tokenizer_config.json", "tokenizer.json")
+
+
+def known_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Ids from this on are no tokens: rows of an embedding beyond it were added to round its size up, never learned."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    return max(vocabulary.values()) + 1
+
+
+def tokenizer_beside(name: str, role: str, *, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+    """The tokenizer in the folder or under the hub name of a model; None where there is none, or no way to it."""
+    if Path(name).is_dir():
+        found = any(Path(name, file).is_file() for file in FILES)
+    else:
+        found = None is not cached_file(
+            name,
+            FILES[0],
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    return load_tokenizer(name, role=role, trust_remote_code=trust_remote_code) if found else None
+
+
+def check_same_ids(own: PreTrainedTokenizerBase, policy: PreTrainedTokenizerBase, role: str) -> None:
+    """Raises ModelError where an id is another token to the tokenizer of `role` than to the policy's.
+
+    Only one of them may know an id, and added tokens may differ: a fine-tuned policy renames reserved ones.
+    """
+    mine, policys = ({number: token for token, number in each.get_vocab().items()} for each in (own, policy))
+    shared = mine.keys() & policys.keys() - own.added_tokens_decoder.keys() - policy.added_tokens_decoder.keys()
+    other = sorted(number for number in shared if mine[number] != policys[number])
+    if other:
+        number = other[0]
+        raise ModelError(
+            f"{role}: it reads the policy's token ids, and its tokenizer gives them another meaning: id {number} is "
+            f"{mine[number]!r} there and {policys[number]!r} to the policy, and so {len(other):,} of {len(shared):,}. "
+            f"Take a {role} of the policy's own family."
+        )

@@ -1,0 +1,59 @@
+"""The run.yaml of a run folder: every setting of the run, for `--config` to repeat it."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nearstep
+from nearstep.common.errors import TrainingError
+from nearstep.config.conversion import Names
+from nearstep.config.settings import Settings
+from nearstep.reports.records import set_aside
+
+NAME = "run.yaml"
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenInPython:
+    """What a trainer was given beside its settings: names, which settings can hold, and objects, which none can."""
+
+    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    objects: Sequence[str] = ()
+
+
+def settings_text(config: Settings, command: str, given: GivenInPython, *, processes: int) -> str:
+    """The settings as YAML, with what else must be known to repeat the run as comments."""
+    import yaml
+
+    mappings = {name for name, kind in config.types.items() if kind == Names}
+    values: dict[str, Any] = {}
+    for name, value in (dataclasses.asdict(config) | dict(given.settings)).items():
+        values[name] = dict(value) if name in mappings else list(value) if isinstance(value, tuple) else value
+    comments = [
+        f"Every setting of a run of nearstep {nearstep.__version__}. To repeat it: nearstep {command} --config {NAME}",
+        f"Places that do not begin with / are seen from {Path.cwd()}.",
+        *([f"It ran in {processes} processes (torchrun --nproc_per_node)."] if processes > 1 else []),
+    ]
+    if given.objects:
+        comments.append("These were objects in Python, which no file can hold. Pass them again, or name them below:")
+        comments += [f"  {each}" for each in given.objects]
+    head = "".join(f"# {line}\n" for comment in comments for line in comment.splitlines())
+    return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=2**20)
+
+
+def write_settings(folder: Path, text: str) -> Path | None:
+    """Write the file as a whole; the one of another run is kept, and returned, under another name.
+
+    Raises TrainingError where it cannot be written.
+    """
+    path, unfinished = folder / NAME, folder / f".{NAME}.unfinished"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = set_aside(path) if path.exists() and path.read_text(encoding="utf-8") != text else None
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written: {error}. Give another output_dir.") from error
+    return kept

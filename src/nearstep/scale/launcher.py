@@ -1,0 +1,21 @@
+"""What a process owes to the launcher that started it: it ends with it, however that ends."""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def end_with_launcher() -> None:
+    """Have the kernel kill this process once torchrun (or accelerate launch) has gone, even by SIGKILL.
+
+    Without it ranks would be left behind, which wait for each other or are stopped. Nothing on systems but Linux.
+    """
+    if sys.platform != "linux" or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    launcher = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher:  # it went in between
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,167 @@
+"""How rollouts are written down with all that training needs of them, and trained from again without generating."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from nearstep.common.errors import DataError
+from nearstep.config.ppo import PPOConfig
+from nearstep.metrics import Mean, Metrics
+from nearstep.models.roles import Policy
+from nearstep.rewards.protocol import EarlyRows, RewardModule
+from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEngine, RowEnded
+from nearstep.scale.backend import Backend
+from nearstep.types import Prompts, Rollout, Scores, TopLogprobs
+
+ROLLOUT = ("tokens", "is_action", "row_lengths", "logprobs", "finished", "policy_version")
+WORDS = ("extras", "failures")  # of the scores: what is no tensor
+
+
+def through_files(
+    config: PPOConfig,
+    engine: RolloutEngine,
+    rewards: RewardModule,
+    backend: Backend,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[RolloutEngine, RewardModule]:
+    """Engine and rewards of training: from files with replay_rollouts, writing files with dump_rollouts."""
+    if config.replay_rollouts is not None:
+        written = RolloutFolder(Path(config.replay_rollouts), backend.rank)
+        engine, rewards = ReplayedEngine(engine, written, backend.device), ReplayedRewards(written, tokenizer)
+    if config.dump_rollouts is not None:
+        rewards = DumpedRewards(rewards, RolloutFolder(Path(config.dump_rollouts), backend.rank))
+    return engine, rewards
+
+
+@dataclass(frozen=True)
+class RolloutFolder:
+    """A folder with two files for each update and process: tensors, and what rewards said in words."""
+
+    folder: Path
+    rank: int
+
+    def write(self, update: int, rollout: Rollout, scores: Scores) -> None:
+        """Write a rollout and its scores; a file of that name is replaced."""
+        tensors: dict[str, Tensor] = {name: vars(rollout)[name] for name in ROLLOUT}
+        if rollout.top is not None:
+            tensors |= {"top.ids": rollout.top.ids, "top.logprobs": rollout.top.logprobs}
+        tensors |= {"scores.total": scores.total} | {f"scores.part.{name}": part for name, part in scores.parts.items()}
+        if scores.dense is not None:
+            tensors["scores.dense"] = scores.dense
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, self._path(update, "safetensors")
+        )
+        words = {name: vars(scores)[name] for name in WORDS} | {"metrics": scores.metrics.numbers()}
+        self._path(update, "json").write_text(json.dumps(words, default=str) + "\n", encoding="utf-8")
+
+    def rollout(self, update: int, device: torch.device) -> Rollout:
+        """The rollout of an update. Raises DataError where there is none."""
+        tensors = self._tensors(update, device)
+        top = TopLogprobs(tensors["top.ids"], tensors["top.logprobs"]) if "top.ids" in tensors else None
+        return Rollout(**{name: tensors[name] for name in ROLLOUT}, top=top)
+
+    def scores(self, update: int, device: torch.device) -> Scores:
+        """The scores of an update's rollout. Raises DataError where there are none."""
+        tensors = self._tensors(update, device)
+        words = json.loads(self._path(update, "json").read_text(encoding="utf-8"))
+        words["failures"] = {
+            name: {int(row): why for row, why in rows.items()} for name, rows in words["failures"].items()
+        }
+        parts = {
+            name.removeprefix("scores.part."): part for name, part in tensors.items() if name.startswith("scores.part.")
+        }
+        reported = {name: Mean.of(torch.tensor(number)) for name, number in words.pop("metrics").items()}
+        return Scores(
+            tensors["scores.total"], parts, dense=tensors.get("scores.dense"), metrics=Metrics(reported), **words
+        )
+
+    def _tensors(self, update: int, device: torch.device) -> dict[str, Tensor]:
+        path = self._path(update, "safetensors")
+        try:
+            return load_file(path, device=str(device))
+        except (OSError, SafetensorError) as error:
+            raise DataError(
+                f"replay_rollouts: {path} cannot be read: {error}. A replay needs the rollouts of every update and "
+                "process, as dump_rollouts writes them"
+            ) from error
+
+    def _path(self, update: int, kind: str) -> Path:
+        return self.folder / f"update-{update:06}.rank-{self.rank}.{kind}"
+
+
+@dataclass(frozen=True)
+class DumpedRewards:
+    """Rewards that write down every rollout that they score."""
+
+    rewards: RewardModule
+    folder: RolloutFolder
+
+    def early(self, prompts: Prompts) -> EarlyRows:
+        """See RewardModule.early."""
+        return self.rewards.early(prompts)
+
+    def __call__(self, prompts: Prompts, rollout: Rollout, early: EarlyRows | None = None) -> Scores:
+        """Score, and write rollout and scores."""
+        scores = self.rewards(prompts, rollout, early)
+        self.folder.write(int(rollout.policy_version.max()), rollout, scores)
+        return scores
+
+    def close(self) -> None:
+        """See RewardModule.close."""
+        self.rewards.close()
+
+
+@dataclass(frozen=True)
+class ReplayedRewards:
+    """The scores that were written down; nothing is scored."""
+
+    folder: RolloutFolder
+    tokenizer: PreTrainedTokenizerBase
+
+    def early(self, prompts: Prompts) -> EarlyRows:
+        """Nothing begins early."""
+        return EarlyRows(prompts, self.tokenizer, lambda: None, {})
+
+    def __call__(self, prompts: Prompts, rollout: Rollout, early: EarlyRows | None = None) -> Scores:
+        """The scores of the rollout's update."""
+        return self.folder.scores(int(rollout.policy_version.max()), rollout.tokens.device)
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+@dataclass
+class ReplayedEngine:
+    """Gives the rollouts that were written down; evaluation and samples, which are greedy, go to the real engine."""
+
+    engine: RolloutEngine
+    folder: RolloutFolder
+    device: torch.device
+    version: int = 0
+
+    def capabilities(self) -> Capabilities:
+        """Those of the real engine, but for what concerns rows as they are generated."""
+        can = self.engine.capabilities()
+        return Capabilities(top_tokens=can.top_tokens)
+
+    def load(self, policy: Policy, version: int) -> None:
+        """See RolloutEngine.load."""
+        self.version = version
+        self.engine.load(policy, version)
+
+    def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
+        """The rollout of the update whose weights were loaded last. Its prompts are checked like any engine's."""
+        if settings.greedy:
+            return self.engine.generate(prompts, settings)
+        return self.folder.rollout(self.version, self.device)
+
+    def close(self) -> None:
+        """See RolloutEngine.close."""
+        self.engine.close()

@@ -1,0 +1,97 @@
+"""A run that stops anywhere and goes on ends with the same bits: weights, moments, records."""
+
+import pytest
+from peft import LoraConfig
+
+from nearstep import CheckpointError, ConfigError, PPOConfig
+from nearstep.checkpoint.resume import FREE_SETTINGS
+from tests.checkpoint.saved_runs import assert_same_bits, everything, records, trainer_of
+from tests.tiny import tiny_causal_lm
+
+LORA = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")}
+RUNS = {
+    "joint": {},
+    "decoupled": {"critic": "decoupled", "vf_update_frequency": 2, "vf_warmup_updates": 1},
+    "divergence": {"trust_region": "topk_tv", "divergence_top_k": 4},
+    "groups": {"advantage": "group_normalized", "num_generations": 2},
+    "scores": {"normalize_scores": "shift_and_scale", "kl_target": 0.1, "lr_scheduler_type": "cosine"},
+    "shared": {"critic_trunk": "shared"},
+    "lora": {"given": LORA},
+    "adapter": {"given": LORA, "critic_trunk": "adapter"},
+    "bfloat16": {"model": "bfloat16"},
+}
+
+
+def made(folder, kind, **more):
+    changed = {**RUNS[kind], **more}
+    if changed.pop("model", None):
+        changed["model"] = tiny_causal_lm().bfloat16()
+    return trainer_of(folder, **changed)
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_goes_on_from_every_update_with_the_same_bits(tmp_path, kind):
+    unbroken = made(tmp_path / "unbroken", kind)
+    unbroken.train()
+    expected, written = everything(unbroken), records(tmp_path / "unbroken")
+    for update in (1, 2, 3):
+        resumed = made(tmp_path / "unbroken", kind)
+        resumed.train(resume_from_checkpoint=tmp_path / "unbroken" / f"checkpoint-{update}")
+        assert_same_bits(everything(resumed), expected)
+        assert resumed.state == unbroken.state
+        assert records(tmp_path / "unbroken") == written
+
+
+def test_more_episodes_go_on_where_the_run_ended(tmp_path):
+    trainer_of(tmp_path).train()
+    longer = trainer_of(tmp_path, total_episodes=48, resume="auto")
+    assert longer.train().updates == 6
+    assert [line["update"] for line in records(tmp_path)["metrics.jsonl"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_other_settings_are_listed_old_and_new(tmp_path):
+    trainer_of(tmp_path).train()
+    with pytest.raises(ConfigError, match=r"gamma: 1.0 → 0.9\n  kl_coef: 0.05 → 0.5\n.*nearstep fork"):
+        trainer_of(tmp_path, resume="auto", kl_coef=0.5, gamma=0.9)
+
+
+def test_a_new_run_does_not_write_into_another(tmp_path):
+    trainer_of(tmp_path).train()
+    before = records(tmp_path)
+    with pytest.raises(ConfigError, match="holds a run up to update 4: give --resume auto"):
+        trainer_of(tmp_path).train()
+    assert records(tmp_path) == before
+
+
+def test_no_checkpoint_is_a_new_run_for_auto_and_an_error_for_true(tmp_path):
+    assert trainer_of(tmp_path / "new", resume="auto").train().updates == 4
+    with pytest.raises(CheckpointError, match="holds no checkpoint to go on from"):
+        trainer_of(tmp_path / "none").train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_run_goes_on_around_an_epochs_end(tmp_path, stop):
+    """Eight prompts, four an update: an epoch ends after update 2 and after update 4."""
+    unbroken = trainer_of(tmp_path / "unbroken", batch_size=4, total_episodes=16)
+    unbroken.train()
+    trainer_of(tmp_path / "stopped", batch_size=4, total_episodes=4 * stop, lr_scheduler_type="constant").train()
+    resumed = trainer_of(tmp_path / "stopped", batch_size=4, total_episodes=16, resume="auto")
+    assert resumed.train().updates == 4
+    assert_same_bits(everything(resumed), everything(unbroken))
+    assert records(tmp_path / "stopped") == records(tmp_path / "unbroken")
+
+
+def test_a_run_that_is_over_does_nothing_and_a_shorter_one_is_refused(tmp_path):
+    first = trainer_of(tmp_path)
+    first.train()
+    before = records(tmp_path)
+    again = trainer_of(tmp_path, resume="auto")
+    assert again.train().updates == 4
+    assert_same_bits(everything(again), everything(first))
+    assert records(tmp_path) == before
+    with pytest.raises(ConfigError, match="stands after update 4, and this run has 3 updates"):
+        trainer_of(tmp_path, resume="auto", total_episodes=24).train()
+
+
+def test_free_settings_are_settings():
+    assert PPOConfig.types.keys() >= FREE_SETTINGS

@@ -1,0 +1,1 @@
+"""The scoreboard of reliability: 35 checks, each a test of this suite. `make reliability` runs them."""
