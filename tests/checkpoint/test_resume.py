@@ -21,6 +21,8 @@ RUNS = {
     "bfloat16": {"model": "bfloat16"},
 }
 
+ALWAYS = {"joint", "decoupled", "divergence", "lora", "bfloat16"}  # the others in the slow lane
+
 
 def made(folder, kind, **more):
     changed = {**RUNS[kind], **more}
@@ -29,7 +31,9 @@ def made(folder, kind, **more):
     return trainer_of(folder, **changed)
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in ALWAYS else pytest.mark.slow) for kind in RUNS]
+)
 def test_a_run_goes_on_from_every_update_with_the_same_bits(tmp_path, kind):
     unbroken = made(tmp_path / "unbroken", kind)
     unbroken.train()

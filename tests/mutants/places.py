@@ -38,6 +38,11 @@ SAME: frozenset[tuple[str, str]] = frozenset(
             "firsts = torch.full_like(numbers, len(lengths)).scatter_reduce( -1, numbers, torch.arange(len(lengths), "
             'device=items.device), "amin"',
         ),
+        # Without a score there is nothing to divide.
+        (
+            "std = math.sqrt(self.squares / self.count) if self.count else 0.0",
+            "std = math.sqrt(self.squares / self.count) if self.count else 1.0",
+        ),
         # Every optimizer has one group of weights.
         ('return float(self.optimizer.param_groups[0]["lr"])', 'return float(self.optimizer.param_groups[ -1]["lr"])'),
         # Where nothing moved the divergence is 0, and no threshold lies below that.

@@ -269,7 +269,11 @@ def test_moments_survive_in_the_state_as_plain_numbers():
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param("cispo", marks=pytest.mark.slow), "gspo", "dapo", pytest.param("vapo", marks=pytest.mark.slow)],
+    [
+        pytest.param("cispo", marks=pytest.mark.slow),
+        "gspo",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dapo", "vapo")),
+    ],
 )
 def test_recipes_learn(tmp_path, name):
     """From a third of low tokens to nearly all, each with its own way to hold the policy."""

@@ -304,3 +304,9 @@ def test_no_gradient_takes_memory_after_an_update(tmp_path):
     assert [
         parameter.grad for network in networks for parameter in network.parameters() if parameter.grad is not None
     ] == []
+
+
+@pytest.mark.parametrize(("optim", "fused"), [("adamw_torch_fused", True), ("adamw_torch", None)])
+def test_the_fused_optimizer_is_the_one_that_is_named(tmp_path, optim, fused):
+    optimizer = small_recipe(tmp_path, optim=optim).learners.policy.optimizer
+    assert optimizer.param_groups[0]["fused"] is fused
