@@ -49,6 +49,11 @@ def test_a_fork_trains_on_with_other_settings_and_names_its_parent(run, capsys):
     assert read_manifest(new / "checkpoint-5").parent == read_manifest(run / "checkpoint-2").seal
 
 
+def test_the_folder_of_a_run_is_refused_before_anything_is_loaded(run, capsys):
+    assert main(["ppo", "--config", str(run / "run.yaml")]) == 2
+    assert "holds 3 checkpoints of a run: give --resume auto" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("words", "said"), [
     ([], "nearstep fork RUN@UPDATE --output_dir NEW"),
     (["{run}@9", "--output_dir", "x"], "has no checkpoint of update 9: there are those of updates 1, 2, 3"),

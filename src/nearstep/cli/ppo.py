@@ -88,6 +88,13 @@ def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
     yield from reward_lacks(config)
     for name, place in [*_models(config), *_data(config)]:
         yield from absent_places({name: place})
+    used = [path for path in Path(config.output_dir).glob("checkpoint-*") if path.name[11:].isdecimal()]
+    if used and config.resume is None:
+        yield Problem(
+            f"output_dir = {config.output_dir} holds {len(used)} checkpoints of a run: give --resume auto to go on "
+            "with it, another output_dir, or remove them",
+            ("output_dir", "resume"),
+        )
     if Path(config.output_dir).is_file():
         yield Problem(f"output_dir = {config.output_dir} is a file; give a folder", ("output_dir",))
     evaluation = ("eval_dataset_name", "dataset_test_split", "num_eval_rows")
