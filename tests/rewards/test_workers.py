@@ -73,7 +73,9 @@ def meddles(completions):
     if text == "number": os.write(pipe(), line % (10**6, os.getpid()))
     if text == "process": os.write(pipe(), line % (1, 1))
     if text == "deep": os.write(pipe(), b"[" * 100000 + b"\\n")
-    if text == "close": os.closerange(3, 64)
+    if text == "close":
+        os.closerange(3, 64)
+        time.sleep(1000)
     if text == "twice":
         write = os.write
         os.write = lambda fd, line: write(fd, bytes(line) * 2)
