@@ -74,10 +74,8 @@ def test_thirty_kills_at_random_moments_cost_nothing(tmp_path):
         runs += 1
         folder, end = tmp_path / f"killed-{runs}", tmp_path / f"end-{runs}.safetensors"
         while not end.exists():
-            process = subprocess.Popen(
-                [sys.executable, "-c", SCRIPT, str(folder), str(end)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                text=True,
-            )  # fmt: skip
+            command = [sys.executable, "-c", SCRIPT, str(folder), str(end)]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             try:
                 # A start takes some seconds of it: kills come while models load, in updates, and in saves.
                 process.wait(draws.uniform(3, 16))
