@@ -99,3 +99,17 @@ def test_a_run_that_is_over_does_nothing_and_a_shorter_one_is_refused(tmp_path):
 
 def test_free_settings_are_settings():
     assert PPOConfig.types.keys() >= FREE_SETTINGS
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_its_records_again(tmp_path):
+    unbroken = trainer_of(tmp_path / "unbroken")
+    unbroken.train()
+    died = trainer_of(tmp_path / "died", resume="auto", save_steps=None)
+    died.recipe.report.begin("", died.state)
+    (tmp_path / "died" / "metrics.jsonl").write_text('{"update": 1, "episode": 8}\n{"update": 2, "epi')
+    again = trainer_of(tmp_path / "died", resume="auto", save_steps=None)
+    again.train()
+    assert records(tmp_path / "died") == records(tmp_path / "unbroken")
+    other = trainer_of(tmp_path / "died", resume="auto", save_steps=None, kl_coef=0.5)
+    other.train()
+    assert (tmp_path / "died" / "metrics.1.jsonl").exists()

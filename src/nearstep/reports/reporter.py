@@ -11,7 +11,7 @@ from nearstep.reports.console import Screen
 from nearstep.reports.metrics import Numbers
 from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
 from nearstep.reports.settings_file import NAME as SETTINGS
-from nearstep.reports.settings_file import write_settings
+from nearstep.reports.settings_file import holds_settings, write_settings
 
 
 def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
@@ -164,8 +164,10 @@ class _Outputs:
         folder = Path(config.output_dir)
         self.screen = screen
         kept: dict[str, Path | None] = {}
+        # A run that died before its first checkpoint and begins again is the same run: its records begin again too.
+        again = config.resume is not None and holds_settings(folder, settings)
         for name in ("metrics.jsonl", "rollouts.jsonl", "samples.jsonl"):
-            if after > 0:
+            if after > 0 or again:
                 cut_after(folder / name, after)
             else:
                 kept[name] = set_aside(folder / name)

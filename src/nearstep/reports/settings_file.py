@@ -43,6 +43,12 @@ def settings_text(config: Settings, command: str, given: GivenInPython, *, proce
     return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=2**20)
 
 
+def holds_settings(folder: Path, text: str) -> bool:
+    """Whether the folder is that of a run with these very settings."""
+    path = folder / NAME
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
 def write_settings(folder: Path, text: str) -> Path | None:
     """Write the file as a whole; the one of another run is kept, and returned, under another name.
 
@@ -51,7 +57,7 @@ def write_settings(folder: Path, text: str) -> Path | None:
     path, unfinished = folder / NAME, folder / f".{NAME}.unfinished"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        kept = set_aside(path) if path.exists() and path.read_text(encoding="utf-8") != text else None
+        kept = set_aside(path) if path.exists() and not holds_settings(folder, text) else None
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, path)
     except OSError as error:
