@@ -18,9 +18,8 @@ TIMES = ("eps", "seconds", "tokens_per_second")  # and time/…: what a clock sa
 def trainer_of(folder: Path, *, model=None, given=None, **changed) -> PPOTrainer:
     """A trainer of four updates that saves after each; `changed` are settings."""
     config = settings(folder, **{"save_steps": 1, "total_episodes": 32, **changed})
-    return PPOTrainer(
-        config, byte_tokenizer(), model or tiny_causal_lm(), reward_funcs=low_ids, train_dataset=ROWS, **(given or {})
-    )
+    parts = {"reward_funcs": low_ids, "train_dataset": ROWS, **(given or {})}
+    return PPOTrainer(config, byte_tokenizer(), model or tiny_causal_lm(), **parts)
 
 
 def everything(trainer: PPOTrainer) -> dict[str, Tensor]:

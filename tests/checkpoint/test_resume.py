@@ -113,3 +113,38 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_its_records_again(tm
     other = trainer_of(tmp_path / "died", resume="auto", save_steps=None, kl_coef=0.5)
     other.train()
     assert (tmp_path / "died" / "metrics.1.jsonl").exists()
+
+
+def test_other_weights_under_the_same_settings_are_refused_and_more_updates_are_told(tmp_path, capfd):
+    trainer_of(tmp_path, lr_scheduler_type="linear").train()
+    other = tiny_causal_lm()
+    other.lm_head.weight.data[0, 0] += 1
+    with pytest.raises(CheckpointError, match="began with another policy and another reference than"):
+        trainer_of(tmp_path, model=other, lr_scheduler_type="linear", resume="auto").train()
+    with pytest.raises(CheckpointError, match="the data had 8 rows, and has 4 now"):
+        trainer_of(
+            tmp_path, lr_scheduler_type="linear", resume="auto", given={"train_dataset": [{"prompt": "a"}] * 4}
+        ).train()
+    capfd.readouterr()
+    trainer_of(tmp_path, lr_scheduler_type="linear", resume="auto", total_episodes=48).train()
+    said = capfd.readouterr().err
+    assert f"going on from {tmp_path / 'checkpoint-4'}, after update 4" in said
+    assert "the run had 4 updates and has 6 now: from here on its learning rate takes the course" in said
+
+
+def test_a_damaged_checkpoint_that_is_passed_over_is_told(tmp_path, capfd):
+    trainer_of(tmp_path).train()
+    path = tmp_path / "checkpoint-4" / "training" / "policy.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    trainer_of(tmp_path, resume="auto").train()
+    said = capfd.readouterr().err
+    assert "checkpoint-4 is passed over: " in said
+    assert "going on from" in said
+
+
+def test_names_given_in_python_are_settings_too(tmp_path):
+    tiny_causal_lm().save_pretrained(tmp_path / "one")
+    tiny_causal_lm().save_pretrained(tmp_path / "two")
+    trainer_of(tmp_path / "run", model=str(tmp_path / "one")).train()
+    with pytest.raises(ConfigError, match=r"model_name_or_path: .*one.* → .*two"):
+        trainer_of(tmp_path / "run", model=str(tmp_path / "two"), resume="auto")

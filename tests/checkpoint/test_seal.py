@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nearstep import CheckpointError
-from nearstep.checkpoint.resume import choose_checkpoint
+from nearstep.checkpoint.resume import choose_checkpoint, settings_to_keep
 from nearstep.checkpoint.seal import MANIFEST, check_whole, checkpoints, sealed_folder
 from tests.checkpoint.saved_runs import trainer_of
 
@@ -33,19 +33,19 @@ def damages(path):
 
 
 def test_damage_to_any_file_is_found_and_the_one_before_is_taken(run):
-    config = trainer_of(run, total_episodes=16).recipe.config
+    kept = settings_to_keep(trainer_of(run, total_episodes=16).recipe.config, {})
     newest = run / "checkpoint-2"
     for path in files_of(newest):
         original = path.read_bytes()
         for content in damages(path):
             path.write_bytes(content)
             with pytest.raises(CheckpointError, match=path.name.replace(".", r"\.")):
-                choose_checkpoint(run, str(newest), config)
-            chosen = choose_checkpoint(run, "auto", config)
+                choose_checkpoint(run, str(newest), kept)
+            chosen = choose_checkpoint(run, "auto", kept)
             assert chosen.folder.name == "checkpoint-1"
             assert path.name in chosen.notes[0]
         path.write_bytes(original)
-    assert choose_checkpoint(run, "auto", config).folder == newest
+    assert choose_checkpoint(run, "auto", kept).folder == newest
 
 
 def test_a_file_more_or_less_is_found(run):

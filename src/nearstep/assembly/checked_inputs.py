@@ -9,7 +9,7 @@ from nearstep.assembly.fitting_roles import check_reward_models, fitting_limits
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import policy_of
 from nearstep.assembly.policy_folder import base_under_adapters
-from nearstep.checkpoint.resume import Resumed, checkpoint_to_fork, choose_checkpoint
+from nearstep.checkpoint.resume import Resumed, checkpoint_to_fork, choose_checkpoint, settings_to_keep
 from nearstep.common.hub import check_hub
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
@@ -58,7 +58,8 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         lora_from(config)
     resumed = None
     if config.resume is not None:
-        resumed = choose_checkpoint(Path(config.output_dir), config.resume, config)
+        kept = settings_to_keep(config, inputs.in_words(config).settings)
+        resumed = choose_checkpoint(Path(config.output_dir), config.resume, kept)
     if resumed is None and config.fork_from is not None:
         resumed = checkpoint_to_fork(config.fork_from)
     policy, trusted = policy_of(config, inputs), config.trust_remote_code

@@ -1,7 +1,7 @@
 """How settings, models and data become a Recipe: where the parts of a run are chosen and put together."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -72,7 +72,8 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     evaluator = _evaluator(config, checked, models.policy, settings, rewards)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
     notes = [*prompts.notes(), *checked.stops.notes, *chosen.notes, *learners.notes(), *notes]
-    text = settings_text(config, "ppo", inputs.in_words(config), processes=backend.world_size)
+    given = inputs.in_words(config)
+    text = settings_text(config, "ppo", given, processes=backend.world_size)
     reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text)
     clock, interruption = Clock(backend.device, begins=reporter.phase), Interruption()
     report = _report(config, checked, reporter, clock, evaluator, interruption)
@@ -97,7 +98,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         backend=backend,
         clock=clock,
         report=report,
-        checkpoint=_checkpoints(config, checked, chosen, learners, rewards, report, callbacks),
+        checkpoint=_checkpoints(config, checked, chosen, learners, rewards, report, callbacks, given.settings),
         interruption=interruption,
         evaluator=evaluator,
         introduction="\n".join([run_prompts.introduction(), *notes]),
@@ -112,6 +113,7 @@ def _checkpoints(
     rewards: Rewards,
     report: Report,
     callbacks: Callbacks,
+    named: Mapping[str, object],
 ) -> Checkpoints:
     """What saves the run, its models as folders with a card each, and restores it."""
     card = _card(config, chosen, rewards, checked.run_prompts, report.reporter)
@@ -120,6 +122,8 @@ def _checkpoints(
         folders=ModelFolders(chosen.models, checked.tokenizer, checked.backend, card),
         learners=learners,
         updates=checked.batch.updates,
+        rows=checked.batch.dataset_rows,
+        named=named,
         backend=checked.backend,
         remember=report.memory,
         recall=report.recall,

@@ -39,16 +39,19 @@ class Resumed:
     notes: tuple[str, ...] = ()
 
 
-def choose_checkpoint(run: Path, place: str, config: PPOConfig) -> Resumed | None:
+def choose_checkpoint(run: Path, place: str, kept: Mapping[str, Any]) -> Resumed | None:
     """The checkpoint that `resume` means.
 
     "auto" takes the newest whole checkpoint of the run's folder, past damaged ones, which it names, and is None where
     there is none at all. A folder is taken or refused. Raises CheckpointError for a damaged one, ConfigError
-    where settings differ that a run may not change.
+    where settings differ that a run may not change; `kept` are those of the run that goes on.
     """
+    if place != AUTO and not Path(place).is_dir():
+        there = ", ".join(folder.name for folder in checkpoints(run)) or "no checkpoint"
+        raise ConfigError(f"resume = {place}: there is no such folder; {run} holds {there}")
     chosen = _newest_whole(run) if place == AUTO else Resumed(Path(place), check_whole(Path(place)))
     if chosen is not None:
-        require_same_settings(chosen.folder, config)
+        require_same_settings(chosen.folder, kept)
     return chosen
 
 
@@ -83,21 +86,20 @@ def refuse_used(run: Path) -> None:
         )
 
 
-def settings_to_keep(config: PPOConfig) -> dict[str, Any]:
-    """The settings that a continuation must share, as plain values."""
-    kept = {name: value for name, value in asdict(config).items() if name not in FREE_SETTINGS}
+def settings_to_keep(config: PPOConfig, named: Mapping[str, object]) -> dict[str, Any]:
+    """The settings that a continuation must share, as plain values; `named` are those that Python's arguments gave."""
+    kept = {name: value for name, value in (asdict(config) | dict(named)).items() if name not in FREE_SETTINGS}
     plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
     return plain
 
 
-def require_same_settings(folder: Path, config: PPOConfig) -> None:
+def require_same_settings(folder: Path, now: Mapping[str, Any]) -> None:
     """Raise ConfigError that lists every setting, old and new, in which a run differs from its checkpoint's."""
     path = folder / SETTINGS
     try:
         before: Mapping[str, Any] = json.loads(files.read_text(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
-    now = settings_to_keep(config)
     changed = [
         f"  {name}: {shorten(before.get(name))} → {shorten(now.get(name))}"
         for name in sorted(before.keys() | now.keys())

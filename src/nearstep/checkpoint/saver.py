@@ -13,8 +13,10 @@ from nearstep.checkpoint.export import ModelFolders, Writing
 from nearstep.checkpoint.resume import AUTO, SETTINGS, Resumed, choose_checkpoint, refuse_used, settings_to_keep
 from nearstep.checkpoint.seal import PREFIX, SaveKind, checkpoints, read_manifest, sealed_folder, update_of
 from nearstep.checkpoint.snapshot import FOLDER, Snapshot, put_back, read_snapshot, take_snapshot
+from nearstep.checkpoint.start import BEGUN, begin_of_run, check_begin
 from nearstep.checkpoint.writer import BackgroundWriter
 from nearstep.common.errors import CheckpointError, ConfigError, TrainingError
+from nearstep.common.telling import tell
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.run_report import ReportMemory
 from nearstep.scale.backend import Backend
@@ -37,6 +39,8 @@ class Checkpoints:
     folders: ModelFolders
     learners: Learners
     updates: int  # of the whole run
+    rows: int | None  # of the data; None for a stream
+    named: Mapping[str, object]  # settings that Python's arguments gave: names of models and data
     backend: Backend
     remember: Callable[[], ReportMemory]  # what the report would have to know again
     recall: Callable[[ReportMemory], None]
@@ -46,6 +50,7 @@ class Checkpoints:
     parent: str | None = None  # seal of the checkpoint that the run was forked from
     failed: int = 0  # saves that did not succeed, with on_save_error = continue
     pause_seconds: float = 0.0  # that the last save held up the training
+    _begun: Mapping[str, Any] = field(default_factory=dict)  # what the run began with, once it has begun
     _writer: BackgroundWriter = field(default_factory=BackgroundWriter)
     _saved_at: float = field(default_factory=time.monotonic)
 
@@ -61,7 +66,7 @@ class Checkpoints:
         """
         if place is False:
             return
-        self.resumed = choose_checkpoint(self.run, AUTO if place is True else str(place), self.config)
+        self.resumed = choose_checkpoint(self.run, AUTO if place is True else str(place), self._kept())
         if place is True and self.resumed is None:
             raise CheckpointError(f"{self.run} holds no checkpoint to go on from")
 
@@ -73,6 +78,8 @@ class Checkpoints:
         """
         if state.update == 0 and (self.resumed is None or self.resumed.is_fork):
             refuse_used(self.run)
+        if not self._begun:
+            self._begun = begin_of_run(self.folders.models, self.rows, self.updates)
         self.backend.wait_for_all()  # or a fast process writes before a slow one has looked
         if self.backend.rank == 0:
             for left in self.run.glob(f".{PREFIX}*"):
@@ -80,6 +87,11 @@ class Checkpoints:
         if self.resumed is not None:
             manifest, folder = self.resumed.manifest, self.resumed.folder / FOLDER
             self.parent = manifest.seal if self.resumed.is_fork else manifest.parent
+            for note in [*self.resumed.notes, f"going on from {self.resumed.folder}, after update {manifest.update}"]:
+                tell(note)
+            if not self.resumed.is_fork:
+                for note in check_begin(self.resumed.folder, self._begun, self.config.lr_scheduler_type):
+                    tell(note)
             snapshot = read_snapshot(folder)
             done = manifest.update
             if done > self.updates:
@@ -116,11 +128,11 @@ class Checkpoints:
             raise TrainingError(
                 f"update {state.update}: {broken} is not finite, and is not saved. {self._last_whole()}"
             )
-        models, kept = self.folders.copied(state), settings_to_keep(self.config)
+        models, kept, begun = self.folders.copied(state), self._kept(), self._begun
         if self.backend.rank == 0:
             copied, update = snapshot.copied(), state.update
             self.wait()
-            self._writer.start(lambda: self._write(copied, models, kept, update, kind))
+            self._writer.start(lambda: self._write(copied, models, kept, begun, update, kind))
         if self.announce_whole:
             self.wait()
             self.backend.wait_for_all()
@@ -159,13 +171,25 @@ class Checkpoints:
         """Wait, and end the thread that writes."""
         self._guard(self._writer.close)
 
-    def _write(self, snapshot: Snapshot, models: Writing, kept: Mapping[str, Any], update: int, kind: SaveKind) -> None:
+    def _kept(self) -> dict[str, Any]:
+        return settings_to_keep(self.config, self.named)
+
+    def _write(
+        self,
+        snapshot: Snapshot,
+        models: Writing,
+        kept: Mapping[str, Any],
+        begun: Mapping[str, Any],
+        update: int,
+        kind: SaveKind,
+    ) -> None:
         target = self.run / f"{PREFIX}{update}"
         try:
             with sealed_folder(target, update=update, kind=kind, parent=self.parent) as folder:
                 models(folder)
                 snapshot.write(folder / FOLDER)
                 files.write_text(folder / SETTINGS, files.as_json(kept))
+                files.write_text(folder / BEGUN, files.as_json(begun))
             self._prune(update, kind)
         except OSError as error:
             raise self._no_place(target, error) from error

@@ -146,9 +146,9 @@ class Report:
         )
         evaluate, save, stop, leave = (any(each) for each in zip(*self.backend.gather(own), strict=True))
         return Due(
-            samples=state.update in self.sample_updates and not leave,
-            # A run that is stopped early ends with an evaluation too, unless somebody waits for the process to leave.
-            evaluate=(evaluate or stop) and self.has_eval and not leave,
+            samples=state.update in self.sample_updates,
+            # A run that is stopped early ends with an evaluation too, unless it is a signal that stops it: it goes on.
+            evaluate=(evaluate or stop) and self.has_eval,
             save=save or leave,
             stop=stop or leave,
         )

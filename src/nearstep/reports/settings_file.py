@@ -31,6 +31,8 @@ def settings_text(config: Settings, command: str, given: GivenInPython, *, proce
     values: dict[str, Any] = {}
     for name, value in (dataclasses.asdict(config) | dict(given.settings)).items():
         values[name] = dict(value) if name in mappings else list(value) if isinstance(value, tuple) else value
+    if "resume" in values:
+        values["resume"] = None  # the file repeats the run from its beginning, and stays the same when it goes on
     comments = [
         f"Every setting of a run of nearstep {nearstep.__version__}. To repeat it: nearstep {command} --config {NAME}",
         f"Places that do not begin with / are seen from {Path.cwd()}.",

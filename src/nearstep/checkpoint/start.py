@@ -1,0 +1,65 @@
+"""Whether a run that goes on stands on what it began with: the same weights under the same names, the same data."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nearstep.checkpoint import files
+from nearstep.common.errors import CheckpointError
+from nearstep.models.roles import Models
+
+BEGUN = "begun.json"
+PROBES = 256  # numbers of each tensor that are looked at
+
+
+def begin_of_run(models: Models, rows: int | None, updates: int) -> dict[str, Any]:
+    """What a run begins with, before any weight has moved: a hash for each role, the rows of its data, its length."""
+    roles: dict[str, nn.Module | None] = {
+        "policy": models.policy.model,
+        "reference": None if models.reference is None else models.reference.policy.model,
+        "critic": None if models.critic is None else models.critic.model,
+    }
+    hashes = {role: _hash(model) for role, model in roles.items() if model is not None}
+    return {"weights": hashes, "rows": rows, "updates": updates}
+
+
+def check_begin(folder: Path, now: Mapping[str, Any], lr_scheduler_type: str) -> list[str]:
+    """What the user should know of a run that goes on from `folder`.
+
+    Raises CheckpointError where it began with other weights or other data.
+    """
+    path = folder / BEGUN
+    try:
+        before: dict[str, Any] = json.loads(files.read_text(path))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    other = [role for role, found in now["weights"].items() if before["weights"].get(role) != found]
+    if other:
+        raise CheckpointError(
+            f"{folder}: the run began with another {' and another '.join(other)} than this one (the names may be the "
+            "same, the weights are not). Give the models that it began with, or fork it"
+        )
+    if before["rows"] != now["rows"]:
+        raise CheckpointError(
+            f"{folder}: the data had {before['rows']} rows, and has {now['rows']} now. Give the same data, or fork it"
+        )
+    if before["updates"] != now["updates"] and not lr_scheduler_type.startswith("constant"):
+        return [
+            f"the run had {before['updates']} updates and has {now['updates']} now: from here on its learning rate "
+            f"takes the course of the new length ({lr_scheduler_type})"
+        ]
+    return []
+
+
+def _hash(model: nn.Module) -> str:
+    """A hash of names, shapes and some numbers of every tensor: quick for any size, and other for other models."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        flat = tensor.detach().flatten()
+        probes = flat[:: max(1, flat.numel() // PROBES)].double().cpu().tolist()
+        digest.update(f"{name} {list(tensor.shape)} {probes}".encode())
+    return digest.hexdigest()
