@@ -3,6 +3,7 @@
 import errno
 import inspect
 import json
+import resource
 
 import pytest
 import torch
@@ -84,6 +85,31 @@ def test_a_full_disk_is_told_and_costs_no_earlier_checkpoint(tmp_path, monkeypat
     with pytest.raises(TrainingError, match=r"checkpoint-2 failed: .*No space left.*bytes free\).*checkpoint-1"):
         save(trainer)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1"]
+    assert not list(tmp_path.glob(".checkpoint*"))
+
+
+def test_a_disk_that_takes_no_more_is_told_by_whatever_library_meets_it(tmp_path):
+    """The kernel refuses bytes beyond a limit: weights, moments and model folders are all larger."""
+    trainer = trainer_of(tmp_path, total_episodes=8, dump_rollouts=str(tmp_path / "rollouts"))
+    trainer.train()
+    trainer.state.update = 2
+    trainer.recipe.checkpoint.announce = lambda *given: None  # the screen of a test is a file as well
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(TrainingError, match=r"saving to .* failed: .*bytes free"):
+            save(trainer)
+        with pytest.raises(TrainingError, match=r"saving to .*policy failed: .*bytes free"):
+            trainer.recipe.checkpoint.save_final(trainer.state)
+        with pytest.raises(OSError, match="I/O error"):
+            files.write_tensors(tmp_path / "a", {"a": torch.zeros(1000)})
+        dumped = trainer.recipe.rewards.folder
+        with pytest.raises(TrainingError, match=r"dump_rollouts: .* cannot be written"):
+            dumped.write(2, dumped.rollout(1, torch.device("cpu")), dumped.scores(1, torch.device("cpu")))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1"]
+    check_whole(tmp_path / "checkpoint-1")
     assert not list(tmp_path.glob(".checkpoint*"))
 
 

@@ -49,7 +49,6 @@ class Checkpoints:
     resumed: Resumed | None = None  # what the run goes on from; None for a new one, and once it is loaded
     parent: str | None = None  # seal of the checkpoint that the run was forked from
     failed: int = 0  # saves that did not succeed, with on_save_error = continue
-    pause_seconds: float = 0.0  # that the last save held up the training
     _begun: Mapping[str, Any] = field(default_factory=dict)  # what the run began with, once it has begun
     _writer: BackgroundWriter = field(default_factory=BackgroundWriter)
     _saved_at: float = field(default_factory=time.monotonic)
@@ -121,7 +120,6 @@ class Checkpoints:
 
         Raises TrainingError for weights that are not finite, and where this or the last save failed.
         """
-        began = time.monotonic()
         snapshot = take_snapshot(self.learners, state, self.remember())
         broken = snapshot.not_finite()
         if broken is not None:
@@ -137,7 +135,6 @@ class Checkpoints:
             self.wait()
             self.backend.wait_for_all()
         self._saved_at = time.monotonic()
-        self.pause_seconds = self._saved_at - began
         self.announce(state.update, self.run / f"{PREFIX}{state.update}")
 
     def rehearse(self, state: State) -> None:

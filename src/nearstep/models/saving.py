@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -106,10 +107,10 @@ def require_space(places: Sequence[tuple[Path, nn.Module]]) -> None:
 
 @contextmanager
 def _disk_errors(target: Path) -> Iterator[None]:
-    """OSErrors as errors for the user, with the room that is left."""
+    """Errors of the disk as errors for the user, with the room that is left; safetensors has one of its own."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         free = shutil.disk_usage(target.parent).free if target.parent.exists() else 0
         raise TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free)") from error
 
@@ -136,7 +137,7 @@ def _write_weights(folder: Path, model: nn.Module, weights: dict[str, Tensor] | 
     try:
         if generation is not None:
             model.generation_config = GenerationConfig()
-        with Attempt("configuration", lost):
+        with Attempt("configuration", lost, passing=(OSError, SafetensorError)):  # no configuration mends the disk
             model.save_pretrained(folder, state_dict=weights)
         if lost:
             model.config = type(config)()

@@ -1,6 +1,7 @@
 """How rollouts are written down with all that training needs of them, and trained from again without generating."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nearstep.common.errors import DataError
+from nearstep.common.errors import DataError, TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import Mean, Metrics
 from nearstep.models.roles import Policy
@@ -54,7 +55,15 @@ class RolloutFolder:
         tensors |= {"scores.total": scores.total} | {f"scores.part.{name}": part for name, part in scores.parts.items()}
         if scores.dense is not None:
             tensors["scores.dense"] = scores.dense
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._save(update, tensors, scores)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"dump_rollouts: {self.folder} cannot be written: {error}. Make room, or leave it out"
+            ) from error
+
+    def _save(self, update: int, tensors: Mapping[str, Tensor], scores: Scores) -> None:
         save_file(
             {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, self._path(update, "safetensors")
         )
