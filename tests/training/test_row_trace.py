@@ -44,5 +44,5 @@ def test_a_row_shows_what_the_run_recorded(tmp_path):
         assert token.value == float(experience.values[place])
         assert token.whitened_advantage == float(experience.advantages[place])
         assert token.ratio == pytest.approx(1, abs=1e-5)
-        assert token.inside
+        assert token.region_weight == 1
         assert token.gradient == pytest.approx(-token.whitened_advantage / len(rollout.logprobs), rel=1e-4)

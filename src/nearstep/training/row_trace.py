@@ -6,7 +6,7 @@ import torch
 
 from nearstep.algorithm.kl import kl_estimate
 from nearstep.algorithm.losses import probability_ratio
-from nearstep.algorithm.trust_regions import TokenLogprobs
+from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs
 from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.training.objectives import PolicyTerms, policy_objective
 from nearstep.training.recipe import Recipe
@@ -30,7 +30,7 @@ class TokenTrace:
     whitened_advantage: float  # what the loss multiplies with
     return_: float | None
     ratio: float
-    inside: bool  # whether the trust region lets it move
+    region_weight: float  # the trust region's: 0 where it may not move
     gradient: float  # of the policy's loss by this log-prob, in the first minibatch if the batch were one
 
 
@@ -44,8 +44,11 @@ def trace_row(experience: Experience, row: int, r: Recipe) -> list[TokenTrace]:
     loss, _ = policy_objective(one, replace(now, sampled=leaf), terms, first=True)
     (loss / divisors.policy).backward()
     top = None if now.top is None else now.top.detach()
-    inside = r.trust_region.inside(
-        TokenLogprobs(now.sampled, top), TokenLogprobs(one.old_logprobs, one.old_top), one.advantages
+    weight = r.trust_region.weight(
+        TokenLogprobs(now.sampled, top),
+        TokenLogprobs(one.old_logprobs, one.old_top),
+        one.advantages,
+        ActionRows(one.rollout.action_counts, one.rollout.policy_version),
     )
     has_critic, ref = r.models.critic is not None, one.ref_logprobs
     kl = None if ref is None else kl_estimate(one.rollout.logprobs, ref, r.config.kl_estimator).tolist()
@@ -66,7 +69,7 @@ def trace_row(experience: Experience, row: int, r: Recipe) -> list[TokenTrace]:
             whitened_advantage=float(one.advantages[place]),
             return_=float(one.returns[place]) if has_critic else None,
             ratio=float(ratio[place]),
-            inside=bool(inside[place]),
+            region_weight=float(weight[place]),
             gradient=float(gradient[place]),
         )
         for place in range(len(one.old_logprobs))
