@@ -118,8 +118,7 @@ class SAT:
     @property
     def exceptions(self) -> Mapping[str, str]:
         """It compares the tokens of a row."""
-        reason = "how much the other tokens of the row moved decides on the band"
-        return {"own_token": reason, "farther": reason}
+        return {"own_token": "how much the other tokens of the row moved decides on the band"}
 
     def weight(
         self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"], rows: ActionRows
