@@ -264,8 +264,13 @@ class EpisodeReportSettings(Settings):
         None, "train from the rollouts and scores in this folder, as dump_rollouts left them, instead of generating"
     )
     rollouts_max_mib: float | None = option(
-        None, "size at which rollouts.jsonl takes no more episodes, in MiB; no limit if not given", above=0
-    )
+        None, "size at which rollouts.jsonl and tokens.jsonl each take no more rows, in MiB; no limit if not given",
+        above=0,
+    )  # fmt: skip
+    record_token_rows: int = option(
+        2, "rows of each logged update that tokens.jsonl has token by token, the first of largest mean |A|; 0 for none",
+        at_least=0, at_most=64,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
