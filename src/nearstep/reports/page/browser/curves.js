@@ -37,13 +37,18 @@ function chartCard(chart) {
   const card = make("figure", { className: "card" },
     make("figcaption", {}, make("h4", {}, chart.title), reading),
     area,
-    make("p", { className: "meaning" }, healthyWords(chart.healthy), data.curves.meanings[chart.names[0]] ?? data.curves.meanings["eval/" + chart.names[0]]),
+    make("p", { className: "meaning" }, healthyWords(chart.healthy), meaningOf(chart.names[0])),
     chart.names.length < 2 ? null : make("details", { className: "meaning" }, make("summary", {}, "The other lines"),
-      make("dl", {}, chart.names.slice(1).map((name) => [make("dt", {}, name), make("dd", {}, data.curves.meanings[name] ?? data.curves.meanings["eval/" + name])]))));
+      make("dl", {}, chart.names.slice(1).map((name) => [make("dt", {}, name), make("dd", {}, meaningOf(name))]))));
   const entry = { chart, card, area, reading, plot: null, sources: [], cursor: null };
   curvePlots.push(entry);
   drawLater(area, () => drawCurve(entry));
   return card;
+}
+
+function meaningOf(name) {
+  const says = data.curves.meanings[name] ?? data.curves.meanings["eval/" + name];
+  return says[0].toUpperCase() + says.slice(1);
 }
 
 function healthyWords(healthy) {
@@ -65,10 +70,10 @@ function chartInWords(chart) {
 function linesOf(chart) {
   const { train, eval: evals } = data.curves;
   const trained = chart.names.filter((name) => name in train.mean).map((name) => ({
-    name, x: train.last, y: train.mean[name], low: train.low?.[name], high: train.high?.[name],
+    name, index: chart.names.indexOf(name), x: train.last, y: train.mean[name], low: train.low?.[name], high: train.high?.[name],
   }));
   const evaluated = chart.names.filter((name) => "eval/" + name in evals.mean).map((name) => ({
-    name: "eval/" + name, x: evals.last, y: evals.mean["eval/" + name], isEvaluation: true,
+    name: "eval/" + name, index: chart.names.indexOf(name), x: evals.last, y: evals.mean["eval/" + name], isEvaluation: true,
   }));
   return chart.stacked ? stack(trained) : [...trained, ...evaluated];
 }
@@ -100,8 +105,9 @@ async function drawCurve(entry) {
   const { chart, area } = entry;
   const lines = linesOf(chart);
   const made = figure({ x: shownRange(), y: heights(chart, lines), zoom: true });
+  const [bottom, top] = chart.healthy ?? [];
   const band = chart.healthy && new Bokeh.BoxAnnotation({
-    bottom: chart.healthy[0], top: chart.healthy[1], level: "underlay", line_color: null, fill_alpha: 1,
+    ...(bottom === null ? {} : { bottom }), ...(top === null ? {} : { top }), level: "underlay", line_color: null, fill_alpha: 1,
   });
   if (band) made.add_layout(band);
   entry.sources = lines.map(sourceOf);
@@ -115,7 +121,7 @@ async function drawCurve(entry) {
   });
   entry.plot = await show(area, made, () => {
     if (band) band.fill_color = colour("--band");
-    glyphs.forEach((paint, index) => paint(lineColour(index)));
+    glyphs.forEach((paint, index) => paint(lineColour(lines[index].index)));
   });
   entry.cursor = make("div", { className: "cursor" });
   area.append(entry.cursor);
@@ -130,7 +136,7 @@ function sourceOf(line) {
 
 /** Draw a line, and return how it gets its colour. */
 function drawLine(made, line, source, count) {
-  const shade = line.low && made.varea({ field: "x" }, { field: "low" }, { field: "high" }, { source, line_color: null });
+  const shade = line.low && made.varea({ field: "x" }, { field: "low" }, { field: "high" }, { source });
   const stroke = line.filled ? null : made.line({ field: "x" }, { field: "y" }, { source, line_width: count > 3 ? 1.25 : 1.75 });
   const dots = line.isEvaluation || line.x.length < 2 ? made.scatter({ field: "x" }, { field: "y" }, { source, size: 5 }) : null;
   if (line.isEvaluation && stroke) stroke.glyph.line_dash = [4, 3];
@@ -217,11 +223,11 @@ function renderReadings() {
   const update = hovered ?? chosen.update;
   for (const { chart, reading } of curvePlots) {
     if (!reading.isConnected) continue;
-    fill(reading, linesOf(chart).map((line, index) => {
+    fill(reading, linesOf(chart).map((line) => {
       const place = line.x.findLastIndex((x) => x <= update);
-      const label = line.name.split("/").slice(line.isEvaluation ? 0 : -1).filter((part, at) => !line.isEvaluation || at !== 1).join(" ");
+      const label = (line.isEvaluation ? "eval " : "") + lastOf(line.name.split("/"));
       return make("span", { className: "read" },
-        make("i", { className: "swatch " + lineColour(index).slice(2) }),
+        make("i", { className: "swatch " + lineColour(line.index).slice(2) + (line.isEvaluation ? " dotted" : "") }),
         `${label} `, make("b", {}, short((line.shown ?? line.y)[place])));
     }));
   }
