@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from nearstep.checkpoint import files
-from nearstep.checkpoint.seal import CheckpointManifest, check_whole, checkpoints, update_of
+from nearstep.checkpoint.seal import CheckpointManifest, check_whole
 from nearstep.common.errors import CheckpointError, ConfigError, shorten
 from nearstep.config.ppo import PPOConfig
+from nearstep.reports.run_folder import checkpoints, update_of
 
 SETTINGS = "settings.json"
 AUTO = "auto"

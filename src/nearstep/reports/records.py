@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from nearstep.common.errors import TrainingError
 from nearstep.reports.metrics import Numbers
+from nearstep.reports.run_folder import UPDATE
 from nearstep.types import Prompts, Rollout, Scores
 
 Record = Mapping[str, object]
 BLOCK_BYTES = 1 << 16
-UPDATE = re.compile(rb'\{"update": (\d+),')  # every record begins with it
 
 
 class JsonLines:

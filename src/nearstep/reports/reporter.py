@@ -10,7 +10,7 @@ from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
 from nearstep.reports.metrics import Numbers
 from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
-from nearstep.reports.settings_file import NAME as SETTINGS
+from nearstep.reports.run_folder import METRICS, RECORDS, ROLLOUTS, SAMPLES, SETTINGS, TRACKER
 from nearstep.reports.settings_file import holds_settings, write_settings
 
 
@@ -166,7 +166,7 @@ class _Outputs:
         kept: dict[str, Path | None] = {}
         # A run that died before its first checkpoint and begins again is the same run: its records begin again too.
         again = config.resume is not None and holds_settings(folder, settings)
-        for name in ("metrics.jsonl", "rollouts.jsonl", "samples.jsonl"):
+        for name in RECORDS:
             if after > 0 or again:
                 cut_after(folder / name, after)
             else:
@@ -187,9 +187,9 @@ class _Outputs:
     def open(self) -> None:
         """Open the files, which are continued where they are there."""
         folder, config = Path(self._config.output_dir), self._config
-        self.metrics = JsonLines(folder / "metrics.jsonl")
-        self.rollouts = JsonLines(folder / "rollouts.jsonl") if config.log_rollouts else None
-        self.samples = JsonLines(folder / "samples.jsonl") if config.num_sample_generations > 0 else None
+        self.metrics = JsonLines(folder / METRICS)
+        self.rollouts = JsonLines(folder / ROLLOUTS) if config.log_rollouts else None
+        self.samples = JsonLines(folder / SAMPLES) if config.num_sample_generations > 0 else None
 
     def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
         """Record the metrics of an update or an evaluation."""
@@ -218,7 +218,7 @@ class _Outputs:
         places = [(file.path.stem, file.path) for file in self._files]
         if self.models is not None:
             places.insert(0, ("models", self.models))
-        tensorboard = self.metrics.path.with_name("runs")
+        tensorboard = self.metrics.path.with_name(TRACKER)
         if tensorboard.is_dir():
             places.append(("tensorboard", tensorboard))
         self.screen.end(places, self._first, self.latest)
