@@ -89,7 +89,8 @@ MEANINGS: dict[str, str] = {
     "response/truncated": "share of responses that were cut off by response_length.",
     "response/repeated": "share of runs of three tokens that their response has earlier. Rises where a policy repeats "
     "itself.",
-    "response/duplicates": "share of responses that another one of the batch (of a process) equals word for word.",
+    "response/duplicates": "share of responses that another prompt of the batch (of a process) got word for word. "
+    "Rises where the policy comes to answer everything alike.",
     "response/left_out": "share of responses that nothing is learned from: not scored, or cut off where "
     "mask_truncated_completions is on.",
     "optimizer/steps": "optimizer steps of the policy so far.",

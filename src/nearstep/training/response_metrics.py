@@ -1,6 +1,6 @@
 """What is measured of responses as texts, and what their scores go with: the signs by which a hacked reward is known."""
 
-from collections import Counter
+from collections import defaultdict
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,12 +14,15 @@ RUN_TOKENS = 3  # of a run of tokens that is looked for a second time
 
 
 def response_metrics(rollout: Rollout) -> dict[str, Metric]:
-    """How much responses repeat themselves and one another, over the rows of this process."""
-    copies = Counter(map(tuple, rollout.completion_ids()))
-    in_row_before = torch.tensor([copies[tuple(ids)] > 1 for ids in rollout.completion_ids()])
+    """How much responses repeat themselves and the answers to other prompts, over the rows of this process."""
+    responses = [tuple(ids) for ids in rollout.completion_ids()]
+    askers = defaultdict(set)
+    for prompt, response in zip(rollout.prompt_ids(), responses, strict=True):
+        askers[response].add(tuple(prompt))
+    alike = torch.tensor([len(askers[response]) > 1 for response in responses])
     return {
         "response/repeated": Mean.of(repeated_runs(rollout.actions, rollout.action_counts).float()),
-        "response/duplicates": Mean.of(in_row_before.float()),
+        "response/duplicates": Mean.of(alike.float()),
     }
 
 
