@@ -107,6 +107,12 @@ class KLSettings(Settings):
     measure_kl: bool | None = option(
         None, "load a reference and measure the KL to it; if not given, where kl_coef > 0 or a reference is named"
     )
+    kl_exact_rows: int = option(
+        0,
+        "rows of each update (of each process) on which the KL is also summed over the whole vocabulary, as "
+        "objective/kl_exact: two further forward passes of these rows",
+        at_least=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +262,9 @@ class EpisodeReportSettings(Settings):
 
     log_style: Literal["line", "two_line"] = option(
         "line", "what is printed of an update: the headline, or two lines with the losses of policy and critic"
+    )
+    health_checks: bool = option(
+        True, "hold every logged update against the rules of docs/health.md; what they find is told and recorded"
     )
     num_sample_generations: int = option(10, "tables of sample completions in the run; 0 for none", at_least=0)
     log_rollouts: bool = option(True, "write every episode to rollouts.jsonl")
