@@ -92,8 +92,8 @@ def _evaluation(rng: random.Random, update: int, updates: int, rows: int) -> dic
     return {
         "update": update, "episode": update * rows, "epoch": done * 2,
         "eval/objective/scores": 1 + 2 * (1 - math.exp(-3 * done)), "eval/objective/kl": 6 * done,
-        "eval/reward/held_out_judge": 0.5 + 0.8 * done - 0.9 * done**2 + rng.gauss(0, 0.02),
-        "eval/win_share_start": 0.5 + 0.3 * done, "eval/response/length_mean": 13 + 20 * done,
+        "eval/judge/facts": 0.5 + 0.8 * done - 0.9 * done**2 + rng.gauss(0, 0.02),
+        "eval/win_rate/start": 0.5 + 0.3 * done, "eval/response/length_mean": 13 + 20 * done,
     }  # fmt: skip
 
 

@@ -2,18 +2,21 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nearstep
+from nearstep.common.errors import DataError
 from nearstep.reports.page.choice import RowChoice
 from nearstep.reports.page.curves import curves, rounded
 from nearstep.reports.page.growing import GrowingFile
-from nearstep.reports.page.health import verdict
+from nearstep.reports.page.health import health
 from nearstep.reports.page.rows import MOST_SAMPLES, QUANTITIES, FixedPrompts, Prompts, TokenRows, episode_row
 from nearstep.reports.run_folder import (
     ALERTS,
     EVAL_ROLLOUTS,
+    INFO,
     METRICS,
     PROFILES,
     RECORDS,
@@ -25,13 +28,22 @@ from nearstep.reports.run_folder import (
 )
 
 PROFILES_SHOWN = 60
+# What a page cannot show without a file.
+ABSENT = {
+    METRICS: "there are no curves",
+    ROLLOUTS: "there are no episodes; log_rollouts writes them",
+    SAMPLES: "there are no sample completions; num_sample_generations asks for them",
+    TOKENS: "no row can be seen token by token",
+    PROFILES: "no calibration of the critic, nothing along the row",
+    INFO: "command, versions and commit are not known",
+}
 ALERTS_SHOWN = 200
 
 
 class Content:
-    """Everything a page shows of the run in `folder`, at most `max_samples` episodes.
+    """Everything a page shows of the run in `folder`, at most `max_samples` episodes; little where there is none yet.
 
-    Raises DataError where the folder is none of a run.
+    Reading raises DataError for a line that is no JSON object.
     """
 
     def __init__(self, folder: Path, max_samples: int = MOST_SAMPLES) -> None:
@@ -49,15 +61,16 @@ class Content:
 
     def data(self) -> dict[str, Any]:
         """The page's data: what JSON can hold, and nothing that is not finite."""
-        run = RunFolder(self.folder)
+        run = _run_folder(self.folder)
+        settings: Mapping[str, Any] = {} if run is None else run.settings
         episodes, prompts = self._episodes.chosen(), Prompts()
         return {
             "schema": 1,
             "made": time.strftime("%Y-%m-%d %H:%M:%S%z"),
             "nearstep": nearstep.__version__,
-            "run": self._run(run),
+            "run": self._run(run, settings),
             "alerts": self._alerts[-ALERTS_SHOWN:],
-            "verdict": verdict(self._alerts),
+            "health": health([*self._metrics, *self._evaluations], settings, self._alerts),
             "curves": curves(self._metrics, self._evaluations),
             "samples": {
                 "rows": prompts.named(episodes),
@@ -69,7 +82,7 @@ class Content:
             "tokens": {"rows": prompts.named(self._tokens.rows()), "rule": self._tokens.rule()},
             "prompts": prompts.texts,
             "profiles": _spread(self._profiles, PROFILES_SHOWN),
-            "absent": self._absent(run),
+            "absent": self._absent(),
         }
 
     def _begin(self) -> None:
@@ -105,31 +118,36 @@ class Content:
         is_evaluation = any(name.startswith("eval/") for name in line)
         (self._evaluations if is_evaluation else self._metrics).append(line)
 
-    def _run(self, run: RunFolder) -> dict[str, Any]:
+    def _run(self, run: RunFolder | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+        changed = {} if run is None else run.changed
+        last: Line = self._metrics[-1] if self._metrics else {}
         return {
-            "name": run.name,
+            "name": self.folder.resolve().name if run is None else run.name,
             "folder": str(self.folder),
-            "info": run.info,
-            "settings": {name: _shown(value) for name, value in run.settings.items()},
-            "changed": {name: {key: _shown(value) for key, value in both.items()} for name, both in run.changed.items()},
-            "updates": self._metrics[-1]["update"] if self._metrics else 0,
-            "episodes": self._metrics[-1].get("episode") if self._metrics else 0,
+            "info": {} if run is None else run.info,
+            "settings": {name: _shown(value) for name, value in settings.items()},
+            "changed": {name: {key: _shown(value) for key, value in both.items()} for name, both in changed.items()},
+            "updates": last.get("update", 0),
+            "episodes": last.get("episode", 0),
             "seconds": rounded(sum(line.get("seconds") or 0.0 for line in self._metrics)),
         }
 
-    def _absent(self, run: RunFolder) -> list[str]:
+    def _absent(self) -> list[str]:
         """What the folder does not have, a sentence each."""
-        files = {
-            METRICS: "there are no curves",
-            ROLLOUTS: "there are no episodes (log_rollouts writes them)",
-            SAMPLES: "there are no sample completions (num_sample_generations)",
-            TOKENS: "no row can be seen token by token",
-            PROFILES: "there is no value calibration and nothing along the row",
-            ALERTS: "no rule of health spoke while the run went on",
-        }
-        missing = [f"{name} is missing or empty: {why}." for name, why in files.items()
-                   if not (self.folder / name).is_file() or (self.folder / name).stat().st_size == 0]  # fmt: skip
-        return missing if run.info else [*missing, "run_info.json is missing: command, versions and commit are not known."]
+        missing = [name for name in ABSENT if not _has(self.folder / name)]
+        return [f"{name} is missing or empty: {ABSENT[name]}." for name in missing]
+
+
+def _has(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _run_folder(path: Path) -> RunFolder | None:
+    """The run in a folder; None as long as there is none."""
+    try:
+        return RunFolder(path)
+    except DataError:
+        return None
 
 
 def _shown(value: object) -> str:

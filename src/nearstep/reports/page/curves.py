@@ -36,7 +36,8 @@ GROUPS: dict[str, tuple[Chart, ...]] = {
         Chart("Entropy of the next token", ("policy/entropy_avg",), (0.05, None)),
         Chart("Explained variance", ("val/explained_variance",), (0, 1)),
         Chart("Parts of the reward", ("reward/*",)),
-        Chart("Win share", ("win*",), (0.5, 1)),
+        Chart("Win rate", ("win_rate/*",), (0.5, 1)),
+        Chart("Judged apart from training", ("judge/*",)),
     ),
     "Stability": (
         Chart("KL of the update", ("policy/approxkl_avg",), (0, 0.02)),
@@ -129,7 +130,7 @@ def _matching(wanted: str, names: Iterable[str]) -> list[str]:
     if not wanted.endswith("*"):
         return [name for name in names if name == wanted]
     return [name for name in names
-            if name.startswith(wanted[:-1]) and not name.endswith(("_std", "_none", "_failed"))]  # fmt: skip
+            if name.startswith(wanted[:-1]) and not name.endswith(("_std", "_stderr", "_none", "_failed"))]  # fmt: skip
 
 
 def _drawn(chart: Chart, lines: list[str]) -> dict[str, Any]:

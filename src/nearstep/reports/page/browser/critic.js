@@ -82,7 +82,7 @@ function judgeCards() {
   const { eval: evals } = data.curves;
   const names = Object.keys(evals.mean);
   const proxy = names.find((name) => name === "eval/objective/scores");
-  const judges = names.filter((name) => name !== proxy && /^eval\/(reward|judge|win|held_out)/.test(name) && !/_(std|none|failed)$/.test(name));
+  const judges = names.filter((name) => name !== proxy && /^eval\/(reward|judge|win_rate)\//.test(name) && !/_(std|stderr|none|failed)$/.test(name));
   const kl = names.includes("eval/objective/kl") ? evals.mean["eval/objective/kl"] : evals.last.map((update) => data.curves.train.mean["objective/kl"]?.[pointOf(update)] ?? null);
   if (!proxy || kl.every((each) => each === null)) return [];
   return [proxy, ...judges].map((name) => plainCard(

@@ -90,7 +90,8 @@ function stack(lines) {
 }
 
 function shownRange() {
-  return zoomed ?? [firstUpdate() - 0.5, Math.max(lastUpdate(), lastOf(data.curves.eval.last) ?? 0) + 0.5];
+  const { first, last } = data.curves.eval; // an evaluation may come before the first update
+  return zoomed ?? [Math.min(firstUpdate(), first[0] ?? Infinity) - 0.5, Math.max(lastUpdate(), lastOf(last) ?? 0) + 0.5];
 }
 
 function heights(chart, lines) {

@@ -20,12 +20,14 @@ function renderSummary() {
 }
 
 function renderHealth() {
-  const { verdict } = data;
-  $("verdict-pill").className = `pill ${verdict.level}`;
-  fill($("verdict-pill"), verdict.title);
-  fill($("health"), make("div", { className: `verdict ${verdict.level}` },
-    make("p", { className: "verdict-text" }, make("b", {}, verdict.title), verdict.text ? ` ${verdict.text}` : ""),
-    verdict.evidence.map(alertCard)));
+  const { state, title, text, evidence, past } = data.health;
+  $("verdict-pill").className = `pill ${state}`;
+  fill($("verdict-pill"), title);
+  fill($("health"), make("div", { className: "verdict" },
+    make("p", {}, make("b", {}, title), ". ", text),
+    evidence.map(alertCard),
+    past.length === 0 ? null : make("details", { className: "absent" },
+      make("summary", {}, past.length === 1 ? "One thing was told while the run went on" : `${past.length} things were told while the run went on`), past.map(alertCard))));
 }
 
 /** One thing that a rule of health said: where, what, what to look at and what to do. */

@@ -36,12 +36,12 @@ function scaleOf(name, numbers) {
   if (middle !== undefined) {
     const at = middle === "mean" ? there.reduce((sum, number) => sum + number, 0) / Math.max(1, there.length) : middle;
     const reach = Math.max(...there.map((number) => Math.abs(number - at)), 1e-9);
-    return { of: (number) => (number - at) / reach, ends: [at - reach, at, at + reach] };
+    return { of: (number) => (number - at) / reach, ends: [at - reach, at + reach] };
   }
   const [low, high] = [Math.min(...there), Math.max(...there)];
-  if (scale === "high") return { of: (number) => number / (high || 1), ends: [0, null, high], oneSided: true };
-  if (scale === "low") return { of: (number) => number - 1, ends: [0, null, 1], oneSided: true, reversed: true };
-  return { of: (number) => number / Math.abs(low || -1), ends: [low, null, 0], oneSided: true, reversed: true }; // surprise
+  if (scale === "high") return { of: (number) => number / (high || 1), ends: [0, high], oneSided: true };
+  if (scale === "low") return { of: (number) => number - 1, ends: [0, 1], oneSided: true, reversed: true };
+  return { of: (number) => number / Math.abs(low || -1), ends: [low, 0], oneSided: true, reversed: true }; // surprise
 }
 
 /** The colour of a strength: the accent above the middle, the warm colour below it. */
@@ -76,7 +76,7 @@ function colourTokens() {
   bar.style.background = oneSided
     ? `linear-gradient(to right, ${reversed ? `${shade(-1)}, ${shade(0)}` : `${shade(0)}, ${shade(1)}`})`
     : `linear-gradient(to right, ${shade(-1)}, ${shade(0)}, ${shade(1)})`;
-  fill($("token-legend"), short(ends[0]), bar, ends[1] === null ? null : [short(ends[1]), " to "], short(ends[2]),
+  fill($("token-legend"), short(ends[0]), bar, short(lastOf(ends)),
     make("span", { className: "token masked legend" }, "masked"));
 }
 
