@@ -3,17 +3,15 @@
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from nearstep.common.errors import ConfigError, TrainingError
+from nearstep.common.errors import ConfigError
 
 BROWSER = files(__package__) / "browser"
 # Our scripts in the order in which they are run; they share one scope.
@@ -37,17 +35,6 @@ def page(data: Mapping[str, Any], *, live: bool = False) -> str:
         ours=Markup(ours),
         live=live,
     )
-
-
-def write_page(path: Path, text: str) -> None:
-    """Write the file as a whole, or leave what was there. Raises TrainingError where that fails."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise TrainingError(f"{path} cannot be written: {error.strerror or error}. Give another --output.") from error
 
 
 def policy(scripts: tuple[str, ...], *, live: bool) -> str:

@@ -1,14 +1,16 @@
 // What changed from one text to another, word by word.
 
-const words = (text) => text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) ?? [];
+// Words and marks, each with the space behind it; that space does not make two words different.
+const words = (text) => text.match(/(?:[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_])\s*|\s+/gu) ?? [];
 
 /** Pieces [kind, text] that make both texts: kind is "same", "gone" or "new". The longest common words stay. */
 function wordDiff(before, after) {
   const a = words(before), b = words(after);
+  const same = (i, j) => a[i].trimEnd() === b[j].trimEnd();
   const lengths = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
   for (let i = a.length - 1; i >= 0; i--) {
     for (let j = b.length - 1; j >= 0; j--) {
-      lengths[i][j] = a[i] === b[j] ? lengths[i + 1][j + 1] + 1 : Math.max(lengths[i + 1][j], lengths[i][j + 1]);
+      lengths[i][j] = same(i, j) ? lengths[i + 1][j + 1] + 1 : Math.max(lengths[i + 1][j], lengths[i][j + 1]);
     }
   }
   const pieces = [];
@@ -18,7 +20,7 @@ function wordDiff(before, after) {
   };
   let i = 0, j = 0;
   while (i < a.length || j < b.length) {
-    if (i < a.length && j < b.length && a[i] === b[j]) { add("same", a[i]); i++; j++; }
+    if (i < a.length && j < b.length && same(i, j)) { add("same", b[j]); i++; j++; }
     else if (j >= b.length || (i < a.length && lengths[i + 1][j] >= lengths[i][j + 1])) add("gone", a[i++]);
     else add("new", b[j++]);
   }

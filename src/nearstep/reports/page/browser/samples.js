@@ -1,6 +1,7 @@
 // The episodes of a run: sorted, searched, one of them in full, and the same prompt over the run.
 
-const PAGE = 25;
+const narrow = matchMedia("(max-width: 900px)");
+const PAGE = narrow.matches ? 8 : 20;
 const view = { find: "", which: "all", sort: "update", descending: true, page: 0, against: "before" };
 let shownRows = [];
 
@@ -57,7 +58,10 @@ function renderSamplePage() {
 
 function sampleRow(row, columns) {
   const key = keyOf(row);
-  return make("tr", { "aria-current": key === chosen.sample ? "true" : null, onclick: () => choose({ sample: key, update: row.update }) },
+  return make("tr", { "aria-current": key === chosen.sample ? "true" : null, onclick: () => {
+    choose({ sample: key, update: row.update });
+    if (narrow.matches) $("sample").scrollIntoView();
+  } },
     columns.map(([name]) => make("td", { className: "number of-" + name }, short(row[name]))),
     make("td", { className: "answer" }, make("button", { type: "button", className: "plain" }, visible(row.answer.trim().slice(0, 160)) || "(empty)"),
       row.finished === false ? make("span", { className: "tag" }, "cut off") : null));

@@ -26,7 +26,10 @@ function renderTokenTools() {
   $("strip").hidden = rows.length === 0;
   fill($("token-row"), rows.map((row) => make("option", { value: keyOf(row), selected: keyOf(row) === chosen.tokenRow },
     `update ${row.update}, episode ${row.episode}, ${row.count} tokens, score ${short(row.score)}`)));
-  if (rows.length === 0) fill($("token-numbers"), note("No row was recorded token by token. `nearstep replay RUN --update N --row K` computes one again."));
+  if (rows.length === 0) {
+    fill($("token-prompt"), "No row was recorded token by token. nearstep replay RUN --update N --row K computes one again.");
+    fill($("token-numbers"));
+  }
 }
 
 /** The scale of a quantity: how strong (−1 to 1) each number is coloured, and the numbers at the legend's ends. */
