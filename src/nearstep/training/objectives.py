@@ -19,7 +19,7 @@ from nearstep.algorithm.losses import (
 from nearstep.algorithm.trust_regions import LogsOwnLoss, TokenLogprobs, TrustRegion
 from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
-from nearstep.metrics import Max, Mean, Metric, Metrics, Variance
+from nearstep.metrics import EffectiveSampleSize, Max, Mean, Metric, Metrics, StandardError, Variance
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
 from nearstep.training.axis_results import mask_problem, weights_problem
@@ -174,10 +174,14 @@ def _policy_metrics(
         "val/ratio": Mean.of(ratio),
         "val/ratio_clamped": Mean.of(held),
         "val/ratio_var": Variance.of(ratio),
+        "val/effective_sample_size": EffectiveSampleSize.of(ratio),
     }
     if first:
         metrics["val/ratio_max_gap_first"] = Max.of((probability_ratio(sampled, recorded) - 1).abs())
         metrics["policy/mismatch_kl"] = Mean.of(kl_estimate(recorded, sampled, "k3"))
+        surprise = -recorded - now.entropy.detach()
+        metrics["policy/surprise_gap"] = Mean.of(surprise)
+        metrics["policy/surprise_error"] = StandardError.of(surprise)
     return Metrics(metrics)
 
 
