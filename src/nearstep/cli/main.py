@@ -6,7 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__
-from nearstep.cli import check, demo, fork, ppo, prepare, replay, report, reward, rewards, score, serve_reward, watch
+from nearstep.cli import (
+    check,
+    compare,
+    demo,
+    fork,
+    ppo,
+    prepare,
+    replay,
+    report,
+    reward,
+    rewards,
+    score,
+    serve_reward,
+    watch,
+)
 from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
@@ -69,6 +83,14 @@ COMMANDS: tuple[Command[Any], ...] = (
         sections=watch.SECTIONS,
         run=watch.run_watch,
         operand="run",
+    ),
+    Command(
+        name="compare",
+        summary="Several runs over each other: seeds as mean with band, settings that differ, last and best values.",
+        settings=compare.CompareOptions,
+        sections=compare.SECTIONS,
+        run=compare.run_compare,
+        operand="runs",
     ),
     Command(
         name="rewards",
