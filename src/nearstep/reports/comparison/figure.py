@@ -73,9 +73,8 @@ def _page(comparison: Comparison, path: Path) -> None:
     script = bokeh_script()
     from bokeh.embed import components
 
-    made, boxes = components(tuple(_small(comparison, metric) for metric in comparison.metrics))
-    drawing = made.strip().removeprefix('<script type="text/javascript">').removesuffix("</script>")
-    drawing = drawing.replace("<", "\\u003c") if "</" in drawing or "<!--" in drawing else drawing
+    drawing, boxes = components(tuple(_small(comparison, metric) for metric in comparison.metrics), wrap_script=False)
+    drawing = drawing.replace("</", "<\\/")  # in its texts alone: no name of a run ends the element
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((files(__package__) / "page.html.jinja").read_text(encoding="utf-8"))
     text = template.render(
