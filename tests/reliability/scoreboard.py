@@ -48,7 +48,7 @@ CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "R29": ("no code of others runs unasked", ()),
     "R30": ("the reward server", ("tests/rewards/server/test_app.py",)),
     "R31": ("secrets are shown nowhere", ("tests/reliability/test_whole_runs.py -k r31",)),
-    "R32": ("code that a model wrote", ("tests/rewards/test_sandbox.py",)),
+    "R32": ("code that a model wrote", ("tests/rewards/test_sandbox.py", "tests/rewards/test_sandbox_verdict.py")),
     "R33": ("no connection leaves the machine", ("tests/reliability/test_whole_runs.py -k r33",)),
     "R34": ("two thousand updates grow nothing", ("tests/reliability/test_whole_runs.py -k r34",)),
     "R35": ("planted bugs are noticed", ()),
