@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args, get_origin
 
 from nearstep.common.places import expanded
-from nearstep.config.conversion import Names
+from nearstep.config.conversion import ModelName, Names
 from nearstep.config.settings import Problem, Settings, current_name
 
 
@@ -37,6 +37,8 @@ def read_flags(cls: type[Settings], words: Sequence[str]) -> Flags:
             problems.append(_stray(name, texts, current_name(name, old)))
         elif texts:
             values[name] = texts if len(texts) > 1 else texts[0]
+        elif kind == tuple[ModelName, ...] | None:
+            values[name] = True
         elif _takes_several(kind):
             values[name] = ()
         elif kind is bool or (kind is None and types.get(switched_off) is not bool):
