@@ -9,6 +9,7 @@ from typing import Any
 from nearstep.checkpoint import files
 from nearstep.checkpoint.seal import CheckpointManifest, check_whole, checkpoints, update_of
 from nearstep.common.errors import CheckpointError, ConfigError, shorten
+from nearstep.common.secrets import public_settings
 from nearstep.config.ppo import PPOConfig
 
 SETTINGS = "settings.json"
@@ -88,7 +89,8 @@ def refuse_used(run: Path) -> None:
 
 def settings_to_keep(config: PPOConfig, named: Mapping[str, object]) -> dict[str, Any]:
     """The settings that a continuation must share, as plain values; `named` are those that Python's arguments gave."""
-    kept = {name: value for name, value in (asdict(config) | dict(named)).items() if name not in FREE_SETTINGS}
+    given = public_settings(asdict(config) | dict(named))
+    kept = {name: value for name, value in given.items() if name not in FREE_SETTINGS}
     plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
     return plain
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import nearstep
 from nearstep.common.errors import TrainingError
+from nearstep.common.secrets import public_settings
 from nearstep.config.conversion import Names
 from nearstep.config.settings import Settings
 from nearstep.reports.records import set_aside
@@ -29,7 +30,7 @@ def settings_text(config: Settings, command: str, given: GivenInPython, *, proce
 
     mappings = {name for name, kind in config.types.items() if kind == Names}
     values: dict[str, Any] = {}
-    for name, value in (dataclasses.asdict(config) | dict(given.settings)).items():
+    for name, value in public_settings(dataclasses.asdict(config) | dict(given.settings)).items():
         values[name] = dict(value) if name in mappings else list(value) if isinstance(value, tuple) else value
     if "resume" in values:
         values["resume"] = None  # the file repeats the run from its beginning, and stays the same when it goes on
