@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 def scored(handler, question):
     """A reward for each completion; what it was asked with is in an error of one row."""
-    rewards = [float(len(row)) for row in question["completions"]]
+    rewards = [float(len(row["completion"])) for row in question["rows"]]
     handler.answer(200, {"content-type": "application/json"}, json.dumps({"rewards": rewards}).encode())
 
 
