@@ -97,11 +97,7 @@ def settings_to_keep(config: PPOConfig, named: Mapping[str, object]) -> dict[str
 
 def require_same_settings(folder: Path, now: Mapping[str, Any]) -> None:
     """Raise ConfigError that lists every setting, old and new, in which a run differs from its checkpoint's."""
-    path = folder / SETTINGS
-    try:
-        before: Mapping[str, Any] = json.loads(files.read_text(path))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
+    before = files.read_json(folder / SETTINGS)
     changed = [
         f"  {name}: {shorten(before.get(name))} → {shorten(now.get(name))}"
         for name in sorted(before.keys() | now.keys())

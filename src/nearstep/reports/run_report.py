@@ -1,5 +1,6 @@
 """What the loop tells after each update: metrics of all processes, every episode, samples now and then."""
 
+import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +84,8 @@ class Report:
     ) -> Due:
         """Report an update that is done; returns what is due now."""
         records = self._records(state, prompts, experience, scores) if self.log_rollouts else []
-        all_records = self.backend.gather_to_main(records)
+        # What rewards answered may be of any class: it goes as text, of which nothing is unpickled.
+        all_records = map(json.loads, self.backend.gather_to_main(json.dumps(records)))
         tokens, metrics = len(experience.rollout.tokens), metrics.cpu()
         gathered = self.backend.gather((tokens, metrics, scores.metrics))
         seconds, shares = self.clock.lap()
