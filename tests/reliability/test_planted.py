@@ -72,6 +72,7 @@ def plant(how, checkpoint, canary):
                 path.write_text("[" * 100_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["a pickle beside", "pickles for tensors", "a pickle under torch's name",
                                  "a header of exabytes", "a link", "nested JSON"])  # fmt: skip
 def test_r28_what_is_planted_in_a_checkpoint_is_refused(how, run, tmp_path):
@@ -87,6 +88,7 @@ def test_r28_what_is_planted_in_a_checkpoint_is_refused(how, run, tmp_path):
     assert not canary.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../outside.json", "/etc/hostname", "policy/../../outside.json"])
 def test_r28_names_in_a_manifest_that_lead_out_are_refused(name, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 HIDDEN = "***"
 # Settings and flags whose value may log in, or be an address that does.
-_SECRET_NAME = re.compile(r"(_url|_token_env|_token|password|passwd|secret|api_?key|credentials?)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(_url|_token_env|password|passwd|secret|api_?key|credentials?)$", re.IGNORECASE)
 _SECRET_VARIABLE = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|_KEY$", re.IGNORECASE)
 _SHORTEST = 8  # characters of a variable's value; shorter ones are words of any text
 _TOKEN = re.compile(r"\b(hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|eyJ)[\w.-]{12,}")
@@ -114,7 +114,8 @@ def shown_words(words: Sequence[str]) -> list[str]:
 
 def _hides(flag: str) -> bool:
     name = flag.lstrip("-")
-    return may_hold_a_secret(name) and name.replace("-", "_") not in ("stop_token", "reward_url_token_env")
+    is_token = name.endswith("token") and name.replace("-", "_") != "stop_token"
+    return is_token or (may_hold_a_secret(name) and not name.endswith("env"))
 
 
 def _shown(value: str) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 ALL, NONE = "true", "false"
@@ -41,6 +42,23 @@ class Trust:
         """The commit at which a hub name's code may be run."""
         entries = [entry.rpartition("@") for entry in self.code or ()]
         return next((commit for known, _, commit in entries if known == name and _COMMIT.fullmatch(commit)), None)
+
+
+class TrustSettings(Protocol):
+    """The two settings of every command that loads models."""
+
+    @property
+    def trust_remote_code(self) -> Sequence[str] | None:
+        """See `Trust.code`."""
+
+    @property
+    def allow_pickled_weights(self) -> bool:
+        """See `Trust.pickled_weights`."""
+
+
+def trust_of(settings: TrustSettings) -> Trust:
+    """What the settings of a command allow."""
+    return Trust(settings.trust_remote_code, settings.allow_pickled_weights)
 
 
 DEFAULT_TRUST = Trust()

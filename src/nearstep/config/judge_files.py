@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from nearstep.common.trust import Trust
+from nearstep.common.trust import Trust, trust_of
 from nearstep.config.conversion import ModelName
 from nearstep.config.rewards import (
     LocalRewardSettings,
@@ -47,7 +47,7 @@ class RewardModelSettings(Settings):
     @property
     def trust(self) -> Trust:
         """What models may bring along."""
-        return Trust(self.trust_remote_code, self.allow_pickled_weights)
+        return trust_of(self)
 
 
 @accepts_old_names

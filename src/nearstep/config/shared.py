@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nearstep.common.trust import Trust
+from nearstep.common.trust import Trust, trust_of
 from nearstep.config.conversion import ModelName
 from nearstep.config.settings import Settings, option
 from nearstep.config.trusting import pickled_weights, trusted_code
@@ -45,7 +45,7 @@ class ModelSettings(Settings):
     @property
     def trust(self) -> Trust:
         """What models may bring along."""
-        return Trust(self.trust_remote_code, self.allow_pickled_weights)
+        return trust_of(self)
 
 
 @dataclass(frozen=True, kw_only=True)
