@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 ALL, NONE = "true", "false"
@@ -44,6 +44,7 @@ class Trust:
         return next((commit for known, _, commit in entries if known == name and _COMMIT.fullmatch(commit)), None)
 
 
+@runtime_checkable
 class TrustSettings(Protocol):
     """The two settings of every command that loads models."""
 
