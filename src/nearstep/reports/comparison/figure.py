@@ -106,7 +106,7 @@ def _small(comparison: Comparison, metric: str) -> Any:
     drawn = figure(height=230, sizing_mode="stretch_width", toolbar_location="above", x_axis_label=comparison.axis,
                    tools="pan,wheel_zoom,box_zoom,reset", title=None)  # fmt: skip
     drawn.toolbar.autohide = True
-    lines = []
+    lines: list[Any] = []
     for number, group in enumerate(comparison.groups):
         spread, colour = comparison.spread(metric, number), colour_of(number)
         if spread is None:
