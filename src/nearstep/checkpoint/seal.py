@@ -13,7 +13,6 @@ from nearstep.common.errors import CheckpointError, shorten
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # goes up where an older nearstep could not read a checkpoint
-PREFIX = "checkpoint-"
 
 SaveKind: TypeAlias = Literal["fault", "kept", "best"]
 WeightLayout: TypeAlias = Literal["whole"]
@@ -84,7 +83,7 @@ def read_manifest(folder: Path) -> CheckpointManifest:
         manifest = CheckpointManifest(**content)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if found_format != FORMAT:
         raise CheckpointError(f"{folder} has format {shorten(found_format)}, and this nearstep reads format {FORMAT}")
@@ -99,6 +98,8 @@ def check_whole(folder: Path) -> CheckpointManifest:
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
     for name in sorted(manifest.hashes.keys() | present):
         path = folder / name
+        if path.is_symlink():
+            raise CheckpointError(f"{path} is a link, and a checkpoint holds none")
         if name not in present:
             raise CheckpointError(f"{path} is missing")
         if name not in manifest.hashes:
@@ -108,14 +109,3 @@ def check_whole(folder: Path) -> CheckpointManifest:
         if files.sha256(path) != manifest.hashes[name]:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is not that of the manifest")
     return manifest
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The folders `checkpoint-N` of a run, oldest first; other names are not ours."""
-    found = [path for path in folder.glob(f"{PREFIX}*") if path.is_dir() and path.name[len(PREFIX) :].isdecimal()]
-    return sorted(found, key=update_of)
-
-
-def update_of(checkpoint: Path) -> int:
-    """The update after which a checkpoint was written, by its name."""
-    return int(checkpoint.name[len(PREFIX) :])

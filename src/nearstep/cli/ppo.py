@@ -10,6 +10,7 @@ from urllib.request import getproxies
 
 from nearstep.cli.places import absent_places
 from nearstep.cli.reward_sources import reward_lacks
+from nearstep.common.secrets import public_address
 from nearstep.common.telling import tell
 from nearstep.config.launcher import launch_problems
 from nearstep.config.ppo import PPOConfig
@@ -21,7 +22,8 @@ HUB_TIMEOUT_SECONDS = 5
 
 def ppo_begins(config: PPOConfig) -> str:
     """What the run is, in a line that needs no heavy library."""
-    rewards = [each for each in (config.reward_model_path, *config.reward_funcs, config.reward_url) if each is not None]
+    rewards = [each for each in (config.reward_model_path, *config.reward_funcs) if each is not None]
+    rewards += [] if config.reward_url is None else [public_address(config.reward_url)]
     policy = config.sft_model_path or config.model_name_or_path
     return f"PPO of {policy} on {', '.join(config.dataset_name)} against {', '.join(rewards)}, into {config.output_dir}"
 

@@ -2,6 +2,7 @@
 
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.generation import generate
+from nearstep.training.probes import probe
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
 from nearstep.training.update import update
@@ -27,13 +28,14 @@ def train(r: Recipe, state: State) -> None:
             state.watch_spread(scores, r.backend)
         with r.clock("experience"):
             experience = make_experience(rollout, scores, r, state)  # 3 annotate
+            probed = probe(experience, state.update, r)
         with r.clock("update"):
             phases = r.schedule.phases(state.update)
             metrics, steps = update(experience, phases, r)  # 4 improve
         rates = r.learners.end_update()
         state.end_update(r.batch, steps, r.config.max_broken_updates)
         state.update_kl_coef(experience, r.kl_controller, r.config.kl_estimator, r.batch, r.backend)
-        metrics = describe(experience, scores, r) + metrics
+        metrics = describe(experience, scores, r) + probed + metrics
         due = r.report.step(state, prompts, experience, scores, metrics, rates)  # 5 report
         if due.samples:
             r.report.samples(state, r.evaluator.samples(r.engine, state))
