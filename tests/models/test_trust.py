@@ -72,6 +72,12 @@ def test_a_pickle_that_is_allowed_still_runs_nothing(name, load, folders, tmp_pa
     assert not (tmp_path / "canary").exists()
 
 
+def test_the_command_gives_a_language_model_no_head_of_a_reward_model(folders, tmp_path):
+    folder = pickled_folder(folders / "policy", tmp_path / "policy")
+    with pytest.raises(ModelError, match="from transformers import LlamaForCausalLM as M"):
+        load_scalar_model(str(folder), **READ)
+
+
 @pytest.mark.slow
 def test_the_command_is_one_for_a_shell(folders, tmp_path):
     folder = pickled_folder(folders / "policy", tmp_path / "a folder")

@@ -33,6 +33,6 @@ def reward_lacks(settings: LocalRewardSettings) -> Iterator[Problem]:
         variable = settings.reward_url_token_env
         if variable is not None and not os.environ.get(variable):
             # What was given may be the token itself: only what is written like a variable is repeated.
-            named = f" {variable}" if re.fullmatch(r"[A-Z][A-Z0-9_]*", variable) else ""
-            text = f"reward_url_token_env: there is no variable{named} in the environment, which would hold the token"
+            named = variable if re.fullmatch(r"[A-Z][A-Z0-9_]*", variable) else "the variable of this name"
+            text = f"reward_url_token_env: {named} is not set in the environment"
             yield Problem(text, ("reward_url_token_env",))

@@ -42,7 +42,9 @@ def weight_arguments(name: str, role: str, trust: Trust, kind: str) -> dict[str,
         file.name for pattern in ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern)
     )
     if pickled and not trust.pickled_weights:
-        raise ModelError(_refusal(role, folder, pickled[0], CONVERT_MODEL.format(kind=kind, name=name)))
+        raise ModelError(
+            _refusal(role, folder, pickled[0], CONVERT_MODEL.format(kind=_saved_class(folder) or kind, name=name))
+        )
     return {"use_safetensors": not pickled}
 
 
@@ -72,6 +74,15 @@ def reading(what: str, name: str, role: str) -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """What an error says first; the rest is for developers of the library."""
     return str(error).strip().split("\n")[0][:300].rstrip(".") or type(error).__name__
+
+
+def _saved_class(folder: Path) -> str | None:
+    """The class that the folder was saved with: as another one it would get, or lose, a head."""
+    try:
+        named = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(named[0]) if isinstance(named, list) and named else None
 
 
 def _refusal(role: str, folder: Path, file: str, command: str) -> str:
