@@ -1,5 +1,6 @@
 """How a run tells what happens: the one object the loop talks to, in front of files, screen and callbacks."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,8 @@ class _Outputs:
         if tensorboard.is_dir():
             places.append(("tensorboard", tensorboard))
         self.screen.end(places, self._first, self.latest)
+        folder = shlex.quote(self._config.output_dir)
+        self.screen.note(f"To look at it in a browser, from curves to single tokens: nearstep report {folder}")
 
     def close(self) -> None:
         """Close the files and give the terminal back; closing twice is fine."""
