@@ -22,6 +22,10 @@ MEANINGS: dict[str, str] = {
     "objective/kl_k3": "mean over episodes of Σ (exp(ℓ) − 1 − ℓ), whichever estimator was chosen. Never negative.",
     "objective/kl_exact": "mean over the rows of kl_exact_rows of Σ KL(π ‖ π_ref) of the next token, summed over the "
     "whole vocabulary. Estimates what objective/kl does, with less noise, and is never negative.",
+    "objective/own_over_cut": "share of the policy's first answers that the reward prefers to a copy cut in half, with "
+    "and without its end; ties count half. Of reward models in update 1, of functions in the last of 8 updates or more.",
+    "objective/own_over_shuffled": "the same against copies with their tokens shuffled, and in reverse order. Both below "
+    "a half: the reward is upside down.",
     "objective/entropy": "mean over episodes of Σ −log π of the sampled tokens, in nats: an unbiased estimate of "
     "the entropy of a whole response. Near 0 the policy always says the same.",
     "objective/non_score_reward": "mean over episodes of Σ −kl_coef · kl: what the KL penalty costs. At most 0, as a "

@@ -40,14 +40,14 @@ def _negative_weight(evidence: Evidence, limits: Limits) -> Seen | None:
 
 
 def _inverted(evidence: Evidence, limits: Limits) -> Seen | None:
-    share = evidence.series("objective/own_over_damaged")
-    if not len(share) or share.values[0] >= limits["share"]:
+    cut, shuffled = evidence.series("objective/own_over_cut"), evidence.series("objective/own_over_shuffled")
+    if not len(cut) or not len(shuffled) or max(cut.values[0], shuffled.values[0]) >= limits["share"]:
         return None
     text = (
-        f"of answers as the policy began and copies of them that were cut, doubled or shuffled the reward prefers the "
-        f"damaged copy in {1 - share.values[0]:.0%}"
+        f"of the policy's first answers the reward prefers {1 - cut.values[0]:.0%} when they are cut in half, and "
+        f"{1 - shuffled.values[0]:.0%} when their tokens are shuffled"
     )
-    return Seen("error", int(share.updates[0]), text)
+    return Seen("error", int(cut.updates[0]), text)
 
 
 def _against_the_reward(evidence: Evidence, limits: Limits) -> Seen | None:
@@ -171,10 +171,9 @@ RULES = (
     Rule(
         name="inverted",
         title="The sign of the reward is swapped: it prefers damaged answers",
-        watches=("objective/own_over_damaged",),
+        watches=("objective/own_over_cut", "objective/own_over_shuffled"),
         limits={"share": 0.4},
-        when="of the policy's own first answers and damaged copies of them (cut, doubled, shuffled) the reward prefers its "
-        "own in less than {share}: error",
+        when="both objective/own_over_cut and objective/own_over_shuffled are below {share}: error",
         look_at="the sign of the reward's output, which label of a classifier it is, its score on chosen and rejected "
         "answers of a preference file (nearstep score)",
         next="turn the sign round, or take the other label",
