@@ -35,6 +35,8 @@ MEANINGS: dict[str, str] = {
     "objective/kl_coef": "weight of the KL penalty in this update.",
     "objective/score_length_correlation": "correlation over episodes of the score with the length. Near 1 length is "
     "what is rewarded.",
+    "objective/score_token_correlation": "largest correlation of the score with how often one and the same token stands "
+    "in the response, over the tokens of four responses or more. Near 1 that token is what is rewarded.",
     "objective/score_ending_correlation": "correlation of the score with whether the response ended by itself.",
     "objective/score_likelihood_correlation": "correlation of the score with the mean log-prob of the tokens under the "
     "reference (without one, under the policy). Strongly negative: what is rewarded is unlike what the policy began "
