@@ -1,5 +1,6 @@
 """How a run tells what happens: the one object the loop talks to, in front of files, screen and callbacks."""
 
+import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,11 @@ from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
+from nearstep.reports.health.rule import Alert
+from nearstep.reports.health.watch import HealthWatch
 from nearstep.reports.metrics import Numbers
 from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
-from nearstep.reports.run_folder import METRICS, RECORDS, ROLLOUTS, SAMPLES, SETTINGS, TRACKER
+from nearstep.reports.run_folder import ALERTS, METRICS, RECORDS, ROLLOUTS, SAMPLES, SETTINGS, TRACKER
 from nearstep.reports.settings_file import holds_settings, write_settings
 
 
@@ -46,6 +49,7 @@ class Reporter:
         self._settings = settings
         self._config = config
         self._callbacks = callbacks
+        self._health = HealthWatch(dataclasses.asdict(config))
         self._screen = (screen or Screen(total_updates, two_lines=config.log_style == "two_line")) if main else None
         self._outputs: _Outputs | None = None
 
@@ -81,6 +85,7 @@ class Reporter:
         elif self._screen is not None:
             self._outputs = _Outputs(self._config, self._screen, self._settings, after)
             self._screen.begin(batch_table, preview)
+            self._health.recall(Path(self._config.output_dir))
         self._callbacks.begin()
 
     def phase(self, name: str) -> None:
@@ -102,11 +107,15 @@ class Reporter:
         if self._outputs is not None:
             self._outputs.record(self._outputs.rollouts, records)
         self._callbacks.step_end(update=update, epoch=epoch)
-        logged = self._callbacks.should_log
+        logged, alerts = self._callbacks.should_log, list[Alert]()
+        if logged and self._config.health_checks:
+            alerts = self._health.add({"update": update, "episode": episode, **numbers})
+            numbers = {**numbers, "health/level": self._health.level}
         if self._outputs is not None:
             self._outputs.screen.step(update, numbers, logged=logged)
             if logged:
                 self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=numbers)
+            self._outputs.alert(update, alerts)
         if logged:
             self.history.append({"update": update, "episode": episode, "epoch": epoch, **numbers})
             self._callbacks.log({"episode": episode, **numbers})
@@ -127,6 +136,10 @@ class Reporter:
         if self._outputs is not None:
             self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=named)
             self._outputs.screen.evaluation(update, numbers)
+        if self._config.health_checks:
+            alerts = self._health.add({"update": update, **named})
+            if self._outputs is not None:
+                self._outputs.alert(update, alerts)
         return self._callbacks.evaluate(numbers)
 
     def callbacks_state(self) -> dict[str, Any]:
@@ -190,6 +203,7 @@ class _Outputs:
         folder, config = Path(self._config.output_dir), self._config
         self.metrics = JsonLines(folder / METRICS)
         self.rollouts = JsonLines(folder / ROLLOUTS) if config.log_rollouts else None
+        self.alerts: JsonLines | None = None  # there is none while there is nothing to tell
         self.samples = JsonLines(folder / SAMPLES) if config.num_sample_generations > 0 else None
 
     def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
@@ -197,6 +211,17 @@ class _Outputs:
         self.record(self.metrics, [metrics_record(update=update, episode=episode, epoch=epoch, numbers=numbers)])
         self.latest = {**self.latest, **numbers}
         self._first = {**numbers, **self._first}
+
+    def alert(self, update: int, alerts: Sequence[Alert]) -> None:
+        """Record what the rules of health found; on the screen stands what follows from nothing else."""
+        if not alerts:
+            return
+        if self.alerts is None:
+            self.alerts = JsonLines(self.metrics.path.with_name(ALERTS))
+        self.record(self.alerts, [alert.record(update) for alert in alerts])
+        for alert in alerts:
+            if not alert.is_consequence and alert.seen.level != "info":
+                self.screen.note(f"{alert.seen.level} after update {update}: {alert.rule.title}. {alert.seen.text}")
 
     def record(self, file: JsonLines | None, records: Sequence[Record]) -> None:
         """Append to a file. One that cannot be written, or is full, ends there and is told of; the run goes on."""
@@ -234,4 +259,4 @@ class _Outputs:
 
     @property
     def _files(self) -> list[JsonLines]:
-        return [file for file in (self.metrics, self.rollouts, self.samples) if file is not None]
+        return [file for file in (self.metrics, self.rollouts, self.samples, self.alerts) if file is not None]
