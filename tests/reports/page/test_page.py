@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import sys
 from html.parser import HTMLParser
 
@@ -74,9 +75,10 @@ def test_data_comes_back_as_it_was_without_a_character_that_html_reads(text):
     assert "<" not in held
 
 
-def test_the_policy_lets_in_the_two_scripts_alone_and_asks_nobody(parsed):
+def test_the_policy_lets_in_the_two_scripts_alone_and_asks_nobody(data, parsed):
     (said,) = [each["content"] for each, _ in parsed.of("meta") if each.get("http-equiv") == "Content-Security-Policy"]
-    scripts = [text for attributes, text in parsed.of("script") if attributes.get("type") != "application/json"]
+    scripts = re.findall("<script>(.*?)</script>", page(data), re.DOTALL)  # html.parser loses some of bokeh's
+    assert len(scripts) == 2
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
     parts = dict(part.strip().split(" ", 1) for part in said.split(";"))
     assert parts["default-src"] == "'none'"

@@ -8,7 +8,7 @@ from nearstep.reports.health.evidence import Evidence
 
 Level: TypeAlias = Literal["info", "warn", "error"]
 LEVELS: tuple[Level, ...] = ("info", "warn", "error")
-Limits: TypeAlias = Mapping[str, float]
+Limits: TypeAlias = Mapping[str, int | float]
 
 
 @dataclass(frozen=True)
