@@ -6,7 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__
-from nearstep.cli import check, demo, doctor, fork, ppo, prepare, replay, reward, rewards, score, serve_reward
+from nearstep.cli import (
+    check,
+    demo,
+    doctor,
+    fork,
+    ppo,
+    prepare,
+    replay,
+    report,
+    reward,
+    rewards,
+    score,
+    serve_reward,
+    watch,
+)
 from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
@@ -52,6 +66,22 @@ COMMANDS: tuple[Command[Any], ...] = (
         sections=replay.SECTIONS,
         begins=lambda settings: f"update {settings.update} of {settings.run}",
         run=replay.run_replay,
+        operand="run",
+    ),
+    Command(
+        name="report",
+        summary="Write a run as one HTML file: curves, updates, samples, tokens; it opens from disk, without network.",
+        settings=report.ReportOptions,
+        sections=report.SECTIONS,
+        run=report.run_report,
+        operand="run",
+    ),
+    Command(
+        name="watch",
+        summary="Serve the same page while a run goes on, on this machine.",
+        settings=watch.WatchOptions,
+        sections=watch.SECTIONS,
+        run=watch.run_watch,
         operand="run",
     ),
     Command(
