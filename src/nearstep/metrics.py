@@ -221,7 +221,45 @@ class ExplainedVariance:
         return 1 - residual / returns
 
 
-Metric: TypeAlias = Mean | Max | Variance | Std | StandardError | EffectiveSampleSize | Correlation | ExplainedVariance
+@dataclass(frozen=True)
+class MeanBy:
+    """A mean for each group of elements. It has no one number, so it is never among those of an update."""
+
+    sum: Tensor
+    count: Tensor
+
+    @staticmethod
+    def of(values: Tensor, groups: Tensor, number_of_groups: int) -> "MeanBy":
+        """Of values and the group that each belongs to, counted from 0."""
+        wide = values.detach().double()
+        zeros = torch.zeros(number_of_groups, dtype=torch.float64, device=wide.device)
+        return MeanBy(zeros.index_add(0, groups, wide), zeros.index_add(0, groups, torch.ones_like(wide)))
+
+    def cpu(self) -> "MeanBy":
+        """The same on the CPU."""
+        return MeanBy(self.sum.cpu(), self.count.cpu())
+
+    def __add__(self, other: "MeanBy") -> "MeanBy":
+        return MeanBy(self.sum + other.sum, self.count + other.count)
+
+    def number(self) -> None:
+        """None: there is a number for each group."""
+
+    def means(self) -> list[float | None]:
+        """Σx / n of each group; None where nothing was counted."""
+        return [total / count if count > 0 else None for total, count in zip(*self._lists(), strict=True)]
+
+    def counts(self) -> list[int]:
+        """How many elements each group has."""
+        return [int(count) for count in self._lists()[1]]
+
+    def _lists(self) -> tuple[list[float], list[float]]:
+        return self.sum.tolist(), self.count.tolist()
+
+
+Metric: TypeAlias = (
+    Mean | Max | Variance | Std | StandardError | EffectiveSampleSize | Correlation | ExplainedVariance | MeanBy
+)
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ class Run:
             epoch=update / 4,
             records=[{"update": update, "episode": 8 * update - 1, "completion": "a [bold]"}],
             numbers={"objective/rlhf_reward": 0.5 * update, **numbers},
+            tokens=[{"update": update, "tokens": ["a", "b"]}],
+            profiles=[{"update": update, "masked": []}],
         )
 
 
@@ -134,12 +136,12 @@ def test_metrics_are_written_when_due_rollouts_always_d16(tmp_path):
 
 
 def test_records_that_are_not_wanted_are_not_made(tmp_path):
-    run = Run(tmp_path, log_rollouts=False, num_sample_generations=0)
+    run = Run(tmp_path, log_rollouts=False, num_sample_generations=0, record_token_rows=0)
     with run.reporter as reporter:
         reporter.begin([], "")
         run.step(1)
         reporter.samples(1, [("query", "response", 0.0)])
-    assert [path.name for path in run.folder.iterdir()] == ["metrics.jsonl"]
+    assert {path.name for path in run.folder.iterdir()} == {"metrics.jsonl", "profiles.jsonl"}
 
 
 def test_a_file_that_cannot_be_written_ends_and_the_run_goes_on(tmp_path, monkeypatch):
@@ -172,6 +174,8 @@ def test_rollouts_end_at_their_limit(tmp_path):
             run.step(update)
         reporter.end()
     assert [record["update"] for record in read_jsonl(run.folder / "rollouts.jsonl")] == [1]
+    assert [record["update"] for record in read_jsonl(run.folder / "tokens.jsonl")] == [1]
+    assert [record["update"] for record in read_jsonl(run.folder / "profiles.jsonl")] == [1, 2, 3]
     assert " ".join(run.text.getvalue().split()).count("rollouts.jsonl has reached rollouts_max_mib and ends here") == 1
 
 

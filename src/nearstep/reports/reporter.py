@@ -1,6 +1,7 @@
 """How a run tells what happens: the one object the loop talks to, in front of files, screen and callbacks."""
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,20 @@ from nearstep.reports.health.rule import Alert
 from nearstep.reports.health.watch import HealthWatch
 from nearstep.reports.metrics import Numbers
 from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
-from nearstep.reports.run_folder import ALERTS, METRICS, RECORDS, ROLLOUTS, SAMPLES, SETTINGS, TRACKER
-from nearstep.reports.settings_file import holds_settings, write_settings
+from nearstep.reports.run_folder import (
+    ALERTS,
+    INFO,
+    METRICS,
+    PROFILES,
+    RECORDS,
+    ROLLOUTS,
+    SAMPLES,
+    SETTINGS,
+    TOKENS,
+    TRACKER,
+)
+from nearstep.reports.run_info import RunStart, read_info
+from nearstep.reports.settings_file import holds_settings, write_settings, write_whole
 
 
 def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
@@ -44,9 +57,10 @@ class Reporter:
         main: bool,
         screen: Screen | None = None,
         settings: str = "",
+        start: RunStart | None = None,
     ) -> None:
         self.history: list[dict[str, int | float]] = []
-        self._settings = settings
+        self._settings, self._start = settings, start
         self._config = config
         self._callbacks = callbacks
         self._health = HealthWatch(dataclasses.asdict(config))
@@ -84,6 +98,8 @@ class Reporter:
             self._outputs.screen.begin([], "")
         elif self._screen is not None:
             self._outputs = _Outputs(self._config, self._screen, self._settings, after)
+            if self._start is not None:
+                self._outputs.write_info(self._start, batch_table, after)
             self._screen.begin(batch_table, preview)
             self._health.recall(Path(self._config.output_dir))
         self._callbacks.begin()
@@ -98,14 +114,24 @@ class Reporter:
         self._callbacks.step_begin()
 
     def step(
-        self, *, update: int, episode: int, epoch: int | float, records: Sequence[Record], numbers: Numbers
+        self,
+        *,
+        update: int,
+        episode: int,
+        epoch: int | float,
+        records: Sequence[Record],
+        numbers: Numbers,
+        tokens: Sequence[Record] = (),
+        profiles: Sequence[Record] = (),
     ) -> None:
         """Update number `update` (from 1) is done: every episode is recorded; the metrics where logging is due.
 
-        `records` are those of `rollout_records`, of all processes.
+        `records` are those of `rollout_records`, of all processes, `tokens` and `profiles` those of `Details`.
         """
         if self._outputs is not None:
             self._outputs.record(self._outputs.rollouts, records)
+            self._outputs.record(self._outputs.tokens, tokens)
+            self._outputs.record(self._outputs.profiles, profiles)
         self._callbacks.step_end(update=update, epoch=epoch)
         logged, alerts = self._callbacks.should_log, list[Alert]()
         if logged and self._config.health_checks:
@@ -179,12 +205,14 @@ class _Outputs:
         self.screen = screen
         kept: dict[str, Path | None] = {}
         # A run that died before its first checkpoint and begins again is the same run: its records begin again too.
-        again = config.resume is not None and holds_settings(folder, settings)
+        goes_on = after > 0 or (config.resume is not None and holds_settings(folder, settings))
         for name in RECORDS:
-            if after > 0 or again:
+            if goes_on:
                 cut_after(folder / name, after)
             else:
                 kept[name] = set_aside(folder / name)
+        if not goes_on:
+            kept[INFO] = set_aside(folder / INFO)
         if settings:
             kept[SETTINGS] = write_settings(folder, settings)
         for name, place in kept.items():
@@ -198,6 +226,12 @@ class _Outputs:
         self.latest: dict[str, int | float] = {}
         self._first: dict[str, int | float] = {}
 
+    def write_info(self, start: RunStart, batch_table: Sequence[tuple[str, object, str]], after: int) -> None:
+        """Write how the run was started, beside how it was before."""
+        path = Path(self._config.output_dir) / INFO
+        info = start.info(read_info(path), batch_table, after)
+        write_whole(path, json.dumps(info, indent=1, ensure_ascii=False, default=str) + "\n")
+
     def open(self) -> None:
         """Open the files, which are continued where they are there."""
         folder, config = Path(self._config.output_dir), self._config
@@ -205,6 +239,8 @@ class _Outputs:
         self.rollouts = JsonLines(folder / ROLLOUTS) if config.log_rollouts else None
         self.alerts: JsonLines | None = None  # there is none while there is nothing to tell
         self.samples = JsonLines(folder / SAMPLES) if config.num_sample_generations > 0 else None
+        self.tokens = JsonLines(folder / TOKENS) if config.record_token_rows > 0 else None
+        self.profiles = JsonLines(folder / PROFILES)
 
     def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
         """Record the metrics of an update or an evaluation."""
@@ -231,7 +267,8 @@ class _Outputs:
             file.write(records)
         except TrainingError as error:
             self._end_file(file, f"{error}: it ends here, and the run goes on without it")
-        if file is self.rollouts and self._largest_bytes is not None and file.size_bytes >= self._largest_bytes:
+        limit = self._largest_bytes if file in (self.rollouts, self.tokens) else None
+        if limit is not None and file.size_bytes >= limit:
             self._end_file(file, f"{file.path.name} has reached rollouts_max_mib and ends here")
 
     def _end_file(self, file: JsonLines, why: str) -> None:
@@ -259,4 +296,5 @@ class _Outputs:
 
     @property
     def _files(self) -> list[JsonLines]:
-        return [file for file in (self.metrics, self.rollouts, self.samples, self.alerts) if file is not None]
+        every = (self.metrics, self.rollouts, self.samples, self.tokens, self.profiles, self.alerts)
+        return [file for file in every if file is not None]

@@ -51,12 +51,18 @@ def write_settings(folder: Path, text: str) -> Path | None:
 
     Raises TrainingError where it cannot be written.
     """
-    path, unfinished = folder / NAME, folder / f".{NAME}.unfinished"
+    path = folder / NAME
+    kept = set_aside(path) if path.exists() and not holds_settings(folder, text) else None
+    write_whole(path, text)
+    return kept
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one step: a reader finds the old one or the new one. Raises TrainingError where it cannot be."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = set_aside(path) if path.exists() and not holds_settings(folder, text) else None
+        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, path)
     except OSError as error:
         raise TrainingError(f"{path} cannot be written: {error}. Give another output_dir.") from error
-    return kept
