@@ -8,6 +8,7 @@ from typing import Any
 from nearstep import __version__
 from nearstep.cli import (
     check,
+    compare,
     demo,
     doctor,
     fork,
@@ -83,6 +84,14 @@ COMMANDS: tuple[Command[Any], ...] = (
         sections=watch.SECTIONS,
         run=watch.run_watch,
         operand="run",
+    ),
+    Command(
+        name="compare",
+        summary="Several runs over each other: seeds as mean with band, settings that differ, last and best values.",
+        settings=compare.CompareOptions,
+        sections=compare.SECTIONS,
+        run=compare.run_compare,
+        operand="runs",
     ),
     Command(
         name="rewards",

@@ -130,10 +130,13 @@ def trace_row(experience: Experience, row: int, r: Recipe) -> list[TokenTrace]:
 
 
 def rows_to_trace(advantage_by_row: Mapping[int, float], count: int, *, seed: int, update: int) -> list[int]:
-    """Which rows are looked at closely: the one of largest mean |A|, then others drawn at random."""
+    """Which rows are looked at closely: the one of largest mean |A|, then others drawn at random.
+
+    Of rows alike in five digits it is the first: how a batch is split over processes must not choose.
+    """
     rows = list(advantage_by_row)
     order = torch.randperm(len(rows), generator=stream(seed, "token_rows", update)).tolist()
-    largest = sorted(rows, key=lambda row: -advantage_by_row[row])[:1]
+    largest = sorted(rows, key=lambda row: (-float(f"{advantage_by_row[row]:.5g}"), row))[:1]
     return [*largest, *(rows[number] for number in order if rows[number] not in largest)][:count]
 
 
