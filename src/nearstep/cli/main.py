@@ -11,6 +11,7 @@ from nearstep.cli import (
     check,
     compare,
     demo,
+    doctor,
     fork,
     ppo,
     prepare,
@@ -147,6 +148,15 @@ COMMANDS: tuple[Command[Any], ...] = (
         run=demo.run_demo,
     ),
     Command(
+        name="doctor",
+        summary="Say whether a run is well, what ails it and what to do; without a run, whether the machine is fit.",
+        settings=doctor.DoctorOptions,
+        sections=doctor.SECTIONS,
+        run=doctor.run_doctor,
+        operand="run",
+        note=doctor.NOTE,
+    ),
+    Command(
         name="check",
         summary="Hold an object of your own to the laws of its axis: a trust region, advantage, KL controller, critic "
         "schedule, loss aggregation, reward, engine or backend.",
@@ -162,7 +172,8 @@ COMMANDS: tuple[Command[Any], ...] = (
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command that `words` (by default those of the command line) ask for; return the exit code.
 
-    0 done, 1 failed (or nobody reads on: `nearstep --help | head -1`), 2 wrongly asked, 130 interrupted, 143 ended.
+    0 done, 1 failed (or nobody reads on: `nearstep --help | head -1`), 2 wrongly asked, 130 interrupted, 143 ended, or
+    what the command gave.
     """
     try:
         code = _answer(sys.argv[1:] if words is None else words)
@@ -197,7 +208,7 @@ def _run(command: Command[Any], words: Sequence[str]) -> int:
         settings = command.read(words)
         if command.begins is not None:
             tell(f"{command.begins(settings)}. Loading torch and transformers …")
-        command.run(settings)
+        code = command.run(settings)
     except ConfigError as error:
         return _fail(str(error), 2)
     except NearstepError as error:
@@ -208,7 +219,7 @@ def _run(command: Command[Any], words: Sequence[str]) -> int:
         tell_launcher(without_secrets("".join(traceback.format_exception_only(error)).strip()), error)
         sys.excepthook = _print_without_secrets
         raise
-    return 0
+    return code or 0
 
 
 def _print_without_secrets(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

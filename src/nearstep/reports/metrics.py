@@ -22,6 +22,10 @@ MEANINGS: dict[str, str] = {
     "objective/kl_k3": "mean over episodes of Σ (exp(ℓ) − 1 − ℓ), whichever estimator was chosen. Never negative.",
     "objective/kl_exact": "mean over the rows of kl_exact_rows of Σ KL(π ‖ π_ref) of the next token, summed over the "
     "whole vocabulary. Estimates what objective/kl does, with less noise, and is never negative.",
+    "objective/own_over_cut": "share of the policy's first answers that the reward prefers to a copy cut in half, with "
+    "and without its end; ties count half. Of reward models in update 1, of functions in the last of 8 updates or more.",
+    "objective/own_over_shuffled": "the same against copies with their tokens shuffled, and in reverse order. Both below "
+    "a half: the reward is upside down.",
     "objective/entropy": "mean over episodes of Σ −log π of the sampled tokens, in nats: an unbiased estimate of "
     "the entropy of a whole response. Near 0 the policy always says the same.",
     "objective/non_score_reward": "mean over episodes of Σ −kl_coef · kl: what the KL penalty costs. At most 0, as a "
@@ -31,6 +35,8 @@ MEANINGS: dict[str, str] = {
     "objective/kl_coef": "weight of the KL penalty in this update.",
     "objective/score_length_correlation": "correlation over episodes of the score with the length. Near 1 length is "
     "what is rewarded.",
+    "objective/score_token_correlation": "largest correlation of the score with how often one and the same token stands "
+    "in the response, over the tokens of four responses or more. Near 1 that token is what is rewarded.",
     "objective/score_ending_correlation": "correlation of the score with whether the response ended by itself.",
     "objective/score_likelihood_correlation": "correlation of the score with the mean log-prob of the tokens under the "
     "reference (without one, under the policy). Strongly negative: what is rewarded is unlike what the policy began "
@@ -97,6 +103,7 @@ MEANINGS: dict[str, str] = {
     "mask_truncated_completions is on.",
     "optimizer/steps": "optimizer steps of the policy so far.",
     "optimizer/skipped_steps": "optimizer steps left out so far, since their gradient was not finite.",
+    "health/level": "what the rules of docs/health.md say of the run so far: 0 healthy, 1 watch, 2 ill.",
     "lr": "learning rate of the policy in this update.",
     "vf_lr": "learning rate of the critic in this update.",
     "update": "updates done: one rollout and its optimizer steps each.",
@@ -122,6 +129,7 @@ HEADINGS: dict[str, str] = {
     "val": "Checks",
     "response": "Responses",
     "optimizer": "Optimizer",
+    "health": "Health",
     "": "Progress",
     "time": "Time",
     "eval": "Evaluation",

@@ -1,6 +1,8 @@
 """How a run tells what happens: the one object the loop talks to, in front of files, screen and callbacks."""
 
+import dataclasses
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,22 @@ from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
+from nearstep.reports.health.rule import Alert
+from nearstep.reports.health.watch import HealthWatch
 from nearstep.reports.metrics import Numbers
 from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
-from nearstep.reports.run_folder import INFO, METRICS, PROFILES, RECORDS, ROLLOUTS, SAMPLES, SETTINGS, TOKENS, TRACKER
+from nearstep.reports.run_folder import (
+    ALERTS,
+    INFO,
+    METRICS,
+    PROFILES,
+    RECORDS,
+    ROLLOUTS,
+    SAMPLES,
+    SETTINGS,
+    TOKENS,
+    TRACKER,
+)
 from nearstep.reports.run_info import RunStart, read_info
 from nearstep.reports.settings_file import holds_settings, write_settings, write_whole
 
@@ -48,6 +63,7 @@ class Reporter:
         self._settings, self._start = settings, start
         self._config = config
         self._callbacks = callbacks
+        self._health = HealthWatch(dataclasses.asdict(config))
         self._screen = (screen or Screen(total_updates, two_lines=config.log_style == "two_line")) if main else None
         self._outputs: _Outputs | None = None
 
@@ -85,6 +101,7 @@ class Reporter:
             if self._start is not None:
                 self._outputs.write_info(self._start, batch_table, after)
             self._screen.begin(batch_table, preview)
+            self._health.recall(Path(self._config.output_dir))
         self._callbacks.begin()
 
     def phase(self, name: str) -> None:
@@ -116,11 +133,15 @@ class Reporter:
             self._outputs.record(self._outputs.tokens, tokens)
             self._outputs.record(self._outputs.profiles, profiles)
         self._callbacks.step_end(update=update, epoch=epoch)
-        logged = self._callbacks.should_log
+        logged, alerts = self._callbacks.should_log, list[Alert]()
+        if logged and self._config.health_checks:
+            alerts = self._health.add({"update": update, "episode": episode, **numbers})
+            numbers = {**numbers, "health/level": self._health.level}
         if self._outputs is not None:
             self._outputs.screen.step(update, numbers, logged=logged)
             if logged:
                 self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=numbers)
+            self._outputs.alert(update, alerts)
         if logged:
             self.history.append({"update": update, "episode": episode, "epoch": epoch, **numbers})
             self._callbacks.log({"episode": episode, **numbers})
@@ -141,6 +162,10 @@ class Reporter:
         if self._outputs is not None:
             self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=named)
             self._outputs.screen.evaluation(update, numbers)
+        if self._config.health_checks:
+            alerts = self._health.add({"update": update, **named})
+            if self._outputs is not None:
+                self._outputs.alert(update, alerts)
         return self._callbacks.evaluate(numbers)
 
     def callbacks_state(self) -> dict[str, Any]:
@@ -212,6 +237,7 @@ class _Outputs:
         folder, config = Path(self._config.output_dir), self._config
         self.metrics = JsonLines(folder / METRICS)
         self.rollouts = JsonLines(folder / ROLLOUTS) if config.log_rollouts else None
+        self.alerts: JsonLines | None = None  # there is none while there is nothing to tell
         self.samples = JsonLines(folder / SAMPLES) if config.num_sample_generations > 0 else None
         self.tokens = JsonLines(folder / TOKENS) if config.record_token_rows > 0 else None
         self.profiles = JsonLines(folder / PROFILES)
@@ -221,6 +247,17 @@ class _Outputs:
         self.record(self.metrics, [metrics_record(update=update, episode=episode, epoch=epoch, numbers=numbers)])
         self.latest = {**self.latest, **numbers}
         self._first = {**numbers, **self._first}
+
+    def alert(self, update: int, alerts: Sequence[Alert]) -> None:
+        """Record what the rules of health found; on the screen stands what follows from nothing else."""
+        if not alerts:
+            return
+        if self.alerts is None:
+            self.alerts = JsonLines(self.metrics.path.with_name(ALERTS))
+        self.record(self.alerts, [alert.record(update) for alert in alerts])
+        for alert in alerts:
+            if not alert.is_consequence and alert.seen.level != "info":
+                self.screen.note(f"{alert.seen.level} after update {update}: {alert.rule.title}. {alert.seen.text}")
 
     def record(self, file: JsonLines | None, records: Sequence[Record]) -> None:
         """Append to a file. One that cannot be written, or is full, ends there and is told of; the run goes on."""
@@ -248,6 +285,8 @@ class _Outputs:
         if tensorboard.is_dir():
             places.append(("tensorboard", tensorboard))
         self.screen.end(places, self._first, self.latest)
+        folder = shlex.quote(self._config.output_dir)
+        self.screen.note(f"To look at it in a browser, from curves to single tokens: nearstep report {folder}")
 
     def close(self) -> None:
         """Close the files and give the terminal back; closing twice is fine."""
@@ -257,5 +296,5 @@ class _Outputs:
 
     @property
     def _files(self) -> list[JsonLines]:
-        every = (self.metrics, self.rollouts, self.samples, self.tokens, self.profiles)
+        every = (self.metrics, self.rollouts, self.samples, self.tokens, self.profiles, self.alerts)
         return [file for file in every if file is not None]

@@ -2,7 +2,7 @@
 
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.generation import generate
-from nearstep.training.probes import probe
+from nearstep.training.probes import Probes
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
 from nearstep.training.update import update
@@ -17,6 +17,7 @@ def train(r: Recipe, state: State) -> None:
     state.take_back_unfinished()
     r.checkpoint.load(state)  # a new run and a resumed one: the same line
     r.report.begin(r.introduction, state)
+    probes = Probes(r)
     for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):
         state.begin_update()
         r.report.begin_update()
@@ -28,7 +29,7 @@ def train(r: Recipe, state: State) -> None:
             state.watch_spread(scores, r.backend)
         with r.clock("experience"):
             experience = make_experience(rollout, scores, r, state)  # 3 annotate
-            probed = probe(experience, state.update, r)
+            probed = probes.look(prompts, experience, state.update)
         with r.clock("update"):
             phases = r.schedule.phases(state.update)
             metrics, steps = update(experience, phases, r)  # 4 improve

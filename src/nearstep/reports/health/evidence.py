@@ -78,6 +78,7 @@ class Evidence:
     """The metrics so far; grows by one line at a time. `settings` are those of run.yaml."""
 
     settings: Mapping[str, object] = field(default_factory=dict)
+    update: int = 0  # the last one that was logged
     not_finite: dict[int, list[str]] = field(default_factory=dict)  # by update, which metrics were no numbers
     _columns: dict[str, tuple[list[int], list[float]]] = field(default_factory=lambda: defaultdict(lambda: ([], [])))
 
@@ -94,6 +95,7 @@ class Evidence:
         update = line.get("update")
         if not isinstance(update, int):
             return
+        self.update = max(self.update, update)
         broken = line.get("not_finite")
         names = list(broken) if isinstance(broken, Mapping) else []
         for name, value in line.items():
@@ -118,12 +120,6 @@ class Evidence:
     def names(self, beginning: str) -> list[str]:
         """The metrics whose names begin so."""
         return [name for name in self._columns if name.startswith(beginning)]
-
-    @property
-    def update(self) -> int:
-        """The last update that was logged; 0 where there is none."""
-        updates = self.series("objective/scores_std").updates
-        return int(updates[-1]) if len(updates) else 0
 
     @property
     def rows(self) -> int:

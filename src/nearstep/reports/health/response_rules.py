@@ -39,6 +39,14 @@ def _cut_off(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen(level, cut.first_where(cut.values >= limits["warn"]), text)
 
 
+def _empty(evidence: Evidence, limits: Limits) -> Seen | None:
+    length = evidence.series("response/length_mean")
+    if len(length) < 2 or length.end > limits["tokens"] or evidence.number("response_length", 2) < limits["room"]:
+        return None
+    text = f"the mean length is {length.end:.3g} tokens in the last {length.ends} updates, the stop token included"
+    return Seen("error", length.first_where(length.values <= limits["tokens"]), text)
+
+
 def _length_drift(evidence: Evidence, limits: Limits) -> Seen | None:
     length = evidence.series("response/length_mean")
     if len(length) < 5 or not length.start:
@@ -143,6 +151,18 @@ RULES = (
             "never_ends", "endings_lost", "steps_too_large", "reward_hacked", "sampled_otherwise", "entropy_bonus",
             "against_the_reward", "negative_weight", "inverted",
         ),
+    ),
+    Rule(
+        name="empty",
+        title="Responses are empty: their first token ends them",
+        watches=("response/length_mean",),
+        limits={"tokens": 1.2, "room": 3},
+        when="response/length_mean is at most {tokens} in the last updates, where response_length is at least {room}: error",
+        look_at="what a response ends with: is it a token that answers begin with (a line break)? The prompt: does it end as "
+        "those that the start was trained on? A reward that pays for silence",
+        next="mend stop_token or the prompts; with a reward that prefers short answers, mend the reward",
+        check=_empty,
+        follows=("steps_too_large", "inverted", "negative_weight", "against_the_reward"),
     ),
     Rule(
         name="length_drift",

@@ -40,14 +40,14 @@ def _negative_weight(evidence: Evidence, limits: Limits) -> Seen | None:
 
 
 def _inverted(evidence: Evidence, limits: Limits) -> Seen | None:
-    share = evidence.series("objective/own_over_damaged")
-    if not len(share) or share.values[0] >= limits["share"]:
+    cut, shuffled = evidence.series("objective/own_over_cut"), evidence.series("objective/own_over_shuffled")
+    if not len(cut) or not len(shuffled) or max(cut.values[0], shuffled.values[0]) >= limits["share"]:
         return None
     text = (
-        f"of answers as the policy began and copies of them that were cut, doubled or shuffled the reward prefers the "
-        f"damaged copy in {1 - share.values[0]:.0%}"
+        f"of the policy's first answers the reward prefers {1 - cut.values[0]:.0%} when they are cut in half, and "
+        f"{1 - shuffled.values[0]:.0%} when their tokens are shuffled"
     )
-    return Seen("error", int(share.updates[0]), text)
+    return Seen("error", int(cut.updates[0]), text)
 
 
 def _against_the_reward(evidence: Evidence, limits: Limits) -> Seen | None:
@@ -101,6 +101,9 @@ def _worse_texts(evidence: Evidence, limits: Limits) -> list[str]:
             f"length is what is rewarded (correlation {np.median(with_length.values):.2f}); it goes from "
             f"{length.start:.3g} to {length.end:.3g} tokens"
         )
+    one_token = evidence.series("objective/score_token_correlation")
+    if len(one_token) and np.median(one_token.values) >= limits["token_correlation"]:
+        signs.append(f"one token is what is rewarded (correlation {np.median(one_token.values):.2f} with its count)")
     kl = evidence.per_token("objective/kl_k3")
     if kl.end >= limits["kl"]:
         signs.append(f"the KL to the reference comes to {kl.end:.2g} per token")
@@ -171,10 +174,9 @@ RULES = (
     Rule(
         name="inverted",
         title="The sign of the reward is swapped: it prefers damaged answers",
-        watches=("objective/own_over_damaged",),
+        watches=("objective/own_over_cut", "objective/own_over_shuffled"),
         limits={"share": 0.4},
-        when="of the policy's own first answers and damaged copies of them (cut, doubled, shuffled) the reward prefers its "
-        "own in less than {share}: error",
+        when="both objective/own_over_cut and objective/own_over_shuffled are below {share}: error",
         look_at="the sign of the reward's output, which label of a classifier it is, its score on chosen and rejected "
         "answers of a preference file (nearstep score)",
         next="turn the sign round, or take the other label",
@@ -236,16 +238,17 @@ RULES = (
         title="The score rises while the responses get worse: the reward is hacked, or its sign is swapped",
         watches=(
             "objective/scores_raw", "response/duplicates", "response/repeated", "val/num_eos_tokens",
-            "objective/score_length_correlation", "response/length_mean", "objective/kl_k3", "eval/<name>",
+            "objective/score_length_correlation", "response/length_mean", "objective/score_token_correlation",
+            "objective/kl_k3", "eval/<name>",
         ),
         limits={
             "deviations": 0.5, "trend": 2.0, "duplicates": 0.4, "repeated": 0.15, "ended": 0.3, "longer": 1.2,
-            "length_correlation": 0.97, "kl": 1.0, "held_out": 0.5,
+            "length_correlation": 0.9, "token_correlation": 0.97, "kl": 1.0, "held_out": 0.5,
         },
         when="objective/scores_raw rises by {deviations} standard deviations with a trend above {trend}, and one of these: "
         "response/duplicates rises by {duplicates}; response/repeated rises by {repeated}; {ended} of the responses no "
         "longer end; the score goes with the length (correlation {length_correlation}) and responses are {longer} times "
-        "as long; the KL reaches {kl} per token; a score or judge of evaluation falls: error",
+        "as long; the score is the count of one token (correlation {token_correlation}); the KL reaches {kl} per token; a score or judge of evaluation falls: error",
         look_at="sample completions beside those of the start, sorted by score; reward/… of each part; a judge that "
         "training does not see, over the KL",
         next="mend the reward (a length term, a second judge, its sign), raise kl_coef, add missing_eos_penalty, or end "

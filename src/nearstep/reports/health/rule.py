@@ -8,7 +8,7 @@ from nearstep.reports.health.evidence import Evidence
 
 Level: TypeAlias = Literal["info", "warn", "error"]
 LEVELS: tuple[Level, ...] = ("info", "warn", "error")
-Limits: TypeAlias = Mapping[str, float]
+Limits: TypeAlias = Mapping[str, int | float]
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,23 @@ class Alert:
 
     rule: Rule
     seen: Seen
+    follows_from: tuple[str, ...] = ()  # rules that speak too, and of which this is a consequence
 
-    def record(self) -> Mapping[str, object]:
-        """A line of alerts.jsonl; its update is the one of which the numbers are."""
+    @property
+    def is_consequence(self) -> bool:
+        """Whether another rule names the cause."""
+        return bool(self.follows_from)
+
+    def record(self, update: int) -> Mapping[str, object]:
+        """A line of alerts.jsonl: `update` is the one after which it was told, `since` the first that shows it."""
         return {
-            "update": self.seen.update,
+            "update": update,
             "level": self.seen.level,
             "rule": self.rule.name,
             "title": self.rule.title,
             "text": self.seen.text,
             "look_at": self.rule.look_at,
             "next": self.rule.next,
+            "since": self.seen.update,
+            "follows_from": list(self.follows_from),
         }

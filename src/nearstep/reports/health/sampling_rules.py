@@ -129,6 +129,7 @@ RULES = (
         next="leave the reference out (it is then a copy of the policy), or name the policy's own folder. If the policy "
         "goes on from an earlier PPO run on purpose, this is as it should be",
         check=_wrong_reference,
+        follows=("random_forward", "sampled_otherwise"),
     ),
     Rule(
         name="negative_kl",

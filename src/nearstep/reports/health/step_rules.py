@@ -18,7 +18,8 @@ def _steps_too_large(evidence: Evidence, limits: Limits) -> Seen | None:
     if len(moved):
         far, update = _largest(moved)
         if far >= limits["approxkl_error"]:
-            signs.append(("error", update, f"policy/approxkl_avg is {far:.2g} in update {update}"))
+            first = moved.first_where(moved.values >= limits["approxkl_error"])
+            signs.append(("error", first, f"policy/approxkl_avg is {far:.2g} in update {update}"))
         elif (moved.values >= limits["approxkl_warn"]).sum() > 1:
             signs.append(("warn", update, f"policy/approxkl_avg is up to {far:.2g}"))
     ratio = evidence.series("val/ratio")
@@ -85,8 +86,8 @@ def _does_not_move(evidence: Evidence, limits: Limits) -> Seen | None:
     if len(rate) >= 3 and not rate.values.any():
         return Seen("error", int(rate.updates[0]), "the learning rate is 0 in every update")
     kl = evidence.series("objective/kl_k3")
-    if len(steps) >= 5 and steps.values[-1] == 0:
-        return None  # the critic warms up
+    if not len(steps) or steps.values[-1] < limits["steps"] * len(steps):
+        return None  # the critic warms up, or a policy with one step in an update is looked at before it
     still = len(moved) >= 10 and moved.values.max() < limits["approxkl"] and (not len(kl) or kl.end < limits["kl"])
     if not still:
         return None
@@ -177,9 +178,9 @@ RULES = (
         name="does_not_move",
         title="The policy does not move: the learning rate is 0 or far too low",
         watches=("lr", "policy/approxkl_avg", "objective/kl_k3"),
-        limits={"approxkl": 1e-7, "kl": 1e-3},
-        when="the learning rate is 0 throughout: error; or in 10 updates or more policy/approxkl_avg stays below "
-        "{approxkl} and objective/kl_k3 below {kl}: warn",
+        limits={"approxkl": 1e-7, "kl": 1e-3, "steps": 1.5},
+        when="the learning rate is 0 throughout: error; or in 10 updates or more, of at least {steps} steps each, "
+        "policy/approxkl_avg stays below {approxkl} and objective/kl_k3 below {kl}: warn",
         look_at="learning_rate, warmup_steps, and whether weights narrower than float32 have master_weights",
         next="raise learning_rate tenfold; with adapters 1e-4 to 1e-3 is usual, with all weights 1e-6 to 1e-5",
         check=_does_not_move,

@@ -1,12 +1,13 @@
 """The verdict on a run: healthy, watch or ill, and what is the cause of what."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from nearstep.reports.health import response_rules, reward_rules, sampling_rules, step_rules
 from nearstep.reports.health.evidence import Evidence
 from nearstep.reports.health.rule import LEVELS, Alert, Rule
+from nearstep.reports.run_folder import RunFolder
 
 State: TypeAlias = Literal["healthy", "watch", "ill", "unknown"]
 
@@ -37,10 +38,6 @@ class Verdict:
         worst = {"ill": "error", "watch": "warn"}.get(self.state)
         return next((alert for alert in self.alerts if alert.seen.level == worst), None)
 
-    def causes_of(self, alert: Alert) -> list[str]:
-        """Names of the rules that speak too, and of which this is a consequence."""
-        return [other.rule.name for other in self.alerts if other.rule.name in alert.rule.follows]
-
     def record(self) -> Mapping[str, object]:
         """The verdict as plain values."""
         cause = self.cause
@@ -48,7 +45,7 @@ class Verdict:
             "verdict": self.state,
             "update": self.update,
             "cause": None if cause is None else cause.rule.name,
-            "alerts": [{**alert.record(), "follows_from": self.causes_of(alert)} for alert in self.alerts],
+            "alerts": [alert.record(self.update) for alert in self.alerts],
         }
 
 
@@ -58,12 +55,15 @@ def judge(evidence: Evidence) -> Verdict:
     return Verdict(evidence.update, ranked(found))
 
 
+def judge_run(run: RunFolder) -> Verdict:
+    """The same by what a run left in its folder."""
+    return judge(Evidence.of([*run.metrics, *run.evaluations], run.settings))
+
+
 def ranked(alerts: Sequence[Alert]) -> list[Alert]:
-    """Errors before warnings; among them what follows from nothing else that is as bad first, then by rule."""
+    """What follows from nothing else first; among them errors before warnings, then in the order of the rules."""
     serious = {alert.rule.name for alert in alerts if alert.seen.level != "info"}
-
-    def place(alert: Alert) -> tuple[bool, int, int]:
-        follows = not serious.isdisjoint(alert.rule.follows)
-        return follows, -LEVELS.index(alert.seen.level), RULES.index(alert.rule)
-
-    return sorted(alerts, key=place)
+    placed = [replace(alert, follows_from=tuple(n for n in alert.rule.follows if n in serious)) for alert in alerts]
+    return sorted(
+        placed, key=lambda alert: (alert.is_consequence, -LEVELS.index(alert.seen.level), RULES.index(alert.rule))
+    )
