@@ -16,6 +16,7 @@ from nearstep.common.given import GivenModel, GivenRewards, GivenTokenizer, give
 from nearstep.common.hub import push_to_hub
 from nearstep.common.places import expanded
 from nearstep.common.telling import quiet_libraries
+from nearstep.common.waiting import WATCHDOG, closing_soon
 from nearstep.config.ppo import PPOConfig
 from nearstep.training.loop import train
 from nearstep.training.recipe import Recipe
@@ -141,21 +142,12 @@ class PPOTrainer:
         with (
             quiet_libraries(),
             r.report as report,
-            closing(r.rewards),
-            closing(r.engine),
+            closing_soon(r.rewards, "rewards"),
+            closing_soon(r.engine, "engine"),
             closing(r.checkpoint),
             r.interruption,
         ):
-            r.checkpoint.rehearse(self.state)
-            try:
-                train(r, self.state)
-            except Exception as error:
-                self._rescue(error)
-                raise
-            if r.interruption.asked:
-                r.checkpoint.close()
-                r.interruption.leave()
-            r.checkpoint.save_final(self.state)
+            self._run()
             report.end()
         if r.config.push_to_hub and r.backend.rank == 0:
             push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
@@ -167,6 +159,22 @@ class PPOTrainer:
             tuple(r.report.history),
         )
         return self._output
+
+    def _run(self) -> None:
+        """All updates that are left, and the models at their end."""
+        r = self.recipe
+        r.checkpoint.rehearse(self.state)
+        try:
+            with WATCHDOG.guarded():
+                train(r, self.state)
+        except Exception as error:
+            self._rescue(error)
+            raise
+        if r.interruption.asked:
+            r.checkpoint.close()
+            r.backend.wait_for_all()  # or a process that leaves would end the one that writes
+            r.interruption.leave()
+        r.checkpoint.save_final(self.state)
 
     def history(self) -> Sequence[Mapping[str, int | float]]:
         """The metrics that were logged so far, one mapping for each line of metrics.jsonl; also of a broken-off run."""

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from nearstep.cli.launcher import tell_launcher
+from nearstep.common.telling import tell_launcher
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 REWARD = """

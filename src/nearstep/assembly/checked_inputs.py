@@ -11,6 +11,7 @@ from nearstep.assembly.models import policy_of
 from nearstep.assembly.policy_folder import base_under_adapters
 from nearstep.checkpoint.resume import Resumed, checkpoint_to_fork, choose_checkpoint, settings_to_keep
 from nearstep.common.hub import check_hub
+from nearstep.common.waiting import WATCHDOG
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
 from nearstep.data.templates import with_template
@@ -48,6 +49,7 @@ class CheckedInputs:
 
 def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     """Everything that can be checked without weights."""
+    WATCHDOG.limit_seconds = config.wait_timeout_seconds
     backend = torch_backend(use_cpu=config.use_cpu)
     if config.decode_graphs:
         require_gpu(backend.device)

@@ -17,6 +17,7 @@ from nearstep.checkpoint.start import BEGUN, begin_of_run, check_begin
 from nearstep.checkpoint.writer import BackgroundWriter
 from nearstep.common.errors import CheckpointError, ConfigError, TrainingError
 from nearstep.common.telling import tell
+from nearstep.common.waiting import waiting
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.run_report import ReportMemory
 from nearstep.scale.backend import Backend
@@ -162,11 +163,12 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return once nothing is being written; raises what the last save raised."""
-        self._guard(self._writer.wait)
+        with waiting("the checkpoint that is being written", self._unfinished):
+            self._guard(self._writer.wait)
 
     def close(self) -> None:
-        """Wait, and end the thread that writes."""
-        self._guard(self._writer.close)
+        """See `wait`."""
+        self.wait()
 
     def _kept(self) -> dict[str, Any]:
         return settings_to_keep(self.config, self.named)
@@ -233,6 +235,9 @@ class Checkpoints:
     def _no_place(self, target: Path, error: OSError) -> TrainingError:
         free = shutil.disk_usage(self.run).free if self.run.exists() else 0
         return TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free). {self._last_whole()}")
+
+    def _unfinished(self) -> str:
+        return ", ".join(map(str, self.run.glob(f".{PREFIX}*")))
 
     def _last_whole(self) -> str:
         found = checkpoints(self.run)

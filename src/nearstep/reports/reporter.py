@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from nearstep.common.errors import TrainingError
@@ -12,6 +13,7 @@ from nearstep.reports.metrics import Numbers
 from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
 from nearstep.reports.settings_file import NAME as SETTINGS
 from nearstep.reports.settings_file import holds_settings, write_settings
+from nearstep.reports.unfinished import Unfinished
 
 
 def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
@@ -47,6 +49,7 @@ class Reporter:
         self._callbacks = callbacks
         self._screen = (screen or Screen(total_updates, two_lines=config.log_style == "two_line")) if main else None
         self._outputs: _Outputs | None = None
+        self._unfinished = Unfinished(Path(config.output_dir), main)
 
     @property
     def should_training_stop(self) -> bool:
@@ -80,6 +83,7 @@ class Reporter:
         elif self._screen is not None:
             self._outputs = _Outputs(self._config, self._screen, self._settings, after)
             self._screen.begin(batch_table, preview)
+        self._unfinished.begin()
         self._callbacks.begin()
 
     def phase(self, name: str) -> None:
@@ -148,11 +152,15 @@ class Reporter:
         self._callbacks.end()
         if self._outputs is not None:
             self._outputs.end()
+        self._unfinished.end()
 
     def __enter__(self) -> "Reporter":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._unfinished.leave(error)
         if self._outputs is not None:
             self._outputs.close()
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from nearstep.common.waiting import WATCHDOG
 from nearstep.metrics import Metrics
 from nearstep.reports.records import Record, rollout_records
 from nearstep.reports.reporter import Reporter
@@ -108,6 +109,7 @@ class Report:
         )
         due = self._due(state)
         if due.samples or due.evaluate:
+            WATCHDOG.phase = "evaluate"
             self.reporter.phase("evaluate")
         return due
 

@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from nearstep.common.waiting import WATCHDOG, Wait
 from nearstep.rewards.workers.channel import Channel, Reply
 from nearstep.rewards.workers.process import Task, WorkerConfig
 
@@ -39,6 +41,7 @@ class Worker:
     job: Job | None = None
     number: int = 0  # of its task; no two tasks share one, and 0 is its start
     has_begun: bool = False  # with its task
+    wait: Wait | None = None  # for its row, where that has a limit
 
     @staticmethod
     def started(config: WorkerConfig, deadline: float) -> "Worker":
@@ -58,6 +61,21 @@ class Worker:
         """Whether a message of it is awaited."""
         return self.job is not None or not self.is_ready
 
+    def begin_row(self, name: str, limit_seconds: float | None) -> None:
+        """The row's time runs from here; its pool keeps the limit."""
+        self.has_begun = True
+        self.deadline = float("inf") if limit_seconds is None else time.monotonic() + limit_seconds
+        if limit_seconds is not None and self.job is not None and self.job.task is not None:
+            place = self.job.task.batch.place(0)
+            self.wait = Wait(f"reward function {name!r}", limit_seconds, lambda: place, keeps_own_limit=True)
+            WATCHDOG.begin(self.wait)
+
+    def end_row(self) -> None:
+        """The row's time is over."""
+        wait, self.wait = self.wait, None
+        if wait is not None:
+            WATCHDOG.end(wait)
+
     def lives_on(self, seconds: float) -> bool:
         """Whether it is there after so many seconds: a pipe closes a little before its process has ended."""
         with suppress(subprocess.TimeoutExpired):
@@ -66,6 +84,7 @@ class Worker:
 
     def end(self) -> int:
         """Kill it with all that it started; take its exit code, so that no zombie stays."""
+        self.end_row()
         with suppress(ProcessLookupError):  # nothing is left of the group
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()  # it may have left its group
