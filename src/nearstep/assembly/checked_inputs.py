@@ -25,6 +25,7 @@ from nearstep.rollout.decode_graphs import require_gpu
 from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
 from nearstep.training.batches import BatchSizes, batch_sizes
+from nearstep.training.rollout_origin import RolloutOrigin, check_dump, check_replay
 from nearstep.training.schedules import CriticSchedule, planned_steps
 
 
@@ -40,6 +41,23 @@ class CheckedInputs:
     specs: list[RewardSpec]
     batch: BatchSizes
     resumed: Resumed | None
+    data: str  # hash of the prompts
+
+    def rollout_origin(self, config: PPOConfig, top_tokens: int) -> RolloutOrigin:
+        """What this run's rollouts are sampled with. Raises ConfigError or DataError where replay_rollouts or
+        dump_rollouts name a folder that does not fit."""
+        batch, world_size = self.batch, self.backend.world_size
+        origin = RolloutOrigin.of(
+            config, processes=world_size, batch=batch.batch, data=self.data, top_tokens=top_tokens
+        )
+        if config.replay_rollouts is not None:
+            after = 0 if self.resumed is None else self.resumed.manifest.update
+            folder = Path(config.replay_rollouts)
+            check_replay(folder, origin, rank=self.backend.rank, after=after, updates=batch.updates)
+        if config.dump_rollouts is not None:
+            check_dump(Path(config.dump_rollouts), origin, goes_on=config.resume is not None)
+            self.backend.wait_for_all()  # or a fast process writes before a slow one has looked
+        return origin
 
     def with_steps_of(self, schedule: CriticSchedule) -> "CheckedInputs":
         """The same, with the optimizer steps counted that the schedule will have taken."""
@@ -49,7 +67,7 @@ class CheckedInputs:
 
 def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     """Everything that can be checked without weights."""
-    WATCHDOG.limit_seconds = config.wait_timeout_seconds
+    WATCHDOG.begin_run(config.wait_timeout_seconds)
     backend = torch_backend(use_cpu=config.use_cpu)
     if config.decode_graphs:
         require_gpu(backend.device)
@@ -97,4 +115,6 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     batch = batch_sizes(config, run_prompts.rows, backend.world_size)
     if config.push_to_hub and backend.rank == 0:
         check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
-    return CheckedInputs(backend, tokenizer, limits.rows, stops, run_prompts, specs, batch, resumed)
+    return CheckedInputs(
+        backend, tokenizer, limits.rows, stops, run_prompts, specs, batch, resumed, run_prompts.digest()
+    )

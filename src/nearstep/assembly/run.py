@@ -56,6 +56,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     checked = checked.with_steps_of(axes.critic_schedule)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     notes = [*axes.notes, *check_warm_ups(config, batch)]
+    origin = checked.rollout_origin(config, axes.trust_region.top_k)
     engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary)
     tell("loading the models …")
     chosen = build_models(config, inputs, checked.specs, checked.tokenizer, checked.vocabulary, backend, axes)
@@ -77,7 +78,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text)
     clock, interruption = Clock(backend.device, begins=reporter.phase), Interruption()
     report = _report(config, checked, reporter, clock, evaluator, interruption)
-    engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer)
+    engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer, origin)
     return Recipe(
         config=config,
         batch=batch,
@@ -123,6 +124,7 @@ def _checkpoints(
         learners=learners,
         updates=checked.batch.updates,
         rows=checked.batch.dataset_rows,
+        data=checked.data,
         named=named,
         backend=checked.backend,
         remember=report.memory,

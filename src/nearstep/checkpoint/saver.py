@@ -41,6 +41,7 @@ class Checkpoints:
     learners: Learners
     updates: int  # of the whole run
     rows: int | None  # of the data; None for a stream
+    data: str  # hash of it
     named: Mapping[str, object]  # settings that Python's arguments gave: names of models and data
     backend: Backend
     remember: Callable[[], ReportMemory]  # what the report would have to know again
@@ -79,7 +80,7 @@ class Checkpoints:
         if state.update == 0 and (self.resumed is None or self.resumed.is_fork):
             refuse_used(self.run)
         if not self._begun:
-            self._begun = begin_of_run(self.folders.models, self.rows, self.updates)
+            self._begun = begin_of_run(self.folders.models, self.rows, self.data, self.updates)
         self.backend.wait_for_all()  # or a fast process writes before a slow one has looked
         if self.backend.rank == 0:
             for left in self.run.glob(f".{PREFIX}*"):

@@ -16,15 +16,15 @@ BEGUN = "begun.json"
 PROBES = 256  # numbers of each tensor that are looked at
 
 
-def begin_of_run(models: Models, rows: int | None, updates: int) -> dict[str, Any]:
-    """What a run begins with, before any weight has moved: a hash for each role, the rows of its data, its length."""
+def begin_of_run(models: Models, rows: int | None, data: str, updates: int) -> dict[str, Any]:
+    """What a run begins with, before a weight has moved: a hash of each role, rows and hash of its data, its length."""
     roles: dict[str, nn.Module | None] = {
         "policy": models.policy.model,
         "reference": None if models.reference is None else models.reference.policy.model,
         "critic": None if models.critic is None else models.critic.model,
     }
     hashes = {role: _hash(model) for role, model in roles.items() if model is not None}
-    return {"weights": hashes, "rows": rows, "updates": updates}
+    return {"weights": hashes, "rows": rows, "data": data, "updates": updates}
 
 
 def check_begin(folder: Path, now: Mapping[str, Any], lr_scheduler_type: str) -> list[str]:
@@ -46,6 +46,11 @@ def check_begin(folder: Path, now: Mapping[str, Any], lr_scheduler_type: str) ->
     if before["rows"] != now["rows"]:
         raise CheckpointError(
             f"{folder}: the data had {before['rows']} rows, and has {now['rows']} now. Give the same data, or fork it"
+        )
+    if before.get("data") != now["data"]:
+        raise CheckpointError(
+            f"{folder}: the data has as many rows as when the run began, but not the same: prompts, their order, or "
+            "columns that rewards read have changed. Give the same data, or fork it"
         )
     if before["updates"] != now["updates"] and not lr_scheduler_type.startswith("constant"):
         return [

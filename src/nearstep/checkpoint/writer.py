@@ -30,7 +30,7 @@ class BackgroundWriter:
 def _run(work: Callable[[], None], done: Future[None]) -> None:
     try:
         work()
-    except BaseException as error:  # whoever waits raises it
+    except BaseException as error:  # noqa: BLE001 (whoever waits raises it)
         done.set_exception(error)
     else:
         done.set_result(None)

@@ -103,6 +103,10 @@ class Watchdog:
         if wait.overdue:
             raise self._wait_error(wait)
 
+    def begin_run(self, limit_seconds: float | None) -> None:
+        """A run is put together, which sets the limit."""
+        self.limit_seconds, self.update, self.phase = limit_seconds, 0, ""
+
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """While the run depends on what the guard looks at."""
@@ -197,8 +201,8 @@ class Watchdog:
 
     def _wait_error(self, wait: Wait) -> WaitError:
         return WaitError(
-            f"{self._sentence(wait)}, which is the limit (wait_timeout_seconds). Look at what did not answer; if it may "
-            "take that long, give more seconds. A run goes on from its last checkpoint with --resume auto"
+            f"{self._sentence(wait)}, which is the limit (wait_timeout_seconds). Look at what did not answer; if it "
+            "may take that long, give more seconds. A run goes on from its last checkpoint with --resume auto"
         )
 
     def _sentence(self, wait: Wait) -> str:

@@ -151,7 +151,7 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
     check_launch(os.environ, config)
     inputs = inputs.checked()
     checkpoint_of(config)
-    WATCHDOG.limit_seconds = config.wait_timeout_seconds
+    WATCHDOG.begin_run(config.wait_timeout_seconds)
     backend = torch_backend(use_cpu=config.use_cpu)
     trackers = tracker_callbacks(config.report_to, main=backend.rank == 0)
     if inputs.peft_config is not None:

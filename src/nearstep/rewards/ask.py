@@ -112,11 +112,10 @@ class SourceCaller:
         """Put the questions, plain sources one after another, awaitables together; returns who failed as a whole."""
         parts = [batch if len(call.rows) == len(batch) else batch.select(call.rows) for call in calls]
         answers = [self._begin(call, part) for call, part in zip(calls, parts, strict=True)]
-        awaited = {
-            call.source: answer for call, answer in zip(calls, answers, strict=True) if isinstance(answer, Awaitable)
-        }
-        with waiting("rewards " + ", ".join(self.names[source] for source in awaited), batch.span):
-            arrived = iter(self.event_loop.gather([*awaited.values()]))
+        awaited = [(call, begun) for call, begun in zip(calls, answers, strict=True) if isinstance(begun, Awaitable)]
+        names = dict.fromkeys(self.names[call.source] for call, _ in awaited)
+        with waiting(f"rewards {', '.join(names)}", batch.span):
+            arrived = iter(self.event_loop.gather([begun for _, begun in awaited]))
         failed_whole = []
         for call, part, begun in zip(calls, parts, answers, strict=True):
             answer = next(arrived) if isinstance(begun, Awaitable) else begun

@@ -135,7 +135,7 @@ class WorkerPool:
             self._workers.remove(worker)  # it has died between two rows, or what it says belongs to none
             worker.end()
         while len(self._workers) < min(self._size, len(self._waiting) + len(self._busy)):
-            self._workers.append(Worker.started(self._config, time.monotonic() + STARTUP_SECONDS))
+            self._workers.append(Worker.started(self._config, STARTUP_SECONDS))
 
     def _assign(self) -> None:
         """Give every worker that is free a task."""
@@ -152,7 +152,7 @@ class WorkerPool:
                     job.future.set_result(error)
                     continue
                 worker.job, worker.number, worker.has_begun = job, number, False
-                worker.deadline = time.monotonic() + STARTUP_SECONDS
+                worker.expect("a worker process (it takes a row)", STARTUP_SECONDS)
                 worker.channel.send(message)
 
     @property
@@ -194,14 +194,16 @@ class WorkerPool:
             if isinstance(message, RewardError):
                 raise message
             worker.is_ready = True
+            worker.expect_nothing()
         elif isinstance(message, Begun):
             task = None if worker.job is None else worker.job.task
             name = "" if task is None else self._config.functions[task.function].name
-            worker.begin_row(name, self._config.timeout_seconds)
+            worker.has_begun = True
+            worker.expect(f"reward function {name!r}", self._config.timeout_seconds)
         else:
             assert worker.job is not None
             job, worker.job = worker.job, None
-            worker.end_row()
+            worker.expect_nothing()
             job.future.set_result(message)
 
     def _too_late(self, worker: Worker) -> str:

@@ -36,15 +36,15 @@ class Worker:
 
     process: subprocess.Popen[bytes]
     channel: Channel
-    deadline: float
+    deadline: float = float("inf")
     is_ready: bool = False
     job: Job | None = None
     number: int = 0  # of its task; no two tasks share one, and 0 is its start
     has_begun: bool = False  # with its task
-    wait: Wait | None = None  # for its row, where that has a limit
+    wait: Wait | None = None  # for its next message, where that has a limit
 
     @staticmethod
-    def started(config: WorkerConfig, deadline: float) -> "Worker":
+    def started(config: WorkerConfig, limit_seconds: float) -> "Worker":
         """A new process, which is told what to load."""
         ours, theirs = socket.socketpair()
         with theirs:
@@ -52,7 +52,8 @@ class Worker:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
             )
-        worker = Worker(process, Channel(ours), deadline)
+        worker = Worker(process, Channel(ours))
+        worker.expect("a worker process (it starts)", limit_seconds)
         worker.channel.send(pickle.dumps(config))
         return worker
 
@@ -61,17 +62,17 @@ class Worker:
         """Whether a message of it is awaited."""
         return self.job is not None or not self.is_ready
 
-    def begin_row(self, name: str, limit_seconds: float | None) -> None:
-        """The row's time runs from here; its pool keeps the limit."""
-        self.has_begun = True
+    def expect(self, what: str, limit_seconds: float | None) -> None:
+        """A message is awaited from here on; its pool keeps the limit, if there is one."""
+        self.expect_nothing()
         self.deadline = float("inf") if limit_seconds is None else time.monotonic() + limit_seconds
-        if limit_seconds is not None and self.job is not None and self.job.task is not None:
-            place = self.job.task.batch.place(0)
-            self.wait = Wait(f"reward function {name!r}", limit_seconds, lambda: place, keeps_own_limit=True)
+        if limit_seconds is not None:
+            place = "" if self.job is None or self.job.task is None else self.job.task.batch.place(0)
+            self.wait = Wait(what, limit_seconds, lambda: place, keeps_own_limit=True)
             WATCHDOG.begin(self.wait)
 
-    def end_row(self) -> None:
-        """The row's time is over."""
+    def expect_nothing(self) -> None:
+        """The message has come, or will not."""
         wait, self.wait = self.wait, None
         if wait is not None:
             WATCHDOG.end(wait)
@@ -84,7 +85,7 @@ class Worker:
 
     def end(self) -> int:
         """Kill it with all that it started; take its exit code, so that no zombie stays."""
-        self.end_row()
+        self.expect_nothing()
         with suppress(ProcessLookupError):  # nothing is left of the group
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()  # it may have left its group
