@@ -12,6 +12,7 @@ from torch import nn
 
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
+from nearstep.common.errors import TrainingError
 from nearstep.common.given import GivenModel, GivenRewards, GivenTokenizer, given_settings, refuse_foreign
 from nearstep.common.hub import push_to_hub
 from nearstep.common.places import expanded
@@ -167,6 +168,13 @@ class PPOTrainer:
         try:
             with WATCHDOG.guarded():
                 train(r, self.state)
+        except SystemExit as error:
+            if r.interruption.asked:
+                raise
+            raise TrainingError(
+                f"{WATCHDOG.place}: something called sys.exit({error.code!r}) in the middle of the run. A reward, an "
+                "engine or a callback must not; let it raise an exception of its own"
+            ) from error
         except Exception as error:
             self._rescue(error)
             raise

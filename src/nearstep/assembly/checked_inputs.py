@@ -10,7 +10,9 @@ from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import policy_of
 from nearstep.assembly.policy_folder import base_under_adapters
 from nearstep.checkpoint.resume import Resumed, checkpoint_to_fork, choose_checkpoint, settings_to_keep
+from nearstep.checkpoint.seal import checkpoints, update_of
 from nearstep.common.hub import check_hub
+from nearstep.common.telling import tell
 from nearstep.common.waiting import WATCHDOG
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
@@ -82,6 +84,11 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         resumed = choose_checkpoint(Path(config.output_dir), config.resume, kept)
     if resumed is None and config.fork_from is not None:
         resumed = checkpoint_to_fork(config.fork_from)
+    elif resumed is None and config.resume is None and (found := checkpoints(Path(config.output_dir))):
+        tell(
+            f"output_dir = {config.output_dir} holds a run up to update {update_of(found[-1])}: train() refuses it, "
+            "unless it is told to go on (resume_from_checkpoint=True, or resume = auto)"
+        )
     policy, trusted = policy_of(config, inputs), config.trust_remote_code
     own = choose_tokenizer(
         inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted

@@ -10,6 +10,7 @@ from torch import nn
 
 from nearstep.checkpoint import files
 from nearstep.common.errors import CheckpointError
+from nearstep.models.adapters import is_adapted
 from nearstep.models.roles import Models
 
 BEGUN = "begun.json"
@@ -24,7 +25,8 @@ def begin_of_run(models: Models, rows: int | None, data: str, updates: int) -> d
         "critic": None if models.critic is None else models.critic.model,
     }
     hashes = {role: _hash(model) for role, model in roles.items() if model is not None}
-    return {"weights": hashes, "rows": rows, "data": data, "updates": updates}
+    adapters = is_adapted(models.policy.model)
+    return {"weights": hashes, "adapters": adapters, "rows": rows, "data": data, "updates": updates}
 
 
 def check_begin(folder: Path, now: Mapping[str, Any], lr_scheduler_type: str) -> list[str]:
@@ -37,11 +39,17 @@ def check_begin(folder: Path, now: Mapping[str, Any], lr_scheduler_type: str) ->
         before: dict[str, Any] = json.loads(files.read_text(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
+    if before.get("adapters") != now["adapters"]:
+        had, has = ("adapters", "none") if before.get("adapters") else ("no adapters", "some")
+        raise CheckpointError(
+            f"{folder}: the policy of this run was trained with {had}, and now it has {has}. Give the same "
+            "peft_config (or use_peft and lora_… settings) as the run began with, or fork it"
+        )
     other = [role for role, found in now["weights"].items() if before["weights"].get(role) != found]
     if other:
         raise CheckpointError(
             f"{folder}: the run began with another {' and another '.join(other)} than this one (the names may be the "
-            "same, the weights are not). Give the models that it began with, or fork it"
+            "same, the weights are not). Give the models, and the adapters, that it began with, or fork it"
         )
     if before["rows"] != now["rows"]:
         raise CheckpointError(

@@ -107,6 +107,10 @@ class Watchdog:
         """A run is put together, which sets the limit."""
         self.limit_seconds, self.update, self.phase = limit_seconds, 0, ""
 
+    def begin_update(self, update: int) -> None:
+        """An update begins; its phases say so themselves."""
+        self.update, self.phase = update, "begin"
+
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """While the run depends on what the guard looks at."""

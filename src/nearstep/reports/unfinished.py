@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nearstep.common.errors import LostProcessError, NearstepError, shorten
+from nearstep.common.errors import LostProcessError, NearstepError, cut
 from nearstep.common.waiting import WATCHDOG
 
 NAME = "unfinished.json"
@@ -40,7 +40,7 @@ class Unfinished:
     def failed(self, error: BaseException) -> None:
         """What ended the run. A process that only lost another one does not write over what that says."""
         if not (isinstance(error, LostProcessError) and self._says_why()):
-            text = str(error) if isinstance(error, NearstepError) else shorten(str(error), 2_000)
+            text = str(error) if isinstance(error, NearstepError) else cut(str(error), 2_000)
             self._write(f"{type(error).__name__}: {text}", is_cause=not isinstance(error, LostProcessError))
 
     def end(self) -> None:

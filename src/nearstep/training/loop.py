@@ -19,7 +19,7 @@ def train(r: Recipe, state: State) -> None:
     r.report.begin(r.introduction, state)
     for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):
         state.begin_update()
-        WATCHDOG.update = state.update
+        WATCHDOG.begin_update(state.update)
         r.report.begin_update()
         with r.clock("generate"), r.rewards.early(prompts) as early:
             rollout = generate(prompts, r, version=state.update, row_ended=early)  # 1 sample
