@@ -51,7 +51,7 @@ CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "R32": ("code that a model wrote", ("tests/rewards/test_sandbox.py",)),
     "R33": ("no connection leaves the machine", ("tests/reliability/test_whole_runs.py -k r33",)),
     "R34": ("two thousand updates grow nothing", ("tests/reliability/test_whole_runs.py -k r34",)),
-    "R35": ("planted bugs are noticed", ()),
+    "R35": ("planted bugs are noticed", ("tests/mutants/test_planted.py",)),
 }  # fmt: skip
 
 

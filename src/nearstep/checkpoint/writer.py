@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from types import TracebackType
 
 
 class BackgroundWriter:
@@ -27,10 +28,25 @@ class BackgroundWriter:
             running.result()
 
 
+class _Outcome:
+    """A context whose end, by an error or without one, goes to whoever waits."""
+
+    def __init__(self, done: Future[None]) -> None:
+        self._done = done
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if error is None:
+            self._done.set_result(None)
+        else:
+            self._done.set_exception(error)
+        return True
+
+
 def _run(work: Callable[[], None], done: Future[None]) -> None:
-    try:
+    with _Outcome(done):
         work()
-    except BaseException as error:  # noqa: BLE001 (whoever waits raises it)
-        done.set_exception(error)
-    else:
-        done.set_result(None)
