@@ -12,10 +12,12 @@ from torch import nn
 
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
+from nearstep.common.errors import TrainingError
 from nearstep.common.given import GivenModel, GivenRewards, GivenTokenizer, given_settings, refuse_foreign
 from nearstep.common.hub import push_to_hub
 from nearstep.common.places import expanded
 from nearstep.common.telling import quiet_libraries
+from nearstep.common.waiting import WATCHDOG, closing_soon
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.health.verdict import Verdict, judge_run
 from nearstep.reports.run_folder import RunFolder
@@ -143,21 +145,12 @@ class PPOTrainer:
         with (
             quiet_libraries(),
             r.report as report,
-            closing(r.rewards),
-            closing(r.engine),
+            closing_soon(r.rewards, "rewards"),
+            closing_soon(r.engine, "engine"),
             closing(r.checkpoint),
             r.interruption,
         ):
-            r.checkpoint.rehearse(self.state)
-            try:
-                train(r, self.state)
-            except Exception as error:
-                self._rescue(error)
-                raise
-            if r.interruption.asked:
-                r.checkpoint.close()
-                r.interruption.leave()
-            r.checkpoint.save_final(self.state)
+            self._run()
             report.end()
         if r.config.push_to_hub and r.backend.rank == 0:
             push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
@@ -169,6 +162,29 @@ class PPOTrainer:
             tuple(r.report.history),
         )
         return self._output
+
+    def _run(self) -> None:
+        """All updates that are left, and the models at their end."""
+        r = self.recipe
+        r.checkpoint.rehearse(self.state)
+        try:
+            with WATCHDOG.guarded():
+                train(r, self.state)
+        except SystemExit as error:
+            if r.interruption.asked:
+                raise
+            raise TrainingError(
+                f"{WATCHDOG.place}: something called sys.exit({error.code!r}) in the middle of the run. A reward, an "
+                "engine or a callback must not; let it raise an exception of its own"
+            ) from error
+        except Exception as error:
+            self._rescue(error)
+            raise
+        if r.interruption.asked:
+            r.checkpoint.close()
+            r.backend.wait_for_all()  # or a process that leaves would end the one that writes
+            r.interruption.leave()
+        r.checkpoint.save_final(self.state)
 
     def history(self) -> Sequence[Mapping[str, int | float]]:
         """The metrics that were logged so far, one mapping for each line of metrics.jsonl; also of a broken-off run."""

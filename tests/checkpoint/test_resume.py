@@ -5,7 +5,7 @@ from peft import LoraConfig
 
 from nearstep import CheckpointError, ConfigError, PPOConfig
 from nearstep.checkpoint.resume import FREE_SETTINGS
-from tests.checkpoint.saved_runs import assert_same_bits, everything, records, trainer_of
+from tests.checkpoint.saved_runs import ROWS, assert_same_bits, everything, records, trainer_of
 from tests.tiny import tiny_causal_lm
 
 LORA = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")}
@@ -125,6 +125,11 @@ def test_other_weights_under_the_same_settings_are_refused_and_more_updates_are_
         trainer_of(
             tmp_path, lr_scheduler_type="linear", resume="auto", given={"train_dataset": [{"prompt": "a"}] * 4}
         ).train()
+    for changed in ({"train_dataset": ROWS[::-1]}, {"train_dataset": [{**row, "answer": "b"} for row in ROWS]}):
+        with pytest.raises(CheckpointError, match="the data has as many rows as when the run began, but not the same"):
+            trainer_of(tmp_path, lr_scheduler_type="linear", resume="auto", given=changed).train()
+    with pytest.raises(CheckpointError, match=r"was trained with no adapters, and now it has some\. Give the same"):
+        trainer_of(tmp_path, lr_scheduler_type="linear", resume="auto", given=LORA).train()
     capfd.readouterr()
     trainer_of(tmp_path, lr_scheduler_type="linear", resume="auto", total_episodes=48).train()
     said = capfd.readouterr().err

@@ -5,13 +5,16 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from nearstep.reports.run_folder import checkpoints
+from nearstep.training.interruption import Interruption
 from tests.checkpoint.saved_runs import assert_same_bits, everything, records, trainer_of
 
 
@@ -48,6 +51,18 @@ def test_a_signal_saves_within_the_update_and_the_run_goes_on(tmp_path, capfd, n
     resumed.train()
     assert_same_bits(everything(resumed), everything(unbroken))
     assert records(tmp_path / "stopped") == records(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_signal_that_a_launcher_passes_on_is_no_second_one(monkeypatch, launched):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setattr(threading.Timer, "start", lambda timer: None)
+    with Interruption() as interruption, nullcontext() if launched else pytest.raises(SystemExit):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert interruption.asked
 
 
 SCRIPT = """

@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import TrainerCallback
 
+from nearstep import RunInputs
+from nearstep.assembly.replay import replay_row
 from nearstep.checkpoint.seal import read_manifest
 from nearstep.cli.main import main
+from tests.checkpoint.saved_runs import ROWS, trainer_of
 from tests.tiny import byte_tokenizer, tiny_causal_lm
+from tests.training.runs import low_ids, settings
 
 REWARD = (
     "def low(completion_ids, **columns):\n    return [sum(t < 100 for t in ids) / len(ids) for ids in completion_ids]\n"
@@ -63,6 +68,31 @@ def test_the_folder_of_a_run_is_refused_before_anything_is_loaded(run, capsys):
 def test_what_cannot_be_forked_is_said(run, capsys, words, said):
     assert main(["fork", *(word.format(run=run) for word in words)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_run_of_python_objects_says_which_they_were(tmp_path, capsys):
+    trainer_of(tmp_path / "run", total_episodes=16, given={"callbacks": [TrainerCallback()]}).train()
+    objects = (
+        "model: an object of LlamaForCausalLM; reward_funcs[0]: the function low_ids; train_dataset: list of 8 entries"
+    )
+    capsys.readouterr()
+    assert main(["replay", str(tmp_path / "run"), "--update", "1"]) == 2
+    said = capsys.readouterr().err
+    assert f"tokenizer: an object of TokenizersBackend; {objects}. In Python call" in said
+    words = ["fork", f"{tmp_path / 'run'}@1", "--output_dir", str(tmp_path / "new")]
+    assert main(words) == 2
+    assert (
+        "was made of objects in Python, which its run.yaml cannot hold: tokenizer: an object of"
+        in capsys.readouterr().err
+    )
+    assert main([*words, "--model_name_or_path=x", "--dataset-name", "y"]) == 2
+    assert "cannot hold: reward_funcs[0]: the function low_ids. Name something" in capsys.readouterr().err
+    row = replay_row(
+        settings(tmp_path / "run", total_episodes=16, save_steps=1), tmp_path / "run", update=2, row=1,
+        inputs=RunInputs(byte_tokenizer(), tiny_causal_lm(), reward_funcs=low_ids, train_dataset=ROWS),
+    )  # fmt: skip
+    records = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    assert row.score == pytest.approx(records[8 + 1]["final_score"])
 
 
 def test_a_row_is_computed_again(run, capsys):

@@ -8,16 +8,39 @@ import time
 
 import pytest
 
-from nearstep.cli.launcher import tell_launcher
+from nearstep.common.telling import tell_launcher
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 REWARD = """
-import os
-def fails_on_one(completions, trainer_state, **columns):
-    if os.environ["RANK"] == "1" and trainer_state.global_step == 1:
+import os, sys
+import nearstep.training.loop, nearstep.trainer
+from nearstep.checkpoint import files
+from nearstep.evaluation.evaluator import Evaluator
+from nearstep.rollout.transformers_engine import TransformersEngine
+FAULT, RANK = os.environ["FAULT"], os.environ["RANK"]
+def fails(*given, **named):
+    if "leave" in FAULT:
+        sys.exit(0)
+    if "memory" in FAULT:
+        raise RuntimeError("CUDA out of memory, no such price")
+    raise OSError(28, "no such price")
+if RANK == ("0" if "save" in FAULT else "1"):
+    places = {
+        "generate": (TransformersEngine, "generate"), "evaluate": (Evaluator, "evaluate"), "save": (files, "sync"),
+        "update": (nearstep.training.loop, "update"),
+    }
+    for word, (place, name) in places.items():
+        if word in FAULT:
+            setattr(place, name, fails)
+def length(completions, trainer_state, **columns):
+    if FAULT == "reward" and RANK == "1" and trainer_state.global_step == 1:
         raise KeyError("no such price")
     return [float(len(text)) for text in completions]
 """
+FAULTS = {
+    "reward": "reward.py", "generate, memory": "CUDA out of memory", "generate, leave": "sys.exit(0) in the middle",
+    "evaluate": "Errno 28", "save": "checkpoint-1 failed", "update, memory": "CUDA out of memory",
+}  # fmt: skip
 
 
 def test_the_cause_comes_before_its_consequence(tmp_path, monkeypatch):
@@ -34,25 +57,35 @@ def test_nothing_is_written_without_a_launcher(tmp_path, monkeypatch):
     tell_launcher("cause")
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("launched")
+    tiny_causal_lm().save_pretrained(folder / "policy")
+    byte_tokenizer().save_pretrained(folder / "policy")
+    (folder / "reward.py").write_text(REWARD)
+    (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in "abcdefgh"))
+    return folder
+
+
 @pytest.mark.slow
-def test_an_exception_on_one_rank_ends_both_with_its_cause_r16(tmp_path):
-    tiny_causal_lm().save_pretrained(tmp_path / "policy")
-    byte_tokenizer().save_pretrained(tmp_path / "policy")
-    (tmp_path / "reward.py").write_text(REWARD)
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in "abcdefgh"))
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_exception_on_one_rank_ends_both_with_its_cause_r16(world, tmp_path, fault):
+    prompts = str(world / "prompts.jsonl")
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "nearstep", "ppo",
-        "--model_name_or_path", str(tmp_path / "policy"), "--dataset_name", str(tmp_path / "prompts.jsonl"),
-        "--reward_funcs", f"{tmp_path / 'reward.py'}:fails_on_one", "--output_dir", str(tmp_path / "out"),
+        "--model_name_or_path", str(world / "policy"), "--dataset_name", prompts, "--eval_dataset_name", prompts,
+        "--reward_funcs", f"{world / 'reward.py'}:length", "--output_dir", str(tmp_path / "out"), "--eval_steps", "1",
         "--total_episodes", "32", "--batch_size", "8", "--response_length", "4", "--use_cpu", "true",
+        "--save_steps", "1", "--num_sample_generations", "0",
     ]  # fmt: skip
     began = time.monotonic()
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=200, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "FAULT": fault},
     )  # fmt: skip
     assert done.returncode != 0
     assert time.monotonic() - began < 120
-    last = done.stderr[-2500:]
-    assert "no such price" in last, done.stderr
-    assert "reward.py" in last
+    told = json.loads((tmp_path / "out" / "unfinished.json").read_text())
+    for last in (done.stderr.rpartition("Root Cause (first observed failure)")[2], told["what"]):
+        assert FAULTS[fault] in last, done.stderr[-4000:]
+        assert "leave" in fault or "no such price" in last, done.stderr[-4000:]

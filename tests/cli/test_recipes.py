@@ -33,6 +33,23 @@ def given(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_recipe_may_stand_in_a_settings_file(tmp_path, given, capsys):
+    file = tmp_path / "settings.yaml"
+    file.write_text("recipe: dapo\nnum_generations: 4\n")
+    settings = PPO.read(["--config", str(file), *given])
+    assert (settings.cliprange_high, settings.num_generations) == (RECIPES["dapo"]["cliprange_high"], 4)
+    assert PPO.read(["--config", str(file), "--recipe", "vapo", *given]).vf_warmup_updates == 50  # the flag wins
+    file.write_text("recipe: dapoo\n")
+    assert main(["ppo", "--config", str(file), *given]) == 2
+    assert "unknown recipe dapoo; did you mean dapo?" in capsys.readouterr().err
+
+
+def test_python_says_how_recipes_are_named_there():
+    with pytest.raises(nearstep.ConfigError, match=r"in Python write PPOConfig\(\*\*RECIPES\[name\]"):
+        nearstep.PPOConfig(recipe="dapo")
+    assert nearstep.PPOConfig(**RECIPES["dapo"]).cliprange_high == RECIPES["dapo"]["cliprange_high"]
+
+
 def test_every_recipe_has_a_file():
     assert {file.stem for file in FILES} == set(RECIPES)
 

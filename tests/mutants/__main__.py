@@ -112,16 +112,16 @@ def attempt(tree: Path, mutant: Mutant, limits: Sequence[float]) -> Outcome:
     """Plant a bug in a copy, run the tests until one notices, and take it out again."""
     file, began = tree / mutant.file, time.monotonic()
     original = file.read_text(encoding="utf-8")
-    _write(file, mutant.text)
+    replace_text(file, mutant.text)
     try:
         found = (run_tests(tree, STAGES[stage], limits[stage]) for stage in stages_for(mutant))
         noticed_by = next((name for name in found if name is not None), None)
     finally:
-        _write(file, original)
+        replace_text(file, original)
     return Outcome(mutant, noticed_by, time.monotonic() - began)
 
 
-def _write(file: Path, text: str) -> None:
+def replace_text(file: Path, text: str) -> None:
     """Without its compiled form: that is told from a new one by size and whole seconds, and a mutant has both alike."""
     file.write_text(text, encoding="utf-8")
     for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*"):

@@ -30,9 +30,9 @@ CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "R12": ("a full disk", ("tests/checkpoint/test_faults.py -k 'disk or continue'",)),
     "R13": ("signals", ("tests/checkpoint/test_signals.py -k signal",)),
     "R14": ("retention keeps a healthy checkpoint", ("tests/checkpoint/test_faults.py -k 'push or kinds'",)),
-    "R15": ("a rank that is killed or stopped", ()),
+    "R15": ("a rank that is killed or stopped", ("tests/scale/test_lost_ranks.py", "tests/scale/test_launcher.py")),
     "R16": ("an exception on one rank", ("tests/cli/test_launcher.py",)),
-    "R17": ("what never answers", ()),
+    "R17": ("what never answers", ("tests/common/test_waiting.py",)),
     "R18": ("numbers that are not finite", ("tests/training/test_update.py -k 'finite or broken'",)),
     "R19": ("whatever a reward returns", ("tests/rewards/test_values.py",)),
     "R20": ("degenerate batches", (
@@ -56,7 +56,7 @@ CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "R33": ("no connection leaves the machine", (
         "tests/reliability/test_whole_runs.py -k r33", "tests/reliability/test_network.py")),
     "R34": ("two thousand updates grow nothing", ("tests/reliability/test_whole_runs.py -k r34",)),
-    "R35": ("planted bugs are noticed", ()),
+    "R35": ("planted bugs are noticed", ("tests/mutants/test_planted.py",)),
 }  # fmt: skip
 
 

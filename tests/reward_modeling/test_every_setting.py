@@ -117,7 +117,7 @@ OF_SERVERS = {
 }  # fmt: skip
 # The first have tests of their own below, the last are shown in tests/trainer and tests/rewards: the code is the same.
 APART = {"run_name", "use_cpu", "trust_remote_code", "allow_pickled_weights", "push_to_hub", "hub_model_id"}
-SAME_CODE = {"dataset_config", "reward_retries", *OF_SERVERS}
+SAME_CODE = {"dataset_config", "wait_timeout_seconds", "reward_retries", *OF_SERVERS}
 BASE: dict[str, object] = {
     "model_name_or_path": "{place}/base", "dataset_name": "{place}/pairs.jsonl", "output_dir": "{folder}",
     "max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "lr_scheduler_type": "constant",

@@ -219,6 +219,7 @@ APART = {"use_cpu", "decode_graphs", "trust_remote_code", "allow_pickled_weights
 ELSEWHERE = {
     "resume": "checkpoint/test_resume.py", "fork_from": "cli/test_fork_and_replay.py",
     "on_save_error": "checkpoint/test_faults.py", "max_broken_updates": "training/test_update.py",
+    "wait_timeout_seconds": "common/test_waiting.py",
     "replay_rollouts": "training/test_replay.py",
 }  # fmt: skip
 BASE: dict[str, object] = {

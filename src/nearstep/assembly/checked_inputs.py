@@ -11,6 +11,8 @@ from nearstep.assembly.models import policy_of
 from nearstep.assembly.policy_folder import base_under_adapters
 from nearstep.checkpoint.resume import Resumed, checkpoint_to_fork, choose_checkpoint, settings_to_keep
 from nearstep.common.hub import check_hub
+from nearstep.common.telling import tell
+from nearstep.common.waiting import WATCHDOG
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
 from nearstep.data.templates import with_template
@@ -19,11 +21,13 @@ from nearstep.models.load import family_of
 from nearstep.models.stop_tokens import ModelEnds, StopTokens, stop_tokens
 from nearstep.models.tokenizers import choose_tokenizer
 from nearstep.reports.callbacks import tracker_callbacks
+from nearstep.reports.run_folder import checkpoints, update_of
 from nearstep.rewards.build import RewardSpec, reward_specs
 from nearstep.rollout.decode_graphs import require_gpu
 from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
 from nearstep.training.batches import BatchSizes, batch_sizes
+from nearstep.training.rollout_origin import RolloutOrigin, check_dump, check_replay
 from nearstep.training.schedules import CriticSchedule, planned_steps
 
 
@@ -39,6 +43,23 @@ class CheckedInputs:
     specs: list[RewardSpec]
     batch: BatchSizes
     resumed: Resumed | None
+    data: str  # hash of the prompts
+
+    def rollout_origin(self, config: PPOConfig, top_tokens: int) -> RolloutOrigin:
+        """What this run's rollouts are sampled with. Raises ConfigError or DataError where replay_rollouts or
+        dump_rollouts name a folder that does not fit."""
+        batch, world_size = self.batch, self.backend.world_size
+        origin = RolloutOrigin.of(
+            config, processes=world_size, batch=batch.batch, data=self.data, top_tokens=top_tokens
+        )
+        if config.replay_rollouts is not None:
+            after = 0 if self.resumed is None else self.resumed.manifest.update
+            folder = Path(config.replay_rollouts)
+            check_replay(folder, origin, rank=self.backend.rank, after=after, updates=batch.updates)
+        if config.dump_rollouts is not None:
+            check_dump(Path(config.dump_rollouts), origin, goes_on=config.resume is not None)
+            self.backend.wait_for_all()  # or a fast process writes before a slow one has looked
+        return origin
 
     def with_steps_of(self, schedule: CriticSchedule) -> "CheckedInputs":
         """The same, with the optimizer steps counted that the schedule will have taken."""
@@ -48,6 +69,7 @@ class CheckedInputs:
 
 def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     """Everything that can be checked without weights."""
+    WATCHDOG.begin_run(config.wait_timeout_seconds)
     backend = torch_backend(use_cpu=config.use_cpu)
     if config.decode_graphs:
         require_gpu(backend.device)
@@ -62,6 +84,11 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         resumed = choose_checkpoint(Path(config.output_dir), config.resume, kept)
     if resumed is None and config.fork_from is not None:
         resumed = checkpoint_to_fork(config.fork_from)
+    elif resumed is None and config.resume is None and (found := checkpoints(Path(config.output_dir))):
+        tell(
+            f"output_dir = {config.output_dir} holds a run up to update {update_of(found[-1])}: train() refuses it, "
+            "unless it is told to go on (resume_from_checkpoint=True, or resume = auto)"
+        )
     policy, trusted = policy_of(config, inputs), config.trust
     own = choose_tokenizer(inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust=trusted)
     tokenizer = with_template(own, config.prompt_type)
@@ -93,4 +120,6 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     batch = batch_sizes(config, run_prompts.rows, backend.world_size)
     if config.push_to_hub and backend.rank == 0:
         check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
-    return CheckedInputs(backend, tokenizer, limits.rows, stops, run_prompts, specs, batch, resumed)
+    return CheckedInputs(
+        backend, tokenizer, limits.rows, stops, run_prompts, specs, batch, resumed, run_prompts.digest()
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
 from nearstep.common.errors import ConfigError
 from nearstep.config.ppo import PPOConfig
@@ -57,10 +58,11 @@ class ReplayedRow:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def replay_row(config: PPOConfig, run: Path, *, update: int, row: int) -> ReplayedRow:
+def replay_row(config: PPOConfig, run: Path, *, update: int, row: int, inputs: RunInputs | None = None) -> ReplayedRow:
     """Play an update of a run again up to its first gradient, from the checkpoint before it, and trace a row.
 
-    On a CPU the rollout has the same bits; rewards are asked again. Nothing is written to the run's folder. Raises
+    On a CPU the rollout has the same bits; rewards are asked again. Nothing is written to the run's folder. `inputs`
+    are the objects that the run was given in Python. Raises
     ConfigError where the checkpoint or the row is not there.
     """
     before = run / f"checkpoint-{update - 1}"
@@ -73,7 +75,7 @@ def replay_row(config: PPOConfig, run: Path, *, update: int, row: int) -> Replay
             config, output_dir=elsewhere, resume=None if update == 1 else str(before), fork_from=None, report_to=(),
             push_to_hub=False, dump_rollouts=None,
         )  # fmt: skip
-        r = assemble(settings)
+        r = assemble(settings, inputs)
         state = State()
         r.checkpoint.load(state)
         prompts = next(iter(r.prompts.batches(after=state.update, until=update)))

@@ -60,6 +60,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     checked = checked.with_steps_of(axes.critic_schedule)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     notes = [*axes.notes, *check_warm_ups(config, batch)]
+    origin = checked.rollout_origin(config, axes.trust_region.top_k)
     engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary)
     tell("loading the models …")
     chosen = build_models(config, inputs, checked.specs, checked.tokenizer, checked.vocabulary, backend, axes)
@@ -86,7 +87,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     terms = PolicyTerms.chosen(config, axes.trust_region, axes.ratio_limit, axes.loss_aggregation)
     tracer = RowTracer(models.policy, settings.sampling, terms, config.kl_estimator, models.critic is not None)
     report = _report(config, checked, reporter, clock, evaluator, interruption, tracer)
-    engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer)
+    engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer, origin)
     return Recipe(
         config=config,
         batch=batch,
@@ -132,6 +133,7 @@ def _checkpoints(
         learners=learners,
         updates=checked.batch.updates,
         rows=checked.batch.dataset_rows,
+        data=checked.data,
         named=named,
         backend=checked.backend,
         remember=report.memory,

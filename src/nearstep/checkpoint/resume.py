@@ -23,6 +23,7 @@ FREE_SETTINGS = frozenset({
     "output_dir", "run_name", "use_cpu", "resume", "fork_from", "report_to", "log_style", "logging_steps",
     "log_rollouts", "dump_rollouts", "rollouts_max_mib", "record_token_rows", "num_sample_generations", "eval_steps",
     "save_steps", "save_minutes", "save_total_limit", "keep_steps", "keep_best", "on_save_error", "max_broken_updates",
+    "wait_timeout_seconds",
     "push_to_hub", "hub_model_id",
     "per_device_train_batch_size", "max_tokens_per_microbatch", "local_rollout_forward_batch_size",
     "gradient_checkpointing",

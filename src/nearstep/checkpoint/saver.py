@@ -17,6 +17,7 @@ from nearstep.checkpoint.start import BEGUN, begin_of_run, check_begin
 from nearstep.checkpoint.writer import BackgroundWriter
 from nearstep.common.errors import CheckpointError, ConfigError, TrainingError
 from nearstep.common.telling import tell
+from nearstep.common.waiting import waiting
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.run_folder import CHECKPOINT, checkpoints, update_of
 from nearstep.reports.run_report import ReportMemory
@@ -41,6 +42,7 @@ class Checkpoints:
     learners: Learners
     updates: int  # of the whole run
     rows: int | None  # of the data; None for a stream
+    data: str  # hash of it
     named: Mapping[str, object]  # settings that Python's arguments gave: names of models and data
     backend: Backend
     remember: Callable[[], ReportMemory]  # what the report would have to know again
@@ -79,7 +81,7 @@ class Checkpoints:
         if state.update == 0 and (self.resumed is None or self.resumed.is_fork):
             refuse_used(self.run)
         if not self._begun:
-            self._begun = begin_of_run(self.folders.models, self.rows, self.updates)
+            self._begun = begin_of_run(self.folders.models, self.rows, self.data, self.updates)
         self.backend.wait_for_all()  # or a fast process writes before a slow one has looked
         if self.backend.rank == 0:
             for left in self.run.glob(f".{CHECKPOINT}*"):
@@ -163,11 +165,12 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return once nothing is being written; raises what the last save raised."""
-        self._guard(self._writer.wait)
+        with waiting("the checkpoint that is being written", self._unfinished):
+            self._guard(self._writer.wait)
 
     def close(self) -> None:
-        """Wait, and end the thread that writes."""
-        self._guard(self._writer.close)
+        """See `wait`."""
+        self.wait()
 
     def _kept(self) -> dict[str, Any]:
         return settings_to_keep(self.config, self.named)
@@ -234,6 +237,9 @@ class Checkpoints:
     def _no_place(self, target: Path, error: OSError) -> TrainingError:
         free = shutil.disk_usage(self.run).free if self.run.exists() else 0
         return TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free). {self._last_whole()}")
+
+    def _unfinished(self) -> str:
+        return ", ".join(map(str, self.run.glob(f".{CHECKPOINT}*")))
 
     def _last_whole(self) -> str:
         found = checkpoints(self.run)

@@ -9,21 +9,23 @@ from torch import nn
 
 from nearstep.checkpoint import files
 from nearstep.common.errors import CheckpointError
+from nearstep.models.adapters import is_adapted
 from nearstep.models.roles import Models
 
 BEGUN = "begun.json"
 PROBES = 256  # numbers of each tensor that are looked at
 
 
-def begin_of_run(models: Models, rows: int | None, updates: int) -> dict[str, Any]:
-    """What a run begins with, before any weight has moved: a hash for each role, the rows of its data, its length."""
+def begin_of_run(models: Models, rows: int | None, data: str, updates: int) -> dict[str, Any]:
+    """What a run begins with, before a weight has moved: a hash of each role, rows and hash of its data, its length."""
     roles: dict[str, nn.Module | None] = {
         "policy": models.policy.model,
         "reference": None if models.reference is None else models.reference.policy.model,
         "critic": None if models.critic is None else models.critic.model,
     }
     hashes = {role: _hash(model) for role, model in roles.items() if model is not None}
-    return {"weights": hashes, "rows": rows, "updates": updates}
+    adapters = is_adapted(models.policy.model)
+    return {"weights": hashes, "adapters": adapters, "rows": rows, "data": data, "updates": updates}
 
 
 def check_begin(folder: Path, now: Mapping[str, Any], lr_scheduler_type: str) -> list[str]:
@@ -33,15 +35,26 @@ def check_begin(folder: Path, now: Mapping[str, Any], lr_scheduler_type: str) ->
     """
     path = folder / BEGUN
     before = files.read_json(path)
+    if before.get("adapters") != now["adapters"]:
+        had, has = ("adapters", "none") if before.get("adapters") else ("no adapters", "some")
+        raise CheckpointError(
+            f"{folder}: the policy of this run was trained with {had}, and now it has {has}. Give the same "
+            "peft_config (or use_peft and lora_… settings) as the run began with, or fork it"
+        )
     other = [role for role, found in now["weights"].items() if before["weights"].get(role) != found]
     if other:
         raise CheckpointError(
             f"{folder}: the run began with another {' and another '.join(other)} than this one (the names may be the "
-            "same, the weights are not). Give the models that it began with, or fork it"
+            "same, the weights are not). Give the models, and the adapters, that it began with, or fork it"
         )
     if before["rows"] != now["rows"]:
         raise CheckpointError(
             f"{folder}: the data had {before['rows']} rows, and has {now['rows']} now. Give the same data, or fork it"
+        )
+    if before.get("data") != now["data"]:
+        raise CheckpointError(
+            f"{folder}: the data has as many rows as when the run began, but not the same: prompts, their order, or "
+            "columns that rewards read have changed. Give the same data, or fork it"
         )
     if before["updates"] != now["updates"] and not lr_scheduler_type.startswith("constant"):
         return [

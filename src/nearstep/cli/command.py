@@ -40,9 +40,11 @@ class Command(Generic[SettingsT]):
         flagged = {current_name(name, old) for name in flags.values}
         mappings = [name for name, kind in self.settings.types.items() if kind == Names]
         file = read_config_file(flags.config_file, mappings) if flags.config_file else {}
-        found = [*flags.problems, *self._recipe_problems(flags.recipe)]
+        in_file = file.pop("recipe", None)  # run.yaml has none: it has what the recipe said
+        recipe = flags.recipe if flags.recipe is not None or in_file is None else str(in_file)
+        found = [*flags.problems, *self._recipe_problems(recipe)]
         values = {
-            **self.recipes.get(flags.recipe or "", {}),
+            **self.recipes.get(recipe or "", {}),
             **{current_name(name, old): value for name, value in file.items()},
         }
         values = {name: value for name, value in values.items() if name not in flagged}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nearstep.common.errors import ConfigError
+from nearstep.common.given_objects import not_named, objects_in
 
 NOTE = (
     "RUN is the folder of a run, UPDATE the number of one of its checkpoints. Settings are those of RUN/run.yaml, and "
@@ -25,10 +26,17 @@ def fork_words(words: Sequence[str]) -> list[str]:
         raise ConfigError(f"{run} has no checkpoint of update {update}: {there}")
     if not settings.is_file():
         raise ConfigError(f"{run} has no run.yaml: its settings are not known")
-    given = {word.partition("=")[0] for word in words[1:]}
+    given = {word.partition("=")[0].replace("-", "_").replace("__", "--", 1) for word in words[1:]}
     if "--config" in given:
         raise ConfigError(f"--config: a fork takes its settings from {settings}; give what changes as flags")
     if "--output_dir" not in given:
         raise ConfigError(f"--output_dir is missing: the folder of the new run; {run} belongs to the old one")
+    lacking = not_named(objects_in(settings), [name.removeprefix("--") for name in given])
+    if lacking:
+        raise ConfigError(
+            f"{run} was made of objects in Python, which its run.yaml cannot hold: {'; '.join(lacking)}. Name "
+            "something in their place (--model_name_or_path, --dataset_name, --reward_funcs file.py:name, …), or fork "
+            f"it in Python, with the same objects and PPOConfig(fork_from={str(checkpoint)!r}, …)"
+        )
     anew = [] if "--resume" in given else ["--resume", "none"]
     return ["--config", str(settings), "--fork_from", str(checkpoint), *anew, *words[1:]]

@@ -26,11 +26,11 @@ from nearstep.cli import (
 from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
-from nearstep.cli.launcher import tell_launcher
-from nearstep.common.errors import ConfigError, NearstepError
+from nearstep.common.errors import ConfigError, NearstepError, WaitError
 from nearstep.common.secrets import without_secrets
 from nearstep.common.spelling import nearest
-from nearstep.common.telling import tell
+from nearstep.common.telling import tell, tell_launcher
+from nearstep.common.waiting import end_soon
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
 from nearstep.config.ppo import PPOConfig
@@ -38,6 +38,7 @@ from nearstep.config.prepare import PrepareOptions
 from nearstep.config.recipes import RECIPES
 from nearstep.config.reward_model import SECTIONS as REWARD_SECTIONS
 from nearstep.config.reward_model import RewardConfig
+from nearstep.scale.launcher import end_with_launcher
 
 COMMANDS: tuple[Command[Any], ...] = (
     Command(
@@ -206,16 +207,19 @@ def _run(command: Command[Any], words: Sequence[str]) -> int:
         return 0
     try:
         settings = command.read(words)
+        end_with_launcher()
         if command.begins is not None:
             tell(f"{command.begins(settings)}. Loading torch and transformers …")
         code = command.run(settings)
     except ConfigError as error:
         return _fail(str(error), 2)
     except NearstepError as error:
-        return _fail(str(error), 1)
+        if isinstance(error, WaitError):
+            end_soon()  # whoever hangs may have threads, for which the interpreter would wait
+        return _fail(str(error), 1, error)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         tell_launcher(without_secrets("".join(traceback.format_exception_only(error)).strip()), error)
         sys.excepthook = _print_without_secrets
         raise
@@ -227,7 +231,7 @@ def _print_without_secrets(kind: type[BaseException], error: BaseException, trac
     print(without_secrets("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
-def _fail(message: str, code: int) -> int:
-    tell_launcher(message)
+def _fail(message: str, code: int, error: Exception | None = None) -> int:
+    tell_launcher(message, error)
     print(f"nearstep: {message}", file=sys.stderr)
     return code

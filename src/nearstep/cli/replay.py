@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nearstep.common.given_objects import objects_in
 from nearstep.config.settings import Problem, Settings, accepts_old_names, option
 
 
@@ -25,6 +26,13 @@ class ReplayOptions(Settings):
             yield Problem("say which run: nearstep replay RUN --update N --row K", ("run",))
         elif not (Path(self.run) / "run.yaml").is_file():
             yield Problem(f"run = {self.run}: there is no run.yaml", ("run",))
+        elif objects := objects_in(Path(self.run) / "run.yaml"):
+            yield Problem(
+                f"run = {self.run}: it was made of objects in Python, which its run.yaml cannot hold, and cannot be "
+                f"played again from here: {'; '.join(objects)}. In Python call nearstep.assembly.replay.replay_row "
+                "with inputs = RunInputs of the same objects",
+                ("run",),
+            )
 
 
 SECTIONS = (("Replay", "run"),)

@@ -45,6 +45,14 @@ class TrainingError(NearstepError, RuntimeError):
     """A run cannot go on: a gradient is not finite, or nothing can be written."""
 
 
+class WaitError(TrainingError):
+    """Something was awaited for longer than it may be. Says what, and which parts of it were still to come."""
+
+
+class LostProcessError(TrainingError):
+    """Another process of the run is gone. It is the consequence of something that the other process says."""
+
+
 class CheckpointError(NearstepError, RuntimeError):
     """A checkpoint is damaged, or does not belong to the run that would go on from it. Names the file."""
 

@@ -75,7 +75,7 @@ _FILE = tomllib.loads((files(__package__) / "old_names.toml").read_text(encoding
 OF_TRAINING = _read(_FILE["training"])
 OF_PREPARE = _read(_FILE["prepare"])
 # A reward model's own settings, which PPO knows under another name or not at all.
-_OWN = {"max_seq_length", "resume_from_checkpoint"}
+_OWN = {"max_seq_length", "resume_from_checkpoint", "recipe"}
 OF_REWARD_MODELS = OldNames(
     {name: ours for name, ours in OF_TRAINING.renamed.items() if name not in _OWN} | _FILE["reward_models"]["renamed"],
     {name: retired for name, retired in OF_TRAINING.retired.items() if name not in _OWN},

@@ -19,6 +19,12 @@ class RunSettings(Settings):
     run_name: str | None = option(None, "name of the run at trackers; the folder's name if not given")
     seed: int = option(42, "every random number of the run derives from it", at_least=0)
     use_cpu: bool = option(False, "stay on the CPU even where there is a GPU; on a GPU nothing has been run yet")
+    wait_timeout_seconds: float | None = option(
+        1800.0,
+        "longest wait without a sign of life of another process, an engine, a reward or a save; then the run ends; "
+        "'none' for no limit",
+        above=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

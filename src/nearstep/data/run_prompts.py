@@ -1,8 +1,9 @@
 """Which prompts a run plays and which it is evaluated on, given its settings and the user's objects."""
 
 import hashlib
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -26,6 +27,8 @@ from nearstep.scale.backend import Backend
 
 HEAD_ROWS = 100  # of a stream, read before the run to recognise, check and show them
 
+DIGEST_ROWS = 256  # whose columns are looked at; their token ids are looked at in all
+
 
 @dataclass(frozen=True)
 class RunPrompts:
@@ -45,6 +48,19 @@ class RunPrompts:
     def names(self) -> list[str]:
         """What the data sets are called."""
         return [prompts.table.name for prompts in self.prompts.sets]
+
+    def digest(self) -> str:
+        """A hash of the token ids of all prompts, and of what rewards get beside them in some rows, evenly spread. Of a
+        stream only the first rows are known."""
+        digest = hashlib.sha256()
+        for one in self.prompts.sets:
+            digest.update(one.ends.long().numpy().tobytes())
+            digest.update(one.tokens.int().numpy().tobytes())
+            for number in range(0, len(one), max(1, len(one) // DIGEST_ROWS)):
+                row = one.prompt(number).row
+                columns = {name: row.get(name) for name in one.columns}
+                digest.update(_plain(columns))
+        return digest.hexdigest()
 
     def source(self, config: PPOConfig, batch_size: int, *, rank: int, world_size: int) -> PromptSource | StreamSource:
         """Where the prompts of each update come from; `batch_size` counts episodes over all ranks."""
@@ -186,6 +202,12 @@ def _digests(prompts: PromptMix) -> Iterator[bytes]:
     for one in prompts.sets:
         for start, end in pairwise([0, *one.ends.tolist()]):
             yield hashlib.blake2b(one.tokens[start:end].int().numpy().tobytes(), digest_size=16).digest()
+
+
+def _plain(columns: Mapping[str, object]) -> bytes:
+    """Columns as bytes that are the same in every process: of what JSON cannot hold, the type."""
+    text = json.dumps(columns, default=lambda value: type(value).__name__, skipkeys=True)
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _tell(sentence: str) -> None:

@@ -9,7 +9,7 @@ from nearstep.metrics import Max, Mean, Metrics, Std
 from nearstep.models.roles import Policy
 from nearstep.rewards.decoding import completion_text
 from nearstep.rewards.protocol import RewardModule
-from nearstep.rollout.engine import GenerationSettings, RolloutEngine, play
+from nearstep.rollout.engine import GenerationSettings, RolloutEngine, load, play
 from nearstep.scale.backend import Backend
 from nearstep.training.state import State
 from nearstep.types import Prompts, Rollout, Scores
@@ -66,7 +66,7 @@ class Evaluator:
 
     def _load(self, engine: RolloutEngine, state: State) -> None:
         """The weights after an update are those that the next one will use, and have its number."""
-        engine.load(self.policy, state.update + 1)
+        load(engine, self.policy, state.update + 1)
 
     def _play(self, engine: RolloutEngine, prompts: Prompts) -> tuple[Rollout, Scores]:
         with self.rewards.early(prompts) as early:

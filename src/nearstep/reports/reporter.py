@@ -5,6 +5,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from nearstep.common.errors import TrainingError
@@ -29,6 +30,7 @@ from nearstep.reports.run_folder import (
 )
 from nearstep.reports.run_info import RunStart, read_info
 from nearstep.reports.settings_file import holds_settings, write_settings, write_whole
+from nearstep.reports.unfinished import Unfinished
 
 
 def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
@@ -66,6 +68,7 @@ class Reporter:
         self._health = HealthWatch(dataclasses.asdict(config))
         self._screen = (screen or Screen(total_updates, two_lines=config.log_style == "two_line")) if main else None
         self._outputs: _Outputs | None = None
+        self._unfinished = Unfinished(Path(config.output_dir), main)
 
     @property
     def should_training_stop(self) -> bool:
@@ -102,6 +105,7 @@ class Reporter:
                 self._outputs.write_info(self._start, batch_table, after)
             self._screen.begin(batch_table, preview)
             self._health.recall(Path(self._config.output_dir))
+        self._unfinished.begin()
         self._callbacks.begin()
 
     def phase(self, name: str) -> None:
@@ -188,11 +192,15 @@ class Reporter:
         self._callbacks.end()
         if self._outputs is not None:
             self._outputs.end()
+        self._unfinished.end()
 
     def __enter__(self) -> "Reporter":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._unfinished.leave(error)
         if self._outputs is not None:
             self._outputs.close()
 

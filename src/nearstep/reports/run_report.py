@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from nearstep.common.waiting import WATCHDOG
 from nearstep.metrics import Metrics
 from nearstep.reports.details import Details, profile_record
 from nearstep.reports.records import Record, rollout_records
@@ -121,6 +122,7 @@ class Report:
         )
         due = self._due(state)
         if due.samples or due.evaluate:
+            WATCHDOG.phase = "evaluate"
             self.reporter.phase("evaluate")
         return due
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import nearstep
 from nearstep.common.errors import TrainingError
+from nearstep.common.given_objects import object_lines
 from nearstep.common.secrets import public_settings
+from nearstep.config.conversion import Names
 from nearstep.config.plain import plain_settings
 from nearstep.config.settings import Settings
 from nearstep.reports.records import set_aside
@@ -34,9 +36,7 @@ def settings_text(config: Settings, command: str, given: GivenInPython, *, proce
         f"Places that do not begin with / are seen from {Path.cwd()}.",
         *([f"It ran in {processes} processes (torchrun --nproc_per_node)."] if processes > 1 else []),
     ]
-    if given.objects:
-        comments.append("These were objects in Python, which no file can hold. Pass them again, or name them below:")
-        comments += [f"  {each}" for each in given.objects]
+    comments += object_lines(given.objects)
     head = "".join(f"# {line}\n" for comment in comments for line in comment.splitlines())
     return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=2**20)
 

@@ -22,6 +22,7 @@ from nearstep.common.given import (
 )
 from nearstep.common.hub import check_hub
 from nearstep.common.telling import tell
+from nearstep.common.waiting import WATCHDOG
 from nearstep.config.launcher import check_launch
 from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import REWARD_TASKS, check_peft_config, lora_from
@@ -150,6 +151,7 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
     check_launch(os.environ, config)
     inputs = inputs.checked()
     checkpoint_of(config)
+    WATCHDOG.begin_run(config.wait_timeout_seconds)
     backend = torch_backend(use_cpu=config.use_cpu)
     trackers = tracker_callbacks(config.report_to, main=backend.rank == 0)
     if inputs.peft_config is not None:

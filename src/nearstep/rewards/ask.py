@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from nearstep.common.errors import RewardError
+from nearstep.common.waiting import waiting
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.protocol import NOTHING_BEGUN, HeadStart, RewardSource
 from nearstep.rewards.remote.event_loop import EventLoop
@@ -111,7 +112,10 @@ class SourceCaller:
         """Put the questions, plain sources one after another, awaitables together; returns who failed as a whole."""
         parts = [batch if len(call.rows) == len(batch) else batch.select(call.rows) for call in calls]
         answers = [self._begin(call, part) for call, part in zip(calls, parts, strict=True)]
-        arrived = iter(self.event_loop.gather([answer for answer in answers if isinstance(answer, Awaitable)]))
+        awaited = [(call, begun) for call, begun in zip(calls, answers, strict=True) if isinstance(begun, Awaitable)]
+        names = dict.fromkeys(self.names[call.source] for call, _ in awaited)
+        with waiting(f"rewards {', '.join(names)}", batch.span):
+            arrived = iter(self.event_loop.gather([begun for _, begun in awaited]))
         failed_whole = []
         for call, part, begun in zip(calls, parts, answers, strict=True):
             answer = next(arrived) if isinstance(begun, Awaitable) else begun
@@ -129,13 +133,14 @@ class SourceCaller:
 
     def _begin(self, call: Call, part: RewardBatch) -> Answer | RewardError | Awaitable[Answer | RewardError]:
         source = self.sources[call.source] if call.begun is None else call.begun
-        if self.on_error.policy == "raise":
-            return source.score(part)
         try:
-            answer = source.score(part)
+            with waiting(f"reward {self.names[call.source]}", part.span):
+                answer = source.score(part)
         except RewardError as error:
+            if self.on_error.policy == "raise":
+                raise
             return error
-        return answer if isinstance(answer, Answer) else _outcome(answer)
+        return answer if isinstance(answer, Answer) or self.on_error.policy == "raise" else _outcome(answer)
 
 
 async def _outcome(waiting: Awaitable[Answer]) -> Answer | RewardError:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearstep.common.errors import ConfigError
+from nearstep.common.waiting import listed, waiting
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Policy
 from nearstep.rollout.checks import check_rollout
@@ -123,7 +124,17 @@ def play(
     require_top_tokens(engine, settings.top_tokens)
     if settings.limits is not None and not can.limits:
         raise ConfigError(f"engine {name} keeps no limits of single rows (capabilities().limits)")
-    found: object = engine.generate(prompts, settings, row_ended if can.row_ended else None)
+    to_come = dict.fromkeys(range(len(prompts)))
+    what = f"engine {name} ({len(prompts)} responses)"
+    with waiting(what, lambda: f"{len(to_come)} are to come: rows {listed([*to_come])}") as wait:
+
+        def tell(row: int, ids: list[int], finished: bool) -> None:
+            to_come.pop(row, None)
+            wait.alive()
+            if row_ended is not None:
+                row_ended(row, ids, finished)
+
+        found: object = engine.generate(prompts, settings, tell if can.row_ended and row_ended is not None else None)
     limits = settings.limits or (settings.response_length,) * len(prompts)
     return check_rollout(
         found,
@@ -134,6 +145,12 @@ def play(
         newest=version,
         vocabulary=settings.vocabulary,
     )
+
+
+def load(engine: RolloutEngine, policy: Policy, version: int) -> None:
+    """Hand the engine the policy's weights, and do not wait for it for ever."""
+    with waiting(f"engine {type(engine).__name__} (it takes over the weights of update {version})"):
+        engine.load(policy, version)
 
 
 def require_top_tokens(engine: RolloutEngine, top_tokens: int) -> None:

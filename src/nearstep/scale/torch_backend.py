@@ -2,21 +2,27 @@
 
 import atexit
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nearstep.common.telling import LOST_PEER
+from nearstep.common.waiting import WATCHDOG, listed, waiting
 from nearstep.config.launcher import cpu_is_asked_for
 from nearstep.scale.launcher import end_with_launcher
+from nearstep.scale.peers import GONE_SECONDS, Peer, end_stopped, who_is_gone
 
 Item = TypeVar("Item")
 
-TIMEOUT = timedelta(minutes=30)
+NO_LIMIT = timedelta(days=365)  # of torch's own: ours says what is awaited, and does not count time spent stopped
+LATER_SECONDS = 3.0  # whoever waits for others lets them say first what they wait for
 BUCKET_BYTES = 25 * 2**20  # of gradients that are summed in one message
 
 
@@ -33,13 +39,15 @@ class TorchBackend:
     device: torch.device
     local_rank: int = 0
     joined: bool = False
+    others: tuple[Peer, ...] = ()
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move to the device; rank 0's weights go to every process."""
         model.to(self.device)
         if self.world_size > 1:
-            for tensor in (*model.parameters(), *model.buffers()):
-                dist.broadcast(tensor.data, src=0)
+            with self._together("the same weights on all"):
+                for tensor in (*model.parameters(), *model.buffers()):
+                    dist.broadcast(tensor.data, src=0)
         return model
 
     def add_up(self, values: Tensor) -> Tensor:
@@ -47,7 +55,8 @@ class TorchBackend:
         if self.world_size == 1:
             return values
         total = values.detach().to(self.device, copy=True)
-        dist.all_reduce(total)
+        with self._together("a sum"):
+            dist.all_reduce(total)
         return total.to(values.device)
 
     def gather(self, item: Item) -> list[Item]:
@@ -55,7 +64,8 @@ class TorchBackend:
         if self.world_size == 1:
             return [item]
         items: list[Item | None] = [None] * self.world_size
-        dist.all_gather_object(items, item)
+        with self._together("what each has"):
+            dist.all_gather_object(items, item)
         return items  # type: ignore[return-value]
 
     def gather_to_main(self, item: Item) -> list[Item]:
@@ -63,7 +73,8 @@ class TorchBackend:
         if self.world_size == 1:
             return [item]
         items: list[Item | None] | None = [None] * self.world_size if self.rank == 0 else None
-        dist.gather_object(item, items, dst=0)
+        with self._together("what each has, on rank 0"):
+            dist.gather_object(item, items, dst=0)
         return [] if items is None else items  # type: ignore[return-value]
 
     def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -76,8 +87,9 @@ class TorchBackend:
             if parameter.grad is None and processes > 0:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        for bucket in buckets(gradients, BUCKET_BYTES):
-            _sum_together(bucket)
+        with self._together("the sum of gradients"):
+            for bucket in buckets(gradients, BUCKET_BYTES):
+                _sum_together(bucket)
 
     def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """See Backend.gradient_norm."""
@@ -90,12 +102,29 @@ class TorchBackend:
     def wait_for_all(self) -> None:
         """See Backend.wait_for_all."""
         if self.world_size > 1:
-            dist.barrier()
+            with self._together("all to come here"):
+                dist.barrier()
 
     def close(self) -> None:
         """See Backend.close."""
         if self.joined and dist.is_initialized():
             dist.destroy_process_group()
+
+    @contextmanager
+    def _together(self, what: str) -> Iterator[None]:
+        """While processes wait for each other. Raises LostProcessError where one of them is gone."""
+        later = min(LATER_SECONDS, 0.1 * (WATCHDOG.limit_seconds or 0.0))
+        with waiting(f"other processes ({what})", self._awaited, more_seconds=later):
+            try:
+                yield
+            except RuntimeError as error:
+                problem = who_is_gone(self.others, GONE_SECONDS)
+                if problem is None and not any(word in str(error) for word in LOST_PEER):
+                    raise
+                raise WATCHDOG.lost(problem or f"another process does not answer ({error})") from error
+
+    def _awaited(self) -> str:
+        return listed([str(peer) for peer in self.others])
 
 
 def buckets(tensors: Sequence[Tensor], size_bytes: int) -> list[list[Tensor]]:
@@ -128,12 +157,25 @@ def torch_backend(*, use_cpu: bool = False) -> TorchBackend:
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
+    end_with_launcher()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return TorchBackend(rank=0, world_size=1, device=device)
-    end_with_launcher()
     joined = not dist.is_initialized()
-    if joined:
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
-    backend = TorchBackend(dist.get_rank(), dist.get_world_size(), device, local_rank, joined)
+    with waiting("other processes (the meeting at the start)", lambda: f"{os.environ['WORLD_SIZE']} must come"):
+        if joined:
+            dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_own_limit(on_gpu))
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        peers: list[Peer] = [Peer.here(rank)] * world_size
+        dist.all_gather_object(peers, peers[rank])
+    others = tuple(peer for peer in peers if peer.rank != rank)
+    WATCHDOG.guard = partial(who_is_gone, others)
+    WATCHDOG.last_acts.append(lambda error: end_stopped(others))
+    backend = TorchBackend(rank, world_size, device, local_rank, joined, others)
     atexit.register(backend.close)
     return backend
+
+
+def _own_limit(on_gpu: bool) -> timedelta:
+    """The limit that torch keeps. On a GPU a collective returns before it is done, so that ours would not see it."""
+    seconds = WATCHDOG.limit_seconds
+    return timedelta(seconds=seconds) if on_gpu and seconds is not None else NO_LIMIT

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
+from nearstep.common.waiting import WATCHDOG
+
 
 class Clock:
     """Adds up seconds by phase between two laps. On a GPU it waits for the work that was sent off in a phase."""
@@ -26,6 +28,7 @@ class Clock:
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Count the seconds inside towards `phase`."""
+        WATCHDOG.phase = phase
         self._begins(phase)
         began = self._now()
         yield

@@ -6,7 +6,7 @@ import torch
 
 from nearstep.common.errors import TrainingError
 from nearstep.models.forward.forward import rollout_logprobs
-from nearstep.rollout.engine import RowEnded, looks_unrecorded, play
+from nearstep.rollout.engine import RowEnded, load, looks_unrecorded, play
 from nearstep.training.recipe import Recipe
 from nearstep.types import Prompts, Rollout
 
@@ -19,7 +19,7 @@ def generate(prompts: Prompts, r: Recipe, *, version: int, row_ended: RowEnded |
     Top tokens are recorded where the trust region compares them; `row_ended` is told of rows as they end, if the engine
     can. Raises TrainingError where what the engine recorded cannot be trained on.
     """
-    r.engine.load(r.models.policy, version)
+    load(r.engine, r.models.policy, version)
     settings = replace(r.generation, top_tokens=r.trust_region.top_k)
     rollout = play(r.engine, prompts, settings, row_ended, version=version)
     if looks_unrecorded(rollout, settings):

@@ -4,11 +4,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LAST_SECONDS = 1.5  # that closing may take after the second signal
+SAME_SECONDS = 1.0  # in which a launcher passes on a signal that a scheduler has sent to the ranks as well
 
 
 class Interruption:
@@ -20,6 +22,7 @@ class Interruption:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._former: dict[signal.Signals, Any] = {}
+        self._taken_at = 0.0
 
     @property
     def asked(self) -> bool:
@@ -46,6 +49,9 @@ class Interruption:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         again, self.signal = self.signal is not None, signal.Signals(number)
+        passed, self._taken_at = time.monotonic() - self._taken_at, time.monotonic()
+        if again and passed < SAME_SECONDS and "TORCHELASTIC_RUN_ID" in os.environ:
+            return
         if again:
             # Closing waits for what is being written and for workers; whoever asks twice does not want to.
             threading.Timer(LAST_SECONDS, os._exit, [exit_code(self.signal)]).start()

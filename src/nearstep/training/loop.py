@@ -1,5 +1,6 @@
 """PPO: sample, score, annotate, improve, report. Read this first."""
 
+from nearstep.common.waiting import WATCHDOG
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.generation import generate
 from nearstep.training.probes import Probes
@@ -20,6 +21,7 @@ def train(r: Recipe, state: State) -> None:
     probes = Probes(r)
     for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):
         state.begin_update()
+        WATCHDOG.begin_update(state.update)
         r.report.begin_update()
         with r.clock("generate"), r.rewards.early(prompts) as early:
             rollout = generate(prompts, r, version=state.update, row_ended=early)  # 1 sample

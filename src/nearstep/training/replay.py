@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +19,7 @@ from nearstep.models.roles import Policy
 from nearstep.rewards.protocol import EarlyRows, RewardModule
 from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEngine, RowEnded
 from nearstep.scale.backend import Backend
+from nearstep.training.rollout_origin import NAME, RolloutOrigin
 from nearstep.types import Prompts, Rollout, Scores, TopLogprobs
 
 ROLLOUT = ("tokens", "is_action", "row_lengths", "logprobs", "finished", "policy_version")
@@ -30,13 +32,14 @@ def through_files(
     rewards: RewardModule,
     backend: Backend,
     tokenizer: PreTrainedTokenizerBase,
+    origin: RolloutOrigin,
 ) -> tuple[RolloutEngine, RewardModule]:
     """Engine and rewards of training: from files with replay_rollouts, writing files with dump_rollouts."""
     if config.replay_rollouts is not None:
-        written = RolloutFolder(Path(config.replay_rollouts), backend.rank)
+        written = RolloutFolder(Path(config.replay_rollouts), backend.rank, origin)
         engine, rewards = ReplayedEngine(engine, written, backend.device), ReplayedRewards(written, tokenizer)
     if config.dump_rollouts is not None:
-        rewards = DumpedRewards(rewards, RolloutFolder(Path(config.dump_rollouts), backend.rank))
+        rewards = DumpedRewards(rewards, RolloutFolder(Path(config.dump_rollouts), backend.rank, origin))
     return engine, rewards
 
 
@@ -46,6 +49,7 @@ class RolloutFolder:
 
     folder: Path
     rank: int
+    origin: RolloutOrigin
 
     def write(self, update: int, rollout: Rollout, scores: Scores) -> None:
         """Write a rollout and its scores; a file of that name is replaced."""
@@ -55,6 +59,8 @@ class RolloutFolder:
         tensors |= {"scores.total": scores.total} | {f"scores.part.{name}": part for name, part in scores.parts.items()}
         if scores.dense is not None:
             tensors["scores.dense"] = scores.dense
+        if self.rank == 0 and not (self.folder / NAME).exists():
+            self.origin.write(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._save(update, tensors, scores)
@@ -79,7 +85,7 @@ class RolloutFolder:
     def scores(self, update: int, device: torch.device) -> Scores:
         """The scores of an update's rollout. Raises DataError where there are none."""
         tensors = self._tensors(update, device)
-        words = json.loads(self._path(update, "json").read_text(encoding="utf-8"))
+        words = self._words(update)
         words["failures"] = {
             name: {int(row): why for row, why in rows.items()} for name, rows in words["failures"].items()
         }
@@ -100,6 +106,14 @@ class RolloutFolder:
                 f"replay_rollouts: {path} cannot be read: {error}. A replay needs the rollouts of every update and "
                 "process, as dump_rollouts writes them"
             ) from error
+
+    def _words(self, update: int) -> dict[str, Any]:
+        path = self._path(update, "json")
+        try:
+            words: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"replay_rollouts: {path} cannot be read: {error}. Write it again") from error
+        return words
 
     def _path(self, update: int, kind: str) -> Path:
         return self.folder / f"update-{update:06}.rank-{self.rank}.{kind}"
@@ -169,7 +183,13 @@ class ReplayedEngine:
         """The rollout of the update whose weights were loaded last. Its prompts are checked like any engine's."""
         if settings.greedy:
             return self.engine.generate(prompts, settings)
-        return self.folder.rollout(self.version, self.device)
+        rollout = self.folder.rollout(self.version, self.device)
+        if rollout.prompt_ids() != prompts.ids:
+            raise DataError(
+                f"replay_rollouts: the rollouts of update {self.version} in {self.folder.folder} were sampled from "
+                "other prompts than this run has there. Give the data and settings that they were sampled with"
+            )
+        return rollout
 
     def close(self) -> None:
         """See RolloutEngine.close."""

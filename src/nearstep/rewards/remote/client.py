@@ -3,8 +3,9 @@
 import asyncio
 import email.utils
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ import torch
 from nearstep.common.errors import RewardError, shorten
 from nearstep.common.random_streams import stream
 from nearstep.common.secrets import secret_parts, without_secrets
+from nearstep.common.waiting import waiting
 from nearstep.config.rewards import is_loopback
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.identity import TokenizerIdentity
@@ -108,6 +110,7 @@ class RemoteReward:
     async def _try(self, body: bytes, part: RewardBatch, client: httpx2.AsyncClient) -> "Answer | _Failure":
         try:
             async with (
+                _told_of(self._server, part),
                 asyncio.timeout(self._server.timeout_seconds),
                 client.stream("POST", self._server.url, content=body, headers=self._headers()) as response,
             ):
@@ -239,6 +242,13 @@ class _Failure:
     what: str
     may_pass: bool = False
     after_seconds: float | None = None
+
+
+@asynccontextmanager
+async def _told_of(server: Server, part: RewardBatch) -> AsyncIterator[None]:
+    """While a request is not answered; asyncio keeps its limit."""
+    with waiting(server.shown, part.span, limit_seconds=server.timeout_seconds):
+        yield
 
 
 async def _limited_body(response: httpx2.Response) -> bytes:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from nearstep.common.errors import RewardError, shorten
+from nearstep.common.waiting import listed, waiting
 from nearstep.rewards.workers.channel import Begun, OddReplyError, Reply, RowAnswer, read_message
 from nearstep.rewards.workers.process import FunctionSpec, Task, WorkerConfig
 from nearstep.rewards.workers.worker import Job, Worker
@@ -62,7 +63,10 @@ class WorkerPool:
         Raises RewardError if no worker comes up. Whatever is raised meanwhile ends all workers.
         """
         try:
-            return [future.result() for future in futures]
+            with waiting(self._names, lambda: _open_rows(futures)) as wait:
+                for future in futures:
+                    future.add_done_callback(lambda _: wait.alive())
+                return [future.result() for future in futures]
         except BaseException:  # Ctrl-C among them: workers in the middle of a row are of no use any more
             self.close()
             raise
@@ -131,7 +135,7 @@ class WorkerPool:
             self._workers.remove(worker)  # it has died between two rows, or what it says belongs to none
             worker.end()
         while len(self._workers) < min(self._size, len(self._waiting) + len(self._busy)):
-            self._workers.append(Worker.started(self._config, time.monotonic() + STARTUP_SECONDS))
+            self._workers.append(Worker.started(self._config, STARTUP_SECONDS))
 
     def _assign(self) -> None:
         """Give every worker that is free a task."""
@@ -148,12 +152,12 @@ class WorkerPool:
                     job.future.set_result(error)
                     continue
                 worker.job, worker.number, worker.has_begun = job, number, False
-                worker.deadline = time.monotonic() + STARTUP_SECONDS
+                worker.expect("a worker process (it takes a row)", STARTUP_SECONDS)
                 worker.channel.send(message)
 
-    def _deadline(self) -> float:
-        limit = self._config.timeout_seconds
-        return float("inf") if limit is None else time.monotonic() + limit
+    @property
+    def _names(self) -> str:
+        return "reward functions in workers: " + ", ".join(function.name for function in self._config.functions)
 
     def _collect(self) -> None:
         """Wait for something to happen, and take note of it."""
@@ -190,11 +194,16 @@ class WorkerPool:
             if isinstance(message, RewardError):
                 raise message
             worker.is_ready = True
+            worker.expect_nothing()
         elif isinstance(message, Begun):
-            worker.has_begun, worker.deadline = True, self._deadline()
+            task = None if worker.job is None else worker.job.task
+            name = "" if task is None else self._config.functions[task.function].name
+            worker.has_begun = True
+            worker.expect(f"reward function {name!r}", self._config.timeout_seconds)
         else:
             assert worker.job is not None
             job, worker.job = worker.job, None
+            worker.expect_nothing()
             job.future.set_result(message)
 
     def _too_late(self, worker: Worker) -> str:
@@ -233,6 +242,11 @@ def _pickled(number: int, task: Task) -> bytes:
             f"{task.batch.place(0)} cannot be given to a worker process: one of {', '.join(task.batch.columns)} "
             f"holds what cannot be pickled ({shorten(str(error))})"
         ) from error
+
+
+def _open_rows(futures: Sequence[Future[Reply]]) -> str:
+    rows = [row for row, future in enumerate(futures) if not future.done()]
+    return f"{len(rows)} of {len(futures)} rows are to come: {listed(rows)}"
 
 
 def _how(exit_code: int) -> str:

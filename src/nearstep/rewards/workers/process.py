@@ -10,6 +10,8 @@ import json
 import os
 import pickle
 import signal
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
@@ -22,6 +24,7 @@ from nearstep.rewards.values import PerSpan, PerToken, Value, read_entries
 from nearstep.rewards.workers.channel import LENGTH_BYTES
 from nearstep.rewards.workers.imports import import_ahead
 
+TRAINER_SECONDS = 1.0  # between two looks whether the trainer is there
 GRACE_SECONDS = 5.0  # beyond the time limit: the kernel ends the worker, should the trainer no longer be there to do so
 PlainData: TypeAlias = dict[str, object]
 BEGUN: PlainData = {"begun": True}
@@ -67,6 +70,7 @@ class Task:
 def main(fd: int) -> None:
     """Serve the pipe `fd` until it closes."""
     home = os.getpid()
+    threading.Thread(target=_end_with_trainer, args=[os.getppid()], daemon=True).start()
     os.set_inheritable(fd, False)
     os.register_at_fork(after_in_child=lambda: os.close(fd))
 
@@ -92,6 +96,13 @@ def main(fd: int) -> None:
                 send(number, reply)
         except (EOFError, BrokenPipeError):  # the trainer is done with us
             return
+
+
+def _end_with_trainer(trainer: int) -> None:
+    """End this process and what it has started once the trainer is gone, however that ended."""
+    while os.getppid() == trainer:
+        time.sleep(TRAINER_SECONDS)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _receive(reader: BinaryIO) -> Any:

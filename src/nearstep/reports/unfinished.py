@@ -1,0 +1,80 @@
+"""The file by which the folder of a run that is not over says so: what happened, when, and how to go on."""
+
+import json
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nearstep.common.errors import LostProcessError, NearstepError, cut
+from nearstep.common.waiting import WATCHDOG
+
+NAME = "unfinished.json"
+GO_ON = (
+    "The same command with --resume auto (in Python resume='auto') goes on from the newest checkpoint of this folder, "
+    "or begins again where there is none."
+)
+
+
+@dataclass
+class Unfinished:
+    """The file lies in the folder from the begin of the run, and goes away once it is over.
+
+    A process that is killed without a word leaves it as it was at the begin.
+    """
+
+    folder: Path
+    main: bool
+    _is_open: bool = False
+
+    def begin(self) -> None:
+        """The run begins, or goes on."""
+        if not self._is_open:
+            WATCHDOG.last_acts.append(self.failed)
+        self._is_open = True
+        if self.main:
+            self._write(f"It runs, or was killed without a word: process {os.getpid()} on {socket.gethostname()}.")
+
+    def failed(self, error: BaseException) -> None:
+        """What ended the run. A process that only lost another one does not write over what that says."""
+        if not (isinstance(error, LostProcessError) and self._says_why()):
+            text = str(error) if isinstance(error, NearstepError) else cut(str(error), 2_000)
+            self._write(f"{type(error).__name__}: {text}", is_cause=not isinstance(error, LostProcessError))
+
+    def end(self) -> None:
+        """The run has come to its end."""
+        if self.main and self._is_open:
+            with suppress(OSError):
+                (self.folder / NAME).unlink(missing_ok=True)
+        self._close()
+
+    def leave(self, error: BaseException | None) -> None:
+        """The run ends here, by an error if there is one; nothing if it has ended already."""
+        if self._is_open and error is not None:
+            self.failed(error)
+        self._close()
+
+    def _close(self) -> None:
+        if self._is_open:
+            WATCHDOG.last_acts.remove(self.failed)
+        self._is_open = False
+
+    def _says_why(self) -> bool:
+        with suppress(OSError, ValueError):
+            return bool(json.loads((self.folder / NAME).read_text(encoding="utf-8"))["is_cause"])
+        return False
+
+    def _write(self, what: str, *, is_cause: bool = False) -> None:
+        """Nothing where it cannot be written: the run has its own error, or none."""
+        content = {
+            "what": what,
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "where": WATCHDOG.place,
+            "go_on": GO_ON,
+            "is_cause": is_cause,
+        }
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / NAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
