@@ -3,13 +3,13 @@
 Training, `nearstep score` and `nearstep serve-reward` have them in common.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
+from nearstep.common.places import is_loopback as is_loopback
 from nearstep.config.settings import Problem, Settings, option, without_effect
 
 
@@ -101,14 +101,6 @@ def reward_remarks(settings: RewardSettings) -> Iterator[str]:
         url = urlsplit(settings.reward_url)
         if url.scheme != "https" and not is_loopback(url.hostname or ""):
             yield f"the token of reward_url goes to {url.hostname} unencrypted: use https"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name can only mean this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _url_problems(address: str) -> Iterator[Problem]:

@@ -225,7 +225,8 @@ def _functions(settings: LocalRewardSettings, specs: Sequence[NamedFunction]) ->
 
 def _remote(settings: RewardSettings, url: str, policy: TokenizerIdentity, seed: int) -> RewardSource:
     need_package("httpx2", "remote", "reward_url", ConfigError)
-    from nearstep.rewards.remote.client import RemoteReward, Secret, Server
+    from nearstep.common.http_post import Secret
+    from nearstep.rewards.remote.client import RemoteReward, Server
 
     server = Server(
         url,
