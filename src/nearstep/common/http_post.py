@@ -14,26 +14,13 @@ import torch
 from nearstep.common.errors import NearstepError, shorten
 from nearstep.common.places import is_loopback
 from nearstep.common.random_streams import stream
+from nearstep.common.secrets import Secret
 
 T = TypeVar("T")
 
 FIRST_PAUSE_SECONDS = 0.5  # doubled after every try
 LONGEST_PAUSE_SECONDS = 60.0  # of backoff, and of what a server may ask for by Retry-After
 PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)  # the server may do better in a moment
-
-
-class Secret:
-    """A text that does not show in any representation."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """The text itself."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
 
 
 @dataclass(frozen=True)
@@ -56,7 +43,7 @@ class Gate(Protocol):
         """Wait until a try may be made. A NearstepError that it raises ends the asking."""
 
     def leave(self, *, answered: bool) -> None:
-        """The try is over; `answered`: with a status, so not by a time limit or a broken connection."""
+        """The try is over. Not `answered`: by a time limit, a broken connection, or with what is no answer."""
 
 
 class OpenGate:
@@ -136,7 +123,7 @@ class Endpoint:
             what = self.without_secrets(f"{type(error).__name__}: {error}")
             return _Failure(what, may_pass=True, answered=False)
         except NearstepError as error:  # an answer that is not of the protocol
-            return _Failure(self.without_secrets(str(error)), may_pass=True)
+            return _Failure(self.without_secrets(str(error)), may_pass=True, answered=False)
 
     async def _refusal(self, response: httpx2.Response) -> "_Failure":
         status = f"status {response.status_code}"

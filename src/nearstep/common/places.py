@@ -1,4 +1,4 @@
-"""What a place on this machine is written out, home and environment in it replaced; which addresses are this machine."""
+"""What a place on this machine is written out, home and environment in it replaced; which hosts are this machine."""
 
 import ipaddress
 import os

@@ -50,6 +50,21 @@ def family_of(
     return decoder_config(config, role).get_text_config()
 
 
+def names_of_classes(name: str, *, role: str, trust_remote_code: bool = False) -> list[str]:
+    """The classes that a model's configuration names; a folder of adapters says whether it holds a head for scores.
+
+    Raises ModelError if there is none.
+    """
+    check_folder(name, role)
+    if holds_adapters(name):
+        return ["ForSequenceClassification" if holds_head(name, role) else "ForCausalLM"]
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{role}: no model configuration could be read from {name!r}: {first_line(error)}") from error
+    return list(config.architectures or ())
+
+
 def _family_under(folder: AdapterFolder, trust_remote_code: bool) -> PreTrainedConfig:
     if folder.holds_everything:
         return AutoConfig.from_pretrained(folder.base, trust_remote_code=trust_remote_code).get_text_config()

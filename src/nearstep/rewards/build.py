@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.common.plugins import need_package
+from nearstep.common.secrets import Secret, token_from
 from nearstep.config.rewards import LocalRewardSettings, RewardSettings
 from nearstep.models.adapters import as_peft_model, is_adapted, with_adapters_merged
 from nearstep.models.head_bias import bias_note
@@ -225,7 +226,6 @@ def _functions(settings: LocalRewardSettings, specs: Sequence[NamedFunction]) ->
 
 def _remote(settings: RewardSettings, url: str, policy: TokenizerIdentity, seed: int) -> RewardSource:
     need_package("httpx2", "remote", "reward_url", ConfigError)
-    from nearstep.common.http_post import Secret
     from nearstep.rewards.remote.client import RemoteReward, Server
 
     server = Server(
@@ -237,13 +237,3 @@ def _remote(settings: RewardSettings, url: str, policy: TokenizerIdentity, seed:
         seed=seed,
     )
     return RemoteReward(server, policy)
-
-
-def token_from(variable: str) -> str:
-    """The token in an environment variable. Raises ConfigError if it is not set."""
-    token = os.environ.get(variable, "").strip()
-    if not token:
-        raise ConfigError(f"the environment variable {variable}, which must hold a token, is not set")
-    if not token.isascii() or not token.isprintable():
-        raise ConfigError(f"the token in the environment variable {variable} has characters that no header can carry")
-    return token

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import httpx2
 
 from nearstep.common.errors import RewardError
-from nearstep.common.http_post import Endpoint, Secret
+from nearstep.common.http_post import Endpoint
+from nearstep.common.secrets import Secret
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.remote.event_loop import EventLoop
@@ -74,9 +75,7 @@ class RemoteReward:
         reply = await server.ask(encode_request(part, self._policy), read, client, part.episodes[0])
         if isinstance(reply, Answer):
             return reply
-        error = RewardError(
-            f"{server.shown} gave no rewards for {part.span()} after {reply.counted}: {reply.what}"
-        )
+        error = RewardError(f"{server.shown} gave no rewards for {part.span()} after {reply.counted}: {reply.what}")
         return Answer([error] * len(part))
 
 
