@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__
-from nearstep.cli import check, demo, fork, ppo, prepare, replay, reward, rewards, score, serve_reward
+from nearstep.cli import check, demo, fork, judge, ppo, prepare, replay, reward, rewards, score, serve_reward
 from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
@@ -15,6 +15,7 @@ from nearstep.common.errors import ConfigError, NearstepError
 from nearstep.common.spelling import nearest
 from nearstep.common.telling import tell
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
+from nearstep.config.judges import JUDGE_SECTIONS, JudgeOptions
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.prepare import PrepareOptions
@@ -80,6 +81,17 @@ COMMANDS: tuple[Command[Any], ...] = (
         begins=lambda settings: f"scores of {settings.input}, into {settings.output}",
         problems=score.score_problems,
         run=score.run_score,
+    ),
+    Command(
+        name="judge",
+        summary="Compare two files of completions, or completions with references, by a judge.",
+        settings=JudgeOptions,
+        sections=JUDGE_SECTIONS,
+        begins=lambda settings: f"judge {settings.judge} compares {' with '.join(settings.files)}",
+        problems=judge.judge_problems,
+        run=judge.run_judge,
+        operand="files",
+        note=judge.NOTE,
     ),
     Command(
         name="serve-reward",

@@ -89,7 +89,50 @@ class JudgeConfig(RewardModelSettings, JudgeCostSettings, JudgeServerSettings, J
         return judge_remarks(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class JudgedFiles(Settings):
+    """What is judged, and where the judgements go."""
+
+    files: tuple[str, ...] = option(
+        (),
+        "two files of completions, compared with each other, or one and references: jsonl, json, csv or parquet",
+        is_place=True,
+    )
+    references: str | None = option(None, "one file: the column with what each completion is compared with")
+    columns: tuple[tuple[str, str], ...] = option(
+        (), "columns under other names, ours=theirs: prompt=post completion=summary id=key"
+    )
+    unmatched: Literal["raise", "drop"] = option(
+        "raise", "rows without a counterpart: name them and stop, or leave them out and count them"
+    )
+    limit: int | None = option(None, "judge the first so many pairs only", at_least=1)
+    output: str = option(
+        "judgements.jsonl", "file for the judgements, a line for each pair; written anew", is_place=True
+    )
+    json: bool = option(False, "print the result as one JSON object")
+
+
+@accepts_old_names
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions(JudgeConfig, JudgedFiles):
+    """Settings of `nearstep judge`: a judge, and what it judges. Answers are cached beside the output."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Settings that clash, and what is missing."""
+        yield from judge_problems(self)
+        if len(self.files) not in (1, 2):
+            yield Problem("give two files of completions, or one and references: nearstep judge A B", ("files",))
+        if len(self.files) == 1 and self.references is None:
+            yield Problem("one file is compared with its references: name their column", ("files", "references"))
+        if len(self.files) == 2 and self.references is not None:
+            yield Problem("references belong to one file; two are compared with each other", ("files", "references"))
+        if self.judge is None:
+            text = "judge is missing: file.py:name, a model's folder or hub name, or http://host/v1#model"
+            yield Problem(text, ("judge",))
+
+
 JUDGE_SECTIONS = sections(
+    ("What is judged", JudgedFiles),
     ("Judge", JudgeSettings),
     ("Server", JudgeServerSettings),
     ("Cost", JudgeCostSettings),
