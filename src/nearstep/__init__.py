@@ -16,11 +16,13 @@ if TYPE_CHECKING:
         RewardError,
         TrainingError,
     )
+    from nearstep.config.judges import JudgeConfig
     from nearstep.config.ppo import PPOConfig
     from nearstep.config.recipes import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
     from nearstep.config.reward_model import RewardConfig
     from nearstep.metrics import Metrics
     from nearstep.reward_modeling.trainer import RewardModelTrainer
+    from nearstep.rewards.judging import load_judge
     from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings
     from nearstep.trainer import PPOTrainer
     from nearstep.training.experience import make_experience
@@ -42,6 +44,8 @@ _HOMES = {
     "PPOTrainer": "nearstep.trainer",
     "RewardConfig": "nearstep.config.reward_model",
     "RewardModelTrainer": "nearstep.reward_modeling.trainer",
+    "JudgeConfig": "nearstep.config.judges",
+    "load_judge": "nearstep.rewards.judging",
     "assemble": "nearstep.assembly.run",
     "RunInputs": "nearstep.assembly.inputs",
     "Recipe": "nearstep.training.recipe",
@@ -79,6 +83,7 @@ __all__ = [
     "EngineSettings",
     "Experience",
     "GenerationSettings",
+    "JudgeConfig",
     "Metrics",
     "ModelError",
     "NearstepError",
@@ -98,6 +103,7 @@ __all__ = [
     "__version__",
     "assemble",
     "generate",
+    "load_judge",
     "make_experience",
     "train",
     "update",

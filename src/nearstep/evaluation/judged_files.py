@@ -41,9 +41,7 @@ class Completion:
 
 def read_pairs(settings: JudgedFiles) -> list[Judged]:
     """The pairs in the order of the first file. Raises DataError for what cannot be read, or has no counterpart."""
-    tables = [
-        with_columns(load_rows(name, split="train", config=None), dict(settings.columns)) for name in settings.files
-    ]
+    tables = _tables(settings)
     has_id = all("id" in table.columns for table in tables)
     sides = [_completions(table, by_id=has_id and len(tables) == 2) for table in tables]
     matched, alone = _with_references(sides[0], settings.references) if len(sides) == 1 else _matched(*sides)
@@ -57,6 +55,18 @@ def read_pairs(settings: JudgedFiles) -> list[Judged]:
     numbers = {key: number for number, key in enumerate(dict.fromkeys(_prompt_key(one.pair.prompt) for one in matched))}
     found = [Judged(one.pair, one.places, numbers[_prompt_key(one.pair.prompt)]) for one in matched]
     return found[: settings.limit]
+
+
+def _tables(settings: JudgedFiles) -> list[Table]:
+    """The files under our names of columns; each needs to have only its own of those that `columns` names."""
+    loaded = [load_rows(name, split="train", config=None) for name in settings.files]
+    known = {column for table in loaded for column in table.columns}
+    if missing := [theirs for _, theirs in settings.columns if theirs not in known]:
+        raise DataError(f"columns asks for {', '.join(map(repr, missing))}; there are only {', '.join(sorted(known))}")
+    return [
+        with_columns(table, {ours: theirs for ours, theirs in settings.columns if theirs in table.columns})
+        for table in loaded
+    ]
 
 
 def _completions(table: Table, *, by_id: bool) -> list[Completion]:
@@ -129,9 +139,11 @@ _Found = tuple[list[Judged], list[str]]
 
 
 def _text(value: object) -> str | None:
-    """A text, or that of a list with nothing but one message or one text."""
+    """A text, or that of one message; of a list with nothing but one of these."""
     if isinstance(value, list) and len(value) == 1:
-        value = value[0].get("content") if isinstance(value[0], Mapping) else value[0]
+        value = value[0]
+    if isinstance(value, Mapping):
+        value = value.get("content", value.get("text"))
     return value if isinstance(value, str) else None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from nearstep.common.errors import NearstepError
-from nearstep.common.telling import tell
+from nearstep.common.telling import quiet_libraries, tell
 from nearstep.config.judges import JudgeOptions, is_url
 from nearstep.evaluation.judged_files import Judged, read_pairs
 from nearstep.evaluation.metrics.figures import Bootstrap, Figure
@@ -82,7 +82,9 @@ class JudgedFile:
         if usage.requests:
             unbilled = f" (and at most {usage.unbilled:.4g} for tries that broke)" if usage.unbilled else ""
             tokens = f"{usage.question_tokens:,} + {usage.answer_tokens:,} tokens"
-            rows.append(("cost", f"{usage.cost:.4f}{unbilled}; {tokens}"))
+            rows.append(("tokens", tokens))
+            if usage.cost or usage.unbilled:
+                rows.append(("cost", f"{usage.cost:.4f}{unbilled}"))
         rows.append(("judgements", self.output))
         width = max(len(name) for name, _ in rows)
         return [
@@ -109,7 +111,8 @@ def judge_files(options: JudgeOptions) -> JudgedFile:
     with closing(JsonLines(unfinished)) as file:
         for start in range(0, len(pairs), TOGETHER):
             some = pairs[start : start + TOGETHER]
-            comparisons = judge.compare_all([one.pair for one in some])
+            with quiet_libraries():
+                comparisons = judge.compare_all([one.pair for one in some])
             file.write([_line(start + number, *row) for number, row in enumerate(zip(some, comparisons, strict=True))])
             found += comparisons
             stopped = all(one.verdict is None for one in comparisons)

@@ -9,7 +9,18 @@ from typing import Any, Protocol, runtime_checkable
 from nearstep.common.attempts import Attempt
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.messages import PromptInput
-from nearstep.judges.protocol import Comparison, Failed, Grade, Graded, Pair, Reading, Usage, Vote
+from nearstep.judges.protocol import (
+    Comparison,
+    Failed,
+    Grade,
+    Graded,
+    Pair,
+    Reading,
+    Usage,
+    Vote,
+    different,
+    with_equal_texts,
+)
 
 WORDS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 SHAPES = "(prompt, a, b), which compares, or (prompt, answer, rubric), which grades"
@@ -51,10 +62,11 @@ class FunctionJudge:
         """By its own comparison, else by its grades."""
         if self._compare is None:
             return [self._by_grades(pair) for pair in pairs]
-        return [
+        found = (
             Comparison.of_orders([self._first(pair.prompt, pair.a, pair.b)], [self._first(pair.prompt, pair.b, pair.a)])
-            for pair in pairs
-        ]
+            for pair in different(pairs)
+        )
+        return with_equal_texts(pairs, found)
 
     def grade_all(self, questions: Sequence[Graded]) -> list[Grade]:
         """Its grade of every answer."""

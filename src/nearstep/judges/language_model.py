@@ -13,7 +13,17 @@ from nearstep.algorithm.ragged import row_groups
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.judges import JudgeConfig
 from nearstep.judges.prompt import IN_A_TOKEN, LETTERS, JudgePrompt, Question
-from nearstep.judges.protocol import Comparison, Failed, Grade, Graded, Pair, Reading, Usage
+from nearstep.judges.protocol import (
+    Comparison,
+    Failed,
+    Grade,
+    Graded,
+    Pair,
+    Reading,
+    Usage,
+    different,
+    with_equal_texts,
+)
 from nearstep.models.distribution import Sampling
 from nearstep.models.dtypes import DTYPES, on_device
 from nearstep.models.forward.action_logprobs import action_logprobs
@@ -69,10 +79,13 @@ class LanguageModelJudge:
     def compare_all(self, pairs: Sequence[Pair]) -> list[Comparison]:
         """Every pair in both orders."""
         questions = [
-            self._prompt.compare(pair, IN_A_TOKEN, swapped=swapped) for pair in pairs for swapped in (False, True)
+            self._prompt.compare(pair, IN_A_TOKEN, swapped=swapped)
+            for pair in different(pairs)
+            for swapped in (False, True)
         ]
         first = [_chance_of_first(weights) for weights in self._weigh(questions, LETTERS)]
-        return [Comparison.of_orders([one], [other]) for one, other in zip(first[::2], first[1::2], strict=True)]
+        orders = zip(first[::2], first[1::2], strict=True)
+        return with_equal_texts(pairs, (Comparison.of_orders([one], [other]) for one, other in orders))
 
     def grade_all(self, questions: Sequence[Graded]) -> list[Grade]:
         """The mean of all grades, each weighed by its probability."""

@@ -1,7 +1,7 @@
 """What a judge is asked and what it says: comparisons and grades, each with its votes, or why there is none."""
 
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -97,6 +97,20 @@ class Comparison:
         said = [_winner(vote.probability) for vote in self.votes]
         pairs = list(zip(said[::2], said[1::2], strict=True))
         return sum(one != other for one, other in pairs) / len(pairs)
+
+
+EQUAL_TEXTS = Comparison((Vote(0.5),))
+
+
+def different(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs that a judge has to be asked about: not those of two equal texts."""
+    return [pair for pair in pairs if pair.a != pair.b]
+
+
+def with_equal_texts(pairs: Sequence[Pair], found: Iterable[Comparison]) -> list[Comparison]:
+    """Comparisons of the different pairs, and a tie, in no order, for each of the others."""
+    rest = iter(found)
+    return [next(rest) if pair.a != pair.b else EQUAL_TEXTS for pair in pairs]
 
 
 def _winner(probability: float) -> Verdict:

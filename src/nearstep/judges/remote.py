@@ -19,7 +19,17 @@ from nearstep.judges import wire
 from nearstep.judges.cache import AnswerCache
 from nearstep.judges.limits import LimitReachedError, MinuteLimit, Spending, Taken
 from nearstep.judges.prompt import IN_A_TOKEN, IN_JSON, JudgePrompt, Question
-from nearstep.judges.protocol import Comparison, Failed, Grade, Graded, Pair, Reading, Usage
+from nearstep.judges.protocol import (
+    Comparison,
+    Failed,
+    Grade,
+    Graded,
+    Pair,
+    Reading,
+    Usage,
+    different,
+    with_equal_texts,
+)
 
 MESSAGE_TOKENS = 32  # at most, around the texts of a request, by the template of the server
 CHARACTERS_PER_TOKEN = 4  # of usual text, for the limit of tokens a minute
@@ -81,16 +91,17 @@ class RemoteJudge:
         votes = self._config.votes
         questions = [
             self._asked(self._prompt.compare(pair, form, swapped=swapped), vote, read)
-            for pair in pairs
+            for pair in different(pairs)
             for swapped in (False, True)
             for vote in range(votes)
         ]
         readings = await self._answers(questions)
         starts = range(0, len(readings), 2 * votes)
-        return [
+        found = (
             Comparison.of_orders(readings[start : start + votes], readings[start + votes : start + 2 * votes])
             for start in starts
-        ]
+        )
+        return with_equal_texts(pairs, found)
 
     async def grade_all(self, questions: Sequence[Graded]) -> list[Grade]:
         """Every answer, as often as there are votes."""

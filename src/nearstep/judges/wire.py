@@ -150,7 +150,7 @@ def _weights(reply: ChatReply, answers: Sequence[str]) -> list[float] | Failed:
     """The probability of each answer; those not among the likeliest tokens have none, and one at least must be."""
     if reply.top is None:
         return Failed("the server gave no log-probabilities: set answers = json")
-    weights = [sum(math.exp(logprob) for token, logprob in reply.top if token.strip() == one) for one in answers]
+    weights = [math.fsum(math.exp(logprob) for token, logprob in reply.top if token.strip() == one) for one in answers]
     if not sum(weights) > 0:
         return Failed(f"none of {', '.join(answers)} is among the likeliest tokens {shorten(reply.top)}")
     return weights
