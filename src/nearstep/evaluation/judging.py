@@ -43,7 +43,7 @@ class JudgedFile:
     characters: tuple[float, float]  # mean length of both sides
     usage: Usage
     output: str
-    stopped: bool  # before the end, since nothing was answered any more
+    stopped: bool  # max_cost was reached, the server answered no more, or no answer could be read
 
     @property
     def pairs(self) -> int:
@@ -115,7 +115,7 @@ def judge_files(options: JudgeOptions) -> JudgedFile:
                 comparisons = judge.compare_all([one.pair for one in some])
             file.write([_line(start + number, *row) for number, row in enumerate(zip(some, comparisons, strict=True))])
             found += comparisons
-            stopped = all(one.verdict is None for one in comparisons)
+            stopped = judge.usage.refused > 0 or all(one.verdict is None for one in comparisons)
             if stopped:
                 break
             if len(pairs) > TOGETHER:

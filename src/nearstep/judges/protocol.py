@@ -150,6 +150,7 @@ class Usage:
 
     questions: int = 0  # texts in one order, each vote counted
     cached: int = 0  # of them, answered from the cache or by the answer to the same question
+    refused: int = 0  # of them, never asked: max_cost was reached, or the server had stopped answering
     requests: int = 0  # every try counted
     question_tokens: int = 0
     answer_tokens: int = 0

@@ -157,12 +157,12 @@ class RemoteJudge:
 
     async def _ask(self, number: int, asked: Asked, client: httpx2.AsyncClient) -> Reading:
         if self._in_vain >= MOST_IN_VAIN:
-            return Failed(f"{self._endpoint.shown} was not asked: the last {self._in_vain} questions got no answer")
+            return self._refused(f"the last {self._in_vain} questions got no answer")
         tries = _Tries(self, asked)
         try:
             reply = await self._endpoint.ask(asked.body, self._read, client, number, tries)
         except LimitReachedError as error:
-            return Failed(f"{self._endpoint.shown} was not asked: {error}")
+            return self._refused(str(error))
         if isinstance(reply, Unanswered):
             self._in_vain += 1
             failed = Failed(f"{self._endpoint.shown} gave no answer after {reply.counted}: {reply.what}")
@@ -175,6 +175,10 @@ class RemoteJudge:
             self._cache.write(asked.key, reply.encoded())
         self._note(asked, reply, reading, cost)
         return reading
+
+    def _refused(self, why: str) -> Failed:
+        self.usage.refused += 1
+        return Failed(f"{self._endpoint.shown} was not asked: {why}")
 
     def _read(self, body: bytes) -> wire.ChatReply:
         """An answer without the key, which a server may repeat."""
