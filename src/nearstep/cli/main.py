@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__
-from nearstep.cli import check, demo, fork, ppo, prepare, replay, reward, rewards, score, serve_reward
+from nearstep.cli import check, demo, fork, generate, ppo, prepare, replay, reward, rewards, score, serve_reward
 from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
@@ -14,6 +14,7 @@ from nearstep.cli.launcher import tell_launcher
 from nearstep.common.errors import ConfigError, NearstepError
 from nearstep.common.spelling import nearest
 from nearstep.common.telling import tell
+from nearstep.config.generating import GENERATE_SECTIONS, GenerateOptions
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
 from nearstep.config.ppo import PPOConfig
@@ -71,6 +72,16 @@ COMMANDS: tuple[Command[Any], ...] = (
         problems=reward.reward_problems,
         run=reward.run_reward,
         note=reward.NOTE,
+    ),
+    Command(
+        name="generate",
+        summary="Write completions of a model, greedy or sampled, to a file.",
+        settings=GenerateOptions,
+        sections=GENERATE_SECTIONS,
+        begins=lambda settings: f"completions of {settings.model_name_or_path}, into {settings.output}",
+        problems=generate.generate_problems,
+        run=generate.run_generate,
+        note=generate.NOTE,
     ),
     Command(
         name="score",
