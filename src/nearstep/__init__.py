@@ -16,9 +16,11 @@ if TYPE_CHECKING:
         RewardError,
         TrainingError,
     )
+    from nearstep.config.evaluation import EvalConfig
     from nearstep.config.ppo import PPOConfig
     from nearstep.config.recipes import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
     from nearstep.config.reward_model import RewardConfig
+    from nearstep.evaluation.run_eval import run_eval
     from nearstep.metrics import Metrics
     from nearstep.reward_modeling.trainer import RewardModelTrainer
     from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings
@@ -41,6 +43,8 @@ _HOMES = {
     "TRLParityConfig": "nearstep.config.recipes",
     "PPOTrainer": "nearstep.trainer",
     "RewardConfig": "nearstep.config.reward_model",
+    "EvalConfig": "nearstep.config.evaluation",
+    "run_eval": "nearstep.evaluation.run_eval",
     "RewardModelTrainer": "nearstep.reward_modeling.trainer",
     "assemble": "nearstep.assembly.run",
     "RunInputs": "nearstep.assembly.inputs",
@@ -77,6 +81,7 @@ __all__ = [
     "DecoupledPPOConfig",
     "DivergencePPOConfig",
     "EngineSettings",
+    "EvalConfig",
     "Experience",
     "GenerationSettings",
     "Metrics",
@@ -99,6 +104,7 @@ __all__ = [
     "assemble",
     "generate",
     "make_experience",
+    "run_eval",
     "train",
     "update",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__
-from nearstep.cli import check, demo, fork, generate, ppo, prepare, replay, reward, rewards, score, serve_reward
+from nearstep.cli import check, demo, evaluate, fork, generate, ppo, prepare, replay, reward, rewards, score, serve_reward
 from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
@@ -14,6 +14,7 @@ from nearstep.cli.launcher import tell_launcher
 from nearstep.common.errors import ConfigError, NearstepError
 from nearstep.common.spelling import nearest
 from nearstep.common.telling import tell
+from nearstep.config.evaluation import EVAL_SECTIONS, EvalConfig
 from nearstep.config.generating import GENERATE_SECTIONS, GenerateOptions
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
@@ -82,6 +83,16 @@ COMMANDS: tuple[Command[Any], ...] = (
         problems=generate.generate_problems,
         run=generate.run_generate,
         note=generate.NOTE,
+    ),
+    Command(
+        name="eval",
+        summary="Measure a model, a file of completions or a reward model: each figure with n and an interval.",
+        settings=EvalConfig,
+        sections=EVAL_SECTIONS,
+        begins=evaluate.eval_begins,
+        problems=evaluate.eval_problems,
+        run=evaluate.run_evaluation,
+        note=evaluate.NOTE,
     ),
     Command(
         name="score",

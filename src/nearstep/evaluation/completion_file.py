@@ -15,7 +15,7 @@ from nearstep.evaluation.writing import Written
 from nearstep.reports.records import JsonLines, Record
 from nearstep.rewards.decoding import completion_text
 
-FIELDS = ("row", "sample", "prompt", "completion", "finished", "response_length")
+FIELDS = ("row", "place", "sample", "prompt", "completion", "finished", "response_length")
 FREE = ("resume", "batch_size", "max_tokens_per_microbatch", "use_cpu")  # settings that change no completion
 
 
@@ -32,6 +32,7 @@ def completion_records(written: Written, prompts: PromptSet) -> list[Record]:
     return [
         {
             "row": int(prompts.table_rows[number]),
+            "place": prompts.position(number),
             "sample": sample,
             "prompt": shown,
             "completion": completion_text(ids, finished, tokenizer),
