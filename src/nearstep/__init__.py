@@ -16,10 +16,12 @@ if TYPE_CHECKING:
         RewardError,
         TrainingError,
     )
+    from nearstep.config.evaluation import EvalConfig
     from nearstep.config.judges import JudgeConfig
     from nearstep.config.ppo import PPOConfig
     from nearstep.config.recipes import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
     from nearstep.config.reward_model import RewardConfig
+    from nearstep.evaluation.run_eval import run_eval
     from nearstep.metrics import Metrics
     from nearstep.reward_modeling.trainer import RewardModelTrainer
     from nearstep.rewards.judging import load_judge
@@ -43,6 +45,8 @@ _HOMES = {
     "TRLParityConfig": "nearstep.config.recipes",
     "PPOTrainer": "nearstep.trainer",
     "RewardConfig": "nearstep.config.reward_model",
+    "EvalConfig": "nearstep.config.evaluation",
+    "run_eval": "nearstep.evaluation.run_eval",
     "RewardModelTrainer": "nearstep.reward_modeling.trainer",
     "JudgeConfig": "nearstep.config.judges",
     "load_judge": "nearstep.rewards.judging",
@@ -81,6 +85,7 @@ __all__ = [
     "DecoupledPPOConfig",
     "DivergencePPOConfig",
     "EngineSettings",
+    "EvalConfig",
     "Experience",
     "GenerationSettings",
     "JudgeConfig",
@@ -105,6 +110,7 @@ __all__ = [
     "generate",
     "load_judge",
     "make_experience",
+    "run_eval",
     "train",
     "update",
 ]

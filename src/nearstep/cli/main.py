@@ -6,7 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__
-from nearstep.cli import check, demo, fork, judge, ppo, prepare, replay, reward, rewards, score, serve_reward
+from nearstep.cli import (
+    check,
+    demo,
+    evaluate,
+    fork,
+    generate,
+    judge,
+    ppo,
+    prepare,
+    replay,
+    reward,
+    rewards,
+    score,
+    serve_reward,
+)
 from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
@@ -14,6 +28,8 @@ from nearstep.cli.launcher import tell_launcher
 from nearstep.common.errors import ConfigError, NearstepError
 from nearstep.common.spelling import nearest
 from nearstep.common.telling import tell
+from nearstep.config.evaluation import EVAL_SECTIONS, EvalConfig
+from nearstep.config.generating import GENERATE_SECTIONS, GenerateOptions
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
 from nearstep.config.judges import JUDGE_SECTIONS, JudgeOptions
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
@@ -72,6 +88,26 @@ COMMANDS: tuple[Command[Any], ...] = (
         problems=reward.reward_problems,
         run=reward.run_reward,
         note=reward.NOTE,
+    ),
+    Command(
+        name="generate",
+        summary="Write completions of a model, greedy or sampled, to a file.",
+        settings=GenerateOptions,
+        sections=GENERATE_SECTIONS,
+        begins=lambda settings: f"completions of {settings.model_name_or_path}, into {settings.output}",
+        problems=generate.generate_problems,
+        run=generate.run_generate,
+        note=generate.NOTE,
+    ),
+    Command(
+        name="eval",
+        summary="Measure a model, a file of completions or a reward model: each figure with n and an interval.",
+        settings=EvalConfig,
+        sections=EVAL_SECTIONS,
+        begins=evaluate.eval_begins,
+        problems=evaluate.eval_problems,
+        run=evaluate.run_evaluation,
+        note=evaluate.NOTE,
     ),
     Command(
         name="score",
