@@ -8,7 +8,7 @@ import torch
 from nearstep import ConfigError, JudgeConfig, ModelError, load_judge
 from nearstep.judges.function import FunctionJudge
 from nearstep.judges.prompt import IN_A_TOKEN, load_prompt
-from nearstep.judges.protocol import Comparison, Failed, Grade, Pair, Vote
+from nearstep.judges.protocol import PairVerdict, Failed, TextGrade, Pair, Vote
 from nearstep.rewards.judging import kind_of_judge
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
@@ -181,22 +181,22 @@ def test_what_is_no_judge_is_told(judge, said):
 
 def test_a_comparison_by_hand():
     """Votes .9 and .2 for the text shown first: a has .9 and .8. With .6 and .7 it has .6 and .3."""
-    agreed = Comparison.of_orders([0.9], [0.2])
+    agreed = PairVerdict.of_orders([0.9], [0.2])
     assert (agreed.verdict, agreed.probability, agreed.disagreement) == ("a", pytest.approx(0.85), 0.0)
-    biased = Comparison.of_orders([0.6], [0.7])
+    biased = PairVerdict.of_orders([0.6], [0.7])
     assert (biased.verdict, biased.probability, biased.disagreement) == ("b", pytest.approx(0.45), 1.0)
     assert [vote.first_wins for vote in biased.votes] == [1.0, 1.0]
-    half = Comparison.of_orders([0.9, Failed("no"), 0.7], [Failed("nor this"), 0.1, 0.7])
+    half = PairVerdict.of_orders([0.9, Failed("no"), 0.7], [Failed("nor this"), 0.1, 0.7])
     assert (half.probability, len(half.votes), half.failure) == (pytest.approx(0.5), 2, None)
-    assert Comparison.of_orders([0.1 + 0.2], [0.3]).verdict == "tie"
-    assert Comparison.of_orders([Failed("no")], [1.0]) == Comparison(failure="no")
+    assert PairVerdict.of_orders([0.1 + 0.2], [0.3]).verdict == "tie"
+    assert PairVerdict.of_orders([Failed("no")], [1.0]) == PairVerdict(failure="no")
     assert Vote(0.5, swapped=True).first_wins is None
 
 
 def test_a_grade_by_hand():
-    assert Grade.of([1.0, Failed("no"), 4.0]).score == 2.5
-    assert Grade.of([1.0, 4.0]).disagreement == 3.0
-    assert Grade.of([Failed("no")]) == Grade(failure="no")
+    assert TextGrade.of([1.0, Failed("no"), 4.0]).score == 2.5
+    assert TextGrade.of([1.0, 4.0]).disagreement == 3.0
+    assert TextGrade.of([Failed("no")]) == TextGrade(failure="no")
 
 
 # --- Templates

@@ -29,7 +29,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Completion:
+class CompletionRow:
     """A row of a file: its key, prompt and text, and where it stands."""
 
     key: str
@@ -69,7 +69,7 @@ def _tables(settings: JudgedFiles) -> list[Table]:
     ]
 
 
-def _completions(table: Table, *, by_id: bool) -> list[Completion]:
+def _completions(table: Table, *, by_id: bool) -> list[CompletionRow]:
     prompt_column, completion_column = _column(table, PROMPT_COLUMNS), _column(table, COMPLETION_COLUMNS)
     found = []
     for number, row in enumerate(table.rows):
@@ -84,7 +84,7 @@ def _completions(table: Table, *, by_id: bool) -> list[Completion]:
                 f"{place}, column {completion_column!r}: must be text, or one assistant message, got {said}"
             )
         key = f"id {row.get('id')}" if by_id else _prompt_key(prompt)
-        found.append(Completion(key, prompt, text, place, row))
+        found.append(CompletionRow(key, prompt, text, place, row))
     return found
 
 
@@ -97,9 +97,9 @@ def _column(table: Table, names: Sequence[str]) -> str:
     )
 
 
-def _matched(ours: Sequence[Completion], theirs: Sequence[Completion]) -> "_Found":
+def _matched(ours: Sequence[CompletionRow], theirs: Sequence[CompletionRow]) -> "_Found":
     """Rows with the same key, in the order in which it comes: several completions of a prompt meet one by one."""
-    waiting: dict[str, list[Completion]] = defaultdict(list)
+    waiting: dict[str, list[CompletionRow]] = defaultdict(list)
     for one in theirs:
         waiting[one.key].append(one)
     matched, alone = [], []
@@ -119,7 +119,7 @@ def _matched(ours: Sequence[Completion], theirs: Sequence[Completion]) -> "_Foun
     return matched, alone
 
 
-def _with_references(ours: Sequence[Completion], column: str | None) -> "_Found":
+def _with_references(ours: Sequence[CompletionRow], column: str | None) -> "_Found":
     assert column is not None
     matched, alone = [], []
     for one in ours:

@@ -16,7 +16,7 @@ from nearstep.config.judges import JudgeOptions, is_url
 from nearstep.evaluation.judged_files import Judged, read_pairs
 from nearstep.evaluation.metrics.figures import Bootstrap, Figure
 from nearstep.evaluation.metrics.wins import length_controlled_win_rate, win_rate
-from nearstep.judges.protocol import Comparison, Usage
+from nearstep.judges.protocol import PairVerdict, Usage
 from nearstep.reports.records import JsonLines, Record
 from nearstep.rewards.judging import Judge, load_judge
 
@@ -106,7 +106,7 @@ def judge_files(options: JudgeOptions) -> JudgedFile:
     output = Path(options.output)
     unfinished = output.with_name(output.name + ".unfinished")
     unfinished.unlink(missing_ok=True)
-    found: list[Comparison] = []
+    found: list[PairVerdict] = []
     stopped = False
     with closing(JsonLines(unfinished)) as file:
         for start in range(0, len(pairs), TOGETHER):
@@ -138,7 +138,7 @@ def _result(
     sides: tuple[str, str],
     judge: Judge,
     judged: Sequence[Judged],
-    found: Sequence[Comparison],
+    found: Sequence[PairVerdict],
     options: JudgeOptions,
     stopped: bool,
 ) -> JudgedFile:
@@ -165,7 +165,7 @@ def _result(
     )
 
 
-def _line(row: int, judged: Judged, comparison: Comparison) -> Record:
+def _line(row: int, judged: Judged, comparison: PairVerdict) -> Record:
     verdict = comparison.verdict
     return {
         "row": row,

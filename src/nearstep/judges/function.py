@@ -10,9 +10,9 @@ from nearstep.common.attempts import Attempt
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.messages import PromptInput
 from nearstep.judges.protocol import (
-    Comparison,
+    PairVerdict,
     Failed,
-    Grade,
+    TextGrade,
     Graded,
     Pair,
     Reading,
@@ -58,19 +58,21 @@ class FunctionJudge:
     def prepare(self) -> None:
         """It was loaded when it was named."""
 
-    def compare_all(self, pairs: Sequence[Pair]) -> list[Comparison]:
+    def compare_all(self, pairs: Sequence[Pair]) -> list[PairVerdict]:
         """By its own comparison, else by its grades."""
         if self._compare is None:
             return [self._by_grades(pair) for pair in pairs]
         found = (
-            Comparison.of_orders([self._first(pair.prompt, pair.a, pair.b)], [self._first(pair.prompt, pair.b, pair.a)])
+            PairVerdict.of_orders(
+                [self._first(pair.prompt, pair.a, pair.b)], [self._first(pair.prompt, pair.b, pair.a)]
+            )
             for pair in different(pairs)
         )
         return with_equal_texts(pairs, found)
 
-    def grade_all(self, questions: Sequence[Graded]) -> list[Grade]:
+    def grade_all(self, questions: Sequence[Graded]) -> list[TextGrade]:
         """Its grade of every answer."""
-        return [Grade.of([self._graded(one.prompt, one.answer, one.rubric)]) for one in questions]
+        return [TextGrade.of([self._graded(one.prompt, one.answer, one.rubric)]) for one in questions]
 
     def _first(self, prompt: PromptInput, first: str, second: str) -> Reading:
         assert self._compare is not None
@@ -95,13 +97,13 @@ class FunctionJudge:
             return float(value)
         return Failed(f"judge {self.name!r} graded with {shorten(value)}: a grade is a finite number")
 
-    def _by_grades(self, pair: Pair) -> Comparison:
+    def _by_grades(self, pair: Pair) -> PairVerdict:
         grades = [self._graded(pair.prompt, text, None) for text in (pair.a, pair.b)]
         failures = [grade for grade in grades if isinstance(grade, Failed)]
         if failures:
-            return Comparison(failure=failures[0].reason)
+            return PairVerdict(failure=failures[0].reason)
         a, b = (grade for grade in grades if isinstance(grade, float))
-        return Comparison((Vote(0.5 if a == b else float(a > b)),))
+        return PairVerdict((Vote(0.5 if a == b else float(a > b)),))
 
     def _called(self, function: Callable[..., Any], *arguments: object) -> object:
         failures: list[str] = []

@@ -14,9 +14,9 @@ from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.judges import JudgeConfig
 from nearstep.judges.prompt import IN_A_TOKEN, LETTERS, JudgePrompt, Question
 from nearstep.judges.protocol import (
-    Comparison,
+    PairVerdict,
     Failed,
-    Grade,
+    TextGrade,
     Graded,
     Pair,
     Reading,
@@ -76,7 +76,7 @@ class LanguageModelJudge:
         """Load model and tokenizer. Raises ModelError where they cannot be read."""
         self._policy, self._tokenizer  # noqa: B018
 
-    def compare_all(self, pairs: Sequence[Pair]) -> list[Comparison]:
+    def compare_all(self, pairs: Sequence[Pair]) -> list[PairVerdict]:
         """Every pair in both orders."""
         questions = [
             self._prompt.compare(pair, IN_A_TOKEN, swapped=swapped)
@@ -85,14 +85,14 @@ class LanguageModelJudge:
         ]
         first = [_chance_of_first(weights) for weights in self._weigh(questions, LETTERS)]
         orders = zip(first[::2], first[1::2], strict=True)
-        return with_equal_texts(pairs, (Comparison.of_orders([one], [other]) for one, other in orders))
+        return with_equal_texts(pairs, (PairVerdict.of_orders([one], [other]) for one, other in orders))
 
-    def grade_all(self, questions: Sequence[Graded]) -> list[Grade]:
+    def grade_all(self, questions: Sequence[Graded]) -> list[TextGrade]:
         """The mean of all grades, each weighed by its probability."""
         numbers = range(self._prompt.lowest, self._prompt.highest + 1)
         asked = [self._prompt.grade(one, IN_A_TOKEN) for one in questions]
         weighed = self._weigh(asked, [str(number) for number in numbers])
-        return [Grade.of([_mean(numbers, weights)]) for weights in weighed]
+        return [TextGrade.of([_mean(numbers, weights)]) for weights in weighed]
 
     def _weigh(self, questions: Sequence[Question], answers: Sequence[str]) -> "list[list[float] | Failed]":
         """The probabilities of the answers among themselves, for each question."""

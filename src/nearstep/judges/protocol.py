@@ -7,7 +7,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from nearstep.common.messages import PromptInput
 
-Verdict: TypeAlias = Literal["a", "b", "tie"]
+Winner: TypeAlias = Literal["a", "b", "tie"]
 ROUNDING = 1e-9  # p and 1 − p of two orders need not add up to exactly 1
 
 
@@ -58,14 +58,14 @@ class Vote:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairVerdict:
     """What a judge says of a pair: its votes, or why there is none. A failure is no verdict."""
 
     votes: tuple[Vote, ...] = ()
     failure: str | None = None
 
     @staticmethod
-    def of_orders(forward: Sequence[Reading], backward: Sequence[Reading]) -> "Comparison":
+    def of_orders(forward: Sequence[Reading], backward: Sequence[Reading]) -> "PairVerdict":
         """From readings of how likely the text shown first is the better one: `a` first in `forward`, then `b`.
 
         A vote counts only with its counterpart in the other order: alone it would carry the judge's bias for a place.
@@ -77,7 +77,7 @@ class Comparison:
                 failures += [reading for reading in (one, other) if isinstance(reading, Failed)]
             else:
                 votes += [Vote(one, swapped=False), Vote(1.0 - other, swapped=True)]
-        return Comparison(tuple(votes), None if votes else failures[0].reason)
+        return PairVerdict(tuple(votes), None if votes else failures[0].reason)
 
     @property
     def probability(self) -> float | None:
@@ -85,7 +85,7 @@ class Comparison:
         return math.fsum(vote.probability for vote in self.votes) / len(self.votes) if self.votes else None
 
     @property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> Winner | None:
         """The text that is better by the mean of the votes; None after a failure."""
         return None if self.probability is None else _winner(self.probability)
 
@@ -99,7 +99,7 @@ class Comparison:
         return sum(one != other for one, other in pairs) / len(pairs)
 
 
-EQUAL_TEXTS = Comparison((Vote(0.5),))
+EQUAL_TEXTS = PairVerdict((Vote(0.5),))
 
 
 def different(pairs: Sequence[Pair]) -> list[Pair]:
@@ -107,31 +107,31 @@ def different(pairs: Sequence[Pair]) -> list[Pair]:
     return [pair for pair in pairs if pair.a != pair.b]
 
 
-def with_equal_texts(pairs: Sequence[Pair], found: Iterable[Comparison]) -> list[Comparison]:
+def with_equal_texts(pairs: Sequence[Pair], found: Iterable[PairVerdict]) -> list[PairVerdict]:
     """Comparisons of the different pairs, and a tie, in no order, for each of the others."""
     rest = iter(found)
     return [next(rest) if pair.a != pair.b else EQUAL_TEXTS for pair in pairs]
 
 
-def _winner(probability: float) -> Verdict:
+def _winner(probability: float) -> Winner:
     if abs(probability - 0.5) <= ROUNDING:
         return "tie"
     return "a" if probability > 0.5 else "b"
 
 
 @dataclass(frozen=True)
-class Grade:
+class TextGrade:
     """What a judge says of one answer: a grade by each vote, or why there is none. A failure is no grade."""
 
     votes: tuple[float, ...] = ()
     failure: str | None = None
 
     @staticmethod
-    def of(readings: Sequence[Reading]) -> "Grade":
+    def of(readings: Sequence[Reading]) -> "TextGrade":
         """From one reading at least; those that failed count only where all did."""
         votes = tuple(reading for reading in readings if not isinstance(reading, Failed))
         reasons = [reading.reason for reading in readings if isinstance(reading, Failed)]
-        return Grade(votes, None if votes else reasons[0])
+        return TextGrade(votes, None if votes else reasons[0])
 
     @property
     def score(self) -> float | None:
@@ -177,8 +177,8 @@ class JudgeSource(Protocol):
     def prepare(self) -> None:
         """Load what it needs, such as a model; called before the first question, twice is fine."""
 
-    def compare_all(self, pairs: Sequence[Pair]) -> list[Comparison] | Awaitable[list[Comparison]]:
+    def compare_all(self, pairs: Sequence[Pair]) -> list[PairVerdict] | Awaitable[list[PairVerdict]]:
         """One comparison for each pair, in their order; a failure stands in it and is not raised."""
 
-    def grade_all(self, questions: Sequence[Graded]) -> list[Grade] | Awaitable[list[Grade]]:
+    def grade_all(self, questions: Sequence[Graded]) -> list[TextGrade] | Awaitable[list[TextGrade]]:
         """One grade for each answer, in their order."""

@@ -20,9 +20,9 @@ from nearstep.judges.cache import AnswerCache
 from nearstep.judges.limits import LimitReachedError, MinuteLimit, Spending, Taken
 from nearstep.judges.prompt import IN_A_TOKEN, IN_JSON, JudgePrompt, Question
 from nearstep.judges.protocol import (
-    Comparison,
+    PairVerdict,
     Failed,
-    Grade,
+    TextGrade,
     Graded,
     Pair,
     Reading,
@@ -83,7 +83,7 @@ class RemoteJudge:
     def prepare(self) -> None:
         """A server needs nothing loaded here."""
 
-    async def compare_all(self, pairs: Sequence[Pair]) -> list[Comparison]:
+    async def compare_all(self, pairs: Sequence[Pair]) -> list[PairVerdict]:
         """Every pair in both orders, each as often as there are votes."""
         logprobs = self._config.answers == "logprobs"
         form = IN_A_TOKEN if logprobs else IN_JSON
@@ -98,12 +98,12 @@ class RemoteJudge:
         readings = await self._answers(questions)
         starts = range(0, len(readings), 2 * votes)
         found = (
-            Comparison.of_orders(readings[start : start + votes], readings[start + votes : start + 2 * votes])
+            PairVerdict.of_orders(readings[start : start + votes], readings[start + votes : start + 2 * votes])
             for start in starts
         )
         return with_equal_texts(pairs, found)
 
-    async def grade_all(self, questions: Sequence[Graded]) -> list[Grade]:
+    async def grade_all(self, questions: Sequence[Graded]) -> list[TextGrade]:
         """Every answer, as often as there are votes."""
         logprobs, lowest, highest = self._config.answers == "logprobs", self._prompt.lowest, self._prompt.highest
         form = IN_A_TOKEN if logprobs else IN_JSON
@@ -115,7 +115,7 @@ class RemoteJudge:
 
         asked = [self._asked(self._prompt.grade(one, form), vote, read) for one in questions for vote in range(votes)]
         readings = await self._answers(asked)
-        return [Grade.of(readings[start : start + votes]) for start in range(0, len(readings), votes)]
+        return [TextGrade.of(readings[start : start + votes]) for start in range(0, len(readings), votes)]
 
     def _asked(self, question: Question, vote: int, read: Callable[[wire.ChatReply], Reading]) -> Asked:
         config = self._config

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from nearstep.common.errors import ConfigError, RewardError
 from nearstep.common.messages import PromptInput
-from nearstep.judges.protocol import Comparison, Grade, Graded, Pair
+from nearstep.judges.protocol import PairVerdict, TextGrade, Graded, Pair
 from nearstep.rewards.builtin.columns import need_column, read_texts
 from nearstep.rewards.builtin.text import texts_of
 from nearstep.rewards.judge_spec import GROUP
@@ -83,7 +83,7 @@ async def _then(waiting: Awaitable[list[Any]], read: Callable[[list[Any]], Judge
     return read(await waiting)
 
 
-def _graded(grades: Sequence[Grade]) -> tuple[JudgedRows, Disagreements]:
+def _graded(grades: Sequence[TextGrade]) -> tuple[JudgedRows, Disagreements]:
     rewards: JudgedRows = [RewardError(str(one.failure)) if one.score is None else one.score for one in grades]
     return rewards, [grade.disagreement for grade in grades]
 
@@ -96,7 +96,7 @@ class Matches:
     pairs: list[Pair] = field(default_factory=list)
     without: JudgedRows = field(default_factory=list)
 
-    def rewards(self, comparisons: Sequence[Comparison]) -> tuple[JudgedRows, Disagreements]:
+    def rewards(self, comparisons: Sequence[PairVerdict]) -> tuple[JudgedRows, Disagreements]:
         """The mean probability that a row is the better one; an error where all its comparisons failed."""
         wins: dict[int, list[float]] = defaultdict(list)
         disagreements: dict[int, list[float]] = defaultdict(list)

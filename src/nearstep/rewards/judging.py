@@ -13,7 +13,7 @@ from nearstep.common.plugins import load_object, need_package
 from nearstep.config.judges import JudgeConfig, is_url
 from nearstep.judges.function import FunctionJudge
 from nearstep.judges.prompt import JudgePrompt, load_prompt
-from nearstep.judges.protocol import Comparison, Grade, Graded, JudgeSource, Pair, Usage, Vote
+from nearstep.judges.protocol import PairVerdict, TextGrade, Graded, JudgeSource, Pair, Usage, Vote
 from nearstep.rewards.judge_spec import judge_config
 from nearstep.rewards.remote.event_loop import EventLoop
 
@@ -45,20 +45,20 @@ class Judge:
     def _event_loop(self) -> EventLoop:
         return EventLoop()
 
-    def compare(self, prompt: PromptInput, a: str, b: str) -> Comparison:
+    def compare(self, prompt: PromptInput, a: str, b: str) -> PairVerdict:
         """Which of two answers to a prompt is better. A failure stands in what is returned."""
         return self.compare_all([Pair(prompt, a, b)])[0]
 
-    def grade(self, prompt: PromptInput, answer: str, rubric: str | None = None) -> Grade:
+    def grade(self, prompt: PromptInput, answer: str, rubric: str | None = None) -> TextGrade:
         """How good an answer is, by `rubric` or the judge's own. A failure stands in what is returned."""
         return self.grade_all([Graded(prompt, answer, rubric)])[0]
 
-    def compare_all(self, pairs: Sequence[Pair]) -> list[Comparison]:
+    def compare_all(self, pairs: Sequence[Pair]) -> list[PairVerdict]:
         """The same for many pairs at once, in their order."""
         self.source.prepare()
         return self._awaited(self.source.compare_all(pairs))
 
-    def grade_all(self, questions: Sequence[Graded]) -> list[Grade]:
+    def grade_all(self, questions: Sequence[Graded]) -> list[TextGrade]:
         """The same for many answers at once. Raises ConfigError where the judge only compares."""
         if not self.source.grades:
             raise ConfigError(f"judge {self.name!r} compares and does not grade")
@@ -86,16 +86,16 @@ class RewardJudge:
         """Load the model. Raises ModelError where it cannot be read."""
         self._source  # noqa: B018
 
-    def compare_all(self, pairs: Sequence[Pair]) -> list[Comparison]:
+    def compare_all(self, pairs: Sequence[Pair]) -> list[PairVerdict]:
         """Each text is read once, in no order."""
         texts = [(pair.prompt, text) for pair in pairs for text in (pair.a, pair.b)]
         rewards = self._rewards(texts)
         return [_by_rewards(a, b) for a, b in zip(rewards[::2], rewards[1::2], strict=True)]
 
-    def grade_all(self, questions: Sequence[Graded]) -> list[Grade]:
+    def grade_all(self, questions: Sequence[Graded]) -> list[TextGrade]:
         """The reward of every answer; a reward model knows no rubric."""
         rewards = self._rewards([(one.prompt, one.answer) for one in questions])
-        return [Grade((each,)) if isinstance(each, float) else Grade(failure=str(each)) for each in rewards]
+        return [TextGrade((each,)) if isinstance(each, float) else TextGrade(failure=str(each)) for each in rewards]
 
     def _rewards(self, texts: Sequence[tuple[PromptInput, str]]) -> list[float | RewardError]:
         from nearstep.rewards.ask import OnError, SourceCaller
@@ -146,12 +146,12 @@ class RewardJudge:
         return model_source(model, tokenizer, NO_POLICY, options)
 
 
-def _by_rewards(a: float | RewardError, b: float | RewardError) -> Comparison:
+def _by_rewards(a: float | RewardError, b: float | RewardError) -> PairVerdict:
     if isinstance(a, RewardError) or isinstance(b, RewardError):
-        return Comparison(failure=str(a if isinstance(a, RewardError) else b))
+        return PairVerdict(failure=str(a if isinstance(a, RewardError) else b))
     difference = a - b
     tail = math.exp(-abs(difference))
-    return Comparison((Vote((1.0 if difference >= 0 else tail) / (1.0 + tail)),))
+    return PairVerdict((Vote((1.0 if difference >= 0 else tail) / (1.0 + tail)),))
 
 
 def load_judge(judge: JudgeConfig | str | Path) -> Judge:
