@@ -8,7 +8,7 @@ import torch
 from nearstep import ConfigError, JudgeConfig, ModelError, load_judge
 from nearstep.judges.function import FunctionJudge
 from nearstep.judges.prompt import IN_A_TOKEN, load_prompt
-from nearstep.judges.protocol import PairVerdict, Failed, TextGrade, Pair, Vote
+from nearstep.judges.protocol import Failed, Pair, PairVerdict, TextGrade, Vote
 from nearstep.rewards.judging import kind_of_judge
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 

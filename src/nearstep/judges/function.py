@@ -10,12 +10,12 @@ from nearstep.common.attempts import Attempt
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.messages import PromptInput
 from nearstep.judges.protocol import (
-    PairVerdict,
     Failed,
-    TextGrade,
     Graded,
     Pair,
+    PairVerdict,
     Reading,
+    TextGrade,
     Usage,
     Vote,
     different,

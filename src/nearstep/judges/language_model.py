@@ -14,12 +14,12 @@ from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.judges import JudgeConfig
 from nearstep.judges.prompt import IN_A_TOKEN, LETTERS, JudgePrompt, Question
 from nearstep.judges.protocol import (
-    PairVerdict,
     Failed,
-    TextGrade,
     Graded,
     Pair,
+    PairVerdict,
     Reading,
+    TextGrade,
     Usage,
     different,
     with_equal_texts,

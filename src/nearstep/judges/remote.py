@@ -20,12 +20,12 @@ from nearstep.judges.cache import AnswerCache
 from nearstep.judges.limits import LimitReachedError, MinuteLimit, Spending, Taken
 from nearstep.judges.prompt import IN_A_TOKEN, IN_JSON, JudgePrompt, Question
 from nearstep.judges.protocol import (
-    PairVerdict,
     Failed,
-    TextGrade,
     Graded,
     Pair,
+    PairVerdict,
     Reading,
+    TextGrade,
     Usage,
     different,
     with_equal_texts,

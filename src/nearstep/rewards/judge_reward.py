@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from nearstep.common.errors import ConfigError, RewardError
 from nearstep.common.messages import PromptInput
-from nearstep.judges.protocol import PairVerdict, TextGrade, Graded, Pair
+from nearstep.judges.protocol import Graded, Pair, PairVerdict, TextGrade
 from nearstep.rewards.builtin.columns import need_column, read_texts
 from nearstep.rewards.builtin.text import texts_of
 from nearstep.rewards.judge_spec import GROUP

@@ -13,7 +13,7 @@ from nearstep.common.plugins import load_object, need_package
 from nearstep.config.judges import JudgeConfig, is_url
 from nearstep.judges.function import FunctionJudge
 from nearstep.judges.prompt import JudgePrompt, load_prompt
-from nearstep.judges.protocol import PairVerdict, TextGrade, Graded, JudgeSource, Pair, Usage, Vote
+from nearstep.judges.protocol import Graded, JudgeSource, Pair, PairVerdict, TextGrade, Usage, Vote
 from nearstep.rewards.judge_spec import judge_config
 from nearstep.rewards.remote.event_loop import EventLoop
 
