@@ -25,7 +25,7 @@ def preferring(answer, **more):
 def shown(question):
     """The two answers that a question shows, in its order."""
     text = question["messages"][-1]["content"]
-    return tuple(re.search(rf"<answer_{letter}>\n(.*?)\n</answer_{letter}>", text, re.S)[1] for letter in "AB")
+    return re.search(r"<answer_A>\n(.*)\n</answer_A>\n\n<answer_B>\n(.*)\n</answer_B>", text, re.S).groups()
 
 
 def longer(handler, question):
