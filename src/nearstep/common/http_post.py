@@ -82,8 +82,10 @@ class Endpoint:
     def client(self) -> httpx2.AsyncClient:
         """Connections to the server, to be closed by the caller."""
         # The time limit is for a whole request, and asyncio keeps it: a server that drips would never overrun httpx2's.
-        trust_env = not is_loopback(urlsplit(self.url).hostname or "")  # no proxy leads to this machine
-        return httpx2.AsyncClient(timeout=None, follow_redirects=False, trust_env=trust_env)
+        url = urlsplit(self.url)
+        trust_env = not is_loopback(url.hostname or "")  # no proxy leads to this machine
+        needs_certificates = url.scheme != "http"  # to load those of all authorities takes a moment
+        return httpx2.AsyncClient(timeout=None, follow_redirects=False, trust_env=trust_env, verify=needs_certificates)
 
     async def ask(
         self,
