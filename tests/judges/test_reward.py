@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nearstep import ConfigError, RewardError
+from nearstep import ConfigError, PPOConfig, RewardError
 from nearstep.cli.main import main
 from nearstep.common import http_post
 from nearstep.rewards.ask import OnError
@@ -67,8 +67,11 @@ def test_win_shares_in_a_group():
     assert scores.parts["judge"].tolist() == pytest.approx([0.0, 0.5, 0.5, 1.0])
     assert scores.metrics.numbers() == {"judge/disagreement": 0.0, "judge/cost": 0.0}
     assert scores.extras["judge_disagreement"] == [0.0] * 4
-    with pytest.raises(RewardError, match="set num_generations to 2 or more"):
-        score("judge:my.py:longer,against=group", ["a"])
+    assert score("judge:my.py:longer,against=group", ["a"]).total.tolist() == [0.5]  # as in a sample table
+    with pytest.raises(ConfigError, match="num_generations must be at least 2"):
+        PPOConfig(reward_funcs="judge:my.py:longer,against=group")
+    with pytest.raises(ConfigError, match="leave out reward_workers"):
+        PPOConfig(reward_funcs="judge:my.py:longer,against=group", num_generations=2, reward_workers=1)
 
 
 def test_a_failure_is_a_failed_row_and_never_a_reward():

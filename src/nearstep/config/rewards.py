@@ -63,11 +63,23 @@ def reward_count(settings: LocalRewardSettings) -> int:
     return len(settings.reward_funcs) + (settings.reward_model_path is not None) + has_url
 
 
+def compares_groups(entry: str) -> bool:
+    """Whether a reward in a setting is a judge that compares the responses to one prompt with each other."""
+    return re.search(r"\Ajudge:.*,\s*against=group\Z", entry) is not None
+
+
 def local_reward_problems(settings: LocalRewardSettings) -> Iterator[Problem]:
     """Settings of rewards that contradict each other."""
     for source in settings.reward_funcs:
         if source.endswith((".py", ".py:")):
             yield Problem(f"reward_funcs: {source} names no function; write file.py:name", ("reward_funcs",))
+    alone = settings.reward_workers is not None or settings.reward_timeout_seconds is not None
+    if alone and any(map(compares_groups, settings.reward_funcs)):
+        yield Problem(
+            "a judge against the group needs all responses at once: leave out reward_workers and "
+            "reward_timeout_seconds, which score rows one by one",
+            ("reward_funcs", "reward_workers", "reward_timeout_seconds"),
+        )
     rewards = reward_count(settings)
     if settings.reward_weights is not None and len(settings.reward_weights) < rewards:
         yield Problem(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -102,7 +103,9 @@ def judge_files(options: JudgeOptions) -> JudgedFile:
     """
     pairs = read_pairs(options)
     cached = options.cache if options.cache is not None or not is_url(options.judge) else f"{options.output}.cache"
-    judge = load_judge(replace(options, cache=cached))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks on these settings were made
+        judge = load_judge(replace(options, cache=cached))
     output = Path(options.output)
     unfinished = output.with_name(output.name + ".unfinished")
     unfinished.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from nearstep.rewards.builtin.text import texts_of
 from nearstep.rewards.judge_spec import GROUP
 from nearstep.rewards.judging import Judge
 
+ALONE = 0.5  # the share of wins of a response that has no other beside it
 JudgedRows: TypeAlias = list[float | RewardError | None]
 Disagreements: TypeAlias = list[float | None]
 
@@ -128,14 +129,10 @@ def _of_references(
 
 
 def _of_groups(prompts: Sequence[PromptInput], texts: Sequence[str]) -> Matches:
-    """Every text against all others to its prompt."""
-    alone = RewardError(
-        "reward 'judge' compares a response with the others to its prompt, and there is no other in the batch: set "
-        "num_generations to 2 or more, and no reward_workers, which score rows one by one"
-    )
+    """Every text against all others to its prompt; one that is alone, as in evaluations, neither wins nor loses."""
     groups: dict[str, list[int]] = defaultdict(list)
     for row, prompt in enumerate(prompts):
         groups[json.dumps(prompt, default=str)].append(row)
     rows = [pair for group in groups.values() for pair in combinations(group, 2)]
     pairs = [Pair(prompts[one], texts[one], texts[other]) for one, other in rows]
-    return Matches([*rows], pairs, [alone] * len(texts))
+    return Matches([*rows], pairs, [ALONE] * len(texts))
