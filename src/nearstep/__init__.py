@@ -16,12 +16,16 @@ if TYPE_CHECKING:
         RewardError,
         TrainingError,
     )
+    from nearstep.config.evaluation import EvalConfig
+    from nearstep.config.judges import JudgeConfig
     from nearstep.config.ppo import PPOConfig
     from nearstep.config.recipes import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
     from nearstep.config.reward_model import RewardConfig
+    from nearstep.evaluation.run_eval import run_eval
     from nearstep.metrics import Metrics
     from nearstep.reports.run_records import RunRecords, read_run
     from nearstep.reward_modeling.trainer import RewardModelTrainer
+    from nearstep.rewards.judging import load_judge
     from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings
     from nearstep.trainer import PPOTrainer
     from nearstep.training.experience import make_experience
@@ -44,7 +48,11 @@ _HOMES = {
     "read_run": "nearstep.reports.run_records",
     "RunRecords": "nearstep.reports.run_records",
     "RewardConfig": "nearstep.config.reward_model",
+    "EvalConfig": "nearstep.config.evaluation",
+    "run_eval": "nearstep.evaluation.run_eval",
     "RewardModelTrainer": "nearstep.reward_modeling.trainer",
+    "JudgeConfig": "nearstep.config.judges",
+    "load_judge": "nearstep.rewards.judging",
     "assemble": "nearstep.assembly.run",
     "RunInputs": "nearstep.assembly.inputs",
     "Recipe": "nearstep.training.recipe",
@@ -80,8 +88,10 @@ __all__ = [
     "DecoupledPPOConfig",
     "DivergencePPOConfig",
     "EngineSettings",
+    "EvalConfig",
     "Experience",
     "GenerationSettings",
+    "JudgeConfig",
     "Metrics",
     "ModelError",
     "NearstepError",
@@ -102,8 +112,10 @@ __all__ = [
     "__version__",
     "assemble",
     "generate",
+    "load_judge",
     "make_experience",
     "read_run",
+    "run_eval",
     "train",
     "update",
 ]

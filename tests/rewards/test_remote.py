@@ -12,12 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from nearstep.common import http_post as remote
+from nearstep.common.access_tokens import Secret
 from nearstep.common.errors import RewardError
 from nearstep.rewards.ask import OnError
 from nearstep.rewards.combine import Rewards
 from nearstep.rewards.identity import TokenizerIdentity
-from nearstep.rewards.remote import client as remote
-from nearstep.rewards.remote.client import RemoteReward, Secret, Server
+from nearstep.rewards.remote import client
+from nearstep.rewards.remote.client import RemoteReward, Server
 from tests.rewards.episodes import play
 from tests.tiny import byte_tokenizer
 
@@ -259,7 +261,7 @@ def endless(handler, question):
     [(reset, "Read|Protocol|Connect"), (half, "Protocol|Read"), (drip, "no answer within 0.3 s"), (endless, "1 MiB")],
 )
 def test_a_connection_that_breaks_or_never_ends_is_given_up(step, words, monkeypatch):
-    monkeypatch.setattr(remote, "LARGEST_BODY_BYTES", 1 << 20)
+    monkeypatch.setattr(client, "LARGEST_BODY_BYTES", 1 << 20)
     with Scripted(step) as server, pytest.raises(RewardError, match=words):
         ask(server, retries=1, timeout=0.3 if step is drip else 10.0)
     assert len(server.questions) == 2
@@ -299,10 +301,9 @@ def test_and_bounded(monkeypatch):
 
 def test_pauses_double_with_jitter_that_is_the_same_in_every_run(monkeypatch):
     monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 1.0)
-    from tests.rewards.light import texts
 
-    def pause(tries, seed=0, batch=None):
-        return RemoteReward(Server("http://h", seed=seed), POLICY)._pause(batch or texts(["a"]), tries, None)
+    def pause(tries, seed=0):
+        return Server("http://h", seed=seed).endpoint.pause_seconds(0, tries, None)
 
     for tries in range(1, 6):
         assert 2 ** (tries - 1) / 2 <= pause(tries) < 2 ** (tries - 1)

@@ -27,6 +27,7 @@ class CheckOptions(Settings):
         "critic_schedule",
         "loss_aggregation",
         "reward",
+        "judge",
         "engine",
         "backend",
     ] = option("auto", "which axis it is for; auto tells it from its members")
@@ -81,6 +82,8 @@ def _check(found: object, options: CheckOptions) -> "CheckResult":
         case "reward":
             rows = {} if options.rows is None else {"rows": _rows(Path(options.rows))}
             return testing.check_reward(thing, skip=options.skip, **rows)
+        case "judge":
+            return testing.check_judge(thing, skip=options.skip)
         case "critic_schedule":
             return testing.check_critic_schedule(thing, updates=options.updates, skip=options.skip)
         case "backend":

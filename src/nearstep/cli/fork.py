@@ -1,10 +1,10 @@
 """`nearstep fork`: begin a new run from a checkpoint of another, with other settings."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from nearstep.common.errors import ConfigError
 from nearstep.common.given_objects import not_named, objects_in
+from nearstep.common.model_places import checkpoint_of
 
 NOTE = (
     "RUN is the folder of a run, UPDATE the number of one of its checkpoints. Settings are those of RUN/run.yaml, and "
@@ -17,13 +17,9 @@ def fork_words(words: Sequence[str]) -> list[str]:
     """`RUN@UPDATE --name value …` as flags of `nearstep ppo`. Raises ConfigError where there is no such checkpoint."""
     if not words or words[0].startswith("--") or "@" not in words[0]:
         raise ConfigError("say what to fork: nearstep fork RUN@UPDATE --output_dir NEW [--name value …]")
-    name, _, update = words[0].rpartition("@")
-    run = Path(name).expanduser()
-    checkpoint, settings = run / f"checkpoint-{update}", run / "run.yaml"
-    if not checkpoint.is_dir():
-        found = sorted(int(path.name[11:]) for path in run.glob("checkpoint-*") if path.name[11:].isdecimal())
-        there = f"there are those of updates {', '.join(map(str, found))}" if found else "there is none"
-        raise ConfigError(f"{run} has no checkpoint of update {update}: {there}")
+    checkpoint = checkpoint_of(words[0])
+    run = checkpoint.parent
+    settings = run / "run.yaml"
     if not settings.is_file():
         raise ConfigError(f"{run} has no run.yaml: its settings are not known")
     given = {word.partition("=")[0].replace("-", "_").replace("__", "--", 1) for word in words[1:]}

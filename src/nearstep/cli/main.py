@@ -12,7 +12,10 @@ from nearstep.cli import (
     compare,
     demo,
     doctor,
+    evaluate,
     fork,
+    generate,
+    judge,
     ppo,
     prepare,
     replay,
@@ -31,7 +34,10 @@ from nearstep.common.secrets import without_secrets
 from nearstep.common.spelling import nearest
 from nearstep.common.telling import tell, tell_launcher
 from nearstep.common.waiting import end_soon
+from nearstep.config.evaluation import EVAL_SECTIONS, EvalConfig
+from nearstep.config.generating import GENERATE_SECTIONS, GenerateOptions
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
+from nearstep.config.judges import JUDGE_SECTIONS, JudgeOptions
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.prepare import PrepareOptions
@@ -115,6 +121,26 @@ COMMANDS: tuple[Command[Any], ...] = (
         note=reward.NOTE,
     ),
     Command(
+        name="generate",
+        summary="Write completions of a model, greedy or sampled, to a file.",
+        settings=GenerateOptions,
+        sections=GENERATE_SECTIONS,
+        begins=lambda settings: f"completions of {settings.model_name_or_path}, into {settings.output}",
+        problems=generate.generate_problems,
+        run=generate.run_generate,
+        note=generate.NOTE,
+    ),
+    Command(
+        name="eval",
+        summary="Measure a model, a file of completions or a reward model: each figure with n and an interval.",
+        settings=EvalConfig,
+        sections=EVAL_SECTIONS,
+        begins=evaluate.eval_begins,
+        problems=evaluate.eval_problems,
+        run=evaluate.run_evaluation,
+        note=evaluate.NOTE,
+    ),
+    Command(
         name="score",
         summary="Score the completions of a file, or of a run, by exactly the path that training uses.",
         settings=ScoreOptions,
@@ -122,6 +148,17 @@ COMMANDS: tuple[Command[Any], ...] = (
         begins=lambda settings: f"scores of {settings.input}, into {settings.output}",
         problems=score.score_problems,
         run=score.run_score,
+    ),
+    Command(
+        name="judge",
+        summary="Compare two files of completions, or completions with references, by a judge.",
+        settings=JudgeOptions,
+        sections=JUDGE_SECTIONS,
+        begins=lambda settings: f"judge {settings.judge} compares {' with '.join(settings.files)}",
+        problems=judge.judge_problems,
+        run=judge.run_judge,
+        operand="files",
+        note=judge.NOTE,
     ),
     Command(
         name="serve-reward",
@@ -160,7 +197,7 @@ COMMANDS: tuple[Command[Any], ...] = (
     Command(
         name="check",
         summary="Hold an object of your own to the laws of its axis: a trust region, advantage, KL controller, critic "
-        "schedule, loss aggregation, reward, engine or backend.",
+        "schedule, loss aggregation, reward, judge, engine or backend.",
         settings=check.CheckOptions,
         sections=check.SECTIONS,
         begins=lambda settings: f"the laws for {settings.object}",

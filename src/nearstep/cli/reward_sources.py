@@ -26,7 +26,7 @@ def reward_lacks(settings: LocalRewardSettings) -> Iterator[Problem]:
             ("reward_weights", *sources),
         )
     yield from absent_places({"reward_model_path": settings.reward_model_path})
-    yield from absent_reward_files(entry for entry in settings.reward_funcs if meaning(entry) != "built-in")
+    yield from absent_reward_files(entry for entry in settings.reward_funcs if meaning(entry) in ("file", "model"))
     for entry in settings.reward_funcs:
         yield from (Problem(f"reward_funcs: {text}", ("reward_funcs",)) for text in problems_of(entry))
     if isinstance(settings, RewardSettings) and settings.reward_url is not None:

@@ -50,7 +50,7 @@ def run_watch(options: WatchOptions) -> None:
         raise ConfigError(f"watch needs starlette and uvicorn ({error}): pip install 'nearstep[serve]'") from error
     token = None
     if options.token_env is not None:
-        from nearstep.rewards.build import token_from
+        from nearstep.common.access_tokens import token_from
 
         token = token_from(options.token_env)
     assert options.run is not None

@@ -37,7 +37,7 @@ class ScoredFile(Settings):
 class RewardModelSettings(Settings):
     """How reward models are run."""
 
-    dtype: Literal["float32", "bfloat16", "float64"] = option("float32", "type of the weights of a reward model")
+    dtype: Literal["float32", "bfloat16", "float64"] = option("float32", "type of the weights of a model that scores")
     bf16: bool = option(False, "compute in bfloat16 (autocast), weights stay as they are")
     max_tokens_per_microbatch: int = option(16384, "most tokens in one forward pass; limits memory", at_least=1)
     use_cpu: bool = option(False, "stay on the CPU even where there is a GPU; on a GPU nothing has been run yet")

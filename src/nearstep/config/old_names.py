@@ -74,6 +74,8 @@ _FILE = tomllib.loads((files(__package__) / "old_names.toml").read_text(encoding
 
 OF_TRAINING = _read(_FILE["training"])
 OF_PREPARE = _read(_FILE["prepare"])
+OF_GENERATION = _read(_FILE["generation"])
+OF_EVALUATION = _read(_FILE["evaluation"])
 # A reward model's own settings, which PPO knows under another name or not at all.
 _OWN = {"max_seq_length", "resume_from_checkpoint", "recipe"}
 OF_REWARD_MODELS = OldNames(

@@ -15,7 +15,7 @@ from nearstep.config.axes import (
 )
 from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
 from nearstep.config.regions import region_problems, region_remarks
-from nearstep.config.rewards import reward_problems, reward_remarks
+from nearstep.config.rewards import compares_groups, reward_problems, reward_remarks
 from nearstep.config.sections import AllSettings, KLSettings, PolicySettings
 from nearstep.config.settings import Problem, without_effect
 
@@ -33,6 +33,7 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
     yield from reward_problems(config)
     yield from _stop_problems(config)
     yield from _batch_problems(config)
+    yield from _group_problems(config)
     yield from _axis_problems(config)
     yield from _kl_problems(config)
     yield from region_problems(config)
@@ -201,6 +202,14 @@ def _advantage_problems(config: AllSettings) -> Iterator[Problem]:
         yield Problem(
             "advantage = batch_normalized is the whitened return: leave whiten_advantages out",
             ("advantage", "whiten_advantages"),
+        )
+
+
+def _group_problems(config: AllSettings) -> Iterator[Problem]:
+    if config.num_generations < 2 and any(map(compares_groups, config.reward_funcs)):
+        yield Problem(
+            "a judge against the group compares responses to one prompt: num_generations must be at least 2",
+            ("reward_funcs", "num_generations"),
         )
 
 

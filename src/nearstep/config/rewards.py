@@ -3,13 +3,13 @@
 Training, `nearstep score` and `nearstep serve-reward` have them in common.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
+from nearstep.common.places import is_loopback as is_loopback
 from nearstep.config.settings import Problem, Settings, option, without_effect
 
 
@@ -63,11 +63,23 @@ def reward_count(settings: LocalRewardSettings) -> int:
     return len(settings.reward_funcs) + (settings.reward_model_path is not None) + has_url
 
 
+def compares_groups(entry: str) -> bool:
+    """Whether a reward in a setting is a judge that compares the responses to one prompt with each other."""
+    return re.search(r"\Ajudge:.*,\s*against=group\Z", entry) is not None
+
+
 def local_reward_problems(settings: LocalRewardSettings) -> Iterator[Problem]:
     """Settings of rewards that contradict each other."""
     for source in settings.reward_funcs:
         if source.endswith((".py", ".py:")):
             yield Problem(f"reward_funcs: {source} names no function; write file.py:name", ("reward_funcs",))
+    alone = settings.reward_workers is not None or settings.reward_timeout_seconds is not None
+    if alone and any(map(compares_groups, settings.reward_funcs)):
+        yield Problem(
+            "a judge against the group needs all responses at once: leave out reward_workers and "
+            "reward_timeout_seconds, which score rows one by one",
+            ("reward_funcs", "reward_workers", "reward_timeout_seconds"),
+        )
     rewards = reward_count(settings)
     if settings.reward_weights is not None and len(settings.reward_weights) < rewards:
         yield Problem(
@@ -101,14 +113,6 @@ def reward_remarks(settings: RewardSettings) -> Iterator[str]:
         url = urlsplit(settings.reward_url)
         if url.scheme != "https" and not is_loopback(url.hostname or ""):
             yield f"the token of reward_url goes to {url.hostname} unencrypted: use https"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name can only mean this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _url_problems(address: str) -> Iterator[Problem]:

@@ -106,6 +106,8 @@ def _finished(row: Mapping[str, object], table: Table, number: int, tokenizer: P
     value = row.get("finished")
     if value is None:
         return tokenizer.eos_token_id is not None
+    if isinstance(value, str) and value.lower() in ("true", "false"):  # CSV knows text alone
+        value = value.lower() == "true"
     if not isinstance(value, bool):
         raise DataError(_place(table, number, "finished") + f"must be true or false, got {shorten(value)}")
     if value and tokenizer.eos_token_id is None:

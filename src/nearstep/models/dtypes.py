@@ -1,4 +1,6 @@
-"""Which types weights may have: by name, and those that can be trained."""
+"""Which types weights may have, by name, and those that can be trained; where models are put that only read."""
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -20,3 +22,10 @@ def without_float16(model: nn.Module, role: str, notes: list[str]) -> nn.Module:
         "float16. Pass the model in bfloat16 to halve the weights."
     )
     return model.float()
+
+
+def on_device(*, use_cpu: bool) -> Callable[[nn.Module], nn.Module]:
+    """What moves a model to the GPU of this process if there is one, else to the CPU; no other process takes part."""
+    has_gpu = torch.cuda.is_available() and not use_cpu
+    device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
+    return lambda model: model.to(device)

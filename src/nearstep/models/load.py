@@ -52,6 +52,19 @@ def family_of(
     return decoder_config(config, role).get_text_config()
 
 
+def names_of_classes(name: str, *, role: str, trust: Trust = DEFAULT_TRUST) -> list[str]:
+    """The classes that a model's configuration names; a folder of adapters says whether it holds a head for scores.
+
+    Raises ModelError if there is none.
+    """
+    check_folder(name, role)
+    if holds_adapters(name):
+        return ["ForSequenceClassification" if holds_head(name, role) else "ForCausalLM"]
+    with reading("model configuration", name, role):
+        config = AutoConfig.from_pretrained(name, **code_arguments(name, role, trust))
+    return list(config.architectures or ())
+
+
 def _family_under(folder: AdapterFolder, trust: Trust) -> PreTrainedConfig:
     if folder.holds_everything:
         allowed = code_arguments(folder.base, folder.role, trust)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nearstep.common.access_tokens import Secret, token_from
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.common.plugins import need_package
 from nearstep.common.trust import Trust
@@ -224,7 +225,7 @@ def _functions(settings: LocalRewardSettings, specs: Sequence[NamedFunction]) ->
 
 def _remote(settings: RewardSettings, url: str, policy: TokenizerIdentity, seed: int) -> RewardSource:
     need_package("httpx2", "remote", "reward_url", ConfigError)
-    from nearstep.rewards.remote.client import RemoteReward, Secret, Server
+    from nearstep.rewards.remote.client import RemoteReward, Server
 
     server = Server(
         url,
@@ -235,13 +236,3 @@ def _remote(settings: RewardSettings, url: str, policy: TokenizerIdentity, seed:
         seed=seed,
     )
     return RemoteReward(server, policy)
-
-
-def token_from(variable: str) -> str:
-    """The token in an environment variable. Raises ConfigError if it is not set."""
-    token = os.environ.get(variable, "").strip()
-    if not token:
-        raise ConfigError(f"the environment variable {variable}, which must hold a token, is not set")
-    if not token.isascii() or not token.isprintable():
-        raise ConfigError(f"the token in the environment variable {variable} has characters that no header can carry")
-    return token

@@ -7,6 +7,7 @@ from nearstep.testing.advantages import check_advantage
 from nearstep.testing.aggregations import check_loss_aggregation
 from nearstep.testing.backends import check_backend
 from nearstep.testing.engines import check_engine
+from nearstep.testing.judges import check_judge
 from nearstep.testing.kl_controllers import check_kl_controller
 from nearstep.testing.law import CheckResult
 from nearstep.testing.rewards import check_reward
@@ -19,6 +20,7 @@ __all__ = [
     "check_backend",
     "check_critic_schedule",
     "check_engine",
+    "check_judge",
     "check_kl_controller",
     "check_loss_aggregation",
     "check_reward",

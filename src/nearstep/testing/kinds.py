@@ -9,6 +9,9 @@ from nearstep.algorithm.aggregation import LossAggregation
 from nearstep.algorithm.kl_controllers import KLController
 from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.common.errors import ConfigError, shorten
+from nearstep.judges.function import Compares, Grades
+from nearstep.judges.protocol import JudgeSource
+from nearstep.rewards.judging import Judge
 from nearstep.rewards.protocol import RewardSource
 from nearstep.rollout.build import MEMBERS as ENGINE_MEMBERS
 from nearstep.rollout.engine import RolloutEngine
@@ -16,7 +19,15 @@ from nearstep.scale.backend import Backend
 from nearstep.training.schedules import CriticSchedule
 
 Kind: TypeAlias = Literal[
-    "trust_region", "advantage", "kl_controller", "critic_schedule", "loss_aggregation", "reward", "engine", "backend"
+    "trust_region",
+    "advantage",
+    "kl_controller",
+    "critic_schedule",
+    "loss_aggregation",
+    "reward",
+    "judge",
+    "engine",
+    "backend",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PROTOCOLS: Mapping[Kind, type] = {
@@ -37,6 +48,7 @@ TELLING: Mapping[str, Kind] = {
     "needs_critic": "advantage",
     "next": "kl_controller",
     "generate": "engine",
+    "compare_all": "judge",
 }
 MEMBERS: Mapping[Kind, tuple[str, ...]] = {
     "trust_region": ("top_k", "weight"),
@@ -45,6 +57,7 @@ MEMBERS: Mapping[Kind, tuple[str, ...]] = {
     "critic_schedule": ("phases",),
     "loss_aggregation": ("weights", "divisor"),
     "reward": ("name", "score"),
+    "judge": ("compare",),
     "engine": ENGINE_MEMBERS,
     "backend": tuple(name for name in vars(Backend) if not name.startswith("_")),
 }
@@ -61,6 +74,8 @@ def kind_of(found: object) -> Kind:
     for kind, protocol in PROTOCOLS.items():
         if isinstance(found, protocol):
             return kind
+    if isinstance(found, Judge | JudgeSource | Compares | Grades) or _judges(found):
+        return "judge"
     if isinstance(found, RewardSource) or (callable(found) and not inspect.isclass(found)):
         return "reward"
     for member, kind in TELLING.items():
@@ -70,6 +85,14 @@ def kind_of(found: object) -> Kind:
         f"{_named(found)} has the members of no axis{_nearest(found)}. Say which it is for by --kind and one "
         f"of {', '.join(KINDS)}"
     )
+
+
+def _judges(found: object) -> bool:
+    """Whether it is a function of one prompt, and of two answers to it or of one."""
+    if not inspect.isfunction(found):
+        return False
+    names = set(inspect.signature(found).parameters)
+    return {"prompt", "a", "b"} <= names or {"prompt", "answer"} <= names
 
 
 def lacks(found: object, kind: Kind) -> str | None:

@@ -14,20 +14,23 @@ from nearstep.config.settings import convert
 from nearstep.rewards.builtin.metadata import BuiltIn, name_of, parameter_list, parameters
 from nearstep.rewards.builtin.other_names import COUNTERPARTS
 from nearstep.rewards.builtin.table import BUILT_INS
+from nearstep.rewards.judge_spec import PREFIX, judge_spec_problems
 
 _IN_A_FILE = re.compile(r"\.py:\w+$")
 # A comma ends a value only where the next parameter begins, so values may hold commas.
 _NEXT = re.compile(r"(?<!\\),\s*(?=\w+=)")
 
 
-def meaning(entry: str) -> Literal["built-in", "file", "model"]:
-    """What a reward in a setting is: a built-in one, file.py:name, or a reward model's folder or hub name.
+def meaning(entry: str) -> Literal["built-in", "file", "model", "judge"]:
+    """What a reward in a setting is: a built-in one, file.py:name, a reward model's folder or hub name, or a judge.
 
     A built-in reward goes before a folder of the same name, which is then written as ./name; a hub name is owner/name.
     """
     name = entry.partition(":")[0]
     if name in BUILT_INS:
         return "built-in"
+    if entry.startswith(PREFIX):
+        return "judge"
     if _IN_A_FILE.search(entry):
         return "file"
     if "/" in entry or Path(entry or "?").expanduser().is_dir():
@@ -61,7 +64,9 @@ def read_spec(spec: str) -> BuiltIn:
 
 
 def problems_of(entry: str) -> list[str]:
-    """What is wrong with a built-in reward in a setting; nothing where the setting means anything else."""
+    """What is wrong with a built-in reward or a judge in a setting; nothing where it means anything else."""
+    if meaning(entry) == "judge":
+        return judge_spec_problems(entry)
     if meaning(entry) != "built-in":
         return []
     try:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from nearstep.common.access_tokens import token_from
 from nearstep.common.errors import ConfigError
 from nearstep.config.judge_files import ServeOptions
 from nearstep.models.dtypes import DTYPES
@@ -12,7 +13,6 @@ from nearstep.rewards.build import (
     RewardModelOptions,
     load_sources,
     reward_specs,
-    token_from,
 )
 from nearstep.rewards.combine import checked_weights, distinct
 from nearstep.rewards.remote.server.scorer import ServerScorer

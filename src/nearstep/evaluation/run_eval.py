@@ -1,0 +1,118 @@
+"""`nearstep eval` and `run_eval`: a model, a file of completions or a reward model, measured by what its inputs allow."""
+
+import dataclasses
+from pathlib import Path
+
+from nearstep.common.errors import ConfigError, DataError, RewardError
+from nearstep.common.telling import quiet_libraries, tell
+from nearstep.config.evaluation import EvalConfig
+from nearstep.evaluation.completion_file import plain
+from nearstep.evaluation.evidence import Evidence
+from nearstep.evaluation.lm_eval_harness import run_lm_eval
+from nearstep.evaluation.metric_table import TABLE, Metric
+from nearstep.evaluation.metrics.figures import Figure
+from nearstep.evaluation.results import EvalResults
+from nearstep.reports.records import JsonLines, Record
+
+COMPLETIONS = "completions.jsonl"
+
+
+def run_eval(config: EvalConfig) -> EvalResults:
+    """Evaluate as the settings say; write eval_results.json into output_dir and return the figures by name.
+
+    A metric that was asked for and cannot be taken is None, and says why. Raises ConfigError, DataError, ModelError or
+    RewardError for inputs that cannot be used.
+    """
+    _check(config)
+    evidence = Evidence(config)
+    with quiet_libraries():
+        _check_data(evidence)
+        figures: dict[str, Figure] = {}
+        try:
+            for metric in TABLE:
+                if metric.name in config.wanted:
+                    figures |= metric.measure(evidence)
+                elif not config.wanted:
+                    figures |= _if_possible(metric, evidence)
+            _keep_completions(evidence)
+        finally:
+            if config.has_rewards and "scorer" in vars(evidence) and evidence.scorer is not None:
+                evidence.scorer.close()
+        harness = run_lm_eval(config) if config.lm_eval else None
+    results = EvalResults(figures, tuple(evidence.notes), _inputs(evidence), harness)
+    results.save(Path(config.output_dir))
+    return results
+
+
+def _check(config: EvalConfig) -> None:
+    """Something must be evaluated, and on something."""
+    if config.lm_eval and config.dataset_name is None and config.completions is None:
+        return
+    if config.model is None and config.completions is None and not config.has_rewards:
+        raise ConfigError(
+            "nothing to evaluate: give model_path, a file of completions, or a reward (reward_model_path, reward_funcs)"
+        )
+    if config.dataset_name is None and config.completions is None:
+        raise ConfigError("nothing to evaluate on: give dataset_name, or completions")
+
+
+def _check_data(evidence: Evidence) -> None:
+    """The rows hold what data_task_type says."""
+    kind = evidence.config.data_task_type
+    if kind == "preference" and not evidence.pairs and not evidence.many_answers:
+        raise DataError("data_task_type = preference: the rows hold no preference pairs")
+    if kind == "sft" and evidence.model is not None and evidence.table is not None and evidence.data_answers is None:
+        raise DataError("data_task_type = sft: the rows hold no answers (column completion, reference or messages)")
+
+
+def _if_possible(metric: Metric, evidence: Evidence) -> dict[str, Figure]:
+    """The figures of a metric that nobody asked for: those that there are."""
+    try:
+        figures = metric.measure(evidence)
+    except RewardError as error:
+        if "pip install" not in str(error):  # a library that is not there is no failure of what is evaluated
+            raise
+        evidence.notes.append(f"{metric.name} was left out: {error}")
+        return {}
+    return {name: figure for name, figure in figures.items() if figure.value is not None}
+
+
+def _keep_completions(evidence: Evidence) -> None:
+    """What the model wrote, with its rewards, for people to read."""
+    if evidence.config.completions is not None or "answers" not in vars(evidence) or evidence.answers is None:
+        return
+    answers, scores = evidence.answers, vars(evidence).get("scores")
+    folder = Path(evidence.config.output_dir)
+    path = folder / COMPLETIONS
+    path.unlink(missing_ok=True)
+    rows: list[Record] = []
+    for row, text in enumerate(answers.texts):
+        rows.append(
+            {
+                "prompt": answers.prompts.inputs[row],
+                "completion": text,
+                "finished": answers.finished[row],
+                **({} if scores is None else {"score": plain(scores.totals[row])}),
+                **{
+                    name: plain(values[row])
+                    for name, values in answers.prompts.columns.items()
+                    if name not in ("prompt", "completion", "finished", "score")
+                },
+            }
+        )
+    file = JsonLines(path)
+    file.write(rows)
+    file.close()
+
+
+def _inputs(evidence: Evidence) -> dict[str, object]:
+    """What was evaluated, and with which settings."""
+    config = evidence.config
+    tell(f"results: {Path(config.output_dir) / 'eval_results.json'}")
+    return {
+        "model": None if evidence.model is None else evidence.model.place,
+        "dataset": config.dataset_name,
+        "completions": config.completions,
+        "rows": None if evidence.table is None else len(evidence.table),
+        "settings": {name: plain(value) for name, value in dataclasses.asdict(config).items()},
+    }

@@ -1,0 +1,1 @@
+"""Judges: what compares two texts, or grades one, whatever stands behind it."""
