@@ -113,8 +113,8 @@ class Evidence:
 
     @cached_property
     def readable_answers(self) -> Answers | None:
-        """The same, as far as the model can read them."""
-        return None if self.answers is None else self._readable(self.answers, "completions")
+        """The same, as far as the model can read them; None without a model."""
+        return None if self.answers is None or self.model is None else self._readable(self.answers, "completions")
 
     @cached_property
     def scorer(self) -> Scorer | None:

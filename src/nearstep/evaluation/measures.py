@@ -90,9 +90,7 @@ def _subsets_of_2(evidence: Evidence, rows: Sequence[ManyAnswers]) -> Figures:
             found[subset] = preferences.ties_figure(kinds["ref"], kinds["tied"], evidence.bootstrap)
         else:
             results = [preferences.best_of(right, wrong) for _, right, wrong in own]
-            found[subset] = mean(results, range(len(results)), evidence.bootstrap)
-            if all(result in (None, 0.0, 1.0) for result in results):
-                found[subset] = share(results, range(len(results)), evidence.bootstrap)
+            found[subset] = share(results, range(len(results)), evidence.bootstrap)
     return found
 
 
@@ -115,7 +113,7 @@ def kl(evidence: Evidence) -> Figures:
     """kl and kl_per_token to the reference model along the completions."""
     answers, model, reference = evidence.readable_answers, evidence.model, evidence.reference
     if model is None or reference is None or answers is None:
-        why = NO_ANSWERS if answers is None else "no reference_model_path"
+        why = "no model_path" if model is None else NO_ANSWERS if answers is None else "no reference_model_path"
         return {"kl": Figure.none(why), "kl_per_token": Figure.none(why)}
     sums = kl_sums(
         model.policy, reference.policy, answers, evidence.config.max_tokens_per_microbatch, _temperature(evidence)
@@ -131,7 +129,7 @@ def entropy(evidence: Evidence) -> Figures:
     """The mean entropy of the model's distribution at each token of the completions."""
     answers, model = evidence.readable_answers, evidence.model
     if model is None or answers is None:
-        return {"entropy": Figure.none(NO_ANSWERS if answers is None else "no model_path")}
+        return {"entropy": Figure.none("no model_path" if model is None else NO_ANSWERS)}
     tokens = evidence.config.max_tokens_per_microbatch
     sums = read_answers(model.policy, answers, tokens, _temperature(evidence))
     return {"entropy": ratio(sums.entropy, sums.tokens, answers.groups, evidence.bootstrap, why=likelihood.NOTHING)}

@@ -32,7 +32,7 @@ def run_eval(config: EvalConfig) -> EvalResults:
             for metric in TABLE:
                 if metric.name in config.wanted:
                     figures |= metric.measure(evidence)
-                elif not config.wanted:
+                elif not config.wanted and _is_meant(metric, evidence):
                     figures |= _if_possible(metric, evidence)
             _keep_completions(evidence)
         finally:
@@ -63,6 +63,14 @@ def _check_data(evidence: Evidence) -> None:
         raise DataError("data_task_type = preference: the rows hold no preference pairs")
     if kind == "sft" and evidence.model is not None and evidence.table is not None and evidence.data_answers is None:
         raise DataError("data_task_type = sft: the rows hold no answers (column completion, reference or messages)")
+
+
+def _is_meant(metric: Metric, evidence: Evidence) -> bool:
+    """Whether a metric makes sense unasked: free texts are hardly ever their references word for word."""
+    config = evidence.config
+    if metric.name != "accuracy" or config.task_type != "text" or config.correctness is not None:
+        return True
+    return evidence.answers is not None and "answer" in evidence.answers.prompts.columns
 
 
 def _if_possible(metric: Metric, evidence: Evidence) -> dict[str, Figure]:

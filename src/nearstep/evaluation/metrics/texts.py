@@ -70,7 +70,7 @@ def self_bleu(texts: Sequence[str], prompts: Sequence[int], bootstrap: Bootstrap
     return mean(values, prompts, bootstrap, why="there are no two texts to compare")
 
 
-def spread(values: Sequence[float | None], prompts: Sequence[int], bootstrap: Bootstrap) -> Figure:
+def spread(values: Sequence[int | float | None], prompts: Sequence[int], bootstrap: Bootstrap) -> Figure:
     """The standard deviation of values over all rows (over n, not n − 1)."""
     return statistic(lambda found: float(found.std()), values, prompts, bootstrap)
 
