@@ -217,8 +217,11 @@ TABLE: tuple[Metric, ...] = (
 )  # fmt: skip
 
 
+HARNESS = Described("lm_eval/*", "a metric of a task of lm-evaluation-harness", "that of the metric", "–", "documents")
+
+
 def described(name: str) -> Described:
     """What is known of a figure, of those whose names have parts the most exact."""
-    known = {each.name: each for metric in TABLE for each in metric.figures}
+    known = {HARNESS.name: HARNESS} | {each.name: each for metric in TABLE for each in metric.figures}
     group = name.partition("/")[0] + "/*" if "/" in name else name.partition("@")[0] + "@*"
     return known[name] if name in known else known[group]

@@ -38,8 +38,8 @@ def run_eval(config: EvalConfig) -> EvalResults:
         finally:
             if config.has_rewards and "scorer" in vars(evidence) and evidence.scorer is not None:
                 evidence.scorer.close()
-        harness = run_lm_eval(config) if config.lm_eval else None
-    results = EvalResults(figures, tuple(evidence.notes), _inputs(evidence), harness)
+        figures |= run_lm_eval(config) if config.lm_eval else {}
+    results = EvalResults(figures, tuple(evidence.notes), _inputs(evidence))
     results.save(Path(config.output_dir))
     return results
 

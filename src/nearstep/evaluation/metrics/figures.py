@@ -29,7 +29,7 @@ class Figure:
     prompts: int = 0
     low: float | None = None
     high: float | None = None
-    interval: Literal["bootstrap", "Wilson", "jackknife", "combined"] | None = None
+    interval: Literal["bootstrap", "Wilson", "jackknife", "combined", "normal"] | None = None
     left_out: int = 0
     why: str | None = None
 
