@@ -20,7 +20,13 @@ from nearstep.types import Prompts
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 ROWS = [
-    {"prompt": f"text {row}: é🙂", "answer": row, "finished": "mine", "notes": {"a": [1, float(row)]}, "completion": "x"}
+    {
+        "prompt": f"text {row}: é🙂",
+        "answer": row,
+        "finished": "mine",
+        "notes": {"a": [1, float(row)]},
+        "completion": "x",
+    }
     for row in range(5)
 ]
 

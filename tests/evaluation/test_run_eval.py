@@ -1,4 +1,4 @@
-"""`run_eval` gives the numbers that plain transformers gives, by the names of AlignTune's page, and says what it lacks."""
+"""`run_eval` gives the numbers of plain transformers, takes the names of AlignTune's page, and says what it lacks."""
 
 import importlib.util
 import json
@@ -32,7 +32,11 @@ def picky(completions, **rest):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, model in (("policy", tiny_causal_lm()), ("start", tiny_causal_lm(seed=5)), ("scorer", tiny_scalar_model())):
+    for name, model in (
+        ("policy", tiny_causal_lm()),
+        ("start", tiny_causal_lm(seed=5)),
+        ("scorer", tiny_scalar_model()),
+    ):
         model.save_pretrained(tmp_path / name)
         byte_tokenizer().save_pretrained(tmp_path / name)
     (tmp_path / "rewards.py").write_text(REWARDS)
@@ -60,11 +64,13 @@ def nll_by_transformers(model, rows, *, end=True, temperature=1.0):
     tokenizer, found = byte_tokenizer(), []
     for row in rows:
         before, said = (tokenizer(row[name])["input_ids"] for name in ("prompt", "completion"))
-        said = said + [256] if end else said
+        said = [*said, 256] if end else said
         with torch.no_grad():
             logprobs = (model(torch.tensor([before + said])).logits[0] / temperature).log_softmax(-1)
         places = range(len(before) - 1, len(before) + len(said) - 1)
-        found.append((-sum(logprobs[place, token].item() for place, token in zip(places, said, strict=True)), len(said)))
+        found.append(
+            (-sum(logprobs[place, token].item() for place, token in zip(places, said, strict=True)), len(said))
+        )
     return found
 
 
@@ -75,8 +81,8 @@ def test_perplexity_is_that_of_transformers(folder, end, dtype):
     model.save_pretrained(folder / "narrow")
     byte_tokenizer().save_pretrained(folder / "narrow")
     results = evaluate(
-        folder, model_path=str(folder / "narrow"), dataset_name=write(folder / "sft.jsonl", SFT), metrics=["perplexity"],
-        count_end=end, batch_size=2, max_tokens_per_microbatch=12,
+        folder, model_path=str(folder / "narrow"), dataset_name=write(folder / "sft.jsonl", SFT),
+        metrics=["perplexity"], count_end=end, batch_size=2, max_tokens_per_microbatch=12,
     )  # fmt: skip
     rows = nll_by_transformers(model.float(), SFT, end=end)
     nll, tokens = sum(each for each, _ in rows), sum(count for _, count in rows)
@@ -174,7 +180,9 @@ def test_without_rewards_the_model_itself_prefers(folder):
     settings = {"model_path": str(folder / "policy"), "dataset_name": pairs, "metrics": ["reward_accuracy"]}
 
     def sums(model):
-        sides = [[{"prompt": row["prompt"], "completion": row[side]} for row in PAIRS] for side in ("chosen", "rejected")]
+        sides = [
+            [{"prompt": row["prompt"], "completion": row[side]} for row in PAIRS] for side in ("chosen", "rejected")
+        ]
         better, worse = ([-nll for nll, _ in nll_by_transformers(model, rows)] for rows in sides)
         return [a - b for a, b in zip(better, worse, strict=True)]
 
@@ -369,7 +377,7 @@ def test_the_command_prints_a_table_or_json(folder, capsys):
     assert record == json.loads((folder / "out" / "eval_results.json").read_text())
 
 
-LM_EVAL = '''
+LM_EVAL = """
 import json, pathlib, sys
 words = sys.argv[1:]
 pathlib.Path(__file__).with_name("words.json").write_text(json.dumps(words))
@@ -381,7 +389,7 @@ folder.mkdir()
     "results": {"arc": {"alias": "arc", "acc,none": 0.25, "acc_stderr,none": 0.1, "f1,strict": 0.5}},
     "n-samples": {"arc": {"original": 100, "effective": 20}},
 }))
-'''
+"""
 
 
 def test_benchmarks_are_handed_to_lm_eval(folder, monkeypatch):
@@ -404,7 +412,7 @@ def test_benchmarks_are_handed_to_lm_eval(folder, monkeypatch):
         "--batch_size", "4",
     ]  # fmt: skip
     assert words[words.index("--limit") + 1] == "20"
-    with pytest.raises(ModelError, match="ended with code 1 and 0 results. It said:\nno such task: broken"):
+    with pytest.raises(ModelError, match=r"ended with code 1 and 0 results\. It said:\nno such task: broken"):
         evaluate(folder, model_path=str(run), lm_eval=["broken"])
 
 

@@ -6,7 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__
-from nearstep.cli import check, demo, evaluate, fork, generate, ppo, prepare, replay, reward, rewards, score, serve_reward
+from nearstep.cli import (
+    check,
+    demo,
+    evaluate,
+    fork,
+    generate,
+    ppo,
+    prepare,
+    replay,
+    reward,
+    rewards,
+    score,
+    serve_reward,
+)
 from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview

@@ -43,7 +43,7 @@ class EvaluatedSettings(Settings):
     )
     base_model: str | None = option(
         None,
-        "the model under a folder of adapters, where it is another than the one that they name; alone, the model itself",
+        "the model under a folder of adapters, where it is another than the one that they name; alone, the model",
         is_place=True,
     )
     completions: str | None = option(
@@ -159,7 +159,9 @@ class EvalConfig(
 
     def remarks(self) -> Iterator[str]:
         """Settings without effect, and metrics under other names."""
-        yield from (f"metrics {name} is called {OTHER_NAMES[name]} here" for name in self.metrics if name in OTHER_NAMES)
+        yield from (
+            f"metrics {name} is called {OTHER_NAMES[name]} here" for name in self.metrics if name in OTHER_NAMES
+        )
         yield from sampling_remarks(self)
         yield from reward_remarks(self)
         yield from without_effect(

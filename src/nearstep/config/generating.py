@@ -89,7 +89,9 @@ class SamplingSettings(Settings):
 class ModelRunSettings(Settings):
     """How models are run."""
 
-    dtype: Literal["float32", "bfloat16", "float64"] = option("float32", "type of the weights of models that are loaded")
+    dtype: Literal["float32", "bfloat16", "float64"] = option(
+        "float32", "type of the weights of models that are loaded"
+    )
     bf16: bool = option(False, "compute in bfloat16 (autocast), weights stay as they are")
     use_cpu: bool = option(False, "stay on the CPU even where there is a GPU; on a GPU nothing has been run yet")
     trust_remote_code: bool = option(False, "allow models to bring Python code of their own")

@@ -122,7 +122,11 @@ def answers_in_data(prompts: PromptSet) -> Answers | None:
         return None
     answers = [answer for answer in found if answer is not None]
     made = answers_of_texts(
-        select_prompts(taken, rows), [text for text, _ in answers], [done for _, done in answers], rows, prompts.tokenizer
+        select_prompts(taken, rows),
+        [text for text, _ in answers],
+        [done for _, done in answers],
+        rows,
+        prompts.tokenizer,
     )
     return replace(made, dropped=len(prompts) - len(rows))
 
@@ -168,7 +172,7 @@ def written_answers(writer: Writer, prompts: PromptSet) -> Answers:
 def answer_of(value: object) -> tuple[str, bool] | None:
     """The text of an answer in the data, and whether it has ended; None where there is none.
 
-    It may be a text, a mapping with `text`, messages that end with the assistant's, or a list of which the first counts.
+    It may be a text, a mapping with `text`, messages that end with the assistant's, or a list: then its first entry.
     """
     if isinstance(value, list | tuple):
         messages = bool(value) and isinstance(value[-1], Mapping) and "content" in value[-1]

@@ -99,7 +99,9 @@ class CompletionFile:
             if not here or (line["row"], line["sample"]) != (int(prompts.table_rows[number]), sample) or (
                 line["prompt"] != plain(prompts.prompt(number).shown)
             ):  # fmt: skip
-                raise DataError(f"{self.unfinished}, line {found}: it is no completion of these prompts: the data changed")
+                raise DataError(
+                    f"{self.unfinished}, line {found}: it is no completion of these prompts: the data changed"
+                )
         return found
 
     def write(self, records: Sequence[Record]) -> None:

@@ -34,7 +34,7 @@ from nearstep.evaluation.preference_data import (
     read_pairs,
     read_rewardbench_2,
 )
-from nearstep.evaluation.prompt_file import FILES, PromptLimit, evaluated_format, read_prompts, read_rows
+from nearstep.evaluation.prompt_file import FILES, PromptLimit, read_prompts, read_rows
 from nearstep.evaluation.scoring import AnswerScores, OwnScorer, Scorer
 from nearstep.evaluation.text_model import TextModel
 from nearstep.evaluation.writing import Writer
@@ -140,7 +140,11 @@ class Evidence:
     def pairs(self) -> Sequence[ScoredPair]:
         """The preference pairs of the rows; none where the rows are none, or are not meant as such."""
         config, table = self.config, self.table
-        if table is None or config.data_task_type in ("sft", "prompts") or not holds_pairs(table, config.dataset_format):
+        if (
+            table is None
+            or config.data_task_type in ("sft", "prompts")
+            or not holds_pairs(table, config.dataset_format)
+        ):
             return []
         pairs, notes = read_pairs(table, config.dataset_format, config.on_bad_row, style_of(config.prompt_type))
         self.notes += notes
@@ -216,8 +220,8 @@ class Evidence:
         room = None if most is None else most - config.response_length
         if room is not None and room < 1:
             raise ConfigError(
-                f"response_length = {config.response_length} leaves no room for a prompt in {most} tokens: lower it, or "
-                "raise max_length as far as the model's positions allow"
+                f"response_length = {config.response_length} leaves no room for a prompt in {most} tokens: lower it, "
+                "or raise max_length as far as the model's positions allow"
             )
         prompts = read_prompts(table, model, config, PromptLimit(room, config.on_long_prompt))
         self.notes += [sentence for sentence in prompts.report.sentences() if sentence not in self.notes]

@@ -58,14 +58,14 @@ def generate_file(options: GenerateOptions) -> WrittenFile:
             options.model_name_or_path, options, base=options.base_model, prompt_type=options.prompt_type
         )
         writer = Writer.of(model, options, options.chat_template_kwargs)
-        limit = PromptLimit.beside(
-            options.response_length, model, options.max_prompt_length, options.on_long_prompt
-        )
+        limit = PromptLimit.beside(options.response_length, model, options.max_prompt_length, options.on_long_prompt)
         prompts = read_prompts(read_rows(options, options.seed), model, options, limit)
         for sentence in [*prompts.report.sentences(), *writer.stops.notes]:
             tell(sentence)
         if Path(options.output).suffix.lower() == ".csv" and prompts.report.counts.chats:
-            raise ConfigError(f"output = {options.output}: prompts are chats, which .csv cannot hold; give a .jsonl file")
+            raise ConfigError(
+                f"output = {options.output}: prompts are chats, which .csv cannot hold; give a .jsonl file"
+            )
         model.policy  # noqa: B018 (weights that cannot be loaded are told before a file is begun)
         return _write(options, writer, CompletionFile(options), prompts)
 

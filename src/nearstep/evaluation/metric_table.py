@@ -48,7 +48,7 @@ TABLE: tuple[Metric, ...] = (
             Described(
                 "bits_per_byte",
                 "Σ −log₂ p(token) / Σ bytes of the answers in UTF-8; comparable between tokenizers",
-                "0 to ∞", "low", "bytes", "2101.00027, section 3.1",
+                "0 to ∞", "low", "bytes", "2101.00027",
             ),
         ),
     ),
@@ -69,21 +69,21 @@ TABLE: tuple[Metric, ...] = (
     ),
     Metric(
         "rewardbench",
-        "a file of RewardBench 1 (`prompt, chosen, rejected, subset`) or 2 (lists of answers), and rewards or a model",
+        "a file of RewardBench 1 (column `subset`) or 2 (lists of answers), and rewards or a model",
         measures.rewardbench,
         (
             Described(
                 "rewardbench/*",
-                "1: share of pairs, ties ½. 2: 1 where a right answer alone has the highest reward, 1/k where it shares "
-                "it with k − 1 others, else 0",
+                "1: share of pairs, ties ½. 2: 1 where a right answer alone has the highest reward, 1/k where it "
+                "shares it with k − 1 others, else 0",
                 "0 to 1", "high", "prompts", "2403.13787, 2506.01937",
             ),
             Described(
                 "rewardbench/Ties",
-                "0.3·acc(tied) + 0.3·acc(ref) + 0.2·mean[gap_tied > spread] + 0.2·mean[min(gap_ref, gap_tied) > spread] "
-                "+ 0.01·mean tanh(min(gap_ref, gap_tied) / spread − 1); gap = worst right − best wrong answer, spread = "
-                "best − worst right answer of the tied prompt, acc = share with gap > 0; the last term is 0 where the "
-                "spread is",
+                "0.3·acc(tied) + 0.3·acc(ref) + 0.2·mean[gap_tied > spread] + 0.2·mean[min(gap_ref, gap_tied) > "
+                "spread] + 0.01·mean tanh(min(gap_ref, gap_tied) / spread − 1); gap = worst right − best wrong answer, "
+                "spread = best − worst right answer of the tied prompt, acc = share with gap > 0; the last term is 0 "
+                "where the spread is",
                 "−0.01 to 1.01", "high", "prompts", "2506.01937",
             ),
             Described("rewardbench", "mean of the subsets, each weighing the same", "0 to 1", "high", "prompts", ""),
@@ -94,7 +94,8 @@ TABLE: tuple[Metric, ...] = (
         "completions and rewards",
         measures.reward,
         (
-            Described("reward_mean", "mean of the weighted sum of all rewards", "that of the rewards", "high", "completions"),
+            Described("reward_mean", "mean of the weighted sum of all rewards", "that of the rewards", "high",
+                      "completions"),
             Described("reward_std", "standard deviation over completions (over n)", "0 to ∞", "–", "completions"),
             Described("reward_median", "middle value", "that of the rewards", "high", "completions"),
             Described("reward/*", "mean of one of several rewards, before its weight", "that of the reward", "high",
@@ -197,10 +198,10 @@ TABLE: tuple[Metric, ...] = (
             Described("distinct_1", "different words / words, of all completions together; falls with their number",
                       "0 to 1", "high", "completions", "1510.03055"),
             Described("distinct_2", "the same of pairs of words", "0 to 1", "high", "completions", "1510.03055"),
-            Described("self_bleu", "mean BLEU of a completion against the others of its prompt (of all where prompts have "
-                      "one), 50 at most", "0 to 1", "low", "completions", "1802.01886"),
-            Described("repetition", "mean share of word triples that came before in the same completion", "0 to 1", "low",
-                      "completions"),
+            Described("self_bleu", "mean BLEU of a completion against the others of its prompt (of all where "
+                      "prompts have one), 50 at most", "0 to 1", "low", "completions", "1802.01886"),
+            Described("repetition", "mean share of word triples that came before in the same completion", "0 to 1",
+                      "low", "completions"),
         ),
     ),
     Metric(

@@ -1,4 +1,4 @@
-"""`nearstep eval` and `run_eval`: a model, a file of completions or a reward model, measured by what its inputs allow."""
+"""`nearstep eval`, `run_eval`: a model, a file of completions or a reward model, measured by what there is."""
 
 import dataclasses
 from pathlib import Path

@@ -6,16 +6,23 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from nearstep.common.errors import RewardError
 from nearstep.config.evaluation import EvalConfig
 from nearstep.evaluation.answers import Answers
 from nearstep.evaluation.reading import read_answers
 from nearstep.evaluation.text_model import TextModel
 from nearstep.models.dtypes import DTYPES
+from nearstep.rewards.ask import OnError, SourceCaller
 from nearstep.rewards.batch import Completion, RewardBatch
 from nearstep.rewards.build import NO_POLICY, RewardModelOptions, load_sources, on_error, reward_specs
 from nearstep.rewards.combine import Rewards
+from nearstep.rewards.decoding import reward_batch
+from nearstep.rewards.functions import FunctionReward, Prepares
+from nearstep.rewards.loading import load_function
 from nearstep.rewards.model import ModelReward
 from nearstep.rewards.reading import EpisodeReader, UnreadableError
+from nearstep.rewards.remote.event_loop import EventLoop
+from nearstep.rewards.values import total
 from nearstep.scale.torch_backend import torch_backend
 from nearstep.types import PromptInput, Prompts
 
@@ -101,6 +108,18 @@ class Scorer:
             columns={name: [pair.columns.get(name) for pair in pairs] for name in names},
             episodes=list(range(first, first + len(pairs))),
         )
+
+
+def rule_values(spec: str, answers: Answers, tokenizer: PreTrainedTokenizerBase) -> list[float]:
+    """What a reward function says of each answer, NaN where it does not apply. Raises RewardError where it fails."""
+    function = load_function(spec)
+    source = FunctionReward(function)
+    source.check(list(answers.prompts.columns))
+    if isinstance(function, Prepares):
+        function.prepare()
+    batch = reward_batch(answers.prompts, answers.rollout, tokenizer)
+    [result] = SourceCaller([source], [source.name], OnError(), EventLoop()).ask(batch)
+    return [math.nan if isinstance(value, RewardError) else total(value) for value in result.values]
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Writer:
-    """A model with the settings under which it writes. A completion depends on seed, prompt and its own number alone."""
+    """A model with the settings under which it writes. A completion depends on seed, prompt and its number alone."""
 
     model: TextModel
     settings: SamplingSettings
@@ -90,7 +90,9 @@ class Writer:
             greedy=not settings.samples,
             vocabulary=self.model.limits.rows,
         )
-        engine = TransformersEngine(EngineSettings(self._rows_at_a_time(prompts.ids), settings.max_tokens_per_microbatch))
+        engine = TransformersEngine(
+            EngineSettings(self._rows_at_a_time(prompts.ids), settings.max_tokens_per_microbatch)
+        )
         engine.load(self.model.policy, 0)
         return play(engine, prompts, generation)
 

@@ -115,7 +115,9 @@ def test_distinct_words_and_their_jackknife():
 def test_repetition_and_self_bleu():
     assert texts.repetition("a b c a b c") == pytest.approx(1 / 4)
     assert texts.repetition("") == 0.0
-    alike = texts.self_bleu(["one two three four five"] * 2 + ["something else entirely written here"], [0, 0, 1], DRAWS)
+    alike = texts.self_bleu(
+        ["one two three four five"] * 2 + ["something else entirely written here"], [0, 0, 1], DRAWS
+    )
     assert (alike.value, alike.left_out) == (pytest.approx(1.0), 1)
     apart = texts.self_bleu(["one two three four five", "six seven eight nine ten"], [0, 1], DRAWS)
     assert apart.value < 0.1

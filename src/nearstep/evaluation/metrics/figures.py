@@ -56,13 +56,15 @@ class Bootstrap:
             drawn = generator.integers(prompts, size=(min(step, self.draws - start), prompts))
             below = denominators[drawn].sum(1)
             found.append(numerators[drawn].sum(1)[below > 0] / below[below > 0])
-        return np.concatenate(found)
+        drawn_ratios: Floats = np.concatenate(found)
+        return drawn_ratios
 
     def statistic(self, of: Callable[[Rows], float], prompts: int) -> Floats:
         """Any statistic of the numbers of the prompts in each draw; what is not finite is left out."""
         generator = np.random.default_rng(stream_seed(self.seed, "bootstrap"))
         found = np.array([of(generator.integers(prompts, size=prompts)) for _ in range(self.draws)])
-        return found[np.isfinite(found)]
+        finite: Floats = found[np.isfinite(found)]
+        return finite
 
 
 def ratio(
@@ -87,7 +89,11 @@ def ratio(
 
 
 def mean(
-    values: Sequence[int | float | None], prompts: Sequence[int], bootstrap: Bootstrap, *, why: str = "no row has a value"
+    values: Sequence[int | float | None],
+    prompts: Sequence[int],
+    bootstrap: Bootstrap,
+    *,
+    why: str = "no row has a value",
 ) -> Figure:
     """The mean over rows. Rows whose value is None or NaN are left out and counted."""
     kept = [(value, prompt) for value, prompt in zip(values, prompts, strict=True) if is_number(value)]
@@ -102,7 +108,11 @@ def mean(
 
 
 def share(
-    values: Sequence[int | float | None], prompts: Sequence[int], bootstrap: Bootstrap, *, why: str = "no row has a value"
+    values: Sequence[int | float | None],
+    prompts: Sequence[int],
+    bootstrap: Bootstrap,
+    *,
+    why: str = "no row has a value",
 ) -> Figure:
     """A mean of values 0, ½ and 1: Wilson's interval where every prompt has one of them, else as `mean`."""
     figure = mean(values, prompts, bootstrap, why=why)
@@ -118,7 +128,9 @@ def statistic(
     *, why: str = "no row has a value",
 ) -> Figure:  # fmt: skip
     """Any statistic of the values of all rows; its interval draws whole prompts."""
-    kept = [(float(value), p) for value, p in zip(values, prompts, strict=True) if value is not None and is_number(value)]
+    kept = [
+        (float(value), p) for value, p in zip(values, prompts, strict=True) if value is not None and is_number(value)
+    ]
     left_out = len(values) - len(kept)
     if not kept:
         return Figure.none(why, left_out)

@@ -94,9 +94,7 @@ def ties_score_of(
     )
 
 
-def ties_figure(
-    reference: Mapping[str, TiesPrompt], tied: Mapping[str, TiesPrompt], bootstrap: Bootstrap
-) -> Figure:
+def ties_figure(reference: Mapping[str, TiesPrompt], tied: Mapping[str, TiesPrompt], bootstrap: Bootstrap) -> Figure:
     """The score with its interval; `ref:n` and `tied:n` are drawn together, n counts prompts of both kinds."""
     whole = len(reference) + len(tied)
     one = {number: prompt for number, prompt in reference.items() if prompt.scored}

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nearstep.evaluation.metrics.figures import Bootstrap, Figure, Floats, Rows, grouped, is_number, percentiles, share, wilson
+from nearstep.evaluation.metrics.figures import (
+    Bootstrap,
+    Figure,
+    Floats,
+    Rows,
+    grouped,
+    is_number,
+    percentiles,
+    share,
+    wilson,
+)
 
 NOTHING = "no completion has an answer beside it"
 RIDGE = 1.0  # of the length's coefficient: a normal prior of variance 1
