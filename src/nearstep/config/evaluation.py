@@ -8,8 +8,8 @@ from nearstep.common.spelling import nearest
 from nearstep.config.data import data_name_problems
 from nearstep.config.generating import (
     DataFileSettings,
+    DecodingSettings,
     ModelRunSettings,
-    SamplingSettings,
     sampling_problems,
     sampling_remarks,
 )
@@ -114,7 +114,7 @@ class HarnessSettings(Settings):
 @accepts_old_names
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(
-    HarnessSettings, ModelRunSettings, SamplingSettings, RewardSettings, DataFileSettings, MetricSettings,
+    HarnessSettings, ModelRunSettings, DecodingSettings, RewardSettings, DataFileSettings, MetricSettings,
     EvaluatedSettings,
 ):  # fmt: skip
     """Settings of `nearstep eval` and `run_eval`."""
@@ -176,7 +176,7 @@ EVAL_SECTIONS = sections(
     ("Metrics", MetricSettings),
     ("Data", DataFileSettings),
     ("Rewards", LocalRewardSettings),
-    ("Sampling", SamplingSettings),
+    ("Sampling", DecodingSettings),
     ("Models", ModelRunSettings),
     ("lm-evaluation-harness", HarnessSettings),
 )

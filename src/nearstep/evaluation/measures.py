@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from nearstep.config.evaluation import RULES
-from nearstep.evaluation.answers import Answers
+from nearstep.evaluation.answers import PromptAnswers
 from nearstep.evaluation.evidence import Evidence
 from nearstep.evaluation.metrics import likelihood, preferences, right_answers, texts, wins
 from nearstep.evaluation.metrics.figures import Figure, mean, ratio, share, statistic
@@ -152,7 +152,7 @@ def win_rate(evidence: Evidence) -> Figures:
     return figures or {"win_rate": Figure.none(f"{NO_REFERENCES}, and there is no other side (against)")}
 
 
-def _against(evidence: Evidence, answers: Answers, other: Sequence[str | None], name: str) -> Figures:
+def _against(evidence: Evidence, answers: PromptAnswers, other: Sequence[str | None], name: str) -> Figures:
     assert evidence.scores is not None
     rows = [row for row, text in enumerate(other) if text is not None]
     theirs = [text for text in other if text is not None]
@@ -191,7 +191,7 @@ def accuracy(evidence: Evidence) -> Figures:
     return figures
 
 
-def _right(evidence: Evidence, answers: Answers) -> list[bool | None] | None:
+def _right(evidence: Evidence, answers: PromptAnswers) -> list[bool | None] | None:
     """Whether each completion is right; None where nobody knows, for all of them if no row says what is right."""
     config = evidence.config
     rule = config.correctness or RULES[config.task_type]

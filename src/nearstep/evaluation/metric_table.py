@@ -24,7 +24,7 @@ class Described:
 
 
 @dataclass(frozen=True)
-class Metric:
+class EvalMetric:
     """A name for --metrics, what it takes, and its figures."""
 
     name: str
@@ -33,8 +33,8 @@ class Metric:
     figures: tuple[Described, ...]
 
 
-TABLE: tuple[Metric, ...] = (
-    Metric(
+TABLE: tuple[EvalMetric, ...] = (
+    EvalMetric(
         "perplexity",
         "a model and answers in the data (`completion`, `reference`, `chosen`, or the last message of `messages`)",
         measures.perplexity,
@@ -52,7 +52,7 @@ TABLE: tuple[Metric, ...] = (
             ),
         ),
     ),
-    Metric(
+    EvalMetric(
         "reward_accuracy",
         "preference pairs, and rewards or a model",
         measures.reward_accuracy,
@@ -67,7 +67,7 @@ TABLE: tuple[Metric, ...] = (
             Described("reward_margin", "mean of reward(chosen) − reward(rejected)", "−∞ to ∞", "high", "pairs", ""),
         ),
     ),
-    Metric(
+    EvalMetric(
         "rewardbench",
         "a file of RewardBench 1 (column `subset`) or 2 (lists of answers), and rewards or a model",
         measures.rewardbench,
@@ -89,7 +89,7 @@ TABLE: tuple[Metric, ...] = (
             Described("rewardbench", "mean of the subsets, each weighing the same", "0 to 1", "high", "prompts", ""),
         ),
     ),
-    Metric(
+    EvalMetric(
         "reward",
         "completions and rewards",
         measures.reward,
@@ -102,7 +102,7 @@ TABLE: tuple[Metric, ...] = (
                       "completions"),
         ),
     ),
-    Metric(
+    EvalMetric(
         "kl",
         "a model, reference_model_path, and completions, which should be the model's own",
         measures.kl,
@@ -116,7 +116,7 @@ TABLE: tuple[Metric, ...] = (
             Described("kl_per_token", "Σ of the same / Σ tokens, nats", "0 to ∞", "–", "tokens"),
         ),
     ),
-    Metric(
+    EvalMetric(
         "entropy",
         "a model and completions",
         measures.entropy,
@@ -128,7 +128,7 @@ TABLE: tuple[Metric, ...] = (
             ),
         ),
     ),
-    Metric(
+    EvalMetric(
         "win_rate",
         "completions, rewards, and references or `against`",
         measures.win_rate,
@@ -147,7 +147,7 @@ TABLE: tuple[Metric, ...] = (
             ),
         ),
     ),
-    Metric(
+    EvalMetric(
         "accuracy",
         "completions, and a column `answer` or `reference` (task_type math: nearstep[math])",
         measures.accuracy,
@@ -171,7 +171,7 @@ TABLE: tuple[Metric, ...] = (
             ),
         ),
     ),
-    Metric(
+    EvalMetric(
         "rouge",
         "completions and references (nearstep[metrics])",
         measures.rouge,
@@ -181,7 +181,7 @@ TABLE: tuple[Metric, ...] = (
             Described("rougeL", "F1 of the longest common subsequence", "0 to 1", "high", "completions", "Lin 2004"),
         ),
     ),
-    Metric(
+    EvalMetric(
         "bleu",
         "completions and references (nearstep[metrics])",
         measures.bleu,
@@ -190,7 +190,7 @@ TABLE: tuple[Metric, ...] = (
                       "Papineni et al. 2002, 1804.08771"),
         ),
     ),
-    Metric(
+    EvalMetric(
         "diversity",
         "completions (self_bleu: nearstep[metrics])",
         measures.diversity,
@@ -204,7 +204,7 @@ TABLE: tuple[Metric, ...] = (
                       "low", "completions"),
         ),
     ),
-    Metric(
+    EvalMetric(
         "length",
         "completions",
         measures.length,

@@ -9,7 +9,7 @@ from nearstep.config.evaluation import EvalConfig
 from nearstep.evaluation.completion_file import plain
 from nearstep.evaluation.evidence import Evidence
 from nearstep.evaluation.lm_eval_harness import run_lm_eval
-from nearstep.evaluation.metric_table import TABLE, Metric
+from nearstep.evaluation.metric_table import TABLE, EvalMetric
 from nearstep.evaluation.metrics.figures import Figure
 from nearstep.evaluation.results import EvalResults
 from nearstep.reports.records import JsonLines, Record
@@ -65,7 +65,7 @@ def _check_data(evidence: Evidence) -> None:
         raise DataError("data_task_type = sft: the rows hold no answers (column completion, reference or messages)")
 
 
-def _is_meant(metric: Metric, evidence: Evidence) -> bool:
+def _is_meant(metric: EvalMetric, evidence: Evidence) -> bool:
     """Whether a metric makes sense unasked: free texts are hardly ever their references word for word."""
     config = evidence.config
     if metric.name != "accuracy" or config.task_type != "text" or config.correctness is not None:
@@ -73,7 +73,7 @@ def _is_meant(metric: Metric, evidence: Evidence) -> bool:
     return evidence.answers is not None and "answer" in evidence.answers.prompts.columns
 
 
-def _if_possible(metric: Metric, evidence: Evidence) -> dict[str, Figure]:
+def _if_possible(metric: EvalMetric, evidence: Evidence) -> dict[str, Figure]:
     """The figures of a metric that nobody asked for: those that there are."""
     try:
         figures = metric.measure(evidence)

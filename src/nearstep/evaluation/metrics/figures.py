@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nearstep.common.random_streams import stream_seed
 
 Floats: TypeAlias = NDArray[np.float64]
-Rows: TypeAlias = NDArray[np.int64]
+DrawnPrompts: TypeAlias = NDArray[np.int64]
 
 Z_95 = 1.959964  # of the normal distribution
 AT_A_TIME = 2**22  # draws × prompts that are held in memory
@@ -59,7 +59,7 @@ class Bootstrap:
         drawn_ratios: Floats = np.concatenate(found)
         return drawn_ratios
 
-    def statistic(self, of: Callable[[Rows], float], prompts: int) -> Floats:
+    def statistic(self, of: Callable[[DrawnPrompts], float], prompts: int) -> Floats:
         """Any statistic of the numbers of the prompts in each draw; what is not finite is left out."""
         generator = np.random.default_rng(stream_seed(self.seed, "bootstrap"))
         found = np.array([of(generator.integers(prompts, size=prompts)) for _ in range(self.draws)])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nearstep.evaluation.metrics.figures import Bootstrap, Figure, Rows, mean, percentiles, share
+from nearstep.evaluation.metrics.figures import Bootstrap, DrawnPrompts, Figure, mean, percentiles, share
 
 NO_PAIRS = "the data holds no preference pairs"
 
@@ -104,7 +104,7 @@ def ties_figure(reference: Mapping[str, TiesPrompt], tied: Mapping[str, TiesProm
     if not numbers:
         return Figure.none("no prompt has all its rewards", left_out)
 
-    def drawn_score(drawn: Rows) -> float:
+    def drawn_score(drawn: DrawnPrompts) -> float:
         names = [numbers[each] for each in drawn]
         return ties_score_of(
             [one[name] for name in names if name in one],

@@ -7,9 +7,9 @@ import numpy as np
 
 from nearstep.evaluation.metrics.figures import (
     Bootstrap,
+    DrawnPrompts,
     Figure,
     Floats,
-    Rows,
     grouped,
     is_number,
     percentiles,
@@ -54,7 +54,7 @@ def length_controlled_win_rate(
     if won.min() == won.max() and len(groups) == len(kept):  # every draw would say the same
         return Figure(value, len(kept), len(groups), *wilson(value, len(kept)), "Wilson", left_out)
 
-    def drawn_rate(drawn: Rows) -> float:
+    def drawn_rate(drawn: DrawnPrompts) -> float:
         rows = np.concatenate([groups[each] for each in drawn])
         return LengthModel.fit(won[rows], lengths[rows]).rate
 
