@@ -47,7 +47,7 @@ def _inverted(evidence: Evidence, limits: Limits) -> Seen | None:
         f"of the policy's first answers the reward prefers {1 - cut.values[0]:.0%} when they are cut in half, and "
         f"{1 - shuffled.values[0]:.0%} when their tokens are shuffled"
     )
-    return Seen("error", int(cut.updates[0]), text)
+    return Seen("error", 1, text)
 
 
 def _against_the_reward(evidence: Evidence, limits: Limits) -> Seen | None:
@@ -58,7 +58,7 @@ def _against_the_reward(evidence: Evidence, limits: Limits) -> Seen | None:
         f"the score falls from {score.start:.3g} to {score.end:.3g}, by {-change:.2g} standard deviations of an episode, "
         f"while steps stay small (policy/approxkl_avg {evidence.series('policy/approxkl_avg').end:.2g})"
     )
-    return Seen("error", int(score.updates[-1]), text)
+    return Seen("error", score.first_where(score.values <= (score.start + score.end) / 2), text)
 
 
 def _does_not_rise(evidence: Evidence, limits: Limits) -> Seen | None:
@@ -80,7 +80,8 @@ def _hacked(evidence: Evidence, limits: Limits) -> Seen | None:
     if not signs:
         return None
     text = f"the score rises from {score.start:.3g} to {score.end:.3g}, and meanwhile {'; '.join(signs)}"
-    return Seen("error", int(score.updates[-1]), text)
+    half_way = (score.start + score.end) / 2
+    return Seen("error", score.first_where(score.values >= half_way), text)
 
 
 def _worse_texts(evidence: Evidence, limits: Limits) -> list[str]:

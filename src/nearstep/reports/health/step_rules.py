@@ -153,7 +153,7 @@ RULES = (
         "policy/grad_norm; whether bad steps begin with one odd batch",
         next="divide learning_rate by 10, or take fewer epochs; early_stop_kl = 0.02 ends an update that has gone too far",
         check=_steps_too_large,
-        follows=("random_forward", "sampled_otherwise"),
+        follows=("random_forward", "sampled_otherwise", "wrong_reference", "never_ends", "inverted", "against_the_reward"),
     ),
     Rule(
         name="too_many_masked",
