@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from transformers import AutoTokenizer
 
 from benchmarks.harness.machine import REPOSITORY, machine
 from benchmarks.harness.results import RESULTS, table, write_results
@@ -41,7 +42,10 @@ def play(case: Case, world: World, output: Path) -> Verdict:
         "num_ppo_epochs": 2, "num_mini_batches": 2, "per_device_train_batch_size": batch,
         "total_episodes": updates * batch, "num_sample_generations": 0,
     }  # fmt: skip
-    trainer = PPOTrainer(args=PPOConfig(**{**defaults, **settings}), **case.given(world))
+    given, tokenizer = dict(case.given(world)), None
+    if "model" in given:
+        tokenizer = AutoTokenizer.from_pretrained(world.folder / "sft")
+    trainer = PPOTrainer(args=PPOConfig(**{**defaults, **settings}), processing_class=tokenizer, **given)
     case.spoil(trainer)
     try:
         trainer.train()
@@ -83,7 +87,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=Path, default=REPOSITORY / "runs" / "demo")
     parser.add_argument("--only", nargs="+", help="names of cases")
-    parser.add_argument("--keep", type=Path, help="folder for the runs; left nowhere unless given")
+    parser.add_argument("--keep", type=Path, help="folder for the runs, where those that lie there whole are judged and not played again")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(words)
     torch.set_num_threads(1)
@@ -96,7 +100,9 @@ def main(words: Sequence[str] | None = None) -> None:
             if options.only and case.name not in options.only:
                 continue
             with tempfile.TemporaryDirectory() as scratch:
-                verdict = play(case, world, (options.keep or Path(scratch)) / case.name.replace(" ", "_"))
+                folder = (options.keep or Path(scratch)) / case.name.replace(" ", "_")
+                is_there = (folder / "policy").is_dir()
+                verdict = judge_run(RunFolder(folder)) if is_there else play(case, world, folder)
             lines.setdefault(title, []).append(line(case, verdict))
             print("#", lines[title][-1], flush=True)
     text = page(lines, time.process_time() - began)

@@ -46,6 +46,13 @@ class World:
                     weights.add_(share * weights.std() * torch.randn_like(weights))
         return model
 
+    def endless_policy(self) -> PreTrainedModel:
+        """The start, with no probability for the token that ends an answer."""
+        model = self.policy()
+        eos = torch.tensor([model.config.eos_token_id])
+        model.lm_head.register_forward_hook(lambda head, inputs, logits: logits.index_fill(-1, eos, -30.0))
+        return model
+
     def reward(self, *, sign: int = 1) -> PreTrainedModel:
         """The reward model, its head times `sign`."""
         model = AutoModelForSequenceClassification.from_pretrained(self.folder / "reward")
@@ -136,9 +143,3 @@ def drop_out(trainer: PPOTrainer) -> None:
 
     for layer in trainer.model.model.layers:
         layer.register_forward_hook(dropped)
-
-
-def forbid_eos(trainer: PPOTrainer) -> None:
-    """No probability for the token that ends an answer."""
-    eos = torch.tensor([trainer.recipe.tokenizer.eos_token_id])
-    trainer.model.lm_head.register_forward_hook(lambda head, inputs, logits: logits.index_fill(-1, eos, -30.0))

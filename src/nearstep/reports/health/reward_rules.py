@@ -47,7 +47,7 @@ def _inverted(evidence: Evidence, limits: Limits) -> Seen | None:
         f"of the policy's first answers the reward prefers {1 - cut.values[0]:.0%} when they are cut in half, and "
         f"{1 - shuffled.values[0]:.0%} when their tokens are shuffled"
     )
-    return Seen("error", int(cut.updates[0]), text)
+    return Seen("error", 1, text)
 
 
 def _against_the_reward(evidence: Evidence, limits: Limits) -> Seen | None:
@@ -58,7 +58,7 @@ def _against_the_reward(evidence: Evidence, limits: Limits) -> Seen | None:
         f"the score falls from {score.start:.3g} to {score.end:.3g}, by {-change:.2g} standard deviations of an episode, "
         f"while steps stay small (policy/approxkl_avg {evidence.series('policy/approxkl_avg').end:.2g})"
     )
-    return Seen("error", int(score.updates[-1]), text)
+    return Seen("error", score.first_where(score.values <= (score.start + score.end) / 2), text)
 
 
 def _does_not_rise(evidence: Evidence, limits: Limits) -> Seen | None:
@@ -80,7 +80,8 @@ def _hacked(evidence: Evidence, limits: Limits) -> Seen | None:
     if not signs:
         return None
     text = f"the score rises from {score.start:.3g} to {score.end:.3g}, and meanwhile {'; '.join(signs)}"
-    return Seen("error", int(score.updates[-1]), text)
+    half_way = (score.start + score.end) / 2
+    return Seen("error", score.first_where(score.values >= half_way), text)
 
 
 def _worse_texts(evidence: Evidence, limits: Limits) -> list[str]:
@@ -248,7 +249,8 @@ RULES = (
         when="objective/scores_raw rises by {deviations} standard deviations with a trend above {trend}, and one of these: "
         "response/duplicates rises by {duplicates}; response/repeated rises by {repeated}; {ended} of the responses no "
         "longer end; the score goes with the length (correlation {length_correlation}) and responses are {longer} times "
-        "as long; the score is the count of one token (correlation {token_correlation}); the KL reaches {kl} per token; a score or judge of evaluation falls: error",
+        "as long; the score is the count of one token (correlation {token_correlation}); the KL reaches {kl} per token; a score or judge of evaluation falls from its best by {held_out} of its range, "
+        "below where it began: error",
         look_at="sample completions beside those of the start, sorted by score; reward/… of each part; a judge that "
         "training does not see, over the KL",
         next="mend the reward (a length term, a second judge, its sign), raise kl_coef, add missing_eos_penalty, or end "

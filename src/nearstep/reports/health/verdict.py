@@ -11,8 +11,14 @@ from nearstep.reports.run_folder import RunFolder
 
 State: TypeAlias = Literal["healthy", "watch", "ill", "unknown"]
 
-# In the order of causes: what spoils everything comes first.
-RULES: tuple[Rule, ...] = (*sampling_rules.RULES, *step_rules.RULES, *reward_rules.RULES, *response_rules.RULES)
+# In the order of causes: what is wrong before anything is learned comes first, then what spoils most.
+SETUP = ("negative_weight", "inverted", "never_ends", "no_spread", "critic_frozen")
+_FOUND = (*step_rules.RULES, *reward_rules.RULES, *response_rules.RULES)
+RULES: tuple[Rule, ...] = (
+    *sampling_rules.RULES,
+    *(rule for rule in _FOUND if rule.name in SETUP),
+    *(rule for rule in _FOUND if rule.name not in SETUP),
+)
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,16 @@ def judge_run(run: RunFolder) -> Verdict:
 
 
 def ranked(alerts: Sequence[Alert]) -> list[Alert]:
-    """What follows from nothing else first; among them errors before warnings, then in the order of the rules."""
-    serious = {alert.rule.name for alert in alerts if alert.seen.level != "info"}
-    placed = [replace(alert, follows_from=tuple(n for n in alert.rule.follows if n in serious)) for alert in alerts]
+    """What follows from nothing else first; among them errors before warnings, then in the order of the rules.
+
+    An alert follows from those that its rule names, if they are no mere remarks and were there when it began.
+    """
+    began = {alert.rule.name: alert.seen.update for alert in alerts if alert.seen.level != "info"}
+
+    def causes(alert: Alert) -> tuple[str, ...]:
+        return tuple(name for name in alert.rule.follows if name in began and began[name] <= alert.seen.update)
+
     return sorted(
-        placed, key=lambda alert: (alert.is_consequence, -LEVELS.index(alert.seen.level), RULES.index(alert.rule))
+        (replace(alert, follows_from=causes(alert)) for alert in alerts),
+        key=lambda alert: (alert.is_consequence, -LEVELS.index(alert.seen.level), RULES.index(alert.rule)),
     )
