@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from nearstep.config import ppo_rules as config_rules
 from nearstep.config.data import DataSettings, PromptSettings
+from nearstep.config.evaluation import EvaluationSettings
 from nearstep.config.rewards import LocalRewardSettings
 from nearstep.config.saving import SavingSettings
 from nearstep.config.sections import (
@@ -57,6 +58,7 @@ SECTIONS = sections(
     ("Batches", BatchSettings),
     ("Optimizer", OptimizerSettings),
     ("Reports", ReportSettings),
+    ("Evaluation", EvaluationSettings),
     ("Episodes", EpisodeReportSettings),
     ("Checkpoints", SavingSettings),
 )  # the sections of `--help`: title, first setting

@@ -13,6 +13,7 @@ from nearstep.config.axes import (
     listed,
 )
 from nearstep.config.data import DataSettings, PromptSettings
+from nearstep.config.evaluation import EvaluationSettings
 from nearstep.config.rewards import RewardSettings
 from nearstep.config.saving import SavingSettings
 from nearstep.config.settings import Settings, option
@@ -254,8 +255,10 @@ class BatchSettings(Settings):
 class EpisodeReportSettings(Settings):
     """What is shown and recorded of the episodes."""
 
-    log_style: Literal["line", "two_line"] = option(
-        "line", "what is printed of an update: the headline, or two lines with the losses of policy and critic"
+    log_style: Literal["dashboard", "line", "two_line"] = option(
+        "dashboard",
+        "what is shown of an update. dashboard: live on a terminal, a line elsewhere; line: the headline; two_line: "
+        "the losses of policy and critic",
     )
     num_sample_generations: int = option(10, "tables of sample completions in the run; 0 for none", at_least=0)
     log_rollouts: bool = option(True, "write every episode to rollouts.jsonl")
@@ -273,6 +276,7 @@ class AllSettings(
     # Fields stand in the opposite order: dataclasses read their bases from the last to the first.
     SavingSettings,
     EpisodeReportSettings,
+    EvaluationSettings,
     ReportSettings,
     OptimizerSettings,
     BatchSettings,

@@ -12,6 +12,8 @@ from nearstep.reports.metrics import Numbers
 from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
 from nearstep.reports.settings_file import NAME as SETTINGS
 from nearstep.reports.settings_file import holds_settings, write_settings
+from nearstep.reports.tracker_tables import track_samples
+from nearstep.training.evaluated import Sample
 
 
 def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
@@ -45,7 +47,7 @@ class Reporter:
         self._settings = settings
         self._config = config
         self._callbacks = callbacks
-        self._screen = (screen or Screen(total_updates, two_lines=config.log_style == "two_line")) if main else None
+        self._screen = (screen or Screen(total_updates, style=config.log_style)) if main else None
         self._outputs: _Outputs | None = None
 
     @property
@@ -93,39 +95,51 @@ class Reporter:
 
     def step(
         self, *, update: int, episode: int, epoch: int | float, records: Sequence[Record], numbers: Numbers
-    ) -> None:
+    ) -> bool:
         """Update number `update` (from 1) is done: every episode is recorded; the metrics where logging is due.
 
-        `records` are those of `rollout_records`, of all processes.
+        `records` are those of `rollout_records`, of all processes. Returns whether it was logged and is the best so
+        far, where the best is chosen by a metric of training.
         """
         if self._outputs is not None:
             self._outputs.record(self._outputs.rollouts, records)
         self._callbacks.step_end(update=update, epoch=epoch)
         logged = self._callbacks.should_log
         if self._outputs is not None:
-            self._outputs.screen.step(update, numbers, logged=logged)
+            place = f"episode {episode}  epoch {epoch:.2f}"
+            self._outputs.screen.step(update, numbers, logged=logged, place=place)
             if logged:
                 self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=numbers)
         if logged:
             self.history.append({"update": update, "episode": episode, "epoch": epoch, **numbers})
             self._callbacks.log({"episode": episode, **numbers})
+        return logged and self._callbacks.is_best_update(numbers)
 
-    def samples(self, update: int, rows: Sequence[tuple[str, str, float]]) -> None:
-        """Show sample completions (query, model response, score), and record them in samples.jsonl."""
+    def note(self, text: str) -> None:
+        """Say one thing in a line of its own."""
+        if self._outputs is not None:
+            self._outputs.screen.note(text)
+
+    def samples(self, update: int, rows: Sequence[Sample]) -> None:
+        """Show sample completions, record them in samples.jsonl, and hand them to trackers as a table."""
         if self._outputs is not None:
             self._outputs.screen.samples(update, rows)
             self._outputs.record(self._outputs.samples, sample_records(update, rows))
+            track_samples(self._callbacks.trackers, update, rows)
 
-    def evaluation(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> bool:
+    def evaluation(
+        self, *, update: int, episode: int, epoch: int | float, numbers: Numbers, rows: Sequence[Record] = ()
+    ) -> bool:
         """Report an evaluation; `numbers` have training's names (objective/scores, …) and get `eval/` in front.
 
-        Returns whether it is the best so far.
+        Its rows are those of eval_rollouts.jsonl. Returns whether it is the best so far.
         """
         named = {f"eval/{name}": number for name, number in numbers.items()}
         self.history.append({"update": update, "episode": episode, "epoch": epoch, **named})
         if self._outputs is not None:
             self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=named)
             self._outputs.screen.evaluation(update, numbers)
+            self._outputs.record(self._outputs.evaluations, rows)
         return self._callbacks.evaluate(numbers)
 
     def callbacks_state(self) -> dict[str, Any]:
@@ -166,9 +180,11 @@ class _Outputs:
         kept: dict[str, Path | None] = {}
         # A run that died before its first checkpoint and begins again is the same run: its records begin again too.
         again = config.resume is not None and holds_settings(folder, settings)
-        for name in ("metrics.jsonl", "rollouts.jsonl", "samples.jsonl"):
-            if after > 0 or again:
+        for name in ("metrics.jsonl", "rollouts.jsonl", "samples.jsonl", "eval_rollouts.jsonl"):
+            if after > 0:
                 cut_after(folder / name, after)
+            elif again:
+                cut_after(folder / name, -1)  # the evaluation before the first update is made anew, too
             else:
                 kept[name] = set_aside(folder / name)
         if settings:
@@ -190,6 +206,7 @@ class _Outputs:
         self.metrics = JsonLines(folder / "metrics.jsonl")
         self.rollouts = JsonLines(folder / "rollouts.jsonl") if config.log_rollouts else None
         self.samples = JsonLines(folder / "samples.jsonl") if config.num_sample_generations > 0 else None
+        self.evaluations = JsonLines(folder / "eval_rollouts.jsonl")
 
     def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
         """Record the metrics of an update or an evaluation."""
@@ -231,4 +248,4 @@ class _Outputs:
 
     @property
     def _files(self) -> list[JsonLines]:
-        return [file for file in (self.metrics, self.rollouts, self.samples) if file is not None]
+        return [file for file in (self.metrics, self.rollouts, self.samples, self.evaluations) if file is not None]
