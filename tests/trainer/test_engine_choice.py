@@ -120,11 +120,11 @@ def test_evaluation_and_samples_are_played_greedily(tmp_path):
         row = tiny_causal_lm().generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=256, pad_token_id=257)
         written.append(row[0, len(prompt) :].tolist())
     expected = low_ids(written)
-    assert [response for _, response, _ in evaluator.samples(engine, State())] == [
+    assert [sample.response for sample in evaluator.samples(engine, State())] == [
         evaluator.judged(ids, ids[-1] == 256) for ids in written
     ]
-    found = evaluator.evaluate(engine, State()).by_name["objective/scores"]
-    assert float(found.sum / found.count) == pytest.approx(sum(expected) / 4)
+    found = evaluator.evaluate(engine, State()).numbers["objective/scores"]
+    assert found == pytest.approx(sum(expected) / 4)
 
 
 def test_a_region_that_needs_top_tokens_is_refused_with_an_engine_that_records_none(tmp_path):

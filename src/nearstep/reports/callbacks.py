@@ -61,7 +61,7 @@ class Callbacks:
         _warn_of_events(callbacks)
         self.trackers = tracker_callbacks(config.report_to, main=rank == 0)
         self._best = best or best_metric(config, has_eval=has_eval)
-        self._told_of_absence = False
+        self._told_of_absence = config.metric_for_best_model is None
         self._arguments = arguments_view(config, self._best, has_eval=has_eval, world_size=world_size, rank=rank)
         self._handler = CallbackHandler(
             [DefaultFlowCallback, *self.trackers, *early_stopping(config), *callbacks],

@@ -123,9 +123,8 @@ class Screen:
 
     def evaluation(self, update: int, numbers: Numbers) -> None:
         """Print the numbers of an evaluation in one line."""
-        text = "  ".join(filter(None, (f"evaluation after update {update}", *evaluation_texts(numbers))))
-        self.dashboard.evaluation = text
-        self._line(text)
+        self.dashboard.evaluation = [f"evaluation after update {update}", *evaluation_texts(numbers)]
+        self._line(*self.dashboard.evaluation)
 
     def note(self, text: str) -> None:
         """Say one thing in a line of its own."""

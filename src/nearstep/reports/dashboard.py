@@ -30,17 +30,17 @@ class Dashboard:
     """What is shown, drawn anew at every refresh for the width that the terminal has then."""
 
     total_updates: int
-    clock: Callable[[], float]
+    clock: Callable[[], int | float]
     plain: Callable[[str], Text]  # text that can harm nothing
     update: int = 0  # the last that is done
-    completed: float = 0.0  # updates, the share of the current one in it
+    completed: int | float = 0.0  # updates, the share of the current one in it
     phase: str = ""
     time_left: str = ""
     place: str = ""  # episodes and epoch
-    evaluation: str = ""
+    evaluation: Sequence[str] = ()
     alert: str = ""
-    began: float | None = None
-    history: dict[str, deque[float]] = field(default_factory=dict)
+    began: int | float | None = None
+    history: dict[str, deque[int | float]] = field(default_factory=dict)
 
     def add(self, numbers: Numbers) -> None:
         """Take the numbers of a logged update into the history."""
@@ -52,7 +52,7 @@ class Dashboard:
         marks = not options.ascii_only
         seconds = 0.0 if self.began is None else self.clock() - self.began
         head = [f"update {self.update}/{self.total_updates}", self._bar(marks), self.phase, clock_time(seconds)]
-        lines = [[*head, self.time_left, self.place], list(self._numbers(marks)), [self.evaluation], [self.alert]]
+        lines = [[*head, self.time_left, self.place], list(self._numbers(marks)), self.evaluation, [self.alert]]
         for pieces in lines:
             yield from flowing([self.plain(piece) for piece in pieces if piece], options.max_width)
 
@@ -67,7 +67,7 @@ class Dashboard:
         ]
 
 
-def sparkline(values: Sequence[float], width: int = SPARKS) -> str:
+def sparkline(values: Sequence[int | float], width: int = SPARKS) -> str:
     """The course of numbers in `width` blocks, from the lowest to the highest of them; a gap where none is finite.
 
     >>> sparkline([0, 1, 2, 3])
@@ -86,7 +86,7 @@ def sparkline(values: Sequence[float], width: int = SPARKS) -> str:
     return "".join(" " if place is None else BLOCKS[place] for place in places)
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def _mean(values: Sequence[int | float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
@@ -100,7 +100,7 @@ def short(number: int | float) -> str:
     return f"{number:.2f}" if number == 0 or 0.01 <= abs(number) < 1e6 else f"{number:.2g}"
 
 
-def clock_time(seconds: float) -> str:
+def clock_time(seconds: int | float) -> str:
     """Seconds as `1:05:00`."""
     minutes, whole = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
