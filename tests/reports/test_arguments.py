@@ -10,9 +10,9 @@ from transformers import EarlyStoppingCallback
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import DefaultFlowCallback
 
-from nearstep.config.evaluation import BestMetric
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.arguments import arguments_view
+from nearstep.reports.best import BestMetric
 
 
 def _read_by(kind: type) -> set[str]:

@@ -96,7 +96,8 @@ def test_an_engine_named_on_the_command_line_plays_the_whole_run(tmp_path):
     ]) == 0  # fmt: skip
     calls = [tuple(json.loads(line)) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     assert calls == [
-        ("built", 64), ("load", 1), ("generate", 8, False, 0), ("load", 2), ("generate", 8, False, 0),
+        ("built", 64), ("load", 1), ("generate", 3, True, 0), ("generate", 3, True, 0),  # what the start answers
+        ("load", 1), ("generate", 8, False, 0), ("load", 2), ("generate", 8, False, 0),
         ("load", 3), ("generate", 3, True, 0), ("load", 3), ("generate", 3, True, 0), ("close",),
     ]  # fmt: skip
 
@@ -106,7 +107,7 @@ def test_an_engine_in_python_is_a_class_a_function_or_an_object(given, tmp_path)
     trainer = trainer_of(tmp_path, given, {"total_episodes": 8}, eval_dataset=ROWS[:3])
     trainer.train()
     engine = trainer.recipe.engine
-    assert (engine.calls, engine.closed) == ([(8, False), (3, True)], 1)
+    assert (engine.calls, engine.closed) == ([(3, True), (8, False), (3, True)], 1)
     assert engine.settings.max_rows == (2 if engine is given else 64)
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nearstep.assembly.checked_inputs import CheckedInputs
+from nearstep.assembly.evaluation_data import judge_settings
 from nearstep.common.random_streams import stream_seed
-from nearstep.config.evaluation import BEST_METRIC, evaluation_seed, judge_settings
+from nearstep.config.evaluation import BEST_METRIC
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.mix import PromptMix
 from nearstep.data.run_prompts import RunPrompts
@@ -33,7 +34,7 @@ def make_evaluator(
     """Sample completions come from the evaluation prompts, or from the training prompts where there are none."""
     held_out = checked.run_prompts.held_out
     shown = next(iter(held_out.values())) if held_out else checked.run_prompts.prompts
-    rows = range(min(SAMPLE_ROWS, len(shown)) if config.num_sample_generations > 0 else 0)
+    rows = range(min(SAMPLE_ROWS, len(shown)))
     greedy = replace(generation, greedy=True)
     return Evaluator(
         policy=models.policy,
@@ -46,6 +47,7 @@ def make_evaluator(
         tokenizer=checked.tokenizer,
         sets=[_share(config, checked, name, prompts) for name, prompts in held_out.items()],
         sample_prompts=shown.take(rows, rows),
+        shows_samples=config.num_sample_generations > 0,
         limits=PassLimits(checked.batch.micro_tokens, config.local_rollout_forward_batch_size),
         kl_estimator=config.kl_estimator,
         num_generations=config.eval_num_generations,
@@ -55,7 +57,7 @@ def make_evaluator(
 
 def _sampled(config: PPOConfig, generation: GenerationSettings) -> GenerationSettings:
     """Responses that are sampled, by random numbers that training does not use: the same ones at every evaluation."""
-    seed = stream_seed(evaluation_seed(config.seed, config), "evaluation")
+    seed = stream_seed(config.seed if config.eval_seed is None else config.eval_seed, "evaluation")
     return replace(generation, sampling=Sampling(config.eval_temperature, config.top_p, config.top_k), seed=seed)
 
 

@@ -1,8 +1,8 @@
 """Whether the data that a run is evaluated on has what its settings ask for, checked before any weight is loaded."""
 
 from nearstep.common.errors import ConfigError
-from nearstep.config.evaluation import has_judge, judge_settings
 from nearstep.config.ppo import PPOConfig
+from nearstep.config.rewards import LocalRewardSettings, reward_count
 from nearstep.data.run_prompts import RunPrompts
 from nearstep.rewards.build import RewardSpec, reward_specs
 
@@ -28,6 +28,10 @@ def judge_specs(config: PPOConfig, run_prompts: RunPrompts) -> list[RewardSpec]:
     wanted = config.eval_reference_column
     if wanted is not None and wanted not in columns:
         raise ConfigError(f"eval_reference_column = {wanted}: the evaluation data has only {sorted(columns)}")
-    if not has_judge(config):
-        return []
-    return reward_specs(judge_settings(config), columns=columns)
+    settings = judge_settings(config)
+    return reward_specs(settings, columns=columns) if reward_count(settings) else []
+
+
+def judge_settings(config: PPOConfig) -> LocalRewardSettings:
+    """The rewards that judge evaluations alone, as settings of rewards."""
+    return LocalRewardSettings(reward_model_path=config.eval_reward_model_path, reward_funcs=config.eval_reward_funcs)

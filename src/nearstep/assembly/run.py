@@ -15,7 +15,6 @@ from nearstep.assembly.rows import own_modules
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.saver import Checkpoints
 from nearstep.common.telling import quiet_libraries, tell
-from nearstep.config.evaluation import best_metric
 from nearstep.config.launcher import check_launch
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts
@@ -23,6 +22,7 @@ from nearstep.evaluation.evaluator import Evaluator
 from nearstep.models.classifier import is_made_here
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Policy, inner_model
+from nearstep.reports.best import best_metric
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.model_card import RunFacts, model_card
 from nearstep.reports.reporter import Reporter, sample_updates

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nearstep.config.rewards import LocalRewardSettings
-from nearstep.config.settings import Problem, Settings, option
+from nearstep.config.settings import Problem, Settings, option, without_effect
 
 BEST_METRIC = "objective/scores"
 TRAINING = "train/"
@@ -69,32 +68,6 @@ class EvaluationSettings(Settings):
     )
 
 
-def evaluation_seed(seed: int, settings: EvaluationSettings) -> int:
-    """From which evaluation's random numbers derive."""
-    return seed if settings.eval_seed is None else settings.eval_seed
-
-
-@dataclass(frozen=True)
-class BestMetric:
-    """What the best model is chosen by."""
-
-    name: str  # as evaluations name it, or training does
-    of_training: bool
-    greater: bool
-
-
-def best_metric(settings: EvaluationSettings, *, has_eval: bool, sets: tuple[str, ...] = ()) -> BestMetric:
-    """What `metric_for_best_model` means; of several evaluation sets the first is meant where none is named."""
-    name, of_training = _plain_name(settings.metric_for_best_model or BEST_METRIC)
-    of_training = of_training or not has_eval or name.partition("/")[0] in TRAINING_GROUPS
-    greater = settings.greater_is_better
-    if greater is None:
-        greater = more_is_better(name) is not False
-    if sets and not of_training and name.partition("/")[0] not in sets:
-        name = f"{sets[0]}/{name}"
-    return BestMetric(name, of_training, greater)
-
-
 def more_is_better(name: str) -> bool | None:
     """Whether more of a metric is better; None where it depends."""
     known = name if _is_known(name) else name.partition("/")[2]
@@ -109,7 +82,7 @@ def _is_known(name: str) -> bool:
     return name.startswith((*MORE, *LESS))
 
 
-def _plain_name(name: str) -> tuple[str, bool]:
+def plain_name(name: str) -> tuple[str, bool]:
     """The name without what says whose it is, and whether it is training's."""
     for prefix in ("eval/", "eval_"):
         if name.startswith(prefix):
@@ -118,18 +91,6 @@ def _plain_name(name: str) -> tuple[str, bool]:
         if name.startswith(prefix):
             return name.removeprefix(prefix), True
     return name, False
-
-
-def judge_settings(settings: EvaluationSettings) -> LocalRewardSettings:
-    """The rewards that judge evaluations alone, as settings of rewards."""
-    return LocalRewardSettings(
-        reward_model_path=settings.eval_reward_model_path, reward_funcs=settings.eval_reward_funcs
-    )
-
-
-def has_judge(settings: EvaluationSettings) -> bool:
-    """Whether rewards are named that judge evaluations alone."""
-    return settings.eval_reward_model_path is not None or bool(settings.eval_reward_funcs)
 
 
 def evaluation_problems(settings: EvaluationSettings, eval_steps: int | None) -> Iterator[Problem]:
@@ -143,7 +104,7 @@ def evaluation_problems(settings: EvaluationSettings, eval_steps: int | None) ->
     for source in settings.eval_reward_funcs:
         if source.endswith((".py", ".py:")):
             yield Problem(f"eval_reward_funcs: {source} names no function; write file.py:name", ("eval_reward_funcs",))
-    name, of_training = _plain_name(settings.metric_for_best_model or BEST_METRIC)
+    name, of_training = plain_name(settings.metric_for_best_model or BEST_METRIC)
     if settings.greater_is_better is None and more_is_better(name) is None:
         yield Problem(
             f"metric_for_best_model = {settings.metric_for_best_model}: say by greater_is_better whether more is better",
@@ -161,3 +122,18 @@ def evaluation_problems(settings: EvaluationSettings, eval_steps: int | None) ->
             "is training's: give a metric of evaluations",
             ("early_stopping_patience", "metric_for_best_model"),
         )
+
+
+def evaluation_remarks(settings: EvaluationSettings, *, keep_best: bool) -> Iterator[str]:
+    """Settings of evaluation without effect."""
+    no_patience = settings.early_stopping_patience is None
+    yield from without_effect(
+        settings,
+        (
+            "without keep_best and early_stopping_patience",
+            not keep_best and no_patience,
+            ("metric_for_best_model", "greater_is_better"),
+        ),
+        ("without early_stopping_patience", no_patience, ("early_stopping_threshold",)),
+        ("without stop_kl and stop_score", (settings.stop_kl, settings.stop_score) == (None, None), ("stop_patience",)),
+    )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from nearstep.config import ppo_rules as config_rules
 from nearstep.config.data import DataSettings, PromptSettings
-from nearstep.config.evaluation import EvaluationSettings
+from nearstep.config.evaluation import EvaluationSettings, evaluation_remarks
 from nearstep.config.rewards import LocalRewardSettings
 from nearstep.config.saving import SavingSettings
 from nearstep.config.sections import (
@@ -39,7 +39,8 @@ class PPOConfig(AllSettings):
 
     def remarks(self) -> Iterator[str]:
         """Settings without effect, and one whose effect surprises."""
-        return config_rules.remarks(self)
+        yield from config_rules.remarks(self)
+        yield from evaluation_remarks(self, keep_best=self.keep_best)
 
 
 SECTIONS = sections(

@@ -105,13 +105,6 @@ def remarks(config: AllSettings) -> Iterator[str]:
         ("with measure_kl = false", config.measure_kl is False, ("ref_model_path", "kl_estimator")),
         ("with one epoch", config.num_ppo_epochs == 1, ("early_stop_kl",)),
         ("without save_steps", config.save_steps is None, ("save_total_limit",)),
-        (
-            "without keep_best and early_stopping_patience",
-            not config.keep_best and config.early_stopping_patience is None,
-            ("metric_for_best_model", "greater_is_better"),
-        ),
-        ("without early_stopping_patience", config.early_stopping_patience is None, ("early_stopping_threshold",)),
-        ("without stop_kl and stop_score", (config.stop_kl, config.stop_score) == (None, None), ("stop_patience",)),
         ("without log_rollouts", not config.log_rollouts, ("rollouts_max_mib",)),
         ("without push_to_hub", not config.push_to_hub, ("hub_model_id",)),
     )

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, DataError
 from nearstep.common.random_streams import stream
-from nearstep.config.evaluation import evaluation_seed
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.formats.format import Format
 from nearstep.data.hints import hints
@@ -191,7 +190,8 @@ def _held_back(prompts: PromptMix, config: PPOConfig) -> tuple[PromptMix, Prompt
 
 
 def _order(prompts: PromptMix, config: PPOConfig) -> list[int]:
-    order: list[int] = torch.randperm(len(prompts), generator=stream(evaluation_seed(config.seed, config), "evaluation prompts")).tolist()
+    seed = config.seed if config.eval_seed is None else config.eval_seed
+    order: list[int] = torch.randperm(len(prompts), generator=stream(seed, "evaluation prompts")).tolist()
     return order
 
 

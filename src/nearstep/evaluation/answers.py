@@ -18,7 +18,7 @@ REFERENCE_COLUMNS = ("reference", "completion", "chosen")
 
 
 @dataclass(frozen=True)
-class Answer:
+class ScoredAnswer:
     """A text, and what the rewards of the run and the judge of its evaluations gave for it."""
 
     text: str
@@ -33,7 +33,7 @@ class EvaluatedRow:
     row: int  # number of its prompt
     sample: int  # number of the response among those to its prompt
     prompt: str
-    answer: Answer
+    answer: ScoredAnswer
     length: int
     finished: bool
     kl: float | None
@@ -42,17 +42,17 @@ class EvaluatedRow:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Opponents:
     """What a response is compared with: the start's response to the prompt, and the data's own answer."""
 
-    start: Answer | None
-    reference: Answer | None
+    start: ScoredAnswer | None
+    reference: ScoredAnswer | None
 
     @staticmethod
-    def from_plain(values: Mapping[str, Any]) -> "Compared":
+    def from_plain(values: Mapping[str, Any]) -> "Opponents":
         """What `plain` gave."""
-        found = {name: None if each is None else Answer(**each) for name, each in values.items()}
-        return Compared(found["start"], found["reference"])
+        found = {name: None if each is None else ScoredAnswer(**each) for name, each in values.items()}
+        return Opponents(found["start"], found["reference"])
 
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -87,11 +87,11 @@ def reference_answers(
     rewards: RewardModule,
     judge: RewardModule | None,
     tokenizer: PreTrainedTokenizerBase,
-) -> list[Answer | None]:
+) -> list[ScoredAnswer | None]:
     """The data's own answer to each prompt, scored as responses are; None where there is none."""
     texts = [None] * len(prompts) if column is None else [answer_text(each) for each in prompts.columns[column]]
     rows = [row for row, text in enumerate(texts) if text]
-    found: list[Answer | None] = [None] * len(prompts)
+    found: list[ScoredAnswer | None] = [None] * len(prompts)
     if not rows:
         return found
     chosen = Prompts(
@@ -105,7 +105,7 @@ def reference_answers(
     for row, text, score, judged in zip(
         rows, written, row_totals(rewards(chosen, rollout), rollout), judge_totals(judge, chosen, rollout), strict=True
     ):
-        found[row] = Answer(text, score, judged)
+        found[row] = ScoredAnswer(text, score, judged)
     return found
 
 

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.evaluation.answers import (
-    Answer,
-    Compared,
+    ScoredAnswer,
+    Opponents,
     EvaluatedRow,
     plain_numbers,
     reference_answers,
@@ -52,8 +52,8 @@ class EvaluationSet:
 class StartAnswers:
     """What evaluations are compared with: by set, for every response in order; and the start's sample responses."""
 
-    sets: Mapping[str, Sequence[Compared]] = field(default_factory=dict)
-    samples: Sequence[Answer] = ()
+    sets: Mapping[str, Sequence[Opponents]] = field(default_factory=dict)
+    samples: Sequence[ScoredAnswer] = ()
 
 
 @dataclass
@@ -74,6 +74,7 @@ class Evaluator:
     tokenizer: PreTrainedTokenizerBase
     sets: Sequence[EvaluationSet]
     sample_prompts: Prompts
+    shows_samples: bool  # whether the run shows any
     limits: PassLimits
     kl_estimator: KLEstimator = "k1"
     num_generations: int = 1
@@ -100,12 +101,12 @@ class Evaluator:
 
         Returns what the evaluation found; None where the start's answers are known already.
         """
-        if self.start is not None or (not self.has_prompts and not len(self.sample_prompts)):
+        if self.start is not None or not (self.has_prompts or self.shows_samples):
             return None
         self._load(engine, state)
         played = {each.name: self._rows(engine, each, compare=True) for each in self.sets}
-        sets = {name: [Compared(row.answer, answer) for row, answer in rows] for name, rows in played.items()}
-        samples = [Answer(text, score) for _, text, score in self._samples(engine)] if len(self.sample_prompts) else []
+        sets = {name: [Opponents(row.answer, answer) for row, answer in rows] for name, rows in played.items()}
+        samples = [ScoredAnswer(text, score) for _, text, score in self._samples(engine)] if self.shows_samples else []
         self.start, self.identity = StartAnswers(sets, samples), self._identity()
         return self._evaluation({name: [row for row, _ in rows] for name, rows in played.items()}, state)
 
@@ -147,8 +148,8 @@ class Evaluator:
         identity = self._identity()
         if memory.get("of") == identity:
             self.identity = identity
-            sets = {name: [Compared.from_plain(each) for each in answers] for name, answers in memory["sets"].items()}
-            self.start = StartAnswers(sets, [Answer(**each) for each in memory["samples"]])
+            sets = {name: [Opponents.from_plain(each) for each in answers] for name, answers in memory["sets"].items()}
+            self.start = StartAnswers(sets, [ScoredAnswer(**each) for each in memory["samples"]])
         elif self.start is None:
             self.begin(engine, State())
 
@@ -170,7 +171,7 @@ class Evaluator:
         numbers: dict[str, float] = {}
         records: list[dict[str, object]] = []
         for name, rows in played.items():
-            nothing = [Compared(None, None)] * len(rows)
+            nothing = [Opponents(None, None)] * len(rows)
             others = nothing if self.start is None else self.start.sets.get(name, nothing)
             prefix = f"{name}/" if name else ""
             numbers |= {f"{prefix}{metric}": number for metric, number in evaluation_numbers(rows, others).items()}
@@ -198,7 +199,7 @@ class Evaluator:
 
     def _rows(
         self, engine: RolloutEngine, prompts: EvaluationSet, *, compare: bool = False
-    ) -> list[tuple[EvaluatedRow, Answer | None]]:
+    ) -> list[tuple[EvaluatedRow, ScoredAnswer | None]]:
         """The rows of all processes in order, each with the data's own answer where they are to be compared."""
         own = [found for chunk in prompts.chunks if len(chunk) for found in self._chunk(engine, chunk, compare=compare)]
         return sorted(
@@ -208,7 +209,7 @@ class Evaluator:
 
     def _chunk(
         self, engine: RolloutEngine, prompts: Prompts, *, compare: bool
-    ) -> list[tuple[EvaluatedRow, Answer | None]]:
+    ) -> list[tuple[EvaluatedRow, ScoredAnswer | None]]:
         rollout, scores = self._play(engine, prompts, self.generation)
         judged = None if self.judge is None else self.judge(prompts, rollout)
         totals, kl = row_totals(scores, rollout), self._kl(rollout)
@@ -222,7 +223,7 @@ class Evaluator:
                 EvaluatedRow(
                     *divmod(prompts.episodes[row], self.num_generations),
                     prompt=self.decode(prompts.ids[row]),
-                    answer=Answer(self.judged(ids, finished[row]), totals[row], judge_totals[row]),
+                    answer=ScoredAnswer(self.judged(ids, finished[row]), totals[row], judge_totals[row]),
                     length=lengths[row],
                     finished=finished[row],
                     kl=kl[row],
@@ -247,7 +248,7 @@ class Evaluator:
         return plain_numbers(torch.tensor(sums, dtype=torch.float64))
 
 
-def _record(update: int, name: str, row: EvaluatedRow, other: Compared) -> dict[str, object]:
+def _record(update: int, name: str, row: EvaluatedRow, other: Opponents) -> dict[str, object]:
     """The line of eval_rollouts.jsonl."""
     return {
         "update": update,

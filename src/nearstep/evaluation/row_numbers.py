@@ -9,12 +9,12 @@ from statistics import NormalDist
 
 import numpy as np
 
-from nearstep.evaluation.answers import Answer, Compared, EvaluatedRow
+from nearstep.evaluation.answers import ScoredAnswer, Opponents, EvaluatedRow
 
 CONFIDENCE = 0.95
 
 
-def evaluation_numbers(rows: Sequence[EvaluatedRow], others: Sequence[Compared]) -> dict[str, float]:
+def evaluation_numbers(rows: Sequence[EvaluatedRow], others: Sequence[Opponents]) -> dict[str, float]:
     """All numbers by name; `others` are what each row is compared with. What was never counted is absent."""
     scores = [(row.row, row.answer.score) for row in rows]
     numbers = _mean("objective/scores", scores)
@@ -43,7 +43,7 @@ def evaluation_numbers(rows: Sequence[EvaluatedRow], others: Sequence[Compared])
     return numbers
 
 
-def _of(answer: Answer | None, which: str) -> float | None:
+def _of(answer: ScoredAnswer | None, which: str) -> float | None:
     if answer is None:
         return None
     return answer.score if which == "score" else answer.judge

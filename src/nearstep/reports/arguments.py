@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from nearstep.config.evaluation import BestMetric
 from nearstep.config.ppo import PPOConfig
+from nearstep.reports.best import BestMetric
 
 
 class Arguments(SimpleNamespace):

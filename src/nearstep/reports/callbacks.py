@@ -14,8 +14,8 @@ from typing import Any
 from torch import nn
 
 from nearstep.common.errors import ConfigError, shorten
-from nearstep.config.evaluation import BestMetric, best_metric
 from nearstep.config.ppo import PPOConfig
+from nearstep.reports.best import BestMetric, best_metric
 from nearstep.reports.arguments import arguments_view
 from nearstep.reports.metrics import Numbers
 
