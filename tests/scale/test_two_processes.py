@@ -102,6 +102,25 @@ def test_every_episode_of_every_process_is_on_record(runs):
     assert one == two
 
 
+def test_evaluations_are_the_same_row_by_row(runs):
+    """Numbers, texts and order; the same checkpoint is the best, and both have run to their end."""
+    one, two = (lines(folder / "evaluated" / "eval_rollouts.jsonl") for folder in runs)
+    assert [(row["update"], row["row"], row["sample"]) for row in two] == [
+        (update, row, sample) for update in range(4) for row in range(7) for sample in range(2)
+    ]
+    for first, second in zip(one, two, strict=True):
+        assert first.pop("scores") == pytest.approx(second.pop("scores"))
+        assert first == pytest.approx(second, rel=1e-9, abs=1e-9)
+    one, two = (lines(folder / "evaluated" / "metrics.jsonl") for folder in runs)
+    evaluated = [[line for line in each if "eval/objective/scores" in line] for each in (one, two)]
+    assert [line["update"] for line in evaluated[1]] == [0, 1, 2, 3]
+    for first, second in zip(*evaluated, strict=True):
+        assert first == pytest.approx(second, rel=1e-9, abs=1e-9)
+        assert first.keys() >= {"eval/win_rate/start", "eval/win_rate/reference_n", "eval/judge/scores", "eval/objective/kl"}
+    assert len({tuple(sorted(each.name for each in (folder / "evaluated").glob("checkpoint-*"))) for folder in runs}) == 1
+    assert lines(runs[0] / "evaluated" / "samples.jsonl") == lines(runs[1] / "evaluated" / "samples.jsonl")
+
+
 def test_models_are_saved_once_and_whole(runs):
     for folder in runs:
         assert {path.name for path in folder.iterdir()} >= {"policy", "value", "metrics.jsonl"}
