@@ -15,7 +15,8 @@ def row(number, sample, score, *, kl=None, length=4, finished=True, judge=None, 
 
 def against(start=None, reference=None):
     return Opponents(
-        None if start is None else ScoredAnswer("start", start), None if reference is None else ScoredAnswer("r", reference)
+        None if start is None else ScoredAnswer("start", start),
+        None if reference is None else ScoredAnswer("r", reference),
     )
 
 

@@ -142,7 +142,10 @@ def test_a_resumed_run_goes_on_with_the_same_bits_and_knows_its_start(whole, tmp
     assert lines(run, "samples.jsonl") == lines(folder, "samples.jsonl")
     clocks = ("time/", "seconds", "eps", "tokens_per_second")
     ours, theirs = (
-        [{name: value for name, value in line.items() if not name.startswith(clocks)} for line in lines(each, "metrics.jsonl")]
+        [
+            {name: value for name, value in line.items() if not name.startswith(clocks)}
+            for line in lines(each, "metrics.jsonl")
+        ]
         for each in (run, folder)
     )
     assert ours == theirs
@@ -273,7 +276,10 @@ def test_the_best_checkpoint_is_the_one_with_the_best_metric(tmp_path, changes, 
         ({"eval_num_generations": 2}, "would be one and the same"),
         ({"metric_for_best_model": "response/length_mean"}, "say by greater_is_better"),
         ({"early_stopping_patience": 1}, "give eval_steps"),
-        ({"early_stopping_patience": 1, "eval_steps": 1, "metric_for_best_model": "train/objective/scores"}, "is training's"),
+        (
+            {"early_stopping_patience": 1, "eval_steps": 1, "metric_for_best_model": "train/objective/scores"},
+            "is training's",
+        ),
         ({"eval_reference_column": "answer"}, "eval_reference_column = answer"),
         ({"eval_reward_funcs": "nowhere.py:f"}, "nowhere.py"),
     ],

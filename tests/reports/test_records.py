@@ -134,7 +134,9 @@ def test_text_of_any_kind_survives(tmp_path):
     file = JsonLines(tmp_path / "samples.jsonl")
     file.write(sample_records(2, [Sample("q", text, nan)]))
     file.close()
-    assert read_jsonl(tmp_path / "samples.jsonl") == [{"update": 2, "query": "q", "response": text, "score": None, "start_response": None, "start_score": None}]
+    assert read_jsonl(tmp_path / "samples.jsonl") == [
+        {"update": 2, "query": "q", "response": text, "score": None, "start_response": None, "start_score": None}
+    ]
 
 
 def test_every_update_can_be_read_while_the_run_goes_on(tmp_path):

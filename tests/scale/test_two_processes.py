@@ -109,15 +109,23 @@ def test_evaluations_are_the_same_row_by_row(runs):
         (update, row, sample) for update in range(4) for row in range(7) for sample in range(2)
     ]
     for first, second in zip(one, two, strict=True):
-        assert first.pop("scores") == pytest.approx(second.pop("scores"))
-        assert first == pytest.approx(second, rel=1e-9, abs=1e-9)
+        for name in ("kl", "score", "judge", "start_score", "reference_score", "scores"):
+            assert first.pop(name) == pytest.approx(second.pop(name), rel=1e-9, abs=1e-9), name
+        assert first == second
     one, two = (lines(folder / "evaluated" / "metrics.jsonl") for folder in runs)
     evaluated = [[line for line in each if "eval/objective/scores" in line] for each in (one, two)]
     assert [line["update"] for line in evaluated[1]] == [0, 1, 2, 3]
     for first, second in zip(*evaluated, strict=True):
         assert first == pytest.approx(second, rel=1e-9, abs=1e-9)
-        assert first.keys() >= {"eval/win_rate/start", "eval/win_rate/reference_n", "eval/judge/scores", "eval/objective/kl"}
-    assert len({tuple(sorted(each.name for each in (folder / "evaluated").glob("checkpoint-*"))) for folder in runs}) == 1
+        assert first.keys() >= {
+            "eval/win_rate/start",
+            "eval/win_rate/reference_n",
+            "eval/judge/scores",
+            "eval/objective/kl",
+        }
+    assert (
+        len({tuple(sorted(each.name for each in (folder / "evaluated").glob("checkpoint-*"))) for folder in runs}) == 1
+    )
     assert lines(runs[0] / "evaluated" / "samples.jsonl") == lines(runs[1] / "evaluated" / "samples.jsonl")
 
 

@@ -203,7 +203,10 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "eval_reward_funcs": (EVALUATED, "{models}/rewards.py:length"),
     "eval_reference_column": ({"eval_dataset_name": "{models}/two.jsonl"}, "query"),
     "metric_for_best_model": (WITH_BEST | {"greater_is_better": True}, "train/response/length_mean"),
-    "greater_is_better": (WITH_BEST | {"metric_for_best_model": "response/length_mean", "greater_is_better": True}, False),
+    "greater_is_better": (
+        WITH_BEST | {"metric_for_best_model": "response/length_mean", "greater_is_better": True},
+        False,
+    ),
     "early_stopping_patience": (UNCHANGED, 1),
     "early_stopping_threshold": (WITH_BEST | {"early_stopping_patience": 1}, 100.0),
     "stop_kl": ({}, 1e-12),

@@ -76,4 +76,6 @@ def test_evaluation_and_samples_are_greedy(tmp_path):
              for of in (plays.start, *plays.responses)]  # fmt: skip
     assert [sample["response"] for sample in samples] == [*shown[1], *shown[2]]
     assert [sample["start_response"] for sample in samples] == [*shown[0], *shown[0]]
-    assert [sample["start_score"] for sample in samples] == pytest.approx([even_share(ids) for ids in plays.start[:4]] * 2)
+    assert [sample["start_score"] for sample in samples] == pytest.approx(
+        [even_share(ids) for ids in plays.start[:4]] * 2
+    )

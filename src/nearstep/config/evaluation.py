@@ -17,7 +17,8 @@ MORE = (
 )  # fmt: skip
 LESS = (
     "objective/kl", "response/truncated", "response/left_out", "loss/policy_avg", "loss/value_avg", "policy/approxkl",
-    "policy/mismatch_kl", "policy/prob_diff", "val/ratio_max_gap", "val/ratio_var", "optimizer/skipped_steps", "seconds",
+    "policy/mismatch_kl", "policy/prob_diff", "val/ratio_max_gap", "val/ratio_var", "optimizer/skipped_steps",
+    "seconds",
 )  # fmt: skip
 SHARES_OF_FAILURE = ("_none", "_failed", "_stderr", "_std")
 
@@ -27,9 +28,7 @@ class EvaluationSettings(Settings):
     """How the policy is evaluated while it trains, what is kept as the best, and what ends the run early."""
 
     eval_on_start: bool = option(False, "evaluate before the first update too")
-    eval_temperature: float = option(
-        0.0, "of evaluation's responses; 0: the most probable token each time", at_least=0
-    )
+    eval_temperature: float = option(0.0, "of evaluation's responses; 0: the most probable token each time", at_least=0)
     eval_num_generations: int = option(
         1, "responses to each evaluation prompt; more than one need an eval_temperature", at_least=1
     )
@@ -107,7 +106,8 @@ def evaluation_problems(settings: EvaluationSettings, eval_steps: int | None) ->
     name, of_training = plain_name(settings.metric_for_best_model or BEST_METRIC)
     if settings.greater_is_better is None and more_is_better(name) is None:
         yield Problem(
-            f"metric_for_best_model = {settings.metric_for_best_model}: say by greater_is_better whether more is better",
+            f"metric_for_best_model = {settings.metric_for_best_model}: say by greater_is_better whether more of it is "
+            "better",
             ("metric_for_best_model", "greater_is_better"),
         )
     if settings.early_stopping_patience is None:

@@ -106,7 +106,9 @@ def _evaluated(config: PPOConfig, encoder: PromptEncoder, data_sources: Sequence
         whole = PromptMix(tuple(encoder.sets(data_sources)))
         return whole if config.num_eval_rows is None else _subset(whole, config)
     if config.num_eval_rows is None:
-        raise ConfigError("eval_dataset is a stream, and nobody knows how long: num_eval_rows says how much of it to use")
+        raise ConfigError(
+            "eval_dataset is a stream, and nobody knows how long: num_eval_rows says how much of it to use"
+        )
     if len(data_sources) > 1:
         raise ConfigError("eval_dataset is a list with a stream in it: give them names, as in {'one': …, 'two': …}")
     rows = data_sources[0].stream()

@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.evaluation.answers import (
-    ScoredAnswer,
-    Opponents,
     EvaluatedRow,
+    Opponents,
+    ScoredAnswer,
     plain_numbers,
     reference_answers,
     reference_column,
@@ -164,7 +164,9 @@ class Evaluator:
         whole = self.backend.gather(prompts)
         how = (self.generation, self.sample_generation, self.reference_column, self.sample_prompts.ids)
         names = (self.rewards.names, [] if self.judge is None else self.judge.names)
-        rows = sorted((name, *row) for each in whole for name, ids, number in each for row in zip(number, ids, strict=True))
+        rows = sorted(
+            (name, *row) for each in whole for name, ids, number in each for row in zip(number, ids, strict=True)
+        )
         return hashlib.sha256(repr((rows, how, names)).encode()).hexdigest()
 
     def _evaluation(self, played: Mapping[str, Sequence[EvaluatedRow]], state: State) -> Evaluation:
@@ -182,9 +184,7 @@ class Evaluator:
         """The weights after an update are those that the next one will use, and have its number."""
         engine.load(self.policy, state.update + 1)
 
-    def _play(
-        self, engine: RolloutEngine, prompts: Prompts, settings: GenerationSettings
-    ) -> tuple[Rollout, Scores]:
+    def _play(self, engine: RolloutEngine, prompts: Prompts, settings: GenerationSettings) -> tuple[Rollout, Scores]:
         with self.rewards.early(prompts) as early:
             rollout = play(engine, prompts, settings, early)
         return rollout, self.rewards(prompts, rollout, early)

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from nearstep.evaluation.answers import ScoredAnswer, Opponents, EvaluatedRow
+from nearstep.evaluation.answers import EvaluatedRow, Opponents, ScoredAnswer
 
 CONFIDENCE = 0.95
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.config.ppo import PPOConfig
-from nearstep.reports.best import BestMetric, best_metric
 from nearstep.reports.arguments import arguments_view
+from nearstep.reports.best import BestMetric, best_metric
 from nearstep.reports.metrics import Numbers
 
 EXTRAS = ("tensorboard", "wandb", "trackio")

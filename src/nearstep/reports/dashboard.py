@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
@@ -75,7 +76,7 @@ def sparkline(values: Sequence[int | float], width: int = SPARKS) -> str:
     """
     count = min(width, len(values))
     cuts = [len(values) * place // count for place in range(count + 1)] if count else [0]
-    parts = [values[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    parts = [values[start:end] for start, end in pairwise(cuts)]
     means = [_mean([value for value in part if abs(value) < float("inf")]) for part in parts]
     known = [mean for mean in means if mean is not None]
     if len(known) < 2:

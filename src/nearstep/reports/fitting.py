@@ -41,7 +41,7 @@ def fitting_tables(first: Column, columns: Sequence[Column], width: int) -> list
 def _table(columns: Sequence[Column]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), collapse_padding=True)
     for column in columns:
-        table.add_column(Text(column.head), justify=column.justify, min_width=column.width, overflow="fold")
+        table.add_column(Text(column.head), justify=column.justify, width=column.width, overflow="fold")
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*map(Text, cells))
     return table

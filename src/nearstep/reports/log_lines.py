@@ -26,6 +26,9 @@ def logs_above(before: tuple[Any, ...]) -> Iterator[None]:
 
 
 def _stream_handlers() -> list["logging.StreamHandler[Any]"]:
-    loggers = [logging.root, *(each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger))]
+    loggers = [
+        logging.root,
+        *(each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)),
+    ]
     handlers = dict.fromkeys(handler for logger in loggers for handler in logger.handlers)
     return [each for each in handlers if isinstance(each, logging.StreamHandler)]

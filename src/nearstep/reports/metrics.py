@@ -90,11 +90,11 @@ MEANINGS: dict[str, str] = {
     "eval/<name>_stderr": "standard error of that mean, over prompts: the mean over the responses to a prompt is one "
     "value.",
     "eval/<name>_n": "the prompts that this mean is over; those whose responses could not be scored are left out.",
-    "eval/objective/kl": "mean of Σ kl over the tokens of an evaluation's responses, by the chosen kl_estimator, to the "
-    "reference: the policy as it started, unless ref_model_path names another. Of greedy responses it is no estimate of "
-    "the KL, but still says how far the policy has gone.",
-    "eval/win_rate/start": "share of evaluation prompts on which the response scores more than what the policy answered "
-    "before its first update; ties count ½. Starts at 0.5.",
+    "eval/objective/kl": "mean of Σ kl over the tokens of an evaluation's responses, by the chosen kl_estimator, to "
+    "the reference: the policy as it started, unless ref_model_path names another. Of greedy responses it is no "
+    "estimate of the KL, but still says how far the policy has gone.",
+    "eval/win_rate/start": "share of evaluation prompts on which the response scores more than what the policy "
+    "answered before its first update; ties count ½. Starts at 0.5.",
     "eval/win_rate/reference": "the same against the answers in the data.",
     "eval/win_rate/<other>_low": "lower end of the 95 % Wilson interval of that share, over prompts.",
     "eval/win_rate/<other>_high": "upper end of that interval.",

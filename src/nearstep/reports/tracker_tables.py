@@ -1,10 +1,11 @@
 """How sample completions become a table of text at the trackers that show such tables."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from nearstep.reports.metrics import escape_cell
+from nearstep.reports.records import sample_records
 from nearstep.training.evaluated import Sample
 
 TABLE = "samples"
@@ -15,7 +16,7 @@ def track_samples(trackers: Sequence[Any], update: int, rows: Sequence[Sample]) 
     """Hand the samples after an update to tensorboard as Markdown, to wandb and trackio as a table of theirs."""
     from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
-    lines = [[update, *asdict(sample).values()] for sample in rows]
+    lines = [list(record.values()) for record in sample_records(update, rows)]
     for tracker in trackers:
         match tracker:
             case TensorBoardCallback(tb_writer=writer) if writer is not None:

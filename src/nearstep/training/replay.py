@@ -34,7 +34,10 @@ def through_files(
     """Engine and rewards of training: from files with replay_rollouts, writing files with dump_rollouts."""
     if config.replay_rollouts is not None:
         written = RolloutFolder(Path(config.replay_rollouts), backend.rank)
-        engine, rewards = ReplayedEngine(engine, written, backend.device, config.seed), ReplayedRewards(written, tokenizer)
+        engine, rewards = (
+            ReplayedEngine(engine, written, backend.device, config.seed),
+            ReplayedRewards(written, tokenizer),
+        )
     if config.dump_rollouts is not None:
         rewards = DumpedRewards(rewards, RolloutFolder(Path(config.dump_rollouts), backend.rank))
     return engine, rewards
