@@ -170,7 +170,7 @@ class PPOTrainer:
         )
         return self._output
 
-    def evaluate(self, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(self, metric_key_prefix: str = "eval") -> dict[str, int | float]:
         """The metrics of an evaluation with the weights as they are now, as `eval_objective/scores` and so on.
 
         Nothing is logged. Before the first update it is the start that is evaluated, also where a run will go on from a

@@ -170,7 +170,7 @@ class Evaluator:
         return hashlib.sha256(repr((rows, how, names)).encode()).hexdigest()
 
     def _evaluation(self, played: Mapping[str, Sequence[EvaluatedRow]], state: State) -> Evaluation:
-        numbers: dict[str, float] = {}
+        numbers: dict[str, int | float] = {}
         records: list[dict[str, object]] = []
         for name, rows in played.items():
             nothing = [Opponents(None, None)] * len(rows)

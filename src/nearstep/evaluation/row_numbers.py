@@ -14,7 +14,7 @@ from nearstep.evaluation.answers import EvaluatedRow, Opponents, ScoredAnswer
 CONFIDENCE = 0.95
 
 
-def evaluation_numbers(rows: Sequence[EvaluatedRow], others: Sequence[Opponents]) -> dict[str, float]:
+def evaluation_numbers(rows: Sequence[EvaluatedRow], others: Sequence[Opponents]) -> dict[str, int | float]:
     """All numbers by name; `others` are what each row is compared with. What was never counted is absent."""
     scores = [(row.row, row.answer.score) for row in rows]
     numbers = _mean("objective/scores", scores)
@@ -24,7 +24,7 @@ def evaluation_numbers(rows: Sequence[EvaluatedRow], others: Sequence[Opponents]
     numbers |= _mean("objective/kl", [(row.row, row.kl) for row in rows])
     numbers |= _mean("response/length_mean", [(row.row, float(row.length)) for row in rows])
     if rows:
-        numbers["response/length_max"] = float(max(row.length for row in rows))
+        numbers["response/length_max"] = max(row.length for row in rows)
     numbers |= _mean("response/truncated", [(row.row, float(not row.finished)) for row in rows])
     numbers |= _parts("reward/", [row.parts for row in rows])
     numbers |= _mean("judge/scores", [(row.row, row.answer.judge) for row in rows])
@@ -49,13 +49,13 @@ def _of(answer: ScoredAnswer | None, which: str) -> float | None:
     return answer.score if which == "score" else answer.judge
 
 
-def _parts(prefix: str, parts: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+def _parts(prefix: str, parts: Sequence[Mapping[str, float | None]]) -> dict[str, int | float]:
     names = dict.fromkeys(name for row in parts for name in row)
     found = {name: [value for row in parts if (value := row.get(name)) is not None] for name in names}
     return {f"{prefix}{name}": float(np.mean(values)) for name, values in found.items() if values}
 
 
-def _mean(name: str, values: Iterable[tuple[int, float | None]]) -> dict[str, float]:
+def _mean(name: str, values: Iterable[tuple[int, float | None]]) -> dict[str, int | float]:
     """The mean over responses, its standard error by prompt (from two prompts on), and the number of prompts."""
     known = [(prompt, value) for prompt, value in values if value is not None]
     if not known:
@@ -64,10 +64,10 @@ def _mean(name: str, values: Iterable[tuple[int, float | None]]) -> dict[str, fl
     numbers = {name: math.fsum(value for _, value in known) / len(known)}
     if len(by_prompt) > 1:
         numbers[f"{name}_stderr"] = float(np.std(by_prompt, ddof=1)) / math.sqrt(len(by_prompt))
-    return {**numbers, f"{name}_n": float(len(by_prompt))}
+    return {**numbers, f"{name}_n": len(by_prompt)}
 
 
-def _win_rate(name: str, pairs: Iterable[tuple[int, float | None, float | None]]) -> dict[str, float]:
+def _win_rate(name: str, pairs: Iterable[tuple[int, float | None, float | None]]) -> dict[str, int | float]:
     """The share of wins, a tie counting ½, and its Wilson interval over prompts."""
     wins = [
         (prompt, 0.5 if ours == theirs else float(ours > theirs))
@@ -79,7 +79,7 @@ def _win_rate(name: str, pairs: Iterable[tuple[int, float | None, float | None]]
     by_prompt = _by_prompt(wins)
     share = math.fsum(by_prompt) / len(by_prompt)
     low, high = wilson_interval(share, len(by_prompt))
-    return {name: share, f"{name}_low": low, f"{name}_high": high, f"{name}_n": float(len(by_prompt))}
+    return {name: share, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(by_prompt)}
 
 
 def _by_prompt(values: Sequence[tuple[int, float]]) -> list[float]:

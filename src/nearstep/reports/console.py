@@ -66,7 +66,7 @@ class Screen:
         if batch_table:
             self.console.print(_batch_table(self._plain, batch_table))
         if preview:
-            self.console.print(self._plain(preview), soft_wrap=True)
+            self.console.print(self._plain(preview), soft_wrap=not self.console.is_terminal)
         self._first = None
         if self.is_live:
             self.dashboard.began = self._clock()
@@ -118,7 +118,7 @@ class Screen:
             if row.start_response is not None:
                 score = "none" if row.start_score is None else f"{row.start_score:.4g}"
                 table.add_row("start", score, self._plain(cut_middle(row.start_response)))
-            table.add_section()
+            table.add_row()
         self.console.print(table)
 
     def evaluation(self, update: int, numbers: Numbers) -> None:
@@ -167,7 +167,7 @@ class Screen:
         return f"{clock_time(seconds)} left"
 
     def _line(self, *texts: str) -> None:
-        self.console.print(self._plain("  ".join(filter(None, texts))), soft_wrap=not self.is_live)
+        self.console.print(self._plain("  ".join(filter(None, texts))), soft_wrap=not self.console.is_terminal)
 
     def _plain(self, text: str) -> Text:
         """`text` as it is: no markup, no control characters, nothing that the terminal's encoding lacks."""
@@ -182,21 +182,19 @@ def shows_live(console: Console) -> bool:
 
 
 def evaluation_texts(numbers: Numbers) -> list[str]:
-    """What is said of an evaluation: score, KL and length with the error of the score, shares of wins, the judge."""
+    """What is said of an evaluation: score, KL and length with their standard errors, shares of wins, the judge."""
     found = []
     for name, number in numbers.items():
-        *of, group, last = name.split("/")
-        known = EVALUATION_LABELS.get(f"{group}/{last}")
-        if known is None and (group, *of[-1:]) == ("win_rate", "judge"):
+        *before, group, last = ["", *name.split("/")]  # before: the set, the judge
+        label = EVALUATION_LABELS.get(f"{group}/{last}")
+        if label is None:
             continue
-        if known is None:
-            continue
-        label = " ".join([*(part for part in of), known])
-        error = numbers.get(f"{name}_stderr")
-        low, high = numbers.get(f"{name}_low"), numbers.get(f"{name}_high")
-        about = f" ±{short(error)}" if error is not None else ""
-        shown = short(number) if low is None or high is None else f"{number:.0%} ({low:.0%} – {high:.0%})"
-        found.append(f"{label} {shown}{about}")
+        error, low, high = (numbers.get(f"{name}{ending}") for ending in ("_stderr", "_low", "_high"))
+        if low is not None and high is not None:
+            shown = f"{number:.0%} ({low:.0%} – {high:.0%})"
+        else:
+            shown = short(number) if error is None else f"{short(number)} ±{short(error)}"
+        found.append(" ".join(filter(None, [*before, label, shown])))
     return found
 
 

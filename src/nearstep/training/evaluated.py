@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Evaluation:
     """The numbers of an evaluation by training's names (reports/metrics.py), and its rows as they are recorded."""
 
-    numbers: Mapping[str, float]
+    numbers: Mapping[str, int | float]
     rows: Sequence[Mapping[str, object]] = ()
 
 
