@@ -231,7 +231,8 @@ def test_every_number_is_whole_at_every_width(terminal, width):
         assert number in text, number
     shown = " ".join(" ".join(board).split())
     for piece in ("update 999/1000", "reward 1.25", "kl 999.00 ▁▅█", "length 42.12", "10:00:00 left",
-                  "the KL runs away", "episode 8192", "score 1.50 ±0.25", "wins against start 75% (50% – 88%)", "judge -3.00"):  # fmt: skip
+                  "the KL runs away", "episode 8192",
+                  "score 1.50 ±0.25", "wins against start 75% (50% – 88%)", "judge -3.00"):  # fmt: skip
         assert piece in shown, piece
 
 
