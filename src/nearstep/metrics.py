@@ -116,6 +116,85 @@ class Std:
 
 
 @dataclass(frozen=True)
+class StandardError:
+    """How far a mean over all elements may be off by chance, were they independent."""
+
+    variance: Variance
+
+    @staticmethod
+    def of(values: Tensor) -> "StandardError":
+        """That of the mean of a tensor of any shape."""
+        return StandardError(Variance.of(values))
+
+    def cpu(self) -> "StandardError":
+        """The same on the CPU."""
+        return StandardError(self.variance.cpu())
+
+    def __add__(self, other: "StandardError") -> "StandardError":
+        return StandardError(self.variance + other.variance)
+
+    def number(self) -> float | None:
+        """√(variance / n); None where nothing was counted."""
+        variance = self.variance.number()
+        return None if variance is None else sqrt(variance / float(self.variance.count))
+
+
+@dataclass(frozen=True)
+class EffectiveSampleSize:
+    """How much of a weighted sample is left (Kish): as a share of its size."""
+
+    weights: Variance
+
+    @staticmethod
+    def of(weights: Tensor) -> "EffectiveSampleSize":
+        """Of importance weights of any shape."""
+        return EffectiveSampleSize(Variance.of(weights))
+
+    def cpu(self) -> "EffectiveSampleSize":
+        """The same on the CPU."""
+        return EffectiveSampleSize(self.weights.cpu())
+
+    def __add__(self, other: "EffectiveSampleSize") -> "EffectiveSampleSize":
+        return EffectiveSampleSize(self.weights + other.weights)
+
+    def number(self) -> float | None:
+        """(Σw)² / (n Σw²), 1 where all weights are alike; None where nothing was counted or all weights are 0."""
+        spread = float(self.weights.count) * float(self.weights.sum_of_squares)
+        return None if spread == 0 else float(self.weights.sum) ** 2 / spread
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's correlation of two quantities over all elements."""
+
+    left: Variance
+    right: Variance
+    products: Tensor  # Σ of left times right
+
+    @staticmethod
+    def of(left: Tensor, right: Tensor) -> "Correlation":
+        """Of two tensors of one shape."""
+        wide = left.detach().double(), right.detach().double()
+        return Correlation(Variance.of(left), Variance.of(right), (wide[0] * wide[1]).sum())
+
+    def cpu(self) -> "Correlation":
+        """The same on the CPU."""
+        return Correlation(self.left.cpu(), self.right.cpu(), self.products.cpu())
+
+    def __add__(self, other: "Correlation") -> "Correlation":
+        return Correlation(self.left + other.left, self.right + other.right, self.products + other.products)
+
+    def number(self) -> float | None:
+        """Between −1 and 1; None where one of the two does not vary or nothing was counted."""
+        variances = self.left.number(), self.right.number()
+        if not variances[0] or not variances[1]:
+            return None
+        count = float(self.left.count)
+        covariance = float(self.products) / count - float(self.left.sum) * float(self.right.sum) / count**2
+        return covariance / sqrt(variances[0] * variances[1])
+
+
+@dataclass(frozen=True)
 class ExplainedVariance:
     """How much of the variance of returns the critic explains."""
 
@@ -142,7 +221,45 @@ class ExplainedVariance:
         return 1 - residual / returns
 
 
-Metric: TypeAlias = Mean | Max | Variance | Std | ExplainedVariance
+@dataclass(frozen=True)
+class MeanBy:
+    """A mean for each group of elements. It has no one number, so it is never among those of an update."""
+
+    sum: Tensor
+    count: Tensor
+
+    @staticmethod
+    def of(values: Tensor, groups: Tensor, number_of_groups: int) -> "MeanBy":
+        """Of values and the group that each belongs to, counted from 0."""
+        wide = values.detach().double()
+        zeros = torch.zeros(number_of_groups, dtype=torch.float64, device=wide.device)
+        return MeanBy(zeros.index_add(0, groups, wide), zeros.index_add(0, groups, torch.ones_like(wide)))
+
+    def cpu(self) -> "MeanBy":
+        """The same on the CPU."""
+        return MeanBy(self.sum.cpu(), self.count.cpu())
+
+    def __add__(self, other: "MeanBy") -> "MeanBy":
+        return MeanBy(self.sum + other.sum, self.count + other.count)
+
+    def number(self) -> None:
+        """None: there is a number for each group."""
+
+    def means(self) -> list[float | None]:
+        """Σx / n of each group; None where nothing was counted."""
+        return [total / count if count > 0 else None for total, count in zip(*self._lists(), strict=True)]
+
+    def counts(self) -> list[int]:
+        """How many elements each group has."""
+        return [int(count) for count in self._lists()[1]]
+
+    def _lists(self) -> tuple[list[float], list[float]]:
+        return self.sum.tolist(), self.count.tolist()
+
+
+Metric: TypeAlias = (
+    Mean | Max | Variance | Std | StandardError | EffectiveSampleSize | Correlation | ExplainedVariance | MeanBy
+)
 
 
 @dataclass(frozen=True)

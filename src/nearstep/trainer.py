@@ -18,6 +18,8 @@ from nearstep.common.hub import push_to_hub
 from nearstep.common.places import expanded
 from nearstep.common.telling import quiet_libraries
 from nearstep.config.ppo import PPOConfig
+from nearstep.reports.health.verdict import Verdict, judge_run
+from nearstep.reports.run_folder import RunFolder
 from nearstep.training.loop import train
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
@@ -189,6 +191,12 @@ class PPOTrainer:
     def history(self) -> Sequence[Mapping[str, int | float]]:
         """The metrics that were logged so far, one mapping for each line of metrics.jsonl; also of a broken-off run."""
         return self.recipe.report.history
+
+    def health(self) -> Verdict:
+        """What the rules of docs/health.md say of the run so far: healthy, watch or ill, with the cause and evidence."""
+        if self.state.update == 0:
+            return Verdict(0, ())
+        return judge_run(RunFolder(Path(self.recipe.config.output_dir)))
 
     def _rescue(self, error: Exception) -> None:
         """Save the models that a failure after the end of an update has left whole: a report, an evaluation, a callback

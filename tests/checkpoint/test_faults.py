@@ -11,7 +11,8 @@ from transformers import TrainerCallback
 
 from nearstep import TrainingError
 from nearstep.checkpoint import files
-from nearstep.checkpoint.seal import check_whole, checkpoints, read_manifest
+from nearstep.checkpoint.seal import check_whole, read_manifest
+from nearstep.reports.run_folder import checkpoints
 from tests.checkpoint.saved_runs import assert_same_bits, everything, trainer_of
 
 OPERATIONS = ("make_folder", "write_tensors", "write_text", "sync", "move", "remove")

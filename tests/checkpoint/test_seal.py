@@ -6,7 +6,8 @@ import pytest
 
 from nearstep import CheckpointError
 from nearstep.checkpoint.resume import choose_checkpoint, settings_to_keep
-from nearstep.checkpoint.seal import MANIFEST, check_whole, checkpoints, sealed_folder
+from nearstep.checkpoint.seal import MANIFEST, check_whole, sealed_folder
+from nearstep.reports.run_folder import checkpoints
 from tests.checkpoint.saved_runs import trainer_of
 
 

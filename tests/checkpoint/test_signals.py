@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from nearstep.checkpoint.seal import checkpoints
+from nearstep.reports.run_folder import checkpoints
 from tests.checkpoint.saved_runs import assert_same_bits, everything, records, trainer_of
 
 

@@ -78,6 +78,7 @@ def test_rollout_records_by_hand():
         rollout=rollout,
         scores=scores,
         final_scores=torch.tensor([1.5, -1.0]),
+        numbers=[{"kl": 0.1}, {"kl": 0.2}],
     )
     assert lines == [
         {
@@ -90,6 +91,7 @@ def test_rollout_records_by_hand():
             "final_score": 1.5,
             "finished": True,
             "response_length": 2,
+            "numbers": {"kl": 0.1},
             "extras": {},
             "input": prompts.inputs[0],
             "columns": {},
@@ -106,6 +108,7 @@ def test_rollout_records_by_hand():
             "final_score": -1.0,
             "finished": False,
             "response_length": 1,
+            "numbers": {"kl": 0.2},
             "extras": {},
             "input": prompts.inputs[1],
             "columns": {},
@@ -120,7 +123,7 @@ def test_extra_columns_of_rewards_are_recorded_whatever_they_hold(tmp_path):
     scores = Scores(scores.total, scores.parts, extras={"answer": ["4", None], "found": [nan, torch.device("cpu")]})
     lines = rollout_records(
         update=1, prompts=prompts, decode=str, judged=lambda ids, _: str(ids), rollout=rollout, scores=scores,
-        final_scores=scores.total,
+        final_scores=scores.total, numbers=[{}, {}],
     )  # fmt: skip
     file = JsonLines(tmp_path / "rollouts.jsonl")
     file.write(lines)

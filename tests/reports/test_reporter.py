@@ -75,6 +75,8 @@ class Run:
             epoch=update / 4,
             records=[{"update": update, "episode": 8 * update - 1, "completion": "a [bold]"}],
             numbers={"objective/rlhf_reward": 0.5 * update, **numbers},
+            tokens=[{"update": update, "tokens": ["a", "b"]}],
+            profiles=[{"update": update, "masked": []}],
         )
 
 
@@ -91,12 +93,15 @@ def test_a_whole_run(tmp_path):
         reporter.saved(3, run.folder)
         reporter.end()
     assert read_jsonl(run.folder / "metrics.jsonl") == [
-        {"update": 1, "episode": 8, "epoch": 0.25, "objective/rlhf_reward": 0.5},
+        {"update": 1, "episode": 8, "epoch": 0.25, "objective/rlhf_reward": 0.5, "health/level": 0},
         {"update": 2, "episode": 16, "epoch": 0.5, "objective/rlhf_reward": 1.0, "loss/policy_avg": None,
-         "not_finite": {"loss/policy_avg": "nan"}},
+         "health/level": 2, "not_finite": {"loss/policy_avg": "nan"}},
         {"update": 2, "episode": 16, "epoch": 0.5, "eval/objective/scores": 0.75},
-        {"update": 3, "episode": 24, "epoch": 0.75, "objective/rlhf_reward": 1.5},
+        {"update": 3, "episode": 24, "epoch": 0.75, "objective/rlhf_reward": 1.5, "health/level": 2},
     ]  # fmt: skip
+    (alert,) = read_jsonl(run.folder / "alerts.jsonl")
+    assert (alert["update"], alert["level"], alert["rule"]) == (2, "error", "broken_numbers")
+    assert run.text.getvalue().count("error after update 2: Numbers are not finite") == 1
     assert [line["update"] for line in read_jsonl(run.folder / "rollouts.jsonl")] == [1, 2, 3]
     assert read_jsonl(run.folder / "samples.jsonl") == [
         {"update": 2, "query": "query", "response": "response", "score": 0.25, "start_response": "before",
@@ -136,12 +141,12 @@ def test_metrics_are_written_when_due_rollouts_always_d16(tmp_path):
 
 
 def test_records_that_are_not_wanted_are_not_made(tmp_path):
-    run = Run(tmp_path, log_rollouts=False, num_sample_generations=0)
+    run = Run(tmp_path, log_rollouts=False, num_sample_generations=0, record_token_rows=0)
     with run.reporter as reporter:
         reporter.begin([], "")
         run.step(1)
         reporter.samples(1, [Sample("query", "response", 0.0)])
-    assert [path.name for path in run.folder.iterdir()] == ["metrics.jsonl"]
+    assert {path.name for path in run.folder.iterdir()} == {"metrics.jsonl", "profiles.jsonl"}
 
 
 def test_a_file_that_cannot_be_written_ends_and_the_run_goes_on(tmp_path, monkeypatch):
@@ -174,6 +179,8 @@ def test_rollouts_end_at_their_limit(tmp_path):
             run.step(update)
         reporter.end()
     assert [record["update"] for record in read_jsonl(run.folder / "rollouts.jsonl")] == [1]
+    assert [record["update"] for record in read_jsonl(run.folder / "tokens.jsonl")] == [1]
+    assert [record["update"] for record in read_jsonl(run.folder / "profiles.jsonl")] == [1, 2, 3]
     assert " ".join(run.text.getvalue().split()).count("rollouts.jsonl has reached rollouts_max_mib and ends here") == 1
 
 
@@ -226,7 +233,7 @@ def test_on_log_gets_the_numbers_and_the_episode(tmp_path):
     run = Run(tmp_path, keeper)
     run.reporter.begin([], "")
     run.step(1)
-    assert keeper.logs == [{"episode": 8, "objective/rlhf_reward": 0.5, "epoch": 0.25}]
+    assert keeper.logs == [{"episode": 8, "objective/rlhf_reward": 0.5, "health/level": 0, "epoch": 0.25}]
 
 
 def test_a_run_that_fails_leaves_the_terminal_and_whole_files(tmp_path):

@@ -99,6 +99,8 @@ def test_what_adapts_did_so_in_the_run_that_is_compared(runs):
 def test_every_episode_of_every_process_is_on_record(runs):
     one, two = (lines(folder / "rollouts.jsonl") for folder in runs)
     assert [record["episode"] for record in two] == list(range(27))
+    for of_one, of_two in zip(one, two, strict=True):
+        assert of_one.pop("numbers") == pytest.approx(of_two.pop("numbers"), abs=1e-9)
     assert one == two
 
 
@@ -128,6 +130,22 @@ def test_evaluations_are_the_same_row_by_row(runs):
         len({tuple(sorted(each.name for each in (folder / "evaluated").glob("checkpoint-*"))) for folder in runs}) == 1
     )
     assert lines(runs[0] / "evaluated" / "samples.jsonl") == lines(runs[1] / "evaluated" / "samples.jsonl")
+
+
+def test_rows_token_by_token_and_profiles_are_those_of_the_whole_batch(runs):
+    one, two = (lines(folder / "tokens.jsonl") for folder in runs)
+    assert [line["episode"] for line in one] == [line["episode"] for line in two]
+    for of_one, of_two in zip(one, two, strict=True):
+        assert of_one.keys() == of_two.keys()
+        for name, column in of_one.items():
+            same = pytest.approx(column, abs=1e-6) if isinstance(column, list) and name != "tokens" else column
+            assert of_two[name] == same, name
+    one, two = (lines(folder / "profiles.jsonl") for folder in runs)
+    for of_one, of_two in zip(one, two, strict=True):
+        for name in ("along_row", "masked"):
+            for of_place, other in zip(of_one[name], of_two[name], strict=True):
+                assert of_place == pytest.approx(other, abs=1e-5)
+        assert sum(row["count"] for row in of_two["value_deciles"]) == sum(row["count"] for row in of_one["along_row"])
 
 
 def test_models_are_saved_once_and_whole(runs):

@@ -218,6 +218,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "keep_best": ({"eval_dataset_name": "{models}/fewer.jsonl", "eval_steps": 1}, True),
     "save_minutes": ({}, 1e-6),
     "dump_rollouts": ({}, "{folder}/rollouts"),
+    "record_token_rows": ({}, 0),
 }
 # These have a test of their own below, for what they do lies outside a run on this machine.
 OF_SERVERS: dict[str, object] = {

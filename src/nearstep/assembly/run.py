@@ -24,8 +24,10 @@ from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Policy, inner_model
 from nearstep.reports.best import best_metric
 from nearstep.reports.callbacks import Callbacks
+from nearstep.reports.details import Details
 from nearstep.reports.model_card import RunFacts, model_card
 from nearstep.reports.reporter import Reporter, sample_updates
+from nearstep.reports.run_info import RunStart, device_name
 from nearstep.reports.run_report import Report
 from nearstep.reports.settings_file import settings_text
 from nearstep.rewards.build import on_error
@@ -34,9 +36,11 @@ from nearstep.rollout.build import make_engine
 from nearstep.rollout.engine import EngineSettings, GenerationSettings, RolloutEngine, require_top_tokens
 from nearstep.training.clock import Clock
 from nearstep.training.interruption import Interruption
+from nearstep.training.objectives import PolicyTerms
 from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
 from nearstep.training.replay import through_files
+from nearstep.training.row_trace import RowTracer
 from nearstep.training.state import State
 from nearstep.training.warm_ups import check_warm_ups
 
@@ -76,9 +80,14 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     notes = [*prompts.notes(), *checked.stops.notes, *chosen.notes, *learners.notes(), *notes]
     given = inputs.in_words(config)
     text = settings_text(config, "ppo", given, processes=backend.world_size)
-    reporter = Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text)
+    start = RunStart(config, given.settings, backend.gather(device_name(backend.device)))
+    reporter = Reporter(
+        config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text, start=start
+    )
     clock, interruption = Clock(backend.device, begins=reporter.phase), Interruption()
-    report = _report(config, checked, reporter, clock, evaluator, interruption)
+    terms = PolicyTerms.chosen(config, axes.trust_region, axes.ratio_limit, axes.loss_aggregation)
+    tracer = RowTracer(models.policy, settings.sampling, terms, config.kl_estimator, models.critic is not None)
+    report = _report(config, checked, reporter, clock, evaluator, interruption, tracer)
     engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer)
     memory = RunMemory(report, evaluator, engine)
     return Recipe(
@@ -165,6 +174,7 @@ def _report(
     clock: Clock,
     evaluator: Evaluator,
     interruption: Interruption,
+    tracer: RowTracer,
 ) -> Report:
     """What gathers the numbers of an update over processes and hands them to the reporter."""
     return Report(
@@ -177,6 +187,7 @@ def _report(
         sample_updates(checked.batch.updates, config.num_sample_generations),
         evaluator.has_prompts,
         config.log_rollouts,
+        Details(config, checked.batch.updates, tracer, checked.backend, evaluator.decode),
         interruption,
         stop_rules(config, checked.run_prompts),
     )

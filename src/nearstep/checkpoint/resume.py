@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from nearstep.checkpoint import files
-from nearstep.checkpoint.seal import CheckpointManifest, check_whole, checkpoints, update_of
+from nearstep.checkpoint.seal import CheckpointManifest, check_whole
 from nearstep.common.errors import CheckpointError, ConfigError, shorten
 from nearstep.config.ppo import PPOConfig
+from nearstep.reports.run_folder import checkpoints, update_of
 
 SETTINGS = "settings.json"
 AUTO = "auto"
@@ -19,7 +20,7 @@ AUTO = "auto"
 FREE_SETTINGS = frozenset({
     "total_episodes", "num_train_epochs",
     "output_dir", "run_name", "use_cpu", "resume", "fork_from", "report_to", "log_style", "logging_steps",
-    "log_rollouts", "dump_rollouts", "rollouts_max_mib", "num_sample_generations", "eval_steps",
+    "log_rollouts", "dump_rollouts", "rollouts_max_mib", "record_token_rows", "num_sample_generations", "eval_steps",
     "eval_on_start", "eval_temperature", "eval_num_generations", "eval_reward_model_path", "eval_reward_funcs",
     "eval_reference_column", "metric_for_best_model", "greater_is_better", "early_stopping_patience",
     "early_stopping_threshold", "stop_kl", "stop_score", "stop_patience",

@@ -11,13 +11,14 @@ from typing import Any, Literal
 from nearstep.checkpoint import files
 from nearstep.checkpoint.export import ModelFolders, Writing
 from nearstep.checkpoint.resume import AUTO, SETTINGS, Resumed, choose_checkpoint, refuse_used, settings_to_keep
-from nearstep.checkpoint.seal import PREFIX, SaveKind, checkpoints, read_manifest, sealed_folder, update_of
+from nearstep.checkpoint.seal import SaveKind, read_manifest, sealed_folder
 from nearstep.checkpoint.snapshot import FOLDER, Snapshot, put_back, read_snapshot, take_snapshot
 from nearstep.checkpoint.start import BEGUN, begin_of_run, check_begin
 from nearstep.checkpoint.writer import BackgroundWriter
 from nearstep.common.errors import CheckpointError, ConfigError, TrainingError
 from nearstep.common.telling import tell
 from nearstep.config.ppo import PPOConfig
+from nearstep.reports.run_folder import CHECKPOINT, checkpoints, update_of
 from nearstep.reports.run_report import ReportMemory
 from nearstep.scale.backend import Backend
 from nearstep.training.optimizers import Learners
@@ -81,7 +82,7 @@ class Checkpoints:
             self._begun = begin_of_run(self.folders.models, self.rows, self.updates)
         self.backend.wait_for_all()  # or a fast process writes before a slow one has looked
         if self.backend.rank == 0:
-            for left in self.run.glob(f".{PREFIX}*"):
+            for left in self.run.glob(f".{CHECKPOINT}*"):
                 files.remove(left)
         if self.resumed is not None:
             manifest, folder = self.resumed.manifest, self.resumed.folder / FOLDER
@@ -135,7 +136,7 @@ class Checkpoints:
             self.wait()
             self.backend.wait_for_all()
         self._saved_at = time.monotonic()
-        self.announce(state.update, self.run / f"{PREFIX}{state.update}")
+        self.announce(state.update, self.run / f"{CHECKPOINT}{state.update}")
 
     def rehearse(self, state: State) -> None:
         """Before the first update: try what could fail at the end. Raises TrainingError or ModelError."""
@@ -180,7 +181,7 @@ class Checkpoints:
         update: int,
         kind: SaveKind,
     ) -> None:
-        target = self.run / f"{PREFIX}{update}"
+        target = self.run / f"{CHECKPOINT}{update}"
         try:
             with sealed_folder(target, update=update, kind=kind, parent=self.parent) as folder:
                 models(folder)

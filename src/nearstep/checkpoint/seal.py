@@ -13,7 +13,6 @@ from nearstep.common.errors import CheckpointError, shorten
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # goes up where an older nearstep could not read a checkpoint
-PREFIX = "checkpoint-"
 
 SaveKind: TypeAlias = Literal["fault", "kept", "best"]
 WeightLayout: TypeAlias = Literal["whole"]
@@ -108,14 +107,3 @@ def check_whole(folder: Path) -> CheckpointManifest:
         if files.sha256(path) != manifest.hashes[name]:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is not that of the manifest")
     return manifest
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The folders `checkpoint-N` of a run, oldest first; other names are not ours."""
-    found = [path for path in folder.glob(f"{PREFIX}*") if path.is_dir() and path.name[len(PREFIX) :].isdecimal()]
-    return sorted(found, key=update_of)
-
-
-def update_of(checkpoint: Path) -> int:
-    """The update after which a checkpoint was written, by its name."""
-    return int(checkpoint.name[len(PREFIX) :])

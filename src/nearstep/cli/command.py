@@ -22,7 +22,7 @@ class Command(Generic[SettingsT]):
     summary: str
     settings: type[SettingsT]
     sections: tuple[tuple[str, str], ...]  # title and first setting, for --help
-    run: Callable[[SettingsT], None]
+    run: Callable[[SettingsT], int | None]  # may give an exit code
     begins: Callable[[SettingsT], str] | None = None  # what is said before heavy libraries are loaded
     problems: Callable[[SettingsT], Iterable[Problem]] = lambda settings: ()
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # settings that belong together, by name

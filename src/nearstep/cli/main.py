@@ -6,7 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearstep import __version__
-from nearstep.cli import check, demo, fork, ppo, prepare, replay, reward, rewards, score, serve_reward
+from nearstep.cli import (
+    check,
+    demo,
+    doctor,
+    fork,
+    ppo,
+    prepare,
+    replay,
+    report,
+    reward,
+    rewards,
+    score,
+    serve_reward,
+    watch,
+)
 from nearstep.cli.broken_pipe import silence_unread_streams
 from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
@@ -52,6 +66,22 @@ COMMANDS: tuple[Command[Any], ...] = (
         sections=replay.SECTIONS,
         begins=lambda settings: f"update {settings.update} of {settings.run}",
         run=replay.run_replay,
+        operand="run",
+    ),
+    Command(
+        name="report",
+        summary="Write a run as one HTML file: curves, updates, samples, tokens; it opens from disk, without network.",
+        settings=report.ReportOptions,
+        sections=report.SECTIONS,
+        run=report.run_report,
+        operand="run",
+    ),
+    Command(
+        name="watch",
+        summary="Serve the same page while a run goes on, on this machine.",
+        settings=watch.WatchOptions,
+        sections=watch.SECTIONS,
+        run=watch.run_watch,
         operand="run",
     ),
     Command(
@@ -107,6 +137,15 @@ COMMANDS: tuple[Command[Any], ...] = (
         run=demo.run_demo,
     ),
     Command(
+        name="doctor",
+        summary="Say whether a run is well, what ails it and what to do; without a run, whether the machine is fit.",
+        settings=doctor.DoctorOptions,
+        sections=doctor.SECTIONS,
+        run=doctor.run_doctor,
+        operand="run",
+        note=doctor.NOTE,
+    ),
+    Command(
         name="check",
         summary="Hold an object of your own to the laws of its axis: a trust region, advantage, KL controller, critic "
         "schedule, loss aggregation, reward, engine or backend.",
@@ -122,7 +161,8 @@ COMMANDS: tuple[Command[Any], ...] = (
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command that `words` (by default those of the command line) ask for; return the exit code.
 
-    0 done, 1 failed (or nobody reads on: `nearstep --help | head -1`), 2 wrongly asked, 130 interrupted, 143 ended.
+    0 done, 1 failed (or nobody reads on: `nearstep --help | head -1`), 2 wrongly asked, 130 interrupted, 143 ended, or
+    what the command gave.
     """
     try:
         code = _answer(sys.argv[1:] if words is None else words)
@@ -157,7 +197,7 @@ def _run(command: Command[Any], words: Sequence[str]) -> int:
         settings = command.read(words)
         if command.begins is not None:
             tell(f"{command.begins(settings)}. Loading torch and transformers …")
-        command.run(settings)
+        code = command.run(settings)
     except ConfigError as error:
         return _fail(str(error), 2)
     except NearstepError as error:
@@ -167,7 +207,7 @@ def _run(command: Command[Any], words: Sequence[str]) -> int:
     except Exception as error:
         tell_launcher("".join(traceback.format_exception_only(error)).strip(), error)
         raise
-    return 0
+    return code or 0
 
 
 def _fail(message: str, code: int) -> int:

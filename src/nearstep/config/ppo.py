@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nearstep.config import ppo_rules as config_rules
+from nearstep.config.batches import BatchSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.evaluation import EvaluationSettings, evaluation_remarks
 from nearstep.config.rewards import LocalRewardSettings
@@ -11,7 +12,6 @@ from nearstep.config.saving import SavingSettings
 from nearstep.config.sections import (
     AdvantageSettings,
     AllSettings,
-    BatchSettings,
     CriticSettings,
     EpisodeReportSettings,
     KLSettings,

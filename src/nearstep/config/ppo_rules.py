@@ -105,7 +105,11 @@ def remarks(config: AllSettings) -> Iterator[str]:
         ("with measure_kl = false", config.measure_kl is False, ("ref_model_path", "kl_estimator")),
         ("with one epoch", config.num_ppo_epochs == 1, ("early_stop_kl",)),
         ("without save_steps", config.save_steps is None, ("save_total_limit",)),
-        ("without log_rollouts", not config.log_rollouts, ("rollouts_max_mib",)),
+        (
+            "without log_rollouts and record_token_rows",
+            not (config.log_rollouts or config.record_token_rows),
+            ("rollouts_max_mib",),
+        ),
         ("without push_to_hub", not config.push_to_hub, ("hub_model_id",)),
     )
 

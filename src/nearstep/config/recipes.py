@@ -48,6 +48,12 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
 }
 
 
+def recipe_of(config: PPOConfig) -> str | None:
+    """The recipe whose every setting a configuration has, the one with the most if there are several."""
+    held = [name for name, recipe in RECIPES.items() if all(vars(config)[each] == recipe[each] for each in recipe)]
+    return max(held, key=lambda name: len(RECIPES[name]), default=None)
+
+
 @with_defaults(DECOUPLED)
 class DecoupledPPOConfig(PPOConfig):
     """PPOConfig with the defaults of DECOUPLED."""

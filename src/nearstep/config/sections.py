@@ -12,6 +12,7 @@ from nearstep.config.axes import (
     TRUST_REGIONS,
     listed,
 )
+from nearstep.config.batches import BatchSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.evaluation import EvaluationSettings
 from nearstep.config.rewards import RewardSettings
@@ -107,6 +108,12 @@ class KLSettings(Settings):
     kl_schedule: Literal["linear", "cosine"] = option("linear", "scheduled: the way from kl_coef to kl_coef_final")
     measure_kl: bool | None = option(
         None, "load a reference and measure the KL to it; if not given, where kl_coef > 0 or a reference is named"
+    )
+    kl_exact_rows: int = option(
+        0,
+        "rows of each update (of each process) on which the KL is also summed over the whole vocabulary, as "
+        "objective/kl_exact: two further forward passes of these rows",
+        at_least=0,
     )
 
 
@@ -231,27 +238,6 @@ class CriticSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchSettings(Settings):
-    """How many episodes, and how many at a time."""
-
-    total_episodes: int | None = option(
-        None, "episodes of the run; num_train_epochs passes over the data if not given", at_least=1
-    )
-    num_train_epochs: float = option(3.0, "passes over the prompts, where total_episodes is not given", above=0)
-    per_device_train_batch_size: int = option(
-        8, "most rows that a process holds in one forward and backward pass", at_least=1
-    )
-    gradient_accumulation_steps: int = option(
-        1, "only sizes the batch: rows × this × processes, if batch_size is not given", at_least=1
-    )
-    batch_size: int | None = option(None, "episodes of one update over all processes", at_least=1)
-    max_tokens_per_microbatch: int = option(
-        16384, "most tokens in one forward and backward pass; limits memory", at_least=1
-    )
-    local_rollout_forward_batch_size: int = option(64, "rows that a process generates or scores at a time", at_least=1)
-
-
-@dataclass(frozen=True, kw_only=True)
 class EpisodeReportSettings(Settings):
     """What is shown and recorded of the episodes."""
 
@@ -260,6 +246,9 @@ class EpisodeReportSettings(Settings):
         "what is shown of an update. dashboard: live on a terminal, a line elsewhere; line: the headline; two_line: "
         "the losses of policy and critic",
     )
+    health_checks: bool = option(
+        True, "hold every logged update against the rules of docs/health.md; what they find is told and recorded"
+    )
     num_sample_generations: int = option(10, "tables of sample completions in the run; 0 for none", at_least=0)
     log_rollouts: bool = option(True, "write every episode to rollouts.jsonl")
     dump_rollouts: str | None = option(None, "folder for every rollout with all that training needs of it, as tensors")
@@ -267,8 +256,13 @@ class EpisodeReportSettings(Settings):
         None, "train from the rollouts and scores in this folder, as dump_rollouts left them, instead of generating"
     )
     rollouts_max_mib: float | None = option(
-        None, "size at which rollouts.jsonl takes no more episodes, in MiB; no limit if not given", above=0
-    )
+        None, "size at which rollouts.jsonl and tokens.jsonl each take no more rows, in MiB; no limit if not given",
+        above=0,
+    )  # fmt: skip
+    record_token_rows: int = option(
+        2, "rows of each logged update that tokens.jsonl has token by token, the first of largest mean |A|; 0 for none",
+        at_least=0, at_most=64,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,11 +20,27 @@ MEANINGS: dict[str, str] = {
     "Starts at 0 and grows slowly; a jump, or values that stay negative, mean trouble.",
     "objective/kl_per_token": "the same KL per token: summed over all episodes, divided by all response tokens.",
     "objective/kl_k3": "mean over episodes of Σ (exp(ℓ) − 1 − ℓ), whichever estimator was chosen. Never negative.",
+    "objective/kl_exact": "mean over the rows of kl_exact_rows of Σ KL(π ‖ π_ref) of the next token, summed over the "
+    "whole vocabulary. Estimates what objective/kl does, with less noise, and is never negative.",
+    "objective/own_over_cut": "share of the policy's first answers that the reward prefers to a copy cut in half, with "
+    "and without its end; ties count half. Of reward models in update 1, of functions in the last of 8 updates or more.",
+    "objective/own_over_shuffled": "the same against copies with their tokens shuffled, and in reverse order. Both below "
+    "a half: the reward is upside down.",
     "objective/entropy": "mean over episodes of Σ −log π of the sampled tokens, in nats: an unbiased estimate of "
     "the entropy of a whole response. Near 0 the policy always says the same.",
     "objective/non_score_reward": "mean over episodes of Σ −kl_coef · kl: what the KL penalty costs. At most 0, as a "
     "rule.",
+    "objective/non_score_reward_std": "standard deviation over episodes of that cost. Above objective/scores_std the "
+    "policy is taught more by the penalty than by the score.",
     "objective/kl_coef": "weight of the KL penalty in this update.",
+    "objective/score_length_correlation": "correlation over episodes of the score with the length. Near 1 length is "
+    "what is rewarded.",
+    "objective/score_token_correlation": "largest correlation of the score with how often one and the same token stands "
+    "in the response, over the tokens of four responses or more. Near 1 that token is what is rewarded.",
+    "objective/score_ending_correlation": "correlation of the score with whether the response ended by itself.",
+    "objective/score_likelihood_correlation": "correlation of the score with the mean log-prob of the tokens under the "
+    "reference (without one, under the policy). Strongly negative: what is rewarded is unlike what the policy began "
+    "with.",
     "reward/<name>": "mean of one part of the reward, before its weight, over the episodes where it applied.",
     "reward/<name>_std": "standard deviation of that part over the same episodes.",
     "reward/<name>_none": "share of episodes where that part did not apply (the function gave None).",
@@ -41,6 +57,11 @@ MEANINGS: dict[str, str] = {
     "policy/prob_diff_max": "largest |π − μ|.",
     "policy/mismatch_kl": "mean of π/μ − 1 − log π/μ before the first optimizer step of an update: how far engine and "
     "trainer disagree. About 1e-12 in float32, 1e-4 in bfloat16.",
+    "policy/repeat_gap": "largest |π/π − 1| of two passes over the same few rows, in updates 1, 101, 201 …: 0 unless the "
+    "model draws random numbers (dropout), but for rounding on a GPU.",
+    "policy/surprise_gap": "mean of −log μ − H per token before the first optimizer step of an update, H the entropy of "
+    "the next token's distribution as the trainer has it. 0 but for chance, if the engine samples from what it records.",
+    "policy/surprise_error": "standard error of policy/surprise_gap: up to 4 of them it may be off by chance.",
     "policy/importance_avg": "mean of π_old / μ, trainer over engine, before importance_cap and importance_floor; with "
     "anchor=recomputed. Near 1, unless the engine samples from something else.",
     "policy/importance_max": "largest π_old / μ.",
@@ -59,19 +80,28 @@ MEANINGS: dict[str, str] = {
     "val/ratio": "mean of ρ per token. Stays near 1; above 2 or below 0.1 the steps are too large.",
     "val/ratio_clamped": "mean per token of ρ as the loss uses it: clipped to 1 ± cliprange, or at most ratio_cap.",
     "val/ratio_var": "variance of ρ over tokens, E[ρ²] − E[ρ]². Below about 0.1 in a calm run.",
+    "val/effective_sample_size": "(Σρ)² / (n Σρ²) over tokens: the share of the sample that is left once the policy has "
+    "moved. Near 1; it falls before a collapse.",
     "val/ratio_max_gap_first": "largest |π/μ − 1| before the first optimizer step of an update, when nothing has "
     "moved yet: 1e-5 or less in float32. More means that sampling and training disagree on log-probs.",
     "val/num_eos_tokens": "share of responses that ended with a stop token. Should approach 1.",
     "val/explained_variance": "1 − Var(R − V) / Var(R) over tokens of scored responses. 1 is a perfect critic, 0 one "
     "that knows only the mean, below 0 one that misleads.",
+    "val/value_bias": "mean of V − R over tokens of scored responses. Near 0, in units of val/return_std.",
+    "val/return_std": "standard deviation of the returns over the same tokens.",
     "val/advantage_std": "standard deviation of the advantages over tokens of scored responses, before whitening.",
     "response/length_mean": "mean length of a response in tokens, the stop token included.",
     "response/length_max": "length of the longest response in tokens.",
     "response/truncated": "share of responses that were cut off by response_length.",
+    "response/repeated": "share of runs of three tokens that their response has earlier. Rises where a policy repeats "
+    "itself.",
+    "response/duplicates": "share of responses that another prompt of the batch (of a process) got word for word. "
+    "Rises where the policy comes to answer everything alike.",
     "response/left_out": "share of responses that nothing is learned from: not scored, or cut off where "
     "mask_truncated_completions is on.",
     "optimizer/steps": "optimizer steps of the policy so far.",
     "optimizer/skipped_steps": "optimizer steps left out so far, since their gradient was not finite.",
+    "health/level": "what the rules of docs/health.md say of the run so far: 0 healthy, 1 watch, 2 ill.",
     "lr": "learning rate of the policy in this update.",
     "vf_lr": "learning rate of the critic in this update.",
     "update": "updates done: one rollout and its optimizer steps each.",
@@ -112,6 +142,7 @@ HEADINGS: dict[str, str] = {
     "val": "Checks",
     "response": "Responses",
     "optimizer": "Optimizer",
+    "health": "Health",
     "": "Progress",
     "time": "Time",
     "eval": "Evaluation",

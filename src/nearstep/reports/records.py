@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -15,12 +14,12 @@ from torch import Tensor
 
 from nearstep.common.errors import TrainingError
 from nearstep.reports.metrics import Numbers
+from nearstep.reports.run_folder import UPDATE
 from nearstep.training.evaluated import Sample
 from nearstep.types import Prompts, Rollout, Scores
 
 Record = Mapping[str, object]
 BLOCK_BYTES = 1 << 16
-UPDATE = re.compile(rb'\{"update": (\d+),')  # every record begins with it
 
 
 class JsonLines:
@@ -94,7 +93,7 @@ def metrics_record(*, update: int, episode: int, epoch: int | float, numbers: Nu
     """
     broken = {name: str(float(number)) for name, number in numbers.items() if not math.isfinite(number)}
     place: Record = {"update": update, "episode": episode, "epoch": epoch}
-    shown = {name: _finite(number) for name, number in numbers.items() if name not in place}
+    shown = {name: finite(number) for name, number in numbers.items() if name not in place}
     return {**place, **shown, **({"not_finite": broken} if broken else {})}
 
 
@@ -107,13 +106,15 @@ def rollout_records(
     rollout: Rollout,
     scores: Scores,
     final_scores: Float[Tensor, " rows"],
+    numbers: Sequence[Record],
 ) -> list[Record]:
     """The lines of rollouts.jsonl, one per episode, plain enough to be sent between processes.
 
     `final_scores` are the totals after the rules for missing stop tokens, `extras` the columns that reward functions
     logged; null stands where a part of the reward did not apply, or nothing was scored.
     `decode` should show special tokens of prompts; `judged` gives the text of a response that rewards were given.
-    Everything that rewards were given is there too, so that `nearstep score` can score the episodes again.
+    `numbers` are those of `Details.row_numbers`. Everything that rewards were given is there too, so that
+    `nearstep score` can score the episodes again.
     """
     fields, finals, finished = score_fields(scores, rollout), final_scores.tolist(), rollout.finished.tolist()
     lengths = rollout.action_counts.tolist()
@@ -124,9 +125,10 @@ def rollout_records(
             "prompt": decode(prompts.ids[row]),
             "completion": judged(completion, finished[row]),
             **fields[row],
-            "final_score": _finite(finals[row]),
+            "final_score": finite(finals[row]),
             "finished": finished[row],
             "response_length": lengths[row],
+            "numbers": numbers[row],
             "input": prompts.inputs[row],
             "columns": {name: column[row] for name, column in prompts.columns.items() if _is_json(column[row])},
             "prompt_ids": prompts.ids[row],
@@ -145,8 +147,8 @@ def score_fields(scores: Scores, rollout: Rollout) -> list[Record]:
     for row, total in enumerate(totals):
         failed = {name: reasons[row] for name, reasons in scores.failures.items() if row in reasons}
         fields.append({
-            "scores": {name: _finite(part[row]) for name, part in parts.items()},
-            "total_score": _finite(total),
+            "scores": {name: finite(part[row]) for name, part in parts.items()},
+            "total_score": finite(total),
             **({} if dense is None else {"token_rewards": dense[row].tolist()}),
             **({"failures": failed} if failed else {}),
             "extras": {name: _plain_value(column[row]) for name, column in scores.extras.items()},
@@ -156,13 +158,13 @@ def score_fields(scores: Scores, rollout: Rollout) -> list[Record]:
 
 def sample_records(update: int, rows: Sequence[Sample]) -> list[Record]:
     """The lines of samples.jsonl: the sample completions after an update, and what the start answered."""
-    return [{"update": update, **asdict(sample), "score": _finite(sample.score)} for sample in rows]
+    return [{"update": update, **asdict(sample), "score": finite(sample.score)} for sample in rows]
 
 
 def _plain_value(value: object) -> object:
     """What JSON can hold, as it is; anything else as text."""
     if isinstance(value, float):
-        return _finite(value)
+        return finite(value)
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
@@ -175,7 +177,8 @@ def _is_json(value: object) -> bool:
     return True
 
 
-def _finite(number: int | float) -> int | float | None:
+def finite(number: int | float) -> int | float | None:
+    """The number, or None for what strict JSON cannot hold."""
     return number if math.isfinite(number) else None
 
 

@@ -1,5 +1,7 @@
 """How a run tells what happens: the one object the loop talks to, in front of files, screen and callbacks."""
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,15 @@ from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
+from nearstep.reports.health.rule import Alert
+from nearstep.reports.health.watch import HealthWatch
 from nearstep.reports.metrics import Numbers
 from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
-from nearstep.reports.settings_file import NAME as SETTINGS
-from nearstep.reports.settings_file import holds_settings, write_settings
+from nearstep.reports.run_folder import (
+    ALERTS, EVAL_ROLLOUTS, INFO, METRICS, PROFILES, RECORDS, ROLLOUTS, SAMPLES, SETTINGS, TOKENS, TRACKER,
+)  # fmt: skip
+from nearstep.reports.run_info import RunStart, read_info
+from nearstep.reports.settings_file import holds_settings, write_settings, write_whole
 from nearstep.reports.tracker_tables import track_samples
 from nearstep.training.evaluated import Sample
 
@@ -42,11 +49,13 @@ class Reporter:
         main: bool,
         screen: Screen | None = None,
         settings: str = "",
+        start: RunStart | None = None,
     ) -> None:
         self.history: list[dict[str, int | float]] = []
-        self._settings = settings
+        self._settings, self._start = settings, start
         self._config = config
         self._callbacks = callbacks
+        self._health = HealthWatch(dataclasses.asdict(config))
         self._screen = (screen or Screen(total_updates, style=config.log_style)) if main else None
         self._outputs: _Outputs | None = None
 
@@ -81,7 +90,10 @@ class Reporter:
             self._outputs.screen.begin([], "")
         elif self._screen is not None:
             self._outputs = _Outputs(self._config, self._screen, self._settings, after)
+            if self._start is not None:
+                self._outputs.write_info(self._start, batch_table, after)
             self._screen.begin(batch_table, preview)
+            self._health.recall(Path(self._config.output_dir))
         self._callbacks.begin()
 
     def phase(self, name: str) -> None:
@@ -94,22 +106,36 @@ class Reporter:
         self._callbacks.step_begin()
 
     def step(
-        self, *, update: int, episode: int, epoch: int | float, records: Sequence[Record], numbers: Numbers
+        self,
+        *,
+        update: int,
+        episode: int,
+        epoch: int | float,
+        records: Sequence[Record],
+        numbers: Numbers,
+        tokens: Sequence[Record] = (),
+        profiles: Sequence[Record] = (),
     ) -> bool:
         """Update number `update` (from 1) is done: every episode is recorded; the metrics where logging is due.
 
-        `records` are those of `rollout_records`, of all processes. Returns whether it was logged and is the best so
-        far, where the best is chosen by a metric of training.
+        `records` are those of `rollout_records`, of all processes, `tokens` and `profiles` those of `Details`.
+        Returns whether it was logged and is the best so far, where the best is chosen by a metric of training.
         """
         if self._outputs is not None:
             self._outputs.record(self._outputs.rollouts, records)
+            self._outputs.record(self._outputs.tokens, tokens)
+            self._outputs.record(self._outputs.profiles, profiles)
         self._callbacks.step_end(update=update, epoch=epoch)
-        logged = self._callbacks.should_log
+        logged, alerts = self._callbacks.should_log, list[Alert]()
+        if logged and self._config.health_checks:
+            alerts = self._health.add({"update": update, "episode": episode, **numbers})
+            numbers = {**numbers, "health/level": self._health.level}
         if self._outputs is not None:
             place = f"episode {episode}  epoch {epoch:.2f}"
             self._outputs.screen.step(update, numbers, logged=logged, place=place)
             if logged:
                 self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=numbers)
+            self._outputs.alert(update, alerts)
         if logged:
             self.history.append({"update": update, "episode": episode, "epoch": epoch, **numbers})
             self._callbacks.log({"episode": episode, **numbers})
@@ -136,10 +162,12 @@ class Reporter:
         """
         named = {f"eval/{name}": number for name, number in numbers.items()}
         self.history.append({"update": update, "episode": episode, "epoch": epoch, **named})
+        alerts = self._health.add({"update": update, **named}) if self._config.health_checks else []
         if self._outputs is not None:
             self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=named)
             self._outputs.screen.evaluation(update, numbers)
             self._outputs.record(self._outputs.evaluations, rows)
+            self._outputs.alert(update, alerts)
         return self._callbacks.evaluate(numbers)
 
     def callbacks_state(self) -> dict[str, Any]:
@@ -179,14 +207,16 @@ class _Outputs:
         self.screen = screen
         kept: dict[str, Path | None] = {}
         # A run that died before its first checkpoint and begins again is the same run: its records begin again too.
-        again = config.resume is not None and holds_settings(folder, settings)
-        for name in ("metrics.jsonl", "rollouts.jsonl", "samples.jsonl", "eval_rollouts.jsonl"):
-            if after > 0:
-                cut_after(folder / name, after)
-            elif again:
-                cut_after(folder / name, -1)  # the evaluation before the first update is made anew, too
+        goes_on = after > 0 or (config.resume is not None and holds_settings(folder, settings))
+        for name in RECORDS:
+            if goes_on:
+                cut_after(
+                    folder / name, after or -1
+                )  # from the beginning, what is before the first update is anew, too
             else:
                 kept[name] = set_aside(folder / name)
+        if not goes_on:
+            kept[INFO] = set_aside(folder / INFO)
         if settings:
             kept[SETTINGS] = write_settings(folder, settings)
         for name, place in kept.items():
@@ -200,19 +230,39 @@ class _Outputs:
         self.latest: dict[str, int | float] = {}
         self._first: dict[str, int | float] = {}
 
+    def write_info(self, start: RunStart, batch_table: Sequence[tuple[str, object, str]], after: int) -> None:
+        """Write how the run was started, beside how it was before."""
+        path = Path(self._config.output_dir) / INFO
+        info = start.info(read_info(path), batch_table, after)
+        write_whole(path, json.dumps(info, indent=1, ensure_ascii=False, default=str) + "\n")
+
     def open(self) -> None:
         """Open the files, which are continued where they are there."""
         folder, config = Path(self._config.output_dir), self._config
-        self.metrics = JsonLines(folder / "metrics.jsonl")
-        self.rollouts = JsonLines(folder / "rollouts.jsonl") if config.log_rollouts else None
-        self.samples = JsonLines(folder / "samples.jsonl") if config.num_sample_generations > 0 else None
-        self.evaluations = JsonLines(folder / "eval_rollouts.jsonl")
+        self.metrics = JsonLines(folder / METRICS)
+        self.rollouts = JsonLines(folder / ROLLOUTS) if config.log_rollouts else None
+        self.alerts: JsonLines | None = None  # there is none while there is nothing to tell
+        self.samples = JsonLines(folder / SAMPLES) if config.num_sample_generations > 0 else None
+        self.tokens = JsonLines(folder / TOKENS) if config.record_token_rows > 0 else None
+        self.profiles = JsonLines(folder / PROFILES)
+        self.evaluations = JsonLines(folder / EVAL_ROLLOUTS)
 
     def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
         """Record the metrics of an update or an evaluation."""
         self.record(self.metrics, [metrics_record(update=update, episode=episode, epoch=epoch, numbers=numbers)])
         self.latest = {**self.latest, **numbers}
         self._first = {**numbers, **self._first}
+
+    def alert(self, update: int, alerts: Sequence[Alert]) -> None:
+        """Record what the rules of health found; on the screen stands what follows from nothing else."""
+        if not alerts:
+            return
+        if self.alerts is None:
+            self.alerts = JsonLines(self.metrics.path.with_name(ALERTS))
+        self.record(self.alerts, [alert.record(update) for alert in alerts])
+        for alert in alerts:
+            if not alert.is_consequence and alert.seen.level != "info":
+                self.screen.alert(f"{alert.seen.level} after update {update}: {alert.rule.title}. {alert.seen.text}")
 
     def record(self, file: JsonLines | None, records: Sequence[Record]) -> None:
         """Append to a file. One that cannot be written, or is full, ends there and is told of; the run goes on."""
@@ -222,7 +272,8 @@ class _Outputs:
             file.write(records)
         except TrainingError as error:
             self._end_file(file, f"{error}: it ends here, and the run goes on without it")
-        if file is self.rollouts and self._largest_bytes is not None and file.size_bytes >= self._largest_bytes:
+        limit = self._largest_bytes if file in (self.rollouts, self.tokens) else None
+        if limit is not None and file.size_bytes >= limit:
             self._end_file(file, f"{file.path.name} has reached rollouts_max_mib and ends here")
 
     def _end_file(self, file: JsonLines, why: str) -> None:
@@ -235,7 +286,7 @@ class _Outputs:
         places = [(file.path.stem, file.path) for file in self._files]
         if self.models is not None:
             places.insert(0, ("models", self.models))
-        tensorboard = self.metrics.path.with_name("runs")
+        tensorboard = self.metrics.path.with_name(TRACKER)
         if tensorboard.is_dir():
             places.append(("tensorboard", tensorboard))
         self.screen.end(places, self._first, self.latest)
@@ -248,4 +299,5 @@ class _Outputs:
 
     @property
     def _files(self) -> list[JsonLines]:
-        return [file for file in (self.metrics, self.rollouts, self.samples, self.evaluations) if file is not None]
+        every = (self.metrics, self.rollouts, self.samples, self.evaluations, self.tokens, self.profiles, self.alerts)
+        return [file for file in every if file is not None]

@@ -7,8 +7,10 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from nearstep.metrics import Metrics
+from nearstep.reports.details import Details, profile_record
 from nearstep.reports.records import Record, rollout_records
 from nearstep.reports.reporter import Reporter
 from nearstep.reports.stop_rules import StopRules
@@ -40,6 +42,7 @@ class Report:
     sample_updates: frozenset[int]
     has_eval: bool
     log_rollouts: bool
+    details: Details
     interruption: Interruption
     stop_rules: StopRules
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_UPDATES))
@@ -91,13 +94,19 @@ class Report:
         rates: LearningRates,
     ) -> Due:
         """Report an update that is done; returns what is due now."""
-        records = self._records(state, prompts, experience, scores) if self.log_rollouts else []
+        finals = torch.where(scores.scored, scores.with_dense(experience.scores, experience.rollout), torch.nan)
+        records = self._records(state, prompts, experience, scores, finals) if self.log_rollouts else []
         all_records = self.backend.gather_to_main(records)
+        if detailed := self.details.due(state.update):
+            metrics += self.details.profile(experience, scores)
+        token_records = self.details.tokens(state.update, prompts, experience, finals) if detailed else []
         tokens, metrics = len(experience.rollout.tokens), metrics.cpu()
         gathered = self.backend.gather((tokens, metrics, scores.metrics))
         seconds, shares = self.clock.lap()
         self.recent_seconds.append(seconds)
-        shown = sum((of_process for _, of_process, _ in gathered), start=Metrics()).numbers() | {
+        merged = sum((of_process for _, of_process, _ in gathered), start=Metrics())
+        profiled = profile_record(state.update, merged)
+        shown = merged.numbers() | {
             **sum((logged for *_, logged in gathered), start=Metrics()).numbers(),
             "eps": len(self.recent_seconds) * self.batch.batch / sum(self.recent_seconds),
             "tokens_per_second": sum(count for count, *_ in gathered) / seconds,
@@ -114,6 +123,8 @@ class Report:
             epoch=state.epoch,
             records=[record for of_process in all_records for record in of_process],
             numbers=shown,
+            tokens=token_records,
+            profiles=[] if profiled is None else [profiled],
         )
         why = self.stop_rules.after_update(shown)
         self._tell_of_end(why)
@@ -151,8 +162,9 @@ class Report:
         """Close files and trackers, say how it went."""
         self.reporter.end()
 
-    def _records(self, state: State, prompts: Prompts, experience: Experience, scores: Scores) -> list[Record]:
-        finals = torch.where(scores.scored, scores.with_dense(experience.scores, experience.rollout), torch.nan)
+    def _records(
+        self, state: State, prompts: Prompts, experience: Experience, scores: Scores, finals: Tensor
+    ) -> list[Record]:
         return rollout_records(
             update=state.update,
             prompts=prompts,
@@ -161,6 +173,7 @@ class Report:
             rollout=experience.rollout,
             scores=scores,
             final_scores=finals,
+            numbers=self.details.row_numbers(experience),
         )
 
     def _due(self, state: State, *, stop: bool, best: bool) -> Due:

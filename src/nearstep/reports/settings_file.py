@@ -4,15 +4,13 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import nearstep
 from nearstep.common.errors import TrainingError
-from nearstep.config.conversion import Names
+from nearstep.config.plain import plain_settings
 from nearstep.config.settings import Settings
 from nearstep.reports.records import set_aside
-
-NAME = "run.yaml"
+from nearstep.reports.run_folder import SETTINGS as NAME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +25,7 @@ def settings_text(config: Settings, command: str, given: GivenInPython, *, proce
     """The settings as YAML, with what else must be known to repeat the run as comments."""
     import yaml
 
-    mappings = {name for name, kind in config.types.items() if kind == Names}
-    values: dict[str, Any] = {}
-    for name, value in (dataclasses.asdict(config) | dict(given.settings)).items():
-        values[name] = dict(value) if name in mappings else list(value) if isinstance(value, tuple) else value
+    values = plain_settings(config, given.settings)
     if "resume" in values:
         values["resume"] = None  # the file repeats the run from its beginning, and stays the same when it goes on
     comments = [
@@ -56,12 +51,18 @@ def write_settings(folder: Path, text: str) -> Path | None:
 
     Raises TrainingError where it cannot be written.
     """
-    path, unfinished = folder / NAME, folder / f".{NAME}.unfinished"
+    path = folder / NAME
+    kept = set_aside(path) if path.exists() and not holds_settings(folder, text) else None
+    write_whole(path, text)
+    return kept
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one step: a reader finds the old one or the new one. Raises TrainingError where it cannot be."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = set_aside(path) if path.exists() and not holds_settings(folder, text) else None
+        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, path)
     except OSError as error:
         raise TrainingError(f"{path} cannot be written: {error}. Give another output_dir.") from error
-    return kept

@@ -20,6 +20,7 @@ from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollo
 from nearstep.models.roles import Policy
 from nearstep.training.credit import credit_inputs, give_credit, rows_scored_after_eos, shape_scores, token_rewards
 from nearstep.training.recipe import Recipe
+from nearstep.training.response_metrics import response_metrics, score_metrics
 from nearstep.training.state import State
 from nearstep.types import Experience, Rollout, Scores, row_groups
 
@@ -188,6 +189,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         **(_describe_importance(experience, r.config) if r.config.anchor == "recomputed" else {}),
         "objective/entropy": Mean.of(sum_by_row(-rollout.logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),
+        "objective/non_score_reward_std": Std.of(non_score),
         "objective/rlhf_reward": Mean.of((non_score + shaped)[scored]),
         "objective/scores": Mean.of(shaped[scored]),
         "objective/scores_raw": Mean.of(scores.with_dense(scores.total, rollout)[scored]),
@@ -203,7 +205,10 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         metrics["val/explained_variance"] = ExplainedVariance.of(
             experience.returns[of_scored], experience.values[of_scored]
         )
-    return Metrics(metrics) + _describe_parts(scores)
+        metrics["val/value_bias"] = Mean.of((experience.values - experience.returns)[of_scored])
+        metrics["val/return_std"] = Std.of(experience.returns[of_scored])
+    signs = {**response_metrics(rollout), **score_metrics(experience, shaped, scored)}
+    return Metrics({**metrics, **signs}) + _describe_parts(scores)
 
 
 def _describe_importance(experience: Experience, config: PPOConfig) -> dict[str, Metric]:

@@ -2,6 +2,7 @@
 
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.generation import generate
+from nearstep.training.probes import Probes
 from nearstep.training.recipe import Due, Recipe
 from nearstep.training.state import State
 from nearstep.training.update import update
@@ -19,6 +20,7 @@ def train(r: Recipe, state: State) -> None:
     started = r.evaluator.begin(r.engine, state)
     if started is not None and r.evaluator.has_prompts and r.config.eval_on_start:
         r.report.evaluation(state, started, Due())
+    probes = Probes(r)
     for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):
         state.begin_update()
         r.report.begin_update()
@@ -30,13 +32,14 @@ def train(r: Recipe, state: State) -> None:
             state.watch_spread(scores, r.backend)
         with r.clock("experience"):
             experience = make_experience(rollout, scores, r, state)  # 3 annotate
+            probed = probes.look(prompts, experience, state.update)
         with r.clock("update"):
             phases = r.schedule.phases(state.update)
             metrics, steps = update(experience, phases, r)  # 4 improve
         rates = r.learners.end_update()
         state.end_update(r.batch, steps, r.config.max_broken_updates)
         state.update_kl_coef(experience, r.kl_controller, r.config.kl_estimator, r.batch, r.backend)
-        metrics = describe(experience, scores, r) + metrics
+        metrics = describe(experience, scores, r) + probed + metrics
         due = r.report.step(state, prompts, experience, scores, metrics, rates)  # 5 report
         if due.samples:
             r.report.samples(state, r.evaluator.samples(r.engine, state))

@@ -18,10 +18,12 @@ from nearstep.algorithm.losses import (
 )
 from nearstep.algorithm.trust_regions import LogsOwnLoss, TokenLogprobs, TrustRegion
 from nearstep.common.errors import TrainingError
-from nearstep.metrics import Max, Mean, Metric, Metrics, Variance
+from nearstep.config.ppo import PPOConfig
+from nearstep.metrics import EffectiveSampleSize, Max, Mean, Metric, Metrics, StandardError, Variance
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
 from nearstep.training.axis_results import mask_problem, weights_problem
+from nearstep.training.profiles import masked_by_place
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
 from nearstep.types import Experience
@@ -49,12 +51,18 @@ class PolicyTerms:
     @staticmethod
     def of(r: Recipe) -> "PolicyTerms":
         """Those of a run."""
-        config = r.config
+        return PolicyTerms.chosen(r.config, r.trust_region, r.ratio_limit, r.loss_aggregation)
+
+    @staticmethod
+    def chosen(
+        config: PPOConfig, region: TrustRegion, ratio_limit: float | None, aggregation: LossAggregation
+    ) -> "PolicyTerms":
+        """By the settings, and the objects on the axes."""
         return PolicyTerms(
-            r.trust_region,
-            r.ratio_limit,
+            region,
+            ratio_limit,
             config.ratio_level,
-            r.loss_aggregation,
+            aggregation,
             config.kl_estimator if config.kl_in == "loss" else None,
             config.entropy_coef,
         )
@@ -97,14 +105,7 @@ def policy_objective(
     The trust region's loss, the KL penalty where it belongs to the loss, and the entropy bonus. Raises TrainingError
     where the region returns no mask, or the aggregation no weights, for the actions.
     """
-    fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
-    old = TokenLogprobs(micro.old_logprobs, micro.old_top)
-    counts = micro.rollout.action_counts
-    anchor = old
-    if terms.ratio_level == "sequence":
-        anchor = TokenLogprobs(sequence_anchor(fixed.sampled, old.sampled, counts), old.top)
-    inside = terms.trust_region.inside(fixed, anchor, micro.advantages)
-    _require_none("trust region", terms.trust_region, mask_problem(inside, len(micro.advantages)))
+    anchor, inside = region_at(micro, now, terms)
     loss = micro.importance * policy_loss(now.sampled, anchor.sampled, micro.advantages, inside, terms.ratio_limit)
     metrics = _policy_metrics(micro, now, anchor, inside, loss.detach(), terms, first=first)
     if terms.kl_estimator is not None and micro.ref_logprobs is not None:
@@ -112,9 +113,24 @@ def policy_objective(
         loss = loss + micro.kl_coef * kl_estimate(now.sampled, micro.ref_logprobs, terms.kl_estimator)
     if terms.entropy_coef != 0:
         loss = loss - terms.entropy_coef * now.entropy
-    weights = terms.aggregation.weights(counts)
+    weights = terms.aggregation.weights(micro.rollout.action_counts)
     _require_none("loss aggregation", terms.aggregation, weights_problem(weights, len(loss)))
     return (weights * loss).sum(), metrics
+
+
+def region_at(micro: Experience, now: ActionLogprobs, terms: PolicyTerms) -> tuple[TokenLogprobs, Tensor]:
+    """What ratios are taken against, and which actions the trust region leaves a gradient.
+
+    Raises TrainingError where the region returns no mask for the actions.
+    """
+    fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
+    anchor = TokenLogprobs(micro.old_logprobs, micro.old_top)
+    if terms.ratio_level == "sequence":
+        sampled = sequence_anchor(fixed.sampled, anchor.sampled, micro.rollout.action_counts)
+        anchor = TokenLogprobs(sampled, anchor.top)
+    inside = terms.trust_region.inside(fixed, anchor, micro.advantages)
+    _require_none("trust region", terms.trust_region, mask_problem(inside, len(micro.advantages)))
+    return anchor, inside
 
 
 def _require_none(axis: str, found: object, problem: str | None) -> None:
@@ -151,16 +167,21 @@ def _policy_metrics(
         "policy/clipfrac_avg": Mean.of((~inside).float()),
         "policy/masked_positive": Mean.of((~inside)[micro.advantages > 0].float()),
         "policy/masked_negative": Mean.of((~inside)[micro.advantages < 0].float()),
+        "masked/share": masked_by_place(micro, inside),
         "policy/prob_diff_mean": Mean.of(moved),
         "policy/prob_diff_max": Max.of(moved),
         "policy/entropy_avg": Mean.of(now.entropy),
         "val/ratio": Mean.of(ratio),
         "val/ratio_clamped": Mean.of(held),
         "val/ratio_var": Variance.of(ratio),
+        "val/effective_sample_size": EffectiveSampleSize.of(ratio),
     }
     if first:
         metrics["val/ratio_max_gap_first"] = Max.of((probability_ratio(sampled, recorded) - 1).abs())
         metrics["policy/mismatch_kl"] = Mean.of(kl_estimate(recorded, sampled, "k3"))
+        surprise = -recorded - now.entropy.detach()
+        metrics["policy/surprise_gap"] = Mean.of(surprise)
+        metrics["policy/surprise_error"] = StandardError.of(surprise)
     return Metrics(metrics)
 
 

@@ -1,7 +1,6 @@
 """The reward server as an ASGI application: who is let in, how much is read, and what is answered with which status."""
 
 import asyncio
-import hmac
 from collections.abc import Callable
 
 from starlette.applications import Starlette
@@ -10,11 +9,11 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nearstep.common.errors import RewardError
 from nearstep.rewards.batch import RewardBatch
 from nearstep.rewards.identity import TokenizerIdentity
+from nearstep.rewards.remote.server.access import RequireToken
 from nearstep.rewards.remote.wire import decode_request
 
 HEALTH = "/health"
@@ -50,7 +49,7 @@ def make_app(score_batch: ScoreBatch, names: list[str], *, token: str | None, ma
 
     return Starlette(
         routes=[Route("/score", score, methods=["POST"]), Route(HEALTH, health, methods=["GET"])],
-        middleware=[] if token is None else [Middleware(_RequireToken, token=token)],
+        middleware=[] if token is None else [Middleware(RequireToken, token=token, open_to_all=(HEALTH,))],
     )
 
 
@@ -76,21 +75,3 @@ async def _body(request: Request, max_bytes: int) -> bytes | Response:
 def _refusal(status: int, reason: str) -> Response:
     return JSONResponse({"error": reason}, status_code=status)
 
-
-class _RequireToken:
-    """Lets a request through if it carries the token; compared in constant time, and written nowhere."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app = app
-        self._expected = f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != HEALTH:
-            given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-            if not hmac.compare_digest(given, self._expected):
-                refused = JSONResponse(
-                    {"error": "a token is needed"}, status_code=401, headers={"www-authenticate": "Bearer"}
-                )
-                await refused(scope, receive, send)
-                return
-        await self._app(scope, receive, send)

@@ -1,6 +1,5 @@
 """`nearstep serve-reward`: loads rewards and answers until it is stopped."""
 
-import socket
 import sys
 from collections.abc import Callable
 
@@ -27,22 +26,22 @@ def serve(options: ServeOptions, place: Callable[[nn.Module], nn.Module]) -> Non
     try:
         import uvicorn
 
+        from nearstep.rewards.remote.server.access import address, listen
         from nearstep.rewards.remote.server.app import make_app
     except ImportError as error:
         raise ConfigError(
             f"serve-reward needs starlette and uvicorn ({error}): pip install 'nearstep[serve]'"
         ) from error
     token = None if options.token_env is None else token_from(options.token_env)
-    listener = _listen(options.host, options.port)
+    listener = listen(options.host, options.port)
     scorer, names = make_server_scorer(options, place)
     app = make_app(scorer.score, names, token=token, max_body_bytes=options.max_body_mib << 20)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, proxy_headers=False, server_header=False, lifespan="off", ws="none"
     )
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
+    host, port = address(listener)
     access = "no token" if token is None else f"the token in {options.token_env}"
-    print(f"Serving {', '.join(names)} at http://{shown}:{port}/score, {access}.", file=sys.stderr, flush=True)
+    print(f"Serving {', '.join(names)} at http://{host}:{port}/score, {access}.", file=sys.stderr, flush=True)
     with listener:
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -63,10 +62,3 @@ def make_server_scorer(
     sources = load_sources(options, specs, None, model_options)
     names = distinct(source.name for source in sources)
     return ServerScorer(sources, names, checked_weights(options.reward_weights, names)), names
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error

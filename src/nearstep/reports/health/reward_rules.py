@@ -1,0 +1,276 @@
+"""Rules on the reward: whether it teaches anything, whether the policy follows it, and what it really asks for."""
+
+import numpy as np
+
+from nearstep.reports.health.evidence import EVALUATION, Evidence, Series
+from nearstep.reports.health.rule import Level, Limits, Rule, Seen
+
+
+def _change(evidence: Evidence, name: str = "objective/scores_raw") -> tuple[Series, float]:
+    """A score, and how far it has come from start to end, in standard deviations between episodes."""
+    score, spread = evidence.series(name), evidence.series("objective/scores_std")
+    if len(score) < 5 or not len(spread):
+        return score, 0.0
+    return score, (score.end - score.start) / max(float(np.median(spread.values)), 1e-9)
+
+
+def _no_spread(evidence: Evidence, limits: Limits) -> Seen | None:
+    spread, score = evidence.series("objective/scores_std"), evidence.series("objective/scores")
+    if len(spread) < 3:
+        return None
+    last = spread.values[-max(3, spread.ends) :]
+    scale = max(float(np.abs(score.values).max()), 1e-9) if len(score) else 1.0
+    if (last > limits["share"] * scale).any():
+        return None
+    flat = spread.values <= limits["share"] * scale
+    if flat.all():
+        text = f"all scores of an update are alike, in every one of {len(spread)} updates"
+        return Seen("error", int(spread.updates[0]), text)
+    text = f"all scores are alike in the last {len(last)} updates, at {score.end:.3g}: nothing is left to learn from them"
+    return Seen("warn", spread.first_where(flat), text)
+
+
+def _negative_weight(evidence: Evidence, limits: Limits) -> Seen | None:
+    weights = evidence.settings.get("reward_weights")
+    if not isinstance(weights, list | tuple) or not weights or not all(
+        isinstance(weight, int | float) and weight < 0 for weight in weights
+    ):
+        return None
+    return Seen("error", 1, f"reward_weights = {', '.join(f'{weight:g}' for weight in weights)}: none is above 0")
+
+
+def _inverted(evidence: Evidence, limits: Limits) -> Seen | None:
+    cut, shuffled = evidence.series("objective/own_over_cut"), evidence.series("objective/own_over_shuffled")
+    if not len(cut) or not len(shuffled) or max(cut.values[0], shuffled.values[0]) >= limits["share"]:
+        return None
+    text = (
+        f"of the policy's first answers the reward prefers {1 - cut.values[0]:.0%} when they are cut in half, and "
+        f"{1 - shuffled.values[0]:.0%} when their tokens are shuffled"
+    )
+    return Seen("error", int(cut.updates[0]), text)
+
+
+def _against_the_reward(evidence: Evidence, limits: Limits) -> Seen | None:
+    score, change = _change(evidence)
+    if change > -limits["deviations"] or score.trend() > -limits["trend"]:
+        return None
+    text = (
+        f"the score falls from {score.start:.3g} to {score.end:.3g}, by {-change:.2g} standard deviations of an episode, "
+        f"while steps stay small (policy/approxkl_avg {evidence.series('policy/approxkl_avg').end:.2g})"
+    )
+    return Seen("error", int(score.updates[-1]), text)
+
+
+def _does_not_rise(evidence: Evidence, limits: Limits) -> Seen | None:
+    score, change = _change(evidence, "objective/rlhf_reward")
+    if len(score) < limits["updates"] or score.trend() > limits["trend"] or change > limits["deviations"]:
+        return None
+    if change < -limits["deviations"]:
+        text = f"objective/rlhf_reward goes from {score.start:.3g} to {score.end:.3g}"
+        return Seen("warn", int(score.updates[-1]), text)
+    text = f"objective/rlhf_reward stays at about {score.end:.3g} over {len(score)} updates (trend {score.trend():+.1f})"
+    return Seen("info", int(score.updates[-1]), text)
+
+
+def _hacked(evidence: Evidence, limits: Limits) -> Seen | None:
+    score, change = _change(evidence)
+    if change < limits["deviations"] or score.trend() < limits["trend"]:
+        return None
+    signs = [*_worse_texts(evidence, limits), *_worse_elsewhere(evidence, limits)]
+    if not signs:
+        return None
+    text = f"the score rises from {score.start:.3g} to {score.end:.3g}, and meanwhile {'; '.join(signs)}"
+    return Seen("error", int(score.updates[-1]), text)
+
+
+def _worse_texts(evidence: Evidence, limits: Limits) -> list[str]:
+    """How responses have become worse, whatever the reward says."""
+    signs = []
+    alike, repeated = evidence.series("response/duplicates"), evidence.series("response/repeated")
+    if alike.end - alike.start >= limits["duplicates"]:
+        signs.append(f"{alike.end:.0%} of the responses are also given to another prompt ({alike.start:.0%} at first)")
+    if repeated.end - repeated.start >= limits["repeated"]:
+        signs.append(f"responses repeat themselves ({repeated.start:.0%} to {repeated.end:.0%} of runs of tokens)")
+    ended = evidence.series("val/num_eos_tokens")
+    if ended.start - ended.end >= limits["ended"]:
+        signs.append(f"{ended.start:.0%} of the responses ended by themselves at first, {ended.end:.0%} do now")
+    length, with_length = evidence.series("response/length_mean"), evidence.series("objective/score_length_correlation")
+    factor = length.end / max(length.start, 1e-9)
+    if len(with_length) and factor >= limits["longer"] and np.median(with_length.values) >= limits["length_correlation"]:
+        signs.append(
+            f"length is what is rewarded (correlation {np.median(with_length.values):.2f}); it goes from "
+            f"{length.start:.3g} to {length.end:.3g} tokens"
+        )
+    one_token = evidence.series("objective/score_token_correlation")
+    if len(one_token) and np.median(one_token.values) >= limits["token_correlation"]:
+        signs.append(f"one token is what is rewarded (correlation {np.median(one_token.values):.2f} with its count)")
+    kl = evidence.per_token("objective/kl_k3")
+    if kl.end >= limits["kl"]:
+        signs.append(f"the KL to the reference comes to {kl.end:.2g} per token")
+    return signs
+
+
+def _worse_elsewhere(evidence: Evidence, limits: Limits) -> list[str]:
+    """Scores on prompts or by judges that training does not see, which fall."""
+    signs = []
+    for name in evidence.names(EVALUATION):
+        is_score = name == f"{EVALUATION}objective/scores_raw" or "reward/" in name or "judge" in name or "win" in name
+        if not is_score or name.endswith(("_std", "_none", "_failed", "_stderr", "_n", "_low", "_high")):
+            continue
+        seen = evidence.series(name)
+        if len(seen) >= 2:
+            spread = float(np.std(np.diff(seen.values))) if len(seen) > 3 else 0.0
+            fall = float(seen.values.max() - seen.values[-1])
+            if fall > max(limits["held_out"] * abs(float(seen.values.max() - seen.values.min())), 2 * spread, 1e-9) and (
+                seen.values[-1] < seen.values[0]
+            ):
+                signs.append(f"{name} falls from {seen.values.max():.3g} to {seen.values[-1]:.3g}")
+    return signs
+
+
+def _penalty_decides(evidence: Evidence, limits: Limits) -> Seen | None:
+    cost, spread = evidence.series("objective/non_score_reward_std"), evidence.series("objective/scores_std")
+    kl = evidence.per_token("objective/kl_k3")
+    if len(cost) < 5 or len(cost) != len(spread) or not len(kl) or evidence.settings.get("kl_in") == "loss":
+        return None
+    share = Series(cost.updates, cost.values / np.maximum(spread.values, 1e-9))
+    after = share.values[1:]  # in update 1 the policy is its reference
+    _, change = _change(evidence)
+    if np.median(after) < limits["share"] or kl.end > limits["kl"] or change > limits["deviations"]:
+        return None
+    text = (
+        f"over episodes the KL penalty varies {np.median(after):.2g} times as much as the score, at a KL of {kl.end:.2g} "
+        f"per token (kl_coef {evidence.series('objective/kl_coef').end:.3g}); the score changes by {change:+.2g} standard "
+        "deviations"
+    )
+    return Seen("error", int(share.updates[1]), text)
+
+
+
+def _entropy_bonus(evidence: Evidence, limits: Limits) -> Seen | None:
+    bonus, entropy = evidence.number("entropy_coef"), evidence.series("policy/entropy_avg")
+    if bonus <= 0 or len(entropy) < 3 or entropy.end < limits["factor"] * entropy.start:
+        return None
+    score, change = _change(evidence)
+    level: Level = "error" if change < limits["deviations"] else "warn"
+    text = (
+        f"with entropy_coef {bonus:g} the entropy per token goes from {entropy.start:.2g} to {entropy.end:.2g}, and the "
+        f"score changes by {change:+.2g} standard deviations"
+    )
+    return Seen(level, entropy.first_where(entropy.values >= limits["factor"] * entropy.start), text)
+
+
+RULES = (
+    Rule(
+        name="negative_weight",
+        title="The sign of the reward is swapped: its weight is negative",
+        watches=("objective/scores",),
+        limits={},
+        when="no entry of reward_weights is above 0: error",
+        look_at="reward_weights; rewards/… of the parts, which the policy is taught to lower",
+        next="give what is wanted a positive weight; a penalty is a part beside it",
+        check=_negative_weight,
+    ),
+    Rule(
+        name="inverted",
+        title="The sign of the reward is swapped: it prefers damaged answers",
+        watches=("objective/own_over_cut", "objective/own_over_shuffled"),
+        limits={"share": 0.4},
+        when="both objective/own_over_cut and objective/own_over_shuffled are below {share}: error",
+        look_at="the sign of the reward's output, which label of a classifier it is, its score on chosen and rejected "
+        "answers of a preference file (nearstep score)",
+        next="turn the sign round, or take the other label",
+        check=_inverted,
+    ),
+    Rule(
+        name="no_spread",
+        title="The reward says the same of every response: there is nothing to learn",
+        watches=("objective/scores_std", "objective/scores"),
+        limits={"share": 1e-6},
+        when="objective/scores_std stays below {share} of the scores in every update: error; in the last ones: warn",
+        look_at="reward/… of each part; prompts on which every answer is right, or every answer wrong",
+        next="mend the reward, take prompts on which answers differ, or end the run where all is learned",
+        check=_no_spread,
+        follows=("steps_too_large",),
+    ),
+    Rule(
+        name="entropy_bonus",
+        title="The entropy bonus is too large: the policy becomes random",
+        watches=("policy/entropy_avg", "objective/scores_raw"),
+        limits={"factor": 2.0, "deviations": 0.25},
+        when="entropy_coef is above 0 and the entropy per token comes to {factor} times its start: warn; error unless the "
+        "score rises by {deviations} standard deviations",
+        look_at="entropy_coef; policy/entropy_avg beside objective/scores; sample completions",
+        next="divide entropy_coef by 10, or leave it at 0 (PPO of language models is usually without)",
+        check=_entropy_bonus,
+        follows=("sampled_otherwise",),
+    ),
+    Rule(
+        name="penalty_decides",
+        title="The KL penalty outweighs the reward: kl_coef is too large",
+        watches=("objective/non_score_reward_std", "objective/scores_std", "objective/kl_k3", "objective/scores_raw"),
+        limits={"share": 1.0, "kl": 0.1, "deviations": 0.5},
+        when="objective/non_score_reward_std is at least {share} of objective/scores_std in the middle update, with at "
+        "most {kl} of KL per token and a score that rises by less than {deviations} standard deviations: error",
+        look_at="kl_coef; objective/non_score_reward beside objective/scores; with an adaptive coefficient kl_target",
+        next="divide kl_coef by 10 (0.01 to 0.1 is usual for scores of about 1), or scale the score",
+        check=_penalty_decides,
+        follows=("wrong_reference", "sampled_otherwise", "no_spread"),
+    ),
+    Rule(
+        name="against_the_reward",
+        title="The policy learns the opposite of what is rewarded: a sign is swapped (advantage, loss or reward weight)",
+        watches=("objective/scores_raw", "objective/scores_std", "policy/approxkl_avg"),
+        limits={"deviations": 0.75, "trend": 2.5},
+        when="objective/scores_raw falls by {deviations} standard deviations of an episode, with a trend below −{trend}, and "
+        "nothing else explains it: error",
+        look_at="an advantage, trust region or loss aggregation of your own (nearstep check FILE:NAME holds it to its laws); "
+        "reward_weights",
+        next="turn the sign round",
+        check=_against_the_reward,
+        follows=(
+            "steps_too_large", "sampled_otherwise", "mismatch", "random_forward", "entropy_bonus", "penalty_decides",
+            "wrong_reference", "negative_weight", "never_ends", "broken_numbers", "endings_lost",
+        ),
+    ),
+    Rule(
+        name="reward_hacked",
+        title="The score rises while the responses get worse: the reward is hacked, or its sign is swapped",
+        watches=(
+            "objective/scores_raw", "response/duplicates", "response/repeated", "val/num_eos_tokens",
+            "objective/score_length_correlation", "response/length_mean", "objective/score_token_correlation",
+            "objective/kl_k3", "eval/<name>",
+        ),
+        limits={
+            "deviations": 0.5, "trend": 2.0, "duplicates": 0.4, "repeated": 0.15, "ended": 0.3, "longer": 1.2,
+            "length_correlation": 0.9, "token_correlation": 0.97, "kl": 1.0, "held_out": 0.5,
+        },
+        when="objective/scores_raw rises by {deviations} standard deviations with a trend above {trend}, and one of these: "
+        "response/duplicates rises by {duplicates}; response/repeated rises by {repeated}; {ended} of the responses no "
+        "longer end; the score goes with the length (correlation {length_correlation}) and responses are {longer} times "
+        "as long; the score is the count of one token (correlation {token_correlation}); the KL reaches {kl} per token; a score or judge of evaluation falls from its best by {held_out} of its range, "
+        "below where it began: error",
+        look_at="sample completions beside those of the start, sorted by score; reward/… of each part; a judge that "
+        "training does not see, over the KL",
+        next="mend the reward (a length term, a second judge, its sign), raise kl_coef, add missing_eos_penalty, or end "
+        "where the held-out judge was best",
+        check=_hacked,
+        follows=("steps_too_large", "sampled_otherwise", "inverted", "negative_weight", "entropy_bonus"),
+    ),
+    Rule(
+        name="does_not_rise",
+        title="The reward does not rise",
+        watches=("objective/rlhf_reward",),
+        limits={"updates": 20, "trend": 2.0, "deviations": 0.25},
+        when="over {updates} updates or more objective/rlhf_reward has no trend above {trend} and has not risen by "
+        "{deviations} standard deviations: info; where it falls by as much: warn",
+        look_at="policy/approxkl_avg (does the policy move?), objective/scores_std (is there a signal?), "
+        "val/explained_variance (does the critic know it?)",
+        next="more episodes in an update, another learning rate, a reward with more spread",
+        check=_does_not_rise,
+        follows=(
+            "no_spread", "steps_too_large", "penalty_decides", "does_not_move", "sampled_otherwise", "random_forward",
+            "wrong_reference", "entropy_bonus", "against_the_reward", "reward_hacked", "never_ends", "cut_off", "mismatch",
+        ),
+    ),
+)

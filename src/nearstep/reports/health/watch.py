@@ -1,0 +1,52 @@
+"""The rules beside a run: after every logged update, and what is new of what they say."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from nearstep.reports.health.evidence import Evidence, Line
+from nearstep.reports.health.rule import LEVELS, Alert, Level
+from nearstep.reports.health.verdict import Verdict, judge
+from nearstep.reports.run_folder import METRICS, RunFolder
+
+EVERY_UPDATE = 200  # up to here the rules look at every logged update, later at one in so many that costs stay even
+
+
+class HealthWatch:
+    """Holds the metrics so far. An alert is told once, and again where it becomes worse."""
+
+    def __init__(self, settings: Mapping[str, object]) -> None:
+        self._evidence = Evidence(settings)
+        self._told: dict[str, Level] = {}
+        self._lines = 0
+        self._verdict = Verdict(0, ())
+
+    def recall(self, folder: Path) -> None:
+        """Take in what a run that goes on left there before, and what was told of it."""
+        if not (folder / METRICS).is_file():
+            return
+        run = RunFolder(folder)
+        for line in run.lines(METRICS):
+            self._evidence.add(line)
+            self._lines += 1
+        for line in run.alerts:
+            self._told[line["rule"]] = line["level"]
+
+    def add(self, line: Line) -> list[Alert]:
+        """Take in a line of metrics, and return what is new of what the rules say."""
+        self._evidence.add(line)
+        self._lines += 1
+        if self._lines % (self._lines // EVERY_UPDATE + 1):
+            return []
+        self._verdict = judge(self._evidence)
+        new = [alert for alert in self._verdict.alerts if self._is_new(alert)]
+        self._told |= {alert.rule.name: alert.seen.level for alert in new}
+        return new
+
+    @property
+    def level(self) -> int:
+        """0 healthy, 1 watch, 2 ill, when the rules looked last."""
+        return {"ill": 2, "watch": 1}.get(self._verdict.state, 0)
+
+    def _is_new(self, alert: Alert) -> bool:
+        told = self._told.get(alert.rule.name)
+        return told is None or LEVELS.index(alert.seen.level) > LEVELS.index(told)
