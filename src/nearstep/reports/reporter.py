@@ -36,8 +36,7 @@ def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset
 class Reporter:
     """A context manager: leaving it closes the files and gives the terminal back, whatever happened.
 
-    Writes and prints on the main process alone; callbacks run on every process. Files are made by `begin`, not
-    before.
+    Writes and prints on the main process alone; callbacks run on every process. Files are made by `begin`.
     """
 
     def __init__(
@@ -210,9 +209,7 @@ class _Outputs:
         goes_on = after > 0 or (config.resume is not None and holds_settings(folder, settings))
         for name in RECORDS:
             if goes_on:
-                cut_after(
-                    folder / name, after or -1
-                )  # from the beginning, what is before the first update is anew, too
+                cut_after(folder / name, after or -1)  # −1: an evaluation of the start is made anew, too
             else:
                 kept[name] = set_aside(folder / name)
         if not goes_on:
