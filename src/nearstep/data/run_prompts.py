@@ -24,6 +24,7 @@ from nearstep.data.stream import RowStream
 from nearstep.models.limits import Limits
 from nearstep.scale.backend import Backend
 
+PROMPT_COLUMNS = ("prompt", "query", "messages", "input_ids")
 HEAD_ROWS = 100  # of a stream, read before the run to recognise, check and show them
 
 
@@ -93,6 +94,12 @@ def make_run_prompts(
 def _to_evaluate(config: PPOConfig, given: object) -> Mapping[str, list[DataSource]]:
     """The data sets of each evaluation: several where a mapping of them is given, as transformers takes it."""
     several = given if isinstance(given, Mapping) else {"": given}
+    columns = [name for name in several if name in PROMPT_COLUMNS]
+    if columns:
+        raise ConfigError(
+            f"eval_dataset: {columns[0]!r} is the name of a column, and a mapping holds data sets by name. For columns "
+            "use datasets.Dataset.from_dict"
+        )
     for name in several:
         if not isinstance(name, str) or "/" in name or (name == "") != (several is not given):
             raise ConfigError(f"eval_dataset: {name!r} names evaluation data; it must be a word without a /")

@@ -8,15 +8,13 @@ from typing import Any
 
 from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
+from nearstep.reports import run_folder
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
 from nearstep.reports.health.rule import Alert
 from nearstep.reports.health.watch import HealthWatch
 from nearstep.reports.metrics import Numbers
 from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
-from nearstep.reports.run_folder import (
-    ALERTS, EVAL_ROLLOUTS, INFO, METRICS, PROFILES, RECORDS, ROLLOUTS, SAMPLES, SETTINGS, TOKENS, TRACKER,
-)  # fmt: skip
 from nearstep.reports.run_info import RunStart, read_info
 from nearstep.reports.settings_file import holds_settings, write_settings, write_whole
 from nearstep.reports.tracker_tables import track_samples
@@ -207,15 +205,15 @@ class _Outputs:
         kept: dict[str, Path | None] = {}
         # A run that died before its first checkpoint and begins again is the same run: its records begin again too.
         goes_on = after > 0 or (config.resume is not None and holds_settings(folder, settings))
-        for name in RECORDS:
+        for name in run_folder.RECORDS:
             if goes_on:
                 cut_after(folder / name, after or -1)  # −1: an evaluation of the start is made anew, too
             else:
                 kept[name] = set_aside(folder / name)
         if not goes_on:
-            kept[INFO] = set_aside(folder / INFO)
+            kept[run_folder.INFO] = set_aside(folder / run_folder.INFO)
         if settings:
-            kept[SETTINGS] = write_settings(folder, settings)
+            kept[run_folder.SETTINGS] = write_settings(folder, settings)
         for name, place in kept.items():
             if place is not None:
                 screen.note(f"{name} of an earlier run is kept as {place.name}")
@@ -229,20 +227,20 @@ class _Outputs:
 
     def write_info(self, start: RunStart, batch_table: Sequence[tuple[str, object, str]], after: int) -> None:
         """Write how the run was started, beside how it was before."""
-        path = Path(self._config.output_dir) / INFO
+        path = Path(self._config.output_dir) / run_folder.INFO
         info = start.info(read_info(path), batch_table, after)
         write_whole(path, json.dumps(info, indent=1, ensure_ascii=False, default=str) + "\n")
 
     def open(self) -> None:
         """Open the files, which are continued where they are there."""
         folder, config = Path(self._config.output_dir), self._config
-        self.metrics = JsonLines(folder / METRICS)
-        self.rollouts = JsonLines(folder / ROLLOUTS) if config.log_rollouts else None
+        self.metrics = JsonLines(folder / run_folder.METRICS)
+        self.rollouts = JsonLines(folder / run_folder.ROLLOUTS) if config.log_rollouts else None
         self.alerts: JsonLines | None = None  # there is none while there is nothing to tell
-        self.samples = JsonLines(folder / SAMPLES) if config.num_sample_generations > 0 else None
-        self.tokens = JsonLines(folder / TOKENS) if config.record_token_rows > 0 else None
-        self.profiles = JsonLines(folder / PROFILES)
-        self.evaluations = JsonLines(folder / EVAL_ROLLOUTS)
+        self.samples = JsonLines(folder / run_folder.SAMPLES) if config.num_sample_generations > 0 else None
+        self.tokens = JsonLines(folder / run_folder.TOKENS) if config.record_token_rows > 0 else None
+        self.profiles = JsonLines(folder / run_folder.PROFILES)
+        self.evaluations = JsonLines(folder / run_folder.EVAL_ROLLOUTS)
 
     def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
         """Record the metrics of an update or an evaluation."""
@@ -255,7 +253,7 @@ class _Outputs:
         if not alerts:
             return
         if self.alerts is None:
-            self.alerts = JsonLines(self.metrics.path.with_name(ALERTS))
+            self.alerts = JsonLines(self.metrics.path.with_name(run_folder.ALERTS))
         self.record(self.alerts, [alert.record(update) for alert in alerts])
         for alert in alerts:
             if not alert.is_consequence and alert.seen.level != "info":
@@ -283,7 +281,7 @@ class _Outputs:
         places = [(file.path.stem, file.path) for file in self._files]
         if self.models is not None:
             places.insert(0, ("models", self.models))
-        tensorboard = self.metrics.path.with_name(TRACKER)
+        tensorboard = self.metrics.path.with_name(run_folder.TRACKER)
         if tensorboard.is_dir():
             places.append(("tensorboard", tensorboard))
         self.screen.end(places, self._first, self.latest)
