@@ -72,6 +72,7 @@ RECOMPUTED = {"anchor": "recomputed", "importance_cap": 1.0, "bf16": True}  # bf
 EVALUATED = {"eval_dataset_name": "{models}/fewer.jsonl"}
 WITH_BEST = EVALUATED | {"eval_steps": 1, "keep_best": True, "total_episodes": 32}
 UNCHANGED = EVALUATED | {"eval_steps": 1, "learning_rate": 0.0, "total_episodes": 32}
+RISING = WITH_BEST | {"metric_for_best_model": "objective/kl", "greater_is_better": True, "kl_estimator": "k3"}
 EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "output_dir": ({}, "{folder}/elsewhere"),
     "run_name": ({}, "named"),
@@ -203,13 +204,10 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "eval_reward_funcs": (EVALUATED, "{models}/rewards.py:length"),
     "eval_reference_column": ({"eval_dataset_name": "{models}/two.jsonl"}, "query"),
     "metric_for_best_model": (WITH_BEST | {"greater_is_better": True}, "train/response/length_mean"),
-    "greater_is_better": (
-        WITH_BEST | {"metric_for_best_model": "response/length_mean", "greater_is_better": True},
-        False,
-    ),
+    "greater_is_better": (WITH_BEST, False),
     "early_stopping_patience": (UNCHANGED, 1),
-    "early_stopping_threshold": (WITH_BEST | {"early_stopping_patience": 1}, 100.0),
-    "stop_kl": ({}, 1e-12),
+    "early_stopping_threshold": (RISING | {"early_stopping_patience": 1}, 100.0),
+    "stop_kl": ({"total_episodes": 32, "kl_estimator": "k3"}, 1e-12),
     "stop_score": ({}, 0.001),
     "stop_patience": ({"stop_score": 0.001}, 2),
     "save_steps": ({}, 1),
