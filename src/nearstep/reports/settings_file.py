@@ -9,7 +9,6 @@ import nearstep
 from nearstep.common.errors import TrainingError
 from nearstep.common.given_objects import object_lines
 from nearstep.common.secrets import public_settings
-from nearstep.config.conversion import Names
 from nearstep.config.plain import plain_settings
 from nearstep.config.settings import Settings
 from nearstep.reports.records import set_aside

@@ -1,7 +1,7 @@
 """Whether the reward prefers a policy's answers to damaged copies of them: one that does not has its sign swapped."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float

@@ -10,6 +10,7 @@ from nearstep.reports.run_folder import Line
 
 POINTS = 600  # of a curve, at most
 EVAL = "eval/"
+OF_A_MEAN = ("_stderr", "_n", "_low", "_high")  # what says how sure a mean is; no line of its own
 PLACE = ("update", "episode", "epoch", "not_finite")
 
 
@@ -69,7 +70,7 @@ REST = "Learning"
 
 def curves(metrics: Sequence[Line], evaluations: Sequence[Line]) -> dict[str, Any]:
     """The groups of charts and the numbers of their lines, those of evaluations apart."""
-    names, eval_names = _names(metrics), _names(evaluations)
+    names, eval_names = _names(metrics), [name for name in _names(evaluations) if not name.endswith(OF_A_MEAN)]
     return {
         "groups": _groups(names, [name.removeprefix(EVAL) for name in eval_names]),
         "meanings": {name: meaning(name) for name in [*names, *eval_names]},
