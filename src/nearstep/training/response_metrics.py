@@ -82,4 +82,5 @@ def token_correlation(
     counts = counts[:, (counts > 0).sum(0) >= ROWS_WITH_TOKEN]
     counts, target = counts - counts.mean(0), target - target.mean()
     spread = counts.norm(dim=0) * target.norm()
-    return ((target @ counts)[spread > 0] / spread[spread > 0]).sort(descending=True).values[:1]
+    largest: Tensor = ((target @ counts)[spread > 0] / spread[spread > 0]).sort(descending=True).values[:1]
+    return largest

@@ -112,7 +112,7 @@ def _mean(numbers: Sequence[int | float]) -> int | float | None:
 def _groups(names: Iterable[str], eval_names: Iterable[str]) -> list[dict[str, Any]]:
     """The charts that have something to draw; a metric that no chart names has one of its own, under `more`."""
     left = dict.fromkeys([*names, *eval_names])
-    groups = []
+    groups: list[dict[str, Any]] = []
     for title, charts in GROUPS.items():
         drawn = []
         for chart in charts:
