@@ -162,6 +162,8 @@ LACKING = {
     "dataset_name = prompts.jsonl: no such file or folder": ("--dataset_name", "prompts.jsonl"),
     "eval_dataset_name = held/out.parquet: no such": ("--eval_dataset_name", "held/out.parquet"),
     "reward_funcs = score.py:f: no such file or folder score.py": ("--reward_funcs", "score.py:f"),
+    "eval_reward_funcs = score.py:f: no such file or folder score.py": ("--eval_reward_funcs", "score.py:f"),
+    "eval_reward_model_path = ./judge: no such file or folder": ("--eval_reward_model_path", "./judge"),
     "output_dir = taken is a file; give a folder": ("--output_dir", "taken"),
     "reward_weights has 2 weights for 1 reward(s)": ("--reward_weights", "1", "2"),
     "eval_steps needs eval_dataset_name, dataset_test_split or num_eval_rows": ("--eval_steps", "5"),

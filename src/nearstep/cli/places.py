@@ -20,9 +20,9 @@ def absent_places(places: Mapping[str, str | None]) -> Iterator[Problem]:
             yield Problem(f"{name} = {place}: no such file or folder", (name,))
 
 
-def absent_reward_files(reward_funcs: Iterable[str]) -> Iterator[Problem]:
+def absent_reward_files(reward_funcs: Iterable[str], setting: str = "reward_funcs") -> Iterator[Problem]:
     """Reward functions whose file is not there."""
     for source in reward_funcs:
         file = source.rpartition(":")[0] or source
         if (file.endswith(".py") or is_local(file)) and not Path(file).exists():
-            yield Problem(f"reward_funcs = {source}: no such file or folder {file}", ("reward_funcs",))
+            yield Problem(f"{setting} = {source}: no such file or folder {file}", (setting,))

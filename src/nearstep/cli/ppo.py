@@ -8,14 +8,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from nearstep.cli.places import absent_places
+from nearstep.cli.places import absent_places, absent_reward_files
 from nearstep.cli.reward_sources import reward_lacks
 from nearstep.common.secrets import public_address
 from nearstep.common.telling import tell
 from nearstep.config.launcher import launch_problems
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import Problem
-from nearstep.rewards.builtin.spec import model_of
+from nearstep.rewards.builtin.spec import meaning, model_of
 
 HUB_TIMEOUT_SECONDS = 5
 
@@ -72,8 +72,10 @@ def _data(config: PPOConfig) -> list[tuple[str, str]]:
 
 def _reward_models(config: PPOConfig) -> list[tuple[str, str]]:
     """The reward model, and models that built-in rewards read."""
-    function_models = [("reward_funcs", model_of(entry)) for entry in config.reward_funcs]
-    places = [("reward_model_path", config.reward_model_path), *function_models]
+    entries = [*config.reward_funcs, *config.eval_reward_funcs]
+    function_models = [("reward_funcs", model_of(entry)) for entry in entries]
+    paths = {"reward_model_path": config.reward_model_path, "eval_reward_model_path": config.eval_reward_model_path}
+    places = [*paths.items(), *function_models]
     return [(name, place) for name, place in places if place is not None]
 
 
@@ -88,6 +90,10 @@ def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
     if not config.dataset_name:
         yield Problem("dataset_name is missing: the prompts, a file, a folder or a hub name", ("dataset_name",))
     yield from reward_lacks(config)
+    yield from absent_places({"eval_reward_model_path": config.eval_reward_model_path})
+    yield from absent_reward_files(
+        (entry for entry in config.eval_reward_funcs if meaning(entry) != "built-in"), "eval_reward_funcs"
+    )
     for name, place in [*_models(config), *_data(config)]:
         yield from absent_places({name: place})
     used = [path for path in Path(config.output_dir).glob("checkpoint-*") if path.name[11:].isdecimal()]
