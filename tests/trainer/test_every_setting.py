@@ -50,8 +50,8 @@ import torch
 class Nothing:
     top_k: int = 0
 
-    def inside(self, now, old, advantages):
-        return torch.zeros_like(advantages, dtype=torch.bool)
+    def weight(self, now, old, advantages, rows):
+        return torch.zeros_like(advantages)
 
 nothing = Nothing()
 """
@@ -148,6 +148,14 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "cliprange": ({}, 0.01),
     "cliprange_high": ({}, 0.01),
     "dual_clip": ({}, 1.01),
+    "region_threshold": ({"trust_region": "spo"}, 0.01),
+    "region_low": ({"trust_region": "dis"}, 0.999),
+    "region_high": ({"trust_region": "cispo"}, 1.001),
+    "sapo_tau": ({"trust_region": "sapo"}, 50.0),
+    "sapo_tau_negative": ({"trust_region": "sapo"}, 50.0),
+    "cppo_floor": ({"trust_region": "cppo", "region_threshold": 1e-4}, 0.0),
+    "sat_share": ({"trust_region": "sat", "cliprange": 1e-3}, 0.9),
+    "sat_contraction": ({"trust_region": "sat", "cliprange": 1e-3}, 0.0),
     "divergence_low": ({"trust_region": "binary_kl"}, 1e-6),
     "divergence_high": ({"trust_region": "binary_kl"}, 1e-6),
     "divergence_top_k": ({"trust_region": "topk_tv", "divergence_low": 1e-3, "divergence_high": 1e-3}, 1),

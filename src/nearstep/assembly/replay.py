@@ -20,7 +20,7 @@ from nearstep.training.row_trace import TokenTrace, trace_row
 from nearstep.training.state import State
 
 WIDTH = 80
-WAY_TO_RATIO = ("sampled_logprob", "old_logprob", "logprob", "ref_logprob", "kl", "ratio", "inside")
+WAY_TO_RATIO = ("sampled_logprob", "old_logprob", "logprob", "ref_logprob", "kl", "ratio", "region_weight")
 WAY_TO_GRADIENT = ("value", "reward", "advantage", "whitened_advantage", "return_", "gradient")
 
 

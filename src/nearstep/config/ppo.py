@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from nearstep.config import ppo_rules as config_rules
 from nearstep.config.batches import BatchSettings
 from nearstep.config.data import DataSettings, PromptSettings
+from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import LocalRewardSettings
 from nearstep.config.saving import SavingSettings
 from nearstep.config.sections import (
@@ -53,6 +54,7 @@ SECTIONS = sections(
     ("KL", KLSettings),
     ("Advantage", AdvantageSettings),
     ("Policy", PolicySettings),
+    ("Trust region", TrustRegionSettings),
     ("Critic", CriticSettings),
     ("Batches", BatchSettings),
     ("Optimizer", OptimizerSettings),
