@@ -92,12 +92,15 @@ def test_a_whole_run(tmp_path):
         reporter.saved(3, run.folder)
         reporter.end()
     assert read_jsonl(run.folder / "metrics.jsonl") == [
-        {"update": 1, "episode": 8, "epoch": 0.25, "objective/rlhf_reward": 0.5},
+        {"update": 1, "episode": 8, "epoch": 0.25, "objective/rlhf_reward": 0.5, "health/level": 0},
         {"update": 2, "episode": 16, "epoch": 0.5, "objective/rlhf_reward": 1.0, "loss/policy_avg": None,
-         "not_finite": {"loss/policy_avg": "nan"}},
+         "health/level": 2, "not_finite": {"loss/policy_avg": "nan"}},
         {"update": 2, "episode": 16, "epoch": 0.5, "eval/objective/scores": 0.75},
-        {"update": 3, "episode": 24, "epoch": 0.75, "objective/rlhf_reward": 1.5},
+        {"update": 3, "episode": 24, "epoch": 0.75, "objective/rlhf_reward": 1.5, "health/level": 2},
     ]  # fmt: skip
+    (alert,) = read_jsonl(run.folder / "alerts.jsonl")
+    assert (alert["update"], alert["level"], alert["rule"]) == (2, "error", "broken_numbers")
+    assert run.text.getvalue().count("error after update 2: Numbers are not finite") == 1
     assert [line["update"] for line in read_jsonl(run.folder / "rollouts.jsonl")] == [1, 2, 3]
     assert read_jsonl(run.folder / "samples.jsonl") == [
         {"update": 2, "query": "query", "response": "response", "score": 0.25}
@@ -228,7 +231,7 @@ def test_on_log_gets_the_numbers_and_the_episode(tmp_path):
     run = Run(tmp_path, keeper)
     run.reporter.begin([], "")
     run.step(1)
-    assert keeper.logs == [{"episode": 8, "objective/rlhf_reward": 0.5, "epoch": 0.25}]
+    assert keeper.logs == [{"episode": 8, "objective/rlhf_reward": 0.5, "health/level": 0, "epoch": 0.25}]
 
 
 def test_a_run_that_fails_leaves_the_terminal_and_whole_files(tmp_path):
