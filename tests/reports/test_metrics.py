@@ -145,6 +145,12 @@ def test_every_metric_has_one_line_of_meaning():
         ("reward/helpful_none", MEANINGS["reward/<name>_none"]),
         ("eval/objective/scores", f"on the evaluation prompts: {MEANINGS['objective/scores']}"),
         ("eval/reward/helpful", f"on the evaluation prompts: {MEANINGS['reward/<name>']}"),
+        ("eval/objective/scores_stderr", MEANINGS["eval/<name>_stderr"]),
+        ("eval/win_rate/start", MEANINGS["eval/win_rate/start"]),
+        ("eval/win_rate/start_n", MEANINGS["eval/<name>_n"]),
+        ("eval/judge/win_rate/start_low", f"by the judge of evaluations: {MEANINGS['eval/win_rate/<other>_low']}"),
+        ("eval/maths/objective/kl", f"of the evaluation set maths: {MEANINGS['eval/objective/kl']}"),
+        ("eval/maths/reward/f", f"of the evaluation set maths: on the evaluation prompts: {MEANINGS['reward/<name>']}"),
         ("digits_found", "logged by code of the user."),
     ],
 )

@@ -70,6 +70,10 @@ RELUCTANT = {"reward_funcs": "{models}/rewards.py:reluctant"}
 RECOMPUTED = {"anchor": "recomputed", "importance_cap": 1.0, "bf16": True}  # bf16: engine and trainer differ
 
 # setting: (what else is set, the value that must make a difference)
+EVALUATED = {"eval_dataset_name": "{models}/fewer.jsonl"}
+WITH_BEST = EVALUATED | {"eval_steps": 1, "keep_best": True, "total_episodes": 32}
+UNCHANGED = EVALUATED | {"eval_steps": 1, "learning_rate": 0.0, "total_episodes": 32}
+RISING = WITH_BEST | {"metric_for_best_model": "objective/kl", "greater_is_better": True, "kl_estimator": "k3"}
 EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "output_dir": ({}, "{folder}/elsewhere"),
     "run_name": ({}, "named"),
@@ -201,6 +205,20 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "num_sample_generations": ({}, 2),
     "log_rollouts": ({}, True),
     "eval_steps": ({"eval_dataset_name": "{models}/fewer.jsonl"}, 1),
+    "eval_on_start": (EVALUATED, True),
+    "eval_temperature": (EVALUATED, 2.0),
+    "eval_num_generations": (EVALUATED | {"eval_temperature": 2.0}, 2),
+    "eval_seed": ({"num_eval_rows": 3}, 7),
+    "eval_reward_model_path": (EVALUATED, "{models}/scorer"),
+    "eval_reward_funcs": (EVALUATED, "{models}/rewards.py:length"),
+    "eval_reference_column": ({"eval_dataset_name": "{models}/two.jsonl"}, "query"),
+    "metric_for_best_model": (WITH_BEST | {"greater_is_better": True}, "train/response/length_mean"),
+    "greater_is_better": (WITH_BEST, False),
+    "early_stopping_patience": (UNCHANGED, 1),
+    "early_stopping_threshold": (RISING | {"early_stopping_patience": 1}, 100.0),
+    "stop_kl": ({"total_episodes": 32, "kl_estimator": "k3"}, 1e-12),
+    "stop_score": ({}, 0.001),
+    "stop_patience": ({"stop_score": 0.001}, 2),
     "save_steps": ({}, 1),
     "save_total_limit": ({"save_steps": 1}, 1),
     "keep_steps": ({}, 2),

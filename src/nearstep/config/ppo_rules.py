@@ -14,6 +14,7 @@ from nearstep.config.axes import (
     name_problems,
 )
 from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
+from nearstep.config.evaluation import evaluation_problems
 from nearstep.config.regions import region_problems, region_remarks
 from nearstep.config.rewards import reward_problems, reward_remarks
 from nearstep.config.sections import AllSettings, KLSettings, PolicySettings
@@ -31,6 +32,7 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
     yield from data_problems(config)
     yield from prompt_problems(config, config.dataset_name, config.total_episodes)
     yield from reward_problems(config)
+    yield from evaluation_problems(config, config.eval_steps)
     yield from _stop_problems(config)
     yield from _batch_problems(config)
     yield from _axis_problems(config)

@@ -13,6 +13,7 @@ from nearstep.config.axes import (
 )
 from nearstep.config.batches import BatchSettings
 from nearstep.config.data import DataSettings, PromptSettings
+from nearstep.config.evaluation import EvaluationSettings
 from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import RewardSettings
 from nearstep.config.saving import SavingSettings
@@ -224,8 +225,10 @@ class CriticSettings(Settings):
 class EpisodeReportSettings(Settings):
     """What is shown and recorded of the episodes."""
 
-    log_style: Literal["line", "two_line"] = option(
-        "line", "what is printed of an update: the headline, or two lines with the losses of policy and critic"
+    log_style: Literal["dashboard", "line", "two_line"] = option(
+        "dashboard",
+        "what is shown of an update. dashboard: live on a terminal, a line elsewhere; line: the headline; two_line: "
+        "the losses of policy and critic",
     )
     health_checks: bool = option(
         True, "hold every logged update against the rules of docs/health.md; what they find is told and recorded"
@@ -251,6 +254,7 @@ class AllSettings(
     # Fields stand in the opposite order: dataclasses read their bases from the last to the first.
     SavingSettings,
     EpisodeReportSettings,
+    EvaluationSettings,
     ReportSettings,
     OptimizerSettings,
     BatchSettings,

@@ -115,7 +115,7 @@ def _worse_elsewhere(evidence: Evidence, limits: Limits) -> list[str]:
     signs = []
     for name in evidence.names(EVALUATION):
         is_score = name == f"{EVALUATION}objective/scores_raw" or "reward/" in name or "judge" in name or "win" in name
-        if not is_score or name.endswith(("_std", "_none", "_failed")):
+        if not is_score or name.endswith(("_std", "_none", "_failed", "_stderr", "_n", "_low", "_high")):
             continue
         seen = evidence.series(name)
         if len(seen) >= 2:
