@@ -14,6 +14,7 @@ from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
 from nearstep.common.errors import ConfigError
 from nearstep.config.ppo import PPOConfig
+from nearstep.reports.run_folder import CHECKPOINT
 from nearstep.training.experience import make_experience
 from nearstep.training.generation import generate
 from nearstep.training.row_trace import TokenTrace, trace_row
@@ -65,7 +66,7 @@ def replay_row(config: PPOConfig, run: Path, *, update: int, row: int, inputs: R
     are the objects that the run was given in Python. Raises
     ConfigError where the checkpoint or the row is not there.
     """
-    before = run / f"checkpoint-{update - 1}"
+    before = run / f"{CHECKPOINT}{update - 1}"
     if update > 1 and not before.is_dir():
         raise ConfigError(
             f"update {update} is computed from {before.name}, and {run} has none. Give an update after a checkpoint"

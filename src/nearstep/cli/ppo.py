@@ -15,6 +15,7 @@ from nearstep.common.telling import tell
 from nearstep.config.launcher import launch_problems
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import Problem
+from nearstep.reports.run_folder import checkpoints
 from nearstep.rewards.builtin.spec import meaning, model_of
 
 HUB_TIMEOUT_SECONDS = 5
@@ -96,7 +97,7 @@ def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
     )
     for name, place in [*_models(config), *_data(config)]:
         yield from absent_places({name: place})
-    used = [path for path in Path(config.output_dir).glob("checkpoint-*") if path.name[11:].isdecimal()]
+    used = checkpoints(Path(config.output_dir))
     if used and config.resume is None:
         yield Problem(
             f"output_dir = {config.output_dir} holds {len(used)} checkpoints of a run: give --resume auto to go on "

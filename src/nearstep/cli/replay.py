@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nearstep.common.given_objects import objects_in
 from nearstep.config.settings import Problem, Settings, accepts_old_names, option
+from nearstep.reports.run_folder import SETTINGS
 
 
 @accepts_old_names
@@ -24,7 +25,7 @@ class ReplayOptions(Settings):
         """Places that are not there."""
         if self.run is None:
             yield Problem("say which run: nearstep replay RUN --update N --row K", ("run",))
-        elif not (Path(self.run) / "run.yaml").is_file():
+        elif not (Path(self.run) / SETTINGS).is_file():
             yield Problem(f"run = {self.run}: there is no run.yaml", ("run",))
         elif objects := objects_in(Path(self.run) / "run.yaml"):
             yield Problem(
@@ -49,7 +50,7 @@ def run_replay(options: ReplayOptions) -> None:
 
     assert options.run is not None
     mappings = [name for name, kind in PPOConfig.types.items() if kind == Names]
-    kept = read_config_file(Path(options.run) / "run.yaml", mappings)
+    kept = read_config_file(Path(options.run) / SETTINGS, mappings)
     known = {name: value for name, value in kept.items() if HIDDEN not in str(value)}  # no reward is asked for here
     config = from_mapping(PPOConfig, known, texts=True)
     row = replay_row(config, Path(options.run), update=options.update, row=options.row)

@@ -18,7 +18,8 @@ from nearstep.common.secrets import public_settings, shown_words
 from nearstep.config.plain import changed_settings, plain_settings
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.recipes import recipe_of
-from nearstep.reports.run_folder import CHECKPOINT
+from nearstep.reports.run_folder import CHECKPOINT, INFO
+from nearstep.reports.settings_file import write_whole
 
 SCHEMA = 1
 PACKAGES = ("nearstep", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "numpy")
@@ -32,6 +33,12 @@ class RunStart:
     config: PPOConfig
     named: Mapping[str, object] = field(default_factory=dict)  # settings that Python's arguments gave
     devices: Sequence[str] = ()  # of each process, in the order of ranks
+
+    def write(self, run: Path, batch: Sequence[tuple[str, object, str]], after: int) -> None:
+        """Write how the run was started, beside how it was before. Raises TrainingError where it cannot be written."""
+        path = run / INFO
+        info = self.info(read_info(path), batch, after)
+        write_whole(path, json.dumps(info, indent=1, ensure_ascii=False, default=str) + "\n")
 
     def info(self, before: Mapping[str, Any], batch: Sequence[tuple[str, object, str]], after: int) -> dict[str, Any]:
         """The content of the file: what it was before, and this attempt, which goes on after an update."""

@@ -124,11 +124,10 @@ def region_at(micro: Experience, now: ActionLogprobs, terms: PolicyTerms) -> tup
     Raises TrainingError where the region returns no weights for the actions.
     """
     fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
-    anchor = TokenLogprobs(micro.old_logprobs, micro.old_top)
+    anchor, counts = TokenLogprobs(micro.old_logprobs, micro.old_top), micro.rollout.action_counts
     if terms.ratio_level == "sequence":
-        sampled = sequence_anchor(fixed.sampled, anchor.sampled, micro.rollout.action_counts)
-        anchor = TokenLogprobs(sampled, anchor.top)
-    rows = ActionRows(micro.rollout.action_counts, micro.rollout.policy_version)
+        anchor = TokenLogprobs(sequence_anchor(fixed.sampled, anchor.sampled, counts), anchor.top)
+    rows = ActionRows(counts, micro.rollout.policy_version)
     weight = terms.trust_region.weight(fixed, anchor, micro.advantages, rows)
     _require_none("trust region", terms.trust_region, region_problem(weight, len(micro.advantages)))
     return anchor, weight
@@ -169,7 +168,7 @@ def _policy_metrics(
         "policy/masked_positive": Mean.of(dropped[micro.advantages > 0]),
         "policy/masked_negative": Mean.of(dropped[micro.advantages < 0]),
         "policy/region_weight": Mean.of(weight.float()),
-        "masked/share": masked_by_place(micro, weight != 0),
+        "masked/share": masked_by_place(micro, dropped),
         "policy/prob_diff_mean": Mean.of(moved),
         "policy/prob_diff_max": Max.of(moved),
         "policy/entropy_avg": Mean.of(now.entropy),

@@ -36,7 +36,7 @@ class TokenNumbers:
     whitened_advantage: Float[Tensor, " actions"]  # what the loss multiplies with
     return_: Float[Tensor, " actions"] | None
     ratio: Float[Tensor, " actions"]  # π / π_old now; with ratio_level = sequence that of the row
-    region_weight: Float[Tensor, " actions"]  # what the region leaves of the gradient: 0 masked, below 1 capped, 1 free
+    region_weight: Float[Tensor, " actions"]  # the trust region's: 0 where the token may not move
     entropy: Float[Tensor, " actions"]  # of the policy as it is now
 
     def columns(self, actions: slice) -> dict[str, list[float] | None]:
@@ -69,10 +69,8 @@ class RowTracer:
 
     def numbers(self, rows: Experience, now: ActionLogprobs) -> TokenNumbers:
         """The numbers of every action of some rows."""
-        ref, estimator, terms = rows.ref_logprobs, self.kl_estimator, self.terms
-        anchor, weight = region_at(rows, now, terms)
-        ratio = probability_ratio(now.sampled, anchor.sampled)
-        held = ratio if terms.ratio_limit is None else ratio.clamp(max=terms.ratio_limit)
+        ref, estimator = rows.ref_logprobs, self.kl_estimator
+        anchor, weight = region_at(rows, now, self.terms)
         return TokenNumbers(
             token=rows.rollout.actions,
             sampled_logprob=rows.rollout.logprobs,
@@ -85,8 +83,8 @@ class RowTracer:
             advantage=rows.raw_advantages,
             whitened_advantage=rows.advantages,
             return_=rows.returns if self.has_critic else None,
-            ratio=ratio,
-            region_weight=weight * held / ratio,
+            ratio=probability_ratio(now.sampled, anchor.sampled),
+            region_weight=weight.float(),
             entropy=now.entropy,
         )
 
