@@ -15,7 +15,8 @@ from nearstep.common.errors import ConfigError
 
 BROWSER = files(__package__) / "browser"
 # Our scripts in the order in which they are run; they share one scope.
-SCRIPTS = ("dom", "state", "plot", "curves", "update", "diff", "samples", "tokens", "critic", "run", "keys", "live", "main")
+SCRIPTS = ("dom", "state", "plot", "curves", "update", "diff", "samples", "tokens", "critic", "run", "keys", "live",
+           "main")  # fmt: skip
 
 
 def page(data: Mapping[str, Any], *, live: bool = False) -> str:

@@ -172,4 +172,3 @@ def _token_row(line: Line) -> Row:
 
 def _numbers(line: Line, name: str) -> list[int | float]:
     return [number for number in line.get(name) or () if number is not None]
-
