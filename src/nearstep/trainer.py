@@ -12,6 +12,7 @@ from torch import nn
 
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
+from nearstep.common.errors import ConfigError
 from nearstep.common.given import GivenModel, GivenRewards, GivenTokenizer, given_settings, refuse_foreign
 from nearstep.common.hub import push_to_hub
 from nearstep.common.places import expanded
@@ -144,6 +145,7 @@ class PPOTrainer:
             quiet_libraries(),
             r.report as report,
             closing(r.rewards),
+            closing(r.evaluator),
             closing(r.engine),
             closing(r.checkpoint),
             r.interruption,
@@ -169,6 +171,22 @@ class PPOTrainer:
             tuple(r.report.history),
         )
         return self._output
+
+    def evaluate(self, metric_key_prefix: str = "eval") -> dict[str, int | float]:
+        """The metrics of an evaluation with the weights as they are now, as `eval_objective/scores` and so on.
+
+        Nothing is logged. Before the first update it is the start that is evaluated, also where a run will go on from a
+        checkpoint: `train` loads it. Raises ConfigError where there is nothing to evaluate on.
+        """
+        r = self.recipe
+        if not r.evaluator.has_prompts:
+            raise ConfigError(
+                "evaluate: there is nothing to evaluate on. Pass eval_dataset, or set eval_dataset_name, "
+                "dataset_test_split or num_eval_rows"
+            )
+        with quiet_libraries(), closing(r.rewards), closing(r.evaluator), closing(r.engine):
+            found = r.evaluator.begin(r.engine, self.state) or r.evaluator.evaluate(r.engine, self.state)
+        return {f"{metric_key_prefix}_{name}": number for name, number in found.numbers.items()}
 
     def history(self) -> Sequence[Mapping[str, int | float]]:
         """The metrics that were logged so far, one mapping for each line of metrics.jsonl; also of a broken-off run."""

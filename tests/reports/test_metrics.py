@@ -8,7 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearstep.metrics import ExplainedVariance, Max, Mean, Metrics, Std, Variance
+from nearstep.metrics import (
+    Correlation,
+    EffectiveSampleSize,
+    ExplainedVariance,
+    Max,
+    Mean,
+    Metrics,
+    StandardError,
+    Std,
+    Variance,
+)
 from nearstep.reports.metrics import HEADINGS, MEANINGS, document, meaning
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -62,6 +72,20 @@ def test_num_eos_tokens_is_a_share_of_all_rows_d13():
 
 def test_a_standard_deviation_is_the_root_of_the_variance():
     assert shown(std=Std.of(floats(2.0, 6.0)), variance=Variance.of(floats(2.0, 6.0))) == {"std": 2.0, "variance": 4.0}
+
+
+def test_standard_error_effective_sample_and_correlation_by_hand():
+    # 2, 6: variance 4, so √(4 / 2). Weights 1, 3: 4² / (2 · 10).
+    assert shown(error=StandardError.of(floats(2.0, 6.0))) == {"error": pytest.approx(2**0.5)}
+    assert shown(left=EffectiveSampleSize.of(floats(1.0, 3.0))) == {"left": pytest.approx(0.8)}
+    assert shown(left=EffectiveSampleSize.of(floats(7.0, 7.0, 7.0))) == {"left": pytest.approx(1.0)}
+    # x = 1, 2, 3 and y = 1, 3, 2: covariance 1/3, both variances 2/3.
+    x, y = floats(1.0, 2.0, 3.0), floats(1.0, 3.0, 2.0)
+    assert shown(both=Correlation.of(x, y)) == {"both": pytest.approx(0.5)}
+    split = Correlation.of(x[:1], y[:1]) + Correlation.of(x[1:], y[1:])
+    assert split.number() == pytest.approx(0.5)
+    assert shown(both=Correlation.of(x, -x)) == {"both": pytest.approx(-1.0)}
+    assert shown(both=Correlation.of(x, floats(4.0, 4.0, 4.0)), left=EffectiveSampleSize.of(floats(0.0))) == {}
 
 
 def explained(returns: torch.Tensor, residual: torch.Tensor) -> dict[str, float]:
@@ -121,6 +145,12 @@ def test_every_metric_has_one_line_of_meaning():
         ("reward/helpful_none", MEANINGS["reward/<name>_none"]),
         ("eval/objective/scores", f"on the evaluation prompts: {MEANINGS['objective/scores']}"),
         ("eval/reward/helpful", f"on the evaluation prompts: {MEANINGS['reward/<name>']}"),
+        ("eval/objective/scores_stderr", MEANINGS["eval/<name>_stderr"]),
+        ("eval/win_rate/start", MEANINGS["eval/win_rate/start"]),
+        ("eval/win_rate/start_n", MEANINGS["eval/<name>_n"]),
+        ("eval/judge/win_rate/start_low", f"by the judge of evaluations: {MEANINGS['eval/win_rate/<other>_low']}"),
+        ("eval/maths/objective/kl", f"of the evaluation set maths: {MEANINGS['eval/objective/kl']}"),
+        ("eval/maths/reward/f", f"of the evaluation set maths: on the evaluation prompts: {MEANINGS['reward/<name>']}"),
         ("digits_found", "logged by code of the user."),
     ],
 )

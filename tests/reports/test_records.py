@@ -17,6 +17,7 @@ from nearstep.reports.records import (
     sample_records,
     set_aside,
 )
+from nearstep.training.evaluated import Sample
 from nearstep.types import Prompts, Rollout, Scores
 from tests.reports.helpers import read_jsonl
 
@@ -134,9 +135,11 @@ def test_extra_columns_of_rewards_are_recorded_whatever_they_hold(tmp_path):
 def test_text_of_any_kind_survives(tmp_path):
     text = 'line\nbreak, quote ", line separator \u2028, 漢字, lone surrogate \ud800, bell \x07, null \x00'
     file = JsonLines(tmp_path / "samples.jsonl")
-    file.write(sample_records(2, [("q", text, nan)]))
+    file.write(sample_records(2, [Sample("q", text, nan)]))
     file.close()
-    assert read_jsonl(tmp_path / "samples.jsonl") == [{"update": 2, "query": "q", "response": text, "score": None}]
+    assert read_jsonl(tmp_path / "samples.jsonl") == [
+        {"update": 2, "query": "q", "response": text, "score": None, "start_response": None, "start_score": None}
+    ]
 
 
 def test_every_update_can_be_read_while_the_run_goes_on(tmp_path):

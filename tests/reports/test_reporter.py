@@ -14,6 +14,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.reports.console import Screen
 from nearstep.reports.records import JsonLines
 from nearstep.reports.reporter import Reporter, sample_updates
+from nearstep.training.evaluated import Sample
 from tests.reports.helpers import make_callbacks, read_jsonl
 
 
@@ -85,23 +86,27 @@ def test_a_whole_run(tmp_path):
         reporter.begin([("batch_size", 8, "as given")], "the model sees this")
         run.step(1)
         run.step(2, **{"loss/policy_avg": nan})
-        reporter.samples(2, [("query", "response", 0.25)])
+        reporter.samples(2, [Sample("query", "response", 0.25, "before", None)])
         reporter.evaluation(update=2, episode=16, epoch=0.5, numbers={"objective/scores": 0.75})
         reporter.saved(2, run.folder / "checkpoint-2")
         run.step(3)
         reporter.saved(3, run.folder)
         reporter.end()
     assert read_jsonl(run.folder / "metrics.jsonl") == [
-        {"update": 1, "episode": 8, "epoch": 0.25, "objective/rlhf_reward": 0.5},
+        {"update": 1, "episode": 8, "epoch": 0.25, "objective/rlhf_reward": 0.5, "health/level": 0},
         {"update": 2, "episode": 16, "epoch": 0.5, "objective/rlhf_reward": 1.0, "loss/policy_avg": None,
-         "not_finite": {"loss/policy_avg": "nan"}},
+         "health/level": 2, "not_finite": {"loss/policy_avg": "nan"}},
         {"update": 2, "episode": 16, "epoch": 0.5, "eval/objective/scores": 0.75},
-        {"update": 3, "episode": 24, "epoch": 0.75, "objective/rlhf_reward": 1.5},
+        {"update": 3, "episode": 24, "epoch": 0.75, "objective/rlhf_reward": 1.5, "health/level": 2},
     ]  # fmt: skip
+    (alert,) = read_jsonl(run.folder / "alerts.jsonl")
+    assert (alert["update"], alert["level"], alert["rule"]) == (2, "error", "broken_numbers")
+    assert run.text.getvalue().count("error after update 2: Numbers are not finite") == 1
     assert [line["update"] for line in read_jsonl(run.folder / "rollouts.jsonl")] == [1, 2, 3]
     assert read_jsonl(run.folder / "samples.jsonl") == [
-        {"update": 2, "query": "query", "response": "response", "score": 0.25}
-    ]
+        {"update": 2, "query": "query", "response": "response", "score": 0.25, "start_response": "before",
+         "start_score": None}
+    ]  # fmt: skip
     shown = run.text.getvalue()
     for text in (
         "as given",
@@ -140,7 +145,7 @@ def test_records_that_are_not_wanted_are_not_made(tmp_path):
     with run.reporter as reporter:
         reporter.begin([], "")
         run.step(1)
-        reporter.samples(1, [("query", "response", 0.0)])
+        reporter.samples(1, [Sample("query", "response", 0.0)])
     assert {path.name for path in run.folder.iterdir()} == {"metrics.jsonl", "profiles.jsonl"}
 
 
@@ -190,7 +195,7 @@ def test_other_processes_write_nothing_and_run_callbacks(tmp_path):
     with run.reporter as reporter:
         reporter.begin([("a", 1, "b")], "preview")
         run.step(1)
-        reporter.samples(1, [("query", "response", 0.0)])
+        reporter.samples(1, [Sample("query", "response", 0.0)])
         reporter.evaluation(update=1, episode=8, epoch=0.1, numbers={"objective/scores": 1.0})
         reporter.saved(1, run.folder)
         reporter.end()
@@ -228,7 +233,7 @@ def test_on_log_gets_the_numbers_and_the_episode(tmp_path):
     run = Run(tmp_path, keeper)
     run.reporter.begin([], "")
     run.step(1)
-    assert keeper.logs == [{"episode": 8, "objective/rlhf_reward": 0.5, "epoch": 0.25}]
+    assert keeper.logs == [{"episode": 8, "objective/rlhf_reward": 0.5, "health/level": 0, "epoch": 0.25}]
 
 
 def test_a_run_that_fails_leaves_the_terminal_and_whole_files(tmp_path):

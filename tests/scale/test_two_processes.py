@@ -104,6 +104,34 @@ def test_every_episode_of_every_process_is_on_record(runs):
     assert one == two
 
 
+def test_evaluations_are_the_same_row_by_row(runs):
+    """Numbers, texts and order; the same checkpoint is the best, and both have run to their end."""
+    one, two = (lines(folder / "evaluated" / "eval_rollouts.jsonl") for folder in runs)
+    assert [(row["update"], row["row"], row["sample"]) for row in two] == [
+        (update, row, sample) for update in range(4) for row in range(7) for sample in range(2)
+    ]
+    for first, second in zip(one, two, strict=True):
+        for name in ("kl", "score", "judge", "start_score", "reference_score", "scores"):
+            ours, theirs = first.pop(name), second.pop(name)
+            assert ours is theirs is None or ours == pytest.approx(theirs, rel=1e-9, abs=1e-9), name
+        assert first == second
+    one, two = (lines(folder / "evaluated" / "metrics.jsonl") for folder in runs)
+    evaluated = [[line for line in each if "eval/objective/scores" in line] for each in (one, two)]
+    assert [line["update"] for line in evaluated[1]] == [0, 1, 2, 3]
+    for first, second in zip(*evaluated, strict=True):
+        assert first == pytest.approx(second, rel=1e-9, abs=1e-9)
+        assert first.keys() >= {
+            "eval/win_rate/start",
+            "eval/win_rate/reference_n",
+            "eval/judge/scores",
+            "eval/objective/kl",
+        }
+    assert (
+        len({tuple(sorted(each.name for each in (folder / "evaluated").glob("checkpoint-*"))) for folder in runs}) == 1
+    )
+    assert lines(runs[0] / "evaluated" / "samples.jsonl") == lines(runs[1] / "evaluated" / "samples.jsonl")
+
+
 def test_rows_token_by_token_and_profiles_are_those_of_the_whole_batch(runs):
     one, two = (lines(folder / "tokens.jsonl") for folder in runs)
     assert [line["episode"] for line in one] == [line["episode"] for line in two]

@@ -37,6 +37,14 @@ ADAPTING = {
     "stop_token_id": tuple(range(0, 258, 6)),
 }  # fmt: skip
 
+# Evaluations of an odd number of prompts, in chunks that do not come out even; the best of them is saved.
+EVALUATED = {
+    "eval_steps": 1, "eval_on_start": True, "eval_temperature": 1.5, "eval_num_generations": 2, "keep_best": True,
+    "local_rollout_forward_batch_size": 4, "num_sample_generations": 3, "early_stopping_patience": 9,
+    "kl_estimator": "k3", "learning_rate": 3e-3, "eval_reward_funcs": "tests/scale/judge.py:length",
+}  # fmt: skip
+HELD_OUT = [{"prompt": f"q{number}" * number, "completion": "zz" if number % 2 else None} for number in range(1, 8)]
+
 
 def some_unscored(completion_ids, **kwargs):
     """None where a response begins with a multiple of 4: with on_reward_error = drop its row has no score."""
@@ -52,6 +60,7 @@ def main(folder: Path, saved_by_other: Path | None = None) -> None:
     play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1)
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv", whiten_advantages=True)
     play(folder / "adapting", reward=some_unscored, save_steps=1, **ADAPTING)
+    play(folder / "evaluated", held_out=HELD_OUT, **EVALUATED)
     if saved_by_other is not None:
         resume(folder, saved_by_other)
     under_ddp(folder)
@@ -79,11 +88,13 @@ def master_weights(folder: Path) -> None:
     torch.save((learner.parameters, model.state_dict()), folder / f"masters{backend.rank}.pt")
 
 
-def play(folder: Path, reward=low_ids, **changes) -> None:
+def play(folder: Path, reward=low_ids, held_out=None, **changes) -> None:
     """Three updates, with all that a run writes."""
     # Processes pack rows otherwise than one does; Llama's norms, which compute in float32, would round otherwise.
     model = tiny_causal_lm("gpt2", dtype=torch.float64)
-    recipe = small_recipe(folder, parts={"model": model, "reward_funcs": (reward,)}, **SHARED, **changes)
+    recipe = small_recipe(
+        folder, parts={"model": model, "reward_funcs": (reward,), "eval_dataset": held_out}, **SHARED, **changes
+    )
     state = State()
     with recipe.report.reporter as reporter:
         train(recipe, state)

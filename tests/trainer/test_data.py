@@ -101,7 +101,7 @@ class TestEvaluation:
 
     @staticmethod
     def chunks(trainer):
-        return [chunk.columns["number"] for chunk in trainer.recipe.evaluator.chunks]
+        return [chunk.columns["number"] for chunk in trainer.recipe.evaluator.sets[0].chunks]
 
 
 class TestStreams:
@@ -222,7 +222,7 @@ class TestTemplateKeywords:
         recipe = trainer_of(tmp_path, rows, eval_dataset=rows, **settings).recipe
         [batch] = recipe.prompts.batches(after=0, until=1)
         texts = [byte_tokenizer().decode(ids) for ids in batch.ids]
-        shown = [byte_tokenizer().decode(ids) for chunk in recipe.evaluator.chunks for ids in chunk.ids]
+        shown = [byte_tokenizer().decode(ids) for chunk in recipe.evaluator.sets[0].chunks for ids in chunk.ids]
         assert shown == texts[: len(shown)]
         return texts[: len(rows)], recipe.introduction
 

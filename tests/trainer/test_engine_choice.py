@@ -96,7 +96,8 @@ def test_an_engine_named_on_the_command_line_plays_the_whole_run(tmp_path):
     ]) == 0  # fmt: skip
     calls = [tuple(json.loads(line)) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     assert calls == [
-        ("built", 64), ("load", 1), ("generate", 8, False, 0), ("load", 2), ("generate", 8, False, 0),
+        ("built", 64), ("load", 1), ("generate", 3, True, 0), ("generate", 3, True, 0),  # what the start answers
+        ("load", 1), ("generate", 8, False, 0), ("load", 2), ("generate", 8, False, 0),
         ("load", 3), ("generate", 3, True, 0), ("load", 3), ("generate", 3, True, 0), ("close",),
     ]  # fmt: skip
 
@@ -106,7 +107,7 @@ def test_an_engine_in_python_is_a_class_a_function_or_an_object(given, tmp_path)
     trainer = trainer_of(tmp_path, given, {"total_episodes": 8}, eval_dataset=ROWS[:3])
     trainer.train()
     engine = trainer.recipe.engine
-    assert (engine.calls, engine.closed) == ([(8, False), (3, True)], 1)
+    assert (engine.calls, engine.closed) == ([(3, True), (8, False), (3, True)], 1)
     assert engine.settings.max_rows == (2 if engine is given else 64)
 
 
@@ -120,11 +121,11 @@ def test_evaluation_and_samples_are_played_greedily(tmp_path):
         row = tiny_causal_lm().generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=256, pad_token_id=257)
         written.append(row[0, len(prompt) :].tolist())
     expected = low_ids(written)
-    assert [response for _, response, _ in evaluator.samples(engine, State())] == [
+    assert [sample.response for sample in evaluator.samples(engine, State())] == [
         evaluator.judged(ids, ids[-1] == 256) for ids in written
     ]
-    found = evaluator.evaluate(engine, State()).by_name["objective/scores"]
-    assert float(found.sum / found.count) == pytest.approx(sum(expected) / 4)
+    found = evaluator.evaluate(engine, State()).numbers["objective/scores"]
+    assert found == pytest.approx(sum(expected) / 4)
 
 
 def test_a_region_that_needs_top_tokens_is_refused_with_an_engine_that_records_none(tmp_path):

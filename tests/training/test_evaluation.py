@@ -33,10 +33,14 @@ class Plays(TrainerCallback):
 
     def __init__(self, model, tokenizer):
         self.model, self.prompts, self.responses = model, [tokenizer(text).input_ids for text in HELD_OUT], []
+        self.start = self.answers()
 
     @torch.no_grad()
+    def answers(self):
+        return [greedy(self.model, ids) for ids in self.prompts]
+
     def on_step_end(self, args, state, control, **kwargs):
-        self.responses.append([greedy(self.model, ids) for ids in self.prompts])
+        self.responses.append(self.answers())
 
 
 def test_evaluation_and_samples_are_greedy(tmp_path):
@@ -61,15 +65,17 @@ def test_evaluation_and_samples_are_greedy(tmp_path):
     first, second = plays.responses
     assert first != second  # the weights moved
 
-    for text, *by_update in zip(HELD_OUT, first, second, strict=True):
+    for text, *by_update in zip(HELD_OUT, plays.start, first, second, strict=True):
         assert {tuple(ids) for ids in asked[text]} == {tuple(ids) for ids in by_update}
         assert asked[text][-1] == by_update[-1]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     shown = [line["eval/objective/scores"] for line in lines if "eval/objective/scores" in line]
     assert shown == pytest.approx([sum(map(even_share, of)) / len(of) for of in plays.responses])
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
-    assert [sample["response"] for sample in samples] == [
-        tokenizer.decode(ids[:-1] if ids[-1] in STOPS else ids)
-        for of_update in plays.responses
-        for ids in of_update[:4]
-    ]
+    shown = [[tokenizer.decode(ids[:-1] if ids[-1] in STOPS else ids) for ids in of[:4]]
+             for of in (plays.start, *plays.responses)]  # fmt: skip
+    assert [sample["response"] for sample in samples] == [*shown[1], *shown[2]]
+    assert [sample["start_response"] for sample in samples] == [*shown[0], *shown[0]]
+    assert [sample["start_score"] for sample in samples] == pytest.approx(
+        [even_share(ids) for ids in plays.start[:4]] * 2
+    )

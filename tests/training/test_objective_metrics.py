@@ -1,6 +1,7 @@
 """Every metric of a micro-batch, worked out by hand from four tokens."""
 
 from math import log
+from statistics import pvariance
 
 import pytest
 import torch
@@ -52,6 +53,7 @@ def policy_metrics(region, ratio_limit=None, *, first=True):
 def test_metrics_under_a_clip():
     # Band [0.8, 1.2]. Token 0: A > 0 above the band, out. 1: A < 0 below it, out. 2: A < 0 above it, goes back, in.
     loss, shown = policy_metrics(Clip(0.2, 0.2))
+    surprise = [-log(chance) - entropy for chance, entropy in zip(OLD, (0.1, 0.2, 0.3, 0.4), strict=True)]
     # −min(A·ρ, A·clip ρ): −1.2, 2·0.8, 1.5, −3 with importance 2.
     assert loss == pytest.approx(-1.5 + 2 * 0.5 + 1.5 - 6)  # the masked loss keeps its value, and gives no gradient
     assert shown == pytest.approx({
@@ -59,6 +61,7 @@ def test_metrics_under_a_clip():
         "loss/policy_abs": (1.5 + 1.6 + 1.5 + 6) / 4,  # the larger of |A·ρ| and |A·clip ρ|
         "policy/approxkl_avg": (log(1.5) ** 2 + log(0.5) ** 2 + log(1.5) ** 2) / 2 / 4,
         "policy/clipfrac_avg": 2 / 4,
+        "policy/region_weight": 2 / 4,
         "policy/masked_positive": 1 / 2,
         "policy/masked_negative": 1 / 2,
         "policy/prob_diff_mean": (0.2 + 0.2 + 0.1) / 4,
@@ -67,7 +70,11 @@ def test_metrics_under_a_clip():
         "val/ratio": 4.5 / 4,
         "val/ratio_clamped": (1.2 + 0.8 + 1.2 + 1) / 4,
         "val/ratio_var": (2.25 + 0.25 + 2.25 + 1) / 4 - 1.125**2,
+        "val/effective_sample_size": 4.5**2 / (4 * (2.25 + 0.25 + 2.25 + 1)),
         "val/ratio_max_gap_first": 0.5,
+        # −log μ − H: by how much sampled tokens are less likely than the entropy has it.
+        "policy/surprise_gap": sum(surprise) / 4,
+        "policy/surprise_error": (pvariance(surprise) / 4) ** 0.5,
         # k3 of the anchor against now: ρ − 1 − log ρ.
         "policy/mismatch_kl": (2 * (0.5 - log(1.5)) + (-0.5 - log(0.5))) / 4,
     })  # fmt: skip

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from nearstep.assembly.evaluation_data import judge_specs
 from nearstep.assembly.fitting_roles import check_reward_models, fitting_limits
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import policy_of
@@ -37,6 +38,7 @@ class CheckedInputs:
     stops: StopTokens
     run_prompts: RunPrompts
     specs: list[RewardSpec]
+    judges: list[RewardSpec]  # of evaluations alone
     batch: BatchSizes
     resumed: Resumed | None
 
@@ -62,12 +64,10 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         resumed = choose_checkpoint(Path(config.output_dir), config.resume, kept)
     if resumed is None and config.fork_from is not None:
         resumed = checkpoint_to_fork(config.fork_from)
-    policy, trusted = policy_of(config, inputs), config.trust_remote_code
-    own = choose_tokenizer(
-        inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
-    )
+    policy, trusted = policy_of(config, inputs), config.trust
+    own = choose_tokenizer(inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust=trusted)
     tokenizer = with_template(own, config.prompt_type)
-    family = family_of(policy, base=base_under_adapters(config, policy), trust_remote_code=trusted)
+    family = family_of(policy, base=base_under_adapters(config, policy), trust=trusted)
     limits = fitting_limits(config, inputs, tokenizer, policy, family)
     stops = stop_tokens(
         tokenizer,
@@ -91,8 +91,9 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         reward_models=inputs.reward_model,
         reward_funcs=inputs.reward_funcs,
     )
+    judges = judge_specs(config, run_prompts)
     check_reward_models(config, inputs, specs, tokenizer, limits)
     batch = batch_sizes(config, run_prompts.rows, backend.world_size)
     if config.push_to_hub and backend.rank == 0:
         check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
-    return CheckedInputs(backend, tokenizer, limits.rows, stops, run_prompts, specs, batch, resumed)
+    return CheckedInputs(backend, tokenizer, limits.rows, stops, run_prompts, specs, judges, batch, resumed)

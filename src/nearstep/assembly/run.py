@@ -7,6 +7,7 @@ from typing import Literal
 
 from nearstep.assembly.axes import choose_axes, critic_learning_rate
 from nearstep.assembly.checked_inputs import CheckedInputs, check_inputs
+from nearstep.assembly.evaluation import RunMemory, make_evaluator, stop_rules
 from nearstep.assembly.fitting_roles import require_tokens
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models
@@ -17,10 +18,11 @@ from nearstep.common.telling import quiet_libraries, tell
 from nearstep.config.launcher import check_launch
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts
-from nearstep.evaluation.evaluator import SAMPLE_ROWS, Evaluator
+from nearstep.evaluation.evaluator import Evaluator
 from nearstep.models.classifier import is_made_here
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Policy, inner_model
+from nearstep.reports.best import best_metric
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.details import Details
 from nearstep.reports.model_card import RunFacts, model_card
@@ -73,7 +75,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         on_error=on_error(config),
         state=lambda: callbacks.state,
     )
-    evaluator = _evaluator(config, checked, models.policy, settings, rewards)
+    evaluator = make_evaluator(config, checked, models, settings, rewards, lambda: callbacks.state)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
     notes = [*prompts.notes(), *checked.stops.notes, *chosen.notes, *learners.notes(), *notes]
     given = inputs.in_words(config)
@@ -87,6 +89,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     tracer = RowTracer(models.policy, settings.sampling, terms, config.kl_estimator, models.critic is not None)
     report = _report(config, checked, reporter, clock, evaluator, interruption, tracer)
     engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer)
+    memory = RunMemory(report, evaluator, engine)
     return Recipe(
         config=config,
         batch=batch,
@@ -107,7 +110,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         backend=backend,
         clock=clock,
         report=report,
-        checkpoint=_checkpoints(config, checked, chosen, learners, rewards, report, callbacks, given.settings),
+        checkpoint=_checkpoints(config, checked, chosen, learners, rewards, memory, callbacks, given.settings),
         interruption=interruption,
         evaluator=evaluator,
         introduction="\n".join([run_prompts.introduction(), *notes]),
@@ -120,12 +123,12 @@ def _checkpoints(
     chosen: BuiltModels,
     learners: Learners,
     rewards: Rewards,
-    report: Report,
+    memory: RunMemory,
     callbacks: Callbacks,
     named: Mapping[str, object],
 ) -> Checkpoints:
     """What saves the run, its models as folders with a card each, and restores it."""
-    card = _card(config, chosen, rewards, checked.run_prompts, report.reporter)
+    card = _card(config, chosen, rewards, checked.run_prompts, memory.report.reporter)
     return Checkpoints(
         config=config,
         folders=ModelFolders(chosen.models, checked.tokenizer, checked.backend, card),
@@ -134,9 +137,9 @@ def _checkpoints(
         rows=checked.batch.dataset_rows,
         named=named,
         backend=checked.backend,
-        remember=report.memory,
-        recall=report.recall,
-        announce=report.reporter.saved,
+        remember=memory.remember,
+        recall=memory.recall,
+        announce=memory.report.reporter.saved,
         announce_whole=callbacks.read_saved,
         resumed=checked.resumed,
     )
@@ -146,7 +149,8 @@ def _callbacks(
     config: PPOConfig, inputs: RunInputs, checked: CheckedInputs, learners: Learners, policy: Policy
 ) -> Callbacks:
     """transformers' callbacks and trackers, with what they are given of the run."""
-    backend = checked.backend
+    backend, held_out = checked.backend, checked.run_prompts.held_out
+    sets = tuple(name for name in held_out if name)
     return Callbacks(
         config,
         inputs.callbacks,
@@ -155,7 +159,8 @@ def _callbacks(
         total_updates=checked.batch.updates,
         optimizer=learners.policy.optimizer,
         lr_scheduler=learners.policy.schedule,
-        has_eval=checked.run_prompts.held_out is not None,
+        has_eval=bool(held_out),
+        best=best_metric(config, has_eval=bool(held_out), sets=sets),
         rank=backend.rank,
         local_rank=backend.local_rank,
         world_size=backend.world_size,
@@ -184,27 +189,7 @@ def _report(
         config.log_rollouts,
         Details(config, checked.batch.updates, tracer, checked.backend, evaluator.decode),
         interruption,
-    )
-
-
-def _evaluator(
-    config: PPOConfig, checked: CheckedInputs, policy: Policy, settings: GenerationSettings, rewards: Rewards
-) -> Evaluator:
-    """Greedy generation from the evaluation prompts; samples come from them, or from the training prompts."""
-    held_out, backend = checked.run_prompts.held_out, checked.backend
-    chunk = config.local_rollout_forward_batch_size * backend.world_size
-    shown = held_out or checked.run_prompts.prompts
-    rows = range(min(SAMPLE_ROWS, len(shown)))
-    return Evaluator(
-        policy=policy,
-        generation=replace(settings, greedy=True),
-        rewards=rewards,
-        backend=backend,
-        tokenizer=checked.tokenizer,
-        chunks=[]
-        if held_out is None
-        else list(held_out.in_order(chunk, rank=backend.rank, world_size=backend.world_size)),
-        sample_prompts=shown.take(rows, rows),
+        stop_rules(config, checked.run_prompts),
     )
 
 

@@ -99,8 +99,8 @@ class Checkpoints:
                     f"{self.resumed.folder} stands after update {done}, and this run has {self.updates} updates: give "
                     "more total_episodes"
                 )
+            self.recall(snapshot.report)  # before the weights: the start may have to answer again
             put_back(snapshot, self.learners, state, str(folder))
-            self.recall(snapshot.report)
             if self.backend.rank == 0 and not self.resumed.is_fork:
                 self._supersede(state.update)
             self.resumed = None  # whoever calls train once more goes on from where the run is

@@ -10,24 +10,18 @@ from dataclasses import Field
 from typing import Any, Literal, get_args, get_origin
 
 from nearstep.cli.command import Command
-from nearstep.config.conversion import Names, TemplateKeywords
+from nearstep.config.conversion import ModelName, Names, TemplateKeywords
 from nearstep.config.options import option_of
 
 _NAMES_WIDTH = 30
+_TWO_COLUMNS = 60  # on narrower screens the meaning stands under the name
 
 
 def overview(commands: Sequence[Command[Any]]) -> str:
     """Help on all commands."""
-    names = [f"  {command.name:<12} {command.summary}" for command in commands]
-    return "\n".join(
-        [
-            "usage: nearstep COMMAND [--name value …]",
-            "",
-            *names,
-            "",
-            "nearstep COMMAND --help lists the settings of a command, nearstep --version prints the version.",
-        ]
-    )
+    names = [line for command in commands for line in _hanging(f"{command.name:<12} {command.summary}", 15)]
+    more = "nearstep COMMAND --help lists the settings of a command, nearstep --version prints the version."
+    return "\n".join(["usage: nearstep COMMAND [--name value …]", "", *names, "", *_wrapped(more)])
 
 
 def command_help(command: Command[Any]) -> str:
@@ -35,9 +29,9 @@ def command_help(command: Command[Any]) -> str:
     titles = {first: title for title, first in command.sections}
     operand = f" {command.operand.upper()}" if command.operand else ""
     lines = [
-        f"usage: nearstep {command.name}{operand} [--config FILE] [--name value …]",
+        *_wrapped(f"usage: nearstep {command.name}{operand} [--config FILE] [--name value …]"),
         "",
-        command.summary,
+        *_wrapped(command.summary),
         "",
         *_recipes(command),
         *_entry("--config FILE", "settings from a YAML file, one `name: value` per line; flags beat the file"),
@@ -49,7 +43,7 @@ def command_help(command: Command[Any]) -> str:
             f"--{setting.name} {_type_name(command.settings.types[setting.name])}".rstrip(), _meaning(setting)
         )
     if command.note:
-        lines += ["", *textwrap.wrap(command.note, _width(), break_on_hyphens=False)]
+        lines += ["", *_wrapped(command.note)]
     return "\n".join(lines)
 
 
@@ -61,6 +55,10 @@ def _recipes(command: Command[Any]) -> Iterator[str]:
 
 def _entry(names: str, meaning: str) -> Iterator[str]:
     """The names, then the meaning in a column of its own; names too long for theirs get a line to themselves."""
+    if _width() < _TWO_COLUMNS:
+        yield from (f"  {line}" for line in _broken_at_choices(names, _width() - 2))
+        yield from _hanging(meaning, 6, first=6)
+        return
     first, *rest = textwrap.wrap(meaning, _width() - _NAMES_WIDTH - 4, break_on_hyphens=False)
     if len(names) > _NAMES_WIDTH:
         yield from (f"  {line}" for line in _broken_at_choices(names, _width() - 4))
@@ -80,8 +78,19 @@ def _broken_at_choices(names: str, width: int) -> Iterator[str]:
     yield line
 
 
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _width(), break_on_hyphens=False)
+
+
+def _hanging(text: str, indent: int, first: int = 2) -> list[str]:
+    """The text in lines, all but the first of them indented further."""
+    return textwrap.wrap(
+        text, _width(), initial_indent=" " * first, subsequent_indent=" " * indent, break_on_hyphens=False
+    )
+
+
 def _width() -> int:
-    return max(60, min(120, shutil.get_terminal_size().columns))
+    return max(30, min(120, shutil.get_terminal_size().columns))
 
 
 def _meaning(setting: Field[Any]) -> str:
@@ -107,4 +116,4 @@ def _type_name(annotation: Any) -> str:
         return "|".join(arguments)
     if get_origin(annotation) is tuple:
         return f"{_type_name(arguments[0])} …"
-    return {bool: "", int: "INT", float: "NUMBER", str: "TEXT"}[annotation]
+    return {bool: "", int: "INT", float: "NUMBER", str: "TEXT", ModelName: "MODEL"}[annotation]

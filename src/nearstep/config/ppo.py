@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from nearstep.config import ppo_rules as config_rules
 from nearstep.config.batches import BatchSettings
 from nearstep.config.data import DataSettings, PromptSettings
+from nearstep.config.evaluation import EvaluationSettings, evaluation_remarks
+from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import LocalRewardSettings
 from nearstep.config.saving import SavingSettings
 from nearstep.config.sections import (
@@ -38,7 +40,8 @@ class PPOConfig(AllSettings):
 
     def remarks(self) -> Iterator[str]:
         """Settings without effect, and one whose effect surprises."""
-        return config_rules.remarks(self)
+        yield from config_rules.remarks(self)
+        yield from evaluation_remarks(self, keep_best=self.keep_best)
 
 
 SECTIONS = sections(
@@ -53,10 +56,12 @@ SECTIONS = sections(
     ("KL", KLSettings),
     ("Advantage", AdvantageSettings),
     ("Policy", PolicySettings),
+    ("Trust region", TrustRegionSettings),
     ("Critic", CriticSettings),
     ("Batches", BatchSettings),
     ("Optimizer", OptimizerSettings),
     ("Reports", ReportSettings),
+    ("Evaluation", EvaluationSettings),
     ("Episodes", EpisodeReportSettings),
     ("Checkpoints", SavingSettings),
 )  # the sections of `--help`: title, first setting

@@ -20,7 +20,7 @@ class SavingSettings(Settings):
         30.0, "minutes between two checkpoints against faults, of which the last two stay; 'none' for none", above=0
     )
     keep_steps: int | None = option(None, "updates between two checkpoints that are never removed", at_least=1)
-    keep_best: bool = option(False, "keep the checkpoint with the best objective/scores of an evaluation")
+    keep_best: bool = option(False, "keep the checkpoint with the best metric_for_best_model")
     on_save_error: Literal["raise", "continue"] = option(
         "raise", "a checkpoint that cannot be written: end the run, or count it and try again at the next one"
     )

@@ -74,15 +74,17 @@ class PromptMix:
         read = {number: self.sets[place].prompt(number - starts[place]) for number, place in places.items()}
         return prompts_of([read[number] for number in numbers], self.columns, episodes)
 
-    def in_order(self, chunk_size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[Prompts]:
-        """Every prompt once, in order, `chunk_size` over all ranks at a time; `episodes` are the prompts' numbers.
+    def in_order(self, chunk_size: int, *, rank: int = 0, world_size: int = 1, repeats: int = 1) -> Iterator[Prompts]:
+        """Every prompt in order, `repeats` times in a row, `chunk_size` prompts over all ranks at a time.
 
-        All ranks get equally many chunks; those of the last may be empty.
+        `episodes` are the prompts' numbers × repeats, and on from there. All ranks get equally many chunks; those of
+        the last may be empty.
         """
         for start in range(0, len(self), chunk_size):
             share = rank_share(min(chunk_size, len(self) - start), rank, world_size)
             numbers = range(start + share.start, start + share.stop)
-            yield self.take(numbers, numbers)
+            rows = [(number, number * repeats + again) for number in numbers for again in range(repeats)]
+            yield self.take([number for number, _ in rows], [episode for _, episode in rows])
 
     def subset(self, numbers: Sequence[int]) -> "PromptMix":
         """The mix of some of its prompts, in their order; sets of which nothing is left go."""

@@ -2,8 +2,8 @@
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -24,6 +24,7 @@ from nearstep.data.stream import RowStream
 from nearstep.models.limits import Limits
 from nearstep.scale.backend import Backend
 
+PROMPT_COLUMNS = ("prompt", "query", "messages", "input_ids")
 HEAD_ROWS = 100  # of a stream, read before the run to recognise, check and show them
 
 
@@ -32,7 +33,7 @@ class RunPrompts:
     """The prompts of a run, all checked but for those of `streams`, of which `prompts` are the first."""
 
     prompts: PromptMix
-    held_out: PromptMix | None
+    held_out: Mapping[str, PromptMix] = field(default_factory=dict)  # to evaluate on, by name; "" for the only ones
     streams: tuple[PromptStream, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -74,21 +75,53 @@ def make_run_prompts(
     """
     data_sources = training_sources(config, train_dataset, wanted="prompts")
     encoder = PromptEncoder(config, tokenizer, limits, backend)
-    to_evaluate = evaluation_sources(config, eval_dataset)
-    held_out = None if to_evaluate is None else PromptMix(tuple(encoder.sets(to_evaluate)))
+    held_out = {name: _evaluated(config, encoder, each) for name, each in _to_evaluate(config, eval_dataset).items()}
     if config.streaming or any(_is_stream(data_source.given) for data_source in data_sources):
         run_prompts = _streams(config, data_sources, encoder, held_out, backend.rank == 0)
         return replace(run_prompts, notes=(*hints(config, tokenizer, run_prompts.prompts), *run_prompts.notes))
     prompts = PromptMix(tuple(encoder.sets(data_sources)), _weights(config, data_sources))
     notes = tuple(hints(config, tokenizer, prompts))
-    if held_out is not None:
-        evaluated = held_out if config.num_eval_rows is None else _subset(held_out, config)
-        return RunPrompts(prompts, evaluated, notes=(*notes, *_overlap(prompts, evaluated)))
+    if held_out:
+        told = [sentence for each in held_out.values() for sentence in _overlap(prompts, each)]
+        return RunPrompts(prompts, held_out, notes=(*notes, *told))
     if config.num_eval_rows is None:
-        return RunPrompts(prompts, None, notes=notes)
+        return RunPrompts(prompts, notes=notes)
     drawn, rest = _held_back(prompts, config)
-    told = f"{len(drawn)} prompts, drawn by the seed, are held out to evaluate on."
-    return RunPrompts(rest, drawn, notes=(*notes, told, *_overlap(rest, drawn)))
+    note = f"{len(drawn)} prompts, drawn by the seed, are held out to evaluate on."
+    return RunPrompts(rest, {"": drawn}, notes=(*notes, note, *_overlap(rest, drawn)))
+
+
+def _to_evaluate(config: PPOConfig, given: object) -> Mapping[str, list[DataSource]]:
+    """The data sets of each evaluation: several where a mapping of them is given, as transformers takes it."""
+    several = given if isinstance(given, Mapping) else {"": given}
+    columns = [name for name in several if name in PROMPT_COLUMNS]
+    if columns:
+        raise ConfigError(
+            f"eval_dataset: {columns[0]!r} is the name of a column, and a mapping holds data sets by name. For columns "
+            "use datasets.Dataset.from_dict"
+        )
+    for name in several:
+        if not isinstance(name, str) or "/" in name or (name == "") != (several is not given):
+            raise ConfigError(f"eval_dataset: {name!r} names evaluation data; it must be a word without a /")
+    found = {name: evaluation_sources(config, each) for name, each in several.items()}
+    return {name: sources for name, sources in found.items() if sources is not None}
+
+
+def _evaluated(config: PPOConfig, encoder: PromptEncoder, data_sources: Sequence[DataSource]) -> PromptMix:
+    """The prompts of an evaluation: all, or num_eval_rows drawn by the seed; of a stream, its first."""
+    if not any(_is_stream(each.given) for each in data_sources):
+        whole = PromptMix(tuple(encoder.sets(data_sources)))
+        return whole if config.num_eval_rows is None else _subset(whole, config)
+    if config.num_eval_rows is None:
+        raise ConfigError(
+            "eval_dataset is a stream, and nobody knows how long: num_eval_rows says how much of it to use"
+        )
+    if len(data_sources) > 1:
+        raise ConfigError("eval_dataset is a list with a stream in it: give them names, as in {'one': …, 'two': …}")
+    rows = data_sources[0].stream()
+    head = rows.head(config.num_eval_rows, config.on_bad_row)
+    rows = rows.with_columns(wanted_names(config, head.columns))
+    return PromptMix((encoder.encode(rows.head(config.num_eval_rows, config.on_bad_row)),))
 
 
 def _is_stream(given: object) -> bool:
@@ -110,7 +143,7 @@ def _streams(
     config: PPOConfig,
     data_sources: Sequence[DataSource],
     encoder: PromptEncoder,
-    held_out: PromptMix | None,
+    held_out: Mapping[str, PromptMix],
     main: bool,
 ) -> RunPrompts:
     """Streams, the first rows of which are read: held out if the settings ask for it, else to be shown."""
@@ -120,7 +153,7 @@ def _streams(
     if weights is None and len(data_sources) > 1:
         raise ConfigError("several streamed data sets need dataset_weights: nobody knows how many rows they have")
     weights = weights or (1.0,)
-    hold = config.num_eval_rows if held_out is None else None
+    hold = None if held_out else config.num_eval_rows
     held = [0] * len(data_sources)
     for place, _ in weighted_round_robin_between(weights, 0, hold or 0):
         held[place] += 1
@@ -138,12 +171,9 @@ def _streams(
         if is_held.all():
             raise DataError(f"{rows.label}: num_eval_rows = {hold} leaves none of its first rows to train on.")
         heads.append(head.subset((~is_held).nonzero().flatten().tolist()))
-    if held_out is not None and config.num_eval_rows is not None:
-        held_out = _subset(held_out, config)
-    return RunPrompts(
-        PromptMix(tuple(heads), weights), PromptMix(tuple(evaluated)) if evaluated else held_out, tuple(streams),
-        tuple(notes),
-    )  # fmt: skip
+    if evaluated:
+        held_out = {"": PromptMix(tuple(evaluated))}
+    return RunPrompts(PromptMix(tuple(heads), weights), held_out, tuple(streams), tuple(notes))
 
 
 def _stream(rows: RowStream, head: PromptSet, config: PPOConfig, skipped: int, main: bool) -> PromptStream:
@@ -169,7 +199,8 @@ def _held_back(prompts: PromptMix, config: PPOConfig) -> tuple[PromptMix, Prompt
 
 
 def _order(prompts: PromptMix, config: PPOConfig) -> list[int]:
-    order: list[int] = torch.randperm(len(prompts), generator=stream(config.seed, "evaluation prompts")).tolist()
+    seed = config.seed if config.eval_seed is None else config.eval_seed
+    order: list[int] = torch.randperm(len(prompts), generator=stream(seed, "evaluation prompts")).tolist()
     return order
 
 

@@ -15,6 +15,7 @@ from nearstep.models.distribution import Sampling
 from nearstep.models.load import load_policy
 from nearstep.models.roles import make_policy
 from nearstep.models.tokenizers import load_tokenizer
+from nearstep.reports.fitting import Column, fitting_tables
 from nearstep.rollout.engine import EngineSettings, GenerationSettings, play
 from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.types import Prompts
@@ -81,22 +82,16 @@ def summarise(folder: Path, prompts: Sequence[str], *, response_length: int, see
     return [Summary(text, finished) for text, finished in zip(texts, rollout.finished.tolist(), strict=True)]
 
 
-def outcome_table(outcomes: dict[str, DemoOutcome]) -> Table:
-    """One line per policy."""
-    count = next(iter(outcomes.values())).preferred.count
-    table = Table(title=f"Summaries of {count} unseen posts, judged against a person's by counting facts")
-    table.add_column("policy", no_wrap=True)
-    for column in ("preferred", "95 % interval", "facts right", "facts wrong", "words", "finished"):
-        table.add_column(column, justify="right", min_width=len(column.split()[0]))
-    for name, outcome in outcomes.items():
-        low, high = outcome.preferred.interval()
-        table.add_row(
-            name,
-            f"{outcome.preferred.value:.1%}",
-            f"{low:.1%} – {high:.1%}",
-            f"{outcome.right_facts:.2f}",
-            f"{outcome.wrong_facts:.2f}",
-            f"{outcome.words:.1f}",
-            f"{outcome.finished:.0%}",
-        )
-    return table
+def outcome_tables(outcomes: dict[str, DemoOutcome], width: int) -> list[Table]:
+    """One line per policy; several tables where the columns do not fit into `width` beside each other."""
+    intervals = [outcome.preferred.interval() for outcome in outcomes.values()]
+    columns = {
+        "preferred": [f"{outcome.preferred.value:.1%}" for outcome in outcomes.values()],
+        "95 % interval": [f"{low:.1%} – {high:.1%}" for low, high in intervals],
+        "facts right": [f"{outcome.right_facts:.2f}" for outcome in outcomes.values()],
+        "facts wrong": [f"{outcome.wrong_facts:.2f}" for outcome in outcomes.values()],
+        "words": [f"{outcome.words:.1f}" for outcome in outcomes.values()],
+        "finished": [f"{outcome.finished:.0%}" for outcome in outcomes.values()],
+    }
+    policies = Column("policy", list(outcomes), "left")
+    return fitting_tables(policies, [Column(name, cells) for name, cells in columns.items()], width)

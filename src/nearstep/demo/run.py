@@ -10,7 +10,7 @@ from rich.text import Text
 
 from nearstep.common.errors import ConfigError
 from nearstep.config.ppo import PPOConfig
-from nearstep.demo.outcome import DemoOutcome, evaluate, outcome_table, read_held_out
+from nearstep.demo.outcome import DemoOutcome, evaluate, outcome_tables, read_held_out
 from nearstep.demo.prepare import QUICK, DemoScale, Folders, prepare_world
 from nearstep.reports.page.write import write_report
 from nearstep.reward_modeling.fit import require_trainer
@@ -44,7 +44,8 @@ def run_demo(*, output: Path, seed: int, quick: bool) -> dict[str, DemoOutcome]:
         name: evaluate(folder, held_out, response_length=RESPONSE_LENGTH, seed=seed)
         for name, folder in policies.items()
     }
-    console.print(outcome_table(outcomes))
+    judged = f"   Summaries of {len(held_out)} unseen posts, judged against a person's by counting facts"
+    console.print(Text(judged), *outcome_tables(outcomes, console.width), sep="\n")
     console.print(Text(BLIND_SPOT), soft_wrap=True)
     table = output / "outcome.json"
     table.write_text(json.dumps({name: asdict(outcome) for name, outcome in outcomes.items()}, indent=2) + "\n")

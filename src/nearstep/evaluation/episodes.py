@@ -89,16 +89,23 @@ def _of_texts(
     table: Table, encoded: PromptMix, tokenizer: PreTrainedTokenizerBase, batch_size: int
 ) -> Iterator[Episodes]:
     """A completion is its text's ids, with the end that a policy writes behind one that has ended."""
-    eos, mark = tokenizer.eos_token_id, reply_end(tokenizer)
     for first in range(0, len(table), batch_size):
         numbers = range(first, min(first + batch_size, len(table)))
         prompts, rows = encoded.take(numbers, numbers), [table.rows[number] for number in numbers]
         ended = [_finished(row, table, number, tokenizer) for number, row in zip(numbers, rows, strict=True)]
-        ends = [eos if isinstance(shown, str) or mark is None else mark for shown in prompts.inputs]
         texts = [_completion(row, table, number) for number, row in zip(numbers, rows, strict=True)]
-        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        said = [[*text, *([end] if done else [])] for text, end, done in zip(ids, ends, ended, strict=True)]
-        yield Episodes(first, prompts, rollout_of(prompts.ids, said, ended), [None] * len(numbers))
+        yield Episodes(first, prompts, written_rollout(prompts, texts, ended, tokenizer), [None] * len(numbers))
+
+
+def written_rollout(
+    prompts: Prompts, texts: Sequence[str], finished: Sequence[bool], tokenizer: PreTrainedTokenizerBase
+) -> Rollout:
+    """Texts as if a policy had written them: their ids, and behind one that is `finished` the end it would write."""
+    eos, mark = tokenizer.eos_token_id, reply_end(tokenizer)
+    ends = [eos if isinstance(shown, str) or mark is None else mark for shown in prompts.inputs]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    said = [[*text, *([end] if done else [])] for text, end, done in zip(ids, ends, finished, strict=True)]
+    return rollout_of(prompts.ids, said, finished)
 
 
 def _finished(row: Mapping[str, object], table: Table, number: int, tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nearstep.evaluation.episodes import Episodes
+from nearstep.reports.fitting import Column, fitting_tables
 from nearstep.types import Scores
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -35,17 +36,12 @@ class ScoreSummary:
         pairs = zip(totals, episodes.logged, strict=True)
         self.differences += [abs(total - logged) for total, logged in pairs if logged is not None]
 
-    def table(self) -> Table:
-        """One column for each part of the reward, the total last; one line for each statistic."""
-        table = Table(box=None, pad_edge=False)
-        table.add_column(f"{self.rows} rows", no_wrap=True)
-        for name in self.values:
-            table.add_column(name, justify="right", overflow="ellipsis", no_wrap=True, min_width=8)
+    def tables(self, width: int) -> list[Table]:
+        """One column for each part of the reward, the total last; one line for each statistic. Several tables where the
+        columns do not fit into `width` beside each other."""
         quantiles = ["min", *(f"{share:.0%}" for share in QUANTILES[1:-1]), "max"]
-        columns = [self._column(name) for name in self.values]
-        for statistic, *numbers in zip(["scored", "failed", "mean", "std", *quantiles], *columns, strict=True):
-            table.add_row(statistic, *numbers)
-        return table
+        statistics = Column(f"{self.rows} rows", ["scored", "failed", "mean", "std", *quantiles], "left")
+        return fitting_tables(statistics, [Column(name, self._column(name)) for name in self.values], width)
 
     def _column(self, name: str) -> list[str]:
         values = self.values[name]
@@ -58,7 +54,7 @@ class ScoreSummary:
         console = Console(highlight=False, markup=False)
         if not console.is_terminal:
             console.width = LOG_WIDTH
-        console.print(self.table())
+        console.print(*self.tables(console.width), sep="\n")
         if self.differences:
             equal = sum(difference == 0 for difference in self.differences)
             console.print(

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+from nearstep.common.secrets import public_settings
 from nearstep.config.ppo import PPOConfig
-
-BEST_METRIC = "objective/scores"
+from nearstep.reports.best import BestMetric
 
 
 class Arguments(SimpleNamespace):
@@ -27,13 +27,14 @@ class Arguments(SimpleNamespace):
         return json.dumps(self.to_dict(), indent=2)
 
 
-def arguments_view(config: PPOConfig, *, has_eval: bool, world_size: int, rank: int) -> Arguments:
+def arguments_view(config: PPOConfig, best: BestMetric, *, has_eval: bool, world_size: int, rank: int) -> Arguments:
     """The settings as callbacks expect them.
 
-    `metric_for_best_model` is the score on the evaluation prompts, so transformers' `EarlyStoppingCallback` works.
+    `metric_for_best_model` has the name that transformers' `EarlyStoppingCallback` looks for, the score on the
+    evaluation prompts if none is set.
     Nothing is uploaded that nobody asked for: trackio keeps its records on this machine.
     """
-    settings = dataclasses.asdict(config)
+    settings = public_settings(dataclasses.asdict(config))
     settings["run_name"] = config.run_name or Path(config.output_dir).resolve().name
     strategies = {
         "logging_strategy": "steps",
@@ -44,8 +45,8 @@ def arguments_view(config: PPOConfig, *, has_eval: bool, world_size: int, rank: 
         "do_train": True,
         "do_eval": has_eval,
         "load_best_model_at_end": False,
-        "metric_for_best_model": BEST_METRIC,
-        "greater_is_better": True,
+        "metric_for_best_model": best.name,
+        "greater_is_better": best.greater,
         "resume_from_checkpoint": None,
     }
     place = {"world_size": world_size, "process_index": rank, "should_save": rank == 0}
@@ -56,4 +57,4 @@ def arguments_view(config: PPOConfig, *, has_eval: bool, world_size: int, rank: 
         "trackio_bucket_id": None,
         "trackio_static_space_id": False,
     }
-    return Arguments(**settings, **strategies, **place, **trackio)
+    return Arguments(**{**settings, **strategies, **place, **trackio})

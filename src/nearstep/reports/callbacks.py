@@ -15,7 +15,8 @@ from torch import nn
 
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.config.ppo import PPOConfig
-from nearstep.reports.arguments import BEST_METRIC, arguments_view
+from nearstep.reports.arguments import arguments_view
+from nearstep.reports.best import BestMetric, best_metric
 from nearstep.reports.metrics import Numbers
 
 EXTRAS = ("tensorboard", "wandb", "trackio")
@@ -42,6 +43,7 @@ class Callbacks:
         optimizer: object = None,
         lr_scheduler: object = None,
         has_eval: bool = False,
+        best: BestMetric | None = None,
         rank: int = 0,
         local_rank: int = 0,
         world_size: int = 1,
@@ -57,11 +59,14 @@ class Callbacks:
         check_callbacks(callbacks)
         self._own = tuple(callbacks)
         _warn_of_events(callbacks)
-        trackers = tracker_callbacks(config.report_to, main=rank == 0)
-        self._arguments = arguments_view(config, has_eval=has_eval, world_size=world_size, rank=rank)
+        self.trackers = tracker_callbacks(config.report_to, main=rank == 0)
+        self._best = best or best_metric(config, has_eval=has_eval)
+        self._told_of_absence = config.metric_for_best_model is None
+        self._arguments = arguments_view(config, self._best, has_eval=has_eval, world_size=world_size, rank=rank)
         self._handler = CallbackHandler(
-            [DefaultFlowCallback, *trackers, *callbacks], model, processing_class, optimizer, lr_scheduler
-        )
+            [DefaultFlowCallback, *self.trackers, *early_stopping(config), *callbacks],
+            model, processing_class, optimizer, lr_scheduler,
+        )  # fmt: skip
         self._control = TrainerControl()
         self._state = TrainerState(
             max_steps=total_updates,
@@ -132,16 +137,30 @@ class Callbacks:
     def evaluate(self, numbers: Numbers) -> bool:
         """Hand the metrics of an evaluation to all callbacks, as `eval_…` (trackers show `eval/…`).
 
-        Returns whether its score is the best so far.
+        Returns whether it is the best so far, by the metric that the best is chosen by.
         """
         evaluated = {f"eval_{name}": number for name, number in numbers.items()}
         self.log(evaluated)
         self._control = self._handler.on_evaluate(*self._place, evaluated)
-        score = numbers.get(BEST_METRIC)
         # Early stopping has compared with the best evaluation before this one; only now is the record set.
-        best = score is not None and (self._state.best_metric is None or score > self._state.best_metric)
+        return not self._best.of_training and self._is_best(numbers)
+
+    def is_best_update(self, numbers: Numbers) -> bool:
+        """Whether an update is the best so far, where the best is chosen by a metric of training."""
+        return self._best.of_training and self._is_best(numbers)
+
+    def _is_best(self, numbers: Numbers) -> bool:
+        value, record = numbers.get(self._best.name), self._state.best_metric
+        if value is None and not self._told_of_absence:
+            self._told_of_absence = True
+            warnings.warn(
+                f"metric_for_best_model: there is no {self._best.name} among {', '.join(numbers)}", stacklevel=3
+            )
+        if value is None or not math.isfinite(value):
+            return False
+        best = record is None or (value > record if self._best.greater else value < record)
         if best:
-            self._state.best_metric, self._state.best_global_step = score, self._state.global_step
+            self._state.best_metric, self._state.best_global_step = value, self._state.global_step
         return best
 
     def state_dict(self) -> dict[str, Any]:
@@ -149,12 +168,14 @@ class Callbacks:
         self._state.stateful_callbacks = {
             type(each).__name__: each.state() for each in self._exporting() if each is not self._control
         }
-        return dataclasses.asdict(self._state)
+        return {**dataclasses.asdict(self._state), "best_metric_of": self._best.name}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave; how long the run is and how often it logs stay as they are set now."""
         for name in ("global_step", "epoch", "log_history", "best_metric", "best_global_step"):
             setattr(self._state, name, state[name])
+        if state.get("best_metric_of", self._best.name) != self._best.name:  # another metric's record is none
+            self._state.best_metric = self._state.best_global_step = None
         for each in self._exporting():
             saved = state["stateful_callbacks"].get(type(each).__name__)
             if saved is not None:
@@ -184,6 +205,15 @@ class Callbacks:
     @property
     def _place(self) -> tuple[Any, Any, Any]:
         return self._arguments, self._state, self._control
+
+
+def early_stopping(config: PPOConfig) -> list[Any]:
+    """transformers' own callback where the settings ask for it; a record without a patience stops nothing."""
+    if config.early_stopping_patience is None:
+        return []
+    from transformers.trainer_callback import EarlyStoppingCallback
+
+    return [EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold)]
 
 
 def tracker_callbacks(report_to: Sequence[str], *, main: bool) -> list[Any]:

@@ -51,6 +51,8 @@ MEANINGS: dict[str, str] = {
     "policy/clipfrac_avg": "share of tokens that the trust region leaves without a gradient, where the clip "
     "decides. 0.05 to 0.3 is usual; at 0 the "
     "learning rate may be too low, above 0.5 too high.",
+    "policy/region_weight": "mean weight of the trust region: with a mask, the share of tokens that keep their "
+    "gradient; with a region that damps, how much of it.",
     "policy/masked_positive": "the same share among tokens of positive advantage.",
     "policy/masked_negative": "the same share among tokens of negative advantage.",
     "policy/prob_diff_mean": "mean of |π − μ|, the probabilities of the sampled token now and as the engine had it.",
@@ -115,7 +117,22 @@ MEANINGS: dict[str, str] = {
     "time/experience": "share of `seconds` spent on log-probs, values and advantages before the update.",
     "time/update": "share of `seconds` spent on optimizer steps.",
     "time/other": "share of `seconds` spent elsewhere (data, reports, saving). The five shares add up to 1.",
-    "eval/<name>": "the metric of that name, measured on the evaluation prompts.",
+    "eval/<name>": "the metric of that name, measured on the evaluation prompts. With several evaluation sets it is "
+    "eval/<set>/<name>.",
+    "eval/<name>_stderr": "standard error of that mean, over prompts: the mean over the responses to a prompt is one "
+    "value.",
+    "eval/<name>_n": "the prompts that this mean is over; those whose responses could not be scored are left out.",
+    "eval/objective/kl": "mean of Σ kl over the tokens of an evaluation's responses, by the chosen kl_estimator, to "
+    "the reference: the policy as it started, unless ref_model_path names another. Of greedy responses it is no "
+    "estimate of the KL, but still says how far the policy has gone.",
+    "eval/win_rate/start": "share of evaluation prompts on which the response scores more than what the policy "
+    "answered before its first update; ties count ½. Starts at 0.5.",
+    "eval/win_rate/reference": "the same against the answers in the data.",
+    "eval/win_rate/<other>_low": "lower end of the 95 % Wilson interval of that share, over prompts.",
+    "eval/win_rate/<other>_high": "upper end of that interval.",
+    "eval/judge/scores": "mean score by the rewards that training does not see (eval_reward_funcs, "
+    "eval_reward_model_path). Where it falls while eval/objective/scores rises, the reward is being hacked.",
+    "eval/judge/<name>": "reward/… and win_rate/… as that judge scores.",
 }
 
 HEADINGS: dict[str, str] = {
@@ -140,11 +157,26 @@ def meaning(name: str) -> str:
         return MEANINGS[name]
     group, _, rest = name.partition("/")
     if group == "eval":
-        return f"on the evaluation prompts: {meaning(rest)}"
+        return _evaluation_meaning(rest)
     if group == "reward":
         ending = next((ending for ending in ("_std", "_none", "_failed") if rest.endswith(ending)), "")
         return MEANINGS[f"reward/<name>{ending}"]
     return "logged by code of the user."
+
+
+def _evaluation_meaning(name: str) -> str:
+    """What a metric of an evaluation says; the name of one set of several may stand in front."""
+    group, _, rest = name.partition("/")
+    if f"eval/{name}" in MEANINGS:
+        return MEANINGS[f"eval/{name}"]
+    if group == "judge":
+        return f"by the judge of evaluations: {_evaluation_meaning(rest)}"
+    ending = next((ending for ending in ("_stderr", "_n", "_low", "_high") if name.endswith(ending)), None)
+    if ending is not None:
+        return MEANINGS[f"eval/{'win_rate/<other>' if ending in ('_low', '_high') else '<name>'}{ending}"]
+    if rest and group not in HEADINGS:
+        return f"of the evaluation set {group}: {_evaluation_meaning(rest)}"
+    return f"on the evaluation prompts: {meaning(name)}"
 
 
 def document() -> str:

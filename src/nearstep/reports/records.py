@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from torch import Tensor
 from nearstep.common.errors import TrainingError
 from nearstep.reports.metrics import Numbers
 from nearstep.reports.run_folder import UPDATE
+from nearstep.training.evaluated import Sample
 from nearstep.types import Prompts, Rollout, Scores
 
 Record = Mapping[str, object]
@@ -154,12 +156,9 @@ def score_fields(scores: Scores, rollout: Rollout) -> list[Record]:
     return fields
 
 
-def sample_records(update: int, rows: Sequence[tuple[str, str, float]]) -> list[Record]:
-    """The lines of samples.jsonl: query, response and score of the sample completions after an update."""
-    return [
-        {"update": update, "query": query, "response": response, "score": finite(score)}
-        for query, response, score in rows
-    ]
+def sample_records(update: int, rows: Sequence[Sample]) -> list[Record]:
+    """The lines of samples.jsonl: the sample completions after an update, and what the start answered."""
+    return [{"update": update, **asdict(sample), "score": finite(sample.score)} for sample in rows]
 
 
 def _plain_value(value: object) -> object:

@@ -1,7 +1,6 @@
 """How a run tells what happens: the one object the loop talks to, in front of files, screen and callbacks."""
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,26 +8,17 @@ from typing import Any
 
 from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
+from nearstep.reports import run_folder
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
 from nearstep.reports.health.rule import Alert
 from nearstep.reports.health.watch import HealthWatch
 from nearstep.reports.metrics import Numbers
 from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
-from nearstep.reports.run_folder import (
-    ALERTS,
-    INFO,
-    METRICS,
-    PROFILES,
-    RECORDS,
-    ROLLOUTS,
-    SAMPLES,
-    SETTINGS,
-    TOKENS,
-    TRACKER,
-)
-from nearstep.reports.run_info import RunStart, read_info
-from nearstep.reports.settings_file import holds_settings, write_settings, write_whole
+from nearstep.reports.run_info import RunStart
+from nearstep.reports.settings_file import holds_settings, write_settings
+from nearstep.reports.tracker_tables import track_samples
+from nearstep.training.evaluated import Sample
 
 
 def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
@@ -44,8 +34,7 @@ def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset
 class Reporter:
     """A context manager: leaving it closes the files and gives the terminal back, whatever happened.
 
-    Writes and prints on the main process alone; callbacks run on every process. Files are made by `begin`, not
-    before.
+    Writes and prints on the main process alone; callbacks run on every process. Files are made by `begin`.
     """
 
     def __init__(
@@ -64,7 +53,7 @@ class Reporter:
         self._config = config
         self._callbacks = callbacks
         self._health = HealthWatch(dataclasses.asdict(config))
-        self._screen = (screen or Screen(total_updates, two_lines=config.log_style == "two_line")) if main else None
+        self._screen = (screen or Screen(total_updates, style=config.log_style)) if main else None
         self._outputs: _Outputs | None = None
 
     @property
@@ -99,7 +88,7 @@ class Reporter:
         elif self._screen is not None:
             self._outputs = _Outputs(self._config, self._screen, self._settings, after)
             if self._start is not None:
-                self._outputs.write_info(self._start, batch_table, after)
+                self._start.write(Path(self._config.output_dir), batch_table, after)
             self._screen.begin(batch_table, preview)
             self._health.recall(Path(self._config.output_dir))
         self._callbacks.begin()
@@ -123,10 +112,11 @@ class Reporter:
         numbers: Numbers,
         tokens: Sequence[Record] = (),
         profiles: Sequence[Record] = (),
-    ) -> None:
+    ) -> bool:
         """Update number `update` (from 1) is done: every episode is recorded; the metrics where logging is due.
 
         `records` are those of `rollout_records`, of all processes, `tokens` and `profiles` those of `Details`.
+        Returns whether it was logged and is the best so far, where the best is chosen by a metric of training.
         """
         if self._outputs is not None:
             self._outputs.record(self._outputs.rollouts, records)
@@ -138,34 +128,43 @@ class Reporter:
             alerts = self._health.add({"update": update, "episode": episode, **numbers})
             numbers = {**numbers, "health/level": self._health.level}
         if self._outputs is not None:
-            self._outputs.screen.step(update, numbers, logged=logged)
+            place = f"episode {episode}  epoch {epoch:.2f}"
+            self._outputs.screen.step(update, numbers, logged=logged, place=place)
             if logged:
                 self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=numbers)
             self._outputs.alert(update, alerts)
         if logged:
             self.history.append({"update": update, "episode": episode, "epoch": epoch, **numbers})
             self._callbacks.log({"episode": episode, **numbers})
+        return logged and self._callbacks.is_best_update(numbers)
 
-    def samples(self, update: int, rows: Sequence[tuple[str, str, float]]) -> None:
-        """Show sample completions (query, model response, score), and record them in samples.jsonl."""
+    def note(self, text: str) -> None:
+        """Say one thing in a line of its own."""
+        if self._outputs is not None:
+            self._outputs.screen.note(text)
+
+    def samples(self, update: int, rows: Sequence[Sample]) -> None:
+        """Show sample completions, record them in samples.jsonl, and hand them to trackers as a table."""
         if self._outputs is not None:
             self._outputs.screen.samples(update, rows)
             self._outputs.record(self._outputs.samples, sample_records(update, rows))
+            track_samples(self._callbacks.trackers, update, rows)
 
-    def evaluation(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> bool:
+    def evaluation(
+        self, *, update: int, episode: int, epoch: int | float, numbers: Numbers, rows: Sequence[Record] = ()
+    ) -> bool:
         """Report an evaluation; `numbers` have training's names (objective/scores, …) and get `eval/` in front.
 
-        Returns whether it is the best so far.
+        Its rows are those of eval_rollouts.jsonl. Returns whether it is the best so far.
         """
         named = {f"eval/{name}": number for name, number in numbers.items()}
         self.history.append({"update": update, "episode": episode, "epoch": epoch, **named})
+        alerts = self._health.add({"update": update, **named}) if self._config.health_checks else []
         if self._outputs is not None:
             self._outputs.log(update=update, episode=episode, epoch=epoch, numbers=named)
             self._outputs.screen.evaluation(update, numbers)
-        if self._config.health_checks:
-            alerts = self._health.add({"update": update, **named})
-            if self._outputs is not None:
-                self._outputs.alert(update, alerts)
+            self._outputs.record(self._outputs.evaluations, rows)
+            self._outputs.alert(update, alerts)
         return self._callbacks.evaluate(numbers)
 
     def callbacks_state(self) -> dict[str, Any]:
@@ -206,15 +205,15 @@ class _Outputs:
         kept: dict[str, Path | None] = {}
         # A run that died before its first checkpoint and begins again is the same run: its records begin again too.
         goes_on = after > 0 or (config.resume is not None and holds_settings(folder, settings))
-        for name in RECORDS:
+        for name in run_folder.RECORDS:
             if goes_on:
-                cut_after(folder / name, after)
+                cut_after(folder / name, after or -1)  # −1: an evaluation of the start is made anew, too
             else:
                 kept[name] = set_aside(folder / name)
         if not goes_on:
-            kept[INFO] = set_aside(folder / INFO)
+            kept[run_folder.INFO] = set_aside(folder / run_folder.INFO)
         if settings:
-            kept[SETTINGS] = write_settings(folder, settings)
+            kept[run_folder.SETTINGS] = write_settings(folder, settings)
         for name, place in kept.items():
             if place is not None:
                 screen.note(f"{name} of an earlier run is kept as {place.name}")
@@ -226,21 +225,16 @@ class _Outputs:
         self.latest: dict[str, int | float] = {}
         self._first: dict[str, int | float] = {}
 
-    def write_info(self, start: RunStart, batch_table: Sequence[tuple[str, object, str]], after: int) -> None:
-        """Write how the run was started, beside how it was before."""
-        path = Path(self._config.output_dir) / INFO
-        info = start.info(read_info(path), batch_table, after)
-        write_whole(path, json.dumps(info, indent=1, ensure_ascii=False, default=str) + "\n")
-
     def open(self) -> None:
         """Open the files, which are continued where they are there."""
         folder, config = Path(self._config.output_dir), self._config
-        self.metrics = JsonLines(folder / METRICS)
-        self.rollouts = JsonLines(folder / ROLLOUTS) if config.log_rollouts else None
+        self.metrics = JsonLines(folder / run_folder.METRICS)
+        self.rollouts = JsonLines(folder / run_folder.ROLLOUTS) if config.log_rollouts else None
         self.alerts: JsonLines | None = None  # there is none while there is nothing to tell
-        self.samples = JsonLines(folder / SAMPLES) if config.num_sample_generations > 0 else None
-        self.tokens = JsonLines(folder / TOKENS) if config.record_token_rows > 0 else None
-        self.profiles = JsonLines(folder / PROFILES)
+        self.samples = JsonLines(folder / run_folder.SAMPLES) if config.num_sample_generations > 0 else None
+        self.tokens = JsonLines(folder / run_folder.TOKENS) if config.record_token_rows > 0 else None
+        self.profiles = JsonLines(folder / run_folder.PROFILES)
+        self.evaluations = JsonLines(folder / run_folder.EVAL_ROLLOUTS)
 
     def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
         """Record the metrics of an update or an evaluation."""
@@ -253,11 +247,11 @@ class _Outputs:
         if not alerts:
             return
         if self.alerts is None:
-            self.alerts = JsonLines(self.metrics.path.with_name(ALERTS))
+            self.alerts = JsonLines(self.metrics.path.with_name(run_folder.ALERTS))
         self.record(self.alerts, [alert.record(update) for alert in alerts])
         for alert in alerts:
             if not alert.is_consequence and alert.seen.level != "info":
-                self.screen.note(f"{alert.seen.level} after update {update}: {alert.rule.title}. {alert.seen.text}")
+                self.screen.alert(f"{alert.seen.level} after update {update}: {alert.rule.title}. {alert.seen.text}")
 
     def record(self, file: JsonLines | None, records: Sequence[Record]) -> None:
         """Append to a file. One that cannot be written, or is full, ends there and is told of; the run goes on."""
@@ -281,7 +275,7 @@ class _Outputs:
         places = [(file.path.stem, file.path) for file in self._files]
         if self.models is not None:
             places.insert(0, ("models", self.models))
-        tensorboard = self.metrics.path.with_name(TRACKER)
+        tensorboard = self.metrics.path.with_name(run_folder.TRACKER)
         if tensorboard.is_dir():
             places.append(("tensorboard", tensorboard))
         self.screen.end(places, self._first, self.latest)
@@ -296,5 +290,5 @@ class _Outputs:
 
     @property
     def _files(self) -> list[JsonLines]:
-        every = (self.metrics, self.rollouts, self.samples, self.tokens, self.profiles, self.alerts)
+        every = (self.metrics, self.rollouts, self.samples, self.evaluations, self.tokens, self.profiles, self.alerts)
         return [file for file in every if file is not None]

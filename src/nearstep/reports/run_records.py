@@ -94,8 +94,8 @@ class RunRecords:
 
     @cached_property
     def eval_rollouts(self) -> DataFrame:
-        """One line for each row of each evaluation."""
-        return _frame(self.folder.eval_rollouts)
+        """One line for each row of each evaluation, its rewards by part as `reward/NAME`."""
+        return _frame(map(_flat, self.folder.eval_rollouts))
 
 
 def read_run(folder: str | PathLike[str]) -> RunRecords:

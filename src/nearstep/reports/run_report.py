@@ -1,8 +1,9 @@
 """What the loop tells after each update: metrics of all processes, every episode, samples now and then."""
 
+import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -13,9 +14,11 @@ from nearstep.metrics import Metrics
 from nearstep.reports.details import Details, profile_record
 from nearstep.reports.records import Record, rollout_records
 from nearstep.reports.reporter import Reporter
+from nearstep.reports.stop_rules import StopRules
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
+from nearstep.training.evaluated import Evaluation, Sample
 from nearstep.training.interruption import Interruption
 from nearstep.training.optimizers import LearningRates
 from nearstep.training.recipe import Due
@@ -42,6 +45,7 @@ class Report:
     log_rollouts: bool
     details: Details
     interruption: Interruption
+    stop_rules: StopRules
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_UPDATES))
 
     def __enter__(self) -> "Report":
@@ -63,13 +67,19 @@ class Report:
         self.reporter.begin(self.batch.table(), introduction, after=state.update)
 
     def memory(self) -> ReportMemory:
-        """What a resumed run must know again: the callbacks' state, best evaluation among it, and recent speed."""
-        return {"callbacks": self.reporter.callbacks_state(), "recent_seconds": list(self.recent_seconds)}
+        """What a resumed run must know again: the callbacks' state, best evaluation among it, recent speed, and how
+        long the rules for an early end have held."""
+        return {
+            "callbacks": self.reporter.callbacks_state(),
+            "recent_seconds": list(self.recent_seconds),
+            "stop_rules": dict(self.stop_rules.in_a_row),
+        }
 
     def recall(self, memory: ReportMemory) -> None:
         """Know again what `memory` gave."""
         self.reporter.restore_callbacks(memory["callbacks"])
         self.recent_seconds.extend(memory["recent_seconds"])
+        self.stop_rules.recall(memory.get("stop_rules", {}))
 
     def begin_update(self) -> None:
         """Tell callbacks that an update begins."""
@@ -87,7 +97,8 @@ class Report:
         """Report an update that is done; returns what is due now."""
         finals = torch.where(scores.scored, scores.with_dense(experience.scores, experience.rollout), torch.nan)
         records = self._records(state, prompts, experience, scores, finals) if self.log_rollouts else []
-        all_records = self.backend.gather_to_main(records)
+        # What rewards answered may be of any class: it goes as text, of which nothing is unpickled.
+        all_records = map(json.loads, self.backend.gather_to_main(json.dumps(records)))
         if detailed := self.details.due(state.update):
             metrics += self.details.profile(experience, scores)
         token_records = self.details.tokens(state.update, prompts, experience, finals) if detailed else []
@@ -108,7 +119,7 @@ class Report:
             "optimizer/skipped_steps": state.steps.skipped,
             **({} if rates.critic is None else {"vf_lr": rates.critic, "value/optimizer_steps": state.steps.critic}),
         }
-        self.reporter.step(
+        best = self.reporter.step(
             update=state.update,
             episode=state.episodes,
             epoch=state.epoch,
@@ -117,19 +128,37 @@ class Report:
             tokens=token_records,
             profiles=[] if profiled is None else [profiled],
         )
-        due = self._due(state)
+        why = self.stop_rules.after_update(shown)
+        self._tell_of_end(why)
+        due = self._due(state, stop=why is not None, best=best)
         if due.samples or due.evaluate:
             self.reporter.phase("evaluate")
         return due
 
-    def samples(self, state: State, rows: Sequence[tuple[str, str, float]]) -> None:
+    def samples(self, state: State, rows: Sequence[Sample]) -> None:
         """Show and record what the policy answers now to a few prompts."""
         self.reporter.samples(state.update, rows)
 
-    def evaluation(self, state: State, metrics: Metrics) -> bool:
-        """Report an evaluation; returns whether it is the best so far."""
-        shown = metrics.numbers()
-        return self.reporter.evaluation(update=state.update, episode=state.episodes, epoch=state.epoch, numbers=shown)
+    def evaluation(self, state: State, evaluation: Evaluation, due: Due) -> Due:
+        """Report an evaluation; returns what is due now, after the same rules on every process."""
+        best = self.reporter.evaluation(
+            update=state.update,
+            episode=state.episodes,
+            epoch=state.epoch,
+            numbers=evaluation.numbers,
+            rows=evaluation.rows,
+        )
+        why = self.stop_rules.after_evaluation(evaluation.numbers)
+        if why is None and self.reporter.should_training_stop and not due.stop:
+            why = "a callback asked for it after the evaluation (early_stopping_patience, or one of your own)"
+        self._tell_of_end(why)
+        found = self.backend.gather((best, why is not None))
+        is_best, stop = (any(each) for each in zip(*found, strict=True))
+        return replace(due, best=due.best or is_best, stop=due.stop or stop)
+
+    def _tell_of_end(self, why: str | None) -> None:
+        if why is not None:
+            self.reporter.note(f"the run ends here: {why}")
 
     def end(self) -> None:
         """Close files and trackers, say how it went."""
@@ -149,19 +178,21 @@ class Report:
             numbers=self.details.row_numbers(experience),
         )
 
-    def _due(self, state: State) -> Due:
+    def _due(self, state: State, *, stop: bool, best: bool) -> Due:
         """The same on every process, or some would wait for others for ever."""
         own = (
             self.reporter.should_evaluate,
             self.reporter.should_save,
-            self.reporter.should_training_stop,
+            self.reporter.should_training_stop or stop,
             self.interruption.asked,
+            best,
         )
-        evaluate, save, stop, leave = (any(each) for each in zip(*self.backend.gather(own), strict=True))
+        evaluate, save, stop, leave, best = (any(each) for each in zip(*self.backend.gather(own), strict=True))
         return Due(
             samples=state.update in self.sample_updates,
             # A run that is stopped early ends with an evaluation too, unless it is a signal that stops it: it goes on.
             evaluate=(evaluate or stop) and self.has_eval,
             save=save or leave,
             stop=stop or leave,
+            best=best,
         )

@@ -114,7 +114,8 @@ def _grade_table(found: GradeMeasures) -> Table:
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column, justify="left" if column in (columns[0], "meaning") else "right")
+        in_words = column in (columns[0], "meaning")
+        table.add_column(column, justify="left" if in_words else "right", no_wrap=not in_words, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

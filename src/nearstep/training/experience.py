@@ -1,6 +1,7 @@
 """How a scored rollout becomes experience: log-probs of the reference, values, rewards, advantages, returns."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,8 +14,10 @@ from nearstep.algorithm.trust_regions import TokenLogprobs
 from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import ExplainedVariance, Max, Mean, Metric, Metrics, Std
+from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
+from nearstep.models.roles import Policy
 from nearstep.training.credit import credit_inputs, give_credit, rows_scored_after_eos, shape_scores, token_rewards
 from nearstep.training.recipe import Recipe
 from nearstep.training.response_metrics import response_metrics, score_metrics
@@ -91,7 +94,7 @@ def before_first_step(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs | None
     policy, critic, anew = r.models.policy, r.models.critic, r.config.anchor == "recomputed"
     logprobs: list[ActionLogprobs] = []
     values: list[StateValues] = []
-    for part in _parts(rollout, r):
+    for part in _parts(rollout, _limits(r)):
         if critic is not None and anew and r.models.one_trunk:
             part_logprobs, states = rollout_logprobs_and_values(policy, critic, part, r.sampling)
             logprobs.append(part_logprobs)
@@ -142,7 +145,7 @@ def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor | None:
     if r.models.reference is None:
         return None
     with r.models.reference.active() as reference:
-        logprobs = torch.cat([rollout_logprobs(reference, part, r.sampling).sampled for part in _parts(rollout, r)])
+        logprobs = logprobs_under(reference, rollout, r.sampling, _limits(r))
         if not logprobs.isfinite().all():
             raise TrainingError(
                 f"ref_model ({reference.dtype}) gives log-probs that are not finite. Its weights are broken, or its "
@@ -151,9 +154,26 @@ def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor | None:
     return logprobs
 
 
-def _parts(rollout: Rollout, r: Recipe) -> Iterator[Rollout]:
+def logprobs_under(policy: Policy, rollout: Rollout, sampling: Sampling, limits: "PassLimits") -> Tensor:
+    """Log-probability of every action under a policy, in forward passes of limited size."""
+    return torch.cat([rollout_logprobs(policy, part, sampling).sampled for part in _parts(rollout, limits)])
+
+
+@dataclass(frozen=True)
+class PassLimits:
+    """How much goes into one forward pass without gradients."""
+
+    tokens: int
+    rows: int
+
+
+def _limits(r: Recipe) -> PassLimits:
+    return PassLimits(r.batch.micro_tokens, r.config.local_rollout_forward_batch_size)
+
+
+def _parts(rollout: Rollout, limits: PassLimits) -> Iterator[Rollout]:
     lengths, shared = torch.stack([rollout.row_lengths, rollout.shared_prompts]).tolist()
-    for rows in row_groups(lengths, r.batch.micro_tokens, r.config.local_rollout_forward_batch_size, shared):
+    for rows in row_groups(lengths, limits.tokens, limits.rows, shared):
         yield rollout.select(torch.arange(rows.start, rows.stop, device=rollout.tokens.device))
 
 

@@ -3,7 +3,7 @@
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.generation import generate
 from nearstep.training.probes import Probes
-from nearstep.training.recipe import Recipe
+from nearstep.training.recipe import Due, Recipe
 from nearstep.training.state import State
 from nearstep.training.update import update
 
@@ -17,6 +17,9 @@ def train(r: Recipe, state: State) -> None:
     state.take_back_unfinished()
     r.checkpoint.load(state)  # a new run and a resumed one: the same line
     r.report.begin(r.introduction, state)
+    started = r.evaluator.begin(r.engine, state)
+    if started is not None and r.evaluator.has_prompts and r.config.eval_on_start:
+        r.report.evaluation(state, started, Due())
     probes = Probes(r)
     for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):
         state.begin_update()
@@ -40,8 +43,9 @@ def train(r: Recipe, state: State) -> None:
         due = r.report.step(state, prompts, experience, scores, metrics, rates)  # 5 report
         if due.samples:
             r.report.samples(state, r.evaluator.samples(r.engine, state))
-        best = due.evaluate and r.report.evaluation(state, r.evaluator.evaluate(r.engine, state))
+        if due.evaluate:
+            due = r.report.evaluation(state, r.evaluator.evaluate(r.engine, state), due)
         with r.clock("save"):
-            r.checkpoint.step(state, due, best=best)
+            r.checkpoint.step(state, due, best=due.best)
         if due.stop:
             return

@@ -21,6 +21,7 @@ from nearstep.rollout.engine import GenerationSettings, RolloutEngine
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
+from nearstep.training.evaluated import Evaluation, Sample
 from nearstep.training.interruption import Interruption
 from nearstep.training.optimizers import Learners, LearningRates
 from nearstep.training.schedules import CriticSchedule
@@ -40,10 +41,11 @@ class PromptBatches(Protocol):
 class Due:
     """What is due after an update, by the settings or because a callback of any process asked: the same on all."""
 
-    samples: bool
-    evaluate: bool
-    save: bool
-    stop: bool
+    samples: bool = False
+    evaluate: bool = False
+    save: bool = False
+    stop: bool = False
+    best: bool = False  # nothing before was as good
 
 
 @runtime_checkable
@@ -77,11 +79,11 @@ class LoopReporter(Protocol):
     ) -> Due:
         """An update is done, with these metrics of this process, at these learning rates."""
 
-    def samples(self, state: State, rows: Sequence[tuple[str, str, float]]) -> None:
-        """What the policy answers now to a few prompts: query, response and score of each."""
+    def samples(self, state: State, rows: Sequence[Sample]) -> None:
+        """What the policy answers now to a few prompts."""
 
-    def evaluation(self, state: State, metrics: Metrics) -> bool:
-        """The result of an evaluation, over all processes; returns whether it is the best of the run so far."""
+    def evaluation(self, state: State, evaluation: Evaluation, due: Due) -> Due:
+        """The result of an evaluation, over all processes; returns what is due now: it may be the best, or the end."""
 
     def end(self) -> None:
         """The run is over, and went well."""
@@ -91,11 +93,21 @@ class LoopReporter(Protocol):
 class PolicyEvaluator(Protocol):
     """Says how good the policy is on prompts that it is not trained on."""
 
-    def evaluate(self, engine: RolloutEngine, state: State) -> Metrics:
-        """Generate from all evaluation prompts; metrics over all processes."""
+    @property
+    def has_prompts(self) -> bool:
+        """Whether there is anything to evaluate on."""
 
-    def samples(self, engine: RolloutEngine, state: State) -> list[tuple[str, str, float]]:
-        """Query, response and score of a few prompts."""
+    def begin(self, engine: RolloutEngine, state: State) -> Evaluation | None:
+        """Before the first update: know what the policy answers now; None where that is known already."""
+
+    def evaluate(self, engine: RolloutEngine, state: State) -> Evaluation:
+        """Generate from all evaluation prompts, over all processes."""
+
+    def samples(self, engine: RolloutEngine, state: State) -> list[Sample]:
+        """Responses to a few prompts."""
+
+    def close(self) -> None:
+        """End what is kept running between calls."""
 
 
 @runtime_checkable
@@ -137,7 +149,7 @@ class Recipe:
     models: Models
     prompts: PromptBatches
     engine: RolloutEngine  # for training, evaluation and samples
-    generation: GenerationSettings  # of training; evaluation is greedy
+    generation: GenerationSettings  # of training; evaluation has its own
     rewards: RewardModule
     trust_region: TrustRegion
     ratio_limit: float | None  # largest importance weight of a token

@@ -34,7 +34,10 @@ def through_files(
     """Engine and rewards of training: from files with replay_rollouts, writing files with dump_rollouts."""
     if config.replay_rollouts is not None:
         written = RolloutFolder(Path(config.replay_rollouts), backend.rank)
-        engine, rewards = ReplayedEngine(engine, written, backend.device), ReplayedRewards(written, tokenizer)
+        engine, rewards = (
+            ReplayedEngine(engine, written, backend.device, config.seed),
+            ReplayedRewards(written, tokenizer),
+        )
     if config.dump_rollouts is not None:
         rewards = DumpedRewards(rewards, RolloutFolder(Path(config.dump_rollouts), backend.rank))
     return engine, rewards
@@ -148,11 +151,13 @@ class ReplayedRewards:
 
 @dataclass
 class ReplayedEngine:
-    """Gives the rollouts that were written down; evaluation and samples, which are greedy, go to the real engine."""
+    """Gives the rollouts that were written down; evaluation and samples go to the real engine: they are greedy, or have
+    a seed of their own."""
 
     engine: RolloutEngine
     folder: RolloutFolder
     device: torch.device
+    seed: int  # of training
     version: int = 0
 
     def capabilities(self) -> Capabilities:
@@ -167,7 +172,7 @@ class ReplayedEngine:
 
     def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
         """The rollout of the update whose weights were loaded last. Its prompts are checked like any engine's."""
-        if settings.greedy:
+        if settings.greedy or settings.seed != self.seed:
             return self.engine.generate(prompts, settings)
         return self.folder.rollout(self.version, self.device)
 

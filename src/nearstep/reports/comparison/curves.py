@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nearstep.common.errors import DataError, shorten
 from nearstep.common.spelling import nearest
-from nearstep.reports.comparison.groups import Group, differing_settings, grouped
+from nearstep.reports.comparison.groups import SeedGroup, differing_settings, grouped
 from nearstep.reports.run_folder import Line, RunFolder
 
 Axis: TypeAlias = Literal["update", "episode"]
@@ -61,11 +61,11 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedRuns:
     """Everything that is shown of several runs."""
 
     axis: Axis
-    groups: Sequence[Group]
+    groups: Sequence[SeedGroup]
     settings: dict[str, list[list[Any]]]  # by name, the values of each group
     metrics: Sequence[str]
     curves: dict[str, list[list[Curve]]]  # by metric, of each group, of each of its runs that has it
@@ -100,7 +100,7 @@ class Comparison:
         return _figures([float(curve.y.max() if highest else curve.y.min()) for curve in curves])
 
 
-def compare(places: Sequence[str], metrics: Sequence[str] = (), axis: Axis = "episode") -> Comparison:
+def compare(places: Sequence[str], metrics: Sequence[str] = (), axis: Axis = "episode") -> ComparedRuns:
     """Read runs and put them beside one another. `metrics` may hold patterns such as `reward/*`, or `all`.
 
     Raises DataError where a folder is none of a run, or no run has a metric that is asked for.
@@ -113,7 +113,7 @@ def compare(places: Sequence[str], metrics: Sequence[str] = (), axis: Axis = "ep
         name: [[curve for run in group if (curve := _curve(run, name, axis)) is not None] for group in lines]
         for name in shown
     }
-    return Comparison(axis, groups, differing_settings(groups), [name for name in shown if any(curves[name])], curves)
+    return ComparedRuns(axis, groups, differing_settings(groups), [name for name in shown if any(curves[name])], curves)
 
 
 def higher_is_better(metric: str) -> bool | None:

@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from nearstep.common.errors import ConfigError, TrainingError
-from nearstep.reports.comparison.curves import Comparison
+from nearstep.reports.comparison.curves import ComparedRuns
 from nearstep.reports.comparison.show import group_rows, shown
 from nearstep.reports.metrics import meaning
 from nearstep.reports.page.render import bokeh_script, policy
@@ -22,7 +22,7 @@ WIDTH, HEIGHT = 3.2, 2.4  # inches of a small figure
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
-def write_figure(comparison: Comparison, path: Path) -> None:
+def write_figure(comparison: ComparedRuns, path: Path) -> None:
     """Write the figure in the format that the file's name ends with.
 
     Raises ConfigError where the library that draws it is not installed, TrainingError where it cannot be written.
@@ -36,7 +36,7 @@ def write_figure(comparison: Comparison, path: Path) -> None:
         raise TrainingError(f"{path} cannot be written: {error.strerror or error}. Give another --output.") from error
 
 
-def _drawn(comparison: Comparison, path: Path) -> None:
+def _drawn(comparison: ComparedRuns, path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -69,13 +69,12 @@ def _drawn(comparison: Comparison, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _page(comparison: Comparison, path: Path) -> None:
+def _page(comparison: ComparedRuns, path: Path) -> None:
     script = bokeh_script()
     from bokeh.embed import components
 
-    made, boxes = components(tuple(_small(comparison, metric) for metric in comparison.metrics))
-    drawing = made.strip().removeprefix('<script type="text/javascript">').removesuffix("</script>")
-    drawing = drawing.replace("<", "\\u003c") if "</" in drawing or "<!--" in drawing else drawing
+    drawing, boxes = components(tuple(_small(comparison, metric) for metric in comparison.metrics), wrap_script=False)
+    drawing = drawing.replace("</", "<\\/")  # in its texts alone: no name of a run ends the element
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((files(__package__) / "page.html.jinja").read_text(encoding="utf-8"))
     text = template.render(
@@ -99,7 +98,7 @@ def _page(comparison: Comparison, path: Path) -> None:
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _small(comparison: Comparison, metric: str) -> Any:
+def _small(comparison: ComparedRuns, metric: str) -> Any:
     """One metric as a figure of bokeh."""
     from bokeh.models import ColumnDataSource, HoverTool
     from bokeh.plotting import figure
@@ -107,7 +106,7 @@ def _small(comparison: Comparison, metric: str) -> Any:
     drawn = figure(height=230, sizing_mode="stretch_width", toolbar_location="above", x_axis_label=comparison.axis,
                    tools="pan,wheel_zoom,box_zoom,reset", title=None)  # fmt: skip
     drawn.toolbar.autohide = True
-    lines = []
+    lines: list[Any] = []
     for number, group in enumerate(comparison.groups):
         spread, colour = comparison.spread(metric, number), colour_of(number)
         if spread is None:
@@ -134,6 +133,6 @@ def colour_of(group: int) -> str:
     return COLOURS[group % len(COLOURS)]
 
 
-FORMATS: Mapping[str, Callable[[Comparison, Path], None]] = {
+FORMATS: Mapping[str, Callable[[ComparedRuns, Path], None]] = {
     ".html": _page, ".png": _drawn, ".svg": _drawn, ".pdf": _drawn,
 }  # fmt: skip

@@ -28,7 +28,7 @@ NEUTRAL = frozenset(
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """Runs of the same settings but for the seed."""
 
     label: str
@@ -41,7 +41,7 @@ class Group:
         return [run.settings.get("seed") for run in self.runs]
 
 
-def grouped(places: Sequence[str]) -> list[Group]:
+def grouped(places: Sequence[str]) -> list[SeedGroup]:
     """Groups of the runs in these folders, in the order in which they are named; a folder that is named twice counts
     once. Raises DataError where one is none of a run, or has no metrics yet."""
     runs = list({run.path.resolve(): run for run in map(RunFolder, map(Path, places))}.values())
@@ -54,7 +54,7 @@ def grouped(places: Sequence[str]) -> list[Group]:
     return [_group(*zip(*members, strict=True)) for members in found.values()]
 
 
-def differing_settings(groups: Sequence[Group]) -> dict[str, list[list[Any]]]:
+def differing_settings(groups: Sequence[SeedGroup]) -> dict[str, list[list[Any]]]:
     """By setting, the values that each group has; only settings in which not all runs are alike."""
     known = [[_settings(run) for run in group.runs] for group in groups]
     names = dict.fromkeys(name for group in known for settings in group for name in settings)
@@ -94,10 +94,10 @@ def _names(runs: Sequence[RunFolder]) -> list[str]:
     return names
 
 
-def _group(runs: tuple[RunFolder, ...], names: tuple[str, ...]) -> Group:
+def _group(runs: tuple[RunFolder, ...], names: tuple[str, ...]) -> SeedGroup:
     together = ", ".join(names)
     label = together if len(together) <= LONGEST_LABEL else f"{names[0]} … {names[-1]}"
-    return Group(f"{label} ({len(runs)} seeds)" if len(runs) > 1 else label, runs, names)
+    return SeedGroup(f"{label} ({len(runs)} seeds)" if len(runs) > 1 else label, runs, names)
 
 
 def _unique(values: Sequence[Any]) -> list[Any]:

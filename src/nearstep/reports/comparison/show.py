@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nearstep.reports.comparison.curves import Comparison, Figures, updates_done
+from nearstep.reports.comparison.curves import ComparedRuns, Figures, updates_done
 
 NONE = "–"
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
+def as_json(comparison: ComparedRuns) -> dict[str, Any]:
     """Groups, the settings in which they differ, and of every metric the numbers of each group."""
     return {
         "axis": comparison.axis,
@@ -35,7 +35,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def print_tables(comparison: Comparison, console: Console) -> None:
+def print_tables(comparison: ComparedRuns, console: Console) -> None:
     """The runs, the settings in which they differ, the last and best values; nothing is cut at the right edge."""
     runs = _table("Runs", "group", "run", "seed", "updates")
     for group in comparison.groups:
@@ -64,7 +64,7 @@ def shown(figures: Figures | None) -> str:
     return f"{figures.mean:.4g}{spread}"
 
 
-def _of_group(comparison: Comparison, metric: str, number: int) -> dict[str, Any]:
+def _of_group(comparison: ComparedRuns, metric: str, number: int) -> dict[str, Any]:
     spread, last, best = (
         comparison.spread(metric, number),
         comparison.last(metric, number),
@@ -97,7 +97,7 @@ def _cell(value: object) -> Text:
     return Text(NONE if value is None else str(value))
 
 
-def group_rows(comparison: Comparison) -> Sequence[tuple[str, str]]:
+def group_rows(comparison: ComparedRuns) -> Sequence[tuple[str, str]]:
     """Label and runs of each group, for a page."""
     return [
         (

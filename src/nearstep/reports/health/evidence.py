@@ -127,10 +127,10 @@ class Evidence:
         updates, episodes = self._columns.get("episode", ([], []))
         return max(1, round(episodes[-1] / updates[-1])) if updates and updates[-1] else 1
 
-    def number(self, name: str, otherwise: float = 0.0) -> float:
+    def number(self, name: str, otherwise: int | float = 0.0) -> float:
         """A setting that is a number; `otherwise` where it is not set."""
         value = self.settings.get(name)
-        return float(value) if isinstance(value, int | float) else otherwise
+        return float(value if isinstance(value, int | float) else otherwise)
 
     def per_token(self, name: str) -> Series:
         """A metric of whole responses, divided by their mean length."""

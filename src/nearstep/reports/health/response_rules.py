@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nearstep.reports.health.evidence import Evidence
+from nearstep.reports.health.evidence import Evidence, Series
 from nearstep.reports.health.rule import Level, Limits, Rule, Seen
 
 
@@ -22,9 +22,10 @@ def _has_no_stop(evidence: Evidence) -> bool:
 
 def _endings_lost(evidence: Evidence, limits: Limits) -> Seen | None:
     ended = evidence.series("val/num_eos_tokens")
-    if len(ended) < 3 or ended.start < limits["before"] or ended.end > limits["after"]:
+    before = float(ended.values[: ended.ends].max()) if len(ended) >= 3 else 0.0
+    if before < limits["before"] or ended.end > limits["after"]:
         return None
-    text = f"{ended.start:.0%} of the responses ended by themselves at first, {ended.end:.0%} do now"
+    text = f"{before:.0%} of the responses ended by themselves at first, {ended.end:.0%} do now"
     return Seen("error", ended.first_where(ended.values <= limits["after"]), text)
 
 
@@ -41,7 +42,7 @@ def _cut_off(evidence: Evidence, limits: Limits) -> Seen | None:
 
 def _empty(evidence: Evidence, limits: Limits) -> Seen | None:
     length = evidence.series("response/length_mean")
-    if len(length) < 2 or length.end > limits["tokens"] or evidence.number("response_length", 2) < limits["room"]:
+    if len(length) < 2 or length.end > limits["tokens"] or evidence.number("response_length", limits["room"]) < limits["room"]:
         return None
     text = f"the mean length is {length.end:.3g} tokens in the last {length.ends} updates, the stop token included"
     return Seen("error", length.first_where(length.values <= limits["tokens"]), text)
@@ -108,7 +109,8 @@ def _values_off(evidence: Evidence, limits: Limits) -> Seen | None:
     if len(bias) < limits["updates"] or len(bias) != len(spread):
         return None
     off = float(np.median((bias.values / np.maximum(spread.values, 1e-9))[-bias.ends :]))
-    if abs(off) < limits["deviations"]:
+    learns = Series(bias.updates, np.abs(bias.values)).trend() < -limits["trend"]
+    if abs(off) < limits["deviations"] or learns:
         return None
     text = f"values lie {abs(off):.2g} standard deviations of a return {'above' if off > 0 else 'below'} the returns"
     return Seen("warn", int(bias.updates[-1]), text)
@@ -179,7 +181,7 @@ RULES = (
         name="entropy_gone",
         title="The entropy has collapsed: the policy explores no more",
         watches=("policy/entropy_avg",),
-        limits={"share": 0.05, "nats": 0.02},
+        limits={"share": 0.01, "nats": 0.005},
         when="policy/entropy_avg comes to {share} of its start and below {nats} nats: warn",
         look_at="objective/scores: has it reached what can be reached? response/duplicates; the learning rate",
         next="lower learning_rate, raise kl_coef, or end here; a small entropy_coef holds it",
@@ -234,8 +236,9 @@ RULES = (
         name="values_off",
         title="The critic's values are off on the whole",
         watches=("val/value_bias", "val/return_std"),
-        limits={"updates": 10, "deviations": 1.5},
-        when="after {updates} updates val/value_bias is beyond {deviations} times val/return_std: warn",
+        limits={"updates": 16, "deviations": 2.0, "trend": 2.0},
+        when="after {updates} updates val/value_bias is beyond {deviations} times val/return_std, and its size has no trend "
+        "below −{trend}: warn",
         look_at="value calibration in the report; cliprange_value against the size of the scores",
         next="normalize_scores, a wider cliprange_value, a higher vf_learning_rate",
         check=_values_off,

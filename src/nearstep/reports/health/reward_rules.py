@@ -115,7 +115,7 @@ def _worse_elsewhere(evidence: Evidence, limits: Limits) -> list[str]:
     signs = []
     for name in evidence.names(EVALUATION):
         is_score = name == f"{EVALUATION}objective/scores_raw" or "reward/" in name or "judge" in name or "win" in name
-        if not is_score or name.endswith(("_std", "_none", "_failed")):
+        if not is_score or name.endswith(("_std", "_none", "_failed", "_stderr", "_n", "_low", "_high")):
             continue
         seen = evidence.series(name)
         if len(seen) >= 2:
@@ -248,7 +248,8 @@ RULES = (
         when="objective/scores_raw rises by {deviations} standard deviations with a trend above {trend}, and one of these: "
         "response/duplicates rises by {duplicates}; response/repeated rises by {repeated}; {ended} of the responses no "
         "longer end; the score goes with the length (correlation {length_correlation}) and responses are {longer} times "
-        "as long; the score is the count of one token (correlation {token_correlation}); the KL reaches {kl} per token; a score or judge of evaluation falls: error",
+        "as long; the score is the count of one token (correlation {token_correlation}); the KL reaches {kl} per token; a score or judge of evaluation falls from its best by {held_out} of its range, "
+        "below where it began: error",
         look_at="sample completions beside those of the start, sorted by score; reward/… of each part; a judge that "
         "training does not see, over the KL",
         next="mend the reward (a length term, a second judge, its sign), raise kl_coef, add missing_eos_penalty, or end "

@@ -53,10 +53,10 @@ class Alert:
         """Whether another rule names the cause."""
         return bool(self.follows_from)
 
-    def record(self, update: int) -> Mapping[str, object]:
+    def record(self, update: int | None = None) -> Mapping[str, object]:
         """A line of alerts.jsonl: `update` is the one after which it was told, `since` the first that shows it."""
         return {
-            "update": update,
+            "update": self.seen.update if update is None else update,
             "level": self.seen.level,
             "rule": self.rule.name,
             "title": self.rule.title,

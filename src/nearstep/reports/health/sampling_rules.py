@@ -122,7 +122,7 @@ RULES = (
         name="wrong_reference",
         title="The reference is not the policy as it starts",
         watches=("objective/kl_k3", "response/length_mean"),
-        limits={"warn": 5e-3, "error": 5e-2},
+        limits={"warn": 1e-3, "error": 5e-3},
         when="objective/kl_k3 per token is at least {warn} in update 1: warn; {error}: error",
         look_at="ref_model and ref_model_path: is it the model that the policy starts from? With adapters: does it have the "
         "ones that the policy begins with?",

@@ -48,11 +48,14 @@ def _broken_off(evidence: Evidence, limits: Limits) -> list[tuple[Level, int, st
         return []
     unlike = np.abs(np.diff(np.log(np.maximum(entropy.values, 1e-6)))) >= np.log(limits["entropy_factor"])
     others = np.abs(np.diff(repeated.values)) >= limits["share_jump"]
-    others |= np.abs(np.diff(ended.values)) >= limits["share_jump"]
+    ends = np.abs(np.diff(ended.values))
+    others |= ends >= limits["share_jump"]
     others |= np.abs(np.diff(np.log(np.maximum(length.values, 1)))) >= np.log(limits["length_factor"])
-    if not (unlike & others).any():
+    # A share of few rows jumps by chance: by √(½ / rows) at the most, in standard deviations of a difference.
+    broken = (unlike & others) | (ends >= max(limits["ends_jump"], limits["errors"] * np.sqrt(0.5 / evidence.rows)))
+    if not broken.any():
         return []
-    at = int(np.argmax(unlike & others))
+    at = int(np.argmax(broken))
     text = (
         f"from update {entropy.updates[at]} to {entropy.updates[at + 1]} the entropy per token goes from "
         f"{entropy.values[at]:.2g} to {entropy.values[at + 1]:.2g}, the length from {length.values[at]:.3g} to "
@@ -140,12 +143,12 @@ RULES = (
         ),
         limits={
             "approxkl_warn": 0.1, "approxkl_error": 0.5, "ratio": 2.0, "kl_jump": 1.0, "entropy_factor": 3.0,
-            "share_jump": 0.3, "length_factor": 2.5,
+            "share_jump": 0.3, "length_factor": 2.5, "ends_jump": 0.5, "errors": 4,
         },
         when="policy/approxkl_avg reaches {approxkl_error} once: error, {approxkl_warn} twice: warn; val/ratio leaves "
         "1/{ratio} … {ratio}, or objective/kl_k3 rises by {kl_jump} per token in one update, or the entropy changes "
         "{entropy_factor}-fold in one while repetition or the share of ended responses changes by {share_jump}, or the "
-        "length {length_factor}-fold: error",
+        "length {length_factor}-fold, or the share of ended responses jumps by {ends_jump} and {errors} standard errors: error",
         look_at="learning_rate, and how many steps an update has (num_ppo_epochs × num_mini_batches); max_grad_norm; "
         "policy/grad_norm; whether bad steps begin with one odd batch",
         next="divide learning_rate by 10, or take fewer epochs; early_stop_kl = 0.02 ends an update that has gone too far",

@@ -1,0 +1,208 @@
+"""The rules of health: each speaks of its illness and of no healthy run, and the cause comes before what follows."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nearstep.reports.health.document import document
+from nearstep.reports.health.evidence import Evidence, Series
+from nearstep.reports.health.verdict import RULES, judge
+from nearstep.reports.health.watch import HealthWatch
+from nearstep.reports.metrics import MEANINGS
+
+PAGE = Path(__file__).parents[2] / "docs" / "health.md"
+SETTINGS = {"stop_token": "auto", "kl_estimator": "k1", "response_length": 48, "entropy_coef": 0.0, "kl_in": "reward"}
+
+
+def healthy(updates: int = 16, seed: int = 0) -> list[dict]:
+    """Curves like the demo's: a score that saturates, a KL that grows, noise on everything."""
+    draw, lines = np.random.default_rng(seed), []
+    for update in range(1, updates + 1):
+        grown = 1 - math.exp(-update / 6)
+        length = 13 + 8 * grown + draw.normal(0, 0.5)
+        kl = 4 * grown * (update > 1) + draw.normal(0, 0.1)
+        lines.append({
+            "update": update, "episode": 64 * update, "epoch": update / 30, "lr": 5e-4, "vf_lr": 5e-4,
+            "objective/scores": 1.3 + 1.3 * grown + draw.normal(0, 0.1),
+            "objective/scores_raw": 1.3 + 1.3 * grown + draw.normal(0, 0.1),
+            "objective/rlhf_reward": 1.3 + 1.1 * grown + draw.normal(0, 0.1),
+            "objective/scores_std": 0.5 + abs(draw.normal(0, 0.15)), "objective/kl": kl,
+            "objective/kl_k3": abs(kl) if update > 1 else 1e-12, "objective/kl_coef": 0.05,
+            "objective/non_score_reward_std": 0.08 * grown, "policy/approxkl_avg": 0.02 / update,
+            "policy/clipfrac_avg": 0.06 / update, "policy/mismatch_kl": 1e-13, "policy/repeat_gap": 0.0,
+            "policy/surprise_gap": draw.normal(0, 0.03), "policy/surprise_error": 0.03,
+            "policy/entropy_avg": 0.34 - 0.2 * grown + draw.normal(0, 0.01), "val/ratio": 1 + draw.normal(0, 0.01),
+            "val/effective_sample_size": 0.6 if update == 1 else 0.98, "val/ratio_max_gap_first": 1e-6,
+            "val/num_eos_tokens": min(1.0, 0.98 + draw.normal(0, 0.02)), "response/truncated": 0.01,
+            "response/length_mean": length, "response/repeated": 0.005, "response/duplicates": 0.0,
+            "objective/score_length_correlation": 0.7 - 0.3 * grown, "objective/score_token_correlation": 0.6,
+            "objective/own_over_cut": 0.8, "objective/own_over_shuffled": 0.7,
+            "val/explained_variance": 0.6 * grown + draw.normal(0, 0.2), "val/value_bias": draw.normal(0, 0.1),
+            "val/return_std": 0.5, "optimizer/steps": 4 * update, "optimizer/skipped_steps": 0,
+            "value/optimizer_steps": 4 * update,
+        })  # fmt: skip
+    return lines
+
+
+def change(**of_update):
+    """The healthy run with metrics put to a number, or to a function of the update."""
+    names = {name.replace("__", "/"): value for name, value in of_update.items()}
+    return [
+        {**line, **{name: value(line["update"]) if callable(value) else value for name, value in names.items()}}
+        for line in healthy()
+    ]
+
+
+# For each rule a run of which it speaks, and the settings that this takes.
+ILL = {
+    "random_forward": (change(policy__repeat_gap=0.3), {}),
+    "sampled_otherwise": (change(policy__surprise_gap=0.2), {}),
+    "mismatch": (change(policy__mismatch_kl=0.05), {}),
+    "wrong_reference": (change(objective__kl_k3=20.0), {}),
+    "negative_kl": (change(objective__kl=-3.0), {}),
+    "broken_numbers": ([*healthy(), {"update": 17, "loss/policy_avg": None, "not_finite": {"loss/policy_avg": "nan"}}], {}),
+    "steps_too_large": (change(policy__approxkl_avg=lambda update: 3.0 if update == 2 else 0.01), {}),
+    "too_many_masked": (change(policy__clipfrac_avg=0.7), {}),
+    "small_sample": (change(val__effective_sample_size=0.05), {}),
+    "does_not_move": (change(lr=0.0), {}),
+    "kl_high": (change(objective__kl_k3=lambda update: 10.0 * (update - 1), objective__scores_raw=1.3), {}),
+    "negative_weight": (healthy(), {"reward_weights": [-1.0]}),
+    "inverted": (change(objective__own_over_cut=0.2, objective__own_over_shuffled=0.3), {}),
+    "no_spread": (change(objective__scores_std=0.0), {}),
+    "entropy_bonus": (
+        change(policy__entropy_avg=lambda update: 0.3 * update, objective__scores_raw=lambda update: -update / 10),
+        {"entropy_coef": 5.0},
+    ),
+    "penalty_decides": (
+        change(objective__non_score_reward_std=2.0, objective__scores_raw=lambda update: 1.3 + 0.01 * (-1) ** update,
+               objective__kl_k3=0.001), {},
+    ),
+    "against_the_reward": (change(objective__scores_raw=lambda update: 1.3 - 0.1 * update), {}),
+    "reward_hacked": (change(response__duplicates=lambda update: min(0.9, update / 12)), {}),
+    "does_not_rise": ([{**line, "objective/rlhf_reward": 1.0 + 0.1 * math.sin(line["update"])} for line in healthy(24)], {}),
+    "never_ends": (change(val__num_eos_tokens=0.0), {}),
+    "endings_lost": (change(val__num_eos_tokens=lambda update: max(0.02, 1.1 - update / 12), objective__scores_raw=1.3), {}),
+    "cut_off": (change(response__truncated=0.8), {}),
+    "empty": (change(response__length_mean=1.0, objective__kl_k3=0.0), {}),
+    "length_drift": (change(response__length_mean=lambda update: 4.0 * update), {}),
+    "entropy_gone": (change(policy__entropy_avg=lambda update: 0.3 * 0.6**update), {}),
+    "entropy_explodes": (change(policy__entropy_avg=lambda update: 0.3 + 0.2 * update), {}),
+    "all_alike": (change(response__duplicates=lambda update: 0.35 * (update > 6)), {}),
+    "critic_frozen": (change(vf_lr=0.0), {}),
+    "critic_misleads": (change(val__explained_variance=-0.8), {}),
+    "values_off": (change(val__value_bias=-1.5), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("updates", [1, 2, 3, 5, 10, 40, 400])
+def test_healthy_runs_are_told_healthy(updates):
+    for seed in range(5):
+        verdict = judge(Evidence.of(healthy(updates, seed), SETTINGS))
+        told = [(alert.rule.name, alert.seen.text) for alert in verdict.alerts if alert.seen.level != "info"]
+        assert (verdict.state, told) == ("healthy", [])
+        assert verdict.cause is None
+
+
+@pytest.mark.parametrize("name", ILL)
+def test_every_rule_speaks_of_its_illness(name):
+    lines, settings = ILL[name]
+    verdict = judge(Evidence.of(lines, SETTINGS | settings))
+    alert = next(alert for alert in verdict.alerts if alert.rule.name == name)
+    assert not alert.is_consequence
+    if alert.seen.level == "error":
+        assert (verdict.state, verdict.cause.rule.name) == ("ill", name)
+
+
+def test_there_is_a_case_for_every_rule():
+    assert list(ILL) == [rule.name for rule in RULES]
+
+
+def test_nothing_is_said_of_a_run_that_logged_nothing():
+    verdict = judge(Evidence.of([], {}))
+    assert (verdict.state, verdict.cause, verdict.record()["alerts"]) == ("unknown", None, [])
+
+
+def test_the_cause_comes_before_what_follows_from_it():
+    # A rate that is far too high: the policy collapses, and every curve with it.
+    lines = change(
+        policy__approxkl_avg=lambda update: 600.0 / update**3, objective__kl_k3=lambda update: 500.0 * (update > 1),
+        response__truncated=lambda update: float(update > 1), val__num_eos_tokens=lambda update: float(update == 1),
+        policy__entropy_avg=lambda update: 0.3 if update == 1 else 0.001,
+        objective__scores_raw=lambda update: 1.3 if update < 3 else -1.7,
+    )  # fmt: skip
+    verdict = judge(Evidence.of(lines, SETTINGS))
+    assert verdict.cause.rule.name == "steps_too_large"
+    assert verdict.cause.seen.update == 1
+    followers = {alert.rule.name for alert in verdict.alerts[1:]}
+    assert {"kl_high", "cut_off", "endings_lost"} <= followers
+    assert all("steps_too_large" in alert.follows_from for alert in verdict.alerts[1:])
+
+
+def test_a_run_without_a_stop_token_on_purpose_need_not_end():
+    lines = change(val__num_eos_tokens=0.0, response__truncated=1.0)
+    settings = SETTINGS | {"stop_token": None, "stop_token_id": None}
+    assert judge(Evidence.of(lines, settings)).state == "healthy"
+
+
+def test_a_held_out_judge_that_falls_while_the_score_rises_is_hacking():
+    judged = [{"update": update, "eval/objective/scores_raw": value} for update, value in ((4, 0.9), (8, 1.2), (16, 0.1))]
+    verdict = judge(Evidence.of([*healthy(), *judged], SETTINGS))
+    assert verdict.cause.rule.name == "reward_hacked"
+    assert "eval/objective/scores_raw falls from 1.2 to 0.1" in verdict.cause.seen.text
+
+
+def test_the_trend_is_mann_and_kendalls():
+    def trend(*values):
+        return Series(np.arange(1, len(values) + 1), np.array(values, dtype=float)).trend()
+
+    # All 10 pairs rise: S = 10, variance 5·4·15 / 18, one taken off S for continuity.
+    assert trend(1, 2, 3, 4, 9) == pytest.approx(9 / math.sqrt(300 / 18))
+    assert trend(9, 4, 3, 2, 1) == pytest.approx(-9 / math.sqrt(300 / 18))
+    # One pair is tied: S = 9, and the variance loses 2·1·9 / 18.
+    assert trend(1, 2, 2, 4, 9) == pytest.approx(8 / math.sqrt((300 - 18) / 18))
+    assert trend(2, 2, 2, 2, 2) == 0
+    assert trend(1, 2, 3, 4) == 0  # too few
+    draws = np.random.default_rng(0).normal(size=(200, 1000))
+    assert max(abs(trend(*row)) for row in draws) < 4  # noise has none, however long
+
+
+def test_an_alert_is_told_once_and_again_where_it_becomes_worse(tmp_path):
+    watch, told = HealthWatch(SETTINGS), []
+    lines = change(response__truncated=lambda update: 0.0 if update < 4 else 0.5 if update < 12 else 0.9)
+    for line in lines:
+        told += [(line["update"], alert.seen.level, alert.rule.name) for alert in watch.add(line)]
+    assert [each[1:] for each in told] == [("warn", "cut_off"), ("error", "cut_off")]
+    assert watch.level == 2
+
+
+def test_a_run_that_goes_on_knows_what_it_was_and_what_was_told(tmp_path):
+    import json
+
+    lines = change(policy__repeat_gap=lambda update: 0.3 if update == 1 else 0.0)
+    first = HealthWatch(SETTINGS)
+    alerts = [alert.record(line["update"]) for line in lines[:8] for alert in first.add(line)]
+    for name, records in (("metrics.jsonl", lines[:8]), ("alerts.jsonl", alerts)):
+        (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    second = HealthWatch(SETTINGS)
+    second.recall(tmp_path)
+    assert [alert for line in lines[8:] for alert in second.add(line)] == []
+    assert second.level == 2
+
+
+def test_the_page_is_what_the_rules_say():
+    assert PAGE.read_text(encoding="utf-8") == document(), (
+        "docs/health.md is old: python -m nearstep.reports.health.document > docs/health.md"
+    )
+
+
+def test_rules_name_metrics_and_rules_that_there_are():
+    names = [rule.name for rule in RULES]
+    assert len(set(names)) == len(names)
+    for rule in RULES:
+        assert set(rule.watches) <= set(MEANINGS), rule.name
+        assert set(rule.follows) <= set(names) - {rule.name}, rule.name
+        assert rule.condition  # every limit in braces is there
+        for limit in rule.limits:
+            assert f"{{{limit}}}" in rule.when, f"{rule.name}: {limit} is not told"
