@@ -25,7 +25,7 @@ QUANTITIES = {
 }
 # The numbers of a token, by their names in tokens.jsonl.
 TOKEN_NUMBERS = ("sampled_logprob", "old_logprob", "logprob", "ref_logprob", "kl", "value", "return", "reward",
-                 "advantage", "ratio", "region_weight", "entropy")  # fmt: skip
+                 "advantage", "whitened_advantage", "ratio", "region_weight", "entropy")  # fmt: skip
 
 
 class Prompts:
