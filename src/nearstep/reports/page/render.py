@@ -9,7 +9,6 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from nearstep.common.errors import ConfigError
 
@@ -30,10 +29,10 @@ def page(data: Mapping[str, Any], *, live: bool = False) -> str:
     return template.render(
         title=data["run"]["name"],
         policy=policy((curves, ours), live=live),
-        style=Markup(_asset("page.css")),
-        data=Markup(script_json(data)),
-        curves=Markup(curves),
-        ours=Markup(ours),
+        style=_asset("page.css"),
+        data=script_json(data),
+        curves=curves,
+        ours=ours,
         live=live,
     )
 
