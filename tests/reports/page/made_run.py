@@ -9,7 +9,8 @@ from nearstep.reports import run_folder
 
 SHARES = ("generate", "score", "experience", "update", "other")
 ATTACK = "</script><script>window.attacked = 1</script><img src=x onerror='window.attacked = 1'>"
-WORDS = "my neighbour sold the old guitar in Detroit and I am so tired about it should we tell them now".split()
+TEXT = "my neighbour sold the old guitar in Detroit and I am so tired about it should we tell them now"
+WORDS = TEXT.split()
 
 
 def make_run(

@@ -13,6 +13,7 @@ from nearstep.reports.page.watched import Watched
 from tests.reports.page.made_run import make_run
 
 HERE = "127.0.0.1:8010"
+HOSTS = host_names("127.0.0.1", 8010)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def _look_each_time(monkeypatch):
     monkeypatch.setattr(watching, "LOOK_AGAIN_SECONDS", 0.0)
 
 
-def client(folder, *, token=None, hosts=host_names("127.0.0.1", 8010)):
+def client(folder, *, token=None, hosts=HOSTS):
     app = make_app(Watched(folder, 100), hosts=hosts, token=token)
     return TestClient(app, base_url=f"http://{HERE}", follow_redirects=False)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Generic, TypeAlias, TypeVar
 
-Row: TypeAlias = dict[str, Any]
+PageRow: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 Key: TypeAlias = tuple[int, int]  # update and number of the row
 
@@ -48,12 +48,12 @@ class Families:
     """All rows of as many prompts, picked by chance, as fit into `most` rows."""
 
     most: int
-    _rows: dict[Hashable, list[Row]] = field(default_factory=dict)
+    _rows: dict[Hashable, list[PageRow]] = field(default_factory=dict)
     _ranks: list[tuple[int, Hashable]] = field(default_factory=list)  # a heap, the first to go on top
     _below: int = 2**64  # ranks from here on are no longer taken
     _count: int = 0
 
-    def offer(self, prompt: Hashable, row: Row) -> None:
+    def offer(self, prompt: Hashable, row: PageRow) -> None:
         """Keep it if its prompt is one of those that are followed."""
         if prompt not in self._rows:
             rank = chance(prompt)
@@ -72,7 +72,7 @@ class Families:
             self._count -= 1
 
     @property
-    def kept(self) -> list[Row]:
+    def kept(self) -> list[PageRow]:
         """The rows of all prompts that are followed."""
         return [row for rows in self._rows.values() for row in rows]
 
@@ -85,16 +85,16 @@ class RowChoice:
         self._most = most
         self._wanted: set[Key] = set()
         each = max(1, most // (8 * len(quantities)))  # a quarter of the rows for both ends of all quantities
-        self._ends = {name: (Best[Row](each), Best[Row](each)) for name in quantities}
+        self._ends = {name: (Best[PageRow](each), Best[PageRow](each)) for name in quantities}
         self._families = Families(most // 4)
-        self._spread = Best[Row](most)
-        self._asked: list[Row] = []
+        self._spread = Best[PageRow](most)
+        self._asked: list[PageRow] = []
 
     def want(self, keys: Iterable[Key]) -> None:
         """Keep these rows, whatever else, where they are still to come."""
         self._wanted.update(keys)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: PageRow) -> None:
         """One more row; it has `update`, `episode`, `prompt` and the quantities, None where one is not known."""
         self.count += 1
         if (row["update"], row["episode"]) in self._wanted:
@@ -106,10 +106,10 @@ class RowChoice:
         self._families.offer(row["prompt"], row)
         self._spread.offer(chance(row["update"], row["episode"]), row)
 
-    def chosen(self) -> list[Row]:
+    def chosen(self) -> list[PageRow]:
         """The rows in the order of the run; each is there once."""
         ends = [row for both in self._ends.values() for end in both for row in end.kept]
-        kept: dict[int, Row] = {id(row): row for row in [*self._asked, *ends]}
+        kept: dict[int, PageRow] = {id(row): row for row in [*self._asked, *ends]}
         if self.count <= self._most:  # nothing need be left out
             kept |= {id(row): row for row in self._spread.kept}
         else:
@@ -130,5 +130,5 @@ class RowChoice:
         )
 
 
-def _by_chance(row: Row) -> int:
+def _by_chance(row: PageRow) -> int:
     return chance(row["update"], row["episode"])

@@ -12,7 +12,7 @@ from nearstep.reports.page.choice import RowChoice
 from nearstep.reports.page.curves import curves, rounded
 from nearstep.reports.page.growing import GrowingFile
 from nearstep.reports.page.health import health
-from nearstep.reports.page.rows import MOST_SAMPLES, QUANTITIES, FixedPrompts, Prompts, TokenRows, episode_row
+from nearstep.reports.page.rows import MOST_SAMPLES, QUANTITIES, FixedPrompts, PagePrompts, TokenRows, episode_row
 from nearstep.reports.run_folder import (
     ALERTS,
     EVAL_ROLLOUTS,
@@ -63,7 +63,7 @@ class Content:
         """The page's data: what JSON can hold, and nothing that is not finite."""
         run = _run_folder(self.folder)
         settings: Mapping[str, Any] = {} if run is None else run.settings
-        episodes, prompts = self._episodes.chosen(), Prompts()
+        episodes, prompts = self._episodes.chosen(), PagePrompts()
         return {
             "schema": 1,
             "made": time.strftime("%Y-%m-%d %H:%M:%S%z"),

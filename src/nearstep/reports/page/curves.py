@@ -84,6 +84,7 @@ def thinned(lines: Sequence[Line], names: Sequence[str]) -> dict[str, Any]:
     each = max(1, math.ceil(len(lines) / POINTS))
     parts = [lines[start : start + each] for start in range(0, len(lines), each)]
     columns = {name: [[line[name] for line in part if _is_number(line.get(name))] for part in parts] for name in names}
+    ends = {"low": min, "high": max} if each > 1 else {}
     return {
         "each": each,
         "lines": len(lines),
@@ -91,11 +92,11 @@ def thinned(lines: Sequence[Line], names: Sequence[str]) -> dict[str, Any]:
         "last": [part[-1]["update"] for part in parts],
         "episode": [part[-1].get("episode") for part in parts],
         "mean": {name: [_mean(numbers) for numbers in column] for name, column in columns.items()},
-        **({} if each == 1 else {
-            "low": {name: [rounded(min(numbers, default=None)) for numbers in column] for name, column in columns.items()},
-            "high": {name: [rounded(max(numbers, default=None)) for numbers in column] for name, column in columns.items()},
-        }),
-    }  # fmt: skip
+        **{
+            end: {name: [rounded(of(numbers, default=None)) for numbers in column] for name, column in columns.items()}
+            for end, of in ends.items()
+        },
+    }
 
 
 def rounded(number: int | float | None) -> int | float | None:

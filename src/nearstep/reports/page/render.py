@@ -9,13 +9,13 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from nearstep.common.errors import ConfigError
 
 BROWSER = files(__package__) / "browser"
 # Our scripts in the order in which they are run; they share one scope.
-SCRIPTS = ("dom", "state", "plot", "curves", "update", "diff", "samples", "tokens", "critic", "run", "keys", "live", "main")
+SCRIPTS = ("dom", "state", "plot", "curves", "update", "diff", "samples", "tokens", "critic", "run", "keys", "live",
+           "main")  # fmt: skip
 
 
 def page(data: Mapping[str, Any], *, live: bool = False) -> str:
@@ -29,10 +29,10 @@ def page(data: Mapping[str, Any], *, live: bool = False) -> str:
     return template.render(
         title=data["run"]["name"],
         policy=policy((curves, ours), live=live),
-        style=Markup(_asset("page.css")),
-        data=Markup(script_json(data)),
-        curves=Markup(curves),
-        ours=Markup(ours),
+        style=_asset("page.css"),
+        data=script_json(data),
+        curves=curves,
+        ours=ours,
         live=live,
     )
 

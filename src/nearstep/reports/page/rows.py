@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nearstep.reports.console import cut_middle
-from nearstep.reports.page.choice import Best, Families, Key, Row, chance
+from nearstep.reports.page.choice import Best, Families, Key, PageRow, chance
 from nearstep.reports.page.curves import rounded
 from nearstep.reports.run_folder import Line
 
@@ -25,16 +25,16 @@ QUANTITIES = {
 }
 # The numbers of a token, by their names in tokens.jsonl.
 TOKEN_NUMBERS = ("sampled_logprob", "old_logprob", "logprob", "ref_logprob", "kl", "value", "return", "reward",
-                 "advantage", "ratio", "region_weight", "entropy")  # fmt: skip
+                 "advantage", "whitened_advantage", "ratio", "region_weight", "entropy")  # fmt: skip
 
 
-class Prompts:
+class PagePrompts:
     """The prompts of a page, each of them once: rows name them by their number."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
-    def named(self, rows: Iterable[Row]) -> list[Row]:
+    def named(self, rows: Iterable[PageRow]) -> list[PageRow]:
         """The rows with numbers in place of prompts."""
         return [{**row, "prompt": self._numbers.setdefault(row["prompt"], len(self._numbers))} for row in rows]
 
@@ -44,7 +44,7 @@ class Prompts:
         return list(self._numbers)
 
 
-def episode_row(line: Line) -> Row:
+def episode_row(line: Line) -> PageRow:
     """An episode of rollouts.jsonl as the page shows it."""
     numbers: Mapping[str, Any] = line.get("numbers") or {}
     return {
@@ -68,7 +68,7 @@ def episode_row(line: Line) -> Row:
 class FixedPrompts:
     """Answers to the same prompts at several points of the run, with the start's: sample completions, evaluations."""
 
-    _samples: list[Row] = field(default_factory=list)
+    _samples: list[PageRow] = field(default_factory=list)
     _evaluated: Families = field(default_factory=lambda: Families(FIXED_ROWS))
 
     def add_sample(self, line: Line) -> None:
@@ -81,12 +81,12 @@ class FixedPrompts:
         row = _fixed(line, line["prompt"], line["completion"], line.get("start_completion"))
         self._evaluated.offer(row["prompt"], row)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[PageRow]:
         """Sample completions first, then evaluations, each in the order of the run."""
         return [*self._samples, *sorted(self._evaluated.kept, key=lambda row: row["update"])]
 
 
-def _fixed(line: Line, prompt: str, answer: str, start: str | None) -> Row:
+def _fixed(line: Line, prompt: str, answer: str, start: str | None) -> PageRow:
     return {
         "update": line["update"],
         "prompt": cut_middle(prompt, TEXT),
@@ -125,7 +125,7 @@ class TokenRows:
         """Update and episode of every row that is shown."""
         return {(line["update"], line["episode"]) for line in self._chosen()}
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[PageRow]:
         """The chosen rows in the order of the run."""
         return [_token_row(line) for line in sorted(self._chosen(), key=lambda line: (line["update"], line["episode"]))]
 
@@ -151,7 +151,7 @@ class TokenRows:
         return list(chosen.values())
 
 
-def _token_row(line: Line) -> Row:
+def _token_row(line: Line) -> PageRow:
     columns: dict[str, Sequence[int | float | None]] = {
         name: [rounded(number) for number in line[name][:TOKENS_OF_A_ROW]]
         for name in TOKEN_NUMBERS
@@ -172,4 +172,3 @@ def _token_row(line: Line) -> Row:
 
 def _numbers(line: Line, name: str) -> list[int | float]:
     return [number for number in line.get(name) or () if number is not None]
-

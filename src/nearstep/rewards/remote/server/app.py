@@ -74,4 +74,3 @@ async def _body(request: Request, max_bytes: int) -> bytes | Response:
 
 def _refusal(status: int, reason: str) -> Response:
     return JSONResponse({"error": reason}, status_code=status)
-
