@@ -9,6 +9,7 @@ from nearstep.config.generating import GenerateOptions
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.reward_model import RewardConfig
 
+CONFIGS = (PPOConfig, RewardConfig, EvalConfig, GenerateOptions)
 SOURCE = Path(__file__).parents[2] / "src" / "nearstep"
 
 
@@ -17,8 +18,4 @@ def test_every_setting_is_read_somewhere():
     nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
     read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     read |= {"json", "do_sample"}  # by the command, and by a property of the settings themselves
-    assert {
-        field.name
-        for config in (PPOConfig, RewardConfig, EvalConfig, GenerateOptions)
-        for field in dataclasses.fields(config)
-    } - read == set()
+    assert {field.name for config in CONFIGS for field in dataclasses.fields(config)} - read == set()
