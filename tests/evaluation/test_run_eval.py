@@ -296,6 +296,16 @@ def test_a_file_of_completions_needs_no_model(folder):
     assert results.figures["reward_mean"].prompts == 2
 
 
+def test_the_records_of_a_run_need_the_model_whose_ids_they_hold(folder):
+    row = {"update": 1, "episode": 0, "input": "p", "prompt": "p", "prompt_ids": [112], "completion": "ab",
+           "completion_ids": [97, 98], "finished": False, "columns": {}}  # fmt: skip
+    records = write(folder / "rollouts.jsonl", [row])
+    with pytest.raises(ConfigError, match="give model_path, whose ids they are"):
+        evaluate(folder, completions=records, metrics=["length"])
+    results = evaluate(folder, completions=records, metrics=["length"], model_path=str(folder / "policy"))
+    assert results["response_length"] == 2
+
+
 def test_what_was_asked_for_and_cannot_be_is_null_and_says_why(folder):
     results = evaluate(folder, completions=write(folder / "c.jsonl", FILE), metrics=["reward", "pass_at_k", "length"],
                        k_list=[3])  # fmt: skip

@@ -207,6 +207,8 @@ class Evidence:
 
     def _of_file(self, name: str) -> PromptAnswers:
         file = read_episodes(name, self.tokenizer, batch_size=self.config.batch_size)
+        if self.model is None and "completion_ids" in file.table.columns:
+            raise ConfigError(f"{name} holds token ids, as records of a run do: give model_path, whose ids they are")
         return answers_of_file(file.batches(), self.tokenizer)
 
     def _of_model(self, name: str) -> PromptAnswers:

@@ -86,7 +86,7 @@ class EvalResults(Mapping[str, float | None]):
 
 
 def _prompts(figure: Figure) -> str:
-    return "" if figure.prompts in (0, figure.n) else f" of {figure.prompts} prompts"
+    return "" if figure.prompts in (0, figure.n) else f" of {figure.prompts} prompt{'s' * (figure.prompts > 1)}"
 
 
 def _number(value: float | None) -> str:
