@@ -5,16 +5,21 @@ INSTALLED := .venv/installed
 BENCHED := .venv/benched
 TRL := runs/trl-env
 MUTATING := .venv/mutating
+PAGED := .venv/paged
 # A Python that is given is taken as it is: a machine with a GPU may have torch and no network.
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability
+.PHONY: demo page-check test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability
 
 demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
 	$(BIN)/nearstep demo --output runs/demo
+
+page-check: $(PAGED)  ## the report in headless Chromium: errors, barriers, keys; pictures into docs/images
+	NEARSTEP_PAGE_IMAGES=docs/images NEARSTEP_PAGE_RUN=runs/demo/ppo \
+	  $(BIN)/python -m pytest -n 0 -m "slow or not slow" tests/reports/page/test_browser.py
 
 test: $(INSTALLED)  ## every test that takes seconds
 	$(BIN)/python -m pytest -n 2
@@ -78,4 +83,9 @@ $(BENCHED): $(INSTALLED)
 
 $(MUTATING): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	touch $@
+
+$(PAGED): $(INSTALLED)
+	command -v chromium || command -v chromium-browser || apt-get install --yes chromium
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[page-check]'
 	touch $@

@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nearstep.algorithm.losses import probability_ratio
-from nearstep.algorithm.trust_regions import TokenLogprobs
+from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs
 
 
 @dataclass(frozen=True)
 class MyRegion:
-    """What `inside` is given has one entry for each token, log-probs in nats."""
+    """What `weight` is given has one entry for each token, log-probs in nats; `rows` says where rows end."""
 
     low: float = 0.2
     high: float = 0.28
     rare: float = 0.1  # below this probability at rollout a token may move freely
     top_k: int = 0  # it looks at the sampled token alone
 
-    def inside(self, now: TokenLogprobs, old: TokenLogprobs, advantages: Tensor) -> Tensor:
-        """True where the token keeps its gradient."""
+    def weight(self, now: TokenLogprobs, old: TokenLogprobs, advantages: Tensor, rows: ActionRows) -> Tensor:
+        """The factor on the gradient of each token: 1 keeps it, 0 drops it."""
         ratio = probability_ratio(now.sampled, old.sampled)  # float32 at least, whatever the model computes in
         too_high = (advantages > 0) & (ratio > 1 + self.high)
         too_low = (advantages < 0) & (ratio < 1 - self.low)
         common = old.sampled.float().exp() >= self.rare
-        return ~((too_high | too_low) & common)
+        return (~((too_high | too_low) & common)).float()
 
 
 STRICTER = MyRegion(rare=0.01)

@@ -120,9 +120,9 @@ class Meter:
         self.mark("other")
 
     def lap(self) -> tuple[float, dict[str, float]]:
-        """Seconds of the update, for the loop's own report."""
-        spent = self.updates[-1]
-        seconds = sum(one.wall_seconds for one in spent.values())
+        """Seconds of the update, for the loop's own report; next to none before the first."""
+        spent = self.updates[-1] if self.updates else {}
+        seconds = max(sum(one.wall_seconds for one in spent.values()), 1e-9)
         return seconds, {phase: one.wall_seconds / seconds for phase, one in spent.items()}
 
     def record(self) -> dict[str, object]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nearstep.config.recipes import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
     from nearstep.config.reward_model import RewardConfig
     from nearstep.metrics import Metrics
+    from nearstep.reports.run_records import RunRecords, read_run
     from nearstep.reward_modeling.trainer import RewardModelTrainer
     from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings
     from nearstep.trainer import PPOTrainer
@@ -40,6 +41,8 @@ _HOMES = {
     "DivergencePPOConfig": "nearstep.config.recipes",
     "TRLParityConfig": "nearstep.config.recipes",
     "PPOTrainer": "nearstep.trainer",
+    "read_run": "nearstep.reports.run_records",
+    "RunRecords": "nearstep.reports.run_records",
     "RewardConfig": "nearstep.config.reward_model",
     "RewardModelTrainer": "nearstep.reward_modeling.trainer",
     "assemble": "nearstep.assembly.run",
@@ -91,6 +94,7 @@ __all__ = [
     "RewardModelTrainer",
     "Rollout",
     "RunInputs",
+    "RunRecords",
     "Scores",
     "State",
     "TRLParityConfig",
@@ -99,6 +103,7 @@ __all__ = [
     "assemble",
     "generate",
     "make_experience",
+    "read_run",
     "train",
     "update",
 ]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from nearstep.algorithm.divergences import binary_kl, binary_tv, log_one_minus_exp, topk_kl, topk_tv
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, TokenLogprobs, TopKKL, TopKTV, Unbounded
+from tests.regions import weight
 
 
 def log(*probabilities, dtype=torch.float64):
@@ -52,9 +53,8 @@ def test_topk_golden_10_6(chosen, tv, kl):
 
 
 def kept(region, q, p, advantage):
-    return region.inside(
-        TokenLogprobs(log(p)), TokenLogprobs(log(q)), torch.tensor([advantage], dtype=torch.float64)
-    ).item()
+    advantages = torch.tensor([advantage], dtype=torch.float64)
+    return weight(region, TokenLogprobs(log(p)), TokenLogprobs(log(q)), advantages).item()
 
 
 def test_masks_10_6():
@@ -134,5 +134,5 @@ def test_topk_regions_look_at_the_recorded_tokens(region, divergence):
     q, p = log(0.5, 0.4, 0.05)[None], log(0.51, 0.1, 0.3)[None]
     now, old = TokenLogprobs(p[:, 0], p), TokenLogprobs(q[:, 0], q)
     assert divergence(p, q).item() > region.high
-    assert not region.inside(now, old, torch.ones(1, dtype=torch.float64)).item()
-    assert BinaryTV(0.1, 0.1).inside(now, old, torch.ones(1, dtype=torch.float64)).item()
+    assert weight(region, now, old, torch.ones(1, dtype=torch.float64)).item() == 0
+    assert weight(BinaryTV(0.1, 0.1), now, old, torch.ones(1, dtype=torch.float64)).item() == 1

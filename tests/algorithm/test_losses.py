@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from nearstep.algorithm.losses import clipped_surrogate, policy_loss, probability_ratio, value_loss
 from nearstep.algorithm.trust_regions import Clip, TokenLogprobs
+from tests.regions import weight
 
 
 def tensor(*numbers):
@@ -24,18 +25,14 @@ def test_policy_loss_golden_10_4(advantage, ratio, loss):
 def test_dual_clip_bounds_the_loss_of_bad_tokens_10_4():
     found = clipped_surrogate(tensor(5, 1.5, 5), tensor(-1, -1, 1), low=0.2, high=0.2, dual=3.0)
     assert found.tolist() == pytest.approx([3, 1.5, -1.2])
-    inside = Clip(0.2, 0.2, dual=3.0).inside(
-        TokenLogprobs(tensor(5, 1.5).log()), TokenLogprobs(tensor(1, 1).log()), tensor(-1, -1)
-    )
-    assert inside.tolist() == [False, True]
+    now, old = TokenLogprobs(tensor(5, 1.5).log()), TokenLogprobs(tensor(1, 1).log())
+    assert weight(Clip(0.2, 0.2, dual=3.0), now, old, tensor(-1, -1)).tolist() == [0, 1]
 
 
 def test_dual_clip_leaves_tokens_that_are_not_bad_alone():
     ratio = tensor(2.5, 2.5, 2.5)
-    inside = Clip(0.2, 3.0, dual=2.0).inside(
-        TokenLogprobs(ratio.log()), TokenLogprobs(tensor(1, 1, 1).log()), tensor(-0.5, 0, 0.5)
-    )
-    assert inside.tolist() == [False, True, True]
+    now, old = TokenLogprobs(ratio.log()), TokenLogprobs(tensor(1, 1, 1).log())
+    assert weight(Clip(0.2, 3.0, dual=2.0), now, old, tensor(-0.5, 0, 0.5)).tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -60,8 +57,8 @@ def test_mask_has_the_gradient_of_ppo_clip_10_9(rows, low, high):
     one = now.clone().requires_grad_()
     clipped_surrogate(probability_ratio(one, old), advantages, low=low, high=high).sum().backward()
     two = now.clone().requires_grad_()
-    inside = Clip(low, high).inside(TokenLogprobs(now), TokenLogprobs(old), advantages)
-    policy_loss(two, old, advantages, inside).sum().backward()
+    mask = weight(Clip(low, high), TokenLogprobs(now), TokenLogprobs(old), advantages)
+    policy_loss(two, old, advantages, mask).sum().backward()
     torch.testing.assert_close(two.grad, one.grad, atol=1e-12, rtol=1e-12)
 
 
@@ -69,21 +66,29 @@ def test_mask_has_the_gradient_of_ppo_clip_10_9(rows, low, high):
 def test_without_a_mask_the_gradient_is_that_of_minus_a_r(rows):
     now, old, advantages = tensor(*[r[0] for r in rows]), tensor(*[r[1] for r in rows]), tensor(*[r[2] for r in rows])
     two = now.clone().requires_grad_()
-    policy_loss(two, old, advantages, torch.ones(len(rows), dtype=torch.bool)).sum().backward()
+    policy_loss(two, old, advantages, tensor(*[1.0] * len(rows))).sum().backward()
     torch.testing.assert_close(two.grad, -advantages * (now - old).exp(), atol=1e-12, rtol=1e-12)
+
+
+def test_a_weight_scales_the_gradient_and_leaves_the_value():
+    """−A·r·w at A = 2, r = e^(1 − 0.5): w of 0.5, 0 and −1 by hand."""
+    now = tensor(1, 1, 1).requires_grad_()
+    loss = policy_loss(now, tensor(0.5, 0.5, 0.5), tensor(2, 2, 2), tensor(0.5, 0, -1))
+    loss.sum().backward()
+    assert loss.tolist() == pytest.approx([-3.2974425414] * 3)
+    assert now.grad.tolist() == pytest.approx([-1.6487212707, 0, 3.2974425414])
 
 
 def test_a_step_down_the_policy_loss_raises_good_actions_and_lowers_bad_ones():
     logprobs = tensor(-1.0, -1.0).requires_grad_()
-    policy_loss(logprobs, tensor(-1.0, -1.0), tensor(1.0, -1.0), torch.tensor([True, True])).sum().backward()
+    policy_loss(logprobs, tensor(-1.0, -1.0), tensor(1.0, -1.0), tensor(1, 1)).sum().backward()
     assert logprobs.grad[0] < 0 < logprobs.grad[1]
 
 
 def test_clip_keeps_what_moves_back():
     old = TokenLogprobs(tensor(0, 0, 0, 0))
     now = TokenLogprobs(tensor(1.5, 1.5, 0.5, 0.5).log())
-    inside = Clip(0.2, 0.2).inside(now, old, tensor(1, -1, 1, -1))
-    assert inside.tolist() == [False, True, True, False]
+    assert weight(Clip(0.2, 0.2), now, old, tensor(1, -1, 1, -1)).tolist() == [0, 1, 1, 0]
 
 
 def test_value_gradient_points_from_value_to_return():
@@ -101,7 +106,7 @@ def test_value_loss_gradcheck_in_float64():
 
 def test_extreme_log_ratios_stay_finite():
     logprobs = torch.tensor([0.0, -500.0], requires_grad=True)
-    loss = policy_loss(logprobs, torch.tensor([-500.0, 0.0]), torch.tensor([-1.0, 1.0]), torch.tensor([True, True]))
+    loss = policy_loss(logprobs, torch.tensor([-500.0, 0.0]), torch.tensor([-1.0, 1.0]), torch.ones(2))
     loss.sum().backward()
     assert loss.isfinite().all()
     assert logprobs.grad.isfinite().all()
@@ -109,7 +114,7 @@ def test_extreme_log_ratios_stay_finite():
 
 def test_empty_batches_give_zero_d14():
     empty = torch.zeros(0, requires_grad=True)
-    loss = policy_loss(empty, torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.bool)).sum()
+    loss = policy_loss(empty, torch.zeros(0), torch.zeros(0), torch.zeros(0)).sum()
     loss.backward()
     assert loss == 0
     assert value_loss(torch.zeros(0), torch.zeros(0), torch.zeros(0), cliprange=0.2).sum() == 0
@@ -117,5 +122,5 @@ def test_empty_batches_give_zero_d14():
 
 def test_half_precision_is_computed_in_float32():
     half = torch.full((2,), -1.0, dtype=torch.bfloat16)
-    assert policy_loss(half, half, torch.ones(2), torch.tensor([True, True])).dtype == torch.float32
+    assert policy_loss(half, half, torch.ones(2), torch.ones(2)).dtype == torch.float32
     assert value_loss(half, half, half, cliprange=0.2).dtype == torch.float32

@@ -11,6 +11,7 @@ from nearstep.algorithm.losses import absolute_surrogate, importance_weight, pol
 from nearstep.algorithm.shaping import soft_overlong_penalty
 from nearstep.algorithm.statistics import Moments, alone, whiten
 from nearstep.algorithm.trust_regions import Clip, TokenLogprobs
+from tests.regions import weight
 
 
 @pytest.mark.parametrize(("length", "lam"), [(20, 0), (25, 0.2), (100, 0.8), (1000, 0.98), (16384, 0.998779), (0, 0)])
@@ -100,8 +101,8 @@ def test_the_gradient_of_a_sequence_ratio_is_that_of_gspo():
     now = (old + 0.3 * torch.randn(5, dtype=torch.float64)).requires_grad_()
     advantages = torch.tensor([1.0, 1, -2, -2, -2], dtype=torch.float64)
     anchor = sequence_anchor(now.detach(), old, COUNTS)
-    inside = Clip(0.05, 0.05).inside(TokenLogprobs(now.detach()), TokenLogprobs(anchor), advantages)
-    ours = (policy_loss(now, anchor, advantages, inside) / torch.tensor([2, 2, 3, 3, 3])).sum()
+    mask = weight(Clip(0.05, 0.05), TokenLogprobs(now.detach()), TokenLogprobs(anchor), advantages)
+    ours = (policy_loss(now, anchor, advantages, mask) / torch.tensor([2, 2, 3, 3, 3])).sum()
     found = torch.autograd.grad(ours, now)[0]
 
     rows = now.split([2, 3]), old.split([2, 3]), (1.0, -2.0)

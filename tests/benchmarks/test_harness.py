@@ -198,6 +198,13 @@ def test_a_meter_adds_up_stretches_of_a_phase_and_keeps_updates_apart(monkeypatc
     assert meter.weights_bytes == 7
 
 
+def test_a_meter_has_a_lap_before_the_first_update():
+    """The loop's report asks for one as a run begins."""
+    seconds, shares = Meter(Peaks()).lap()
+    assert 0 < seconds < 1e-6
+    assert shares == {}
+
+
 def test_exponents_of_a_power_law():
     sides = {8: 3.0, 16: 6.0, 32: 12.0}
     points = [Point("rows", n, 10 * n, Side({"update": s}, s, 0.0), float(n * n)) for n, s in sides.items()]

@@ -19,8 +19,8 @@ from nearstep.training.schedules import Decoupled, Phase
 
 class Region:
     top_k = 0
-    def inside(self, now, old, advantages):
-        return now.sampled <= old.sampled
+    def weight(self, now, old, advantages, rows):
+        return (now.sampled <= old.sampled).float()
 
 DUAL = Clip(dual=3.0)
 
@@ -36,7 +36,7 @@ SHORT = Decoupled(1, 1, 5, last_update=7)
 def engine(settings):
     return TransformersEngine(settings)
 
-class NoInside:
+class NoWeight:
     top_k = 0
 
 class NoClose:
@@ -63,9 +63,9 @@ def mine(tmp_path):
 def test_the_example_region_passes(name, capsys):
     assert main(["check", f"{EXAMPLE}:{name}"]) == 0
     first, *laws = capsys.readouterr().out.splitlines()
-    assert first == "trust region MyRegion: 14 laws hold"
-    assert len(laws) == 14
-    assert "  on_policy         where the policy has not moved, every token is inside" in laws
+    assert first == "trust region MyRegion: 15 laws hold"
+    assert len(laws) == 15
+    assert "  on_policy         where the policy has not moved, every weight is 1" in laws
 
 
 def test_the_example_region_trains(tmp_path):
@@ -96,9 +96,9 @@ def test_a_broken_region_fails_with_the_law(mine, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["NoInside"], 2, "NoInside has the members of no axis; nearest is trust_region, of which it has top_k and "
-         "lacks inside. Say which it is for by --kind and one of trust_region, "),
-        (["NoInside", "--kind", "trust_region"], 1, "a NoInside without inside"),
+        (["NoWeight"], 2, "NoWeight has the members of no axis; nearest is trust_region, of which it has top_k and "
+         "lacks weight. Say which it is for by --kind and one of trust_region, "),
+        (["NoWeight", "--kind", "trust_region"], 1, "a NoWeight without weight"),
         (["Nothing"], 2, "Nothing has the members of no axis. Say which"),
         (["NoClose"], 1, "it is no engine, for it has no close"),
     ],
@@ -114,7 +114,7 @@ def test_a_missing_member_is_named(words, code, said, mine, capsys):
 @pytest.mark.parametrize(
     ("words", "first"),
     [
-        (["DUAL", "--skip", "returning"], "trust region Clip: 13 laws hold, 1 skipped (returning)"),
+        (["DUAL", "--skip", "returning"], "trust region Clip: 14 laws hold, 1 skipped (returning)"),
         (["reward", "--rows", "rows.jsonl"], "reward reward: 8 laws hold"),
         (["Schedule"], "critic schedule Schedule: 7 laws hold"),
         (["SHORT", "--updates", "7"], "critic schedule Decoupled: 7 laws hold"),

@@ -124,7 +124,7 @@ def test_every_setting_reaches_the_work(folder, monkeypatch):
     prepare.run_prepare(COMMAND.read([word for name, value in words.items() for word in (f"--{name}", value)]))
     [options] = asked
     assert {name: vars(options)[name] for name in words} == {
-        **words, "trust_remote_code": True, "columns": (("prompt", "q"),), "max_length": 5, "max_samples": 7, "seed": 3,
-        "workers": 4, "log_interval": 9, "chat_template_kwargs": {"thinking": False},
+        **words, "trust_remote_code": ("true",), "columns": (("prompt", "q"),), "max_length": 5, "max_samples": 7,
+        "seed": 3, "workers": 4, "log_interval": 9, "chat_template_kwargs": {"thinking": False},
     }  # fmt: skip
     assert options.names == {"prompt": "q"}

@@ -65,5 +65,7 @@ def test_every_setting_of_rewards_that_it_names_is_one():
 
 
 def test_the_limits_of_the_sandbox_are_those_of_the_code():
-    assert f"a /tmp of {sandbox.DISK_BYTES >> 20} MiB" in PAGE
-    assert f"{sandbox.PROCESSES} processes and threads, {sandbox.OPEN_FILES} open files" in PAGE
+    page = Path(__file__).parents[2].joinpath("docs", "sandbox.md").read_text(encoding="utf-8")
+    assert f"| /tmp, any file, what is printed | {sandbox.DISK_BYTES >> 20} MiB" in page
+    assert f"| processes and threads | {sandbox.PROCESSES} |\n| open files | {sandbox.OPEN_FILES} |" in page
+    assert f"else {sandbox.PROCESSES} × `memory_bytes` at most" in page

@@ -21,6 +21,7 @@ from tests.parity.record import world
 from tests.parity.record.scenarios import DIVERGENCE
 from tests.parity.recordings import below
 from tests.parity.replay import mean, no_judge
+from tests.regions import weight
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,10 @@ def trl_loss(experience: Experience, recipe: Recipe) -> tuple[float, float]:
     now = rollout_logprobs(recipe.models.policy, experience.rollout, recipe.sampling)
     top = experience.rollout.top
     old = TokenLogprobs(experience.old_logprobs, None if top is None else top.logprobs)
-    inside = recipe.trust_region.inside(TokenLogprobs(now.sampled, now.top), old, experience.advantages)
+    kept = weight(recipe.trust_region, TokenLogprobs(now.sampled, now.top), old, experience.advantages)
     ratio = probability_ratio(now.sampled, old.sampled).clamp(max=recipe.ratio_limit)
     terms = -experience.advantages * ratio * now.sampled
-    return float((terms * inside).mean()), float(terms.abs().mean())
+    return float((terms * kept).mean()), float(terms.abs().mean())
 
 
 def recorded_region_steps(recording: dict[str, Tensor], number: int) -> list[RegionStep]:

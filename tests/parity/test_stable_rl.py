@@ -14,6 +14,7 @@ from nearstep.algorithm.losses import policy_loss, probability_ratio
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TokenLogprobs, TopKKL, TopKTV, Unbounded
 from tests.parity.record import stable_rl
 from tests.parity.recordings import RECORDED, read
+from tests.regions import weight
 
 GIVEN = read(RECORDED / "stable_rl.npz")
 CASES = sorted(name.removesuffix("/kept") for name in GIVEN if name.endswith("/kept"))
@@ -31,11 +32,11 @@ class RelaxedClip:
     common_falling: float = 0.0
     top_k: int = 0
 
-    def inside(self, now, old, advantages):
+    def weight(self, now, old, advantages, rows):
         ratio, was = probability_ratio(now.sampled, old.sampled), old.sampled.exp()
         too_high = (advantages > 0) & (ratio > 1 + self.high) & (was >= self.common_rising)
         too_low = (advantages < 0) & (ratio < 1 - self.low) & (was >= self.common_falling)
-        return ~(too_high | too_low)
+        return 1.0 - (too_high | too_low).float()
 
 
 REGIONS = {
@@ -60,7 +61,7 @@ def tokens(name):
 class Played:
     """A case in our words."""
 
-    inside: torch.Tensor
+    kept: torch.Tensor
     gradient: torch.Tensor  # of the mean loss, by the log-prob of every token
 
 
@@ -70,11 +71,11 @@ def play(case: str) -> Played:
     region = REGIONS[mode.removesuffix("_recompute")](float(low), float(high))
     now = tokens("now").clone().requires_grad_()
     old = TokenLogprobs(tokens("recomputed" if recompute else "rollout"), tokens("rollout_top"))
-    inside = region.inside(TokenLogprobs(now.detach(), tokens("now_top")), old, tokens("advantages"))
+    kept = weight(region, TokenLogprobs(now.detach(), tokens("now_top")), old, tokens("advantages"))
     importance = probability_ratio(old.sampled, tokens("rollout"))
-    loss = importance * policy_loss(now, old.sampled, tokens("advantages"), inside, float(cap))
+    loss = importance * policy_loss(now, old.sampled, tokens("advantages"), kept, float(cap))
     loss.mean().backward()
-    return Played(inside, now.grad)
+    return Played(kept == 1, now.grad)
 
 
 def test_the_recording_has_every_mode_of_the_authors():
@@ -93,7 +94,7 @@ def test_the_recording_has_tokens_of_every_kind():
 @pytest.mark.parametrize("case", CASES)
 def test_masks_agree_token_for_token(case):
     """At A = 0 the authors use the rule for negative ones; `Clip` keeps such tokens, and their loss is 0 anyway."""
-    ours, theirs = play(case).inside, tokens(f"{case}/kept")
+    ours, theirs = play(case).kept, tokens(f"{case}/kept")
     judged = torch.ones_like(theirs) if case.startswith("dppo") else tokens("advantages") != 0
     assert torch.equal(ours[judged], theirs[judged])
     if not case.startswith("pg_no_mask"):

@@ -9,6 +9,7 @@ import torch
 from nearstep.algorithm.losses import policy_loss
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, TokenLogprobs, TopKKL, TopKTV
 from tests.parity.recordings import RECORDED, read
+from tests.regions import weight
 
 REGIONS = {"binary_tv": BinaryTV, "binary_kl": BinaryKL, "topk_tv": TopKTV, "topk_kl": TopKKL}
 GIVEN = read(RECORDED / "dppo.npz")
@@ -21,12 +22,12 @@ def tokens(name):
     return GIVEN[name][VALID]
 
 
-def inside(case):
+def kept_by_us(case):
     """What our region keeps."""
     kind, low, high, _ = case.split("/")
     region = REGIONS[kind](float(low), float(high))
     now = TokenLogprobs(tokens("now"), tokens("now_top"))
-    return region.inside(now, TokenLogprobs(tokens("old"), tokens("old_top")), tokens("advantages"))
+    return weight(region, now, TokenLogprobs(tokens("old"), tokens("old_top")), tokens("advantages"))
 
 
 def test_the_recording_has_every_case():
@@ -40,7 +41,7 @@ def test_masks_agree_token_for_token(case):
     kept = tokens(f"{case}/mask")
     assert kept.any()
     assert not kept.all()
-    assert torch.equal(inside(case), kept)
+    assert torch.equal(kept_by_us(case) == 1, kept)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -48,7 +49,7 @@ def test_gradients_agree(case):
     """TRL's loss is −A·r·M·log π, ours has another value and the same gradient."""
     now = tokens("now").clone().requires_grad_()
     cap = float(case.rsplit("/", 1)[1])
-    loss = policy_loss(now, tokens("old"), tokens("advantages"), inside(case), cap)
+    loss = policy_loss(now, tokens("old"), tokens("advantages"), kept_by_us(case), cap)
     (loss.sum() / len(now)).backward()
     torch.testing.assert_close(now.grad, tokens(f"{case}/gradient"), atol=1e-9, rtol=1e-6)
 
@@ -58,7 +59,7 @@ def test_loss_follows_from_mask_and_ratio(case):
     """TRL's own loss value, from our mask and our ratio: gradient times log-prob."""
     now = tokens("now").clone().requires_grad_()
     cap = float(case.rsplit("/", 1)[1])
-    policy_loss(now, tokens("old"), tokens("advantages"), inside(case), cap).sum().backward()
+    policy_loss(now, tokens("old"), tokens("advantages"), kept_by_us(case), cap).sum().backward()
     loss = (now.grad * now.detach()).mean()
     torch.testing.assert_close(loss, GIVEN[f"{case}/loss"], atol=1e-6, rtol=1e-6)
 

@@ -44,12 +44,17 @@ CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "R25": ("broken files are named", ("tests/data/test_bad_input.py",)),
     "R26": ("special tokens of every kind", ("tests/training/test_experience.py -k r26",)),
     "R27": ("wrong configurations", ("tests/config/test_wrong_configurations.py",)),
-    "R28": ("nothing is unpickled", ("tests/reliability/test_whole_runs.py -k r28",)),
-    "R29": ("no code of others runs unasked", ()),
+    "R28": ("nothing is unpickled", (
+        "tests/reliability/test_whole_runs.py -k r28", "tests/reliability/test_planted.py -k r28",
+        "tests/models/test_trust.py -k 'pickle or damage'")),
+    "R29": ("no code of others runs unasked", (
+        "tests/reliability/test_planted.py -k r29", "tests/models/test_trust.py -k 'code or reward'")),
     "R30": ("the reward server", ("tests/rewards/server/test_app.py",)),
-    "R31": ("secrets are shown nowhere", ("tests/reliability/test_whole_runs.py -k r31",)),
-    "R32": ("code that a model wrote", ("tests/rewards/test_sandbox.py",)),
-    "R33": ("no connection leaves the machine", ("tests/reliability/test_whole_runs.py -k r33",)),
+    "R31": ("secrets are shown nowhere", (
+        "tests/reliability/test_whole_runs.py -k r31", "tests/reliability/test_secrets.py")),
+    "R32": ("code that a model wrote", ("tests/rewards/test_sandbox.py", "tests/rewards/test_sandbox_verdict.py")),
+    "R33": ("no connection leaves the machine", (
+        "tests/reliability/test_whole_runs.py -k r33", "tests/reliability/test_network.py")),
     "R34": ("two thousand updates grow nothing", ("tests/reliability/test_whole_runs.py -k r34",)),
     "R35": ("planted bugs are noticed", ()),
 }  # fmt: skip

@@ -4,13 +4,11 @@ import json
 import sys
 from dataclasses import replace
 
-import pytest
-
 from nearstep import DecoupledPPOConfig, PPOConfig
 from nearstep.config.recipes import RECIPES, recipe_of
 from nearstep.reports.reporter import Reporter
 from nearstep.reports.run_folder import RunFolder
-from nearstep.reports.run_info import RunStart, without_secrets
+from nearstep.reports.run_info import RunStart
 from tests.reports.helpers import make_callbacks
 
 
@@ -50,21 +48,6 @@ def test_a_broken_file_of_before_is_begun_anew(tmp_path):
     (tmp_path / "run_info.json").write_text("{")
     begin(RunStart(PPOConfig(output_dir=str(tmp_path))), after=1)
     assert len(RunFolder(tmp_path).info["attempts"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("https://host/path", "https://host/path"),
-        ("judge:https://u:p@host/v1?api_key=1 --x", "judge:https://***@host/v1?*** --x"),
-        (f"hf_{'a' * 30}", "***"),
-        (["s3://key:secret@bucket/a", {"a": "http://x/?q"}], ["s3://***@bucket/a", {"a": "http://x/?***"}]),
-        ("me@host.org", "me@host.org"),
-        (3, 3),
-    ],
-)
-def test_secrets_are_removed(text, shown):
-    assert without_secrets(text) == shown
 
 
 def test_a_recipe_is_known_by_its_settings():

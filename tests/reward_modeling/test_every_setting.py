@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_hook
-from transformers import AutoConfig
 
 from nearstep import RewardConfig, RewardModelTrainer
-from nearstep.common.errors import NearstepError
+from nearstep.common.errors import ModelError, NearstepError
 from nearstep.scale.torch_backend import torch_backend
+from tests.models.odd_folders import code_folder, pickled_folder
 from tests.reward_modeling.world import base_folder, chats, pairs, write
 from tests.tiny import byte_tokenizer, tiny_scalar_model
 
@@ -116,7 +116,7 @@ OF_SERVERS = {
     "reward_url", "reward_url_token_env", "reward_url_timeout_seconds", "reward_url_retries", "reward_url_batch_size",
 }  # fmt: skip
 # The first have tests of their own below, the last are shown in tests/trainer and tests/rewards: the code is the same.
-APART = {"run_name", "use_cpu", "trust_remote_code", "push_to_hub", "hub_model_id"}
+APART = {"run_name", "use_cpu", "trust_remote_code", "allow_pickled_weights", "push_to_hub", "hub_model_id"}
 SAME_CODE = {"dataset_config", "reward_retries", *OF_SERVERS}
 BASE: dict[str, object] = {
     "model_name_or_path": "{place}/base", "dataset_name": "{place}/pairs.jsonl", "output_dir": "{folder}",
@@ -253,20 +253,23 @@ def test_use_cpu(place, tmp_path, monkeypatch):
     assert asked == [True, False]
 
 
-@pytest.mark.parametrize("allowed", [False, True])
-def test_trust_remote_code(allowed, place, tmp_path, monkeypatch):
-    asked = []
-    real = AutoConfig.from_pretrained
-
-    def recording(name, **options):
-        asked.append(options.get("trust_remote_code"))
-        return real(name, **options)
-
-    monkeypatch.setattr(AutoConfig, "from_pretrained", recording)
+def test_trust_remote_code(place, tmp_path):
+    bringing = code_folder(place / "base", tmp_path / "bringing")
     placed = {name: _placed(value, place, tmp_path) for name, value in BASE.items()}
-    RewardModelTrainer(RewardConfig(**placed | {"trust_remote_code": allowed}))
-    assert allowed in asked
-    assert (not allowed) not in asked
+    placed["model_name_or_path"] = str(bringing)
+    with pytest.raises(ModelError, match="points to Python code of its own"):
+        RewardModelTrainer(RewardConfig(**placed))
+    assert not (bringing / "ran").exists()
+    RewardModelTrainer(RewardConfig(**placed | {"trust_remote_code": str(bringing)}))
+    assert (bringing / "ran").exists()
+
+
+def test_allow_pickled_weights(place, tmp_path):
+    placed = {name: _placed(value, place, tmp_path) for name, value in BASE.items()}
+    placed["model_name_or_path"] = str(pickled_folder(place / "base", tmp_path / "pickled"))
+    with pytest.raises(ModelError, match=r"pytorch_model.bin' are a pickle"):
+        RewardModelTrainer(RewardConfig(**placed))
+    RewardModelTrainer(RewardConfig(**placed | {"allow_pickled_weights": True}))
 
 
 @pytest.mark.parametrize("repository", [None, "me/scorer"])

@@ -1,6 +1,8 @@
 """Code of a model is contained: what it may do, what each probe of a prisoner meets, and that nothing runs without."""
 
+import contextlib
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -12,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from nearstep.common.errors import RewardError
+from nearstep.rewards.sandbox import memory_group
 from nearstep.rewards.sandbox import run as sandbox
 from nearstep.rewards.sandbox.run import check_isolation, run_python
+from nearstep.rewards.sandbox.system_calls import REFUSED, X32, call_filter
+from tests.rewards.sandbox_probes import ALONE, CALL, COLUMN, PROBES, SHARED, one_after_another
 
 MIB = 1 << 20
 
@@ -108,48 +113,110 @@ def test_sandboxes_run_side_by_side():
     assert list(outcomes) == [f"{n}\n" for n in range(8)]
 
 
-# --- What a prisoner meets: each probe raises, or prints what it found
-
-PROBES = {
-    "reads a file of the user": "open({canary!r})",
-    "lists a folder of the user": "import os; os.listdir({folder!r})",
-    "reads the users of the machine": "open('/etc/passwd')",
-    "writes beside the interpreter": "import json; open(json.__file__, 'a')",
-    "writes into /usr": "open('/usr/canary', 'w')",
-    "writes into the root": "open('/canary', 'w')",
-    "follows a link out": "import os; os.symlink({canary!r}, '/tmp/link'); open('/tmp/link')",
-    "connects to loopback": "import socket; socket.create_connection(('127.0.0.1', {port}), 2)",
-    "sends a datagram": "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', {port}))",
-    "connects to an abstract socket": "import socket; socket.socket(socket.AF_UNIX).connect({abstract!r})",
-    "signals the trainer": "import os; os.kill({pid}, 9)",
-    "mounts": "import ctypes, os\nif ctypes.CDLL(None).mount(b'none', b'/tmp', b'tmpfs', 0, None): raise OSError",
-    "becomes root": "import os; os.chroot('/tmp')",
-    "names the machine": "import socket; socket.sethostname('canary')",
-    "fills the disk": "f = open('/tmp/big', 'wb')\nfor _ in range(64): f.write(bytes(1 << 20))",
-    "opens many files": "kept = [open('/dev/null') for _ in range(1000)]",
-    "takes all memory": "x = bytearray(1 << 32)",
-    "raises its limits": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
-    "prints without end": "for _ in range(1000): print('x' * 100_000)",
-}
+# --- What a prisoner meets
 
 
-@shut_in
-@pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
-def test_a_probe_is_refused(probe, tmp_path):
+@contextlib.contextmanager
+def prepared(tmp_path):
+    """The probes, filled with what they try to reach: a file, a listener on loopback and an abstract one, a process."""
     canary = tmp_path / "canary"
     canary.write_text("secret")
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX) as abstract:
         name = f"\0nearstep-{os.getpid()}"
         abstract.bind(name)
         abstract.listen()
-        code = probe.format(
-            canary=str(canary), folder=str(tmp_path), port=listener.getsockname()[1], abstract=name, pid=os.getpid()
-        )
-        outcome = run(code)
+        names = {"canary": str(canary), "folder": str(tmp_path), "port": listener.getsockname()[1]}
+        names |= {"abstract": name, "pid": os.getpid()}
+        yield {probe: code.format(**names) for probe, code in PROBES.items()}
+    assert canary.read_text() == "secret"
+
+
+@shut_in
+def test_probes_are_refused_one_after_another(tmp_path):
+    with prepared(tmp_path) as probes:
+        together = {name: code for name, code in probes.items() if name not in ALONE}
+        outcome = run(one_after_another(together))
+    assert (outcome.ending, outcome.stdout) == ("done", ""), outcome
+
+
+@shut_in
+@pytest.mark.slow
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_probe_is_refused(probe, tmp_path):
+    with prepared(tmp_path) as probes:
+        outcome = run(f"{CALL}\n{probes[probe]}", timeout=5.0)
     assert outcome.ending in ("error", "killed"), outcome
     assert "SyntaxError" not in outcome.stderr
     assert len(outcome.stdout) <= sandbox.SHOWN_BYTES
-    assert canary.read_text() == "secret"
+
+
+@shut_in
+def test_every_call_of_the_table_is_refused_and_the_older_interfaces_end_the_process():
+    numbers = [numbers[COLUMN] for numbers in REFUSED.values() if numbers[COLUMN] is not None]
+    code = f"{CALL}\nfor number in {numbers + list(SHARED.values())}:\n    try: call(number, 0, 0, 0, 0, 0)\n"
+    code += "    except PermissionError: pass\n    else: print(number)"
+    assert (run(code).ending, run(code).stdout) == ("done", "")
+    if platform.machine() == "x86_64":
+        assert run(f"{CALL}\nlibc.syscall({X32} + 39)").ending == "killed"  # getpid of the x32 interface
+
+
+@shut_in
+def test_what_programs_need_is_allowed():
+    code = """
+import asyncio, ctypes, multiprocessing, os, socket, subprocess, sys, tempfile, threading
+assert subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True).stdout == b"1\\n"
+assert asyncio.run(asyncio.wait_for(asyncio.sleep(0, "slept"), 5)) == "slept"
+ends = socket.socketpair()
+ends[0].sendall(b"x")
+assert ends[1].recv(1) == b"x"
+pipe = multiprocessing.get_context("fork").Pipe()
+child = multiprocessing.get_context("fork").Process(target=pipe[0].send, args=(3,))
+child.start(); child.join(); assert pipe[1].recv() == 3
+thread = threading.Thread(target=print, args=("thread",)); thread.start(); thread.join()
+import numpy; assert (numpy.eye(20) @ numpy.ones(20)).sum() == 20
+"""
+    outcome = run(code, memory=1 << 30)
+    assert (outcome.ending, outcome.stdout) == ("done", "thread\n"), outcome.stderr
+
+
+def test_the_filter_of_a_machine_without_a_table_is_no_filter(monkeypatch):
+    assert len(call_filter("aarch64")) % 8 == len(call_filter("x86_64")) % 8 == 0
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(RewardError, match=r"not run.*x86_64 and aarch64 alone.*riscv64.*isolation='process'"):
+        run("")
+
+
+def test_memory_of_a_group_is_bounded_where_groups_can_be_made(tmp_path, monkeypatch):
+    """As the kernel shows groups: files appear with the folder. The limit itself is the kernel's."""
+    monkeypatch.setattr(memory_group, "MOUNT", tmp_path)
+    monkeypatch.setattr(memory_group, "OWN", tmp_path / "own")
+    (tmp_path / "own").write_text("0::/user/run.scope\n")
+    (tmp_path / "user" / "run.scope").mkdir(parents=True)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # files of a real group go with it
+    made, mkdir = [], Path.mkdir
+
+    def appear(self, *given, **named):
+        mkdir(self, *given, **named)
+        if self.parent == tmp_path / "user":  # the group around it was delegated, its own has processes
+            made.append(self)
+            for name in ("memory.max", "memory.swap.max", "memory.oom.group"):
+                (self / name).touch()
+
+    monkeypatch.setattr(Path, "mkdir", appear)
+    memory_group.parent_group.cache_clear()
+    assert memory_group.parent_group() == tmp_path / "user"
+    with memory_group.limited(["sh", "-c", "echo $$"], 12345) as command:
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert (made[-1] / "cgroup.procs").read_text() == said  # the program itself is its member
+        assert [(made[-1] / name).read_text() for name in ("memory.max", "memory.swap.max")] == ["12345", "0"]
+    memory_group.parent_group.cache_clear()
+
+
+def test_docs_name_every_probe():
+    docs = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    listed = docs.partition("## What was tried")[2].partition("\n## ")[0]
+    assert all(name in listed for name in PROBES)
+    assert f"{len(PROBES)} probes" in docs
 
 
 @shut_in

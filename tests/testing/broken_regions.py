@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from nearstep.algorithm.divergences import binary_tv
+from nearstep.algorithm.ragged import by_row
 from nearstep.algorithm.trust_regions import BinaryTV, TopKTV
 
 
@@ -21,20 +22,20 @@ class Nothing:
     """Neither top_k nor inside."""
 
 
-class Weights(BinaryTV):
-    def inside(self, now, old, advantages):
-        return super().inside(now, old, advantages).float()
+class Mask(BinaryTV):
+    def weight(self, now, old, advantages, rows):
+        return super().weight(now, old, advantages, rows).bool()
 
 
 class OneAnswer(BinaryTV):
-    def inside(self, now, old, advantages):
-        return super().inside(now, old, advantages).all()
+    def weight(self, now, old, advantages, rows):
+        return super().weight(now, old, advantages, rows).all()
 
 
 class FailsOnNothing(BinaryTV):
-    def inside(self, now, old, advantages):
+    def weight(self, now, old, advantages, rows):
         assert advantages.abs().max() < 1e9
-        return super().inside(now, old, advantages)
+        return super().weight(now, old, advantages, rows)
 
 
 @dataclass
@@ -45,40 +46,40 @@ class CountsUp:
     def top_k(self):
         return self.calls // 2
 
-    def inside(self, now, old, advantages):
+    def weight(self, now, old, advantages, rows):
         self.calls += 1
-        return torch.ones_like(advantages, dtype=torch.bool)
+        return torch.ones_like(advantages)
 
 
 class NeverInside(BinaryTV):
-    def inside(self, now, old, advantages):
-        return torch.zeros_like(advantages, dtype=torch.bool)
+    def weight(self, now, old, advantages, rows):
+        return torch.zeros_like(advantages)
 
 
 class KLInTheGivenType(BinaryTV):
     """A binary KL like TRL's, with no float32 in it: in bfloat16 it is NaN at p = q = 1, infinite at p = 1 (D29)."""
 
-    def inside(self, now, old, advantages):
+    def weight(self, now, old, advantages, rows):
         log_p, log_q = now.sampled.clamp(min=-60), old.sampled.clamp(min=-60)
         p, q = log_p.exp(), log_q.exp()
         limit = 1 - 1e-7
         rest = torch.log1p(-q.clamp(max=limit)) - torch.log1p(-p.clamp(max=limit))
         divergence = q * (log_q - log_p) + (1 - q) * rest
-        return ~(outward(now.sampled, old.sampled, advantages) & (divergence > 0.05))
+        return 1.0 - (outward(now.sampled, old.sampled, advantages) & (divergence > 0.05)).float()
 
 
 class NotANumberIsOutside(BinaryTV):
     """The textbook's formula, without any care at p = 0 and 1: NaN is never below the threshold."""
 
-    def inside(self, now, old, advantages):
-        return (textbook_kl(now, old) <= 0.05) | ~outward(now.sampled, old.sampled, advantages)
+    def weight(self, now, old, advantages, rows):
+        return ((textbook_kl(now, old) <= 0.05) | ~outward(now.sampled, old.sampled, advantages)).float()
 
 
 class NotANumberIsInside(BinaryTV):
     """The same, and NaN is never above the threshold either."""
 
-    def inside(self, now, old, advantages):
-        return ~((textbook_kl(now, old) > 0.05) & outward(now.sampled, old.sampled, advantages))
+    def weight(self, now, old, advantages, rows):
+        return 1.0 - ((textbook_kl(now, old) > 0.05) & outward(now.sampled, old.sampled, advantages)).float()
 
 
 def textbook_kl(now, old):
@@ -87,11 +88,24 @@ def textbook_kl(now, old):
 
 
 class RelativeToTheBatch(BinaryTV):
-    def inside(self, now, old, advantages):
+    def weight(self, now, old, advantages, rows):
         if len(advantages) == 0:
-            return torch.ones_like(advantages, dtype=torch.bool)
+            return torch.ones_like(advantages)
         moved = binary_tv(now.sampled, old.sampled)
-        return ~(outward(now.sampled, old.sampled, advantages) & (moved > moved.quantile(0.9)))
+        return 1.0 - (outward(now.sampled, old.sampled, advantages) & (moved > moved.quantile(0.9))).float()
+
+
+class RelativeToTheRow(BinaryTV):
+    """A row is dropped where its first token moved far, and says nothing of it."""
+
+    def weight(self, now, old, advantages, rows):
+        moved = binary_tv(now.sampled, old.sampled)
+        return by_row(moved, rows.action_counts, lambda row: (row[0] <= 0.15).float().expand_as(row))
+
+
+class NotFinite(BinaryTV):
+    def weight(self, now, old, advantages, rows):
+        return super().weight(now, old, advantages, rows) / (now.sampled - old.sampled)
 
 
 class FallsAsleep(BinaryTV):
@@ -99,45 +113,45 @@ class FallsAsleep(BinaryTV):
 
     calls: list = []  # noqa: RUF012
 
-    def inside(self, now, old, advantages):
+    def weight(self, now, old, advantages, rows):
         self.calls.append(None)
-        mask = super().inside(now, old, advantages)
+        mask = super().weight(now, old, advantages, rows)
         whole = len(advantages) > 1000
-        return mask | True if whole and len(self.calls) % 2 else mask
+        return torch.ones_like(mask) if whole and len(self.calls) % 2 else mask
 
 
 class WorksInPlace(BinaryTV):
-    def inside(self, now, old, advantages):
-        mask = super().inside(now, old, advantages)
+    def weight(self, now, old, advantages, rows):
+        mask = super().weight(now, old, advantages, rows)
         now.sampled.clamp_(min=-10)
         return mask
 
 
 class NoDirection(BinaryTV):
-    def inside(self, now, old, advantages):
-        return binary_tv(now.sampled, old.sampled) <= self.high
+    def weight(self, now, old, advantages, rows):
+        return (binary_tv(now.sampled, old.sampled) <= self.high).float()
 
 
 class WrongDirection(BinaryTV):
-    def inside(self, now, old, advantages):
-        return super().inside(now, old, -advantages)
+    def weight(self, now, old, advantages, rows):
+        return super().weight(now, old, -advantages, rows)
 
 
 class ABand(BinaryTV):
-    def inside(self, now, old, advantages):
+    def weight(self, now, old, advantages, rows):
         moved = binary_tv(now.sampled, old.sampled)
-        return ~(outward(now.sampled, old.sampled, advantages) & (moved > 0.15) & (moved < 0.3))
+        return 1.0 - (outward(now.sampled, old.sampled, advantages) & (moved > 0.15) & (moved < 0.3)).float()
 
 
 class GreatAdvantagesOnly(BinaryTV):
-    def inside(self, now, old, advantages):
-        return super().inside(now, old, advantages) | (advantages.abs() < 1)
+    def weight(self, now, old, advantages, rows):
+        return super().weight(now, old, advantages, rows).maximum((advantages.abs() < 1).float())
 
 
 class FirstColumn(TopKTV):
-    def inside(self, now, old, advantages):
+    def weight(self, now, old, advantages, rows):
         moved = binary_tv(now.top[:, 0], old.top[:, 0])
-        return ~(outward(now.sampled, old.sampled, advantages) & (moved > 0.15))
+        return 1.0 - (outward(now.sampled, old.sampled, advantages) & (moved > 0.15)).float()
 
 
 @dataclass(frozen=True)
@@ -146,19 +160,20 @@ class AskedForTooFew(BinaryTV):
 
     weights: list = field(default_factory=list)
 
-    def inside(self, now, old, advantages):
-        return now.top.sum(-1) < 0
+    def weight(self, now, old, advantages, rows):
+        return (now.top.sum(-1) < 0).float()
 
 
 BROKEN = {
     "protocol": (Nothing(), NoWholeNumber()),
-    "mask": (Weights(), OneAnswer(), AskedForTooFew()),
+    "weight": (Mask(), NotFinite(), OneAnswer(), AskedForTooFew()),
     "empty_batch": (FailsOnNothing(),),
     "constant_top_k": (CountsUp(),),
     "on_policy": (NeverInside(),),
     "edges": (NotANumberIsOutside(), NotANumberIsInside()),
     "every_type": (KLInTheGivenType(),),
-    "own_token": (RelativeToTheBatch(),),
+    "own_row": (RelativeToTheBatch(),),
+    "own_token": (RelativeToTheRow(),),
     "repeatable": (FallsAsleep(),),
     "inputs_untouched": (WorksInPlace(),),
     "returning": (NoDirection(), WrongDirection()),

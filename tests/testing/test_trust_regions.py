@@ -4,22 +4,33 @@ import pytest
 from examples.my_region import STRICTER, MyRegion
 
 from nearstep import ConfigError, PPOConfig
-from nearstep.algorithm.trust_regions import BinaryKL, Clip, TopKKL, TopKTV
+from nearstep.algorithm.trust_regions import BinaryKL, Clip, DeclaresExceptions, TopKKL, TopKTV
 from nearstep.assembly.axes import trust_region
 from nearstep.common.errors import ConformanceError
-from nearstep.config.ppo_rules import TRUST_REGIONS
+from nearstep.config.axes import TRUST_REGIONS
 from nearstep.testing import check_trust_region
 from nearstep.testing.tokens import edge_tokens, farther, random_tokens
 from nearstep.testing.trust_regions import LAWS
-from tests.testing.broken_regions import BROKEN
+from tests.testing.broken_regions import BROKEN, NoDirection
 
 CASES = [(law, region) for law, regions in BROKEN.items() for region in regions]
 
 
 @pytest.mark.parametrize("name", TRUST_REGIONS)
 def test_ours_keep_every_law(name):
-    result = check_trust_region(trust_region(PPOConfig(trust_region=name)))
-    assert [law for law, _ in result.held] == [law.name for law in LAWS]
+    region = trust_region(PPOConfig(trust_region=name))
+    result = check_trust_region(region)
+    declared = region.exceptions if isinstance(region, DeclaresExceptions) else {}
+    assert [law for law, _ in result.held] == [law.name for law in LAWS if law.name not in declared]
+
+
+@pytest.mark.parametrize("name", TRUST_REGIONS)
+def test_every_declared_exception_is_one(name):
+    """A law that a region keeps after all is not to be declared away."""
+    region = trust_region(PPOConfig(trust_region=name))
+    for law in LAWS:
+        if isinstance(region, DeclaresExceptions) and law.name in region.exceptions:
+            assert law.counterexample(region) is not None, f"{name} keeps {law.name}"
 
 
 @pytest.mark.parametrize(
@@ -42,19 +53,24 @@ def test_every_law_is_broken_by_one():
     assert set(BROKEN) == {law.name for law in LAWS}
 
 
-def test_dual_clipping_breaks_the_law_of_returning_and_may_skip_it():
+def test_a_law_may_be_skipped():
     with pytest.raises(ConformanceError, match="'returning'") as caught:
-        check_trust_region(Clip(dual=3.0))
-    assert "dropped on its way back" in str(caught.value)
+        check_trust_region(NoDirection())
+    assert "damped on its way back" in str(caught.value)
     assert "skip=returning" in str(caught.value)
-    result = check_trust_region(Clip(dual=3.0), skip=("returning",))
+    assert check_trust_region(NoDirection(), skip=("returning",)).skipped == ("returning",)
+
+
+def test_dual_clipping_declares_that_it_breaks_the_law_of_returning():
+    assert check_trust_region(Clip()).skipped == ()
+    result = check_trust_region(Clip(dual=3.0))
     assert result.skipped == ("returning",)
-    assert result.lines()[0] == "trust region Clip: 13 laws hold, 1 skipped (returning)"
+    assert result.lines()[0] == "trust region Clip: 14 laws hold, 1 skipped (returning)"
 
 
 @pytest.mark.parametrize(("name", "reason"), [("on_policy", "universal"), ("on_polcy", "no law")])
 def test_only_laws_that_are_not_universal_may_be_skipped(name, reason):
-    with pytest.raises(ConfigError, match=f"{reason}.*returning, farther, only_sign, column_order"):
+    with pytest.raises(ConfigError, match=f"{reason}.*own_token, returning, farther, only_sign, column_order"):
         check_trust_region(Clip(), skip=(name,))
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_hook
-from transformers import AutoConfig
 
 from nearstep import ConfigError, DataError, PPOConfig, PPOTrainer, RewardError
 from nearstep.assembly import checked_inputs
+from nearstep.common.errors import ModelError
 from nearstep.rewards.build import RewardModelOptions, make_sources
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.scale.torch_backend import torch_backend
+from tests.models.odd_folders import code_folder, pickled_folder
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
 PROMPTS = ["a", "bc", "def", "ghij", "klmno", "pq", "r", "stuvwx"]
@@ -49,8 +50,8 @@ import torch
 class Nothing:
     top_k: int = 0
 
-    def inside(self, now, old, advantages):
-        return torch.zeros_like(advantages, dtype=torch.bool)
+    def weight(self, now, old, advantages, rows):
+        return torch.zeros_like(advantages)
 
 nothing = Nothing()
 """
@@ -151,6 +152,14 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "cliprange": ({}, 0.01),
     "cliprange_high": ({}, 0.01),
     "dual_clip": ({}, 1.01),
+    "region_threshold": ({"trust_region": "spo"}, 0.01),
+    "region_low": ({"trust_region": "dis"}, 0.999),
+    "region_high": ({"trust_region": "cispo"}, 1.001),
+    "sapo_tau": ({"trust_region": "sapo"}, 50.0),
+    "sapo_tau_negative": ({"trust_region": "sapo"}, 50.0),
+    "cppo_floor": ({"trust_region": "cppo", "region_threshold": 1e-4}, 0.0),
+    "sat_share": ({"trust_region": "sat", "cliprange": 1e-3}, 0.9),
+    "sat_contraction": ({"trust_region": "sat", "cliprange": 1e-3}, 0.0),
     "divergence_low": ({"trust_region": "binary_kl"}, 1e-6),
     "divergence_high": ({"trust_region": "binary_kl"}, 1e-6),
     "divergence_top_k": ({"trust_region": "topk_tv", "divergence_low": 1e-3, "divergence_high": 1e-3}, 1),
@@ -223,8 +232,8 @@ OF_SERVERS: dict[str, object] = {
     "reward_url": "http://127.0.0.1:1/other", "reward_url_token_env": "A_TOKEN", "reward_url_timeout_seconds": 1.0,
     "reward_url_retries": 0, "reward_url_batch_size": 3,
 }  # fmt: skip
-APART = {"use_cpu", "decode_graphs", "trust_remote_code", "dataset_config", "push_to_hub", "hub_model_id",
-         "rollouts_max_mib", *OF_SERVERS}  # fmt: skip
+APART = {"use_cpu", "decode_graphs", "trust_remote_code", "allow_pickled_weights", "dataset_config", "push_to_hub",
+         "hub_model_id", "rollouts_max_mib", *OF_SERVERS}  # fmt: skip
 ELSEWHERE = {
     "resume": "checkpoint/test_resume.py", "fork_from": "cli/test_fork_and_replay.py",
     "on_save_error": "checkpoint/test_faults.py", "max_broken_updates": "training/test_update.py",
@@ -397,22 +406,29 @@ def test_decode_graphs(asked, models, tmp_path, monkeypatch):
     assert recipe.engine.settings.decode_graphs == asked
 
 
-@pytest.mark.parametrize("allowed", [False, True])
-def test_trust_remote_code(allowed, models, tmp_path, monkeypatch):
-    asked = []
-    real = AutoConfig.from_pretrained
+def test_trust_remote_code(models, tmp_path):
+    """Only the code of models that it names is run."""
+    bringing = code_folder(models / "policy", tmp_path / "bringing")
+    texts = {"model_name_or_path": str(bringing), "dataset_name": str(models / "prompts.jsonl")}
+    texts |= {"reward_funcs": f"{models}/rewards.py:low", "output_dir": str(tmp_path / "out")}
+    texts["value_model_path"] = str(models / "scorer")
+    for not_named in (None, str(models / "policy")):
+        with pytest.raises(ModelError, match=r"points to Python code of its own \(own\."):
+            PPOTrainer(args=PPOConfig(**texts, trust_remote_code=not_named))
+    assert not (bringing / "ran").exists()
+    PPOTrainer(args=PPOConfig(**texts, trust_remote_code=False))
+    assert not (bringing / "ran").exists()
+    PPOTrainer(args=PPOConfig(**texts, trust_remote_code=True))
+    assert (bringing / "ran").exists()
 
-    def recording(place, **options):
-        asked.append(options.get("trust_remote_code"))
-        return real(place, **options)
 
-    monkeypatch.setattr(AutoConfig, "from_pretrained", recording)
-    texts = {"model_name_or_path": str(models / "policy"), "dataset_name": str(models / "prompts.jsonl")}
-    funcs = f"{models}/rewards.py:low"
-    PPOTrainer(args=PPOConfig(**texts, reward_funcs=funcs, output_dir=str(tmp_path), trust_remote_code=allowed))
-    assert asked
-    assert allowed in asked
-    assert (not allowed) not in asked
+def test_allow_pickled_weights(models, tmp_path):
+    folder = pickled_folder(models / "policy", tmp_path / "pickled")
+    texts = {"model_name_or_path": str(folder), "dataset_name": str(models / "prompts.jsonl")}
+    texts |= {"reward_funcs": f"{models}/rewards.py:low", "output_dir": str(tmp_path / "out")}
+    with pytest.raises(ModelError, match=r"pytorch_model.bin' are a pickle"):
+        PPOTrainer(args=PPOConfig(**texts))
+    PPOTrainer(args=PPOConfig(**texts, allow_pickled_weights=True))
 
 
 def test_dataset_config(models, tmp_path, monkeypatch):

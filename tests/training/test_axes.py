@@ -217,11 +217,21 @@ class TrainsCritic:
 
 
 @dataclass(frozen=True)
-class FloatMask:
+class BoolMask:
+    top_k: int = 0
+
+    def weight(self, now, old, advantages, rows):
+        return now.sampled < old.sampled
+
+
+@dataclass(frozen=True)
+class Older:
+    """A region as they were written before weights."""
+
     top_k: int = 0
 
     def inside(self, now, old, advantages):
-        return (now.sampled < old.sampled).float()
+        return now.sampled < old.sampled
 
 
 class NoNeedsCritic:
@@ -237,8 +247,8 @@ class NoTargets(GAE):
 
 
 class Fails(Unbounded):
-    def inside(self, now, old, advantages):
-        return now.top.sum(-1) > 0
+    def weight(self, now, old, advantages, rows):
+        return now.top.sum(-1)
 
 
 @dataclass(frozen=True)
@@ -288,7 +298,7 @@ class TrainsLate:
 
 
 @pytest.mark.parametrize(("given", "said"), [
-    ({"trust_region": FloatMask(top_k=-1)}, "top_k is -1; it is a whole number"),
+    ({"trust_region": BoolMask(top_k=-1)}, "top_k is -1; it is a whole number"),
     ({"loss_aggregation": NegativeWeights()}, "weights is -1 at action 0 of 1065; a weight is finite and from 0 on"),
     ({"loss_aggregation": NoWeights()}, "weights are all 0 for rows of 2, 0, 3"),
     ({"critic_schedule": Says(())}, "Says trains the policy in none of the run's 3 updates"),
@@ -298,9 +308,10 @@ class TrainsLate:
     ({"critic_schedule": Says((Phase(1, 1, True, True),))}, r"phases\(2\) holds Phase\(update=1.*Phase\(2, …\)"),
     ({"critic_schedule": Remembers()}, r"when asked again; a resumed run"),
     ({"trust_region": "my.py:Hellinger"}, r"is a name, and .*PPOConfig\(trust_region='my.py:Hellinger'\)"),
-    ({"trust_region": FloatMask()}, "inside returned a tensor of torch.float32; it says with one bool for each token"),
+    ({"trust_region": BoolMask()}, r"weight returned a tensor of torch.bool; .* of a comparison return .float\(\)"),
+    ({"trust_region": Older()}, r"inside\(now, old, advantages\) is now weight\(now, old, advantages, rows\)"),
     ({"trust_region": Fails()}, "trust region Fails failed on a small made-up batch: AttributeError"),
-    ({"trust_region": object()}, r"trust region object \(a object\) has no `top_k` and no `inside`"),
+    ({"trust_region": object()}, r"trust region object \(a object\) has no `top_k` and no `weight`"),
     ({"advantage": NoNeedsCritic()}, "has no `needs_critic`; it needs needs_critic"),
     ({"advantage": NoTargets()}, "credit returned no targets"),
     ({"critic_schedule": TrainsCritic(), "advantage": DiscountedReturn()}, "trains a critic in update 2, and adv"),
@@ -429,11 +440,11 @@ def test_targets_may_be_missing_without_a_critic_and_bad_inputs_are_named():
 
 @dataclass(frozen=True)
 class Region:
-    mask: torch.Tensor
+    given: torch.Tensor
     top_k: int = 0
 
-    def inside(self, now, old, advantages):
-        return self.mask
+    def weight(self, now, old, advantages, rows):
+        return self.given
 
 
 @dataclass(frozen=True)
@@ -448,11 +459,11 @@ FOUR, TRUE = torch.ones(4), torch.ones(4, dtype=torch.bool)
 
 
 @pytest.mark.parametrize(("mask", "weights", "said"), [
-    (FOUR, FOUR, "trust region Region on a micro-batch of this run: inside returned a tensor of torch.float32"),
-    (TRUE[:1], FOUR, r"trust region Region .* inside has shape \[1\] and should have \[4\]"),
-    (TRUE, FOUR / 0, "loss aggregation Weights .* weights is inf at action 0 of 4"),
-    (TRUE, -2 * FOUR, "loss aggregation Weights .* weights is -2 at action 0 of 4"),
-    (TRUE, FOUR[:1], r"loss aggregation Weights .* weights has shape \[1\]"),
+    (TRUE, FOUR, "trust region Region on a micro-batch of this run: weight returned a tensor of torch.bool"),
+    (FOUR[:1], FOUR, r"trust region Region .* weight has shape \[1\] and should have \[4\]"),
+    (FOUR, FOUR / 0, "loss aggregation Weights .* weights is inf at action 0 of 4"),
+    (FOUR, -2 * FOUR, "loss aggregation Weights .* weights is -2 at action 0 of 4"),
+    (FOUR, FOUR[:1], r"loss aggregation Weights .* weights has shape \[1\]"),
 ])  # fmt: skip
 def test_every_mask_and_every_weight_is_checked(mask, weights, said):
     terms = PolicyTerms(Region(mask), None, "token", Weights(weights), None, 0.0)

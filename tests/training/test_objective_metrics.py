@@ -61,6 +61,7 @@ def test_metrics_under_a_clip():
         "loss/policy_abs": (1.5 + 1.6 + 1.5 + 6) / 4,  # the larger of |A·ρ| and |A·clip ρ|
         "policy/approxkl_avg": (log(1.5) ** 2 + log(0.5) ** 2 + log(1.5) ** 2) / 2 / 4,
         "policy/clipfrac_avg": 2 / 4,
+        "policy/region_weight": 2 / 4,
         "policy/masked_positive": 1 / 2,
         "policy/masked_negative": 1 / 2,
         "policy/prob_diff_mean": (0.2 + 0.2 + 0.1) / 4,

@@ -54,11 +54,11 @@ def test_tenths_of_a_row():
 
 def test_the_mask_by_sign_and_place():
     advantages = torch.tensor([1.0, -1.0, 1.0, 1.0, 0.0, -1.0, 2.0])
-    inside = torch.tensor([False, False, True, False, False, True, True])
-    masked = masked_by_place(experience(advantages=advantages), inside)
+    dropped = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+    masked = masked_by_place(experience(advantages=advantages), dropped)
     twice = masked + masked
     record = profile_record(
-        3, Metrics({"masked/share": twice, "along_row/kl": MeanBy.of(advantages, inside.long(), 10)})
+        3, Metrics({"masked/share": twice, "along_row/kl": MeanBy.of(advantages, dropped.long(), 10)})
     )
     assert record["masked"] == [
         {"sign": "-", "position": 0, "share": 0.0, "count": 2},  # the second row's first

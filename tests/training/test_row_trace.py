@@ -1,6 +1,7 @@
 """The numbers of a traced row are those that train: its gradient, put together, is the first step's."""
 
 import json
+from dataclasses import dataclass
 from math import exp
 
 import pytest
@@ -50,8 +51,18 @@ def test_a_row_shows_what_the_run_recorded(tmp_path):
         assert token.value == float(experience.values[place])
         assert token.whitened_advantage == float(experience.advantages[place])
         assert token.ratio == pytest.approx(1, abs=1e-5)
-        assert token.inside
+        assert token.region_weight == 1
         assert token.gradient == pytest.approx(-token.whitened_advantage / len(rollout.logprobs), rel=1e-4)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A region that leaves half of a token which has grown."""
+
+    top_k: int = 0
+
+    def weight(self, now, old, advantages, rows):
+        return torch.where(now.sampled > old.sampled, 0.5, 1.0)
 
 
 def records(folder, name):
@@ -108,15 +119,13 @@ def test_a_row_has_one_ratio_where_the_region_is_one_of_sequences(tmp_path):
             assert weight == (0.0 if outside == (advantage > 0) else 1.0)
 
 
-def test_what_a_cap_leaves_of_a_token(tmp_path):
-    recipe = small_recipe(
-        tmp_path, trust_region="unbounded", ratio_cap=1.1, learning_rate=1e-2, total_episodes=8, record_token_rows=9
-    )
+def test_the_weight_of_a_region_that_damps_and_a_batch_of_fewer_rows(tmp_path):
+    recipe = small_recipe(tmp_path, learning_rate=1e-2, total_episodes=8, record_token_rows=9, parts={
+        "trust_region": Halves()
+    })  # fmt: skip
     with recipe.report:
         train(recipe, State())
     tokens = records(tmp_path, "tokens.jsonl")
     assert len(tokens) == 8  # there are no more rows
-    pairs = [pair for line in tokens for pair in zip(line["ratio"], line["region_weight"], strict=True)]
-    assert any(ratio > 1.2 for ratio, _ in pairs)
-    for ratio, weight in pairs:
-        assert weight == pytest.approx(min(1, 1.1 / ratio), rel=1e-5)
+    for line in tokens:
+        assert line["region_weight"] == [0.5 if ratio > 1 else 1.0 for ratio in line["ratio"]]

@@ -111,9 +111,10 @@ import torch
 class Half:
     top_k: int = 2
 
-    def inside(self, now, old, advantages):
+    def weight(self, now, old, advantages, rows):
         assert now.top.shape == old.top.shape == (len(advantages), 2)
-        return (now.sampled - old.sampled).abs() < 0.5
+        assert rows.action_counts.sum() == len(advantages)
+        return ((now.sampled - old.sampled).abs() < 0.5).float()
 """
 
 
@@ -127,7 +128,7 @@ def test_a_region_of_ones_own_trains(tmp_path):
 
 def test_what_is_no_region_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text("Half = 3\n")
-    with pytest.raises(ConfigError, match="needs top_k and inside"):
+    with pytest.raises(ConfigError, match="needs top_k and weight"):
         small_recipe(tmp_path, trust_region=f"{tmp_path}/mine.py:Half")
     with pytest.raises(ConfigError, match="did you mean binary_tv"):
         small_recipe(tmp_path, trust_region="binary_tvv")

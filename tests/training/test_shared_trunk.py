@@ -55,8 +55,7 @@ def losses_by_hand(recipe, experience, model, head):
         logprobs.append(spoken.gather(1, tokens[chosen, None]).squeeze(-1))
         values.append(head(output.hidden_states[-1][0, chosen - 1]).squeeze(-1))
     now, states = torch.cat(logprobs), torch.cat(values)
-    inside = torch.ones_like(now, dtype=torch.bool)
-    of_policy = policy_loss(now, experience.old_logprobs, experience.advantages, inside).mean()
+    of_policy = policy_loss(now, experience.old_logprobs, experience.advantages, torch.ones_like(now)).mean()
     return of_policy, value_loss(states, experience.values, experience.returns, cliprange=config.cliprange_value).mean()
 
 

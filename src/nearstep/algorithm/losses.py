@@ -1,11 +1,11 @@
-"""Which quantities are minimised, per token: the policy loss under a trust region's mask, and the clipped value loss.
+"""Which quantities are minimised, per token: the policy loss under a trust region's weight, and the clipped value loss.
 
 Both return one number per token. The caller divides their sum by a count that is fixed before any split into
 micro-batches or processes, so no split changes a gradient.
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearstep.algorithm.kl import LOG_RATIO_LIMIT
@@ -24,21 +24,19 @@ def policy_loss(
     logprobs: Float[Tensor, " actions"],
     old_logprobs: Float[Tensor, " actions"],
     advantages: Float[Tensor, " actions"],
-    inside: Bool[Tensor, " actions"],
+    weight: Float[Tensor, " actions"],
     ratio_cap: float | None = None,
 ) -> Float[Tensor, " actions"]:
-    """The importance-weighted policy gradient, held fixed where `inside` is false.
+    """The importance-weighted policy gradient under a trust region's weight.
 
-    Value −A·min(r, cap) everywhere; gradient −A·min(r, cap)·∇log π inside, none outside. With `Clip` as the mask
-    this is the gradient of PPO's clipped objective (1707.06347, eq. 7); with a divergence mask it is that of
-    2602.04879.
+    Value −A·min(r, cap) everywhere; gradient −A·min(r, cap)·weight·∇log π. With the weight of `Clip` this is the
+    gradient of PPO's clipped objective (1707.06347, eq. 7); with that of a divergence it is that of 2602.04879.
     """
     logprobs = wide(logprobs)
     ratio = probability_ratio(logprobs, old_logprobs).detach()
     if ratio_cap is not None:
         ratio = ratio.clamp(max=ratio_cap)
-    moving = torch.where(inside, logprobs, logprobs.detach())
-    return -advantages * ratio * (1 + moving - logprobs.detach())
+    return -advantages * ratio * (1 + weight * (logprobs - logprobs.detach()))
 
 
 def sequence_anchor(

@@ -1,6 +1,6 @@
 """How values of rows of different lengths, laid back to back, are summed, indexed and walked."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -35,6 +35,16 @@ def sum_by_row(values: Shaped[Tensor, " items"], lengths: Int[Tensor, " rows"]) 
     """Sum of every row's items; 0 for an empty row."""
     sums = torch.zeros(len(lengths), dtype=values.dtype, device=values.device)
     return sums.index_add(0, row_numbers(lengths), values)
+
+
+def by_row(
+    values: Shaped[Tensor, " items"],
+    lengths: Int[Tensor, " rows"],
+    function: Callable[[Shaped[Tensor, " of_row"]], Shaped[Tensor, " of_row"]],
+) -> Shaped[Tensor, " items"]:
+    """What `function` makes of every row's items, back to back; it is not asked about empty rows."""
+    parts = [function(row) for row in values.split(lengths.tolist()) if len(row)]
+    return torch.cat(parts) if parts else function(values.new_zeros(1))[:0]
 
 
 def lead_lengths(flags: Bool[Tensor, " items"], lengths: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:

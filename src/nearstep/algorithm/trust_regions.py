@@ -1,17 +1,20 @@
-"""Which tokens may still move the policy: a trust region is a mask over tokens.
+"""How far a step may go: a trust region is a weight on the gradient of every token.
 
-A token is left out where the policy has left the region there *and* its advantage pushes it further out.
+The classical ones are masks: 0 where the policy has left the region at a token *and* its advantage pushes it further
+out, else 1. `soft_regions` has those that damp, `row_regions` those that look at the whole row.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearstep.algorithm.divergences import binary_kl, binary_tv, topk_kl, topk_tv
 from nearstep.algorithm.losses import absolute_surrogate, clipped_surrogate, probability_ratio
+from nearstep.algorithm.precision import wide
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,14 @@ class TokenLogprobs:
     top: Float[Tensor, "actions k"] | None = None
 
 
+@dataclass(frozen=True)
+class ActionRows:
+    """Where the rows of a batch end, and which policy sampled them. The actions of all rows lie back to back."""
+
+    action_counts: Int[Tensor, " rows"]
+    policy_versions: Int[Tensor, " rows"]
+
+
 @runtime_checkable
 class TrustRegion(Protocol):
     """A trust region: how far a step may move a token. Any frozen dataclass with these two members is one."""
@@ -30,10 +41,19 @@ class TrustRegion(Protocol):
     def top_k(self) -> int:
         """How many top tokens the engine must record at each action; 0 for none."""
 
-    def inside(
-        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
-    ) -> Bool[Tensor, " actions"]:
-        """True where the token keeps its gradient. `now` carries no gradient here."""
+    def weight(
+        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"], rows: ActionRows
+    ) -> Float[Tensor, " actions"]:
+        """The factor on the gradient −A·r·∇log π of every token: 1 keeps it, 0 drops it. `now` carries no gradient."""
+
+
+@runtime_checkable
+class DeclaresExceptions(Protocol):
+    """A region that breaks laws of `nearstep.testing` on purpose: their names, and why."""
+
+    @property
+    def exceptions(self) -> Mapping[str, str]:
+        """Why, by the name of the law."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +75,31 @@ class LogsOwnLoss(Protocol):
 
 @dataclass(frozen=True)
 class Clip:
-    """PPO's clipping (1707.06347, eq. 7) as a mask: its gradient is zero exactly where this is false."""
+    """PPO's clipping (1707.06347, eq. 7) as a mask: its gradient is zero exactly where the weight is."""
 
     low: float = 0.2
     high: float = 0.2
     dual: float | None = None
     top_k: int = 0
 
-    def inside(
-        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
-    ) -> Bool[Tensor, " actions"]:
-        """False where the ratio is above 1 + high with an advantage above 0, or below 1 − low with one below 0.
+    @property
+    def exceptions(self) -> Mapping[str, str]:
+        """Dual clipping drops tokens on their way back."""
+        return {} if self.dual is None else {"returning": "dual clipping bounds the loss of negative advantages"}
 
-        With `dual` also where it is above `dual` with an advantage below 0: there the loss is bounded (1912.09729).
+    def weight(
+        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"], rows: ActionRows
+    ) -> Float[Tensor, " actions"]:
+        """0 where the ratio is above 1 + high with an advantage above 0, or below 1 − low with one below 0; else 1.
+
+        With `dual` also 0 where it is above `dual` with an advantage below 0: there the loss is bounded (1912.09729).
         """
         ratio = probability_ratio(now.sampled, old.sampled)
         too_high = (advantages > 0) & (ratio > 1 + self.high)
         too_low = (advantages < 0) & (ratio < 1 - self.low)
         if self.dual is not None:
             too_low = too_low | ((advantages < 0) & (ratio > self.dual))
-        return ~(too_high | too_low)
+        return (~(too_high | too_low)).to(ratio.dtype)
 
     def logged(self, ratio: Float[Tensor, " actions"], advantages: Float[Tensor, " actions"]) -> LoggedLoss:
         """PPO's own loss, which is flat where its gradient is 0."""
@@ -93,9 +118,9 @@ class BinaryTV:
     high: float = 0.15
     top_k: int = 0
 
-    def inside(
-        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
-    ) -> Bool[Tensor, " actions"]:
+    def weight(
+        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"], rows: ActionRows
+    ) -> Float[Tensor, " actions"]:
         """See `divergence_mask`."""
         divergence = binary_tv(now.sampled, old.sampled)
         return divergence_mask(divergence, now.sampled, old.sampled, advantages, low=self.low, high=self.high)
@@ -109,9 +134,9 @@ class BinaryKL:
     high: float = 0.05
     top_k: int = 0
 
-    def inside(
-        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
-    ) -> Bool[Tensor, " actions"]:
+    def weight(
+        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"], rows: ActionRows
+    ) -> Float[Tensor, " actions"]:
         """See `divergence_mask`."""
         divergence = binary_kl(now.sampled, old.sampled)
         return divergence_mask(divergence, now.sampled, old.sampled, advantages, low=self.low, high=self.high)
@@ -125,9 +150,9 @@ class TopKTV:
     high: float = 0.15
     top_k: int = 20
 
-    def inside(
-        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
-    ) -> Bool[Tensor, " actions"]:
+    def weight(
+        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"], rows: ActionRows
+    ) -> Float[Tensor, " actions"]:
         """See `divergence_mask`."""
         divergence = topk_tv(*_recorded(now, old))
         return divergence_mask(divergence, now.sampled, old.sampled, advantages, low=self.low, high=self.high)
@@ -141,9 +166,9 @@ class TopKKL:
     high: float = 0.05
     top_k: int = 20
 
-    def inside(
-        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
-    ) -> Bool[Tensor, " actions"]:
+    def weight(
+        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"], rows: ActionRows
+    ) -> Float[Tensor, " actions"]:
         """See `divergence_mask`."""
         divergence = topk_kl(*_recorded(now, old))
         return divergence_mask(divergence, now.sampled, old.sampled, advantages, low=self.low, high=self.high)
@@ -155,11 +180,11 @@ class Unbounded:
 
     top_k: int = 0
 
-    def inside(
-        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"]
-    ) -> Bool[Tensor, " actions"]:
-        """True everywhere."""
-        return torch.ones_like(advantages, dtype=torch.bool)
+    def weight(
+        self, now: TokenLogprobs, old: TokenLogprobs, advantages: Float[Tensor, " actions"], rows: ActionRows
+    ) -> Float[Tensor, " actions"]:
+        """1 everywhere."""
+        return torch.ones_like(wide(advantages))
 
 
 def divergence_mask(
@@ -170,15 +195,15 @@ def divergence_mask(
     *,
     low: float,
     high: float,
-) -> Bool[Tensor, " actions"]:
-    """False where the divergence is above its threshold and the step would move the token further out.
+) -> Float[Tensor, " actions"]:
+    """0 where the divergence is above its threshold and the step would move the token further out, else 1.
 
     That is π > μ with a positive advantage (threshold `high`), or π < μ with another (threshold `low`). A
     divergence equal to its threshold is inside. Source: 2602.04879, and the code of its authors.
     """
     rising = (advantages > 0) & (now > old) & (divergence > high)
     falling = (advantages <= 0) & (now < old) & (divergence > low)
-    return ~(rising | falling)
+    return (~(rising | falling)).to(divergence.dtype)
 
 
 def _recorded(now: TokenLogprobs, old: TokenLogprobs) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from nearstep.algorithm.advantage_rules import GAE, Advantage, AgainstGroup, DiscountedReturn, advantage_name
 from nearstep.algorithm.aggregation import LossAggregation, SequenceMean, SequenceSum, TokenMean, TokenSum
 from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, KLController, ScheduledKL
+from nearstep.algorithm.row_regions import CPPO, SAT, TRM, VACO
+from nearstep.algorithm.soft_regions import CISPO, DIS, DRPO, SAPO, SPO
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TopKKL, TopKTV, TrustRegion, Unbounded
 from nearstep.assembly.axis_checks import (
     fitting_advantage,
@@ -24,16 +26,26 @@ from nearstep.training.schedules import CriticSchedule, Decoupled, Joint, Policy
 
 TV_THRESHOLD, KL_THRESHOLD = 0.15, 0.05  # 2602.04879, sanity test
 DIVERGENCE_REGIONS = (BinaryTV, BinaryKL, TopKTV, TopKKL)
+COMPARE_PROBABILITIES = (*DIVERGENCE_REGIONS, DRPO, CPPO, TRM)  # of single tokens
 DIVERGENCE_RATIO_LIMIT = 20.0
 
 # Every name of config.axes has its line here; a test compares the two.
 TRUST_REGIONS: Mapping[str, Callable[[PPOConfig], TrustRegion]] = {
-    "clip": lambda c: Clip(c.cliprange, c.cliprange if c.cliprange_high is None else c.cliprange_high, c.dual_clip),
+    "clip": lambda c: Clip(*_clip_range(c), c.dual_clip),
     "binary_tv": lambda c: BinaryTV(*_thresholds(c, TV_THRESHOLD)),
     "binary_kl": lambda c: BinaryKL(*_thresholds(c, KL_THRESHOLD)),
     "topk_tv": lambda c: TopKTV(*_thresholds(c, TV_THRESHOLD), c.divergence_top_k),
     "topk_kl": lambda c: TopKKL(*_thresholds(c, KL_THRESHOLD), c.divergence_top_k),
     "unbounded": lambda _: Unbounded(),
+    "spo": lambda c: SPO(_either(c.region_threshold, SPO.threshold)),
+    "drpo": lambda c: DRPO(_either(c.region_threshold, DRPO.threshold)),
+    "sapo": lambda c: SAPO(c.sapo_tau, c.sapo_tau_negative),
+    "dis": lambda c: DIS(_either(c.region_low, DIS.low), _either(c.region_high, DIS.high)),
+    "cispo": lambda c: CISPO(_either(c.region_low, CISPO.low), _either(c.region_high, CISPO.high)),
+    "cppo": lambda c: CPPO(_either(c.region_threshold, CPPO.threshold), c.cppo_floor),
+    "trm": lambda c: TRM(_either(c.region_threshold, TRM.threshold)),
+    "vaco": lambda c: VACO(_either(c.region_threshold, VACO.threshold)),
+    "sat": lambda c: SAT(*_clip_range(c), c.sat_share, c.sat_contraction),
 }
 ADVANTAGES: Mapping[str, Callable[[PPOConfig], Advantage]] = {
     "gae": lambda c: GAE(
@@ -87,7 +99,7 @@ def choose_axes(config: PPOConfig, inputs: RunInputs, updates: int) -> Axes:
     controller = kl_controller(config, inputs.kl_controller, updates)
     schedule = critic_schedule(config, inputs.critic_schedule, rule, updates)
     aggregation = loss_aggregation(config, inputs.loss_aggregation)
-    if config.ratio_level == "sequence" and isinstance(region, DIVERGENCE_REGIONS):
+    if config.ratio_level == "sequence" and isinstance(region, COMPARE_PROBABILITIES):
         raise ConfigError(
             f"trust region {type(region).__name__} compares distributions of single tokens: with ratio_level = "
             "sequence use Clip or Unbounded"
@@ -205,6 +217,13 @@ def _require_kl(config: PPOConfig) -> None:
         raise ConfigError("kl_in = loss needs kl_estimator = k2 or k3: the gradient of k1 is 0 on average")
 
 
+def _clip_range(config: PPOConfig) -> tuple[float, float]:
+    return config.cliprange, _either(config.cliprange_high, config.cliprange)
+
+
+def _either(given: float | None, default: float) -> float:
+    return default if given is None else given
+
+
 def _thresholds(config: PPOConfig, default: float) -> tuple[float, float]:
-    low, high = config.divergence_low, config.divergence_high
-    return (default if low is None else low, default if high is None else high)
+    return _either(config.divergence_low, default), _either(config.divergence_high, default)

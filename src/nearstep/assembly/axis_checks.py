@@ -12,9 +12,9 @@ import torch
 from nearstep.algorithm.advantage_rules import Advantage, CreditInputs
 from nearstep.algorithm.aggregation import LossAggregation, MinibatchCounts
 from nearstep.algorithm.kl_controllers import KLController, MeasuredKL
-from nearstep.algorithm.trust_regions import TokenLogprobs, TrustRegion
+from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs, TrustRegion
 from nearstep.common.errors import ConfigError, shorten
-from nearstep.training.axis_results import credit_problem, divisor_problem, mask_problem, weights_problem
+from nearstep.training.axis_results import credit_problem, divisor_problem, region_problem, weights_problem
 from nearstep.training.schedules import CriticSchedule, Phase
 
 T = TypeVar("T")
@@ -22,8 +22,13 @@ UPDATES_TRIED = 1000  # a schedule is asked for so many updates, and for the las
 
 
 def fitting_trust_region(found: object, what: str) -> TrustRegion:
-    """The object, tried on four tokens. Raises ConfigError where it is no trust region or returns no mask."""
-    _require(found, what, ("top_k", "inside"), "it needs top_k and inside(now, old, advantages)")
+    """The object, tried on four tokens. Raises ConfigError where it is no trust region or returns no weights."""
+    if "inside" in dir(found) and "weight" not in dir(found):
+        raise ConfigError(
+            f"{what}: inside(now, old, advantages) is now weight(now, old, advantages, rows), and returns a float for "
+            "each token, the factor on its gradient: rename it, take rows as well, and return the mask as .float()"
+        )
+    _require(found, what, ("top_k", "weight"), "it needs top_k and weight(now, old, advantages, rows)")
     assert isinstance(found, TrustRegion)
     region, top_k = found, found.top_k
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
@@ -31,11 +36,11 @@ def fitting_trust_region(found: object, what: str) -> TrustRegion:
     old = torch.tensor([-0.1, -1.0, -2.0, -5.0])
     moved = torch.tensor([-0.05, -1.5, -2.0, -3.0])
     top = torch.log_softmax(-torch.arange(top_k + 1.0), 0)[:top_k].expand(4, -1).contiguous() if top_k else None
-    mask: object = _tried(
-        what,
-        lambda: region.inside(TokenLogprobs(moved, top), TokenLogprobs(old, top), torch.tensor([1.0, -1.0, 0.5, -0.5])),
+    advantages, rows = torch.tensor([1.0, -1.0, 0.5, -0.5]), ActionRows(torch.tensor([1, 3]), torch.tensor([0, 0]))
+    weight: object = _tried(
+        what, lambda: region.weight(TokenLogprobs(moved, top), TokenLogprobs(old, top), advantages, rows)
     )
-    _require_none(what, mask_problem(mask, 4))
+    _require_none(what, region_problem(weight, 4))
     return region
 
 

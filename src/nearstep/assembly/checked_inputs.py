@@ -64,12 +64,10 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         resumed = choose_checkpoint(Path(config.output_dir), config.resume, kept)
     if resumed is None and config.fork_from is not None:
         resumed = checkpoint_to_fork(config.fork_from)
-    policy, trusted = policy_of(config, inputs), config.trust_remote_code
-    own = choose_tokenizer(
-        inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
-    )
+    policy, trusted = policy_of(config, inputs), config.trust
+    own = choose_tokenizer(inputs.tokenizer, policy, model_name_or_path=config.model_name_or_path, trust=trusted)
     tokenizer = with_template(own, config.prompt_type)
-    family = family_of(policy, base=base_under_adapters(config, policy), trust_remote_code=trusted)
+    family = family_of(policy, base=base_under_adapters(config, policy), trust=trusted)
     limits = fitting_limits(config, inputs, tokenizer, policy, family)
     stops = stop_tokens(
         tokenizer,

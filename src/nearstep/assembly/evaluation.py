@@ -74,7 +74,7 @@ def _judge(config: PPOConfig, checked: CheckedInputs, state: Callable[[], object
     if not checked.judges:
         return None
     options = RewardModelOptions(
-        DTYPES[config.dtype], config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch,
+        DTYPES[config.dtype], config.trust, config.bf16, config.max_tokens_per_microbatch,
         checked.backend.place, config.seed, config.chat_template_kwargs,
     )  # fmt: skip
     sources = load_sources(judge_settings(config), checked.judges, checked.tokenizer, options)

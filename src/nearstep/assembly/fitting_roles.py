@@ -108,7 +108,7 @@ def _check_rows(limits: Limits, ids: int) -> None:
 def _family(given: nn.Module | str, role: str, config: PPOConfig) -> PreTrainedConfig:
     if isinstance(given, str):
         check_folder(given, role)
-    return family_of(given, role=role, trust_remote_code=config.trust_remote_code)
+    return family_of(given, role=role, trust=config.trust)
 
 
 def _tokenizer_of(given: nn.Module | str, role: str, config: PPOConfig) -> PreTrainedTokenizerBase | None:
@@ -116,7 +116,7 @@ def _tokenizer_of(given: nn.Module | str, role: str, config: PPOConfig) -> PreTr
     name = given if isinstance(given, str) else family_of(given).name_or_path
     if not name or (not isinstance(given, str) and not Path(name).is_dir()):
         return None
-    return tokenizer_beside(name, role, trust_remote_code=config.trust_remote_code)
+    return tokenizer_beside(name, role, trust=config.trust)
 
 
 def _is_adapted(model: nn.Module | str) -> bool:

@@ -62,7 +62,7 @@ class RunInputs:
             ref_model=given_model(self.ref_model, "ref_model"),
             value_model=given_model(self.value_model, "value_model"),
             reward_model=given_reward_models(self.reward_model),
-            reward_tokenizer=load_tokenizer(reader, role=role, trust_remote_code=config.trust_remote_code)
+            reward_tokenizer=load_tokenizer(reader, role=role, trust=config.trust)
             if isinstance(reader, str)
             else reader,
             reward_funcs=given_reward_functions(self.reward_funcs),

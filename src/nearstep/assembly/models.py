@@ -102,7 +102,7 @@ def build_models(
 
     plain = _policy_as_given(config, inputs, notes)
     options = RewardModelOptions(
-        dtype, config.trust_remote_code, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed,
+        dtype, config.trust, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed,
         config.chat_template_kwargs,
     )  # fmt: skip
     loaded = [load_reward_model(entry, options) for entry in specs]
@@ -209,7 +209,7 @@ def _critic(
     if given is not None:
         check_folder(given, "value_model")
         load = load_adapted_scalar_model if holds_adapters(given) else load_scalar_model
-        critic = load(given, role="value_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code)
+        critic = load(given, role="value_model", dtype=DTYPES[config.dtype], trust=config.trust)
         notes += bias_note(inner_model(critic), "value_model")
         return critic
     if reward_model is not None and is_decoder(reward_model):
@@ -237,8 +237,8 @@ def _reader_of(
     reward_model: PreTrainedModel, config: PPOConfig, inputs: RunInputs, policy: PreTrainedTokenizerBase
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that a reward model reads with."""
-    trusted = config.trust_remote_code
-    return reward_tokenizer(reward_model, inputs.reward_tokenizer, policy, trust_remote_code=trusted)
+    trusted = config.trust
+    return reward_tokenizer(reward_model, inputs.reward_tokenizer, policy, trust=trusted)
 
 
 def _critic_under_adapters(

@@ -24,7 +24,7 @@ def load_policy_of(name: str, config: PPOConfig, inputs: RunInputs, notes: list[
         name,
         role="model",
         dtype=DTYPES[config.dtype],
-        trust_remote_code=config.trust_remote_code,
+        trust=config.trust,
         base=base_under_adapters(config, name),
     )
 

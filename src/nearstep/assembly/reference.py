@@ -40,9 +40,7 @@ def reference_of(
         notes.append("No KL is measured: kl_coef = 0, so no reference is loaded (measure_kl = true measures it).")
         return None
     if isinstance(given, str):
-        given = load_policy(
-            given, role="ref_model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
-        )
+        given = load_policy(given, role="ref_model", dtype=DTYPES[config.dtype], trust=config.trust)
     if given is not None:
         model = backend.place(given.requires_grad_(False))
         reference = make_policy(model, role="ref_model", autocast=config.bf16, vocabulary=policy.vocabulary)

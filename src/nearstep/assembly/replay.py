@@ -13,13 +13,14 @@ from rich.table import Table
 from nearstep.assembly.run import assemble
 from nearstep.common.errors import ConfigError
 from nearstep.config.ppo import PPOConfig
+from nearstep.reports.run_folder import CHECKPOINT
 from nearstep.training.experience import make_experience
 from nearstep.training.generation import generate
 from nearstep.training.row_trace import TokenTrace, trace_row
 from nearstep.training.state import State
 
 WIDTH = 80
-WAY_TO_RATIO = ("sampled_logprob", "old_logprob", "logprob", "ref_logprob", "kl", "ratio", "inside")
+WAY_TO_RATIO = ("sampled_logprob", "old_logprob", "logprob", "ref_logprob", "kl", "ratio", "region_weight")
 WAY_TO_GRADIENT = ("value", "reward", "advantage", "whitened_advantage", "return_", "gradient")
 
 
@@ -63,7 +64,7 @@ def replay_row(config: PPOConfig, run: Path, *, update: int, row: int) -> Replay
     On a CPU the rollout has the same bits; rewards are asked again. Nothing is written to the run's folder. Raises
     ConfigError where the checkpoint or the row is not there.
     """
-    before = run / f"checkpoint-{update - 1}"
+    before = run / f"{CHECKPOINT}{update - 1}"
     if update > 1 and not before.is_dir():
         raise ConfigError(
             f"update {update} is computed from {before.name}, and {run} has none. Give an update after a checkpoint"

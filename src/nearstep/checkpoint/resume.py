@@ -9,6 +9,7 @@ from typing import Any
 from nearstep.checkpoint import files
 from nearstep.checkpoint.seal import CheckpointManifest, check_whole
 from nearstep.common.errors import CheckpointError, ConfigError, shorten
+from nearstep.common.secrets import public_settings
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.run_folder import checkpoints, update_of
 
@@ -92,18 +93,15 @@ def refuse_used(run: Path) -> None:
 
 def settings_to_keep(config: PPOConfig, named: Mapping[str, object]) -> dict[str, Any]:
     """The settings that a continuation must share, as plain values; `named` are those that Python's arguments gave."""
-    kept = {name: value for name, value in (asdict(config) | dict(named)).items() if name not in FREE_SETTINGS}
+    given = public_settings(asdict(config) | dict(named))
+    kept = {name: value for name, value in given.items() if name not in FREE_SETTINGS}
     plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
     return plain
 
 
 def require_same_settings(folder: Path, now: Mapping[str, Any]) -> None:
     """Raise ConfigError that lists every setting, old and new, in which a run differs from its checkpoint's."""
-    path = folder / SETTINGS
-    try:
-        before: Mapping[str, Any] = json.loads(files.read_text(path))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
+    before = files.read_json(folder / SETTINGS)
     changed = [
         f"  {name}: {shorten(before.get(name))} → {shorten(now.get(name))}"
         for name in sorted(before.keys() | now.keys())

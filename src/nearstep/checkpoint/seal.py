@@ -83,7 +83,7 @@ def read_manifest(folder: Path) -> CheckpointManifest:
         manifest = CheckpointManifest(**content)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if found_format != FORMAT:
         raise CheckpointError(f"{folder} has format {shorten(found_format)}, and this nearstep reads format {FORMAT}")
@@ -98,6 +98,8 @@ def check_whole(folder: Path) -> CheckpointManifest:
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
     for name in sorted(manifest.hashes.keys() | present):
         path = folder / name
+        if path.is_symlink():
+            raise CheckpointError(f"{path} is a link, and a checkpoint holds none")
         if name not in present:
             raise CheckpointError(f"{path} is missing")
         if name not in manifest.hashes:

@@ -1,7 +1,6 @@
 """What a checkpoint holds of a run beside model folders: all that its next update depends on, as tensors and plain
 values."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -67,7 +66,7 @@ def take_snapshot(learners: Learners, state: State, report: Mapping[str, Any]) -
 def read_snapshot(folder: Path) -> Snapshot:
     """What `write` has written. Raises CheckpointError where an entry is missing."""
     path = folder / VALUES
-    content: dict[str, Any] = json.loads(files.read_text(path))
+    content = files.read_json(path)
     absent = {"state", "report", "tensors"} - content.keys()
     if absent:
         raise CheckpointError(f"{path}: {sorted(absent)[0]} is missing")

@@ -1,7 +1,6 @@
 """Whether a run that goes on stands on what it began with: the same weights under the same names, the same data."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,10 +32,7 @@ def check_begin(folder: Path, now: Mapping[str, Any], lr_scheduler_type: str) ->
     Raises CheckpointError where it began with other weights or other data.
     """
     path = folder / BEGUN
-    try:
-        before: dict[str, Any] = json.loads(files.read_text(path))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
+    before = files.read_json(path)
     other = [role for role, found in now["weights"].items() if before["weights"].get(role) != found]
     if other:
         raise CheckpointError(

@@ -1,9 +1,14 @@
 """How a settings file is read: flat YAML, one `name: value` for each setting."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nearstep.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    import yaml
 
 
 def read_config_file(path: Path, mappings: Collection[str] = ()) -> dict[str, object]:
@@ -36,7 +41,19 @@ def read_config_file(path: Path, mappings: Collection[str] = ()) -> dict[str, ob
     except UnicodeDecodeError as error:
         raise ConfigError(f"the settings file {path} is no UTF-8 text: byte {error.start}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"the settings file {path} is no YAML: {error}") from error
+        raise ConfigError(f"the settings file {path} is no YAML: {_where(error)}") from None  # it quotes the line
     if problems:
         raise ConfigError("\n".join(problems))
     return settings
+
+
+def _where(error: "yaml.YAMLError") -> str:
+    """What is wrong and where, without the line itself, which may hold a secret."""
+    import yaml
+
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return "it holds a character that YAML does not allow"
+    mark = error.problem_mark
+    said = " ".join(part for part in (error.context, error.problem) if part)
+    said = re.sub(r"'[^']{3,}'", "'…'", said)  # a word of the line, not a sign of YAML
+    return f"line {mark.line + 1}, column {mark.column + 1}: {said}"

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import get_args, get_origin
 
 from nearstep.common.places import expanded
-from nearstep.config.conversion import Names
+from nearstep.common.secrets import may_hold_a_secret
+from nearstep.config.conversion import ModelName, Names
 from nearstep.config.settings import Problem, Settings, current_name
 
 
@@ -37,6 +38,8 @@ def read_flags(cls: type[Settings], words: Sequence[str]) -> Flags:
             problems.append(_stray(name, texts, current_name(name, old)))
         elif texts:
             values[name] = texts if len(texts) > 1 else texts[0]
+        elif kind == tuple[ModelName, ...] | None:
+            values[name] = True
         elif _takes_several(kind):
             values[name] = ()
         elif kind is bool or (kind is None and types.get(switched_off) is not bool):
@@ -63,6 +66,8 @@ def _takes_several(kind: object) -> bool:
 def _stray(name: str, texts: Sequence[str], setting: str) -> Problem:
     """Words behind the one value of a setting."""
     extra = " ".join(texts[1:])
+    if may_hold_a_secret(setting):
+        return Problem(f"--{name} takes one value, here it has {len(texts)}", (setting,))
     return Problem(
         f"unexpected word {extra}: --{name} takes one value, here {texts[0]}; a value with blanks stands in quotes",
         (setting,),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nearstep.common.errors import ConfigError
+from nearstep.reports.run_folder import CHECKPOINT, SETTINGS, checkpoints, update_of
 
 NOTE = (
     "RUN is the folder of a run, UPDATE the number of one of its checkpoints. Settings are those of RUN/run.yaml, and "
@@ -18,10 +19,10 @@ def fork_words(words: Sequence[str]) -> list[str]:
         raise ConfigError("say what to fork: nearstep fork RUN@UPDATE --output_dir NEW [--name value …]")
     name, _, update = words[0].rpartition("@")
     run = Path(name).expanduser()
-    checkpoint, settings = run / f"checkpoint-{update}", run / "run.yaml"
+    checkpoint, settings = run / f"{CHECKPOINT}{update}", run / SETTINGS
     if not checkpoint.is_dir():
-        found = sorted(int(path.name[11:]) for path in run.glob("checkpoint-*") if path.name[11:].isdecimal())
-        there = f"there are those of updates {', '.join(map(str, found))}" if found else "there is none"
+        found = [str(update_of(folder)) for folder in checkpoints(run)]
+        there = f"there are those of updates {', '.join(found)}" if found else "there is none"
         raise ConfigError(f"{run} has no checkpoint of update {update}: {there}")
     if not settings.is_file():
         raise ConfigError(f"{run} has no run.yaml: its settings are not known")

@@ -10,7 +10,7 @@ from dataclasses import Field
 from typing import Any, Literal, get_args, get_origin
 
 from nearstep.cli.command import Command
-from nearstep.config.conversion import Names, TemplateKeywords
+from nearstep.config.conversion import ModelName, Names, TemplateKeywords
 from nearstep.config.options import option_of
 
 _NAMES_WIDTH = 30
@@ -116,4 +116,4 @@ def _type_name(annotation: Any) -> str:
         return "|".join(arguments)
     if get_origin(annotation) is tuple:
         return f"{_type_name(arguments[0])} …"
-    return {bool: "", int: "INT", float: "NUMBER", str: "TEXT"}[annotation]
+    return {bool: "", int: "INT", float: "NUMBER", str: "TEXT", ModelName: "MODEL"}[annotation]

@@ -3,11 +3,13 @@
 import sys
 import traceback
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 from nearstep import __version__
 from nearstep.cli import (
     check,
+    compare,
     demo,
     doctor,
     fork,
@@ -26,6 +28,7 @@ from nearstep.cli.command import Command
 from nearstep.cli.help import command_help, overview
 from nearstep.cli.launcher import tell_launcher
 from nearstep.common.errors import ConfigError, NearstepError
+from nearstep.common.secrets import without_secrets
 from nearstep.common.spelling import nearest
 from nearstep.common.telling import tell
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
@@ -83,6 +86,14 @@ COMMANDS: tuple[Command[Any], ...] = (
         sections=watch.SECTIONS,
         run=watch.run_watch,
         operand="run",
+    ),
+    Command(
+        name="compare",
+        summary="Several runs over each other: seeds as mean with band, settings that differ, last and best values.",
+        settings=compare.CompareOptions,
+        sections=compare.SECTIONS,
+        run=compare.run_compare,
+        operand="runs",
     ),
     Command(
         name="rewards",
@@ -205,9 +216,15 @@ def _run(command: Command[Any], words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except Exception as error:
-        tell_launcher("".join(traceback.format_exception_only(error)).strip(), error)
+        tell_launcher(without_secrets("".join(traceback.format_exception_only(error)).strip()), error)
+        sys.excepthook = _print_without_secrets
         raise
     return code or 0
+
+
+def _print_without_secrets(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The traceback of a fault of ours, or of a library, whose messages may quote an address or a token."""
+    print(without_secrets("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> int:

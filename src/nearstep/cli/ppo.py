@@ -10,10 +10,12 @@ from urllib.request import getproxies
 
 from nearstep.cli.places import absent_places, absent_reward_files
 from nearstep.cli.reward_sources import reward_lacks
+from nearstep.common.secrets import public_address
 from nearstep.common.telling import tell
 from nearstep.config.launcher import launch_problems
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import Problem
+from nearstep.reports.run_folder import checkpoints
 from nearstep.rewards.builtin.spec import meaning, model_of
 
 HUB_TIMEOUT_SECONDS = 5
@@ -21,7 +23,8 @@ HUB_TIMEOUT_SECONDS = 5
 
 def ppo_begins(config: PPOConfig) -> str:
     """What the run is, in a line that needs no heavy library."""
-    rewards = [each for each in (config.reward_model_path, *config.reward_funcs, config.reward_url) if each is not None]
+    rewards = [each for each in (config.reward_model_path, *config.reward_funcs) if each is not None]
+    rewards += [] if config.reward_url is None else [public_address(config.reward_url)]
     policy = config.sft_model_path or config.model_name_or_path
     return f"PPO of {policy} on {', '.join(config.dataset_name)} against {', '.join(rewards)}, into {config.output_dir}"
 
@@ -94,7 +97,7 @@ def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
     )
     for name, place in [*_models(config), *_data(config)]:
         yield from absent_places({name: place})
-    used = [path for path in Path(config.output_dir).glob("checkpoint-*") if path.name[11:].isdecimal()]
+    used = checkpoints(Path(config.output_dir))
     if used and config.resume is None:
         yield Problem(
             f"output_dir = {config.output_dir} holds {len(used)} checkpoints of a run: give --resume auto to go on "

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nearstep.config.settings import Problem, Settings, accepts_old_names, option
+from nearstep.reports.run_folder import SETTINGS
 
 
 @accepts_old_names
@@ -23,7 +24,7 @@ class ReplayOptions(Settings):
         """Places that are not there."""
         if self.run is None:
             yield Problem("say which run: nearstep replay RUN --update N --row K", ("run",))
-        elif not (Path(self.run) / "run.yaml").is_file():
+        elif not (Path(self.run) / SETTINGS).is_file():
             yield Problem(f"run = {self.run}: there is no run.yaml", ("run",))
 
 
@@ -34,13 +35,16 @@ def run_replay(options: ReplayOptions) -> None:
     """Print the row's tokens in two tables. Raises ConfigError and CheckpointError as going on with the run would."""
     from nearstep.assembly.replay import replay_row
     from nearstep.cli.config_file import read_config_file
+    from nearstep.common.secrets import HIDDEN
     from nearstep.config.conversion import Names
     from nearstep.config.ppo import PPOConfig
     from nearstep.config.settings import from_mapping
 
     assert options.run is not None
     mappings = [name for name, kind in PPOConfig.types.items() if kind == Names]
-    config = from_mapping(PPOConfig, read_config_file(Path(options.run) / "run.yaml", mappings), texts=True)
+    kept = read_config_file(Path(options.run) / SETTINGS, mappings)
+    known = {name: value for name, value in kept.items() if HIDDEN not in str(value)}  # no reward is asked for here
+    config = from_mapping(PPOConfig, known, texts=True)
     row = replay_row(config, Path(options.run), update=options.update, row=options.row)
     print(row.text())
     if options.output is not None:

@@ -1,6 +1,7 @@
 """What a command lacks that has rewards: from the command line, rewards can come from the settings alone."""
 
 import os
+import re
 from collections.abc import Iterator
 
 from nearstep.cli.places import absent_places, absent_reward_files
@@ -31,4 +32,7 @@ def reward_lacks(settings: LocalRewardSettings) -> Iterator[Problem]:
     if isinstance(settings, RewardSettings) and settings.reward_url is not None:
         variable = settings.reward_url_token_env
         if variable is not None and not os.environ.get(variable):
-            yield Problem(f"reward_url_token_env: {variable} is not set in the environment", ("reward_url_token_env",))
+            # What was given may be the token itself: only what is written like a variable is repeated.
+            named = f" {variable}" if re.fullmatch(r"[A-Z][A-Z0-9_]*", variable) else ""
+            text = f"reward_url_token_env: there is no variable{named} in the environment, which would hold the token"
+            yield Problem(text, ("reward_url_token_env",))

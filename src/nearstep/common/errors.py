@@ -2,6 +2,8 @@
 
 import re
 
+from nearstep.common.secrets import without_secrets
+
 MOST_OF_A_LINE = 2_000  # characters
 MOST_OF_ALL = 20_000
 
@@ -9,11 +11,12 @@ MOST_OF_ALL = 20_000
 class NearstepError(Exception):
     """Base of every error that is meant for the user rather than for us. Its notes (add_note) are part of its text.
 
-    Whatever stands in its message, a value of a megabyte as well, lines and message are cut in their middle.
+    Whatever stands in its message, a value of a megabyte as well, lines and message are cut in their middle, and what
+    logs in is taken out (see `common/secrets.py`).
     """
 
     def __init__(self, message: str = "") -> None:
-        lines = [cut(line, MOST_OF_A_LINE) for line in message.split("\n")]
+        lines = [cut(line, MOST_OF_A_LINE) for line in without_secrets(message).split("\n")]
         super().__init__(cut("\n".join(lines), MOST_OF_ALL))
 
     def __str__(self) -> str:

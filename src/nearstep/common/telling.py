@@ -5,11 +5,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from nearstep.common.secrets import without_secrets
+
 
 def tell(text: str) -> None:
     """Say one thing at once, in a line on standard error; of several processes the first one speaks."""
     if os.environ.get("RANK", "0") == "0":  # set by launchers
-        print(f"nearstep: {text}", file=sys.stderr, flush=True)
+        print(f"nearstep: {without_secrets(text)}", file=sys.stderr, flush=True)
 
 
 @contextmanager

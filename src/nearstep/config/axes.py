@@ -5,7 +5,10 @@ from collections.abc import Iterator, Sequence
 
 from nearstep.config.settings import Problem
 
-TRUST_REGIONS = ("clip", "binary_tv", "binary_kl", "topk_tv", "topk_kl", "unbounded")
+TRUST_REGIONS = (
+    "clip", "binary_tv", "binary_kl", "topk_tv", "topk_kl", "unbounded",
+    "spo", "drpo", "sapo", "dis", "cispo", "cppo", "trm", "vaco", "sat",
+)  # fmt: skip
 ADVANTAGES = ("gae", "group_mean", "group_normalized", "leave_one_out", "batch_normalized")
 KL_CONTROLLERS = ("auto", "fixed", "adaptive", "scheduled")
 CRITIC_SCHEDULES = ("joint", "decoupled")
@@ -13,6 +16,9 @@ ENGINES = ("transformers",)
 LOSS_AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "token_sum")
 
 DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
+COMPARE_PROBABILITIES = (*DIVERGENCES, "drpo", "cppo", "trm")  # of single tokens
+THRESHOLD_REGIONS = ("spo", "drpo", "cppo", "trm", "vaco")
+BAND_REGIONS = ("dis", "cispo")
 GROUP_RULES = ("group_mean", "group_normalized", "leave_one_out")
 
 

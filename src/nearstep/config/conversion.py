@@ -15,6 +15,11 @@ from nearstep.common.template_kwargs import template_kwargs
 # Pairs of names, each given as ours=theirs or all of them as a mapping.
 Names: TypeAlias = tuple[tuple[str, str], ...]
 
+
+class ModelName(str):
+    """A folder or hub name of a model, or the word true or false, for all that the user names."""
+
+
 # Keywords for chat templates: a mapping, or its JSON in a text.
 TemplateKeywords: TypeAlias = Mapping[str, Any]
 
@@ -123,9 +128,15 @@ def _as_text(value: object, texts: bool) -> str:
     return value
 
 
+def _as_model_name(value: object, texts: bool) -> ModelName:
+    text = str(value) if isinstance(value, bool) else _as_text(value, texts)
+    return ModelName(text.lower() if text.lower() in ("true", "false") else text)
+
+
 _SCALARS: dict[Any, Callable[[object, bool], object]] = {
     bool: _as_bool,
     int: _as_int,
     float: _as_float,
     str: _as_text,
+    ModelName: _as_model_name,
 }

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from nearstep.common.trust import Trust, trust_of
+from nearstep.config.conversion import ModelName
 from nearstep.config.rewards import (
     LocalRewardSettings,
     RewardSettings,
@@ -13,6 +15,7 @@ from nearstep.config.rewards import (
     reward_remarks,
 )
 from nearstep.config.settings import Problem, Settings, accepts_old_names, option, sections
+from nearstep.config.trusting import pickled_weights, trusted_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,13 @@ class RewardModelSettings(Settings):
     bf16: bool = option(False, "compute in bfloat16 (autocast), weights stay as they are")
     max_tokens_per_microbatch: int = option(16384, "most tokens in one forward pass; limits memory", at_least=1)
     use_cpu: bool = option(False, "stay on the CPU even where there is a GPU; on a GPU nothing has been run yet")
-    trust_remote_code: bool = option(False, "allow models to bring Python code of their own")
+    trust_remote_code: tuple[ModelName, ...] | None = trusted_code()
+    allow_pickled_weights: bool = pickled_weights()
+
+    @property
+    def trust(self) -> Trust:
+        """What models may bring along."""
+        return trust_of(self)
 
 
 @accepts_old_names

@@ -7,6 +7,7 @@ from nearstep.config import ppo_rules as config_rules
 from nearstep.config.batches import BatchSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.evaluation import EvaluationSettings, evaluation_remarks
+from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import LocalRewardSettings
 from nearstep.config.saving import SavingSettings
 from nearstep.config.sections import (
@@ -55,6 +56,7 @@ SECTIONS = sections(
     ("KL", KLSettings),
     ("Advantage", AdvantageSettings),
     ("Policy", PolicySettings),
+    ("Trust region", TrustRegionSettings),
     ("Critic", CriticSettings),
     ("Batches", BatchSettings),
     ("Optimizer", OptimizerSettings),

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from nearstep.config.axes import (
     ADVANTAGES,
     CRITIC_SCHEDULES,
-    DIVERGENCES,
     ENGINES,
     GROUP_RULES,
     KL_CONTROLLERS,
@@ -16,6 +15,7 @@ from nearstep.config.axes import (
 )
 from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
 from nearstep.config.evaluation import evaluation_problems
+from nearstep.config.regions import region_problems, region_remarks
 from nearstep.config.rewards import reward_problems, reward_remarks
 from nearstep.config.sections import AllSettings, KLSettings, PolicySettings
 from nearstep.config.settings import Problem, without_effect
@@ -37,7 +37,8 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
     yield from _batch_problems(config)
     yield from _axis_problems(config)
     yield from _kl_problems(config)
-    yield from _region_problems(config)
+    yield from region_problems(config)
+    yield from _importance_problems(config)
     yield from _critic_problems(config)
     yield from _advantage_problems(config)
     if config.bf16 and config.dtype == "float64":
@@ -52,7 +53,6 @@ def remarks(config: AllSettings) -> Iterator[str]:
     """Settings without effect, and one whose effect surprises."""
     if config.stop_token is None and config.stop_token_id is None:
         yield "without a stop token all response_length tokens of a response are scored and trained on"
-    clip, divergence = ("cliprange", "cliprange_high", "dual_clip"), ("divergence_low", "divergence_high")
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
     limits = (config.importance_cap, config.importance_floor)
@@ -61,6 +61,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
     yield from reward_remarks(config)
     yield from prompt_remarks(config, config.dataset_name)
     yield from _critic_remarks(config)
+    yield from region_remarks(config)
     yield from without_effect(
         config,
         ("without use_peft", not config.use_peft, lora),
@@ -71,13 +72,6 @@ def remarks(config: AllSettings) -> Iterator[str]:
         ("beside batch_size", config.batch_size is not None, ("gradient_accumulation_steps",)),
         ("with a constant learning rate", config.lr_scheduler_type == "constant", ("warmup_steps",)),
         ("with optim = sgd", config.optim == "sgd", adam),
-        (f"with trust_region = {config.trust_region}", config.trust_region != "clip", clip),
-        (f"with trust_region = {config.trust_region}", config.trust_region not in DIVERGENCES, divergence),
-        (
-            f"with trust_region = {config.trust_region}",
-            not config.trust_region.startswith("topk"),
-            ("divergence_top_k",),
-        ),
         (f"with advantage = {config.advantage}", _no_critic(config), CRITIC_SETTINGS),
         (f"with advantage = {config.advantage}", config.advantage in GROUP_RULES, ("gamma",)),
         (
@@ -105,11 +99,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
         ("with measure_kl = false", config.measure_kl is False, ("ref_model_path", "kl_estimator")),
         ("with one epoch", config.num_ppo_epochs == 1, ("early_stop_kl",)),
         ("without save_steps", config.save_steps is None, ("save_total_limit",)),
-        (
-            "without log_rollouts and record_token_rows",
-            not (config.log_rollouts or config.record_token_rows),
-            ("rollouts_max_mib",),
-        ),
+        ("where no row is recorded", not (config.log_rollouts or config.record_token_rows), ("rollouts_max_mib",)),
         ("without push_to_hub", not config.push_to_hub, ("hub_model_id",)),
     )
 
@@ -239,14 +229,7 @@ def _kl_problems(config: KLSettings) -> Iterator[Problem]:
         yield Problem("a KL penalty needs the KL: set kl_coef = 0, or measure_kl = true", ("measure_kl", "kl_coef"))
 
 
-def _region_problems(config: PolicySettings) -> Iterator[Problem]:
-    region = config.trust_region
-    if config.ratio_level == "sequence" and region in DIVERGENCES:
-        yield Problem(
-            f"trust_region = {region} compares distributions of single tokens: with ratio_level = sequence use clip "
-            "or unbounded",
-            ("ratio_level", "trust_region"),
-        )
+def _importance_problems(config: PolicySettings) -> Iterator[Problem]:
     low, high = config.importance_floor, config.importance_cap
     if low is not None and high is not None and low > high:
         yield Problem(

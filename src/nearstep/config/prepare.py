@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from nearstep.common.trust import Trust
+from nearstep.config.conversion import ModelName
 from nearstep.config.data import FORMATS, PROMPT_TYPES, TEMPLATE_SUFFIX, data_name_problems
 from nearstep.config.old_names import OF_PREPARE, OldNames
 from nearstep.config.settings import Problem, Settings, accepts_old_names, option
+from nearstep.config.trusting import trusted_code
 
 # MindSpeed's words for the columns of Alpaca's format, which its --map-keys speaks of.
 ALPACA_KEYS = {"prompt": "instruction", "query": "input", "response": "output"}
@@ -30,7 +33,7 @@ class PrepareOptions(Settings):
     dataset_config: str | None = option(None, "configuration of a folder or hub data set")
 
     tokenizer: str | None = option(None, "the policy's tokenizer: a folder or a hub name", is_place=True)
-    trust_remote_code: bool = option(False, "allow the tokenizer to bring Python code of its own")
+    trust_remote_code: tuple[ModelName, ...] | None = trusted_code()
 
     dataset_format: str | None = option(
         None, f"how rows are understood: {', '.join(FORMATS)}; recognised by columns if not given"
@@ -63,6 +66,11 @@ class PrepareOptions(Settings):
 
     workers: int = option(1, "processes, each with a core of its own; no more than there are cores", at_least=1)
     log_interval: int = option(10_000, "rows between two lines of progress", at_least=1)
+
+    @property
+    def trust(self) -> Trust:
+        """What the tokenizer may bring along."""
+        return Trust(self.trust_remote_code)
 
     def problems(self) -> Iterator[Problem]:
         """What is missing or unknown."""

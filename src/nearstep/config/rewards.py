@@ -116,8 +116,8 @@ def _url_problems(address: str) -> Iterator[Problem]:
     try:
         url = urlsplit(address)
         wrong = _wrong_with(url)
-    except ValueError as error:
-        wrong = f"is no address ({error})"
+    except ValueError:  # which may quote a part of it
+        wrong = "is no address such as http://127.0.0.1:8000/score"
     if wrong is not None:
         yield Problem(f"reward_url {wrong}", ("reward_url",))
 

@@ -9,12 +9,12 @@ from nearstep.config.axes import (
     ENGINES,
     KL_CONTROLLERS,
     LOSS_AGGREGATIONS,
-    TRUST_REGIONS,
     listed,
 )
 from nearstep.config.batches import BatchSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.evaluation import EvaluationSettings
+from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import RewardSettings
 from nearstep.config.saving import SavingSettings
 from nearstep.config.settings import Settings, option
@@ -154,26 +154,10 @@ class AdvantageSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicySettings(Settings):
-    """How the policy learns from a rollout, and how far a step may go."""
+    """How the policy learns from a rollout."""
 
     num_ppo_epochs: int = option(4, "passes over each rollout", at_least=1)
     num_mini_batches: int = option(1, "optimizer steps in each pass", at_least=1)
-    trust_region: str = option("clip", f"which tokens may still move: {listed(TRUST_REGIONS)}", is_place=True)
-    ratio_level: Literal["token", "sequence"] = option(
-        "token", "what has a ratio of its own: every token, or a whole response (the geometric mean of its tokens)"
-    )
-    cliprange: float = option(0.2, "clip: the ratio leaves the region outside 1 ± this", above=0)
-    cliprange_high: float | None = option(None, "clip: upper side, if other than cliprange", above=0)
-    dual_clip: float | None = option(
-        None, "clip: bound on the ratio of tokens with a negative advantage; 3 is usual", above=1
-    )
-    divergence_low: float | None = option(
-        None, "divergences: threshold where the policy falls; 0.15 for TV and 0.05 for KL if not given", above=0
-    )
-    divergence_high: float | None = option(
-        None, "divergences: threshold where the policy rises; 0.15 for TV and 0.05 for KL if not given", above=0
-    )
-    divergence_top_k: int = option(20, "topk_tv and topk_kl: most probable tokens that are compared", at_least=1)
     anchor: Literal["sampled", "recomputed"] = option(
         "sampled", "what ratios are taken against: log-probs recorded by the engine, or computed anew by the trainer"
     )
@@ -275,6 +259,7 @@ class AllSettings(
     OptimizerSettings,
     BatchSettings,
     CriticSettings,
+    TrustRegionSettings,
     PolicySettings,
     AdvantageSettings,
     KLSettings,

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.places import expanded
+from nearstep.common.secrets import HIDDEN, may_hold_a_secret
 from nearstep.common.spelling import nearest
 from nearstep.config.conversion import TemplateKeywords, UnfitError, as_type
 from nearstep.config.old_names import OF_TRAINING, OldNames
@@ -194,17 +195,26 @@ def _read(cls: type[SettingsT], raw: Mapping[str, object], texts: bool) -> _Find
             if name != given.replace("-", "_"):
                 findings.notes.append(f"{given} is called {name} here")
             value = _today(name, given, value, old, findings.notes)
+            if isinstance(value, str) and HIDDEN in value:
+                text = f"{given} was left out of this file, for it may hold a secret: give --{name} again"
+                findings.problems.append(Problem(text, (name,)))
+                continue
             try:
                 findings.values[name] = _fit(value, cls.types[name], option_of(settings[name]), texts)
             except UnfitError as unfit:
-                findings.problems.append(Problem(f"{given} = {shorten(value)} must be {unfit}", (name,)))
+                findings.problems.append(Problem(f"{given}{_repeated(given, value)} must be {unfit}", (name,)))
         elif (retired := old.why_absent(name)) is None:
             findings.problems.append(Problem(f"unknown setting {given}{_nearest(name, settings, old)}"))
         elif retired.is_harmless(value):
             findings.notes.append(f"{given} has no effect: {retired.sentence}")
         else:
-            findings.problems.append(Problem(f"{given} = {shorten(value)}: {retired.sentence}"))
+            findings.problems.append(Problem(f"{given}{_repeated(given, value)}: {retired.sentence}"))
     return findings
+
+
+def _repeated(given: str, value: object) -> str:
+    """A value as a message repeats it: not where it may be a secret."""
+    return "" if may_hold_a_secret(given) else f" = {shorten(value)}"
 
 
 def _today(name: str, given: str, value: object, old: OldNames, notes: list[str]) -> object:

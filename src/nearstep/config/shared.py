@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from nearstep.common.trust import Trust, trust_of
+from nearstep.config.conversion import ModelName
 from nearstep.config.settings import Settings, option
+from nearstep.config.trusting import pickled_weights, trusted_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,13 @@ class ModelSettings(Settings):
     lora_target_modules: tuple[str, ...] | None = option(
         None, "modules that get adapters: names, all-linear, or one pattern; peft's choice if not given"
     )
-    trust_remote_code: bool = option(False, "allow models to bring Python code of their own")
+    trust_remote_code: tuple[ModelName, ...] | None = trusted_code()
+    allow_pickled_weights: bool = pickled_weights()
+
+    @property
+    def trust(self) -> Trust:
+        """What models may bring along."""
+        return trust_of(self)
 
 
 @dataclass(frozen=True, kw_only=True)

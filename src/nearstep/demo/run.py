@@ -8,9 +8,11 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from nearstep.common.errors import ConfigError
 from nearstep.config.ppo import PPOConfig
 from nearstep.demo.outcome import DemoOutcome, evaluate, outcome_tables, read_held_out
 from nearstep.demo.prepare import QUICK, DemoScale, Folders, prepare_world
+from nearstep.reports.page.write import write_report
 from nearstep.reward_modeling.fit import require_trainer
 from nearstep.trainer import PPOTrainer
 
@@ -45,9 +47,9 @@ def run_demo(*, output: Path, seed: int, quick: bool) -> dict[str, DemoOutcome]:
     judged = f"   Summaries of {len(held_out)} unseen posts, judged against a person's by counting facts"
     console.print(Text(judged), *outcome_tables(outcomes, console.width), sep="\n")
     console.print(Text(BLIND_SPOT), soft_wrap=True)
-    report = output / "outcome.json"
-    report.write_text(json.dumps({name: asdict(outcome) for name, outcome in outcomes.items()}, indent=2) + "\n")
-    _say_where(console, folders, output, report)
+    table = output / "outcome.json"
+    table.write_text(json.dumps({name: asdict(outcome) for name, outcome in outcomes.items()}, indent=2) + "\n")
+    _say_where(console, folders, output, table)
     return outcomes
 
 
@@ -73,14 +75,23 @@ def ppo_settings(folders: Folders, output: Path, *, seed: int, quick: bool) -> P
     )
 
 
-def _say_where(console: Console, folders: Folders, output: Path, report: Path) -> None:
+def _report(run: Path) -> str:
+    """Write the page of the PPO run; where it is, or what it needs."""
+    try:
+        return f"{write_report(run)} (open it in a browser)"
+    except ConfigError as error:
+        return f"{error} Then: nearstep report {run}"
+
+
+def _say_where(console: Console, folders: Folders, output: Path, table: Path) -> None:
     """Where everything lies, and what to do next."""
-    places = {
+    places: dict[str, Path | str] = {
         "supervised start": folders.policy,
         "reward model": folders.reward,
         "after PPO": output / "ppo" / "policy",
         "metrics": output / "ppo" / "metrics.jsonl",
-        "report": report,
+        "this table": table,
+        "report": _report(output / "ppo"),
     }
     for name, place in places.items():
         console.print(Text(f"   {name:<17} {place}"), soft_wrap=True)

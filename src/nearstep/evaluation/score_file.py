@@ -24,11 +24,11 @@ def score_file(options: ScoreOptions) -> ScoreSummary:
     """
     assert options.input is not None
     assert options.model_name_or_path is not None
-    tokenizer = load_tokenizer(options.model_name_or_path, trust_remote_code=options.trust_remote_code)
+    tokenizer = load_tokenizer(options.model_name_or_path, trust=options.trust)
     episode_file = read_episodes(options.input, tokenizer, batch_size=options.batch_size)
     model_options = RewardModelOptions(
         DTYPES[options.dtype],
-        options.trust_remote_code,
+        options.trust,
         options.bf16,
         options.max_tokens_per_microbatch,
         torch_backend(use_cpu=options.use_cpu).place,

@@ -11,8 +11,10 @@ from transformers import PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from nearstep.common.errors import ModelError
+from nearstep.common.trust import DEFAULT_TRUST, Trust
 from nearstep.models.adapter_methods import check_method
 from nearstep.models.adapters import check_merging, peft
+from nearstep.models.weight_files import check_adapter_weights, reading
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -46,19 +48,16 @@ def holds_adapters(name: str) -> bool:
     return Path(name, CONFIG).is_file() if Path(name).is_dir() else find_adapter_config_file(name) is not None
 
 
-def read_adapters(name: str, role: str, *, base: str | None = None) -> AdapterFolder:
+def read_adapters(name: str, role: str, *, base: str | None = None, trust: Trust = DEFAULT_TRUST) -> AdapterFolder:
     """The adapters of a folder, checked before any model is loaded; `base` stands in for the model that they name.
 
     Raises ModelError for adapters that cannot be read or do not fit, and where the model under them is not to be found.
     """
-    try:
+    check_adapter_weights(name, role, trust)
+    with reading("adapters", name, role):
         config = peft().PeftConfig.from_pretrained(name)
         check_method(config, role)
         tensors = peft().load_peft_weights(name, device="cpu")
-    except ModelError:
-        raise
-    except Exception as error:  # a damaged file of either kind
-        raise ModelError(f"{role}: no adapters could be read from {name!r}: {error}") from error
     config.base_model_name_or_path = base or _base(name, config.base_model_name_or_path, role)
     named = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
     return AdapterFolder(name, role, config.base_model_name_or_path, config, named)

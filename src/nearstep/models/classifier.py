@@ -35,7 +35,8 @@ def new_scalar_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrained
 def class_to_load(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     """The class made for the family where a folder was saved with it, or where transformers has none; else None."""
     is_ours = any(name.endswith(SUFFIX) for name in config.architectures or ())
-    has_theirs = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    brings_one = "AutoModelForSequenceClassification" in (config.to_dict().get("auto_map") or {})
+    has_theirs = brings_one or type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     is_alone = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not has_theirs
     return _class_over_trunk(type(config)) if is_ours or is_alone else None  # type: ignore[arg-type]
 

@@ -16,18 +16,21 @@ from transformers import (
 from transformers.utils import logging
 
 from nearstep.common.errors import ModelError
+from nearstep.common.trust import DEFAULT_TRUST, Trust
 from nearstep.models.adapter_folders import AdapterFolder, fit_rows, holds_adapters, put_on, read_adapters
 from nearstep.models.adapters import take_off, with_adapters_merged
 from nearstep.models.classifier import class_to_load, new_scalar_model
 from nearstep.models.forward.probing import own_vocabulary
 from nearstep.models.head_bias import add_bias, stored_bias
+from nearstep.models.own_code import code_arguments
 from nearstep.models.roles import HEAD_NAMES, decoder_config, inner_model, output_layer, scalar_head
+from nearstep.models.weight_files import reading, weight_arguments
 
 MODEL_FILES = ("config.json", "adapter_config.json")
 
 
 def family_of(
-    model: nn.Module | str, *, role: str = "model", base: str | None = None, trust_remote_code: bool = False
+    model: nn.Module | str, *, role: str = "model", base: str | None = None, trust: Trust = DEFAULT_TRUST
 ) -> PreTrainedConfig:
     """The model's own text configuration, read without loading weights.
 
@@ -42,37 +45,38 @@ def family_of(
         return decoder_config(inner.config, role).get_text_config()
     check_folder(model, role)
     if holds_adapters(model):
-        return _family_under(read_adapters(model, role, base=base), trust_remote_code)
-    try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{role}: no model configuration could be read from {model!r}: {error}") from error
+        folder = read_adapters(model, role, base=base, trust=trust)
+        return _family_under(folder, _for_base(folder, trust, base))
+    with reading("model configuration", model, role):
+        config = AutoConfig.from_pretrained(model, **code_arguments(model, role, trust))
     return decoder_config(config, role).get_text_config()
 
 
-def _family_under(folder: AdapterFolder, trust_remote_code: bool) -> PreTrainedConfig:
+def _family_under(folder: AdapterFolder, trust: Trust) -> PreTrainedConfig:
     if folder.holds_everything:
-        return AutoConfig.from_pretrained(folder.base, trust_remote_code=trust_remote_code).get_text_config()
+        allowed = code_arguments(folder.base, folder.role, trust)
+        return AutoConfig.from_pretrained(folder.base, **allowed).get_text_config()
     with torch.device("meta"):
-        family = family_of(folder.base, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_config(family, trust_remote_code=trust_remote_code)
+        family = family_of(folder.base, role=folder.role, trust=trust)
+        allowed = code_arguments(folder.base, folder.role, trust)["trust_remote_code"]
+        model = AutoModelForCausalLM.from_config(family, trust_remote_code=allowed)
         fit_rows(model, folder)
     return model.config
 
 
 def load_adapted_policy(
-    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False, base: str | None = None
+    name: str, *, role: str, dtype: torch.dtype, trust: Trust = DEFAULT_TRUST, base: str | None = None
 ) -> nn.Module:
     """A folder of adapters as a peft model that trains them on, over the model that they name, or over `base`."""
-    folder = read_adapters(name, role, base=base)
+    folder = read_adapters(name, role, base=base, trust=trust)
     load = _whole_policy if folder.holds_everything else load_policy
-    model = load(folder.base, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+    model = load(folder.base, role=role, dtype=dtype, trust=_for_base(folder, trust, base))
     fit_rows(model, folder)
     return put_on(model, folder)
 
 
 def load_policy(
-    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False, base: str | None = None
+    name: str, *, role: str, dtype: torch.dtype, trust: Trust = DEFAULT_TRUST, base: str | None = None
 ) -> PreTrainedModel:
     """A causal language model; a folder of adapters gives their model, or `base`, with the adapters merged.
 
@@ -80,38 +84,30 @@ def load_policy(
     """
     check_folder(name, role)
     if not holds_adapters(name):
-        return _whole_policy(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
-    adapted = load_adapted_policy(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code, base=base)
+        return _whole_policy(name, role=role, dtype=dtype, trust=trust)
+    adapted = load_adapted_policy(name, role=role, dtype=dtype, trust=trust, base=base)
     return with_adapters_merged(adapted)
 
 
-def _whole_policy(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+def _whole_policy(name: str, *, role: str, dtype: torch.dtype, trust: Trust) -> PreTrainedModel:
     """The model in a folder, without adapters that lie beside it."""
-    try:
-        with _no_loading_report():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{role}: no causal language model could be read from {name!r}: {first_line(error)}"
-        ) from error
+    allowed = code_arguments(name, role, trust) | weight_arguments(name, role, trust, "AutoModelForCausalLM")
+    with reading("causal language model", name, role), _no_loading_report():
+        model, info = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **allowed)
     check_weights(info["missing_keys"], name, role)
     take_off(model)
     return model
 
 
-def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust: Trust = DEFAULT_TRUST) -> PreTrainedModel:
     """A classification model with one label and a trained head; a missing head is an error, never random.
 
     A folder of adapters gives the model that they were trained on, with the adapters merged.
     """
     check_folder(name, role)
     if holds_adapters(name):
-        return with_adapters_merged(
-            load_adapted_scalar_model(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
-        )
-    model, missing = load_classifier(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+        return with_adapters_merged(load_adapted_scalar_model(name, role=role, dtype=dtype, trust=trust))
+    model, missing = load_classifier(name, role=role, dtype=dtype, trust=trust)
     check_weights(missing, name, role)
     if model.config.num_labels != 1:
         raise ModelError(
@@ -123,13 +119,12 @@ def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust_remote_
     return model
 
 
-def load_adapted_scalar_model(
-    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool = False
-) -> nn.Module:
+def load_adapted_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust: Trust = DEFAULT_TRUST) -> nn.Module:
     """A folder of adapters as a peft model that trains them on. The head must be in the folder, or in their model."""
-    folder = read_adapters(name, role)
+    folder = read_adapters(name, role, trust=trust)
     load = _classifier if folder.holds_everything else load_classifier
-    model, missing = load(folder.base, role=role, dtype=dtype, trust_remote_code=trust_remote_code, num_labels=1)
+    trusted = _for_base(folder, trust, None)
+    model, missing = load(folder.base, role=role, dtype=dtype, trust=trusted, num_labels=1)
     heads = [head for head in HEAD_NAMES if f"{head}.weight" in folder.tensors]
     check_weights({key for key in missing if key.split(".")[0] not in heads}, f"{name} (on {folder.base})", role)
     if any(f"{head}.bias" in folder.tensors for head in heads) or stored_bias(model.config) is not None:
@@ -139,40 +134,45 @@ def load_adapted_scalar_model(
 
 
 def load_classifier(
-    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool, num_labels: int | None = None
+    name: str, *, role: str, dtype: torch.dtype, trust: Trust, num_labels: int | None = None
 ) -> tuple[PreTrainedModel, set[str]]:
     """A classification model, and the names of its tensors that the folder lacks, which are random now.
 
     Of a policy's adapters the trunk has them merged, and the head is lacking.
     """
     if not holds_adapters(name):
-        return _classifier(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code, num_labels=num_labels)
-    if holds_head(name, role):
-        return load_scalar_model(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code), set()
-    policy = load_policy(name, role=role, dtype=dtype, trust_remote_code=trust_remote_code)
+        return _classifier(name, role=role, dtype=dtype, trust=trust, num_labels=num_labels)
+    if holds_head(name, role, trust):
+        return load_scalar_model(name, role=role, dtype=dtype, trust=trust), set()
+    policy = load_policy(name, role=role, dtype=dtype, trust=trust)
     model = scalar_from_trunk(policy, policy.config.pad_token_id, role=role)
     model.config.name_or_path = name
     return model, {key for key, _ in model.named_parameters() if key.split(".")[0] in HEAD_NAMES}
 
 
-def holds_head(name: str, role: str) -> bool:
+def _for_base(folder: AdapterFolder, trust: Trust, given: str | None) -> Trust:
+    """What holds for the model under adapters: the user has named it, or the adapters alone do."""
+    return trust if given is not None or folder.holds_everything else trust.for_unnamed()
+
+
+def holds_head(name: str, role: str, trust: Trust = DEFAULT_TRUST) -> bool:
     """Whether a folder of adapters holds the trained head of a classification model."""
-    return any(f"{head}.weight" in read_adapters(name, role).tensors for head in HEAD_NAMES)
+    return any(f"{head}.weight" in read_adapters(name, role, trust=trust).tensors for head in HEAD_NAMES)
 
 
 def _classifier(
-    name: str, *, role: str, dtype: torch.dtype, trust_remote_code: bool, num_labels: int | None = None
+    name: str, *, role: str, dtype: torch.dtype, trust: Trust, num_labels: int | None = None
 ) -> tuple[PreTrainedModel, set[str]]:
     """The classification model in a folder, without adapters that lie beside it."""
     labels = {} if num_labels is None else {"num_labels": num_labels}
-    try:
-        own = class_to_load(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
-        with _no_loading_report():
-            model, info = (own or AutoModelForSequenceClassification).from_pretrained(
-                name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **labels
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{role}: no classification model could be read from {name!r}: {first_line(error)}") from error
+    allowed = code_arguments(name, role, trust)
+    with reading("classification model", name, role), _no_loading_report():
+        own = class_to_load(AutoConfig.from_pretrained(name, **allowed))
+        kind = own or AutoModelForSequenceClassification
+        files = weight_arguments(name, role, trust, "AutoModelForSequenceClassification")
+        model, info = kind.from_pretrained(
+            name, dtype=dtype, output_loading_info=True, **labels, **files, **(allowed if own is None else {})
+        )
     take_off(model)
     # A class made here reads every token's own state; a trunk that could pool does not.
     return model, {key for key in info["missing_keys"] if own is None or ".pooler." not in key}
@@ -250,8 +250,3 @@ def check_weights(missing: set[str], name: str, role: str) -> None:
             "this is refused. Give a folder in which this model was saved after training"
             + (", or for a first try reward_funcs = length." if role == "reward_model" else ".")
         )
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first; the rest is for developers of the library."""
-    return str(error).strip().split("\n")[0][:300].rstrip(".")

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from nearstep.common.random_streams import stream, stream_seed
+from nearstep.common.trust import DEFAULT_TRUST, Trust
 from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.head_bias import add_bias, stored_bias
 from nearstep.models.load import check_folder, check_weights, load_classifier, scalar_from_trunk
@@ -21,7 +22,7 @@ def start_reward_model(
     seed: int,
     dtype: torch.dtype,
     pad_token_id: int | None,
-    trust_remote_code: bool = False,
+    trust: Trust = DEFAULT_TRUST,
 ) -> tuple[PreTrainedModel, bool]:
     """A classification model with one label, and whether its head is new; a trained head is kept.
 
@@ -33,7 +34,7 @@ def start_reward_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "reward model"))
         if isinstance(given, str):
-            model, is_new = _from_place(given, dtype, trust_remote_code)
+            model, is_new = _from_place(given, dtype, trust)
         else:
             inner = transformers_model(given, ROLE)
             merged = is_adapted(given) and inner.get_output_embeddings() is not None
@@ -52,9 +53,9 @@ def start_reward_model(
     return model, is_new
 
 
-def _from_place(name: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple[PreTrainedModel, bool]:
+def _from_place(name: str, dtype: torch.dtype, trust: Trust) -> tuple[PreTrainedModel, bool]:
     check_folder(name, ROLE)
-    model, missing = load_classifier(name, role=ROLE, dtype=dtype, trust_remote_code=trust_remote_code, num_labels=1)
+    model, missing = load_classifier(name, role=ROLE, dtype=dtype, trust=trust, num_labels=1)
     trunk = f"{model.base_model_prefix}."
     # An encoder's pooling layer belongs to its head, wherever transformers keeps it.
     check_weights({key for key in missing if key.startswith(trunk) and ".pooler." not in key}, name, ROLE)

@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from nearstep.common.errors import ModelError
+from nearstep.common.trust import Trust
 from nearstep.models.tokenizers import load_tokenizer
 
 FILES = ("tokenizer_config.json", "tokenizer.json")
@@ -17,7 +18,7 @@ def known_ids(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(vocabulary.values()) + 1
 
 
-def tokenizer_beside(name: str, role: str, *, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+def tokenizer_beside(name: str, role: str, *, trust: Trust) -> PreTrainedTokenizerBase | None:
     """The tokenizer in the folder or under the hub name of a model; None where there is none, or no way to it."""
     if Path(name).is_dir():
         found = any(Path(name, file).is_file() for file in FILES)
@@ -29,7 +30,7 @@ def tokenizer_beside(name: str, role: str, *, trust_remote_code: bool) -> PreTra
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-    return load_tokenizer(name, role=role, trust_remote_code=trust_remote_code) if found else None
+    return load_tokenizer(name, role=role, trust=trust) if found else None
 
 
 def check_same_ids(own: PreTrainedTokenizerBase, policy: PreTrainedTokenizerBase, role: str) -> None:

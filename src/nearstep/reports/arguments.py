@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+from nearstep.common.secrets import public_settings
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.best import BestMetric
 
@@ -33,7 +34,7 @@ def arguments_view(config: PPOConfig, best: BestMetric, *, has_eval: bool, world
     evaluation prompts if none is set.
     Nothing is uploaded that nobody asked for: trackio keeps its records on this machine.
     """
-    settings = dataclasses.asdict(config)
+    settings = public_settings(dataclasses.asdict(config))
     settings["run_name"] = config.run_name or Path(config.output_dir).resolve().name
     strategies = {
         "logging_strategy": "steps",

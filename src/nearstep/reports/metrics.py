@@ -51,6 +51,8 @@ MEANINGS: dict[str, str] = {
     "policy/clipfrac_avg": "share of tokens that the trust region leaves without a gradient, where the clip "
     "decides. 0.05 to 0.3 is usual; at 0 the "
     "learning rate may be too low, above 0.5 too high.",
+    "policy/region_weight": "mean weight of the trust region: with a mask, the share of tokens that keep their "
+    "gradient; with a region that damps, how much of it.",
     "policy/masked_positive": "the same share among tokens of positive advantage.",
     "policy/masked_negative": "the same share among tokens of negative advantage.",
     "policy/prob_diff_mean": "mean of |π − μ|, the probabilities of the sampled token now and as the engine had it.",

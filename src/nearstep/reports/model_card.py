@@ -11,6 +11,7 @@ from typing import Literal
 
 import yaml
 
+from nearstep.common.secrets import public_settings, without_secrets
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import Settings
 from nearstep.reports.metrics import Numbers, escape_cell, meaning
@@ -168,11 +169,11 @@ def _metric_rows(metrics: Numbers) -> list[tuple[str, str, str]]:
 
 def setting_rows(config: Settings) -> list[tuple[str, str]]:
     """Settings that were changed, in the order of their declaration."""
-    values: Mapping[str, object] = dataclasses.asdict(config)
+    values: Mapping[str, object] = public_settings(dataclasses.asdict(config))
     return [
         (f"`{each.name}`", _setting(values[each.name]))
         for each in dataclasses.fields(config)
-        if values[each.name] != each.default
+        if vars(config)[each.name] != each.default
     ]
 
 
@@ -189,7 +190,7 @@ def shown_name(name: str | None, otherwise: str = "an object in memory") -> str:
 
 def public_name(name: str) -> str:
     """An absolute path tells about the machine, not about the model: only its last part is shown."""
-    return f"…/{Path(name).name}" if Path(name).is_absolute() else name
+    return f"…/{Path(name).name}" if Path(name).is_absolute() else without_secrets(name)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,7 +1,7 @@
 """How a run tells what happens: the one object the loop talks to, in front of files, screen and callbacks."""
 
 import dataclasses
-import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from nearstep.reports.health.rule import Alert
 from nearstep.reports.health.watch import HealthWatch
 from nearstep.reports.metrics import Numbers
 from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
-from nearstep.reports.run_info import RunStart, read_info
-from nearstep.reports.settings_file import holds_settings, write_settings, write_whole
+from nearstep.reports.run_info import RunStart
+from nearstep.reports.settings_file import holds_settings, write_settings
 from nearstep.reports.tracker_tables import track_samples
 from nearstep.training.evaluated import Sample
 
@@ -88,7 +88,7 @@ class Reporter:
         elif self._screen is not None:
             self._outputs = _Outputs(self._config, self._screen, self._settings, after)
             if self._start is not None:
-                self._outputs.write_info(self._start, batch_table, after)
+                self._start.write(Path(self._config.output_dir), batch_table, after)
             self._screen.begin(batch_table, preview)
             self._health.recall(Path(self._config.output_dir))
         self._callbacks.begin()
@@ -225,12 +225,6 @@ class _Outputs:
         self.latest: dict[str, int | float] = {}
         self._first: dict[str, int | float] = {}
 
-    def write_info(self, start: RunStart, batch_table: Sequence[tuple[str, object, str]], after: int) -> None:
-        """Write how the run was started, beside how it was before."""
-        path = Path(self._config.output_dir) / run_folder.INFO
-        info = start.info(read_info(path), batch_table, after)
-        write_whole(path, json.dumps(info, indent=1, ensure_ascii=False, default=str) + "\n")
-
     def open(self) -> None:
         """Open the files, which are continued where they are there."""
         folder, config = Path(self._config.output_dir), self._config
@@ -285,6 +279,8 @@ class _Outputs:
         if tensorboard.is_dir():
             places.append(("tensorboard", tensorboard))
         self.screen.end(places, self._first, self.latest)
+        folder = shlex.quote(self._config.output_dir)
+        self.screen.note(f"To look at it in a browser, from curves to single tokens: nearstep report {folder}")
 
     def close(self) -> None:
         """Close the files and give the terminal back; closing twice is fine."""

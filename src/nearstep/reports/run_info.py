@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,18 +14,16 @@ from typing import Any
 
 import torch
 
+from nearstep.common.secrets import public_settings, shown_words
 from nearstep.config.plain import changed_settings, plain_settings
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.recipes import recipe_of
-from nearstep.reports.run_folder import CHECKPOINT
+from nearstep.reports.run_folder import CHECKPOINT, INFO
+from nearstep.reports.settings_file import write_whole
 
 SCHEMA = 1
 PACKAGES = ("nearstep", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "numpy")
 GIT_SECONDS = 5
-HIDDEN = "***"
-SECRET_FLAG = re.compile(r"^--?[\w-]*(token|password|passwd|secret|api_?-?key|credential)s?$", re.IGNORECASE)
-SECRET_WORD = re.compile(r"\b(hf_|sk-|ghp_|github_pat_|xox[bp]-)[\w-]{16,}")
-USER_IN_URL, QUERY_IN_URL = re.compile(r"(\w+://)[^/\s@]+@"), re.compile(r"(\w+://[^\s?]+\?)\S+")
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,12 @@ class RunStart:
     named: Mapping[str, object] = field(default_factory=dict)  # settings that Python's arguments gave
     devices: Sequence[str] = ()  # of each process, in the order of ranks
 
+    def write(self, run: Path, batch: Sequence[tuple[str, object, str]], after: int) -> None:
+        """Write how the run was started, beside how it was before. Raises TrainingError where it cannot be written."""
+        path = run / INFO
+        info = self.info(read_info(path), batch, after)
+        write_whole(path, json.dumps(info, indent=1, ensure_ascii=False, default=str) + "\n")
+
     def info(self, before: Mapping[str, Any], batch: Sequence[tuple[str, object, str]], after: int) -> dict[str, Any]:
         """The content of the file: what it was before, and this attempt, which goes on after an update."""
         config = self.config
@@ -46,7 +49,7 @@ class RunStart:
             "seed": config.seed,
             "recipe": recipe_of(config),
             "batch": [{"name": name, "value": value, "how": how} for name, value, how in batch],
-            "changed": without_secrets(changed_settings(plain_settings(config, self.named), PPOConfig)),
+            "changed": changed_settings(public_settings(plain_settings(config, self.named)), PPOConfig),
             "parent": None if config.fork_from is None else _parent(Path(config.fork_from)),
         }
 
@@ -78,32 +81,6 @@ def read_info(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) and found.get("schema") == SCHEMA else {}
-
-
-def without_secrets(value: Any) -> Any:
-    """Plain values with what logs in removed from every text: user and query of addresses, and access tokens."""
-    if isinstance(value, str):
-        value = QUERY_IN_URL.sub(rf"\1{HIDDEN}", USER_IN_URL.sub(rf"\1{HIDDEN}@", value))
-        return SECRET_WORD.sub(HIDDEN, value)
-    if isinstance(value, Mapping):
-        return {name: without_secrets(each) for name, each in value.items()}
-    return [without_secrets(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def shown_words(words: Sequence[str]) -> list[str]:
-    """The words of a command without secrets; those that follow a flag such as --hub_token are hidden too.
-
-    >>> shown_words(["train.py", "--hub_token", "abc", "--stop_token", "eos", "--reward_url=http://me:pw@host/?key=1"])
-    ['train.py', '--hub_token', '***', '--stop_token', 'eos', '--reward_url=http://***@host/?***']
-    """
-    shown: list[str] = []
-    follows = False
-    for word in words:
-        flag, equals, _ = word.partition("=")
-        is_secret = SECRET_FLAG.match(flag) is not None and flag.lstrip("-").replace("-", "_") not in PPOConfig.types
-        shown.append(HIDDEN if follows else f"{flag}={HIDDEN}" if is_secret and equals else without_secrets(word))
-        follows = is_secret and not equals
-    return shown
 
 
 def _command() -> list[str]:

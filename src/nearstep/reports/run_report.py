@@ -1,5 +1,6 @@
 """What the loop tells after each update: metrics of all processes, every episode, samples now and then."""
 
+import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -96,7 +97,8 @@ class Report:
         """Report an update that is done; returns what is due now."""
         finals = torch.where(scores.scored, scores.with_dense(experience.scores, experience.rollout), torch.nan)
         records = self._records(state, prompts, experience, scores, finals) if self.log_rollouts else []
-        all_records = self.backend.gather_to_main(records)
+        # What rewards answered may be of any class: it goes as text, of which nothing is unpickled.
+        all_records = map(json.loads, self.backend.gather_to_main(json.dumps(records)))
         if detailed := self.details.due(state.update):
             metrics += self.details.profile(experience, scores)
         token_records = self.details.tokens(state.update, prompts, experience, finals) if detailed else []

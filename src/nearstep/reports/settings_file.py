@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nearstep
 from nearstep.common.errors import TrainingError
+from nearstep.common.secrets import public_settings
 from nearstep.config.plain import plain_settings
 from nearstep.config.settings import Settings
 from nearstep.reports.records import set_aside
@@ -25,7 +26,7 @@ def settings_text(config: Settings, command: str, given: GivenInPython, *, proce
     """The settings as YAML, with what else must be known to repeat the run as comments."""
     import yaml
 
-    values = plain_settings(config, given.settings)
+    values = public_settings(plain_settings(config, given.settings))
     if "resume" in values:
         values["resume"] = None  # the file repeats the run from its beginning, and stays the same when it goes on
     comments = [

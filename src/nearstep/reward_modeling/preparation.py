@@ -67,7 +67,7 @@ def prepare(
         seed=config.seed,
         dtype=DTYPES[config.dtype],
         pad_token_id=pad,
-        trust_remote_code=config.trust_remote_code,
+        trust=config.trust,
     )
     if config.normalize != "none":
         add_bias(model, output_layer(model, "model"))
@@ -97,9 +97,7 @@ def _with_its_adapters(config: RewardConfig, given: nn.Module | str, peft_config
         return given
     if new or not holds_adapters(given) or not holds_head(given, "model"):
         return given
-    return load_adapted_scalar_model(
-        given, role="model", dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
-    )
+    return load_adapted_scalar_model(given, role="model", dtype=DTYPES[config.dtype], trust=config.trust)
 
 
 def _adapted(model: nn.Module, config: RewardConfig, peft_config: Any) -> nn.Module:

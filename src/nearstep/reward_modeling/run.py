@@ -158,11 +158,9 @@ def assemble(config: RewardConfig, inputs: RewardRunInputs) -> RewardRun:
         lora_from(config)
     tell("reading the data …")
     model = choose_model(config, inputs.model)
-    trusted = config.trust_remote_code
-    tokenizer = choose_tokenizer(
-        inputs.tokenizer, model, model_name_or_path=config.model_name_or_path, trust_remote_code=trusted
-    )
-    family = family_of(model, trust_remote_code=trusted)
+    trusted = config.trust
+    tokenizer = choose_tokenizer(inputs.tokenizer, model, model_name_or_path=config.model_name_or_path, trust=trusted)
+    family = family_of(model, trust=trusted)
     check_quantised(family, "model", trains=not config.use_peft and inputs.peft_config is None)
     limits = Limits.of(family, "the model")
     if config.push_to_hub and backend.rank == 0:

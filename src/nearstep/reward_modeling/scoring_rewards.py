@@ -62,7 +62,7 @@ def choose_rewards(
             raise ConfigError("reward_weights has no rewards to weigh: give reward_funcs, or a reward model or server")
         return None
     options = RewardModelOptions(
-        DTYPES[config.dtype], config.trust_remote_code, config.bf16, MAX_TOKENS, backend.place, config.seed,
+        DTYPES[config.dtype], config.trust, config.bf16, MAX_TOKENS, backend.place, config.seed,
         config.chat_template_kwargs,
     )  # fmt: skip
     specs = reward_specs(config, columns=None, reward_funcs=reward_funcs)

@@ -77,7 +77,7 @@ class Writer:
         ends = ModelEnds.of(policy, self.family)
         stops = stop_tokens(self.tokenizer, vocab_size=self.limits.rows, model=ends, needed=False)
         if isinstance(policy, str):
-            policy = load_policy(policy, role="model", dtype=self.dtype, trust_remote_code=config.trust_remote_code)
+            policy = load_policy(policy, role="model", dtype=self.dtype, trust=config.trust)
         elif transformers_model(policy, "model").get_output_embeddings() is None:
             raise ConfigError("the model has no output layer for tokens, so it cannot write texts: pass some to score")
         settings = GenerationSettings(Sampling(config.temperature), config.response_length, stops.ids, config.seed)

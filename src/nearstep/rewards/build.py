@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.common.plugins import need_package
+from nearstep.common.trust import Trust
 from nearstep.config.rewards import LocalRewardSettings, RewardSettings
 from nearstep.models.adapters import as_peft_model, is_adapted, with_adapters_merged
 from nearstep.models.head_bias import bias_note
@@ -50,7 +51,7 @@ class RewardModelOptions:
     """How reward models are loaded and run."""
 
     dtype: torch.dtype
-    trust_remote_code: bool
+    trust: Trust
     autocast: bool
     max_tokens: int
     place: Callable[[nn.Module], nn.Module]  # moves a model to its device
@@ -98,9 +99,7 @@ def _spec(given: RewardEntry) -> RewardSpec:
 def load_reward_model(spec: RewardSpec, options: RewardModelOptions) -> PreTrainedModel | None:
     """The reward model of an entry, of one with adapters a merged copy; None for a function."""
     if isinstance(spec, str):
-        return load_scalar_model(
-            spec, role="reward_model", dtype=options.dtype, trust_remote_code=options.trust_remote_code
-        )
+        return load_scalar_model(spec, role="reward_model", dtype=options.dtype, trust=options.trust)
     if not isinstance(spec, nn.Module):
         return None
     model = as_peft_model(spec)
@@ -147,7 +146,7 @@ def load_sources(
     return make_sources(
         settings,
         loaded,
-        lambda model: reward_tokenizer(model, None, tokenizer, trust_remote_code=options.trust_remote_code),
+        lambda model: reward_tokenizer(model, None, tokenizer, trust=options.trust),
         NO_POLICY if tokenizer is None else TokenizerIdentity.of(tokenizer),
         options,
     )
@@ -186,7 +185,7 @@ def reward_tokenizer(
     given: PreTrainedTokenizerBase | None,
     policy: PreTrainedTokenizerBase | None,
     *,
-    trust_remote_code: bool,
+    trust: Trust,
 ) -> PreTrainedTokenizerBase:
     """A reward model's tokenizer: as given, else from where the model came; one made in memory shares the policy's.
 
@@ -196,7 +195,7 @@ def reward_tokenizer(
         return given
     if model.config.name_or_path:
         name = model.config.name_or_path
-        return load_tokenizer(name, role="reward_model", trust_remote_code=trust_remote_code)
+        return load_tokenizer(name, role="reward_model", trust=trust)
     known = model.config.get_text_config().vocab_size
     if policy is None or known < len(policy):
         raise ModelError(

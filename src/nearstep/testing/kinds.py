@@ -28,7 +28,8 @@ PROTOCOLS: Mapping[Kind, type] = {
     "backend": Backend,
 }
 TELLING: Mapping[str, Kind] = {
-    "inside": "trust_region",
+    "weight": "trust_region",
+    "inside": "trust_region",  # what the weight was once
     "credit": "advantage",
     "phases": "critic_schedule",
     "weights": "loss_aggregation",
@@ -38,7 +39,7 @@ TELLING: Mapping[str, Kind] = {
     "generate": "engine",
 }
 MEMBERS: Mapping[Kind, tuple[str, ...]] = {
-    "trust_region": ("top_k", "inside"),
+    "trust_region": ("top_k", "weight"),
     "advantage": ("needs_critic", "uses_token_rewards", "credit"),
     "kl_controller": ("first", "next"),
     "critic_schedule": ("phases",),

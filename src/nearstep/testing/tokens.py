@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from nearstep.algorithm.trust_regions import TokenLogprobs
+from nearstep.algorithm.ragged import take_rows
+from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs
 from nearstep.common.random_streams import stream
 
 RANDOM_TOKENS = 1500
@@ -19,18 +20,29 @@ INSIDE = (-60.0, -1e-13)  # log-probs that are not quite those of 0 and 1, in fl
 
 @dataclass(frozen=True)
 class Tokens:
-    """What `inside` is given: the policy now and at rollout, and advantages."""
+    """What `weight` is given: the policy now and at rollout, advantages, and where rows end."""
 
     now: TokenLogprobs
     old: TokenLogprobs
     advantages: Tensor
+    action_counts: Tensor
+
+    @property
+    def rows(self) -> ActionRows:
+        """The rows, each sampled by the policy of its own number."""
+        return ActionRows(self.action_counts, torch.arange(len(self.action_counts)))
 
     def __len__(self) -> int:
         return len(self.advantages)
 
     def take(self, places: Tensor) -> "Tokens":
-        """The tokens at the given places, in the given order."""
-        return self._each(lambda numbers: numbers[places])
+        """The tokens at the given places, in the given order, each a row of its own."""
+        return replace(self._each(lambda numbers: numbers[places]), action_counts=torch.ones_like(places))
+
+    def take_rows(self, rows: Tensor) -> "Tokens":
+        """The rows of the given numbers, in the given order."""
+        places = take_rows(self.action_counts, rows)
+        return replace(self._each(lambda numbers: numbers[places]), action_counts=self.action_counts[rows])
 
     def to(self, dtype: torch.dtype) -> "Tokens":
         """The same numbers, as near as `dtype` holds them."""
@@ -38,7 +50,7 @@ class Tokens:
 
     def copied(self) -> "Tokens":
         """The same numbers in other memory."""
-        return self.take(torch.arange(len(self)))
+        return self.take_rows(torch.arange(len(self.action_counts)))
 
     def same_as(self, other: "Tokens") -> bool:
         """Whether all numbers are those of `other`."""
@@ -55,7 +67,8 @@ class Tokens:
         return f"{', '.join(numbers)}, advantage {float(self.advantages[place]):+.3g}, {dtype}"
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Tokens":
-        return Tokens(changed(self.now, change), changed(self.old, change), change(self.advantages))
+        now, old = changed(self.now, change), changed(self.old, change)
+        return replace(self, now=now, old=old, advantages=change(self.advantages))
 
     def _tensors(self) -> list[Tensor]:
         tops = [top for top in (self.now.top, self.old.top) if top is not None]
@@ -75,7 +88,7 @@ def random_tokens(top_k: int) -> Tokens:
     advantages = torch.randn(RANDOM_TOKENS, generator=draws)
     advantages[::10] = 0
     ids = _top_ids(old, sampled, top_k)
-    return Tokens(_logprobs(now, sampled, ids), _logprobs(old, sampled, ids), advantages)
+    return Tokens(_logprobs(now, sampled, ids), _logprobs(old, sampled, ids), advantages, row_lengths(RANDOM_TOKENS))
 
 
 def edge_tokens(top_k: int) -> Tokens:
@@ -84,18 +97,18 @@ def edge_tokens(top_k: int) -> Tokens:
     now, old, advantages = (
         axis.flatten() for axis in torch.meshgrid(edges, edges, torch.tensor(SIGNS).double(), indexing="ij")
     )
-    return Tokens(_spread(now, top_k), _spread(old, top_k), advantages)
+    return Tokens(_spread(now, top_k), _spread(old, top_k), advantages, row_lengths(len(now)))
 
 
 def off_the_edge(tokens: Tokens) -> Tokens:
     """The same tokens with every probability of exactly 0 or 1 moved inside by next to nothing."""
     now, old = (changed(policy, lambda logprobs: logprobs.clamp(*INSIDE)) for policy in (tokens.now, tokens.old))
-    return Tokens(now, old, tokens.advantages)
+    return replace(tokens, now=now, old=old)
 
 
 def unmoved(tokens: Tokens) -> Tokens:
     """The same tokens before any step: the policy is still that of the rollout."""
-    return Tokens(tokens.old, tokens.old, tokens.advantages)
+    return replace(tokens, now=tokens.old)
 
 
 def farther(tokens: Tokens, times: float) -> Tokens:
@@ -109,7 +122,15 @@ def farther(tokens: Tokens, times: float) -> Tokens:
     possible = (moved > 0).all(-1) & (moved <= 1).all(-1) & (rest >= 0)
     chosen = torch.where(possible[:, None], moved, end).log().to(tokens.advantages.dtype)
     top = None if tokens.now.top is None else chosen[:, 1:]
-    return Tokens(TokenLogprobs(chosen[:, 0], top), tokens.old, tokens.advantages)
+    return replace(tokens, now=TokenLogprobs(chosen[:, 0], top))
+
+
+def row_lengths(tokens: int) -> Tensor:
+    """Rows of 1 to 12 tokens, one of them empty, and the rest in the last."""
+    lengths = [0]
+    while tokens > sum(lengths):
+        lengths.append(min(len(lengths) % 12 + 1, tokens - sum(lengths)))
+    return torch.tensor(lengths)
 
 
 def _joined(policy: TokenLogprobs) -> Tensor:

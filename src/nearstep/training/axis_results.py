@@ -6,7 +6,6 @@ None where nothing is; a caller that stops adds whose it was and when.
 
 import math
 
-import torch
 from torch import Tensor
 
 from nearstep.algorithm.advantage_rules import Credit
@@ -25,14 +24,14 @@ def credit_problem(credit: object, actions: int, *, needs_critic: bool) -> str |
     return problem
 
 
-def mask_problem(mask: object, tokens: int) -> str | None:
-    """What is wrong with a trust region's mask for so many tokens. Reads no element, so a GPU is not waited for."""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+def region_problem(weight: object, tokens: int) -> str | None:
+    """What is wrong with a trust region's weights for so many tokens. Reads no element, so a GPU is not waited for."""
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
         return (
-            f"inside returned {_kind(mask)}; it says with one bool for each token which ones keep their gradient: "
-            "return a comparison, or add .bool()"
+            f"weight returned {_kind(weight)}; it has a float for each token, 1 where the gradient stays and 0 where "
+            "it goes: of a comparison return .float()"
         )
-    return _shape_problem(mask, tokens, "inside", "one for each token")
+    return _shape_problem(weight, tokens, "weight", "one for each token")
 
 
 def weights_problem(weights: object, actions: int) -> str | None:

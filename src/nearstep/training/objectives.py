@@ -16,13 +16,13 @@ from nearstep.algorithm.losses import (
     sequence_anchor,
     value_loss,
 )
-from nearstep.algorithm.trust_regions import LogsOwnLoss, TokenLogprobs, TrustRegion
+from nearstep.algorithm.trust_regions import ActionRows, LogsOwnLoss, TokenLogprobs, TrustRegion
 from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import EffectiveSampleSize, Max, Mean, Metric, Metrics, StandardError, Variance
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
-from nearstep.training.axis_results import mask_problem, weights_problem
+from nearstep.training.axis_results import region_problem, weights_problem
 from nearstep.training.profiles import masked_by_place
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
@@ -103,11 +103,11 @@ def policy_objective(
     """Weighted sum of the policy loss over the actions of a micro-batch; `now` are the current log-probs.
 
     The trust region's loss, the KL penalty where it belongs to the loss, and the entropy bonus. Raises TrainingError
-    where the region returns no mask, or the aggregation no weights, for the actions.
+    where the region returns no weights, or the aggregation no weights, for the actions.
     """
-    anchor, inside = region_at(micro, now, terms)
-    loss = micro.importance * policy_loss(now.sampled, anchor.sampled, micro.advantages, inside, terms.ratio_limit)
-    metrics = _policy_metrics(micro, now, anchor, inside, loss.detach(), terms, first=first)
+    anchor, weight = region_at(micro, now, terms)
+    loss = micro.importance * policy_loss(now.sampled, anchor.sampled, micro.advantages, weight, terms.ratio_limit)
+    metrics = _policy_metrics(micro, now, anchor, weight, loss.detach(), terms, first=first)
     if terms.kl_estimator is not None and micro.ref_logprobs is not None:
         # Also where the region leaves a token out: the reference holds the policy everywhere.
         loss = loss + micro.kl_coef * kl_estimate(now.sampled, micro.ref_logprobs, terms.kl_estimator)
@@ -119,18 +119,18 @@ def policy_objective(
 
 
 def region_at(micro: Experience, now: ActionLogprobs, terms: PolicyTerms) -> tuple[TokenLogprobs, Tensor]:
-    """What ratios are taken against, and which actions the trust region leaves a gradient.
+    """What ratios are taken against, and the trust region's weight of every action.
 
-    Raises TrainingError where the region returns no mask for the actions.
+    Raises TrainingError where the region returns no weights for the actions.
     """
     fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
-    anchor = TokenLogprobs(micro.old_logprobs, micro.old_top)
+    anchor, counts = TokenLogprobs(micro.old_logprobs, micro.old_top), micro.rollout.action_counts
     if terms.ratio_level == "sequence":
-        sampled = sequence_anchor(fixed.sampled, anchor.sampled, micro.rollout.action_counts)
-        anchor = TokenLogprobs(sampled, anchor.top)
-    inside = terms.trust_region.inside(fixed, anchor, micro.advantages)
-    _require_none("trust region", terms.trust_region, mask_problem(inside, len(micro.advantages)))
-    return anchor, inside
+        anchor = TokenLogprobs(sequence_anchor(fixed.sampled, anchor.sampled, counts), anchor.top)
+    rows = ActionRows(counts, micro.rollout.policy_version)
+    weight = terms.trust_region.weight(fixed, anchor, micro.advantages, rows)
+    _require_none("trust region", terms.trust_region, region_problem(weight, len(micro.advantages)))
+    return anchor, weight
 
 
 def _require_none(axis: str, found: object, problem: str | None) -> None:
@@ -143,7 +143,7 @@ def _policy_metrics(
     micro: Experience,
     now: ActionLogprobs,
     anchor: TokenLogprobs,
-    inside: Tensor,
+    weight: Tensor,
     loss: Tensor,
     terms: PolicyTerms,
     *,
@@ -155,7 +155,7 @@ def _policy_metrics(
     """
     sampled, recorded = now.sampled.detach(), micro.rollout.logprobs
     ratio = probability_ratio(sampled, anchor.sampled)
-    moved = (sampled.exp() - recorded.exp()).abs()
+    moved, dropped = (sampled.exp() - recorded.exp()).abs(), (weight == 0).float()
     absolute, held = loss.abs(), ratio.clamp(max=torch.inf if terms.ratio_limit is None else terms.ratio_limit)
     if isinstance(terms.trust_region, LogsOwnLoss):
         logged = terms.trust_region.logged(ratio, micro.advantages)
@@ -164,10 +164,11 @@ def _policy_metrics(
         "loss/policy_avg": Mean.of(loss),
         "loss/policy_abs": Mean.of(absolute),
         "policy/approxkl_avg": Mean.of((sampled - micro.old_logprobs).square() / 2),
-        "policy/clipfrac_avg": Mean.of((~inside).float()),
-        "policy/masked_positive": Mean.of((~inside)[micro.advantages > 0].float()),
-        "policy/masked_negative": Mean.of((~inside)[micro.advantages < 0].float()),
-        "masked/share": masked_by_place(micro, inside),
+        "policy/clipfrac_avg": Mean.of(dropped),
+        "policy/masked_positive": Mean.of(dropped[micro.advantages > 0]),
+        "policy/masked_negative": Mean.of(dropped[micro.advantages < 0]),
+        "policy/region_weight": Mean.of(weight.float()),
+        "masked/share": masked_by_place(micro, dropped),
         "policy/prob_diff_mean": Mean.of(moved),
         "policy/prob_diff_max": Max.of(moved),
         "policy/entropy_avg": Mean.of(now.entropy),

@@ -18,14 +18,14 @@ def tenths_of_row(counts: Int[Tensor, " rows"]) -> Int[Tensor, " actions"]:
     return places_in_row(counts) * TENTHS // counts[row_numbers(counts)]
 
 
-def masked_by_place(experience: Experience, inside: Bool[Tensor, " actions"]) -> MeanBy:
+def masked_by_place(experience: Experience, dropped: Float[Tensor, " actions"]) -> MeanBy:
     """Share of actions that the region leaves without a gradient: ten tenths of negative advantage, ten of positive.
 
     Actions whose advantage is 0 do not count.
     """
     signed = experience.advantages != 0
     groups = (experience.advantages > 0).long() * TENTHS + tenths_of_row(experience.rollout.action_counts)
-    return MeanBy.of((~inside)[signed], groups[signed], 2 * TENTHS)
+    return MeanBy.of(dropped[signed], groups[signed], 2 * TENTHS)
 
 
 def profile(

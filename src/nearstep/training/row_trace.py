@@ -36,7 +36,7 @@ class TokenNumbers:
     whitened_advantage: Float[Tensor, " actions"]  # what the loss multiplies with
     return_: Float[Tensor, " actions"] | None
     ratio: Float[Tensor, " actions"]  # π / π_old now; with ratio_level = sequence that of the row
-    region_weight: Float[Tensor, " actions"]  # what the region leaves of the gradient: 0 masked, below 1 capped, 1 free
+    region_weight: Float[Tensor, " actions"]  # the trust region's: 0 where the token may not move
     entropy: Float[Tensor, " actions"]  # of the policy as it is now
 
     def columns(self, actions: slice) -> dict[str, list[float] | None]:
@@ -69,10 +69,8 @@ class RowTracer:
 
     def numbers(self, rows: Experience, now: ActionLogprobs) -> TokenNumbers:
         """The numbers of every action of some rows."""
-        ref, estimator, terms = rows.ref_logprobs, self.kl_estimator, self.terms
-        anchor, inside = region_at(rows, now, terms)
-        ratio = probability_ratio(now.sampled, anchor.sampled)
-        held = ratio if terms.ratio_limit is None else ratio.clamp(max=terms.ratio_limit)
+        ref, estimator = rows.ref_logprobs, self.kl_estimator
+        anchor, weight = region_at(rows, now, self.terms)
         return TokenNumbers(
             token=rows.rollout.actions,
             sampled_logprob=rows.rollout.logprobs,
@@ -85,8 +83,8 @@ class RowTracer:
             advantage=rows.raw_advantages,
             whitened_advantage=rows.advantages,
             return_=rows.returns if self.has_critic else None,
-            ratio=ratio,
-            region_weight=inside * held / ratio,
+            ratio=probability_ratio(now.sampled, anchor.sampled),
+            region_weight=weight.float(),
             entropy=now.entropy,
         )
 
@@ -107,7 +105,7 @@ class TokenTrace:
     whitened_advantage: float
     return_: float | None
     ratio: float
-    inside: bool  # whether the trust region lets it move
+    region_weight: float  # the trust region's: 0 where it may not move
     gradient: float  # of the policy's loss by this log-prob, in the first minibatch if the batch were one
 
 
@@ -122,18 +120,21 @@ def trace_row(experience: Experience, row: int, r: Recipe) -> list[TokenTrace]:
     gradient = leaf.grad
     assert gradient is not None, "the policy's loss depends on every log-prob"
     numbers = tracer.numbers(one, now)
-    shown = [field.name for field in fields(TokenTrace) if field.name not in ("inside", "gradient")]
+    shown = [field.name for field in fields(TokenTrace) if field.name != "gradient"]
     found = {name: vars(numbers)[name] for name in shown}
     columns = {name: [None] * len(leaf) if each is None else each.tolist() for name, each in found.items()}
-    columns |= {"inside": (numbers.region_weight > 0).tolist(), "gradient": gradient.tolist()}
+    columns["gradient"] = gradient.tolist()
     return [TokenTrace(**dict(zip(columns, of_token, strict=True))) for of_token in zip(*columns.values(), strict=True)]
 
 
 def rows_to_trace(advantage_by_row: Mapping[int, float], count: int, *, seed: int, update: int) -> list[int]:
-    """Which rows are looked at closely: the one of largest mean |A|, then others drawn at random."""
+    """Which rows are looked at closely: the one of largest mean |A|, then others drawn at random.
+
+    Of rows alike in five digits it is the first: how a batch is split over processes must not choose.
+    """
     rows = list(advantage_by_row)
     order = torch.randperm(len(rows), generator=stream(seed, "token_rows", update)).tolist()
-    largest = sorted(rows, key=lambda row: -advantage_by_row[row])[:1]
+    largest = sorted(rows, key=lambda row: (-float(f"{advantage_by_row[row]:.5g}"), row))[:1]
     return [*largest, *(rows[number] for number in order if rows[number] not in largest)][:count]
 
 

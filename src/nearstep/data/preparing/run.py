@@ -79,7 +79,7 @@ def _reader(options: PrepareOptions, rows: RowStream) -> PromptReader:
     assert options.tokenizer is not None
     head = rows.with_columns(options.names).head(HEAD_ROWS, options.on_bad_row)
     layout = layout_of(head, options.dataset_format)
-    plain = load_tokenizer(options.tokenizer, trust_remote_code=options.trust_remote_code)
+    plain = load_tokenizer(options.tokenizer, trust=options.trust)
     tokenizer = with_template(plain, options.prompt_type)
     kwargs = options.chat_template_kwargs
     encoder = PromptTokenizer.of(tokenizer, len(tokenizer), style_of(options.prompt_type), kwargs)

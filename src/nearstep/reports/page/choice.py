@@ -25,10 +25,10 @@ class Best(Generic[T]):
     """The `most` things of the highest rank, of all that were offered."""
 
     most: int
-    _heap: list[tuple[float, int, T]] = field(default_factory=list)
+    _heap: list[tuple[int | float, int, T]] = field(default_factory=list)
     _offered: int = 0
 
-    def offer(self, rank: float, thing: T) -> None:
+    def offer(self, rank: int | float, thing: T) -> None:
         """Keep it if its rank is high enough; of the same rank the first stays."""
         self._offered += 1
         entry = (rank, -self._offered, thing)

@@ -23,7 +23,7 @@ class Chart:
 
     title: str
     names: tuple[str, ...]
-    healthy: tuple[float | None, float | None] | None = None
+    healthy: tuple[int | float | None, int | float | None] | None = None
     stacked: bool = False  # shares of one whole
 
 
@@ -98,14 +98,14 @@ def thinned(lines: Sequence[Line], names: Sequence[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def rounded(number: float | None) -> float | None:
+def rounded(number: int | float | None) -> int | float | None:
     """Five digits, which is more than a screen shows; None for what is not there or not finite."""
     if number is None or not math.isfinite(number):
         return None
     return number if isinstance(number, int) else float(f"{number:.5g}")
 
 
-def _mean(numbers: Sequence[float]) -> float | None:
+def _mean(numbers: Sequence[int | float]) -> int | float | None:
     return rounded(sum(numbers) / len(numbers)) if numbers else None
 
 

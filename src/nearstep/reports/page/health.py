@@ -19,7 +19,7 @@ SENTENCES = {
 def health(lines: Sequence[Line], settings: Mapping[str, Any], alerts: Sequence[Line]) -> dict[str, Any]:
     """The verdict by all metrics of a run and of its evaluations, and what was told in its course that holds no more."""
     verdict = judge(Evidence.of(lines, settings))
-    evidence = [alert.record() for alert in verdict.alerts]
+    evidence = [alert.record(verdict.update) for alert in verdict.alerts]
     found = {alert["rule"] for alert in evidence}
     return {
         "state": verdict.state,

@@ -152,7 +152,7 @@ class TokenRows:
 
 
 def _token_row(line: Line) -> Row:
-    columns: dict[str, Sequence[float | None]] = {
+    columns: dict[str, Sequence[int | float | None]] = {
         name: [rounded(number) for number in line[name][:TOKENS_OF_A_ROW]]
         for name in TOKEN_NUMBERS
         if line.get(name) is not None
@@ -170,6 +170,6 @@ def _token_row(line: Line) -> Row:
     }
 
 
-def _numbers(line: Line, name: str) -> list[float]:
+def _numbers(line: Line, name: str) -> list[int | float]:
     return [number for number in line.get(name) or () if number is not None]
 

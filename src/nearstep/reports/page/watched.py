@@ -14,6 +14,9 @@ from nearstep.reports.run_folder import INFO, METRICS, ROLLOUTS, SETTINGS
 LOOK_AGAIN_SECONDS = 1.0
 
 
+WAITING = "Waiting for the run to begin."
+
+
 @dataclass
 class Watched:
     """The newest data of a page, and its version. Several threads may ask at once."""
@@ -57,17 +60,14 @@ class Watched:
             self._words = f"The folder {self.folder} is gone; this is what was read last."
             return
         try:
-            changed = self._content.read()
-            if changed or not self._data or self._words == WAITING:
+            stands, changed = how_it_stands(self.folder), self._content.read()
+            if changed or not self._data or (self._words == WAITING != stands):
                 self._data = self._content.data()
                 self._count += 1
-            self._words = how_it_stands(self.folder)
+            self._words = stands
         except NearstepError as error:  # a file that is being put in order; the next look reads it anew
             self._content = Content(self.folder, self.max_samples)
             self._words = f"The folder cannot be read: {error}"
-
-
-WAITING = "Waiting for the run to begin."
 
 
 def how_it_stands(folder: Path) -> str:

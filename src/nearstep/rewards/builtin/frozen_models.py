@@ -10,12 +10,15 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.common.errors import ModelError
+from nearstep.common.trust import NONE, Trust
 from nearstep.models.limits import Limits
 from nearstep.models.load import check_folder, check_weights
 from nearstep.models.tokenizers import load_tokenizer
+from nearstep.models.weight_files import reading, weight_arguments
 
 # A window of fewer tokens would hardly leave room beside the special tokens.
 FEWEST_TOKENS = 8
+NO_CODE = Trust(code=(NONE,))  # no setting reaches these models
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,13 @@ class FrozenModel:
     def config(self) -> PreTrainedConfig:
         """Its configuration, read without weights. Raises ModelError if there is none."""
         check_folder(self.name, self.role)
-        try:
-            return AutoConfig.from_pretrained(self.name)
-        except (OSError, ValueError) as error:
-            said = f"no model configuration could be read from {self.name!r}: {error}"
-            raise ModelError(f"{self.role}: {said}") from error
+        with reading("model configuration", self.name, self.role):
+            return AutoConfig.from_pretrained(self.name, trust_remote_code=False)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its own, padding on the right. Raises ModelError if there is none."""
-        tokenizer = load_tokenizer(self.name, role=self.role)
+        tokenizer = load_tokenizer(self.name, role=self.role, trust=NO_CODE)
         tokenizer.padding_side = "right"
         return tokenizer
 
@@ -62,11 +62,12 @@ class FrozenModel:
         check_folder(self.name, self.role)
         place = device_of(self.device)
         dtype = torch.float32 if place.type == "cpu" else "auto"
-        try:
-            model, info = self.auto_class.from_pretrained(self.name, dtype=dtype, output_loading_info=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            said = f"no {self.auto_class.__name__} could be read from {self.name!r}: {error}"
-            raise ModelError(f"{self.role}: {said}") from error
+        kind = self.auto_class.__name__
+        files = weight_arguments(self.name, self.role, NO_CODE, kind)
+        with reading(kind, self.name, self.role):
+            model, info = self.auto_class.from_pretrained(
+                self.name, dtype=dtype, output_loading_info=True, trust_remote_code=False, **files
+            )
         check_weights({key for key in info["missing_keys"] if not key.startswith("pooler.")}, self.name, self.role)
         frozen: PreTrainedModel = model.to(place).eval().requires_grad_(False)
         return frozen

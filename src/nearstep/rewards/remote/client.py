@@ -13,6 +13,7 @@ import torch
 
 from nearstep.common.errors import RewardError, shorten
 from nearstep.common.random_streams import stream
+from nearstep.common.secrets import secret_parts, without_secrets
 from nearstep.config.rewards import is_loopback
 from nearstep.rewards.batch import Answer, RewardBatch
 from nearstep.rewards.identity import TokenizerIdentity
@@ -151,7 +152,10 @@ class RemoteReward:
     def _without_secrets(self, text: str) -> str:
         """The message of a server or a library without the token and the address, which it may repeat."""
         text = text.replace(self._server.url, self._server.shown)
-        return text if self._server.token is None else text.replace(self._server.token.reveal(), "…")
+        token = [] if self._server.token is None else [self._server.token.reveal()]
+        for part in [*token, *secret_parts(self._server.url)]:
+            text = text.replace(part, "…")
+        return str(without_secrets(text))
 
     def _pause(self, part: RewardBatch, tries: int, after_seconds: float | None) -> float:
         """Twice as long after each try, half of it by chance, and at least what the server asked for."""

@@ -2,9 +2,10 @@
 
 `isolation="namespaces"` is a sandbox made by bubblewrap (`bwrap`), which needs no privilege. The code sees the
 interpreter's folders and /usr read only and a small /tmp that vanishes with it, an empty environment, no other process,
-no network (not even loopback), no capability, no open file but its own; time, memory, processes, files and output are
-limited; its end takes all its processes along. What is left is the kernel itself: a hole in it is a way out. Without
-bubblewrap, or where a container forbids namespaces, nothing is run.
+no network (not even loopback), no capability, no open file but its own; system calls for keys, mounts, namespaces and
+the kernel's machinery are refused (`system_calls.py`); time, memory, processes, files and output are limited; its end
+takes all its processes along. What is left is the kernel itself: a hole in it is a way out. Without bubblewrap, or
+where a container forbids namespaces, nothing is run.
 
 `isolation="process"` is no sandbox: the same limits of time, memory and output in a process of its own with an empty
 environment, but the code can read and write what the user can, and reach the network.
@@ -35,6 +36,8 @@ from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
 from nearstep.common.errors import RewardError, shorten
+from nearstep.rewards.sandbox.memory_group import limited
+from nearstep.rewards.sandbox.system_calls import call_filter
 
 Isolation: TypeAlias = Literal["namespaces", "process"]
 Ending: TypeAlias = Literal["done", "error", "timeout", "killed"]
@@ -81,8 +84,9 @@ def run_python(
     """Run `setup` and `code` as a main program, then each of `tests`; a test that raises has failed.
 
     A test runs in another process, after `setup` there, and asks the code for the names that it lacks. Every test meets
-    the state after the code, so none disturbs another. `timeout_seconds` covers all of it, `memory_bytes` each process.
-    May be called from several threads. Raises RewardError where it cannot be isolated.
+    the state after the code, so none disturbs another. `timeout_seconds` covers all of it, `memory_bytes` each process,
+    and all of a side together where there are memory groups (see `memory_group.py`). May be called from several
+    threads. Raises RewardError where it cannot be isolated.
     """
     orders: list[dict[str, object]] = [{"side": "code_side", "code": f"{setup}\n{code}" if setup else code}]
     if tests:
@@ -95,7 +99,7 @@ def run_python(
         ends = socket.socketpair()
         with ends[0], ends[1]:  # closed here, so that each side sees the other's end
             sides = [
-                stack.enter_context(_running(order | limits, end, (given, out, err), isolation))
+                stack.enter_context(_running(order | limits, end, (given, out, err), isolation, memory_bytes))
                 for order, end in zip(orders, ends, strict=False)
             ]
         if not all(side.read(time.monotonic() + STARTUP_SECONDS) for side in sides):
@@ -142,7 +146,11 @@ class _Side:
 
 @contextlib.contextmanager
 def _running(
-    order: dict[str, object], other: socket.socket, streams: tuple[IO[bytes], ...], isolation: Isolation
+    order: dict[str, object],
+    other: socket.socket,
+    streams: tuple[IO[bytes], ...],
+    isolation: Isolation,
+    memory_bytes: int,
 ) -> Iterator[_Side]:
     """Start a side and give it its order; at the end it is killed with all its processes."""
     shut_in = isolation == "namespaces"
@@ -157,12 +165,18 @@ def _running(
     }
     mark = f"NEARSTEP_SANDBOX={secrets.token_hex(8)}"
     control, inside = socket.socketpair()
-    inherited = (inside.fileno(), other.fileno())
-    launcher = [os.path.realpath(sys.executable), "-I", str(LAUNCHER), *map(str, inherited)]
-    with tempfile.TemporaryDirectory(prefix="nearstep-sandbox-") as folder, control:
-        with inside:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nearstep-sandbox-"))
+        stack.enter_context(control)
+        with inside, ExitStack() as closed_after_start:
+            inherited = [inside.fileno(), other.fileno()]
+            command = [os.path.realpath(sys.executable), "-I", str(LAUNCHER), *map(str, inherited)]
+            if shut_in:
+                filter_file = closed_after_start.enter_context(tempfile.TemporaryFile())
+                command = stack.enter_context(limited([*_bubblewrap(filter_file), *command], memory_bytes))
+                inherited.append(filter_file.fileno())
             process = subprocess.Popen(
-                [*_bubblewrap(), *launcher] if shut_in else launcher,
+                command,
                 env=dict(pair.split("=") for pair in (mark, *ENVIRONMENT)),
                 cwd="/" if shut_in else folder,
                 stdin=streams[0],
@@ -185,11 +199,19 @@ def _running(
                 _kill_marked(mark.encode())
 
 
-def _bubblewrap() -> list[str]:
-    """The command in front of the launcher. Raises RewardError if it is not installed."""
+def _bubblewrap(filter_file: IO[bytes]) -> list[str]:
+    """The command in front of the launcher, and the filter of system calls that it reads, put into an open file.
+
+    Raises RewardError if bubblewrap is not installed, and for a machine without a filter.
+    """
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise RewardError(_refusal("namespaces", "bubblewrap is not installed: apt install bubblewrap"))
+    try:
+        filter_file.write(call_filter())
+    except RewardError as error:
+        raise RewardError(_refusal("namespaces", str(error))) from None
+    filter_file.seek(0)
     apart = "--unshare-pid --unshare-net --unshare-ipc --unshare-uts --hostname sandbox"
     room = ["--perms", "1777", "--size", str(DISK_BYTES), "--tmpfs", "/tmp"]
     for folder in SYSTEM_FOLDERS:
@@ -205,7 +227,7 @@ def _bubblewrap() -> list[str]:
     drop = ["--cap-drop", "ALL"]
     if os.geteuid() == 0:  # the launcher becomes another user first
         drop += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-    end = "--remount-ro / --chdir /tmp --die-with-parent --new-session --"
+    end = f"--seccomp {filter_file.fileno()} --remount-ro / --chdir /tmp --die-with-parent --new-session --"
     return [bwrap, *apart.split(), *drop, *room, *end.split()]
 
 

@@ -139,7 +139,7 @@ function sourceOf(line) {
 function drawLine(made, line, source, count) {
   const shade = line.low && made.varea({ field: "x" }, { field: "low" }, { field: "high" }, { source });
   const stroke = line.filled ? null : made.line({ field: "x" }, { field: "y" }, { source, line_width: count > 3 ? 1.25 : 1.75 });
-  const dots = line.isEvaluation || line.x.length < 2 ? made.scatter({ field: "x" }, { field: "y" }, { source, size: 5 }) : null;
+  const dots = (line.isEvaluation && line.x.length <= 60) || line.x.length < 2 ? made.scatter({ field: "x" }, { field: "y" }, { source, size: 5 }) : null;
   if (line.isEvaluation && stroke) stroke.glyph.line_dash = [4, 3];
   return (name) => {
     const painted = colour(name);

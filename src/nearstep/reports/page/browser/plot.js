@@ -14,6 +14,7 @@ const nearby = new IntersectionObserver((entries) => {
 /** Draw in `element` once it is near the view, or the browser has time; `draw` makes a plot. */
 function drawLater(element, draw) {
   waiting.set(element, draw);
+  nearby.unobserve(element); // one that was seen before is told of again
   nearby.observe(element);
 }
 

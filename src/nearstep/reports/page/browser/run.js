@@ -32,14 +32,16 @@ function renderHealth() {
 
 /** One thing that a rule of health said: where, what, what to look at and what to do. */
 function alertCard(alert) {
-  return make("div", { className: `alert ${alert.level}` },
+  return make("div", { className: `alert ${alert.level}${alert.follows_from?.length ? " consequence" : ""}` },
     make("p", {}, make("span", { className: "level" }, LEVELS[alert.level] ?? alert.level), make("b", {}, alert.title), " ",
-      alert.update === null || alert.update === undefined ? null
-        : make("button", { type: "button", className: "link", onclick: () => choose({ update: nearestUpdate(alert.update) }) }, `update ${alert.update}`)),
+      sinceButton(alert.since ?? alert.update),
+      alert.follows_from?.length ? make("span", { className: "muted" }, ` follows from ${alert.follows_from.join(", ")}`) : null),
     alert.text ? make("p", {}, visible(alert.text)) : null,
     alert.look_at ? make("p", { className: "advice" }, make("span", { className: "muted" }, "Look at "), visible(alert.look_at)) : null,
     alert.next ? make("p", { className: "advice" }, make("span", { className: "muted" }, "Then "), visible(alert.next)) : null);
 }
+
+const sinceButton = (update) => make("button", { type: "button", className: "link", onclick: () => choose({ update: nearestUpdate(update) }) }, `since update ${update}`);
 
 function duration(seconds) {
   if (seconds === null) return "–";

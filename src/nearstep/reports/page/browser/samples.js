@@ -109,7 +109,7 @@ function renderSample() {
     make("p", {}, hasTokens
       ? make("button", { type: "button", onclick: () => { choose({ tokenRow: chosen.sample, token: 0 }); $("tokens").scrollIntoView(); } }, "See its tokens")
       : make("span", { className: "muted" }, "Its tokens were not recorded; ", make("code", {}, `nearstep replay ${data.run.folder} --update ${row.update} --row K`), " computes a row again.")),
-    make("h4", {}, "Prompt"), make("p", { className: "text prompt" }, visible(data.prompts[row.prompt])),
+    make("h4", {}, "Prompt"), promptText(row.prompt),
     make("h4", {}, "Answer"), make("p", { className: "text" }, visible(row.answer)),
     historyOf(row.prompt, row));
 }
@@ -130,7 +130,7 @@ function historyOf(prompt, row = null) {
       const next = historyOf(Number(event.target.value));
       event.target.closest(".history").replaceWith(next);
     } }, others.map((each) => make("option", { value: each, selected: each === prompt }, visible(data.prompts[each]).slice(0, 80)))))) : null,
-    row === null ? make("p", { className: "text prompt" }, visible(data.prompts[prompt])) : null,
+    row === null ? promptText(prompt) : null,
     make("p", { className: "tools" }, make("label", {}, "What changed against ", make("select", { onchange: (event) => {
       view.against = event.target.value;
       event.target.closest(".history").replaceWith(historyOf(prompt, row));
@@ -144,6 +144,9 @@ function historyOf(prompt, row = null) {
     }),
     fixed[0]?.reference ? make("div", { className: "step" }, make("p", { className: "muted" }, "reference"), make("p", { className: "text" }, visible(fixed[0].reference))) : null);
 }
+
+// A long prompt scrolls, by keyboard too.
+const promptText = (number) => make("p", { className: "text prompt", tabindex: "0", role: "group", "aria-label": "Prompt" }, visible(data.prompts[number]));
 
 const scoreOf = (score) => score === null || score === undefined ? null : make("span", { className: "score" }, `score ${short(score)}`);
 

@@ -23,7 +23,7 @@ function renderTokenTools() {
   const rows = data.tokens.rows;
   fill($("tokens-note"), rows.length ? data.tokens.rule : "");
   $("tokens").querySelector(".tools").hidden = rows.length === 0;
-  $("strip").hidden = rows.length === 0;
+  $("strip").hidden = $("along").hidden = rows.length === 0;
   fill($("token-row"), rows.map((row) => make("option", { value: keyOf(row), selected: keyOf(row) === chosen.tokenRow },
     `update ${row.update}, episode ${row.episode}, ${row.count} tokens, score ${short(row.score)}`)));
   if (rows.length === 0) {
@@ -81,6 +81,29 @@ function colourTokens() {
     : `linear-gradient(to right, ${shade(-1)}, ${shade(0)}, ${shade(1)})`;
   fill($("token-legend"), short(ends[0]), bar, short(lastOf(ends)),
     make("span", { className: "token masked legend" }, "masked"));
+  drawAlongTokens();
+}
+
+/** The quantity over the places of the tokens; value and return together, since the critic is to meet the return. */
+function drawAlongTokens() {
+  const row = tokenRow();
+  const pair = ["value", "return"];
+  const names = pair.includes(strip.quantity) ? pair.filter((name) => row.numbers[name]) : [strip.quantity];
+  const columns = names.map((name) => gaps(row.numbers[name]));
+  const x = row.tokens.map((_, index) => index + 1);
+  fill($("along-title"), names.map((name, index) => make("span", { className: "read" },
+    make("i", { className: "swatch line-" + (index + 1) }), `${QUANTITIES[name].words} `)), "along the row");
+  const area = $("along").querySelector(".plot");
+  area.setAttribute("aria-label", `${names.map((name) => QUANTITIES[name].words).join(" and ")} of each token`);
+  drawLater(area, () => {
+    const made = figure({ x: [0.5, x.length + 0.5], y: span(columns.flat().filter((number) => !Number.isNaN(number)), 0.1) });
+    const lines = columns.map((y) => [made.step(x, y, "center", { line_width: 1.5 }), made.scatter(x, y, { size: x.length > 80 ? 0 : 5 })]);
+    made.on_event("tap", (event) => choose({ token: Math.min(Math.max(Math.round(event.x) - 1, 0), x.length - 1) }));
+    return show(area, made, () => lines.forEach(([line, dots], index) => {
+      for (const each of [line, dots]) each.glyph.line_color = colour(lineColour(index));
+      dots.glyph.fill_color = colour(lineColour(index));
+    }));
+  });
 }
 
 /** The numbers of the token under the pointer, or of the chosen one. */

@@ -52,7 +52,7 @@ def make_server_scorer(
     """The rewards that the settings name, and their names."""
     model_options = RewardModelOptions(
         DTYPES[options.dtype],
-        options.trust_remote_code,
+        options.trust,
         options.bf16,
         options.max_tokens_per_microbatch,
         place,
