@@ -67,7 +67,8 @@ def line(case: Case, verdict: Verdict) -> dict[str, object]:
 def page(lines: Mapping[str, Sequence[Mapping[str, object]]], seconds: float) -> str:
     """Both tables."""
     parts = [
-        f"# What the rules of health say\n\nBy `python -m benchmarks.health`: {seconds / 60:.0f} minutes of one processor "
+        f"# What the rules of health say\n\nBy `python -m benchmarks.health`: {seconds / 60:.0f} minutes of one "
+        "processor "
         "core. Runs in the demo's world."
     ]
     for title, found in lines.items():
@@ -87,7 +88,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=Path, default=REPOSITORY / "runs" / "demo")
     parser.add_argument("--only", nargs="+", help="names of cases")
-    parser.add_argument("--keep", type=Path, help="folder for the runs, where those that lie there whole are judged and not played again")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="folder for the runs, where those that lie there whole are judged and not played again",
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(words)
     torch.set_num_threads(1)

@@ -30,12 +30,34 @@ HEALTHY = (
     Case("short", "10 updates", settings={"updates": 10}),
     Case("decoupled", "--recipe decoupled", settings={"critic": "decoupled", "vf_learning_rate": 1e-3}),
     Case("divergence", "--recipe divergence", settings={"trust_region": "binary_tv", "kl_coef": 0.0}),
-    Case("dapo", "--recipe dapo, 4 samples", settings={**GROUPS, "cliprange_high": 0.28,
-         "mask_truncated_completions": True}),  # fmt: skip
-    Case("gspo", "--recipe gspo, 4 samples", settings={**GROUPS, "ratio_level": "sequence", "cliprange": 3e-4,
-         "cliprange_high": 4e-4, "loss_aggregation": "sequence_mean"}),  # fmt: skip
-    Case("vapo", "--recipe vapo, 4 updates of warm-up", settings={"lam_critic": 1.0, "lam_length_alpha": 0.05,
-         "vf_warmup_updates": 4, "cliprange_high": 0.28, "kl_coef": 0.0, "vf_learning_rate": 1e-3}),  # fmt: skip
+    Case(
+        "dapo",
+        "--recipe dapo, 4 samples",
+        settings={**GROUPS, "cliprange_high": 0.28, "mask_truncated_completions": True},
+    ),
+    Case(
+        "gspo",
+        "--recipe gspo, 4 samples",
+        settings={
+            **GROUPS,
+            "ratio_level": "sequence",
+            "cliprange": 3e-4,
+            "cliprange_high": 4e-4,
+            "loss_aggregation": "sequence_mean",
+        },
+    ),
+    Case(
+        "vapo",
+        "--recipe vapo, 4 updates of warm-up",
+        settings={
+            "lam_critic": 1.0,
+            "lam_length_alpha": 0.05,
+            "vf_warmup_updates": 4,
+            "cliprange_high": 0.28,
+            "kl_coef": 0.0,
+            "vf_learning_rate": 1e-3,
+        },
+    ),
     Case("trl_parity", "--recipe trl_parity", settings={"score_position": "after_eos", "max_grad_norm": None}),
     Case("shared trunk", "critic_trunk = shared", settings={"critic_trunk": "shared"}),
     Case("LoRA", "adapters of rank 16", settings={"use_peft": True, "learning_rate": 2e-3}),
@@ -43,14 +65,15 @@ HEALTHY = (
     Case("bfloat16", "weights in bfloat16", settings={"dtype": "bfloat16"}),
     Case("autocast", "bf16", settings={"bf16": True}),
     Case("cold", "temperature 0.7, top_p 0.9", settings={"temperature": 0.7, "top_p": 0.9}),
-    Case("small batches", "8 episodes an update, 40 updates", settings={"batch": 8, "updates": 40,
-         "learning_rate": 1e-4}),  # fmt: skip
+    Case(
+        "small batches", "8 episodes an update, 40 updates", settings={"batch": 8, "updates": 40, "learning_rate": 1e-4}
+    ),
     Case("slow", "a learning rate of 2e-5", settings={"learning_rate": 2e-5}),
 )
 
 ILL = (
     Case("rate × 1000", "learning_rate 0.5", ("steps_too_large",), {"learning_rate": 0.5}),
-    Case("rate × 1000, one step", "the same with one optimizer step in an update and no reference", ("steps_too_large",),
+    Case("rate × 1000, one step", "the same, one optimizer step in an update, no reference", ("steps_too_large",),
          {"learning_rate": 0.5, "num_ppo_epochs": 1, "num_mini_batches": 1, "kl_coef": 0.0}),
     Case("rate × 30", "learning_rate 0.015", ("steps_too_large",), {"learning_rate": 0.015}),
     Case("sign of the weight", "reward_weights = −1", ("negative_weight",), {"reward_weights": (-1.0,)}),

@@ -67,7 +67,9 @@ class World:
         @torch.no_grad()
         def judged(prompts: Sequence[str], completions: Sequence[str], **columns: object) -> Sequence[float]:
             pairs = zip(prompts, completions, strict=True)
-            rows = [tokenizer(prompt + completion)["input_ids"] + [tokenizer.eos_token_id] for prompt, completion in pairs]
+            rows = [
+                tokenizer(prompt + completion)["input_ids"] + [tokenizer.eos_token_id] for prompt, completion in pairs
+            ]
             return [float(model(torch.tensor([row])).logits[0, 0]) for row in rows]
 
         return judged

@@ -208,7 +208,7 @@ class PPOTrainer:
         return self.recipe.report.history
 
     def health(self) -> Verdict:
-        """What the rules of docs/health.md say of the run so far: healthy, watch or ill, with the cause and evidence."""
+        """What the rules of docs/health.md say of the run so far: healthy, watch or ill, with cause and evidence."""
         if self.state.update == 0:
             return Verdict(0, ())
         return judge_run(RunFolder(Path(self.recipe.config.output_dir)))

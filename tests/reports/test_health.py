@@ -62,7 +62,7 @@ ILL = {
     "mismatch": (change(policy__mismatch_kl=0.05), {}),
     "wrong_reference": (change(objective__kl_k3=20.0), {}),
     "negative_kl": (change(objective__kl=-3.0), {}),
-    "broken_numbers": ([*healthy(), {"update": 17, "loss/policy_avg": None, "not_finite": {"loss/policy_avg": "nan"}}], {}),
+    "broken_numbers": ([*healthy(), {"update": 17, "loss/policy_avg": None, "not_finite": {"loss/policy_avg": "nan"}}], {}),  # noqa: E501
     "steps_too_large": (change(policy__approxkl_avg=lambda update: 3.0 if update == 2 else 0.01), {}),
     "too_many_masked": (change(policy__clipfrac_avg=0.7), {}),
     "small_sample": (change(val__effective_sample_size=0.05), {}),
@@ -81,9 +81,9 @@ ILL = {
     ),
     "against_the_reward": (change(objective__scores_raw=lambda update: 1.3 - 0.1 * update), {}),
     "reward_hacked": (change(response__duplicates=lambda update: min(0.9, update / 12)), {}),
-    "does_not_rise": ([{**line, "objective/rlhf_reward": 1.0 + 0.1 * math.sin(line["update"])} for line in healthy(24)], {}),
+    "does_not_rise": ([{**line, "objective/rlhf_reward": 1.0 + 0.1 * math.sin(line["update"])} for line in healthy(24)], {}),  # noqa: E501
     "never_ends": (change(val__num_eos_tokens=0.0), {}),
-    "endings_lost": (change(val__num_eos_tokens=lambda update: max(0.02, 1.1 - update / 12), objective__scores_raw=1.3), {}),
+    "endings_lost": (change(val__num_eos_tokens=lambda update: max(0.02, 1.1 - update / 12), objective__scores_raw=1.3), {}),  # noqa: E501
     "cut_off": (change(response__truncated=0.8), {}),
     "empty": (change(response__length_mean=1.0, objective__kl_k3=0.0), {}),
     "length_drift": (change(response__length_mean=lambda update: 4.0 * update), {}),
@@ -147,7 +147,9 @@ def test_a_run_without_a_stop_token_on_purpose_need_not_end():
 
 
 def test_a_held_out_judge_that_falls_while_the_score_rises_is_hacking():
-    judged = [{"update": update, "eval/objective/scores_raw": value} for update, value in ((4, 0.9), (8, 1.2), (16, 0.1))]
+    judged = [
+        {"update": update, "eval/objective/scores_raw": value} for update, value in ((4, 0.9), (8, 1.2), (16, 0.1))
+    ]
     verdict = judge(Evidence.of([*healthy(), *judged], SETTINGS))
     assert verdict.cause.rule.name == "reward_hacked"
     assert "eval/objective/scores_raw falls from 1.2 to 0.1" in verdict.cause.seen.text

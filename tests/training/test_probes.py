@@ -1,6 +1,7 @@
 """What is looked at beside the updates: the exact KL, a random forward pass, a reward that is upside down."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -47,9 +48,7 @@ def test_estimates_have_the_exact_kl_as_their_mean(tmp_path):
     torch.manual_seed(0)
     own, theirs = (torch.randn(1, 50, dtype=torch.float64).mul(0.7).log_softmax(-1) for _ in range(2))
     exact = float((own.exp() * (own - theirs)).sum())
-    means = {
-        name: float((own.exp() * kl_estimate(own[0], theirs[0], name)).sum()) for name in ("k1", "k2", "k3")
-    }
+    means = {name: float((own.exp() * kl_estimate(own[0], theirs[0], name)).sum()) for name in ("k1", "k2", "k3")}
     assert means["k1"] == pytest.approx(exact)
     assert means["k3"] == pytest.approx(exact)
     assert abs(means["k2"] - exact) > 0.03 * exact
@@ -79,7 +78,7 @@ def test_two_passes_agree_unless_the_model_draws_numbers(tmp_path):
 
 def rising(completion_ids, **columns):
     """How often the next token is larger: whole answers in order have more of it."""
-    return [sum(a < b for a, b in zip(ids, ids[1:], strict=False)) for ids in completion_ids]
+    return [sum(a < b for a, b in pairwise(ids)) for ids in completion_ids]
 
 
 def falling(**columns):
@@ -121,7 +120,8 @@ def test_functions_are_asked_once_more_only_at_the_end_of_a_run_of_some_length(t
 
 def test_runs_of_three_tokens_that_a_row_has_twice():
     actions = torch.tensor([1, 2, 3, 1, 2, 3, 9, 9, 9, 9, 1, 2, 3])
-    # Rows 1 2 3 1 2 3 | 9 9 9 9 | 1 2 3: runs 123 231 312 123* | 999 999* | 123, of which two stand in their row before.
+    # Rows 1 2 3 1 2 3 | 9 9 9 9 | 1 2 3.
+    # Runs: 123 231 312 123* | 999 999* | 123, of which two stand in their row before.
     assert int(repeated_runs(actions, torch.tensor([6, 4, 3])).sum()) == 2
     assert len(repeated_runs(actions, torch.tensor([6, 4, 3]))) == 7
     assert len(repeated_runs(torch.tensor([1, 2]), torch.tensor([2]))) == 0

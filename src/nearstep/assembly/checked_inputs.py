@@ -124,6 +124,4 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     if config.push_to_hub and backend.rank == 0:
         check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
     digest = run_prompts.digest()
-    return CheckedInputs(
-        backend, tokenizer, limits.rows, stops, run_prompts, specs, judges, batch, resumed, digest
-    )
+    return CheckedInputs(backend, tokenizer, limits.rows, stops, run_prompts, specs, judges, batch, resumed, digest)

@@ -20,7 +20,9 @@ ILL = 3  # the exit code of an ill run, and of a machine with a problem
 class DoctorOptions(Settings):
     """What is looked at, and how it is told."""
 
-    run: str | None = option(None, "folder of a run, going on or over; without one the machine is checked", is_place=True)
+    run: str | None = option(
+        None, "folder of a run, going on or over; without one the machine is checked", is_place=True
+    )
     json: bool = option(False, "print one JSON object instead of text")
 
     def problems(self) -> Iterator[Problem]:
@@ -31,7 +33,8 @@ class DoctorOptions(Settings):
 
 SECTIONS = (("Doctor", "run"),)
 NOTE = (
-    f"Exit code: 0 for a run that is healthy or to be watched and for a machine that is fit, {ILL} for a run that is ill "
+    f"Exit code: 0 for a run that is healthy or to be watched and for a machine that is fit, {ILL} for a run that is "
+    "ill "
     "and for a machine with a problem, 1 or 2 where nothing could be said. docs/health.md has every rule."
 )
 

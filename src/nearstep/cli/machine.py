@@ -1,4 +1,4 @@
-"""What `nearstep doctor` looks at on a machine: versions, extras, processors, memory, disk, GPU, sandbox, environment."""
+"""What `nearstep doctor` looks at on a machine: versions, extras, processors, memory, disk, GPU, sandbox."""
 
 import os
 import platform
@@ -75,7 +75,9 @@ def _of(needed: list, name: str, state: Literal["missing", "problem"], install: 
         if found[each.name] is not None and not each.specifier.contains(found[each.name], prereleases=True)
     ]
     if absent or unfit:
-        said = [f"not installed: {', '.join(absent)}"] * bool(absent) + [f"other version: {', '.join(unfit)}"] * bool(unfit)
+        said = [f"not installed: {', '.join(absent)}"] * bool(absent) + [f"other version: {', '.join(unfit)}"] * bool(
+            unfit
+        )
         return Check(name, "problem" if unfit else state, "; ".join(said), install)
     return Check(name, "ok", ", ".join(f"{package} {has}" for package, has in found.items()))
 

@@ -99,8 +99,8 @@ class Endpoint:
         awaited: Callable[[], str] = lambda: "",
     ) -> T | Unanswered:
         """What `read` makes of the server's answer; or what was wrong after the last try, or where another makes no
-        sense. A NearstepError of `read` says that an answer is none. `position` tells pauses of questions apart, `awaited`
-        says what is asked about.
+        sense. A NearstepError of `read` says that an answer is none. `position` tells pauses of questions apart,
+        `awaited` says what is asked about.
         """
         gate, tries = gate or OpenGate(), 0
         while True:

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nearstep.common.errors import LostProcessError
+from nearstep.common.secrets import without_secrets
 
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "ProcessGroup")
 LATER_SECONDS = 60
-
-from nearstep.common.secrets import without_secrets
 
 
 def tell(text: str) -> None:

@@ -23,8 +23,10 @@ MEANINGS: dict[str, str] = {
     "objective/kl_exact": "mean over the rows of kl_exact_rows of Σ KL(π ‖ π_ref) of the next token, summed over the "
     "whole vocabulary. Estimates what objective/kl does, with less noise, and is never negative.",
     "objective/own_over_cut": "share of the policy's first answers that the reward prefers to a copy cut in half, with "
-    "and without its end; ties count half. Of reward models in update 1, of functions in the last of 8 updates or more.",
-    "objective/own_over_shuffled": "the same against copies with their tokens shuffled, and in reverse order. Both below "
+    "and without its end; ties count half. Of reward models in update 1, of functions in the last of 8 updates or "
+    "more.",
+    "objective/own_over_shuffled": "the same against copies with their tokens shuffled, and in reverse order. Both "
+    "below "
     "a half: the reward is upside down.",
     "objective/entropy": "mean over episodes of Σ −log π of the sampled tokens, in nats: an unbiased estimate of "
     "the entropy of a whole response. Near 0 the policy always says the same.",
@@ -35,7 +37,8 @@ MEANINGS: dict[str, str] = {
     "objective/kl_coef": "weight of the KL penalty in this update.",
     "objective/score_length_correlation": "correlation over episodes of the score with the length. Near 1 length is "
     "what is rewarded.",
-    "objective/score_token_correlation": "largest correlation of the score with how often one and the same token stands "
+    "objective/score_token_correlation": "largest correlation of the score with how often one and the same token "
+    "stands "
     "in the response, over the tokens of four responses or more. Near 1 that token is what is rewarded.",
     "objective/score_ending_correlation": "correlation of the score with whether the response ended by itself.",
     "objective/score_likelihood_correlation": "correlation of the score with the mean log-prob of the tokens under the "
@@ -59,10 +62,13 @@ MEANINGS: dict[str, str] = {
     "policy/prob_diff_max": "largest |π − μ|.",
     "policy/mismatch_kl": "mean of π/μ − 1 − log π/μ before the first optimizer step of an update: how far engine and "
     "trainer disagree. About 1e-12 in float32, 1e-4 in bfloat16.",
-    "policy/repeat_gap": "largest |π/π − 1| of two passes over the same few rows, in updates 1, 101, 201 …: 0 unless the "
+    "policy/repeat_gap": "largest |π/π − 1| of two passes over the same few rows, in updates 1, 101, 201 …: 0 unless "
+    "the "
     "model draws random numbers (dropout), but for rounding on a GPU.",
-    "policy/surprise_gap": "mean of −log μ − H per token before the first optimizer step of an update, H the entropy of "
-    "the next token's distribution as the trainer has it. 0 but for chance, if the engine samples from what it records.",
+    "policy/surprise_gap": "mean of −log μ − H per token before the first optimizer step of an update, H the entropy "
+    "of "
+    "the next token's distribution as the trainer has it. 0 but for chance, if the engine samples from what it "
+    "records.",
     "policy/surprise_error": "standard error of policy/surprise_gap: up to 4 of them it may be off by chance.",
     "policy/importance_avg": "mean of π_old / μ, trainer over engine, before importance_cap and importance_floor; with "
     "anchor=recomputed. Near 1, unless the engine samples from something else.",
@@ -82,7 +88,8 @@ MEANINGS: dict[str, str] = {
     "val/ratio": "mean of ρ per token. Stays near 1; above 2 or below 0.1 the steps are too large.",
     "val/ratio_clamped": "mean per token of ρ as the loss uses it: clipped to 1 ± cliprange, or at most ratio_cap.",
     "val/ratio_var": "variance of ρ over tokens, E[ρ²] − E[ρ]². Below about 0.1 in a calm run.",
-    "val/effective_sample_size": "(Σρ)² / (n Σρ²) over tokens: the share of the sample that is left once the policy has "
+    "val/effective_sample_size": "(Σρ)² / (n Σρ²) over tokens: the share of the sample that is left once the policy "
+    "has "
     "moved. Near 1; it falls before a collapse.",
     "val/ratio_max_gap_first": "largest |π/μ − 1| before the first optimizer step of an update, when nothing has "
     "moved yet: 1e-5 or less in float32. More means that sampling and training disagree on log-probs.",

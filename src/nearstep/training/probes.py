@@ -1,5 +1,4 @@
-"""What is looked at once more beside the updates, on a few rows: is the model random, is the reward upside down, the KL.
-"""
+"""What is looked at beside the updates, on a few rows: is the model random, is the reward upside down, the KL."""
 
 from dataclasses import dataclass
 
@@ -42,7 +41,9 @@ class Probes:
         if r.config.health_checks:
             metrics += self._reward(prompts, rollout, update)
         if r.config.kl_exact_rows > 0 and r.models.reference is not None:
-            sample = rollout.select(torch.tensor(spread(len(rollout), r.config.kl_exact_rows), device=rollout.tokens.device))
+            sample = rollout.select(
+                torch.tensor(spread(len(rollout), r.config.kl_exact_rows), device=rollout.tokens.device)
+            )
             kl = rollout_exact_kl(r.models.policy, r.models.reference, sample, r.sampling)
             metrics += Metrics({"objective/kl_exact": Mean.of(sum_by_row(kl, sample.action_counts))})
         return metrics

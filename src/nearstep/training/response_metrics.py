@@ -1,4 +1,4 @@
-"""What is measured of responses as texts, and what their scores go with: the signs by which a hacked reward is known."""
+"""What is measured of responses as texts, and what their scores go with: the signs of a hacked reward."""
 
 from collections import defaultdict
 
@@ -77,7 +77,9 @@ def token_correlation(
     rows = row_numbers(lengths)
     kept = place >= 0
     counts = torch.zeros(len(lengths), len(frequent), dtype=torch.float64, device=tokens.device)
-    counts.index_put_((rows[kept], place[kept]), torch.ones((), dtype=torch.float64, device=tokens.device), accumulate=True)
+    counts.index_put_(
+        (rows[kept], place[kept]), torch.ones((), dtype=torch.float64, device=tokens.device), accumulate=True
+    )
     counts, target = counts[scored], scores[scored].double()
     counts = counts[:, (counts > 0).sum(0) >= ROWS_WITH_TOKEN]
     counts, target = counts - counts.mean(0), target - target.mean()

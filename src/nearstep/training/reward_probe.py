@@ -83,7 +83,9 @@ def own_over_damaged(answers: Answers, rewards: Rewards, seed: int) -> Metrics:
     try:
         own = _scores(answers.prompts, answers.rollout, rewards)
         wins = {
-            name: torch.cat([_wins(own, _scores(answers.prompts, answers.damaged(each, draws), rewards)) for each in kind])
+            name: torch.cat(
+                [_wins(own, _scores(answers.prompts, answers.damaged(each, draws), rewards)) for each in kind]
+            )
             for name, kind in DAMAGES.items()
         }
     except RewardError:  # of texts that the policy never gave

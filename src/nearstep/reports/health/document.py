@@ -35,11 +35,14 @@ made ill on purpose.
 What rules cannot see: a reward that asks for the wrong thing in well-made, varied answers of usual length. Look at sample
 completions, and keep a judge that training does not see (`eval_dataset`): its fall is one of the signs of a hacked reward.
 
-"""
+"""  # noqa: E501
 
 # What the documentation of TRL's PPOv2 advised, and which rule does it here.
 COOKBOOK = (
-    ("`objective/rlhf_reward` should keep going up", "`does_not_rise`, `against_the_reward`, `no_spread`, `penalty_decides`"),
+    (
+        "`objective/rlhf_reward` should keep going up",
+        "`does_not_rise`, `against_the_reward`, `no_spread`, `penalty_decides`",
+    ),
     (
         "`val/ratio` floats around 1.0; 2.0, 1000.0 or 0.1 mean that updates are too drastic",
         "`steps_too_large`; before the first step of an update: `mismatch`, `sampled_otherwise`, `random_forward`",
@@ -50,7 +53,10 @@ COOKBOOK = (
         "docs/performance.md what takes it",
     ),
     ("several GPUs: DeepSpeed stage 3", "no rule, for the same reason"),
-    ("the EOS trick, `--non_eos_penalty --stop_token eos`", "`never_ends`, `endings_lost` and `cut_off` say when it is needed"),
+    (
+        "the EOS trick, `--non_eos_penalty --stop_token eos`",
+        "`never_ends`, `endings_lost` and `cut_off` say when it is needed",
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""Rules on responses and on the critic: whether they end, how long and how varied they are, whether values are right."""
+"""Rules on responses and on the critic: whether they end, how long and varied they are, whether values are right."""
 
 import numpy as np
 
@@ -36,13 +36,19 @@ def _cut_off(evidence: Evidence, limits: Limits) -> Seen | None:
     level: Level = "error" if cut.end >= limits["error"] else "warn"
     text = f"{cut.end:.0%} of the responses are cut off in the last {cut.ends} updates"
     if limit := evidence.number("response_length"):
-        text += f", at response_length {limit:g}; their mean length is {evidence.series('response/length_mean').end:.3g}"
+        text += (
+            f", at response_length {limit:g}; their mean length is {evidence.series('response/length_mean').end:.3g}"
+        )
     return Seen(level, cut.first_where(cut.values >= limits["warn"]), text)
 
 
 def _empty(evidence: Evidence, limits: Limits) -> Seen | None:
     length = evidence.series("response/length_mean")
-    if len(length) < 2 or length.end > limits["tokens"] or evidence.number("response_length", limits["room"]) < limits["room"]:
+    if (
+        len(length) < 2
+        or length.end > limits["tokens"]
+        or evidence.number("response_length", limits["room"]) < limits["room"]
+    ):
         return None
     text = f"the mean length is {length.end:.3g} tokens in the last {length.ends} updates, the stop token included"
     return Seen("error", length.first_where(length.values <= limits["tokens"]), text)
@@ -55,13 +61,18 @@ def _length_drift(evidence: Evidence, limits: Limits) -> Seen | None:
     factor = length.end / length.start
     if 1 / limits["factor"] < factor < limits["factor"]:
         return None
-    return Seen("warn", int(length.updates[-1]), f"the mean length goes from {length.start:.3g} to {length.end:.3g} tokens")
+    return Seen(
+        "warn", int(length.updates[-1]), f"the mean length goes from {length.start:.3g} to {length.end:.3g} tokens"
+    )
 
 
 def _entropy_gone(evidence: Evidence, limits: Limits) -> Seen | None:
     entropy = evidence.series("policy/entropy_avg")
-    if len(entropy) < 3 or entropy.start <= 0 or entropy.end > limits["share"] * entropy.start or (
-        entropy.end > limits["nats"]
+    if (
+        len(entropy) < 3
+        or entropy.start <= 0
+        or entropy.end > limits["share"] * entropy.start
+        or (entropy.end > limits["nats"])
     ):
         return None
     text = f"the entropy per token goes from {entropy.start:.2g} to {entropy.end:.2g} nats"
@@ -70,7 +81,11 @@ def _entropy_gone(evidence: Evidence, limits: Limits) -> Seen | None:
 
 def _entropy_explodes(evidence: Evidence, limits: Limits) -> Seen | None:
     entropy = evidence.series("policy/entropy_avg")
-    if len(entropy) < 3 or entropy.end < limits["factor"] * entropy.start or entropy.end - entropy.start < limits["nats"]:
+    if (
+        len(entropy) < 3
+        or entropy.end < limits["factor"] * entropy.start
+        or entropy.end - entropy.start < limits["nats"]
+    ):
         return None
     text = f"the entropy per token goes from {entropy.start:.2g} to {entropy.end:.2g} nats"
     return Seen("warn", entropy.first_where(entropy.values >= limits["factor"] * entropy.start), text)
@@ -80,7 +95,9 @@ def _all_alike(evidence: Evidence, limits: Limits) -> Seen | None:
     alike = evidence.series("response/duplicates")
     if len(alike) < 3 or alike.end - alike.start < limits["rise"]:
         return None
-    text = f"{alike.end:.0%} of the responses are also given to another prompt of the batch ({alike.start:.0%} at first)"
+    text = (
+        f"{alike.end:.0%} of the responses are also given to another prompt of the batch ({alike.start:.0%} at first)"
+    )
     return Seen("warn", alike.first_where(alike.values - alike.start >= limits["rise"]), text)
 
 
@@ -123,7 +140,8 @@ RULES = (
         watches=("val/num_eos_tokens",),
         limits={"share": 0.005},
         when="there is a stop token, and in no update more than {share} of the responses ended with one: error",
-        look_at="what the run's introduction says a response ends with; sample completions: does the model end its answers "
+        look_at="what the run's introduction says a response ends with; sample completions: does the model end its "
+        "answers "
         "with another token, or is it cut in the middle of one? Was the start trained with an EOS after each answer?",
         next="name the right stop_token or stop_token_id, train the start with EOS, or raise response_length",
         check=_never_ends,
@@ -135,7 +153,8 @@ RULES = (
         limits={"before": 0.5, "after": 0.2},
         when="at least {before} of the responses ended at first, and at most {after} do in the last updates: error",
         look_at="whether the reward grows with the length; response/repeated; sample completions",
-        next="set missing_eos_penalty (or non_eos_penalty, the EOS trick), and look at the rules that speak beside this",
+        next="set missing_eos_penalty (or non_eos_penalty, the EOS trick), and look at the rules that speak beside "
+        "this",
         check=_endings_lost,
         follows=("steps_too_large", "reward_hacked", "sampled_otherwise", "entropy_bonus", "against_the_reward"),
     ),
@@ -146,12 +165,20 @@ RULES = (
         limits={"warn": 0.4, "error": 0.7},
         when="{warn} of the responses of the last updates are cut off: warn; {error}: error",
         look_at="sample completions: are answers cut in the middle? response/length_mean beside response_length",
-        next="raise response_length; mask_truncated_completions keeps cut rows out of the loss, missing_eos_penalty makes "
+        next="raise response_length; mask_truncated_completions keeps cut rows out of the loss, missing_eos_penalty "
+        "makes "
         "them dear",
         check=_cut_off,
         follows=(
-            "never_ends", "endings_lost", "steps_too_large", "reward_hacked", "sampled_otherwise", "entropy_bonus",
-            "against_the_reward", "negative_weight", "inverted",
+            "never_ends",
+            "endings_lost",
+            "steps_too_large",
+            "reward_hacked",
+            "sampled_otherwise",
+            "entropy_bonus",
+            "against_the_reward",
+            "negative_weight",
+            "inverted",
         ),
     ),
     Rule(
@@ -159,8 +186,10 @@ RULES = (
         title="Responses are empty: their first token ends them",
         watches=("response/length_mean",),
         limits={"tokens": 1.2, "room": 3},
-        when="response/length_mean is at most {tokens} in the last updates, where response_length is at least {room}: error",
-        look_at="what a response ends with: is it a token that answers begin with (a line break)? The prompt: does it end as "
+        when="response/length_mean is at most {tokens} in the last updates, where response_length is at least {room}: "
+        "error",
+        look_at="what a response ends with: is it a token that answers begin with (a line break)? The prompt: does it "
+        "end as "
         "those that the start was trained on? A reward that pays for silence",
         next="mend stop_token or the prompts; with a reward that prefers short answers, mend the reward",
         check=_empty,
@@ -226,9 +255,11 @@ RULES = (
         title="The critic misleads: its values explain nothing of the returns",
         watches=("val/explained_variance",),
         limits={"updates": 10, "share": -0.1},
-        when="over {updates} updates or more the median of val/explained_variance in the second half is below {share}: warn",
+        when="over {updates} updates or more the median of val/explained_variance in the second half is below "
+        "{share}: warn",
         look_at="loss/value_avg, val/value_bias, val/clipfrac_avg (does cliprange_value hold the critic back?)",
-        next="vf_warmup_updates, a higher vf_learning_rate, more epochs for the critic (critic = decoupled); or no critic",
+        next="vf_warmup_updates, a higher vf_learning_rate, more epochs for the critic (critic = decoupled); or no "
+        "critic",
         check=_critic_misleads,
         follows=("critic_frozen", "steps_too_large", "no_spread", "sampled_otherwise"),
     ),
@@ -237,7 +268,8 @@ RULES = (
         title="The critic's values are off on the whole",
         watches=("val/value_bias", "val/return_std"),
         limits={"updates": 16, "deviations": 2.0, "trend": 2.0},
-        when="after {updates} updates val/value_bias is beyond {deviations} times val/return_std, and its size has no trend "
+        when="after {updates} updates val/value_bias is beyond {deviations} times val/return_std, and its size has no "
+        "trend "
         "below −{trend}: warn",
         look_at="value calibration in the report; cliprange_value against the size of the scores",
         next="normalize_scores, a wider cliprange_value, a higher vf_learning_rate",

@@ -26,14 +26,18 @@ def _no_spread(evidence: Evidence, limits: Limits) -> Seen | None:
     if flat.all():
         text = f"all scores of an update are alike, in every one of {len(spread)} updates"
         return Seen("error", int(spread.updates[0]), text)
-    text = f"all scores are alike in the last {len(last)} updates, at {score.end:.3g}: nothing is left to learn from them"
+    text = (
+        f"all scores are alike in the last {len(last)} updates, at {score.end:.3g}: nothing is left to learn from them"
+    )
     return Seen("warn", spread.first_where(flat), text)
 
 
 def _negative_weight(evidence: Evidence, limits: Limits) -> Seen | None:
     weights = evidence.settings.get("reward_weights")
-    if not isinstance(weights, list | tuple) or not weights or not all(
-        isinstance(weight, int | float) and weight < 0 for weight in weights
+    if (
+        not isinstance(weights, list | tuple)
+        or not weights
+        or not all(isinstance(weight, int | float) and weight < 0 for weight in weights)
     ):
         return None
     return Seen("error", 1, f"reward_weights = {', '.join(f'{weight:g}' for weight in weights)}: none is above 0")
@@ -55,7 +59,8 @@ def _against_the_reward(evidence: Evidence, limits: Limits) -> Seen | None:
     if change > -limits["deviations"] or score.trend() > -limits["trend"]:
         return None
     text = (
-        f"the score falls from {score.start:.3g} to {score.end:.3g}, by {-change:.2g} standard deviations of an episode, "
+        f"the score falls from {score.start:.3g} to {score.end:.3g}, by {-change:.2g} standard deviations of an "
+        "episode, "
         f"while steps stay small (policy/approxkl_avg {evidence.series('policy/approxkl_avg').end:.2g})"
     )
     return Seen("error", score.first_where(score.values <= (score.start + score.end) / 2), text)
@@ -68,7 +73,9 @@ def _does_not_rise(evidence: Evidence, limits: Limits) -> Seen | None:
     if change < -limits["deviations"]:
         text = f"objective/rlhf_reward goes from {score.start:.3g} to {score.end:.3g}"
         return Seen("warn", int(score.updates[-1]), text)
-    text = f"objective/rlhf_reward stays at about {score.end:.3g} over {len(score)} updates (trend {score.trend():+.1f})"
+    text = (
+        f"objective/rlhf_reward stays at about {score.end:.3g} over {len(score)} updates (trend {score.trend():+.1f})"
+    )
     return Seen("info", int(score.updates[-1]), text)
 
 
@@ -97,7 +104,11 @@ def _worse_texts(evidence: Evidence, limits: Limits) -> list[str]:
         signs.append(f"{ended.start:.0%} of the responses ended by themselves at first, {ended.end:.0%} do now")
     length, with_length = evidence.series("response/length_mean"), evidence.series("objective/score_length_correlation")
     factor = length.end / max(length.start, 1e-9)
-    if len(with_length) and factor >= limits["longer"] and np.median(with_length.values) >= limits["length_correlation"]:
+    if (
+        len(with_length)
+        and factor >= limits["longer"]
+        and np.median(with_length.values) >= limits["length_correlation"]
+    ):
         signs.append(
             f"length is what is rewarded (correlation {np.median(with_length.values):.2f}); it goes from "
             f"{length.start:.3g} to {length.end:.3g} tokens"
@@ -122,9 +133,9 @@ def _worse_elsewhere(evidence: Evidence, limits: Limits) -> list[str]:
         if len(seen) >= 2:
             spread = float(np.std(np.diff(seen.values))) if len(seen) > 3 else 0.0
             fall = float(seen.values.max() - seen.values[-1])
-            if fall > max(limits["held_out"] * abs(float(seen.values.max() - seen.values.min())), 2 * spread, 1e-9) and (
-                seen.values[-1] < seen.values[0]
-            ):
+            if fall > max(
+                limits["held_out"] * abs(float(seen.values.max() - seen.values.min())), 2 * spread, 1e-9
+            ) and (seen.values[-1] < seen.values[0]):
                 signs.append(f"{name} falls from {seen.values.max():.3g} to {seen.values[-1]:.3g}")
     return signs
 
@@ -140,22 +151,24 @@ def _penalty_decides(evidence: Evidence, limits: Limits) -> Seen | None:
     if np.median(after) < limits["share"] or kl.end > limits["kl"] or change > limits["deviations"]:
         return None
     text = (
-        f"over episodes the KL penalty varies {np.median(after):.2g} times as much as the score, at a KL of {kl.end:.2g} "
-        f"per token (kl_coef {evidence.series('objective/kl_coef').end:.3g}); the score changes by {change:+.2g} standard "
+        f"over episodes the KL penalty varies {np.median(after):.2g} times as much as the score, at a KL of "
+        f"{kl.end:.2g} "
+        f"per token (kl_coef {evidence.series('objective/kl_coef').end:.3g}); the score changes by {change:+.2g} "
+        "standard "
         "deviations"
     )
     return Seen("error", int(share.updates[1]), text)
-
 
 
 def _entropy_bonus(evidence: Evidence, limits: Limits) -> Seen | None:
     bonus, entropy = evidence.number("entropy_coef"), evidence.series("policy/entropy_avg")
     if bonus <= 0 or len(entropy) < 3 or entropy.end < limits["factor"] * entropy.start:
         return None
-    score, change = _change(evidence)
+    _, change = _change(evidence)
     level: Level = "error" if change < limits["deviations"] else "warn"
     text = (
-        f"with entropy_coef {bonus:g} the entropy per token goes from {entropy.start:.2g} to {entropy.end:.2g}, and the "
+        f"with entropy_coef {bonus:g} the entropy per token goes from {entropy.start:.2g} to {entropy.end:.2g}, and "
+        "the "
         f"score changes by {change:+.2g} standard deviations"
     )
     return Seen(level, entropy.first_where(entropy.values >= limits["factor"] * entropy.start), text)
@@ -199,7 +212,8 @@ RULES = (
         title="The entropy bonus is too large: the policy becomes random",
         watches=("policy/entropy_avg", "objective/scores_raw"),
         limits={"factor": 2.0, "deviations": 0.25},
-        when="entropy_coef is above 0 and the entropy per token comes to {factor} times its start: warn; error unless the "
+        when="entropy_coef is above 0 and the entropy per token comes to {factor} times its start: warn; error unless "
+        "the "
         "score rises by {deviations} standard deviations",
         look_at="entropy_coef; policy/entropy_avg beside objective/scores; sample completions",
         next="divide entropy_coef by 10, or leave it at 0 (PPO of language models is usually without)",
@@ -220,40 +234,70 @@ RULES = (
     ),
     Rule(
         name="against_the_reward",
-        title="The policy learns the opposite of what is rewarded: a sign is swapped (advantage, loss or reward weight)",
+        title="The policy learns the opposite of what is rewarded: a sign is swapped (advantage, loss or reward "
+        "weight)",
         watches=("objective/scores_raw", "objective/scores_std", "policy/approxkl_avg"),
         limits={"deviations": 0.75, "trend": 2.5},
-        when="objective/scores_raw falls by {deviations} standard deviations of an episode, with a trend below −{trend}, and "
+        when="objective/scores_raw falls by {deviations} standard deviations of an episode, with a trend below "
+        "−{trend}, and "
         "nothing else explains it: error",
-        look_at="an advantage, trust region or loss aggregation of your own (nearstep check FILE:NAME holds it to its laws); "
+        look_at="an advantage, trust region or loss aggregation of your own (nearstep check FILE:NAME holds it to its "
+        "laws); "
         "reward_weights",
         next="turn the sign round",
         check=_against_the_reward,
         follows=(
-            "steps_too_large", "sampled_otherwise", "mismatch", "random_forward", "entropy_bonus", "penalty_decides",
-            "wrong_reference", "negative_weight", "never_ends", "broken_numbers", "endings_lost",
+            "steps_too_large",
+            "sampled_otherwise",
+            "mismatch",
+            "random_forward",
+            "entropy_bonus",
+            "penalty_decides",
+            "wrong_reference",
+            "negative_weight",
+            "never_ends",
+            "broken_numbers",
+            "endings_lost",
         ),
     ),
     Rule(
         name="reward_hacked",
         title="The score rises while the responses get worse: the reward is hacked, or its sign is swapped",
         watches=(
-            "objective/scores_raw", "response/duplicates", "response/repeated", "val/num_eos_tokens",
-            "objective/score_length_correlation", "response/length_mean", "objective/score_token_correlation",
-            "objective/kl_k3", "eval/<name>",
+            "objective/scores_raw",
+            "response/duplicates",
+            "response/repeated",
+            "val/num_eos_tokens",
+            "objective/score_length_correlation",
+            "response/length_mean",
+            "objective/score_token_correlation",
+            "objective/kl_k3",
+            "eval/<name>",
         ),
         limits={
-            "deviations": 0.5, "trend": 2.0, "duplicates": 0.4, "repeated": 0.15, "ended": 0.3, "longer": 1.2,
-            "length_correlation": 0.9, "token_correlation": 0.97, "kl": 1.0, "held_out": 0.5,
+            "deviations": 0.5,
+            "trend": 2.0,
+            "duplicates": 0.4,
+            "repeated": 0.15,
+            "ended": 0.3,
+            "longer": 1.2,
+            "length_correlation": 0.9,
+            "token_correlation": 0.97,
+            "kl": 1.0,
+            "held_out": 0.5,
         },
-        when="objective/scores_raw rises by {deviations} standard deviations with a trend above {trend}, and one of these: "
+        when="objective/scores_raw rises by {deviations} standard deviations with a trend above {trend}, and one of "
+        "these: "
         "response/duplicates rises by {duplicates}; response/repeated rises by {repeated}; {ended} of the responses no "
-        "longer end; the score goes with the length (correlation {length_correlation}) and responses are {longer} times "
-        "as long; the score is the count of one token (correlation {token_correlation}); the KL reaches {kl} per token; a score or judge of evaluation falls from its best by {held_out} of its range, "
+        "longer end; the score goes with the length (correlation {length_correlation}) and responses are {longer} "
+        "times "
+        "as long; the score is the count of one token (correlation {token_correlation}); the KL reaches {kl} per "
+        "token; a score or judge of evaluation falls from its best by {held_out} of its range, "
         "below where it began: error",
         look_at="sample completions beside those of the start, sorted by score; reward/… of each part; a judge that "
         "training does not see, over the KL",
-        next="mend the reward (a length term, a second judge, its sign), raise kl_coef, add missing_eos_penalty, or end "
+        next="mend the reward (a length term, a second judge, its sign), raise kl_coef, add missing_eos_penalty, or "
+        "end "
         "where the held-out judge was best",
         check=_hacked,
         follows=("steps_too_large", "sampled_otherwise", "inverted", "negative_weight", "entropy_bonus"),
@@ -270,8 +314,19 @@ RULES = (
         next="more episodes in an update, another learning rate, a reward with more spread",
         check=_does_not_rise,
         follows=(
-            "no_spread", "steps_too_large", "penalty_decides", "does_not_move", "sampled_otherwise", "random_forward",
-            "wrong_reference", "entropy_bonus", "against_the_reward", "reward_hacked", "never_ends", "cut_off", "mismatch",
+            "no_spread",
+            "steps_too_large",
+            "penalty_decides",
+            "does_not_move",
+            "sampled_otherwise",
+            "random_forward",
+            "wrong_reference",
+            "entropy_bonus",
+            "against_the_reward",
+            "reward_hacked",
+            "never_ends",
+            "cut_off",
+            "mismatch",
         ),
     ),
 )

@@ -87,9 +87,11 @@ RULES = (
         watches=("policy/repeat_gap",),
         limits={"gap": 1e-3},
         when="two passes over the same rows differ by more than {gap} in a probability: error",
-        look_at="modules of your own in the policy, hooks, and functions that drop out whatever the mode (F.dropout with "
+        look_at="modules of your own in the policy, hooks, and functions that drop out whatever the mode (F.dropout "
+        "with "
         "training=True); val/ratio_max_gap_first, which should be 0",
-        next="switch the noise off. nearstep puts the model into evaluation mode for its passes, so what is left asks no "
+        next="switch the noise off. nearstep puts the model into evaluation mode for its passes, so what is left asks "
+        "no "
         "mode",
         check=_random_forward,
     ),
@@ -102,7 +104,8 @@ RULES = (
         "errors: error",
         look_at="temperature, top_p and top_k of the engine; whether its weights are those of this update; penalties "
         "(repetition, presence) and a generation config of its own",
-        next="give engine and trainer the same temperature, top_p and top_k, and take every penalty away; then start anew",
+        next="give engine and trainer the same temperature, top_p and top_k, and take every penalty away; then start "
+        "anew",
         check=_sampled_otherwise,
         follows=("random_forward",),
     ),
@@ -112,7 +115,8 @@ RULES = (
         watches=("policy/mismatch_kl", "val/ratio_max_gap_first"),
         limits={"warn": 5e-3, "error": 3e-2},
         when="policy/mismatch_kl, at the beginning or the end of the run, is at least {warn}: warn; {error}: error",
-        look_at="temperature, top_p and top_k on both sides; whether the engine loads the weights of every update; types "
+        look_at="temperature, top_p and top_k on both sides; whether the engine loads the weights of every update; "
+        "types "
         "of weights (bfloat16 costs about 1e-4); adapters that only one side has",
         next="mend the cause; until then anchor = recomputed with importance_cap = 2 keeps the update sound",
         check=_mismatch,
@@ -124,9 +128,11 @@ RULES = (
         watches=("objective/kl_k3", "response/length_mean"),
         limits={"warn": 1e-3, "error": 5e-3},
         when="objective/kl_k3 per token is at least {warn} in update 1: warn; {error}: error",
-        look_at="ref_model and ref_model_path: is it the model that the policy starts from? With adapters: does it have the "
+        look_at="ref_model and ref_model_path: is it the model that the policy starts from? With adapters: does it "
+        "have the "
         "ones that the policy begins with?",
-        next="leave the reference out (it is then a copy of the policy), or name the policy's own folder. If the policy "
+        next="leave the reference out (it is then a copy of the policy), or name the policy's own folder. If the "
+        "policy "
         "goes on from an earlier PPO run on purpose, this is as it should be",
         check=_wrong_reference,
         follows=("random_forward", "sampled_otherwise"),
@@ -136,7 +142,8 @@ RULES = (
         title="The KL to the reference is negative: what is sampled is not what the policy says",
         watches=("objective/kl", "objective/non_score_reward_std", "objective/kl_coef"),
         limits={"nats": 0.2, "errors": 5},
-        when="the mean of objective/kl (k1) over the last updates is below −{nats} and −{errors} standard errors: error",
+        when="the mean of objective/kl (k1) over the last updates is below −{nats} and −{errors} standard errors: "
+        "error",
         look_at="sampling: temperature, top_p, top_k, a minimum length, a generation config with penalties. k1 may be "
         "negative for a row, not in the mean",
         next="sample from the plain policy; policy/surprise_gap and kl_exact_rows tell more",

@@ -138,22 +138,43 @@ RULES = (
         name="steps_too_large",
         title="Steps are too large: an update makes the policy another one (learning rate too high)",
         watches=(
-            "policy/approxkl_avg", "val/ratio", "objective/kl_k3", "policy/entropy_avg", "response/repeated",
-            "response/length_mean", "val/num_eos_tokens",
+            "policy/approxkl_avg",
+            "val/ratio",
+            "objective/kl_k3",
+            "policy/entropy_avg",
+            "response/repeated",
+            "response/length_mean",
+            "val/num_eos_tokens",
         ),
         limits={
-            "approxkl_warn": 0.1, "approxkl_error": 0.5, "ratio": 2.0, "kl_jump": 1.0, "entropy_factor": 3.0,
-            "share_jump": 0.3, "length_factor": 2.5, "ends_jump": 0.5, "errors": 4,
+            "approxkl_warn": 0.1,
+            "approxkl_error": 0.5,
+            "ratio": 2.0,
+            "kl_jump": 1.0,
+            "entropy_factor": 3.0,
+            "share_jump": 0.3,
+            "length_factor": 2.5,
+            "ends_jump": 0.5,
+            "errors": 4,
         },
         when="policy/approxkl_avg reaches {approxkl_error} once: error, {approxkl_warn} twice: warn; val/ratio leaves "
         "1/{ratio} … {ratio}, or objective/kl_k3 rises by {kl_jump} per token in one update, or the entropy changes "
         "{entropy_factor}-fold in one while repetition or the share of ended responses changes by {share_jump}, or the "
-        "length {length_factor}-fold, or the share of ended responses jumps by {ends_jump} and {errors} standard errors: error",
+        "length {length_factor}-fold, or the share of ended responses jumps by {ends_jump} and {errors} standard "
+        "errors: error",
         look_at="learning_rate, and how many steps an update has (num_ppo_epochs × num_mini_batches); max_grad_norm; "
         "policy/grad_norm; whether bad steps begin with one odd batch",
-        next="divide learning_rate by 10, or take fewer epochs; early_stop_kl = 0.02 ends an update that has gone too far",
+        next="divide learning_rate by 10, or take fewer epochs; early_stop_kl = 0.02 ends an update that has gone too "
+        "far",
         check=_steps_too_large,
-        follows=("random_forward", "sampled_otherwise", "wrong_reference", "never_ends", "inverted", "against_the_reward"),
+        follows=(
+            "random_forward",
+            "sampled_otherwise",
+            "wrong_reference",
+            "never_ends",
+            "inverted",
+            "against_the_reward",
+        ),
     ),
     Rule(
         name="too_many_masked",
