@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nearstep.reports.health.document import document
-from nearstep.reports.health.evidence import Evidence, Series
+from nearstep.reports.health.evidence import RunEvidence, Series
 from nearstep.reports.health.verdict import RULES, judge
 from nearstep.reports.health.watch import HealthWatch
 from nearstep.reports.metrics import MEANINGS
@@ -99,7 +99,7 @@ ILL = {
 @pytest.mark.parametrize("updates", [1, 2, 3, 5, 10, 40, 400])
 def test_healthy_runs_are_told_healthy(updates):
     for seed in range(5):
-        verdict = judge(Evidence.of(healthy(updates, seed), SETTINGS))
+        verdict = judge(RunEvidence.of(healthy(updates, seed), SETTINGS))
         told = [(alert.rule.name, alert.seen.text) for alert in verdict.alerts if alert.seen.level != "info"]
         assert (verdict.state, told) == ("healthy", [])
         assert verdict.cause is None
@@ -108,7 +108,7 @@ def test_healthy_runs_are_told_healthy(updates):
 @pytest.mark.parametrize("name", ILL)
 def test_every_rule_speaks_of_its_illness(name):
     lines, settings = ILL[name]
-    verdict = judge(Evidence.of(lines, SETTINGS | settings))
+    verdict = judge(RunEvidence.of(lines, SETTINGS | settings))
     alert = next(alert for alert in verdict.alerts if alert.rule.name == name)
     assert not alert.is_consequence
     if alert.seen.level == "error":
@@ -120,7 +120,7 @@ def test_there_is_a_case_for_every_rule():
 
 
 def test_nothing_is_said_of_a_run_that_logged_nothing():
-    verdict = judge(Evidence.of([], {}))
+    verdict = judge(RunEvidence.of([], {}))
     assert (verdict.state, verdict.cause, verdict.record()["alerts"]) == ("unknown", None, [])
 
 
@@ -132,7 +132,7 @@ def test_the_cause_comes_before_what_follows_from_it():
         policy__entropy_avg=lambda update: 0.3 if update == 1 else 0.001,
         objective__scores_raw=lambda update: 1.3 if update < 3 else -1.7,
     )  # fmt: skip
-    verdict = judge(Evidence.of(lines, SETTINGS))
+    verdict = judge(RunEvidence.of(lines, SETTINGS))
     assert verdict.cause.rule.name == "steps_too_large"
     assert verdict.cause.seen.update == 1
     followers = {alert.rule.name for alert in verdict.alerts[1:]}
@@ -143,14 +143,14 @@ def test_the_cause_comes_before_what_follows_from_it():
 def test_a_run_without_a_stop_token_on_purpose_need_not_end():
     lines = change(val__num_eos_tokens=0.0, response__truncated=1.0)
     settings = SETTINGS | {"stop_token": None, "stop_token_id": None}
-    assert judge(Evidence.of(lines, settings)).state == "healthy"
+    assert judge(RunEvidence.of(lines, settings)).state == "healthy"
 
 
 def test_a_held_out_judge_that_falls_while_the_score_rises_is_hacking():
     judged = [
         {"update": update, "eval/objective/scores_raw": value} for update, value in ((4, 0.9), (8, 1.2), (16, 0.1))
     ]
-    verdict = judge(Evidence.of([*healthy(), *judged], SETTINGS))
+    verdict = judge(RunEvidence.of([*healthy(), *judged], SETTINGS))
     assert verdict.cause.rule.name == "reward_hacked"
     assert "eval/objective/scores_raw falls from 1.2 to 0.1" in verdict.cause.seen.text
 

@@ -13,7 +13,7 @@ from nearstep.models.forward.exact_kl import rollout_exact_kl
 from nearstep.training.experience import make_experience
 from nearstep.training.probes import Probes, spread
 from nearstep.training.response_metrics import repeated_runs, response_metrics, token_correlation
-from nearstep.training.reward_probe import Answers, own_over_damaged
+from nearstep.training.reward_probe import ProbedAnswers, own_over_damaged
 from tests.tiny import tiny_causal_lm
 from tests.training.runs import low_ids, play, small_recipe
 
@@ -97,7 +97,7 @@ def test_a_reward_that_prefers_damage_is_seen(tmp_path, reward, wins):
     ordered = [sorted(ids[:-1]) + ids[-1:] if ended else sorted(ids) for ids, ended in rows]
     tokens = rollout.tokens.clone()
     tokens[rollout.is_action] = torch.tensor([token for ids in ordered for token in ids])
-    answers = Answers.some(prompts, replace(rollout, tokens=tokens), [0, 2, 5])
+    answers = ProbedAnswers.some(prompts, replace(rollout, tokens=tokens), [0, 2, 5])
     shown = own_over_damaged(answers, recipe.rewards, seed=0).numbers()
     assert shown["objective/own_over_cut"] == pytest.approx(wins, abs=0.1)
     assert shown["objective/own_over_shuffled"] == pytest.approx(wins, abs=0.1)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
-from nearstep.assembly.axes import choose_axes, critic_learning_rate
+from nearstep.assembly.axes import Axes, choose_axes, critic_learning_rate
 from nearstep.assembly.checked_inputs import CheckedInputs, check_inputs
 from nearstep.assembly.evaluation import RunMemory, make_evaluator, stop_rules
 from nearstep.assembly.fitting_roles import require_tokens
@@ -86,8 +86,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text, start=start
     )
     clock, interruption = Clock(backend.device, begins=reporter.phase), Interruption()
-    terms = PolicyTerms.chosen(config, axes.trust_region, axes.ratio_limit, axes.loss_aggregation)
-    tracer = RowTracer(models.policy, settings.sampling, terms, config.kl_estimator, models.critic is not None)
+    tracer = _tracer(config, axes, models, settings)
     report = _report(config, checked, reporter, clock, evaluator, interruption, tracer)
     engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer, origin)
     memory = RunMemory(report, evaluator, engine)
@@ -167,6 +166,11 @@ def _callbacks(
         local_rank=backend.local_rank,
         world_size=backend.world_size,
     )
+
+
+def _tracer(config: PPOConfig, axes: Axes, models: Models, settings: GenerationSettings) -> RowTracer:
+    terms = PolicyTerms.chosen(config, axes.trust_region, axes.ratio_limit, axes.loss_aggregation)
+    return RowTracer(models.policy, settings.sampling, terms, config.kl_estimator, models.critic is not None)
 
 
 def _report(

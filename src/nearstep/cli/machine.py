@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -53,33 +53,33 @@ def checks() -> Iterator[Check]:
 
 def _packages() -> Iterator[Check]:
     """What nearstep needs, then each extra: installed, and in a version that it was made for."""
-    from packaging.requirements import Requirement
-
-    wanted = [Requirement(line) for line in requires("nearstep") or ()]
-    own = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
+    lines = [line for line in requires("nearstep") or () if not line.startswith("nearstep")]
+    wanted = [(line.partition(";")[0].strip(), re.findall(r"extra == ['\"]([\w-]+)", line)) for line in lines]
+    own = [needed for needed, extras in wanted if not extras]
     yield _of(own, "packages", "problem", "pip install nearstep")
-    extras = dict.fromkeys(name for each in wanted for name in re.findall(r"extra == ['\"]([\w-]+)", str(each.marker)))
-    for extra in extras:
-        needed = [each for each in wanted if each.marker and each.marker.evaluate({"extra": extra})]
-        needed = [each for each in needed if each not in own and each.name != "nearstep"]
+    for extra in dict.fromkeys(extra for _, extras in wanted for extra in extras):
+        needed = [each for each, extras in wanted if extra in extras and each not in own]
         if extra not in ("dev", "mutants", "bench", "all"):
             yield _of(needed, f"extra {extra}", "missing", f'pip install "nearstep[{extra}]"')
 
 
-def _of(needed: list, name: str, state: Literal["missing", "problem"], install: str) -> Check:  # type: ignore[type-arg]
-    found = {each.name: _installed(each.name) for each in needed}
-    absent = [name for name, has in found.items() if has is None]
-    unfit = [
-        f"{each.name} {found[each.name]} (wanted: {each.specifier})"
-        for each in needed
-        if found[each.name] is not None and not each.specifier.contains(found[each.name], prereleases=True)
-    ]
-    if absent or unfit:
-        said = [f"not installed: {', '.join(absent)}"] * bool(absent) + [f"other version: {', '.join(unfit)}"] * bool(
-            unfit
-        )
+def _of(needed: Sequence[str], name: str, state: Literal["missing", "problem"], install: str) -> Check:
+    from transformers.utils.versions import require_version  # of all that every run needs, it compares versions
+
+    found = {each: _installed(re.split(r"[^\w.-]", each)[0]) for each in needed}
+    absent = [each for each, has in found.items() if has is None]
+    unfit = []
+    for each in needed:
+        try:
+            if each not in absent:
+                require_version(each)
+        except ImportError:
+            unfit.append(f"{found[each]} (wanted: {each})")
+    said = [f"not installed: {', '.join(absent)}"] * bool(absent) + [f"other version: {', '.join(unfit)}"] * bool(unfit)
+    if said:
         return Check(name, "problem" if unfit else state, "; ".join(said), install)
-    return Check(name, "ok", ", ".join(f"{package} {has}" for package, has in found.items()))
+    shown = (f"{re.split(r'[^.\w-]', each)[0]} {has}" for each, has in found.items())
+    return Check(name, "ok", ", ".join(shown))
 
 
 def _installed(package: str) -> str | None:

@@ -17,13 +17,13 @@ from nearstep.rewards.builtin.equations import final_number
 from nearstep.rewards.builtin.reference import Bleu, Rouge
 from nearstep.rewards.builtin.text import words_of
 
-Figures: TypeAlias = dict[str, Figure]
+MetricFigures: TypeAlias = dict[str, Figure]
 NO_ANSWERS = "there are no completions: give completions, or model_path and dataset_name"
 NO_REWARD = "no reward: give reward_model_path or reward_funcs"
 NO_REFERENCES = "the rows have no reference (column reference)"
 
 
-def perplexity(evidence: Evidence) -> Figures:
+def perplexity(evidence: Evidence) -> MetricFigures:
     """perplexity and bits_per_byte of the model on the answers in the data."""
     answers, model = evidence.data_answers, evidence.model
     if model is None or answers is None or not len(answers):
@@ -40,7 +40,7 @@ def perplexity(evidence: Evidence) -> Figures:
     }
 
 
-def reward_accuracy(evidence: Evidence) -> Figures:
+def reward_accuracy(evidence: Evidence) -> MetricFigures:
     """reward_accuracy and reward_margin on preference pairs; by subset where rows name one."""
     pairs, bootstrap = evidence.pairs, evidence.bootstrap
     scored = _score_texts(evidence, [side for pair in pairs for side in (pair.better, pair.worse)])
@@ -60,7 +60,7 @@ def reward_accuracy(evidence: Evidence) -> Figures:
     return figures
 
 
-def rewardbench(evidence: Evidence) -> Figures:
+def rewardbench(evidence: Evidence) -> MetricFigures:
     """The score of each subset of a RewardBench file, and their mean."""
     if not evidence.many_answers:
         figures = reward_accuracy(evidence)
@@ -73,13 +73,13 @@ def rewardbench(evidence: Evidence) -> Figures:
     return {"rewardbench": preferences.mean_of_subsets(list(subsets.values())), **named}
 
 
-def _subsets_of_2(evidence: Evidence, rows: Sequence[ManyAnswers]) -> Figures:
+def _subsets_of_2(evidence: Evidence, rows: Sequence[ManyAnswers]) -> MetricFigures:
     scored = _score_texts(evidence, [side for row in rows for side in (*row.right, *row.wrong)])
     if scored is None:
         return {subset: Figure.none(f"{NO_REWARD}, or model_path") for subset in sorted({row.subset for row in rows})}
     values = iter(scored)
     rewards = [([next(values) for _ in row.right], [next(values) for _ in row.wrong]) for row in rows]
-    found: Figures = {}
+    found: MetricFigures = {}
     for subset in sorted({row.subset for row in rows}):
         own = [(row, *both) for row, both in zip(rows, rewards, strict=True) if row.subset == subset]
         if subset == TIES:
@@ -96,7 +96,7 @@ def _subsets_of_2(evidence: Evidence, rows: Sequence[ManyAnswers]) -> Figures:
     return found
 
 
-def reward(evidence: Evidence) -> Figures:
+def reward(evidence: Evidence) -> MetricFigures:
     """Mean, spread and median of the reward of completions, and the mean of each part."""
     scores, answers = evidence.scores, evidence.answers
     if scores is None or answers is None:
@@ -111,7 +111,7 @@ def reward(evidence: Evidence) -> Figures:
     return figures | {f"reward/{name}": mean(values, prompts, bootstrap) for name, values in parts.items()}
 
 
-def kl(evidence: Evidence) -> Figures:
+def kl(evidence: Evidence) -> MetricFigures:
     """kl and kl_per_token to the reference model along the completions."""
     answers, model, reference = evidence.readable_answers, evidence.model, evidence.reference
     if model is None or reference is None or answers is None:
@@ -127,7 +127,7 @@ def kl(evidence: Evidence) -> Figures:
     }
 
 
-def entropy(evidence: Evidence) -> Figures:
+def entropy(evidence: Evidence) -> MetricFigures:
     """The mean entropy of the model's distribution at each token of the completions."""
     answers, model = evidence.readable_answers, evidence.model
     if model is None or answers is None:
@@ -137,7 +137,7 @@ def entropy(evidence: Evidence) -> Figures:
     return {"entropy": ratio(sums.entropy, sums.tokens, answers.groups, evidence.bootstrap, why=likelihood.NOTHING)}
 
 
-def win_rate(evidence: Evidence) -> Figures:
+def win_rate(evidence: Evidence) -> MetricFigures:
     """Against references and against another file or model, by reward; plain and length-controlled."""
     answers = evidence.answers
     if answers is None or evidence.scores is None:
@@ -145,14 +145,14 @@ def win_rate(evidence: Evidence) -> Figures:
     sides: Mapping[str, Sequence[str | None] | None] = {
         "reference": evidence.references, "against": evidence.other_side
     }  # fmt: skip
-    figures: Figures = {}
+    figures: MetricFigures = {}
     for name, other in sides.items():
         if other is not None and any(text is not None for text in other):
             figures |= _against(evidence, answers, other, name)
     return figures or {"win_rate": Figure.none(f"{NO_REFERENCES}, and there is no other side (against)")}
 
 
-def _against(evidence: Evidence, answers: PromptAnswers, other: Sequence[str | None], name: str) -> Figures:
+def _against(evidence: Evidence, answers: PromptAnswers, other: Sequence[str | None], name: str) -> MetricFigures:
     assert evidence.scores is not None
     rows = [row for row, text in enumerate(other) if text is not None]
     theirs = [text for text in other if text is not None]
@@ -169,7 +169,7 @@ def _against(evidence: Evidence, answers: PromptAnswers, other: Sequence[str | N
     }
 
 
-def accuracy(evidence: Evidence) -> Figures:
+def accuracy(evidence: Evidence) -> MetricFigures:
     """accuracy, avg@n, maj@n and pass@k by the rule of task_type, or by a reward function."""
     config, answers = evidence.config, evidence.answers
     if answers is None:
@@ -212,18 +212,18 @@ def _vote(text: str, task_type: str) -> object:
     return number if number is not None else " ".join(words_of(text)) or None
 
 
-def rouge(evidence: Evidence) -> Figures:
+def rouge(evidence: Evidence) -> MetricFigures:
     """ROUGE F1 against the references."""
     names = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rougeL"}
     return _likeness(evidence, {name: Rouge(variant=variant).value for name, variant in names.items()}, Rouge())  # type: ignore[arg-type]
 
 
-def bleu(evidence: Evidence) -> Figures:
+def bleu(evidence: Evidence) -> MetricFigures:
     """Mean BLEU of single completions against the references."""
     return _likeness(evidence, {"bleu": Bleu().value}, Bleu())
 
 
-def _likeness(evidence: Evidence, values: Mapping[str, Callable[[str, list[str]], float]], of: Rouge | Bleu) -> Figures:
+def _likeness(evidence: Evidence, values: Mapping[str, Callable[[str, list[str]], float]], of: Rouge | Bleu) -> MetricFigures:
     answers, references = evidence.answers, evidence.references
     if answers is None or not any(text is not None for text in references):
         why = NO_ANSWERS if answers is None else NO_REFERENCES
@@ -237,7 +237,7 @@ def _likeness(evidence: Evidence, values: Mapping[str, Callable[[str, list[str]]
     return {name: mean(each, answers.groups, evidence.bootstrap) for name, each in found.items()}
 
 
-def diversity(evidence: Evidence) -> Figures:
+def diversity(evidence: Evidence) -> MetricFigures:
     """distinct-1, distinct-2, self-BLEU and repetition of the completions."""
     answers = evidence.answers
     if answers is None:
@@ -251,7 +251,7 @@ def diversity(evidence: Evidence) -> Figures:
     }
 
 
-def length(evidence: Evidence) -> Figures:
+def length(evidence: Evidence) -> MetricFigures:
     """How long completions are, and which share was cut off or is empty."""
     answers = evidence.answers
     if answers is None:

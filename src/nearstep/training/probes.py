@@ -13,7 +13,7 @@ from nearstep.rewards.combine import Rewards
 from nearstep.training.recipe import Recipe
 from nearstep.training.reward_probe import (
     PROBED_ROWS,
-    Answers,
+    ProbedAnswers,
     is_of_models,
     is_of_models_and_functions,
     own_over_damaged,
@@ -30,7 +30,7 @@ class Probes:
     """Looks of one run at its first update, its last, and some between; `kl_exact_rows` at every one."""
 
     recipe: Recipe
-    first_answers: Answers | None = None  # those of update 1, for the end
+    first_answers: ProbedAnswers | None = None  # those of update 1, for the end
 
     @torch.no_grad()
     def look(self, prompts: Prompts, experience: Experience, update: int) -> Metrics:
@@ -58,7 +58,7 @@ class Probes:
         """Models are asked at once; functions when the run ends: a further call can change nothing of it then."""
         r = self.recipe
         if update == 1 and is_of_models_and_functions(r.rewards):
-            self.first_answers = Answers.some(prompts, rollout, spread(len(rollout), PROBED_ROWS))
+            self.first_answers = ProbedAnswers.some(prompts, rollout, spread(len(rollout), PROBED_ROWS))
         if self.first_answers is None or not isinstance(r.rewards, Rewards):
             return Metrics()
         at_the_end = LEARNED_UPDATES <= update == r.batch.updates

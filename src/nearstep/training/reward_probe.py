@@ -50,14 +50,14 @@ DAMAGES: Mapping[str, tuple[Damage, ...]] = {
 
 
 @dataclass(frozen=True)
-class Answers:
+class ProbedAnswers:
     """A few answers of the policy as it begins."""
 
     prompts: Prompts
     rollout: Rollout
 
     @staticmethod
-    def some(prompts: Prompts, rollout: Rollout, rows: list[int]) -> "Answers":
+    def some(prompts: Prompts, rollout: Rollout, rows: list[int]) -> "ProbedAnswers":
         """Those of the given rows."""
         columns = {name: [column[row] for row in rows] for name, column in prompts.columns.items()}
         chosen = Prompts(
@@ -66,7 +66,7 @@ class Answers:
             columns,
             [prompts.episodes[row] for row in rows],
         )
-        return Answers(chosen, rollout.select(torch.tensor(rows, device=rollout.tokens.device)))
+        return ProbedAnswers(chosen, rollout.select(torch.tensor(rows, device=rollout.tokens.device)))
 
     def damaged(self, damage: Damage, draws: torch.Generator) -> Rollout:
         """The same answers, damaged; their log-probs are none."""
@@ -77,7 +77,7 @@ class Answers:
         return rollout_of_rows(self.prompts, [ids for ids, _ in changed], nothing, ended, 0)
 
 
-def own_over_damaged(answers: Answers, rewards: Rewards, seed: int) -> Metrics:
+def own_over_damaged(answers: ProbedAnswers, rewards: Rewards, seed: int) -> Metrics:
     """The share of comparisons that the policy's own answers win, ties counted as half; nothing if the reward fails."""
     draws = stream(seed, "reward probe")
     try:

@@ -15,7 +15,7 @@ from nearstep.reports.comparison.groups import SeedGroup, differing_settings, gr
 from nearstep.reports.run_folder import Line, RunFolder
 
 Axis: TypeAlias = Literal["update", "episode"]
-Floats: TypeAlias = NDArray[np.float64]
+FloatArray: TypeAlias = NDArray[np.float64]
 """Numbers of one kind, in order."""
 
 # Those of TRL's page on PPOv2, in its order; evaluations and length where there are any.
@@ -36,17 +36,17 @@ LOWER = ("loss/value_avg", "loss", "eval_loss", "reward/*_failed", "reward/*_non
 class Curve:
     """A metric of one run; `x` rises."""
 
-    x: Floats
-    y: Floats
+    x: FloatArray
+    y: FloatArray
 
 
 @dataclass(frozen=True)
 class Spread:
     """Mean over the runs of a group where all of them are, and their standard deviation (n − 1; 0 for one run)."""
 
-    x: Floats
-    mean: Floats
-    deviation: Floats
+    x: FloatArray
+    mean: FloatArray
+    deviation: FloatArray
     runs: int
 
 

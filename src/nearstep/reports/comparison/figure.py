@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from nearstep.common.errors import ConfigError, TrainingError
 from nearstep.reports.comparison.curves import ComparedRuns
@@ -79,15 +78,15 @@ def _page(comparison: ComparedRuns, path: Path) -> None:
     template = environment.from_string((files(__package__) / "page.html.jinja").read_text(encoding="utf-8"))
     text = template.render(
         policy=policy((script, drawing), live=False),
-        bokeh=Markup(script),
-        drawing=Markup(drawing),
+        bokeh=script,
+        drawing=drawing,
         groups=[(colour_of(number), *row) for number, row in enumerate(group_rows(comparison))],
         labels=[group.label for group in comparison.groups],
         settings={
             name: [" / ".join(map(str, of_group)) for of_group in values]
             for name, values in comparison.settings.items()
         },
-        charts=[(metric, meaning(metric), Markup(box)) for metric, box in zip(comparison.metrics, boxes, strict=True)],
+        charts=[(metric, meaning(metric), box) for metric, box in zip(comparison.metrics, boxes, strict=True)],
         numbers=[
             (metric, group.label, shown(comparison.last(metric, number)), shown(comparison.best(metric, number)),
              len(comparison.curves[metric][number]))

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Line: TypeAlias = Mapping[str, object]
+MetricsLine: TypeAlias = Mapping[str, object]
 """One line of metrics.jsonl, or the same as the trainer has it."""
 
 TREND_POINTS = 64  # that a trend is judged by; longer series are averaged in blocks
@@ -74,7 +74,7 @@ def chance_of(z: float) -> float:
 
 
 @dataclass
-class Evidence:
+class RunEvidence:
     """The metrics so far; grows by one line at a time. `settings` are those of run.yaml."""
 
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -83,14 +83,14 @@ class Evidence:
     _columns: dict[str, tuple[list[int], list[float]]] = field(default_factory=lambda: defaultdict(lambda: ([], [])))
 
     @staticmethod
-    def of(lines: Iterable[Line], settings: Mapping[str, object] | None = None) -> "Evidence":
+    def of(lines: Iterable[MetricsLine], settings: Mapping[str, object] | None = None) -> "RunEvidence":
         """That of a whole history."""
-        evidence = Evidence(settings or {})
+        evidence = RunEvidence(settings or {})
         for line in lines:
             evidence.add(line)
         return evidence
 
-    def add(self, line: Line) -> None:
+    def add(self, line: MetricsLine) -> None:
         """Take in the line of an update or of an evaluation."""
         update = line.get("update")
         if not isinstance(update, int):

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from nearstep.reports.health.evidence import Evidence, Series
-from nearstep.reports.health.rule import Level, Limits, Rule, Seen
+from nearstep.reports.health.evidence import RunEvidence, Series
+from nearstep.reports.health.rule import Level, Thresholds, Rule, Seen
 
 
-def _never_ends(evidence: Evidence, limits: Limits) -> Seen | None:
+def _never_ends(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     ended = evidence.series("val/num_eos_tokens")
     if len(ended) < 2 or _has_no_stop(evidence) or ended.values.max() > limits["share"]:
         return None
@@ -14,13 +14,13 @@ def _never_ends(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("error", int(ended.updates[0]), text)
 
 
-def _has_no_stop(evidence: Evidence) -> bool:
+def _has_no_stop(evidence: RunEvidence) -> bool:
     """Whether the run has no stop token on purpose."""
     settings = evidence.settings
     return bool(settings) and settings.get("stop_token") is None and not settings.get("stop_token_id")
 
 
-def _endings_lost(evidence: Evidence, limits: Limits) -> Seen | None:
+def _endings_lost(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     ended = evidence.series("val/num_eos_tokens")
     before = float(ended.values[: ended.ends].max()) if len(ended) >= 3 else 0.0
     if before < limits["before"] or ended.end > limits["after"]:
@@ -29,7 +29,7 @@ def _endings_lost(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("error", ended.first_where(ended.values <= limits["after"]), text)
 
 
-def _cut_off(evidence: Evidence, limits: Limits) -> Seen | None:
+def _cut_off(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     cut = evidence.series("response/truncated")
     if len(cut) < 3 or _has_no_stop(evidence) or cut.end < limits["warn"]:
         return None
@@ -42,7 +42,7 @@ def _cut_off(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen(level, cut.first_where(cut.values >= limits["warn"]), text)
 
 
-def _empty(evidence: Evidence, limits: Limits) -> Seen | None:
+def _empty(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     length = evidence.series("response/length_mean")
     if (
         len(length) < 2
@@ -54,7 +54,7 @@ def _empty(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("error", length.first_where(length.values <= limits["tokens"]), text)
 
 
-def _length_drift(evidence: Evidence, limits: Limits) -> Seen | None:
+def _length_drift(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     length = evidence.series("response/length_mean")
     if len(length) < 5 or not length.start:
         return None
@@ -66,7 +66,7 @@ def _length_drift(evidence: Evidence, limits: Limits) -> Seen | None:
     )
 
 
-def _entropy_gone(evidence: Evidence, limits: Limits) -> Seen | None:
+def _entropy_gone(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     entropy = evidence.series("policy/entropy_avg")
     if (
         len(entropy) < 3
@@ -79,7 +79,7 @@ def _entropy_gone(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("warn", entropy.first_where(entropy.values <= limits["share"] * entropy.start), text)
 
 
-def _entropy_explodes(evidence: Evidence, limits: Limits) -> Seen | None:
+def _entropy_explodes(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     entropy = evidence.series("policy/entropy_avg")
     if (
         len(entropy) < 3
@@ -91,7 +91,7 @@ def _entropy_explodes(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("warn", entropy.first_where(entropy.values >= limits["factor"] * entropy.start), text)
 
 
-def _all_alike(evidence: Evidence, limits: Limits) -> Seen | None:
+def _all_alike(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     alike = evidence.series("response/duplicates")
     if len(alike) < 3 or alike.end - alike.start < limits["rise"]:
         return None
@@ -101,7 +101,7 @@ def _all_alike(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("warn", alike.first_where(alike.values - alike.start >= limits["rise"]), text)
 
 
-def _critic_frozen(evidence: Evidence, limits: Limits) -> Seen | None:
+def _critic_frozen(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     rate, steps = evidence.series("vf_lr"), evidence.series("value/optimizer_steps")
     if len(rate) >= 3 and not rate.values.any():
         return Seen("error", int(rate.updates[0]), "the critic's learning rate is 0 in every update")
@@ -110,7 +110,7 @@ def _critic_frozen(evidence: Evidence, limits: Limits) -> Seen | None:
     return None
 
 
-def _critic_misleads(evidence: Evidence, limits: Limits) -> Seen | None:
+def _critic_misleads(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     explained = evidence.series("val/explained_variance")
     if len(explained) < limits["updates"]:
         return None
@@ -121,7 +121,7 @@ def _critic_misleads(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("warn", int(explained.updates[len(explained) // 2]), text)
 
 
-def _values_off(evidence: Evidence, limits: Limits) -> Seen | None:
+def _values_off(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     bias, spread = evidence.series("val/value_bias"), evidence.series("val/return_std")
     if len(bias) < limits["updates"] or len(bias) != len(spread):
         return None

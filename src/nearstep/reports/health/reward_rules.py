@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from nearstep.reports.health.evidence import EVALUATION, Evidence, Series
-from nearstep.reports.health.rule import Level, Limits, Rule, Seen
+from nearstep.reports.health.evidence import EVALUATION, RunEvidence, Series
+from nearstep.reports.health.rule import Level, Thresholds, Rule, Seen
 
 
-def _change(evidence: Evidence, name: str = "objective/scores_raw") -> tuple[Series, float]:
+def scorescore_change(evidence: RunEvidence, name: str = "objective/scores_raw") -> tuple[Series, float]:
     """A score, and how far it has come from start to end, in standard deviations between episodes."""
     score, spread = evidence.series(name), evidence.series("objective/scores_std")
     if len(score) < 5 or not len(spread):
@@ -14,7 +14,7 @@ def _change(evidence: Evidence, name: str = "objective/scores_raw") -> tuple[Ser
     return score, (score.end - score.start) / max(float(np.median(spread.values)), 1e-9)
 
 
-def _no_spread(evidence: Evidence, limits: Limits) -> Seen | None:
+def _no_spread(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     spread, score = evidence.series("objective/scores_std"), evidence.series("objective/scores")
     if len(spread) < 3:
         return None
@@ -32,7 +32,7 @@ def _no_spread(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("warn", spread.first_where(flat), text)
 
 
-def _negative_weight(evidence: Evidence, limits: Limits) -> Seen | None:
+def _negative_weight(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     weights = evidence.settings.get("reward_weights")
     if (
         not isinstance(weights, list | tuple)
@@ -43,7 +43,7 @@ def _negative_weight(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("error", 1, f"reward_weights = {', '.join(f'{weight:g}' for weight in weights)}: none is above 0")
 
 
-def _inverted(evidence: Evidence, limits: Limits) -> Seen | None:
+def _inverted(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     cut, shuffled = evidence.series("objective/own_over_cut"), evidence.series("objective/own_over_shuffled")
     if not len(cut) or not len(shuffled) or max(cut.values[0], shuffled.values[0]) >= limits["share"]:
         return None
@@ -54,8 +54,8 @@ def _inverted(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("error", 1, text)
 
 
-def _against_the_reward(evidence: Evidence, limits: Limits) -> Seen | None:
-    score, change = _change(evidence)
+def _against_the_reward(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
+    score, change = score_change(evidence)
     if change > -limits["deviations"] or score.trend() > -limits["trend"]:
         return None
     text = (
@@ -66,8 +66,8 @@ def _against_the_reward(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("error", score.first_where(score.values <= (score.start + score.end) / 2), text)
 
 
-def _does_not_rise(evidence: Evidence, limits: Limits) -> Seen | None:
-    score, change = _change(evidence, "objective/rlhf_reward")
+def _does_not_rise(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
+    score, change = score_change(evidence, "objective/rlhf_reward")
     if len(score) < limits["updates"] or score.trend() > limits["trend"] or change > limits["deviations"]:
         return None
     if change < -limits["deviations"]:
@@ -79,75 +79,14 @@ def _does_not_rise(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("info", int(score.updates[-1]), text)
 
 
-def _hacked(evidence: Evidence, limits: Limits) -> Seen | None:
-    score, change = _change(evidence)
-    if change < limits["deviations"] or score.trend() < limits["trend"]:
-        return None
-    signs = [*_worse_texts(evidence, limits), *_worse_elsewhere(evidence, limits)]
-    if not signs:
-        return None
-    text = f"the score rises from {score.start:.3g} to {score.end:.3g}, and meanwhile {'; '.join(signs)}"
-    half_way = (score.start + score.end) / 2
-    return Seen("error", score.first_where(score.values >= half_way), text)
-
-
-def _worse_texts(evidence: Evidence, limits: Limits) -> list[str]:
-    """How responses have become worse, whatever the reward says."""
-    signs = []
-    alike, repeated = evidence.series("response/duplicates"), evidence.series("response/repeated")
-    if alike.end - alike.start >= limits["duplicates"]:
-        signs.append(f"{alike.end:.0%} of the responses are also given to another prompt ({alike.start:.0%} at first)")
-    if repeated.end - repeated.start >= limits["repeated"]:
-        signs.append(f"responses repeat themselves ({repeated.start:.0%} to {repeated.end:.0%} of runs of tokens)")
-    ended = evidence.series("val/num_eos_tokens")
-    if ended.start - ended.end >= limits["ended"]:
-        signs.append(f"{ended.start:.0%} of the responses ended by themselves at first, {ended.end:.0%} do now")
-    length, with_length = evidence.series("response/length_mean"), evidence.series("objective/score_length_correlation")
-    factor = length.end / max(length.start, 1e-9)
-    if (
-        len(with_length)
-        and factor >= limits["longer"]
-        and np.median(with_length.values) >= limits["length_correlation"]
-    ):
-        signs.append(
-            f"length is what is rewarded (correlation {np.median(with_length.values):.2f}); it goes from "
-            f"{length.start:.3g} to {length.end:.3g} tokens"
-        )
-    one_token = evidence.series("objective/score_token_correlation")
-    if len(one_token) and np.median(one_token.values) >= limits["token_correlation"]:
-        signs.append(f"one token is what is rewarded (correlation {np.median(one_token.values):.2f} with its count)")
-    kl = evidence.per_token("objective/kl_k3")
-    if kl.end >= limits["kl"]:
-        signs.append(f"the KL to the reference comes to {kl.end:.2g} per token")
-    return signs
-
-
-def _worse_elsewhere(evidence: Evidence, limits: Limits) -> list[str]:
-    """Scores on prompts or by judges that training does not see, which fall."""
-    signs = []
-    for name in evidence.names(EVALUATION):
-        is_score = name == f"{EVALUATION}objective/scores_raw" or "reward/" in name or "judge" in name or "win" in name
-        if not is_score or name.endswith(("_std", "_none", "_failed", "_stderr", "_n", "_low", "_high")):
-            continue
-        seen = evidence.series(name)
-        if len(seen) >= 2:
-            spread = float(np.std(np.diff(seen.values))) if len(seen) > 3 else 0.0
-            fall = float(seen.values.max() - seen.values[-1])
-            if fall > max(
-                limits["held_out"] * abs(float(seen.values.max() - seen.values.min())), 2 * spread, 1e-9
-            ) and (seen.values[-1] < seen.values[0]):
-                signs.append(f"{name} falls from {seen.values.max():.3g} to {seen.values[-1]:.3g}")
-    return signs
-
-
-def _penalty_decides(evidence: Evidence, limits: Limits) -> Seen | None:
+def _penalty_decides(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     cost, spread = evidence.series("objective/non_score_reward_std"), evidence.series("objective/scores_std")
     kl = evidence.per_token("objective/kl_k3")
     if len(cost) < 5 or len(cost) != len(spread) or not len(kl) or evidence.settings.get("kl_in") == "loss":
         return None
     share = Series(cost.updates, cost.values / np.maximum(spread.values, 1e-9))
     after = share.values[1:]  # in update 1 the policy is its reference
-    _, change = _change(evidence)
+    _, change = score_change(evidence)
     if np.median(after) < limits["share"] or kl.end > limits["kl"] or change > limits["deviations"]:
         return None
     text = (
@@ -160,11 +99,11 @@ def _penalty_decides(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("error", int(share.updates[1]), text)
 
 
-def _entropy_bonus(evidence: Evidence, limits: Limits) -> Seen | None:
+def _entropy_bonus(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     bonus, entropy = evidence.number("entropy_coef"), evidence.series("policy/entropy_avg")
     if bonus <= 0 or len(entropy) < 3 or entropy.end < limits["factor"] * entropy.start:
         return None
-    _, change = _change(evidence)
+    _, change = score_change(evidence)
     level: Level = "error" if change < limits["deviations"] else "warn"
     text = (
         f"with entropy_coef {bonus:g} the entropy per token goes from {entropy.start:.2g} to {entropy.end:.2g}, and "
@@ -259,48 +198,6 @@ RULES = (
             "broken_numbers",
             "endings_lost",
         ),
-    ),
-    Rule(
-        name="reward_hacked",
-        title="The score rises while the responses get worse: the reward is hacked, or its sign is swapped",
-        watches=(
-            "objective/scores_raw",
-            "response/duplicates",
-            "response/repeated",
-            "val/num_eos_tokens",
-            "objective/score_length_correlation",
-            "response/length_mean",
-            "objective/score_token_correlation",
-            "objective/kl_k3",
-            "eval/<name>",
-        ),
-        limits={
-            "deviations": 0.5,
-            "trend": 2.0,
-            "duplicates": 0.4,
-            "repeated": 0.15,
-            "ended": 0.3,
-            "longer": 1.2,
-            "length_correlation": 0.9,
-            "token_correlation": 0.97,
-            "kl": 1.0,
-            "held_out": 0.5,
-        },
-        when="objective/scores_raw rises by {deviations} standard deviations with a trend above {trend}, and one of "
-        "these: "
-        "response/duplicates rises by {duplicates}; response/repeated rises by {repeated}; {ended} of the responses no "
-        "longer end; the score goes with the length (correlation {length_correlation}) and responses are {longer} "
-        "times "
-        "as long; the score is the count of one token (correlation {token_correlation}); the KL reaches {kl} per "
-        "token; a score or judge of evaluation falls from its best by {held_out} of its range, "
-        "below where it began: error",
-        look_at="sample completions beside those of the start, sorted by score; reward/… of each part; a judge that "
-        "training does not see, over the KL",
-        next="mend the reward (a length term, a second judge, its sign), raise kl_coef, add missing_eos_penalty, or "
-        "end "
-        "where the held-out judge was best",
-        check=_hacked,
-        follows=("steps_too_large", "sampled_otherwise", "inverted", "negative_weight", "entropy_bonus"),
     ),
     Rule(
         name="does_not_rise",

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from nearstep.reports.health.evidence import Evidence
+from nearstep.reports.health.evidence import RunEvidence
 
 Level: TypeAlias = Literal["info", "warn", "error"]
 LEVELS: tuple[Level, ...] = ("info", "warn", "error")
-Limits: TypeAlias = Mapping[str, int | float]
+Thresholds: TypeAlias = Mapping[str, int | float]
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Rule:
     name: str
     title: str  # what is wrong, in one line
     watches: tuple[str, ...]  # metrics
-    limits: Limits  # the thresholds, by names that the page shows
+    limits: Thresholds  # the thresholds, by names that the page shows
     when: str  # in words, with {limits} in braces
     look_at: str
     next: str
-    check: Callable[[Evidence, Limits], Seen | None] = field(repr=False)
+    check: Callable[[RunEvidence, Thresholds], Seen | None] = field(repr=False)
     follows: tuple[str, ...] = ()  # rules that, where they speak too, are the cause of this
 
     @property

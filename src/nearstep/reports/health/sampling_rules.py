@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 
-from nearstep.reports.health.evidence import Evidence, Series
-from nearstep.reports.health.rule import Level, Limits, Rule, Seen
+from nearstep.reports.health.evidence import RunEvidence, Series
+from nearstep.reports.health.rule import Level, Thresholds, Rule, Seen
 
 
-def _random_forward(evidence: Evidence, limits: Limits) -> Seen | None:
+def _random_forward(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     gap = evidence.series("policy/repeat_gap")
     found = gap.values > limits["gap"]
     if not found.any():
@@ -18,7 +18,7 @@ def _random_forward(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("error", update, text)
 
 
-def _sampled_otherwise(evidence: Evidence, limits: Limits) -> Seen | None:
+def _sampled_otherwise(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     gap, error = evidence.series("policy/surprise_gap"), evidence.series("policy/surprise_error")
     entropy = evidence.series("policy/entropy_avg")
     if not len(gap) or len(gap) != len(error) or len(gap) != len(entropy):
@@ -36,7 +36,7 @@ def _sampled_otherwise(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("error", int(gap.updates[0]), text)
 
 
-def _mismatch(evidence: Evidence, limits: Limits) -> Seen | None:
+def _mismatch(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     kl = evidence.series("policy/mismatch_kl")
     if not len(kl):
         return None
@@ -56,7 +56,7 @@ def _at_start(series: Series) -> float | None:
     return float(series.values[0]) if len(series) and series.updates[0] == 1 else None
 
 
-def _wrong_reference(evidence: Evidence, limits: Limits) -> Seen | None:
+def _wrong_reference(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     kl = _at_start(evidence.per_token("objective/kl_k3"))
     if kl is None or kl < limits["warn"]:
         return None
@@ -65,7 +65,7 @@ def _wrong_reference(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen(level, 1, text)
 
 
-def _negative_kl(evidence: Evidence, limits: Limits) -> Seen | None:
+def _negative_kl(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     kl, cost = evidence.series("objective/kl"), evidence.series("objective/non_score_reward_std")
     coef = evidence.series("objective/kl_coef")
     if len(kl) < 3 or len(kl) != len(cost) or len(kl) != len(coef) or evidence.settings.get("kl_estimator") != "k1":

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from nearstep.reports.health.evidence import Evidence, Series
-from nearstep.reports.health.rule import Level, Limits, Rule, Seen
+from nearstep.reports.health.evidence import RunEvidence, Series
+from nearstep.reports.health.rule import Level, Thresholds, Rule, Seen
 
 
 def _largest(series: Series) -> tuple[float, int]:
@@ -12,7 +12,7 @@ def _largest(series: Series) -> tuple[float, int]:
     return float(series.values[at]), int(series.updates[at])
 
 
-def _steps_too_large(evidence: Evidence, limits: Limits) -> Seen | None:
+def _steps_too_large(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     signs: list[tuple[Level, int, str]] = []
     moved = evidence.series("policy/approxkl_avg")
     if len(moved):
@@ -40,7 +40,7 @@ def _steps_too_large(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen(worst, min(update for _, update, _ in signs), "; ".join(text for *_, text in signs))
 
 
-def _broken_off(evidence: Evidence, limits: Limits) -> list[tuple[Level, int, str]]:
+def _broken_off(evidence: RunEvidence, limits: Thresholds) -> list[tuple[Level, int, str]]:
     """A policy that one update has made another one, where no KL tells: its entropy and its responses are others."""
     entropy, repeated = evidence.series("policy/entropy_avg"), evidence.series("response/repeated")
     ended, length = evidence.series("val/num_eos_tokens"), evidence.series("response/length_mean")
@@ -65,7 +65,7 @@ def _broken_off(evidence: Evidence, limits: Limits) -> list[tuple[Level, int, st
     return [("error", int(entropy.updates[at + 1]), text)]
 
 
-def _too_many_masked(evidence: Evidence, limits: Limits) -> Seen | None:
+def _too_many_masked(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     share = evidence.series("policy/clipfrac_avg")
     if len(share) < 3 or evidence.settings.get("ratio_level") == "sequence" or share.end < limits["share"]:
         return None
@@ -73,7 +73,7 @@ def _too_many_masked(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("warn", share.first_where(share.values >= limits["share"]), text)
 
 
-def _small_sample(evidence: Evidence, limits: Limits) -> Seen | None:
+def _small_sample(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     share = evidence.series("val/effective_sample_size")
     low = float(np.median(share.values[-share.ends :])) if len(share) >= 3 else 1.0
     if low >= limits["warn"]:
@@ -83,7 +83,7 @@ def _small_sample(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen(level, share.first_where(share.values < limits["warn"]), text)
 
 
-def _does_not_move(evidence: Evidence, limits: Limits) -> Seen | None:
+def _does_not_move(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     rate, moved = evidence.series("lr"), evidence.series("policy/approxkl_avg")
     steps = evidence.series("optimizer/steps")
     if len(rate) >= 3 and not rate.values.any():
@@ -97,7 +97,7 @@ def _does_not_move(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen("warn", int(moved.updates[0]), f"policy/approxkl_avg is at most {moved.values.max():.1g}")
 
 
-def _broken_numbers(evidence: Evidence, limits: Limits) -> Seen | None:
+def _broken_numbers(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     skipped = evidence.series("optimizer/skipped_steps")
     count = float(skipped.values[-1]) if len(skipped) else 0.0
     steps = evidence.series("optimizer/steps")
@@ -113,7 +113,7 @@ def _broken_numbers(evidence: Evidence, limits: Limits) -> Seen | None:
     return Seen(level, min(updates), text)
 
 
-def _kl_high(evidence: Evidence, limits: Limits) -> Seen | None:
+def _kl_high(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     kl = evidence.per_token("objective/kl_k3")
     if len(kl) < 3 or kl.end < limits["warn"]:
         return None

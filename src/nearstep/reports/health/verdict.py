@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from nearstep.reports.health import response_rules, reward_rules, sampling_rules, step_rules
-from nearstep.reports.health.evidence import Evidence
+from nearstep.reports.health import hacking_rules, response_rules, reward_rules, sampling_rules, step_rules
+from nearstep.reports.health.evidence import RunEvidence
 from nearstep.reports.health.rule import LEVELS, Alert, Rule
 from nearstep.reports.run_folder import RunFolder
 
-State: TypeAlias = Literal["healthy", "watch", "ill", "unknown"]
+HealthState: TypeAlias = Literal["healthy", "watch", "ill", "unknown"]
 
 # In the order of causes: what is wrong before anything is learned comes first, then what spoils most.
 SETUP = ("negative_weight", "inverted", "never_ends", "no_spread", "critic_frozen")
-_FOUND = (*step_rules.RULES, *reward_rules.RULES, *response_rules.RULES)
+_FOUND = (*step_rules.RULES, *reward_rules.RULES, *hacking_rules.RULES, *response_rules.RULES)
 RULES: tuple[Rule, ...] = (
     *sampling_rules.RULES,
     *(rule for rule in _FOUND if rule.name in SETUP),
@@ -29,7 +29,7 @@ class Verdict:
     alerts: Sequence[Alert]
 
     @property
-    def state(self) -> State:
+    def state(self) -> HealthState:
         """ill: an error; watch: a warning; unknown: no update was logged."""
         levels = {alert.seen.level for alert in self.alerts}
         if "error" in levels:
@@ -55,7 +55,7 @@ class Verdict:
         }
 
 
-def judge(evidence: Evidence) -> Verdict:
+def judge(evidence: RunEvidence) -> Verdict:
     """Hold the evidence against every rule."""
     found = [Alert(rule, seen) for rule in RULES if (seen := rule.check(evidence, rule.limits)) is not None]
     return Verdict(evidence.update, ranked(found))
@@ -63,7 +63,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def judge_run(run: RunFolder) -> Verdict:
     """The same by what a run left in its folder."""
-    return judge(Evidence.of([*run.metrics, *run.evaluations], run.settings))
+    return judge(RunEvidence.of([*run.metrics, *run.evaluations], run.settings))
 
 
 def ranked(alerts: Sequence[Alert]) -> list[Alert]:

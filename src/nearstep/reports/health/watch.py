@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from nearstep.reports.health.evidence import Evidence, Line
+from nearstep.reports.health.evidence import RunEvidence, MetricsLine
 from nearstep.reports.health.rule import LEVELS, Alert, Level
 from nearstep.reports.health.verdict import Verdict, judge
 from nearstep.reports.run_folder import METRICS, RunFolder
@@ -15,7 +15,7 @@ class HealthWatch:
     """Holds the metrics so far. An alert is told once, and again where it becomes worse."""
 
     def __init__(self, settings: Mapping[str, object]) -> None:
-        self._evidence = Evidence(settings)
+        self._evidence = RunEvidence(settings)
         self._told: dict[str, Level] = {}
         self._lines = 0
         self._verdict = Verdict(0, ())
@@ -31,7 +31,7 @@ class HealthWatch:
         for line in run.alerts:
             self._told[line["rule"]] = line["level"]
 
-    def add(self, line: Line) -> list[Alert]:
+    def add(self, line: MetricsLine) -> list[Alert]:
         """Take in a line of metrics, and return what is new of what the rules say."""
         self._evidence.add(line)
         self._lines += 1

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nearstep.reports.health.evidence import Evidence
+from nearstep.reports.health.evidence import RunEvidence
 from nearstep.reports.health.verdict import judge
 from nearstep.reports.run_folder import Line
 
@@ -18,7 +18,7 @@ SENTENCES = {
 
 def health(lines: Sequence[Line], settings: Mapping[str, Any], alerts: Sequence[Line]) -> dict[str, Any]:
     """The verdict by all metrics of a run, and what was told in its course that holds no more."""
-    verdict = judge(Evidence.of(lines, settings))
+    verdict = judge(RunEvidence.of(lines, settings))
     evidence = [alert.record(verdict.update) for alert in verdict.alerts]
     found = {alert["rule"] for alert in evidence}
     return {
