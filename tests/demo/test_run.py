@@ -15,7 +15,7 @@ def test_a_quick_demo_runs_and_says_where_everything_lies(tmp_path, capsys):
     outcomes = run_demo(output=tmp_path / "demo", seed=0, quick=True)
     assert set(outcomes) == {"supervised start", "after PPO"}
     printed = capsys.readouterr().out
-    for place in ("sft", "reward", "ppo/policy", "ppo/metrics.jsonl", "outcome.json"):
+    for place in ("sft", "reward", "ppo/policy", "ppo/metrics.jsonl", "ppo/report.html", "outcome.json"):
         assert (tmp_path / "demo" / place).exists()
         assert str(tmp_path / "demo" / place) in printed
     assert "95 %" in printed

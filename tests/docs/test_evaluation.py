@@ -12,7 +12,8 @@ from nearstep.evaluation.completion_file import FIELDS
 from nearstep.evaluation.metric_table import HARNESS, TABLE, described
 from nearstep.rewards.builtin.table import BUILT_INS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8").partition("\n## nearstep eval\n")[2]
+WHOLE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+PAGE = WHOLE.partition("\n## nearstep eval\n")[2]
 
 
 def cells(text):

@@ -21,7 +21,7 @@ from nearstep.data.run_prompts import RunPrompts
 from nearstep.evaluation.evaluator import Evaluator
 from nearstep.models.classifier import is_made_here
 from nearstep.models.distribution import Sampling
-from nearstep.models.roles import Policy, inner_model
+from nearstep.models.roles import Models, Policy, inner_model
 from nearstep.reports.best import best_metric
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.details import Details

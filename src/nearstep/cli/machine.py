@@ -66,20 +66,20 @@ def _packages() -> Iterator[Check]:
 def _of(needed: Sequence[str], name: str, state: Literal["missing", "problem"], install: str) -> Check:
     from transformers.utils.versions import require_version  # of all that every run needs, it compares versions
 
-    found = {each: _installed(re.split(r"[^\w.-]", each)[0]) for each in needed}
-    absent = [each for each, has in found.items() if has is None]
+    names = {each: re.split(r"[^\w.-]", each)[0] for each in needed}
+    found = {each: _installed(package) for each, package in names.items()}
+    absent = [names[each] for each, has in found.items() if has is None]
     unfit = []
     for each in needed:
         try:
-            if each not in absent:
+            if found[each] is not None:
                 require_version(each)
         except ImportError:
             unfit.append(f"{found[each]} (wanted: {each})")
     said = [f"not installed: {', '.join(absent)}"] * bool(absent) + [f"other version: {', '.join(unfit)}"] * bool(unfit)
     if said:
         return Check(name, "problem" if unfit else state, "; ".join(said), install)
-    shown = (f"{re.split(r'[^.\w-]', each)[0]} {has}" for each, has in found.items())
-    return Check(name, "ok", ", ".join(shown))
+    return Check(name, "ok", ", ".join(f"{names[each]} {has}" for each, has in found.items()))
 
 
 def _installed(package: str) -> str | None:

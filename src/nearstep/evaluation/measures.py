@@ -223,7 +223,9 @@ def bleu(evidence: Evidence) -> MetricFigures:
     return _likeness(evidence, {"bleu": Bleu().value}, Bleu())
 
 
-def _likeness(evidence: Evidence, values: Mapping[str, Callable[[str, list[str]], float]], of: Rouge | Bleu) -> MetricFigures:
+def _likeness(
+    evidence: Evidence, values: Mapping[str, Callable[[str, list[str]], float]], of: Rouge | Bleu
+) -> MetricFigures:
     answers, references = evidence.answers, evidence.references
     if answers is None or not any(text is not None for text in references):
         why = NO_ANSWERS if answers is None else NO_REFERENCES

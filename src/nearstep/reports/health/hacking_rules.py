@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from nearstep.reports.health.evidence import EVALUATION, RunEvidence, Series
+from nearstep.reports.health.evidence import EVALUATION, RunEvidence
 from nearstep.reports.health.reward_rules import score_change
-from nearstep.reports.health.rule import Level, Rule, Seen, Thresholds
+from nearstep.reports.health.rule import Rule, Seen, Thresholds
 
 
 def _hacked(evidence: RunEvidence, limits: Thresholds) -> Seen | None:

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from nearstep.reports.health.evidence import EVALUATION, RunEvidence, Series
-from nearstep.reports.health.rule import Level, Thresholds, Rule, Seen
+from nearstep.reports.health.evidence import RunEvidence, Series
+from nearstep.reports.health.rule import Level, Rule, Seen, Thresholds
 
 
-def scorescore_change(evidence: RunEvidence, name: str = "objective/scores_raw") -> tuple[Series, float]:
+def score_change(evidence: RunEvidence, name: str = "objective/scores_raw") -> tuple[Series, float]:
     """A score, and how far it has come from start to end, in standard deviations between episodes."""
     score, spread = evidence.series(name), evidence.series("objective/scores_std")
     if len(score) < 5 or not len(spread):

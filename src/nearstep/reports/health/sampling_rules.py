@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from nearstep.reports.health.evidence import RunEvidence, Series
-from nearstep.reports.health.rule import Level, Thresholds, Rule, Seen
+from nearstep.reports.health.rule import Level, Rule, Seen, Thresholds
 
 
 def _random_forward(evidence: RunEvidence, limits: Thresholds) -> Seen | None:

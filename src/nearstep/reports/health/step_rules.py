@@ -3,7 +3,7 @@
 import numpy as np
 
 from nearstep.reports.health.evidence import RunEvidence, Series
-from nearstep.reports.health.rule import Level, Thresholds, Rule, Seen
+from nearstep.reports.health.rule import Level, Rule, Seen, Thresholds
 
 
 def _largest(series: Series) -> tuple[float, int]:

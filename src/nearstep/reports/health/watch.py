@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from nearstep.reports.health.evidence import RunEvidence, MetricsLine
+from nearstep.reports.health.evidence import MetricsLine, RunEvidence
 from nearstep.reports.health.rule import LEVELS, Alert, Level
 from nearstep.reports.health.verdict import Verdict, judge
 from nearstep.reports.run_folder import METRICS, RunFolder
