@@ -34,10 +34,7 @@ def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset
 
 
 class Reporter:
-    """A context manager: leaving it closes the files and gives the terminal back, whatever happened.
-
-    Writes and prints on the main process alone; callbacks run on every process. Files are made by `begin`.
-    """
+    """A context manager: leaving it closes the files and gives the terminal back. Callbacks run on every process."""
 
     def __init__(
         self,
