@@ -4,9 +4,12 @@ import ast
 import dataclasses
 from pathlib import Path
 
+from nearstep.config.evaluation import EvalConfig
+from nearstep.config.generating import GenerateOptions
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.reward_model import RewardConfig
 
+CONFIGS = (PPOConfig, RewardConfig, EvalConfig, GenerateOptions)
 SOURCE = Path(__file__).parents[2] / "src" / "nearstep"
 
 
@@ -14,4 +17,5 @@ def test_every_setting_is_read_somewhere():
     files = [file for file in SOURCE.rglob("*.py") if file.parent.name not in ("config", "cli")]
     nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
     read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    assert {field.name for config in (PPOConfig, RewardConfig) for field in dataclasses.fields(config)} - read == set()
+    read |= {"json", "do_sample"}  # by the command, and by a property of the settings themselves
+    assert {field.name for config in CONFIGS for field in dataclasses.fields(config)} - read == set()

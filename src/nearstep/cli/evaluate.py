@@ -1,4 +1,4 @@
-"""`nearstep eval`: measure a model, a file of completions or a reward model. What the command needs beyond its settings."""
+"""`nearstep eval`: what the command needs beyond its settings, and what it prints."""
 
 import json
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from nearstep.config.evaluation import EvalConfig
 from nearstep.config.settings import Problem
 
 NOTE = (
-    "Every figure has n and an interval of 95 % over prompts. docs/evaluation.md has the name, formula, range and source "
-    "of each metric. Examples: --model_path RUN --dataset_name test.jsonl --reward_model_path REWARD; "
+    "Every figure has n and an interval of 95 % over prompts. docs/evaluation.md has the formula, range and source of "
+    "each metric. Examples: --model_path RUN --dataset_name test.jsonl --reward_model_path REWARD; "
     "--completions completions.jsonl --metrics rouge diversity; --dataset_name pairs.jsonl --reward_model_path REWARD."
 )
 

@@ -8,8 +8,8 @@ from nearstep.common.spelling import nearest
 from nearstep.config.data import data_name_problems
 from nearstep.config.generating import (
     DataFileSettings,
+    DecodingSettings,
     ModelRunSettings,
-    SamplingSettings,
     sampling_problems,
     sampling_remarks,
 )
@@ -43,7 +43,7 @@ class EvaluatedSettings(Settings):
     )
     base_model: str | None = option(
         None,
-        "the model under a folder of adapters, where it is another than the one that they name; alone, the model itself",
+        "the model under a folder of adapters, where it is another than the one that they name; alone, the model",
         is_place=True,
     )
     completions: str | None = option(
@@ -114,7 +114,7 @@ class HarnessSettings(Settings):
 @accepts_old_names
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(
-    HarnessSettings, ModelRunSettings, SamplingSettings, RewardSettings, DataFileSettings, MetricSettings,
+    HarnessSettings, ModelRunSettings, DecodingSettings, RewardSettings, DataFileSettings, MetricSettings,
     EvaluatedSettings,
 ):  # fmt: skip
     """Settings of `nearstep eval` and `run_eval`."""
@@ -159,7 +159,9 @@ class EvalConfig(
 
     def remarks(self) -> Iterator[str]:
         """Settings without effect, and metrics under other names."""
-        yield from (f"metrics {name} is called {OTHER_NAMES[name]} here" for name in self.metrics if name in OTHER_NAMES)
+        yield from (
+            f"metrics {name} is called {OTHER_NAMES[name]} here" for name in self.metrics if name in OTHER_NAMES
+        )
         yield from sampling_remarks(self)
         yield from reward_remarks(self)
         yield from without_effect(
@@ -174,7 +176,7 @@ EVAL_SECTIONS = sections(
     ("Metrics", MetricSettings),
     ("Data", DataFileSettings),
     ("Rewards", LocalRewardSettings),
-    ("Sampling", SamplingSettings),
+    ("Sampling", DecodingSettings),
     ("Models", ModelRunSettings),
     ("lm-evaluation-harness", HarnessSettings),
 )

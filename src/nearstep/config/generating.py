@@ -46,7 +46,7 @@ class DataFileSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingSettings(Settings):
+class DecodingSettings(Settings):
     """How completions are written."""
 
     num_generations: int = option(1, "completions of each prompt", at_least=1)
@@ -89,14 +89,16 @@ class SamplingSettings(Settings):
 class ModelRunSettings(Settings):
     """How models are run."""
 
-    dtype: Literal["float32", "bfloat16", "float64"] = option("float32", "type of the weights of models that are loaded")
+    dtype: Literal["float32", "bfloat16", "float64"] = option(
+        "float32", "type of the weights of models that are loaded"
+    )
     bf16: bool = option(False, "compute in bfloat16 (autocast), weights stay as they are")
     use_cpu: bool = option(False, "stay on the CPU even where there is a GPU; on a GPU nothing has been run yet")
     trust_remote_code: bool = option(False, "allow models to bring Python code of their own")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WritingSettings(Settings):
+class WriterSettings(Settings):
     """Which model writes, and where its completions go."""
 
     model_name_or_path: str | None = option(
@@ -127,7 +129,7 @@ class PromptLimitSettings(Settings):
 
 @accepts_old_names
 @dataclass(frozen=True, kw_only=True)
-class GenerateOptions(ModelRunSettings, SamplingSettings, PromptLimitSettings, DataFileSettings, WritingSettings):
+class GenerateOptions(ModelRunSettings, DecodingSettings, PromptLimitSettings, DataFileSettings, WriterSettings):
     """Settings of `nearstep generate`."""
 
     old_names: ClassVar[OldNames] = OF_GENERATION
@@ -145,15 +147,15 @@ class GenerateOptions(ModelRunSettings, SamplingSettings, PromptLimitSettings, D
 
 
 GENERATE_SECTIONS = sections(
-    ("Model and file", WritingSettings),
+    ("Model and file", WriterSettings),
     ("Prompts", DataFileSettings),
     ("Length of prompts", PromptLimitSettings),
-    ("Sampling", SamplingSettings),
+    ("Sampling", DecodingSettings),
     ("Models", ModelRunSettings),
 )
 
 
-def sampling_problems(settings: SamplingSettings) -> Iterator[Problem]:
+def sampling_problems(settings: DecodingSettings) -> Iterator[Problem]:
     """Settings of sampling that contradict each other."""
     if settings.num_generations > 1 and not settings.samples:
         text = f"num_generations = {settings.num_generations} greedy completions of a prompt are all the same: sample"
@@ -162,7 +164,7 @@ def sampling_problems(settings: SamplingSettings) -> Iterator[Problem]:
         yield Problem("do_sample with temperature = 0 draws nothing: give one of them", ("do_sample", "temperature"))
 
 
-def sampling_remarks(settings: SamplingSettings) -> Iterator[str]:
+def sampling_remarks(settings: DecodingSettings) -> Iterator[str]:
     """Settings of sampling without effect."""
     return without_effect(
         settings,

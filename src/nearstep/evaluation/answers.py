@@ -13,14 +13,14 @@ from nearstep.data.mix import PromptMix
 from nearstep.data.prompts import PromptSet
 from nearstep.data.templates import TEMPLATES
 from nearstep.evaluation.episodes import Episodes, rollout_of
-from nearstep.evaluation.writing import Writer
+from nearstep.evaluation.writing import CompletionWriter
 from nearstep.models.stop_tokens import reply_end
 from nearstep.rewards.decoding import completion_text
 from nearstep.types import PromptInput, Prompts, Rollout
 
 
 @dataclass(frozen=True)
-class Answers:
+class PromptAnswers:
     """One row per answer: its prompt, the ids of the answer with its end, its text, and the number of its prompt."""
 
     prompts: Prompts
@@ -39,7 +39,7 @@ class Answers:
         """The rows as rewards and models read them; log-probs are not known and stand as 0."""
         return rollout_of(self.prompts.ids, self.said, self.finished)
 
-    def select(self, rows: Sequence[int]) -> "Answers":
+    def select(self, rows: Sequence[int]) -> "PromptAnswers":
         """The given rows."""
         return replace(
             self,
@@ -50,14 +50,14 @@ class Answers:
             groups=[self.groups[row] for row in rows],
         )
 
-    def batches(self, size: int) -> Iterator["Answers"]:
+    def batches(self, size: int) -> Iterator["PromptAnswers"]:
         """So many rows at a time."""
         for start in range(0, len(self), size):
             yield self.select(range(start, min(start + size, len(self))))
 
     def within(
         self, most: int | None, on_long: Literal["error", "drop", "cut_left"], tokenizer: PreTrainedTokenizerBase
-    ) -> "Answers":
+    ) -> "PromptAnswers":
         """The rows that a model can read, of `most` tokens. Raises DataError naming the first that is longer.
 
         Of a row that is cut the last tokens of the prompt stay, one at least, and the first of the answer.
@@ -84,7 +84,7 @@ class Answers:
             self, prompts=replace(self.prompts, ids=ids), said=said, texts=texts, finished=finished, cut=len(long)
         )
 
-    def without_ends(self) -> "Answers":
+    def without_ends(self) -> "PromptAnswers":
         """The same rows, the tokens that end finished ones left out."""
         said = [ids[:-1] if done else ids for ids, done in zip(self.said, self.finished, strict=True)]
         return replace(self, said=said, finished=[False] * len(self))
@@ -103,17 +103,17 @@ def select_prompts(prompts: Prompts, rows: Sequence[int]) -> Prompts:
 def answers_of_texts(
     prompts: Prompts, texts: Sequence[str], finished: Sequence[bool], groups: Sequence[int],
     tokenizer: PreTrainedTokenizerBase,
-) -> Answers:  # fmt: skip
+) -> PromptAnswers:  # fmt: skip
     """Texts as a policy would have written them: behind the prompt, and with its end where they have ended."""
     eos, mark = tokenizer.eos_token_id, reply_end(tokenizer)
     ends = [eos if isinstance(shown, str) or mark is None else mark for shown in prompts.inputs]
     ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     ended = [done and end is not None for done, end in zip(finished, ends, strict=True)]
     said = [[*text, *([end] if done else [])] for text, end, done in zip(ids, ends, ended, strict=True)]
-    return Answers(prompts, said, ended, list(texts), list(groups))
+    return PromptAnswers(prompts, said, ended, list(texts), list(groups))
 
 
-def answers_in_data(prompts: PromptSet) -> Answers | None:
+def answers_in_data(prompts: PromptSet) -> PromptAnswers | None:
     """The answers that the data holds; None where it holds none. Rows without one are left out and counted."""
     taken = PromptMix((prompts,)).take(range(len(prompts)), range(len(prompts)))
     found = [answer_of(value) for value in taken.columns.get("reference", [None] * len(prompts))]
@@ -122,12 +122,16 @@ def answers_in_data(prompts: PromptSet) -> Answers | None:
         return None
     answers = [answer for answer in found if answer is not None]
     made = answers_of_texts(
-        select_prompts(taken, rows), [text for text, _ in answers], [done for _, done in answers], rows, prompts.tokenizer
+        select_prompts(taken, rows),
+        [text for text, _ in answers],
+        [done for _, done in answers],
+        rows,
+        prompts.tokenizer,
     )
     return replace(made, dropped=len(prompts) - len(rows))
 
 
-def answers_of_file(batches: Iterator[Episodes], tokenizer: PreTrainedTokenizerBase) -> Answers:
+def answers_of_file(batches: Iterator[Episodes], tokenizer: PreTrainedTokenizerBase) -> PromptAnswers:
     """The completions of a file; rows with the same prompt, and the same `row` where there is one, belong together."""
     episodes = list(batches)
     columns = list(dict.fromkeys(name for each in episodes for name in each.prompts.columns))
@@ -146,10 +150,10 @@ def answers_of_file(batches: Iterator[Episodes], tokenizer: PreTrainedTokenizerB
     rows = prompts.columns.get("row", [None] * len(said))
     keys = [(prompt_key(shown), str(row)) for shown, row in zip(prompts.inputs, rows, strict=True)]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return Answers(prompts, said, finished, texts, [numbers[key] for key in keys])
+    return PromptAnswers(prompts, said, finished, texts, [numbers[key] for key in keys])
 
 
-def written_answers(writer: Writer, prompts: PromptSet) -> Answers:
+def written_answers(writer: CompletionWriter, prompts: PromptSet) -> PromptAnswers:
     """What the model writes to every prompt, as often as the settings say."""
     parts = list(writer.write(prompts))
     columns = parts[0].prompts.columns
@@ -162,13 +166,13 @@ def written_answers(writer: Writer, prompts: PromptSet) -> Answers:
     said = [ids for part in parts for ids in part.rollout.completion_ids()]
     finished = [done for part in parts for done in part.rollout.finished.tolist()]
     texts = [completion_text(ids, done, prompts.tokenizer) for ids, done in zip(said, finished, strict=True)]
-    return Answers(joined, said, finished, texts, [number for part in parts for number in part.numbers])
+    return PromptAnswers(joined, said, finished, texts, [number for part in parts for number in part.numbers])
 
 
 def answer_of(value: object) -> tuple[str, bool] | None:
     """The text of an answer in the data, and whether it has ended; None where there is none.
 
-    It may be a text, a mapping with `text`, messages that end with the assistant's, or a list of which the first counts.
+    It may be a text, a mapping with `text`, messages that end with the assistant's, or a list: then its first entry.
     """
     if isinstance(value, list | tuple):
         messages = bool(value) and isinstance(value[-1], Mapping) and "content" in value[-1]

@@ -11,7 +11,7 @@ from pathlib import Path
 from nearstep.common.errors import ConfigError, DataError, TrainingError, shorten
 from nearstep.config.generating import GenerateOptions
 from nearstep.data.prompts import PromptSet
-from nearstep.evaluation.writing import Written
+from nearstep.evaluation.writing import WrittenBatch
 from nearstep.reports.records import JsonLines, Record
 from nearstep.rewards.decoding import completion_text
 
@@ -19,7 +19,7 @@ FIELDS = ("row", "place", "sample", "prompt", "completion", "finished", "respons
 FREE = ("resume", "batch_size", "max_tokens_per_microbatch", "use_cpu")  # settings that change no completion
 
 
-def completion_records(written: Written, prompts: PromptSet) -> list[Record]:
+def completion_records(written: WrittenBatch, prompts: PromptSet) -> list[Record]:
     """A line for each completion: its prompt as the data has it, the text, whether it ended by itself, and all columns.
 
     A column with the name of one of our fields is called data_NAME.
@@ -99,7 +99,9 @@ class CompletionFile:
             if not here or (line["row"], line["sample"]) != (int(prompts.table_rows[number]), sample) or (
                 line["prompt"] != plain(prompts.prompt(number).shown)
             ):  # fmt: skip
-                raise DataError(f"{self.unfinished}, line {found}: it is no completion of these prompts: the data changed")
+                raise DataError(
+                    f"{self.unfinished}, line {found}: it is no completion of these prompts: the data changed"
+                )
         return found
 
     def write(self, records: Sequence[Record]) -> None:

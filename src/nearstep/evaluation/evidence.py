@@ -15,7 +15,7 @@ from nearstep.data.prompts import PromptSet
 from nearstep.data.table import Table
 from nearstep.data.templates import style_of
 from nearstep.evaluation.answers import (
-    Answers,
+    PromptAnswers,
     answer_of,
     answers_in_data,
     answers_of_file,
@@ -34,10 +34,10 @@ from nearstep.evaluation.preference_data import (
     read_pairs,
     read_rewardbench_2,
 )
-from nearstep.evaluation.prompt_file import FILES, PromptLimit, evaluated_format, read_prompts, read_rows
-from nearstep.evaluation.scoring import AnswerScores, OwnScorer, Scorer
+from nearstep.evaluation.prompt_file import FILES, PromptLimit, read_prompts, read_rows
+from nearstep.evaluation.scoring import AnswerScores, OwnScorer, RewardScorer
 from nearstep.evaluation.text_model import TextModel
-from nearstep.evaluation.writing import Writer
+from nearstep.evaluation.writing import CompletionWriter
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Evidence:
         return prompts
 
     @cached_property
-    def data_answers(self) -> Answers | None:
+    def data_answers(self) -> PromptAnswers | None:
         """The answers in the data, as far as the model can read them; of a file of completions these, without data."""
         if self.model is None:
             return None
@@ -98,12 +98,16 @@ class Evidence:
         return None if found is None else self._readable(found, "answers")
 
     @cached_property
-    def writer(self) -> Writer | None:
+    def writer(self) -> CompletionWriter | None:
         """How the model writes."""
-        return None if self.model is None else Writer.of(self.model, self.config, self.config.chat_template_kwargs)
+        return (
+            None
+            if self.model is None
+            else CompletionWriter.of(self.model, self.config, self.config.chat_template_kwargs)
+        )
 
     @cached_property
-    def answers(self) -> Answers | None:
+    def answers(self) -> PromptAnswers | None:
         """The completions that are judged: those of a file, or else what the model writes to the prompts."""
         if self.config.completions is not None:
             return self._of_file(self.config.completions)
@@ -112,19 +116,19 @@ class Evidence:
         return self._written(self.writer, self.table)
 
     @cached_property
-    def readable_answers(self) -> Answers | None:
-        """The same, as far as the model can read them."""
-        return None if self.answers is None else self._readable(self.answers, "completions")
+    def readable_answers(self) -> PromptAnswers | None:
+        """The same, as far as the model can read them; None without a model."""
+        return None if self.answers is None or self.model is None else self._readable(self.answers, "completions")
 
     @cached_property
-    def scorer(self) -> Scorer | None:
+    def scorer(self) -> RewardScorer | None:
         """The rewards of the settings."""
         if not self.config.has_rewards:
             return None
         columns = list(self.answers.prompts.columns) if self.table is None and self.answers is not None else None
         if columns is None and self.table is not None:
             columns = list({*self.table.columns, *(() if self.prompts is None else self.prompts.columns)})
-        return Scorer(self.config, self.tokenizer, columns or [])
+        return RewardScorer(self.config, self.tokenizer, columns or [])
 
     @cached_property
     def scores(self) -> AnswerScores | None:
@@ -140,7 +144,11 @@ class Evidence:
     def pairs(self) -> Sequence[ScoredPair]:
         """The preference pairs of the rows; none where the rows are none, or are not meant as such."""
         config, table = self.config, self.table
-        if table is None or config.data_task_type in ("sft", "prompts") or not holds_pairs(table, config.dataset_format):
+        if (
+            table is None
+            or config.data_task_type in ("sft", "prompts")
+            or not holds_pairs(table, config.dataset_format)
+        ):
             return []
         pairs, notes = read_pairs(table, config.dataset_format, config.on_bad_row, style_of(config.prompt_type))
         self.notes += notes
@@ -197,18 +205,20 @@ class Evidence:
         other = answers_of_texts(asked.prompts, texts, [True] * len(rows), asked.groups, self.tokenizer)
         return self.scorer.answers(other).totals
 
-    def _of_file(self, name: str) -> Answers:
+    def _of_file(self, name: str) -> PromptAnswers:
         file = read_episodes(name, self.tokenizer, batch_size=self.config.batch_size)
+        if self.model is None and "completion_ids" in file.table.columns:
+            raise ConfigError(f"{name} holds token ids, as records of a run do: give model_path, whose ids they are")
         return answers_of_file(file.batches(), self.tokenizer)
 
-    def _of_model(self, name: str) -> Answers:
+    def _of_model(self, name: str) -> PromptAnswers:
         config = self.config
         if self.table is None:
             raise ConfigError("against names a model, and dataset_name no prompts for it: give a file of completions")
         model = TextModel.of(name, config, prompt_type=config.prompt_type, role="against")
-        return self._written(Writer.of(model, config, config.chat_template_kwargs), self.table)
+        return self._written(CompletionWriter.of(model, config, config.chat_template_kwargs), self.table)
 
-    def _written(self, writer: Writer, table: Table) -> Answers:
+    def _written(self, writer: CompletionWriter, table: Table) -> PromptAnswers:
         """What a model writes to the prompts of a table."""
         config, model = self.config, writer.model
         limits = (model.limits.positions, config.max_length)
@@ -216,8 +226,8 @@ class Evidence:
         room = None if most is None else most - config.response_length
         if room is not None and room < 1:
             raise ConfigError(
-                f"response_length = {config.response_length} leaves no room for a prompt in {most} tokens: lower it, or "
-                "raise max_length as far as the model's positions allow"
+                f"response_length = {config.response_length} leaves no room for a prompt in {most} tokens: lower it, "
+                "or raise max_length as far as the model's positions allow"
             )
         prompts = read_prompts(table, model, config, PromptLimit(room, config.on_long_prompt))
         self.notes += [sentence for sentence in prompts.report.sentences() if sentence not in self.notes]
@@ -225,7 +235,7 @@ class Evidence:
         tell(f"writing {len(prompts) * config.num_generations} completions …")
         return written_answers(writer, prompts)
 
-    def _readable(self, answers: Answers, what: str) -> Answers:
+    def _readable(self, answers: PromptAnswers, what: str) -> PromptAnswers:
         """Rows that the model, and the reference, can read whole or cut; what was done is told."""
         assert self.model is not None
         config, models = self.config, [self.model] + ([self.reference] if self.reference is not None else [])

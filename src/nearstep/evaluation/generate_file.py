@@ -12,7 +12,7 @@ from nearstep.data.prompts import PromptSet
 from nearstep.evaluation.completion_file import CompletionFile, completion_records
 from nearstep.evaluation.prompt_file import PromptLimit, read_prompts, read_rows
 from nearstep.evaluation.text_model import TextModel
-from nearstep.evaluation.writing import Writer
+from nearstep.evaluation.writing import CompletionWriter
 from nearstep.reports.records import Record
 
 SECONDS_BETWEEN = 10.0  # two words about the progress
@@ -57,20 +57,20 @@ def generate_file(options: GenerateOptions) -> WrittenFile:
         model = TextModel.of(
             options.model_name_or_path, options, base=options.base_model, prompt_type=options.prompt_type
         )
-        writer = Writer.of(model, options, options.chat_template_kwargs)
-        limit = PromptLimit.beside(
-            options.response_length, model, options.max_prompt_length, options.on_long_prompt
-        )
+        writer = CompletionWriter.of(model, options, options.chat_template_kwargs)
+        limit = PromptLimit.beside(options.response_length, model, options.max_prompt_length, options.on_long_prompt)
         prompts = read_prompts(read_rows(options, options.seed), model, options, limit)
         for sentence in [*prompts.report.sentences(), *writer.stops.notes]:
             tell(sentence)
         if Path(options.output).suffix.lower() == ".csv" and prompts.report.counts.chats:
-            raise ConfigError(f"output = {options.output}: prompts are chats, which .csv cannot hold; give a .jsonl file")
+            raise ConfigError(
+                f"output = {options.output}: prompts are chats, which .csv cannot hold; give a .jsonl file"
+            )
         model.policy  # noqa: B018 (weights that cannot be loaded are told before a file is begun)
         return _write(options, writer, CompletionFile(options), prompts)
 
 
-def _write(options: GenerateOptions, writer: Writer, file: CompletionFile, prompts: PromptSet) -> WrittenFile:
+def _write(options: GenerateOptions, writer: CompletionWriter, file: CompletionFile, prompts: PromptSet) -> WrittenFile:
     total, told = len(prompts) * options.num_generations, monotonic()
     with closing(file):
         before = file.written(prompts, options.num_generations)

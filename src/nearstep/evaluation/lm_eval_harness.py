@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ from nearstep.common.errors import ConfigError, ModelError
 from nearstep.common.model_places import model_place
 from nearstep.common.telling import tell
 from nearstep.config.evaluation import EvalConfig
+from nearstep.evaluation.metrics.figures import Z_95, Figure
 from nearstep.models.adapter_folders import holds_adapters, read_adapters
 
 LAST_LINES = 15  # of what it said, where it fails
 
 
-def run_lm_eval(config: EvalConfig) -> dict[str, object]:
-    """The `results` of lm_eval by task. Raises ConfigError where it is not installed, ModelError where it fails."""
+def run_lm_eval(config: EvalConfig) -> dict[str, Figure]:
+    """The figures of each task, by lm_eval/TASK/METRIC, with the intervals of its own standard errors.
+
+    Raises ConfigError where it is not installed, ModelError where it fails.
+    """
     assert config.model is not None
     python = config.lm_eval_python or sys.executable
     _require_lm_eval(python, own=config.lm_eval_python is None)
@@ -30,7 +35,24 @@ def run_lm_eval(config: EvalConfig) -> dict[str, object]:
             said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-LAST_LINES:])
             raise ModelError(f"lm_eval ended with code {done.returncode} and {len(written)} results. It said:\n{said}")
         found: dict[str, Any] = json.loads(written[-1].read_text(encoding="utf-8"))
-    return {name: found[name] for name in ("results", "n-samples", "versions") if name in found}
+    return figures_of(found)
+
+
+def figures_of(found: Mapping[str, Any]) -> dict[str, Figure]:
+    """What a results file of lm_eval 0.4 says: `acc,none` is a metric under a filter, `acc_stderr,none` its error."""
+    figures = {}
+    for task, numbers in found["results"].items():
+        count = int(found.get("n-samples", {}).get(task, {}).get("effective", 0))
+        for key, value in numbers.items():
+            metric, _, rule = key.partition(",")
+            if metric.endswith("_stderr") or not rule or not isinstance(value, int | float):
+                continue
+            name = f"lm_eval/{task}/{metric}" + ("" if rule == "none" else f"/{rule}")
+            error = numbers.get(f"{metric}_stderr,{rule}")
+            half = Z_95 * error if isinstance(error, int | float) else None
+            around = (None, None, None) if half is None else (value - half, value + half, "normal")
+            figures[name] = Figure(float(value), count, count, *around)
+    return figures
 
 
 def lm_eval_words(config: EvalConfig, folder: Path) -> list[str]:

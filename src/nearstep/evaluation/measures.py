@@ -2,20 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import TypeAlias
 
 from nearstep.config.evaluation import RULES
-from nearstep.evaluation.answers import Answers
+from nearstep.evaluation.answers import PromptAnswers
 from nearstep.evaluation.evidence import Evidence
 from nearstep.evaluation.metrics import likelihood, preferences, right_answers, texts, wins
 from nearstep.evaluation.metrics.figures import Figure, mean, ratio, share, statistic
-from nearstep.evaluation.preference_data import TIES, ManyAnswers, TextPair
+from nearstep.evaluation.preference_data import TIES, ManyAnswers
 from nearstep.evaluation.reading import kl_sums, read_answers
+from nearstep.evaluation.scoring import TextPair, rule_values
 from nearstep.rewards.builtin.equations import final_number
 from nearstep.rewards.builtin.reference import Bleu, Rouge
 from nearstep.rewards.builtin.text import words_of
-from nearstep.rewards.functions import function_name
-from nearstep.rewards.loading import load_function
 
 Figures: TypeAlias = dict[str, Figure]
 NO_ANSWERS = "there are no completions: give completions, or model_path and dataset_name"
@@ -84,15 +84,15 @@ def _subsets_of_2(evidence: Evidence, rows: Sequence[ManyAnswers]) -> Figures:
         own = [(row, *both) for row, both in zip(rows, rewards, strict=True) if row.subset == subset]
         if subset == TIES:
             kinds = {
-                kind: {row.number: preferences.TiesPrompt(right, wrong) for row, right, wrong in own if row.kind == kind}
+                kind: {
+                    row.number: preferences.TiesPrompt(right, wrong) for row, right, wrong in own if row.kind == kind
+                }
                 for kind in ("ref", "tied")
             }
             found[subset] = preferences.ties_figure(kinds["ref"], kinds["tied"], evidence.bootstrap)
         else:
             results = [preferences.best_of(right, wrong) for _, right, wrong in own]
-            found[subset] = mean(results, range(len(results)), evidence.bootstrap)
-            if all(result in (None, 0.0, 1.0) for result in results):
-                found[subset] = share(results, range(len(results)), evidence.bootstrap)
+            found[subset] = share(results, range(len(results)), evidence.bootstrap)
     return found
 
 
@@ -115,7 +115,7 @@ def kl(evidence: Evidence) -> Figures:
     """kl and kl_per_token to the reference model along the completions."""
     answers, model, reference = evidence.readable_answers, evidence.model, evidence.reference
     if model is None or reference is None or answers is None:
-        why = NO_ANSWERS if answers is None else "no reference_model_path"
+        why = "no model_path" if model is None else NO_ANSWERS if answers is None else "no reference_model_path"
         return {"kl": Figure.none(why), "kl_per_token": Figure.none(why)}
     sums = kl_sums(
         model.policy, reference.policy, answers, evidence.config.max_tokens_per_microbatch, _temperature(evidence)
@@ -131,7 +131,7 @@ def entropy(evidence: Evidence) -> Figures:
     """The mean entropy of the model's distribution at each token of the completions."""
     answers, model = evidence.readable_answers, evidence.model
     if model is None or answers is None:
-        return {"entropy": Figure.none(NO_ANSWERS if answers is None else "no model_path")}
+        return {"entropy": Figure.none("no model_path" if model is None else NO_ANSWERS)}
     tokens = evidence.config.max_tokens_per_microbatch
     sums = read_answers(model.policy, answers, tokens, _temperature(evidence))
     return {"entropy": ratio(sums.entropy, sums.tokens, answers.groups, evidence.bootstrap, why=likelihood.NOTHING)}
@@ -152,7 +152,7 @@ def win_rate(evidence: Evidence) -> Figures:
     return figures or {"win_rate": Figure.none(f"{NO_REFERENCES}, and there is no other side (against)")}
 
 
-def _against(evidence: Evidence, answers: Answers, other: Sequence[str | None], name: str) -> Figures:
+def _against(evidence: Evidence, answers: PromptAnswers, other: Sequence[str | None], name: str) -> Figures:
     assert evidence.scores is not None
     rows = [row for row, text in enumerate(other) if text is not None]
     theirs = [text for text in other if text is not None]
@@ -191,24 +191,19 @@ def accuracy(evidence: Evidence) -> Figures:
     return figures
 
 
-def _right(evidence: Evidence, answers: Answers) -> list[bool | None] | None:
+def _right(evidence: Evidence, answers: PromptAnswers) -> list[bool | None] | None:
     """Whether each completion is right; None where nobody knows, for all of them if no row says what is right."""
-    config, columns, completions = evidence.config, dict(answers.prompts.columns), answers.texts
+    config = evidence.config
+    rule = config.correctness or RULES[config.task_type]
     if config.correctness is None and config.task_type != "code":
         if evidence.cells is None:
             return None
         name, cells = evidence.cells
-        parameter = "reference" if config.task_type == "text" else "answer"
-        rule = load_function(f"{RULES[config.task_type]}:{parameter}={name}")
-        columns[name] = cells
-    else:
-        rule = load_function(config.correctness or RULES[config.task_type])
-    values: Sequence[Any] = rule(
-        prompts=answers.prompts.inputs, completions=completions, completion_ids=answers.said, **columns
-    )
-    if len(values) != len(answers):
-        raise ValueError(f"{function_name(rule)} returned {len(values)} values for {len(answers)} completions")
-    return [None if value is None or math.isnan(value) else value >= 1 for value in values]
+        rule += f":{'reference' if config.task_type == 'text' else 'answer'}={name}"
+        columns = {**answers.prompts.columns, name: cells}
+        answers = replace(answers, prompts=replace(answers.prompts, columns=columns))
+    values = rule_values(rule, answers, evidence.tokenizer)
+    return [None if math.isnan(value) else value >= 1 for value in values]
 
 
 def _vote(text: str, task_type: str) -> object:

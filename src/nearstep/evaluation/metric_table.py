@@ -24,7 +24,7 @@ class Described:
 
 
 @dataclass(frozen=True)
-class Metric:
+class EvalMetric:
     """A name for --metrics, what it takes, and its figures."""
 
     name: str
@@ -33,8 +33,8 @@ class Metric:
     figures: tuple[Described, ...]
 
 
-TABLE: tuple[Metric, ...] = (
-    Metric(
+TABLE: tuple[EvalMetric, ...] = (
+    EvalMetric(
         "perplexity",
         "a model and answers in the data (`completion`, `reference`, `chosen`, or the last message of `messages`)",
         measures.perplexity,
@@ -48,11 +48,11 @@ TABLE: tuple[Metric, ...] = (
             Described(
                 "bits_per_byte",
                 "Σ −log₂ p(token) / Σ bytes of the answers in UTF-8; comparable between tokenizers",
-                "0 to ∞", "low", "bytes", "2101.00027, section 3.1",
+                "0 to ∞", "low", "bytes", "2101.00027",
             ),
         ),
     ),
-    Metric(
+    EvalMetric(
         "reward_accuracy",
         "preference pairs, and rewards or a model",
         measures.reward_accuracy,
@@ -67,41 +67,42 @@ TABLE: tuple[Metric, ...] = (
             Described("reward_margin", "mean of reward(chosen) − reward(rejected)", "−∞ to ∞", "high", "pairs", ""),
         ),
     ),
-    Metric(
+    EvalMetric(
         "rewardbench",
-        "a file of RewardBench 1 (`prompt, chosen, rejected, subset`) or 2 (lists of answers), and rewards or a model",
+        "a file of RewardBench 1 (column `subset`) or 2 (lists of answers), and rewards or a model",
         measures.rewardbench,
         (
             Described(
                 "rewardbench/*",
-                "1: share of pairs, ties ½. 2: 1 where a right answer alone has the highest reward, 1/k where it shares "
-                "it with k − 1 others, else 0",
+                "1: share of pairs, ties ½. 2: 1 where a right answer alone has the highest reward, 1/k where it "
+                "shares it with k − 1 others, else 0",
                 "0 to 1", "high", "prompts", "2403.13787, 2506.01937",
             ),
             Described(
                 "rewardbench/Ties",
-                "0.3·acc(tied) + 0.3·acc(ref) + 0.2·mean[gap_tied > spread] + 0.2·mean[min(gap_ref, gap_tied) > spread] "
-                "+ 0.01·mean tanh(min(gap_ref, gap_tied) / spread − 1); gap = worst right − best wrong answer, spread = "
-                "best − worst right answer of the tied prompt, acc = share with gap > 0; the last term is 0 where the "
-                "spread is",
+                "0.3·acc(tied) + 0.3·acc(ref) + 0.2·mean[gap_tied > spread] + 0.2·mean[min(gap_ref, gap_tied) > "
+                "spread] + 0.01·mean tanh(min(gap_ref, gap_tied) / spread − 1); gap = worst right − best wrong answer, "
+                "spread = best − worst right answer of the tied prompt, acc = share with gap > 0; the last term is 0 "
+                "where the spread is",
                 "−0.01 to 1.01", "high", "prompts", "2506.01937",
             ),
             Described("rewardbench", "mean of the subsets, each weighing the same", "0 to 1", "high", "prompts", ""),
         ),
     ),
-    Metric(
+    EvalMetric(
         "reward",
         "completions and rewards",
         measures.reward,
         (
-            Described("reward_mean", "mean of the weighted sum of all rewards", "that of the rewards", "high", "completions"),
+            Described("reward_mean", "mean of the weighted sum of all rewards", "that of the rewards", "high",
+                      "completions"),
             Described("reward_std", "standard deviation over completions (over n)", "0 to ∞", "–", "completions"),
             Described("reward_median", "middle value", "that of the rewards", "high", "completions"),
             Described("reward/*", "mean of one of several rewards, before its weight", "that of the reward", "high",
                       "completions"),
         ),
     ),
-    Metric(
+    EvalMetric(
         "kl",
         "a model, reference_model_path, and completions, which should be the model's own",
         measures.kl,
@@ -115,7 +116,7 @@ TABLE: tuple[Metric, ...] = (
             Described("kl_per_token", "Σ of the same / Σ tokens, nats", "0 to ∞", "–", "tokens"),
         ),
     ),
-    Metric(
+    EvalMetric(
         "entropy",
         "a model and completions",
         measures.entropy,
@@ -127,7 +128,7 @@ TABLE: tuple[Metric, ...] = (
             ),
         ),
     ),
-    Metric(
+    EvalMetric(
         "win_rate",
         "completions, rewards, and references or `against`",
         measures.win_rate,
@@ -146,7 +147,7 @@ TABLE: tuple[Metric, ...] = (
             ),
         ),
     ),
-    Metric(
+    EvalMetric(
         "accuracy",
         "completions, and a column `answer` or `reference` (task_type math: nearstep[math])",
         measures.accuracy,
@@ -170,7 +171,7 @@ TABLE: tuple[Metric, ...] = (
             ),
         ),
     ),
-    Metric(
+    EvalMetric(
         "rouge",
         "completions and references (nearstep[metrics])",
         measures.rouge,
@@ -180,7 +181,7 @@ TABLE: tuple[Metric, ...] = (
             Described("rougeL", "F1 of the longest common subsequence", "0 to 1", "high", "completions", "Lin 2004"),
         ),
     ),
-    Metric(
+    EvalMetric(
         "bleu",
         "completions and references (nearstep[metrics])",
         measures.bleu,
@@ -189,7 +190,7 @@ TABLE: tuple[Metric, ...] = (
                       "Papineni et al. 2002, 1804.08771"),
         ),
     ),
-    Metric(
+    EvalMetric(
         "diversity",
         "completions (self_bleu: nearstep[metrics])",
         measures.diversity,
@@ -197,13 +198,13 @@ TABLE: tuple[Metric, ...] = (
             Described("distinct_1", "different words / words, of all completions together; falls with their number",
                       "0 to 1", "high", "completions", "1510.03055"),
             Described("distinct_2", "the same of pairs of words", "0 to 1", "high", "completions", "1510.03055"),
-            Described("self_bleu", "mean BLEU of a completion against the others of its prompt (of all where prompts have "
-                      "one), 50 at most", "0 to 1", "low", "completions", "1802.01886"),
-            Described("repetition", "mean share of word triples that came before in the same completion", "0 to 1", "low",
-                      "completions"),
+            Described("self_bleu", "mean BLEU of a completion against the others of its prompt (of all where "
+                      "prompts have one), 50 at most", "0 to 1", "low", "completions", "1802.01886"),
+            Described("repetition", "mean share of word triples that came before in the same completion", "0 to 1",
+                      "low", "completions"),
         ),
     ),
-    Metric(
+    EvalMetric(
         "length",
         "completions",
         measures.length,
@@ -217,8 +218,11 @@ TABLE: tuple[Metric, ...] = (
 )  # fmt: skip
 
 
+HARNESS = Described("lm_eval/*", "a metric of a task of lm-evaluation-harness", "that of the metric", "–", "documents")
+
+
 def described(name: str) -> Described:
     """What is known of a figure, of those whose names have parts the most exact."""
-    known = {each.name: each for metric in TABLE for each in metric.figures}
+    known = {HARNESS.name: HARNESS} | {each.name: each for metric in TABLE for each in metric.figures}
     group = name.partition("/")[0] + "/*" if "/" in name else name.partition("@")[0] + "@*"
     return known[name] if name in known else known[group]

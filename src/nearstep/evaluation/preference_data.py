@@ -56,13 +56,15 @@ def is_rewardbench_1(table: Table) -> bool:
 def holds_pairs(table: Table, dataset_format: str | None) -> bool:
     """Whether the rows are preference pairs."""
     found = recognise(table.columns, list(islice(table.rows, HEAD_ROWS)))
-    return not is_rewardbench_2(table) and ((found is not None and found.pairs is not None) or dataset_format is not None)
+    return not is_rewardbench_2(table) and (
+        (found is not None and found.pairs is not None) or dataset_format is not None
+    )
 
 
 def read_pairs(
     table: Table, dataset_format: str | None, on_bad_row: Literal["raise", "drop"], style: PromptStyle
 ) -> tuple[list[ScoredPair], list[str]]:
-    """Every pair of the rows that says which answer is better, and what is to be told. Raises DataError for bad rows."""
+    """Every pair that says which answer is better, and what is to be told. Raises DataError for bad rows."""
     found = pairs_of(table, dataset_format=dataset_format, on_bad_row=on_bad_row)
     places = {f"{table.label}, {table.position(number)}": number for number in range(len(table))}
     prompts: dict[str, int] = {}

@@ -33,8 +33,9 @@ class PromptLimit:
     on_long: Literal["error", "drop", "cut_left"]
 
     @staticmethod
-    def beside(response_length: int, model: TextModel, wanted: int | None, on_long: Literal["error", "drop", "cut_left"]
-               ) -> "PromptLimit":
+    def beside(
+        response_length: int, model: TextModel, wanted: int | None, on_long: Literal["error", "drop", "cut_left"]
+    ) -> "PromptLimit":
         """What the model's positions leave beside a response, or `wanted`. Raises ConfigError where that is more."""
         positions = model.limits.positions
         if positions is None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nearstep.algorithm.precision import wide
 from nearstep.algorithm.ragged import sum_by_row
-from nearstep.evaluation.answers import Answers
+from nearstep.evaluation.answers import PromptAnswers
 from nearstep.models.distribution import Sampling, tempered
 from nearstep.models.forward.forward import rollout_logprobs, states_of
 from nearstep.models.forward.layout import RowTokens
@@ -29,7 +29,7 @@ class RowSums:
 
 
 @torch.no_grad()
-def read_answers(policy: Policy, answers: Answers, max_tokens: int, temperature: float = 1.0) -> RowSums:
+def read_answers(policy: Policy, answers: PromptAnswers, max_tokens: int, temperature: float = 1.0) -> RowSums:
     """Log-probs and entropies of every answer under the model's own distribution, sharpened by `temperature`."""
     sums = RowSums([], [], [])
     for rollout in _groups(answers, max_tokens, policy.device):
@@ -43,7 +43,7 @@ def read_answers(policy: Policy, answers: Answers, max_tokens: int, temperature:
 
 @torch.no_grad()
 def kl_sums(
-    policy: Policy, reference: Policy, answers: Answers, max_tokens: int, temperature: float = 1.0
+    policy: Policy, reference: Policy, answers: PromptAnswers, max_tokens: int, temperature: float = 1.0
 ) -> list[float]:
     """Σ KL(policy ‖ reference) over the tokens of each answer, each over the whole vocabulary, in nats."""
     found: list[float] = []
@@ -67,7 +67,7 @@ def _chunks(count: int, vocabulary: int) -> Iterator[slice]:
     yield from (slice(start, start + size) for start in range(0, max(count, 1), size))
 
 
-def _groups(answers: Answers, max_tokens: int, device: torch.device) -> Iterator[Rollout]:
+def _groups(answers: PromptAnswers, max_tokens: int, device: torch.device) -> Iterator[Rollout]:
     """Rows as many as fit into a forward pass, in order."""
     lengths = [len(ids) + len(said) for ids, said in zip(answers.prompts.ids, answers.said, strict=True)]
     for rows in row_groups(lengths, max_tokens, len(lengths)):

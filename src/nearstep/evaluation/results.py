@@ -26,7 +26,6 @@ class EvalResults(Mapping[str, float | None]):
     figures: Mapping[str, Figure]
     notes: tuple[str, ...] = ()
     inputs: Mapping[str, object] = field(default_factory=dict)
-    lm_eval: Mapping[str, object] | None = None
 
     def __getitem__(self, name: str) -> float | None:
         return self.figures[name].value
@@ -48,7 +47,6 @@ class EvalResults(Mapping[str, float | None]):
                 for name, figure in self.figures.items()
             },
             "notes": list(self.notes),
-            **({} if self.lm_eval is None else {"lm_eval": self.lm_eval}),
         }
 
     def save(self, folder: Path) -> Path:
@@ -88,7 +86,7 @@ class EvalResults(Mapping[str, float | None]):
 
 
 def _prompts(figure: Figure) -> str:
-    return "" if figure.prompts in (0, figure.n) else f" of {figure.prompts} prompts"
+    return "" if figure.prompts in (0, figure.n) else f" of {figure.prompts} prompt{'s' * (figure.prompts > 1)}"
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""`nearstep eval` and `run_eval`: a model, a file of completions or a reward model, measured by what its inputs allow."""
+"""`nearstep eval`, `run_eval`: a model, a file of completions or a reward model, measured by what there is."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,7 @@ from nearstep.config.evaluation import EvalConfig
 from nearstep.evaluation.completion_file import plain
 from nearstep.evaluation.evidence import Evidence
 from nearstep.evaluation.lm_eval_harness import run_lm_eval
-from nearstep.evaluation.metric_table import TABLE, Metric
+from nearstep.evaluation.metric_table import TABLE, EvalMetric
 from nearstep.evaluation.metrics.figures import Figure
 from nearstep.evaluation.results import EvalResults
 from nearstep.reports.records import JsonLines, Record
@@ -32,14 +32,14 @@ def run_eval(config: EvalConfig) -> EvalResults:
             for metric in TABLE:
                 if metric.name in config.wanted:
                     figures |= metric.measure(evidence)
-                elif not config.wanted:
+                elif not config.wanted and _is_meant(metric, evidence):
                     figures |= _if_possible(metric, evidence)
             _keep_completions(evidence)
         finally:
             if config.has_rewards and "scorer" in vars(evidence) and evidence.scorer is not None:
                 evidence.scorer.close()
-        harness = run_lm_eval(config) if config.lm_eval else None
-    results = EvalResults(figures, tuple(evidence.notes), _inputs(evidence), harness)
+        figures |= run_lm_eval(config) if config.lm_eval else {}
+    results = EvalResults(figures, tuple(evidence.notes), _inputs(evidence))
     results.save(Path(config.output_dir))
     return results
 
@@ -65,7 +65,15 @@ def _check_data(evidence: Evidence) -> None:
         raise DataError("data_task_type = sft: the rows hold no answers (column completion, reference or messages)")
 
 
-def _if_possible(metric: Metric, evidence: Evidence) -> dict[str, Figure]:
+def _is_meant(metric: EvalMetric, evidence: Evidence) -> bool:
+    """Whether a metric makes sense unasked: free texts are hardly ever their references word for word."""
+    config = evidence.config
+    if metric.name != "accuracy" or config.task_type != "text" or config.correctness is not None:
+        return True
+    return evidence.answers is not None and "answer" in evidence.answers.prompts.columns
+
+
+def _if_possible(metric: EvalMetric, evidence: Evidence) -> dict[str, Figure]:
     """The figures of a metric that nobody asked for: those that there are."""
     try:
         figures = metric.measure(evidence)

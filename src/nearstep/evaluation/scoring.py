@@ -6,16 +6,23 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from nearstep.common.errors import RewardError
 from nearstep.config.evaluation import EvalConfig
-from nearstep.evaluation.answers import Answers
+from nearstep.evaluation.answers import PromptAnswers
 from nearstep.evaluation.reading import read_answers
 from nearstep.evaluation.text_model import TextModel
 from nearstep.models.dtypes import DTYPES
+from nearstep.rewards.ask import OnError, SourceCaller
 from nearstep.rewards.batch import Completion, RewardBatch
 from nearstep.rewards.build import NO_POLICY, RewardModelOptions, load_sources, on_error, reward_specs
 from nearstep.rewards.combine import Rewards
+from nearstep.rewards.decoding import reward_batch
+from nearstep.rewards.functions import FunctionReward, Prepares
+from nearstep.rewards.loading import load_function
 from nearstep.rewards.model import ModelReward
 from nearstep.rewards.reading import EpisodeReader, UnreadableError
+from nearstep.rewards.remote.event_loop import EventLoop
+from nearstep.rewards.values import total
 from nearstep.scale.torch_backend import torch_backend
 from nearstep.types import PromptInput, Prompts
 
@@ -39,7 +46,7 @@ class TextPair:
     columns: dict[str, object]
 
 
-class Scorer:
+class RewardScorer:
     """The rewards that the settings name. Reward models read texts; the ids of answers where they share a tokenizer."""
 
     def __init__(self, config: EvalConfig, tokenizer: PreTrainedTokenizerBase, columns: Collection[str]) -> None:
@@ -65,7 +72,7 @@ class Scorer:
         """What the rewards are called."""
         return self._of_ids.names
 
-    def answers(self, answers: Answers) -> AnswerScores:
+    def answers(self, answers: PromptAnswers) -> AnswerScores:
         """The rewards of answers, as training would give them."""
         totals: list[float] = []
         parts: dict[str, list[float]] = {name: [] for name in self.names}
@@ -103,6 +110,18 @@ class Scorer:
         )
 
 
+def rule_values(spec: str, answers: PromptAnswers, tokenizer: PreTrainedTokenizerBase) -> list[float]:
+    """What a reward function says of each answer, NaN where it does not apply. Raises RewardError where it fails."""
+    function = load_function(spec)
+    source = FunctionReward(function)
+    source.check(list(answers.prompts.columns))
+    if isinstance(function, Prepares):
+        function.prepare()
+    batch = reward_batch(answers.prompts, answers.rollout, tokenizer)
+    [result] = SourceCaller([source], [source.name], OnError(), EventLoop()).ask(batch)
+    return [math.nan if isinstance(value, RewardError) else total(value) for value in result.values]
+
+
 @dataclass(frozen=True)
 class OwnScorer:
     """A model's log-probability of a text, or with a reference the implicit reward β·(log π − log π_ref)."""
@@ -134,7 +153,9 @@ class OwnScorer:
             if said and (most is None or len(ids) <= most):
                 rows.append((number, before, said))
         prompts = Prompts([before for _, before, _ in rows], [""] * len(rows), {}, list(range(len(rows))))
-        answers = Answers(prompts, [said for *_, said in rows], [True] * len(rows), [""] * len(rows), [0] * len(rows))
+        answers = PromptAnswers(
+            prompts, [said for *_, said in rows], [True] * len(rows), [""] * len(rows), [0] * len(rows)
+        )
         found = self._log_probs(self.model, answers)
         if self.reference is not None:
             found = [BETA * (a - b) for a, b in zip(found, self._log_probs(self.reference, answers), strict=True)]
@@ -142,7 +163,7 @@ class OwnScorer:
             scores[number] = score
         return scores
 
-    def _log_probs(self, model: TextModel, answers: Answers) -> list[float]:
+    def _log_probs(self, model: TextModel, answers: PromptAnswers) -> list[float]:
         if not len(answers):
             return []
         return read_answers(model.policy, answers, self.config.max_tokens_per_microbatch).logprob

@@ -36,7 +36,12 @@ class TextModel:
 
     @staticmethod
     def of(
-        name: str, settings: ModelRunSettings, *, base: str | None = None, prompt_type: str = "none", role: str = "model"
+        name: str,
+        settings: ModelRunSettings,
+        *,
+        base: str | None = None,
+        prompt_type: str = "none",
+        role: str = "model",
     ) -> "TextModel":
         """The model that `name` means: a folder, a hub name, a run or its checkpoint; `base` lies under its adapters.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from nearstep.config.generating import SamplingSettings
+from nearstep.config.generating import DecodingSettings
 from nearstep.data.mix import PromptMix
 from nearstep.data.prompts import PromptSet
 from nearstep.evaluation.text_model import TextModel
@@ -17,7 +17,7 @@ CALLS_OF = 4  # batches that one call of the engine generates, so that waiting r
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenBatch:
     """Some completions in a row: `numbers` are their prompts, `samples` which of a prompt's completions they are."""
 
     numbers: list[int]
@@ -27,15 +27,15 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Writer:
-    """A model with the settings under which it writes. A completion depends on seed, prompt and its own number alone."""
+class CompletionWriter:
+    """A model with the settings under which it writes. A completion depends on seed, prompt and its number alone."""
 
     model: TextModel
-    settings: SamplingSettings
+    settings: DecodingSettings
     stops: StopTokens
 
     @staticmethod
-    def of(model: TextModel, settings: SamplingSettings, template_kwargs: object = None) -> "Writer":
+    def of(model: TextModel, settings: DecodingSettings, template_kwargs: object = None) -> "CompletionWriter":
         """Find out what ends a completion. Raises ConfigError where nothing does, or for an end that cannot be."""
         stops = stop_tokens(
             model.tokenizer,
@@ -45,7 +45,7 @@ class Writer:
             stop_token_id=settings.stop_token_id,
             template_kwargs=template_kwargs,  # type: ignore[arg-type]
         )
-        return Writer(model, settings, stops)
+        return CompletionWriter(model, settings, stops)
 
     @property
     def how(self) -> str:
@@ -65,7 +65,7 @@ class Writer:
         temperature = 1.0 if settings.temperature is None else settings.temperature
         return Sampling(temperature, settings.top_p, settings.top_k)
 
-    def write(self, prompts: PromptSet, *, after: int = 0) -> Iterator[Written]:
+    def write(self, prompts: PromptSet, *, after: int = 0) -> Iterator[WrittenBatch]:
         """Every completion of every prompt, the first `after` left out; some at a time, in order."""
         settings, count = self.settings, self.settings.num_generations
         step = CALLS_OF * settings.batch_size
@@ -78,7 +78,7 @@ class Writer:
                 for number, sample in zip(numbers, samples, strict=True)
             ]
             taken = PromptMix((prompts,)).take(numbers, episodes)
-            yield Written(numbers, samples, taken, self._play(taken))
+            yield WrittenBatch(numbers, samples, taken, self._play(taken))
 
     def _play(self, prompts: Prompts) -> Rollout:
         settings = self.settings
@@ -90,7 +90,9 @@ class Writer:
             greedy=not settings.samples,
             vocabulary=self.model.limits.rows,
         )
-        engine = TransformersEngine(EngineSettings(self._rows_at_a_time(prompts.ids), settings.max_tokens_per_microbatch))
+        engine = TransformersEngine(
+            EngineSettings(self._rows_at_a_time(prompts.ids), settings.max_tokens_per_microbatch)
+        )
         engine.load(self.model.policy, 0)
         return play(engine, prompts, generation)
 

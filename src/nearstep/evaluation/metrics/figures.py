@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nearstep.common.random_streams import stream_seed
 
 Floats: TypeAlias = NDArray[np.float64]
-Rows: TypeAlias = NDArray[np.int64]
+DrawnPrompts: TypeAlias = NDArray[np.int64]
 
 Z_95 = 1.959964  # of the normal distribution
 AT_A_TIME = 2**22  # draws × prompts that are held in memory
@@ -29,7 +29,7 @@ class Figure:
     prompts: int = 0
     low: float | None = None
     high: float | None = None
-    interval: Literal["bootstrap", "Wilson", "jackknife", "combined"] | None = None
+    interval: Literal["bootstrap", "Wilson", "jackknife", "combined", "normal"] | None = None
     left_out: int = 0
     why: str | None = None
 
@@ -56,18 +56,20 @@ class Bootstrap:
             drawn = generator.integers(prompts, size=(min(step, self.draws - start), prompts))
             below = denominators[drawn].sum(1)
             found.append(numerators[drawn].sum(1)[below > 0] / below[below > 0])
-        return np.concatenate(found)
+        drawn_ratios: Floats = np.concatenate(found)
+        return drawn_ratios
 
-    def statistic(self, of: Callable[[Rows], float], prompts: int) -> Floats:
+    def statistic(self, of: Callable[[DrawnPrompts], float], prompts: int) -> Floats:
         """Any statistic of the numbers of the prompts in each draw; what is not finite is left out."""
         generator = np.random.default_rng(stream_seed(self.seed, "bootstrap"))
         found = np.array([of(generator.integers(prompts, size=prompts)) for _ in range(self.draws)])
-        return found[np.isfinite(found)]
+        finite: Floats = found[np.isfinite(found)]
+        return finite
 
 
 def ratio(
-    numerators: Sequence[float],
-    denominators: Sequence[float],
+    numerators: Sequence[int | float],
+    denominators: Sequence[int | float],
     prompts: Sequence[int],
     bootstrap: Bootstrap,
     *,
@@ -87,7 +89,11 @@ def ratio(
 
 
 def mean(
-    values: Sequence[float | None], prompts: Sequence[int], bootstrap: Bootstrap, *, why: str = "no row has a value"
+    values: Sequence[int | float | None],
+    prompts: Sequence[int],
+    bootstrap: Bootstrap,
+    *,
+    why: str = "no row has a value",
 ) -> Figure:
     """The mean over rows. Rows whose value is None or NaN are left out and counted."""
     kept = [(value, prompt) for value, prompt in zip(values, prompts, strict=True) if is_number(value)]
@@ -102,22 +108,29 @@ def mean(
 
 
 def share(
-    values: Sequence[float | None], prompts: Sequence[int], bootstrap: Bootstrap, *, why: str = "no row has a value"
+    values: Sequence[int | float | None],
+    prompts: Sequence[int],
+    bootstrap: Bootstrap,
+    *,
+    why: str = "no row has a value",
 ) -> Figure:
     """A mean of values 0, ½ and 1: Wilson's interval where every prompt has one of them, else as `mean`."""
     figure = mean(values, prompts, bootstrap, why=why)
-    if figure.value is None or figure.n != figure.prompts:
+    halves = all(value in (0.0, 0.5, 1.0) for value in values if value is not None and is_number(value))
+    if figure.value is None or figure.n != figure.prompts or not halves:
         return figure
     low, high = wilson(figure.value, figure.n)
     return Figure(figure.value, figure.n, figure.prompts, low, high, "Wilson", figure.left_out)
 
 
 def statistic(
-    of: Callable[[Floats], float], values: Sequence[float | None], prompts: Sequence[int], bootstrap: Bootstrap,
+    of: Callable[[Floats], float], values: Sequence[int | float | None], prompts: Sequence[int], bootstrap: Bootstrap,
     *, why: str = "no row has a value",
 ) -> Figure:  # fmt: skip
     """Any statistic of the values of all rows; its interval draws whole prompts."""
-    kept = [(float(value), p) for value, p in zip(values, prompts, strict=True) if value is not None and is_number(value)]
+    kept = [
+        (float(value), p) for value, p in zip(values, prompts, strict=True) if value is not None and is_number(value)
+    ]
     left_out = len(values) - len(kept)
     if not kept:
         return Figure.none(why, left_out)
@@ -143,7 +156,7 @@ def wilson(found: float, count: int, z: float = Z_95) -> tuple[float, float]:
         return 0.0, 1.0
     middle = (found + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(found * (1 - found) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return 0.0 if found == 0 else middle - half, 1.0 if found == 1 else middle + half
 
 
 def grouped(values: Sequence[Any], prompts: Sequence[int]) -> list[list[Any]]:
@@ -154,10 +167,10 @@ def grouped(values: Sequence[Any], prompts: Sequence[int]) -> list[list[Any]]:
     return list(groups.values())
 
 
-def is_number(value: float | None) -> bool:
+def is_number(value: int | float | None) -> bool:
     """Whether there is a value, and it is finite."""
     return value is not None and math.isfinite(value)
 
 
-def _by_prompt(values: Sequence[float], prompts: Sequence[int]) -> Floats:
+def _by_prompt(values: Sequence[int | float], prompts: Sequence[int]) -> Floats:
     return np.array([math.fsum(group) for group in grouped(values, prompts)], dtype=np.float64)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nearstep.evaluation.metrics.figures import Bootstrap, Figure, Rows, mean, percentiles, share
+from nearstep.evaluation.metrics.figures import Bootstrap, DrawnPrompts, Figure, mean, percentiles, share
 
 NO_PAIRS = "the data holds no preference pairs"
 
@@ -19,7 +19,7 @@ def pair_result(chosen: float, rejected: float) -> float | None:
 
 
 def reward_accuracy(
-    chosen: Sequence[float], rejected: Sequence[float], prompts: Sequence[int], bootstrap: Bootstrap
+    chosen: Sequence[int | float], rejected: Sequence[int | float], prompts: Sequence[int], bootstrap: Bootstrap
 ) -> Figure:
     """The mean of `pair_result`; n counts pairs."""
     results = [pair_result(better, worse) for better, worse in zip(chosen, rejected, strict=True)]
@@ -27,14 +27,14 @@ def reward_accuracy(
 
 
 def reward_margin(
-    chosen: Sequence[float], rejected: Sequence[float], prompts: Sequence[int], bootstrap: Bootstrap
+    chosen: Sequence[int | float], rejected: Sequence[int | float], prompts: Sequence[int], bootstrap: Bootstrap
 ) -> Figure:
     """The mean of reward(chosen) − reward(rejected)."""
     margins = [better - worse for better, worse in zip(chosen, rejected, strict=True)]
     return mean(margins, prompts, bootstrap, why=NO_PAIRS if not margins else "no pair has two rewards")
 
 
-def best_of(correct: Sequence[float], incorrect: Sequence[float]) -> float | None:
+def best_of(correct: Sequence[int | float], incorrect: Sequence[int | float]) -> float | None:
     """1 if a correct answer alone has the highest reward; shared among all that have it: 1/k of k with one correct.
 
     None where a reward is missing. Source: RewardBench 2 (2506.01937), all subsets but Ties.
@@ -50,8 +50,8 @@ def best_of(correct: Sequence[float], incorrect: Sequence[float]) -> float | Non
 class TiesPrompt:
     """The rewards of one prompt of the subset Ties."""
 
-    correct: Sequence[float]
-    incorrect: Sequence[float]
+    correct: Sequence[int | float]
+    incorrect: Sequence[int | float]
 
     @property
     def gap(self) -> float:
@@ -94,9 +94,7 @@ def ties_score_of(
     )
 
 
-def ties_figure(
-    reference: Mapping[str, TiesPrompt], tied: Mapping[str, TiesPrompt], bootstrap: Bootstrap
-) -> Figure:
+def ties_figure(reference: Mapping[str, TiesPrompt], tied: Mapping[str, TiesPrompt], bootstrap: Bootstrap) -> Figure:
     """The score with its interval; `ref:n` and `tied:n` are drawn together, n counts prompts of both kinds."""
     whole = len(reference) + len(tied)
     one = {number: prompt for number, prompt in reference.items() if prompt.scored}
@@ -106,7 +104,7 @@ def ties_figure(
     if not numbers:
         return Figure.none("no prompt has all its rewards", left_out)
 
-    def drawn_score(drawn: Rows) -> float:
+    def drawn_score(drawn: DrawnPrompts) -> float:
         names = [numbers[each] for each in drawn]
         return ties_score_of(
             [one[name] for name in names if name in one],
@@ -137,5 +135,5 @@ def mean_of_subsets(subsets: Sequence[Figure]) -> Figure:
     return Figure(value, prompts, prompts, value - half, value + half, "combined")
 
 
-def _share(values: Sequence[float]) -> float:
+def _share(values: Sequence[int | float]) -> float:
     return sum(values) / len(values) if values else 0.0

@@ -25,7 +25,9 @@ def distinct(texts: Sequence[str], prompts: Sequence[int], n: int) -> Figure:
     It falls with the amount of text: compare equally many texts. The interval is that of the jackknife, which leaves
     out one prompt after the other: to draw prompts twice would make texts look alike.
     """
-    by_prompt = [Counter(gram for text in group for gram in ngrams(words_of(text), n)) for group in grouped(texts, prompts)]
+    by_prompt = [
+        Counter(gram for text in group for gram in ngrams(words_of(text), n)) for group in grouped(texts, prompts)
+    ]
     seen = Counter(gram for each in by_prompt for gram in each)  # in how many prompts
     total = sum(each.total() for each in by_prompt)
     if not total:
@@ -51,7 +53,7 @@ def repetition(text: str, n: int = 3) -> float:
 
 
 def self_bleu(texts: Sequence[str], prompts: Sequence[int], bootstrap: Bootstrap) -> Figure:
-    """The mean BLEU-4 of each text against the other texts of its prompt, or of all where prompts have one (1802.01886).
+    """The mean BLEU-4 of each text against the other texts of its prompt, of all where prompts have one (1802.01886).
 
     Each is compared with at most 50 others. High is alike. Raises RewardError where sacrebleu is not installed.
     """
@@ -70,7 +72,7 @@ def self_bleu(texts: Sequence[str], prompts: Sequence[int], bootstrap: Bootstrap
     return mean(values, prompts, bootstrap, why="there are no two texts to compare")
 
 
-def spread(values: Sequence[float | None], prompts: Sequence[int], bootstrap: Bootstrap) -> Figure:
+def spread(values: Sequence[int | float | None], prompts: Sequence[int], bootstrap: Bootstrap) -> Figure:
     """The standard deviation of values over all rows (over n, not n − 1)."""
     return statistic(lambda found: float(found.std()), values, prompts, bootstrap)
 

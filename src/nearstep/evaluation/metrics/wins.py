@@ -5,7 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nearstep.evaluation.metrics.figures import Bootstrap, Figure, Floats, Rows, grouped, is_number, percentiles, share
+from nearstep.evaluation.metrics.figures import (
+    Bootstrap,
+    DrawnPrompts,
+    Figure,
+    Floats,
+    grouped,
+    is_number,
+    percentiles,
+    share,
+    wilson,
+)
 
 NOTHING = "no completion has an answer beside it"
 RIDGE = 1.0  # of the length's coefficient: a normal prior of variance 1
@@ -19,13 +29,13 @@ def win_result(ours: float, theirs: float) -> float | None:
     return 0.5 if ours == theirs else float(ours > theirs)
 
 
-def win_rate(results: Sequence[float | None], prompts: Sequence[int], bootstrap: Bootstrap) -> Figure:
+def win_rate(results: Sequence[int | float | None], prompts: Sequence[int], bootstrap: Bootstrap) -> Figure:
     """The mean of results: wins, and half of the ties. n counts comparisons."""
     return share(results, prompts, bootstrap, why=NOTHING)
 
 
 def length_controlled_win_rate(
-    results: Sequence[float | None], more: Sequence[float], prompts: Sequence[int], bootstrap: Bootstrap
+    results: Sequence[int | float | None], more: Sequence[int | float], prompts: Sequence[int], bootstrap: Bootstrap
 ) -> Figure:
     """σ(θ) of P(win) = σ(θ + φ·tanh(Δ / sd(Δ))): the win rate where both sides wrote equally much.
 
@@ -41,8 +51,10 @@ def length_controlled_win_rate(
     value = LengthModel.fit(won, lengths).rate
     if len(groups) == 1:
         return Figure(value, len(kept), 1, left_out=left_out)
+    if won.min() == won.max() and len(groups) == len(kept):  # every draw would say the same
+        return Figure(value, len(kept), len(groups), *wilson(value, len(kept)), "Wilson", left_out)
 
-    def drawn_rate(drawn: Rows) -> float:
+    def drawn_rate(drawn: DrawnPrompts) -> float:
         rows = np.concatenate([groups[each] for each in drawn])
         return LengthModel.fit(won[rows], lengths[rows]).rate
 
