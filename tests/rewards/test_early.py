@@ -5,12 +5,12 @@ import time
 
 import pytest
 
+from nearstep.common import http_post as remote
 from nearstep.common.errors import RewardError
 from nearstep.rewards import protocol as early_rows
 from nearstep.rewards.ask import OnError
 from nearstep.rewards.combine import Rewards
 from nearstep.rewards.functions import FunctionReward
-from nearstep.common import http_post as remote
 from nearstep.rewards.remote.client import RemoteReward, Server
 from tests.rewards.episodes import play
 from tests.rewards.light import in_workers

@@ -12,12 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from nearstep.common import http_post as remote
 from nearstep.common.errors import RewardError
+from nearstep.common.secrets import Secret
 from nearstep.rewards.ask import OnError
 from nearstep.rewards.combine import Rewards
 from nearstep.rewards.identity import TokenizerIdentity
-from nearstep.common import http_post as remote
-from nearstep.common.secrets import Secret
 from nearstep.rewards.remote import client
 from nearstep.rewards.remote.client import RemoteReward, Server
 from tests.rewards.episodes import play
