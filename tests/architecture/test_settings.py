@@ -6,10 +6,11 @@ from pathlib import Path
 
 from nearstep.config.evaluation import EvalConfig
 from nearstep.config.generating import GenerateOptions
+from nearstep.config.judges import JudgeOptions
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.reward_model import RewardConfig
 
-CONFIGS = (PPOConfig, RewardConfig, EvalConfig, GenerateOptions)
+CONFIGS = (PPOConfig, RewardConfig, EvalConfig, GenerateOptions, JudgeOptions)
 SOURCE = Path(__file__).parents[2] / "src" / "nearstep"
 
 
