@@ -77,13 +77,13 @@ class Reporter:
         Records of a run that goes on after an update are cut back to it; a new run sets those of an earlier one aside.
         Called again, it goes on in the same files: a run that was broken off is one run.
         """
+        self._unfinished.begin()
         if self._outputs is not None:
             self._outputs.open()
             self._outputs.screen.begin([], "")
         elif self._screen is not None:
             self._outputs = _Outputs(self._config, self._screen, self._settings, after)
             self._screen.begin(batch_table, preview)
-        self._unfinished.begin()
         self._callbacks.begin()
 
     def phase(self, name: str) -> None:
@@ -155,6 +155,7 @@ class Reporter:
         self._unfinished.end()
 
     def __enter__(self) -> "Reporter":
+        self._unfinished.claim()
         return self
 
     def __exit__(
