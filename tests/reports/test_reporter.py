@@ -146,7 +146,7 @@ def test_records_that_are_not_wanted_are_not_made(tmp_path):
         reporter.begin([], "")
         run.step(1)
         reporter.samples(1, [Sample("query", "response", 0.0)])
-    assert {path.name for path in run.folder.iterdir()} == {"metrics.jsonl", "profiles.jsonl"}
+    assert {path.name for path in run.folder.iterdir()} == {"metrics.jsonl", "profiles.jsonl", "unfinished.json"}
 
 
 def test_a_file_that_cannot_be_written_ends_and_the_run_goes_on(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from nearstep import ConfigError, TrainingError
 from nearstep.common.errors import LostProcessError
 from nearstep.reports.unfinished import Unfinished
-from tests.checkpoint.saved_runs import trainer_of
+from tests.checkpoint.saved_runs import records, trainer_of
 
 
 def told(folder):
@@ -108,6 +108,22 @@ def test_the_folder_of_another_run_is_left_alone(tmp_path):
     with pytest.raises(ConfigError, match="holds a run"):
         trainer_of(tmp_path, total_episodes=8).train()
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    said = []
+
+    class BeginsAnother(TrainerCallback):
+        def on_step_begin(self, *given, **named):
+            with pytest.raises(ConfigError) as raised:
+                trainer_of(tmp_path, total_episodes=8).train()
+            said.append(str(raised.value))
+
+    trainer_of(tmp_path, save_steps=None, total_episodes=16, given={"callbacks": [BeginsAnother()]}).train()
+    assert [record["update"] for record in records(tmp_path)["metrics.jsonl"]] == [1, 2]
+    assert len(said) == 2
+    assert "another run is writing there now (It runs, or was killed" in said[0]
+    trainer_of(tmp_path, save_steps=None, total_episodes=16).train()  # it has let go
 
 
 def test_a_consequence_is_not_written_over_its_cause(tmp_path):

@@ -82,6 +82,7 @@ class Reporter:
         Records of a run that goes on after an update are cut back to it; a new run sets those of an earlier one aside.
         Called again, it goes on in the same files: a run that was broken off is one run.
         """
+        self._unfinished.begin()
         if self._outputs is not None:
             self._outputs.open()
             self._outputs.screen.begin([], "")
@@ -91,7 +92,6 @@ class Reporter:
                 self._start.write(Path(self._config.output_dir), batch_table, after)
             self._screen.begin(batch_table, preview)
             self._health.recall(Path(self._config.output_dir))
-        self._unfinished.begin()
         self._callbacks.begin()
 
     def phase(self, name: str) -> None:
@@ -191,6 +191,7 @@ class Reporter:
         self._unfinished.end()
 
     def __enter__(self) -> "Reporter":
+        self._unfinished.claim()
         return self
 
     def __exit__(

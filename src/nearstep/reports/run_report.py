@@ -50,6 +50,7 @@ class Report:
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_UPDATES))
 
     def __enter__(self) -> "Report":
+        self.reporter.__enter__()
         return self
 
     def __exit__(

@@ -1,5 +1,6 @@
 """The file by which the folder of a run that is not over says so: what happened, when, and how to go on."""
 
+import fcntl
 import json
 import os
 import socket
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nearstep.common.errors import LostProcessError, NearstepError, cut
+from nearstep.common.errors import ConfigError, LostProcessError, NearstepError, cut
 from nearstep.common.waiting import WATCHDOG
 
 NAME = "unfinished.json"
@@ -28,6 +29,29 @@ class Unfinished:
     folder: Path
     main: bool
     _is_open: bool = False
+    _claim: int | None = None  # descriptor of the folder, which is locked
+
+    def claim(self) -> None:
+        """Keep other runs out of the folder until this one leaves it; the kernel lets it go with the process.
+
+        Raises ConfigError where another run is in it. A file system without locks keeps nobody out.
+        """
+        if not self.main or self._claim is not None:
+            return
+        with suppress(OSError):
+            self._claim = os.open(self.folder, os.O_RDONLY)
+        if self._claim is None:
+            return  # it is made by the run; `begin` comes back to it
+        try:
+            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._let_go()
+            raise ConfigError(
+                f"output_dir = {self.folder}: another run is writing there now ({self._content().get('what', '')}). "
+                "Give another output_dir, or end that one"
+            ) from error
+        except OSError:
+            self._let_go()
 
     def begin(self) -> None:
         """The run begins, or goes on."""
@@ -35,6 +59,9 @@ class Unfinished:
             WATCHDOG.last_acts.append(self.failed)
         self._is_open = True
         if self.main:
+            with suppress(OSError):  # who writes first tells of it
+                self.folder.mkdir(parents=True, exist_ok=True)
+            self.claim()
             self._write(f"It runs, or was killed without a word: process {os.getpid()} on {socket.gethostname()}.")
 
     def failed(self, error: BaseException) -> None:
@@ -60,11 +87,21 @@ class Unfinished:
         if self._is_open:
             WATCHDOG.last_acts.remove(self.failed)
         self._is_open = False
+        self._let_go()
+
+    def _let_go(self) -> None:
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            os.close(claim)
 
     def _says_why(self) -> bool:
+        return bool(self._content().get("is_cause"))
+
+    def _content(self) -> dict[str, object]:
         with suppress(OSError, ValueError):
-            return bool(json.loads((self.folder / NAME).read_text(encoding="utf-8"))["is_cause"])
-        return False
+            content: dict[str, object] = json.loads((self.folder / NAME).read_text(encoding="utf-8"))
+            return content
+        return {}
 
     def _write(self, what: str, *, is_cause: bool = False) -> None:
         """Nothing where it cannot be written: the run has its own error, or none."""
