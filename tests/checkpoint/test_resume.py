@@ -105,7 +105,8 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_its_records_again(tm
     unbroken = trainer_of(tmp_path / "unbroken")
     unbroken.train()
     died = trainer_of(tmp_path / "died", resume="auto", save_steps=None)
-    died.recipe.report.begin("", died.state)
+    with died.recipe.report as report:  # the kernel, too, lets go of what a process had
+        report.begin("", died.state)
     (tmp_path / "died" / "metrics.jsonl").write_text('{"update": 1, "episode": 8}\n{"update": 2, "epi')
     again = trainer_of(tmp_path / "died", resume="auto", save_steps=None)
     again.train()
