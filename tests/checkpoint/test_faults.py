@@ -52,7 +52,7 @@ def test_every_file_operation_is_counted():
     writing = {
         name for name, found in vars(files).items() if inspect.isfunction(found) and found.__module__ == files.__name__
     }
-    assert writing - set(OPERATIONS) == {"sha256", "read_tensors", "read_text", "as_json"}
+    assert writing - set(OPERATIONS) == {"sha256", "read_tensors", "read_text", "read_json", "as_json"}
 
 
 def test_death_at_any_file_operation_leaves_the_old_or_the_new_checkpoint(tmp_path, monkeypatch):

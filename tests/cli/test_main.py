@@ -55,7 +55,7 @@ EVERY_COMMAND = "there are " + ", ".join(command.name for command in COMMANDS)
     ("word", "meant"),
     [
         ("pop", "did you mean ppo?"), ("dmeo", "did you mean demo?"), ("scor", "did you mean score?"),
-        *((word, EVERY_COMMAND) for word in ("zzz", "generate", "plot", "eval", "sft", "dpo", "train")),
+        *((word, EVERY_COMMAND) for word in ("zzz", "plot", "sft", "dpo", "train")),
     ],
 )  # fmt: skip
 def test_an_unknown_command_names_the_nearest_if_one_is_near(word, meant, capsys):

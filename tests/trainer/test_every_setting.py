@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from nearstep import ConfigError, DataError, PPOConfig, PPOTrainer, RewardError
 from nearstep.assembly import checked_inputs
 from nearstep.common.errors import ModelError
+from nearstep.common.trust import Trust
 from nearstep.rewards.build import RewardModelOptions, make_sources
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.scale.torch_backend import torch_backend
@@ -226,6 +227,8 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "save_minutes": ({}, 1e-6),
     "dump_rollouts": ({}, "{folder}/rollouts"),
     "record_token_rows": ({}, 0),
+    "kl_exact_rows": ({}, 2),
+    "health_checks": ({}, False),
 }
 # These have a test of their own below, for what they do lies outside a run on this machine.
 OF_SERVERS: dict[str, object] = {
@@ -374,11 +377,11 @@ def test_rollouts_max_mib(models, tmp_path, capsys):
 def test_setting_of_reward_servers(name, monkeypatch):
     """Each reaches the server's description; what that does is shown in tests/rewards/test_remote.py."""
     monkeypatch.setenv("A_TOKEN", "secret")
-    loading = RewardModelOptions(torch.float32, False, False, 1024, lambda model: model, 0)
+    loading = RewardModelOptions(torch.float32, Trust(), False, 1024, lambda model: model, 0)
 
     def server(**changes):
         config = PPOConfig(**{"reward_url": "http://127.0.0.1:1/score", **changes})
-        return make_sources(config, [], byte_tokenizer, TokenizerIdentity("", None), loading)[0]._server
+        return make_sources(config, [], byte_tokenizer, TokenizerIdentity("", None), loading)[0].endpoint
 
     assert server() == server()
     assert server() != server(**{name: OF_SERVERS[name]})

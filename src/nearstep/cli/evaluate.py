@@ -13,8 +13,7 @@ from nearstep.config.settings import Problem
 
 NOTE = (
     "Every figure has n and an interval of 95 % over prompts. docs/evaluation.md has the formula, range and source of "
-    "each metric. Examples: --model_path RUN --dataset_name test.jsonl --reward_model_path REWARD; "
-    "--completions completions.jsonl --metrics rouge diversity; --dataset_name pairs.jsonl --reward_model_path REWARD."
+    "each metric, and examples: a policy by a reward model, a checkpoint on answers, a reward model on pairs, files."
 )
 
 

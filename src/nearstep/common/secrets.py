@@ -17,8 +17,11 @@ _SECRET_VARIABLE = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?K
 _SHORTEST = 8  # characters of a variable's value; shorter ones are words of any text
 _TOKEN = re.compile(r"\b(hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|eyJ)[\w.-]{12,}")
 _BEARER = re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{6,}")
-_USER = re.compile(r"(\w+://)[^/\s@?#'\"]*(?:/[^\s@?#'\"]*)?@")  # a password may hold a slash that nobody escaped
-_QUERY = re.compile(r"(\w+://[^\s?#'\"]*\?)[^\s#'\"]+")
+# A password may hold a slash that nobody escaped. Lengths are bounded, or a megabyte of text would take minutes.
+_USER = re.compile(
+    r"(?<!\w)(\w{1,20}://)[^/\s@?#'\"]{0,999}(?:/[^\s@?#'\"]{0,999})?@"
+)  # a password may hold a slash that nobody escaped
+_QUERY = re.compile(r"(?<!\w)(\w{1,20}://[^\s?#'\"]{0,999}\?)[^\s#'\"]+")
 # Parts of a server's path that say what it does; any other may be the secret of a webhook.
 _HARMLESS = re.compile(
     r"v\d+|api|scores?|rewards?|compute_(score|reward)|get_reward|predict|classify|pooling|health|chat|completions|"
