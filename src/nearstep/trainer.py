@@ -143,13 +143,13 @@ class PPOTrainer:
             r.checkpoint.go_on_from(resume_from_checkpoint)
         folder = Path(r.config.output_dir)
         with (
+            r.interruption,  # a launcher ends the others of a process that has failed: what they close and say is whole
             quiet_libraries(),
             r.report as report,
             closing_soon(r.rewards, "rewards"),
             closing_soon(r.evaluator, "judges of evaluation"),
             closing_soon(r.engine, "engine"),
             closing(r.checkpoint),
-            r.interruption,
         ):
             self._run()
             report.end()

@@ -155,6 +155,7 @@ def test_time_in_which_the_process_was_stopped_does_not_count():
         process.send_signal(19)  # SIGSTOP
         time.sleep(4)
         process.send_signal(18)
+        time.sleep(0.8)  # in which the watchdog looks
         assert process.communicate("\n")[0] == "done\n"
 
 
