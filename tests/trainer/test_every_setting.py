@@ -381,7 +381,8 @@ def test_setting_of_reward_servers(name, monkeypatch):
 
     def server(**changes):
         config = PPOConfig(**{"reward_url": "http://127.0.0.1:1/score", **changes})
-        return make_sources(config, [], byte_tokenizer, TokenizerIdentity("", None), loading)[0].endpoint
+        source = make_sources(config, [], byte_tokenizer, TokenizerIdentity("", None), loading)[0]
+        return source.endpoint, source.batch_size
 
     assert server() == server()
     assert server() != server(**{name: OF_SERVERS[name]})
