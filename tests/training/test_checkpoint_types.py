@@ -55,7 +55,7 @@ def test_a_float16_checkpoint_learns_bit_for_bit_what_its_float32_copy_learns(tm
         parts = {"model": policy, "value_model": critic}
         if as_float32:
             parts = {role: model.float() for role, model in parts.items()}
-        recipe = small_recipe(tmp_path, parts=parts, learning_rate=1e-2, log_rollouts=False)
+        recipe = small_recipe(tmp_path / str(as_float32), parts=parts, learning_rate=1e-2, log_rollouts=False)
         train(recipe, State())
         learnt.append([*policy.parameters(), *critic.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*learnt, strict=True))

@@ -36,8 +36,8 @@ def weights(recipe):
 def test_decoupled_with_equal_settings_is_joint_4_4(tmp_path):
     """Adam keeps its state by weight, the targets are frozen, and the minibatches are the same."""
     common = {"max_grad_norm": None, "num_mini_batches": 2, "dtype": torch.float64}
-    joint = small_recipe(tmp_path, vf_coef=1.0, **common)
-    apart = small_recipe(tmp_path, critic="decoupled", num_vf_epochs=2, **common)
+    joint = small_recipe(tmp_path / "joint", vf_coef=1.0, **common)
+    apart = small_recipe(tmp_path / "apart", critic="decoupled", num_vf_epochs=2, **common)
     train(joint, State())
     train(apart, State())
     for ours, theirs in zip(weights(joint), weights(apart), strict=True):
