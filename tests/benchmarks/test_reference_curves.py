@@ -12,11 +12,14 @@ SEED = 7  # none of those that the bands were made with
 
 
 def test_bands_by_hand():
-    runs = [{key: [value, 1.0, 1.0] for key in METRICS} for value in (1.0, 2.0, 3.0)]
+    def curves(first):
+        return {metric: [first, 1.0, 1.0] for metric in METRICS}
+
+    runs = [curves(value) for value in (1.0, 2.0, 3.0)]
     reference = bands(runs)
     assert reference["objective/scores"][0] == {"mean": 2.0, "std": 1.0}
     # √(5² + 0.15²) is a little above 5; where seeds agree the band is what stands beside the metric.
-    assert outside({key: [6.9, 1.0, 1.0] for key in METRICS}, reference) == []
+    assert outside(curves(6.9), reference) == []
     told = outside({**runs[0], "objective/scores": [1.0, 1.2, 1.0]}, reference)
     assert told == ["objective/scores, third 2: 1.2 is not in 1 ± 0.15"]
 
