@@ -4,8 +4,9 @@ from math import sqrt
 
 import pytest
 
+from nearstep.common.intervals import wilson
 from nearstep.evaluation.eval_answers import EvaluatedRow, Opponents, ScoredAnswer, answer_text, reference_column
-from nearstep.evaluation.row_numbers import evaluation_numbers, wilson_interval
+from nearstep.evaluation.row_numbers import evaluation_numbers
 
 
 def row(number, sample, score, *, kl=None, length=4, finished=True, judge=None, **parts):
@@ -39,7 +40,7 @@ def test_a_share_of_wins_counts_ties_half_and_leaves_out_what_was_not_scored():
     numbers = evaluation_numbers(rows, starts)
     assert numbers["win_rate/start"] == 0.5  # won, tied, lost
     assert numbers["win_rate/start_n"] == 3
-    assert (numbers["win_rate/start_low"], numbers["win_rate/start_high"]) == wilson_interval(0.5, 3)
+    assert (numbers["win_rate/start_low"], numbers["win_rate/start_high"]) == wilson(0.5, 3)
     assert (numbers["win_rate/reference"], numbers["win_rate/reference_n"]) == (0.0, 1)
     assert numbers["objective/scores_n"] == 4
 
@@ -55,8 +56,8 @@ def test_one_prompt_has_no_error_and_an_absent_number_is_absent():
 
 def test_wilson_by_hand():
     """z = 1.959964; a share of 0 of 4: 0 and z² / (4 + z²)."""
-    assert wilson_interval(0.0, 4) == (0.0, pytest.approx(3.841459 / 7.841459, rel=1e-6))
-    assert wilson_interval(1.0, 4) == (pytest.approx(4 / 7.841459, rel=1e-6), 1.0)
+    assert wilson(0.0, 4) == (0.0, pytest.approx(3.841459 / 7.841459, rel=1e-6))
+    assert wilson(1.0, 4) == (pytest.approx(4 / 7.841459, rel=1e-6), 1.0)
 
 
 @pytest.mark.parametrize(

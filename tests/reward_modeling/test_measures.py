@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from nearstep.reward_modeling.measures import correlation, grade_measures, pair_measures, ranks, wilson
+from nearstep.common.intervals import wilson
+from nearstep.reward_modeling.measures import correlation, grade_measures, pair_measures, ranks
 
 
 def tensor(*numbers):

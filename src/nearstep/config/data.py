@@ -19,6 +19,26 @@ PROMPT_TYPES = ("none", "raw", "raw_bos", "chat", "chatml", "llama3", "alpaca")
 TEMPLATE_SUFFIX = ".jinja"
 
 
+def template_keywords() -> Any:
+    """The setting `chat_template_kwargs`, of every command that reads prompts."""
+    return option(
+        None,
+        'keywords for the chat template, such as {"enable_thinking": false}; those in the column '
+        "chat_template_kwargs of a row win",
+    )
+
+
+def prompt_form() -> Any:
+    """The setting `prompt_type`, of every command that reads prompts."""
+    return option(
+        "none",
+        "none: text as the tokenizer frames it, messages under its chat template; raw, raw_bos: text alone, or behind "
+        f"BOS; chat: text as a user's message; {', '.join(PROMPT_TYPES[4:])} or a {TEMPLATE_SUFFIX} file: likewise, "
+        "under that template",
+        is_place=True,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(Settings):
     """Which data sets are read, and how their rows are understood."""
@@ -42,11 +62,7 @@ class DataSettings(Settings):
     columns: tuple[tuple[str, str], ...] = option(
         (), "columns under other names, ours=theirs: prompt=question reference=answer …"
     )
-    chat_template_kwargs: Mapping[str, Any] | None = option(
-        None,
-        'keywords for the chat template, such as {"enable_thinking": false}; those in the column '
-        "chat_template_kwargs of a row win",
-    )
+    chat_template_kwargs: Mapping[str, Any] | None = template_keywords()
     on_bad_row: Literal["raise", "drop"] = option(
         "raise", "what happens to rows that cannot be used: stop and name them, or leave them out and count them"
     )
@@ -64,13 +80,7 @@ class PromptSettings(Settings):
         "prompts to evaluate on, drawn by the seed: of the evaluation data, or else held out of the training data",
         at_least=1,
     )
-    prompt_type: str = option(
-        "none",
-        "none: text as the tokenizer frames it, messages under its chat template; raw, raw_bos: text alone, or behind "
-        f"BOS; chat: text as a user's message; {', '.join(PROMPT_TYPES[4:])} or a {TEMPLATE_SUFFIX} file: likewise, "
-        "under that template",
-        is_place=True,
-    )
+    prompt_type: str = prompt_form()
     max_prompt_length: int | None = option(
         None, "longest prompt in tokens; no limit but the model's if not given", at_least=1
     )

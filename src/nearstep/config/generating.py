@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from nearstep.common.trust import Trust, trust_of
 from nearstep.config.conversion import ModelName
-from nearstep.config.data import FORMATS, PROMPT_TYPES, TEMPLATE_SUFFIX, data_name_problems
+from nearstep.config.data import FORMATS, data_name_problems, prompt_form, template_keywords
 from nearstep.config.old_names import OF_GENERATION, OldNames
 from nearstep.config.settings import Problem, Settings, accepts_old_names, option, sections, without_effect
 from nearstep.config.trusting import pickled_weights, trusted_code
@@ -31,18 +31,8 @@ class DataFileSettings(Settings):
     columns: tuple[tuple[str, str], ...] = option(
         (), "columns under other names, ours=theirs: prompt=question answer=solution …"
     )
-    prompt_type: str = option(
-        "none",
-        "none: text as the tokenizer frames it, messages under its chat template; raw, raw_bos: text alone, or behind "
-        f"BOS; chat: text as a user's message; {', '.join(PROMPT_TYPES[4:])} or a {TEMPLATE_SUFFIX} file: likewise, "
-        "under that template",
-        is_place=True,
-    )
-    chat_template_kwargs: Mapping[str, Any] | None = option(
-        None,
-        'keywords for the chat template, such as {"enable_thinking": false}; those in the column '
-        "chat_template_kwargs of a row win",
-    )
+    prompt_type: str = prompt_form()
+    chat_template_kwargs: Mapping[str, Any] | None = template_keywords()
     on_bad_row: Literal["raise", "drop"] = option(
         "raise", "what happens to rows that cannot be used: stop and name them, or leave them out and count them"
     )

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from nearstep.common.trust import Trust
 from nearstep.config.conversion import ModelName
-from nearstep.config.data import FORMATS, PROMPT_TYPES, TEMPLATE_SUFFIX, data_name_problems
+from nearstep.config.data import FORMATS, data_name_problems, prompt_form, template_keywords
 from nearstep.config.old_names import OF_PREPARE, OldNames
 from nearstep.config.settings import Problem, Settings, accepts_old_names, option
 from nearstep.config.trusting import trusted_code
@@ -42,18 +42,8 @@ class PrepareOptions(Settings):
     map_keys: tuple[tuple[str, str], ...] = option(
         (), "the same in MindSpeed's words, for instructions: prompt, query, response, system, history"
     )
-    prompt_type: str = option(
-        "none",
-        "none: text as the tokenizer frames it, messages under its chat template; raw, raw_bos: text alone, or behind "
-        f"BOS; chat: text as a user's message; {', '.join(PROMPT_TYPES[4:])} or a {TEMPLATE_SUFFIX} file: likewise, "
-        "under that template",
-        is_place=True,
-    )
-    chat_template_kwargs: Mapping[str, Any] | None = option(
-        None,
-        'keywords for the chat template, such as {"enable_thinking": false}; those in the column '
-        "chat_template_kwargs of a row win",
-    )
+    prompt_type: str = prompt_form()
+    chat_template_kwargs: Mapping[str, Any] | None = template_keywords()
     max_length: int | None = option(None, "longest prompt in tokens; no limit if not given", at_least=1)
     on_long_prompt: Literal["error", "drop", "cut_left"] = option(
         "drop", "what happens to a longer prompt: stop and name it, leave it out, or keep its last tokens"

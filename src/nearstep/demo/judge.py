@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
+from nearstep.common.intervals import wilson
 from nearstep.demo.facts import VALUES, Facts, Slot
 from nearstep.demo.world import Summary
-from nearstep.reward_modeling.measures import wilson
 
 WORD_LIMIT = 32  # every fact of a post can be stated in fewer words
 PATTERNS = {

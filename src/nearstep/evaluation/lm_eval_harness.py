@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from nearstep.common.errors import ConfigError, ModelError
+from nearstep.common.intervals import Z_95
 from nearstep.common.model_places import model_place
 from nearstep.common.telling import tell
 from nearstep.config.evaluation import EvalConfig
-from nearstep.evaluation.metrics.figures import Z_95, Figure
+from nearstep.evaluation.metrics.figures import Figure
 from nearstep.models.adapter_folders import holds_adapters, read_adapters
 
 LAST_LINES = 15  # of what it said, where it fails

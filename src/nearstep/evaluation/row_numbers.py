@@ -5,13 +5,11 @@ Responses to one prompt are alike, so that prompts are what is counted: a prompt
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import NormalDist
 
 import numpy as np
 
+from nearstep.common.intervals import wilson
 from nearstep.evaluation.eval_answers import EvaluatedRow, Opponents, ScoredAnswer
-
-CONFIDENCE = 0.95
 
 
 def evaluation_numbers(rows: Sequence[EvaluatedRow], others: Sequence[Opponents]) -> dict[str, int | float]:
@@ -78,7 +76,7 @@ def _win_rate(name: str, pairs: Iterable[tuple[int, float | None, float | None]]
         return {}
     by_prompt = _by_prompt(wins)
     share = math.fsum(by_prompt) / len(by_prompt)
-    low, high = wilson_interval(share, len(by_prompt))
+    low, high = wilson(share, len(by_prompt))
     return {name: share, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(by_prompt)}
 
 
@@ -87,16 +85,3 @@ def _by_prompt(values: Sequence[tuple[int, float]]) -> list[float]:
     for prompt, value in values:
         grouped.setdefault(prompt, []).append(value)
     return [math.fsum(each) / len(each) for each in grouped.values()]
-
-
-def wilson_interval(share: float, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Wilson's score interval of a share of `count` trials (Wilson, 1927).
-
-    >>> [round(end, 4) for end in wilson_interval(0.5, 10)]
-    [0.2366, 0.7634]
-    """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    middle = share + z * z / (2 * count)
-    width = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    whole = 1 + z * z / count
-    return max(0.0, (middle - width) / whole), min(1.0, (middle + width) / whole)

@@ -49,8 +49,7 @@ class Reporter:
     ) -> None:
         self.history: list[dict[str, int | float]] = []
         self._settings, self._start = settings, start
-        self._config = config
-        self._callbacks = callbacks
+        self._config, self._callbacks = config, callbacks
         self._health = HealthWatch(dataclasses.asdict(config))
         self._screen = (screen or Screen(total_updates, style=config.log_style)) if main else None
         self._outputs: _Outputs | None = None

@@ -167,7 +167,7 @@ class RunFolder:
                 found = UPDATE.match(line)
                 if not line.endswith(b"\n") or (wanted and found and not wanted(int(found[1]))):
                     continue  # only the last line can be torn, and then it is being written, or its writer died
-                yield _object(line, path, number)
+                yield json_object(line, path, number)
 
     def _model(self, role: str) -> Path | None:
         folders = [self.path / role, *(folder / role for folder in reversed(self.checkpoints))]
@@ -187,9 +187,13 @@ def update_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(CHECKPOINT))
 
 
-def _object(line: bytes, path: Path, number: int) -> Line:
+def json_object(line: bytes, path: Path, number: int) -> Line:
+    """A line of records, `number` in its file from 1; None for what strict JSON lacks.
+
+    Raises DataError for what is no JSON object.
+    """
     try:
-        found = json.loads(line)
+        found = json.loads(line, parse_constant=lambda _: None)
     except ValueError as error:
         raise DataError(f"{path}, line {number}: no JSON: {error}: {shorten(line[:200])}") from error
     if not isinstance(found, dict):

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-Z_95 = 1.959964  # of the normal distribution
+from nearstep.common.intervals import wilson
+
 BANDS, PAIRS_IN_BAND = 5, 20
 ORDERED_TEXTS = 2048  # their pairs are compared: two million
 
@@ -114,15 +115,6 @@ def grade_measures(rewards: Float[Tensor, " texts"], targets: Float[Tensor, " te
         spearman=correlation(ranks(rewards), ranks(targets)),
         pair_accuracy=_ordered_alike(rewards, targets),
     )
-
-
-def wilson(share: float, count: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's interval for a share of `count` trials (Wilson, 1927); 0 to 1 for none."""
-    if count == 0:
-        return 0.0, 1.0
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return middle - half, middle + half
 
 
 def correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:

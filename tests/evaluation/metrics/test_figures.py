@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from nearstep.evaluation.metrics.figures import Bootstrap, Figure, mean, ratio, share, statistic, wilson
+from nearstep.common.intervals import wilson
+from nearstep.evaluation.metrics.figures import Bootstrap, Figure, mean, ratio, share, statistic
 
 DRAWS = Bootstrap(seed=3, draws=400)
 

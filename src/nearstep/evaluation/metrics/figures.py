@@ -8,12 +8,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from nearstep.common.intervals import wilson
 from nearstep.common.random_streams import stream_seed
 
 Floats: TypeAlias = NDArray[np.float64]
 DrawnPrompts: TypeAlias = NDArray[np.int64]
 
-Z_95 = 1.959964  # of the normal distribution
 AT_A_TIME = 2**22  # draws × prompts that are held in memory
 
 
@@ -148,15 +148,6 @@ def percentiles(values: Floats) -> tuple[float, float]:
     """The middle 95 % of values."""
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
-
-
-def wilson(found: float, count: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's interval for a share of `count` trials (Wilson 1927); 0 to 1 for none."""
-    if count == 0:
-        return 0.0, 1.0
-    middle = (found + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(found * (1 - found) / count + z * z / (4 * count * count))
-    return 0.0 if found == 0 else middle - half, 1.0 if found == 1 else middle + half
 
 
 def grouped(values: Sequence[Any], prompts: Sequence[int]) -> list[list[Any]]:

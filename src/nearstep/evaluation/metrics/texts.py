@@ -7,7 +7,8 @@ from itertools import islice
 
 import numpy as np
 
-from nearstep.evaluation.metrics.figures import Z_95, Bootstrap, Figure, Floats, grouped, mean, statistic
+from nearstep.common.intervals import Z_95
+from nearstep.evaluation.metrics.figures import Bootstrap, Figure, Floats, grouped, mean, statistic
 from nearstep.rewards.builtin.reference import Bleu
 from nearstep.rewards.builtin.text import words_of
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nearstep.common.intervals import wilson
 from nearstep.evaluation.metrics.figures import (
     Bootstrap,
     DrawnPrompts,
@@ -14,7 +15,6 @@ from nearstep.evaluation.metrics.figures import (
     is_number,
     percentiles,
     share,
-    wilson,
 )
 
 NOTHING = "no completion has an answer beside it"

@@ -1,12 +1,10 @@
 """What is new in a file of JSON lines that a run is writing: only the bytes that came since the last look."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nearstep.common.errors import DataError, shorten
-from nearstep.reports.run_folder import Line
+from nearstep.reports.run_folder import Line, json_object
 
 
 @dataclass
@@ -15,6 +13,7 @@ class GrowingFile:
 
     path: Path
     _read: int = field(default=0, init=False)  # bytes of whole lines
+    _number: int = field(default=0, init=False)  # of them
     _last: bytes = field(default=b"", init=False)  # the last of them: another one there means another file
 
     def has_begun_again(self) -> bool:
@@ -42,15 +41,5 @@ class GrowingFile:
             for line in file:
                 if not line.endswith(b"\n"):
                     return  # it is being written
-                self._read, self._last = self._read + len(line), line
-                yield _object(line, self.path)
-
-
-def _object(line: bytes, path: Path) -> Line:
-    try:
-        found = json.loads(line, parse_constant=lambda _: None)  # NaN, which none of our files has
-    except ValueError as error:
-        raise DataError(f"{path}: a line is no JSON ({error}): {shorten(line[:200])}") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: a line is no JSON object: {shorten(found)}")
-    return found
+                self._read, self._last, self._number = self._read + len(line), line, self._number + 1
+                yield json_object(line, self.path, self._number)
