@@ -90,6 +90,7 @@ def test_whoever_is_killed_has_said_that_it_runs(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL
     assert "was killed without a word: process" in told(tmp_path)["what"]
+    assert told(tmp_path)["where"] == "the last line of metrics.jsonl says how far it came"
 
 
 def test_a_run_that_a_signal_has_stopped_says_so(tmp_path):

@@ -17,6 +17,7 @@ GO_ON = (
     "The same command with --resume auto (in Python resume='auto') goes on from the newest checkpoint of this folder, "
     "or begins again where there is none."
 )
+HOW_FAR = "the last line of metrics.jsonl says how far it came"  # the file is written once, as the run begins
 
 
 @dataclass
@@ -62,7 +63,10 @@ class Unfinished:
             with suppress(OSError):  # who writes first tells of it
                 self.folder.mkdir(parents=True, exist_ok=True)
             self.claim()
-            self._write(f"It runs, or was killed without a word: process {os.getpid()} on {socket.gethostname()}.")
+            self._write(
+                f"It runs, or was killed without a word: process {os.getpid()} on {socket.gethostname()}.",
+                where=HOW_FAR,
+            )
 
     def failed(self, error: BaseException) -> None:
         """What ended the run. A process that only lost another one does not write over what that says."""
@@ -103,12 +107,12 @@ class Unfinished:
             return content
         return {}
 
-    def _write(self, what: str, *, is_cause: bool = False) -> None:
+    def _write(self, what: str, *, where: str | None = None, is_cause: bool = False) -> None:
         """Nothing where it cannot be written: the run has its own error, or none."""
         content = {
             "what": what,
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "where": WATCHDOG.place,
+            "where": where or WATCHDOG.place,
             "go_on": GO_ON,
             "is_cause": is_cause,
         }
