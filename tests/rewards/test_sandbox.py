@@ -179,6 +179,7 @@ import numpy; assert (numpy.eye(20) @ numpy.ones(20)).sum() == 20
     assert (outcome.ending, outcome.stdout) == ("done", "thread\n"), outcome.stderr
 
 
+@shut_in
 def test_the_filter_of_a_machine_without_a_table_is_no_filter(monkeypatch):
     assert len(call_filter("aarch64")) % 8 == len(call_filter("x86_64")) % 8 == 0
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
