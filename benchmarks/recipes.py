@@ -115,7 +115,7 @@ def _demo(seed: int) -> Mapping[str, Any]:
 
 
 TASKS: Mapping[str, Task] = {
-    "sorting": Task(50, 128, LETTERS + 1, 3e-4, (0.0, 1.0), tuple(REGIMES), _sorting, {"missing_eos_penalty": None}),
+    "sorting": Task(60, 128, LETTERS + 1, 1e-4, (0.0, 1.0), tuple(REGIMES), _sorting, {"missing_eos_penalty": None}),
     "demo": Task(30, 64, 48, 3e-4, (-8.0, 8.0), ("exact",), _demo, {"reward_clip": 8.0}),
 }
 
