@@ -35,7 +35,8 @@ def experience(**changes) -> Experience:
     )
     nothing, rows = floats(0, 0, 0, 0), floats(0, 0)
     given = {
-        "rollout": rollout, "prompt_numbers": torch.tensor([0, 1]), "sample_numbers": torch.tensor([0, 0]), "scores": rows, "old_logprobs": floats(*OLD).log(),
+        "rollout": rollout, "prompt_numbers": torch.tensor([0, 1]),
+        "sample_numbers": torch.tensor([0, 0]), "scores": rows, "old_logprobs": floats(*OLD).log(),
         "old_top": None, "importance": floats(1, 1, 1, 2), "ref_logprobs": None, "values": nothing, "rewards": nothing,
         "raw_advantages": nothing, "advantages": floats(*ADVANTAGES), "returns": nothing, "final_values": rows,
         "final_returns": rows, "train_final": torch.tensor([False, False]), "trained": torch.tensor([True, True]),

@@ -245,7 +245,7 @@ class QuantileHead:
         self, outputs: Float[Tensor, "states outputs"], learned: ValueTargets
     ) -> Mapping[str, Float[Tensor, " states"]]:
         """The spread of the quantiles."""
-        return {"quantile_std": wide(outputs).std(-1, correction=0)}
+        return {"quantile_std": spread(outputs)}
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ class EnsembleHead:
         self, outputs: Float[Tensor, "states outputs"], learned: ValueTargets
     ) -> Mapping[str, Float[Tensor, " states"]]:
         """How far the members disagree."""
-        return {"ensemble_std": wide(outputs).std(-1, correction=0)}
+        return {"ensemble_std": spread(outputs)}
 
 
 def held(targets: Float[Tensor, " states"], low: float, high: float) -> Float[Tensor, " states"]:
@@ -289,3 +289,9 @@ def outside(targets: Float[Tensor, " states"], low: float, high: float) -> Float
     """1 where a target lies outside the range by more than rounding."""
     slack = OUTSIDE * (high - low)
     return ((targets < low - slack) | (targets > high + slack)).float()
+
+
+def spread(outputs: Float[Tensor, "states outputs"]) -> Float[Tensor, " states"]:
+    """Standard deviation of the outputs of each state."""
+    outputs = wide(outputs)
+    return (outputs - outputs.mean(-1, keepdim=True)).square().mean(-1).sqrt()
