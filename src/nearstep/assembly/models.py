@@ -37,6 +37,7 @@ from nearstep.models.load import (
 )
 from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import (
+    Critic,
     Models,
     inner_model,
     make_critic,
@@ -133,13 +134,7 @@ def build_models(
     )
     value = None
     if critic is not None:
-        value = make_critic(
-            backend.place(critic),
-            autocast=config.bf16,
-            checkpointing=config.gradient_checkpointing,
-            value_head=head,
-        )
-        notes += freeze(value.model, config.vf_frozen)
+        value = _critic_role(backend.place(critic), config, head, notes)
     elif needs_critic:
         value = critic_on_trunk(policy, _pad(tokenizer), head)
         notes.append("The critic is a head of zeros on the policy's trunk.")
@@ -244,6 +239,13 @@ def _critic(
         )
     start = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
     critic = critic_from_trunk(start, _pad(tokenizer), head)
+    return critic
+
+
+def _critic_role(model: nn.Module, config: PPOConfig, head: ValueHead, notes: list[str]) -> Critic:
+    """A critic with a model, or adapters, of its own; what vf_frozen names does not train."""
+    critic = make_critic(model, autocast=config.bf16, checkpointing=config.gradient_checkpointing, value_head=head)
+    notes += freeze(critic.model, config.vf_frozen)
     return critic
 
 
