@@ -64,8 +64,8 @@ def require_head(config: PreTrainedConfig | None, head: ValueHead, what: str) ->
 
 
 def shown(stored: StoredHead | None) -> str:
-    """A head as a message shows it: BoundedHead(low=0.0, high=1.0, …)."""
+    """A head as a message shows it: BoundedHead(high=1.0, low=0.0)."""
     if stored is None:
         return "a linear head"
-    fields = ", ".join(f"{name}={value}" for name, value in stored.items() if name != "class")
+    fields = ", ".join(f"{name}={value}" for name, value in sorted(stored.items()) if name != "class")
     return f"{stored['class']}({fields})"
