@@ -235,6 +235,8 @@ LAWS: tuple[Law[ValueHead], ...] = (
         _one_number_each,
     ),
     _law("in_range", "values lie in value_range, whatever the outputs", _in_range, applies=_has_range),
+    _law("repeatable", "the same outputs give the same numbers", _repeatable),
+    _law("inputs_untouched", "outputs and targets are not changed", _inputs_untouched),
     _law("gradient", "the loss has a finite gradient, and not 0 everywhere", _gradient),
     _law("every_type", "narrow outputs give what the same numbers give in float64", _every_type),
     _law(
@@ -242,8 +244,6 @@ LAWS: tuple[Law[ValueHead], ...] = (
         "a state's value and loss depend on its own numbers alone, so that splits change nothing",
         _own_state,
     ),
-    _law("repeatable", "the same outputs give the same numbers", _repeatable),
-    _law("inputs_untouched", "outputs and targets are not changed", _inputs_untouched),
     _law("toward", "from outputs of 0 a small step moves the value toward the return", _toward),
     _law("learns", "taught one return, the value comes to be that return", _learns, universal=False),
     _law("mean", "taught several returns, the value comes to be their mean", _mean, universal=False),
