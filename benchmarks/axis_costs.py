@@ -129,8 +129,8 @@ def main() -> None:
         [name, f"{median(ratios):.3f}", f"{min(ratios):.3f}", f"{max(ratios):.3f}"] for name, ratios in found.items()
     ]
     intro = [
-        f"By `python -m benchmarks.axis_costs --rounds {rounds}`: one epoch of policy and critic with 10 M weights each,",
-        f"{WORK.rows} responses, in CPU seconds",
+        f"By `python -m benchmarks.axis_costs --rounds {rounds}`: one epoch of policy and critic with 10 M weights",
+        f"each, {WORK.rows} responses, in CPU seconds",
         f"over those of clip with a linear head in the same round. The target is at most {LIMIT}, but for ensembles. "
         "Top-K regions also read the",
         "recorded tokens. Clip against itself says how far a ratio is off by chance.",

@@ -235,8 +235,8 @@ LAWS: tuple[Law[ValueHead], ...] = (
         _one_number_each,
     ),
     _law("in_range", "values lie in value_range, whatever the outputs", _in_range, applies=_has_range),
-    _law("repeatable", "the same outputs give the same numbers", _repeatable),
     _law("inputs_untouched", "outputs and targets are not changed", _inputs_untouched),
+    _law("repeatable", "the same outputs give the same numbers", _repeatable),
     _law("gradient", "the loss has a finite gradient, and not 0 everywhere", _gradient),
     _law("every_type", "narrow outputs give what the same numbers give in float64", _every_type),
     _law(
