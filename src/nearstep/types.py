@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from nearstep.algorithm.ragged import lead_lengths, shared_leads, sum_by_row, take_rows
@@ -164,6 +164,7 @@ class Experience:
 
     rollout: Rollout
     prompt_numbers: Int[Tensor, " rows"]  # which prompt of the batch each row answers, counted over all processes
+    sample_numbers: Int[Tensor, " rows"]  # which of the responses to that prompt it is
     scores: Float[Tensor, " rows"]  # after the rules for missing stop tokens
     old_logprobs: Float[Tensor, " actions"]  # of the anchor: what the engine recorded, or the trainer computed anew
     old_top: Float[Tensor, "actions k"] | None  # the anchor's log-probs of the recorded top tokens
@@ -190,6 +191,7 @@ class Experience:
             self,
             rollout=self.rollout.select(rows),
             prompt_numbers=self.prompt_numbers[rows],
+            sample_numbers=self.sample_numbers[rows],
             scores=self.scores[rows],
             old_logprobs=self.old_logprobs[actions],
             old_top=None if self.old_top is None else self.old_top[actions],
@@ -205,6 +207,10 @@ class Experience:
             train_final=self.train_final[rows],
             trained=self.trained[rows],
         )
+
+    def of_actions(self, row_values: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " actions"]:
+        """Every action gets the value of its row."""
+        return row_values.repeat_interleave(self.rollout.action_counts, output_size=len(self.values))
 
     def split(self, max_tokens: int, max_rows: int) -> Iterator["Experience"]:
         """Micro-batches in row order: as many rows as fit into both limits, at least one; shared prompts count once."""

@@ -19,6 +19,7 @@ from nearstep.testing import (
     rewards,
     schedules,
     trust_regions,
+    value_heads,
 )
 from nearstep.training.experience import make_experience
 from nearstep.training.loop import train
@@ -42,8 +43,8 @@ def files(tmp_path, monkeypatch):
 
 def test_the_page_has_a_file_for_every_axis(files):
     assert files == [
-        "my_advantage.py", "my_aggregation.py", "my_controller.py", "my_engine.py", "my_region.py", "my_reward.py",
-        "my_schedule.py",
+        "my_advantage.py", "my_aggregation.py", "my_controller.py", "my_engine.py", "my_head.py", "my_region.py",
+        "my_reward.py", "my_schedule.py",
     ]  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def test_the_page_has_a_file_for_every_axis(files):
         ["my_advantage.py:BestOfOthers"],
         ["my_controller.py:Corridor"],
         ["my_aggregation.py:RootLength"],
+        ["my_head.py:TwoHot"],
         ["my_engine.py:PlainGenerate"],
     ],
     ids=lambda words: words[0],
@@ -92,6 +94,14 @@ def test_they_train_together_by_name_and_as_objects(files, tmp_path):
     assert state.kl_coef == 0.025  # the first update's KL is below the corridor
 
 
+def test_the_head_takes_part_in_a_training(files, tmp_path):
+    recipe = small_recipe(tmp_path / "run", total_episodes=8, kl_coef=0.0, value_head="my_head.py:TwoHot")
+    assert recipe.models.critic.head.out_features == 31
+    with recipe.report.reporter:
+        train(recipe, State())
+    assert recipe.models.critic.head.weight.abs().max() > 0
+
+
 def test_the_advantage_by_hand_over_both_ways(files, tmp_path):
     named = {"num_generations": 4, "kl_coef": 0.0}
     recipes = [
@@ -108,7 +118,7 @@ def test_the_advantage_by_hand_over_both_ways(files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "suite", [trust_regions, advantages, kl_controllers, aggregations, rewards, schedules, engines]
+    "suite", [trust_regions, advantages, kl_controllers, aggregations, value_heads, rewards, schedules, engines]
 )
 def test_every_law_is_on_the_page_with_its_weight(suite):
     for law in suite.LAWS:
@@ -119,13 +129,15 @@ def test_every_law_is_on_the_page_with_its_weight(suite):
 def _section(suite) -> str:
     titles = {
         trust_regions: "A trust region", advantages: "An advantage", kl_controllers: "A KL controller",
-        aggregations: "A way to add up losses", rewards: "A reward", schedules: "A schedule", engines: "An engine",
+        aggregations: "A way to add up losses",
+        value_heads: "A value head", rewards: "A reward", schedules: "A schedule", engines: "An engine",
     }  # fmt: skip
     return PAGE.split(f"## {titles[suite]}")[1].split("\n## ")[0]
 
 
 @pytest.mark.parametrize(
-    "suite", [trust_regions, advantages, kl_controllers, aggregations, rewards, schedules, engines, backends]
+    "suite",
+    [trust_regions, advantages, kl_controllers, aggregations, value_heads, rewards, schedules, engines, backends],
 )
 def test_laws_speak_of_scores_and_of_no_judging(suite):
     assert [law.statement for law in suite.LAWS if "judge" in law.statement] == []

@@ -13,9 +13,10 @@ from nearstep.common.errors import ModelError
 from nearstep.models.adapters import add_adapters, with_head_trained
 from nearstep.models.head_bias import add_bias, store_bias
 from nearstep.models.load import load_scalar_model
+from nearstep.models.output_layers import scalar_head
 from nearstep.models.reward_model import make_scorer
 from nearstep.models.reward_start import start_reward_model
-from nearstep.models.roles import make_critic, scalar_head
+from nearstep.models.roles import make_critic
 from tests.models.test_roles_and_loading import SMALL
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 

@@ -57,7 +57,7 @@ def main(folder: Path, saved_by_other: Path | None = None) -> None:
     `saved_by_other` is a checkpoint that another number of processes has written; a run goes on from it.
     """
     play(folder, whiten_rewards=True)
-    play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1)
+    play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1, value_head="ensemble")
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv", whiten_advantages=True)
     play(folder / "adapting", reward=some_unscored, save_steps=1, **ADAPTING)
     play(folder / "evaluated", held_out=HELD_OUT, **EVALUATED)

@@ -9,8 +9,16 @@ from nearstep import ConfigError
 from nearstep.algorithm.advantage_rules import GAE, AgainstGroup, Credit, DiscountedReturn
 from nearstep.algorithm.aggregation import SequenceMean, SequenceSum, TokenMean, TokenSum
 from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, ScheduledKL
+from nearstep.algorithm.value_heads import (
+    BCEHead,
+    BoundedHead,
+    EnsembleHead,
+    HLGaussHead,
+    LinearHead,
+    QuantileHead,
+)
 from nearstep.common.errors import ConformanceError
-from nearstep.testing import advantages, aggregations, kl_controllers
+from nearstep.testing import advantages, aggregations, kl_controllers, value_heads
 from nearstep.testing.kinds import kind_of
 
 OURS = {
@@ -20,11 +28,16 @@ OURS = {
     ],
     "kl_controller": [FixedKL(0.05), AdaptiveKL(0.1, 6.0, 10_000), ScheduledKL(0.1, 0.0, "cosine")],
     "loss_aggregation": [TokenMean(), SequenceMean(), SequenceSum(), SequenceSum(7), TokenSum()],
+    "value_head": [
+        LinearHead(), BoundedHead(-5.0, 3.0), BCEHead(-10.0, 40.0), HLGaussHead(0.0, 1.0), QuantileHead(16),
+        EnsembleHead(3),
+    ],
 }  # fmt: skip
 SUITES = {
     "advantage": (advantages.check_advantage, advantages.LAWS),
     "kl_controller": (kl_controllers.check_kl_controller, kl_controllers.LAWS),
     "loss_aggregation": (aggregations.check_loss_aggregation, aggregations.LAWS),
+    "value_head": (value_heads.check_value_head, value_heads.LAWS),
 }
 
 
@@ -33,7 +46,10 @@ def test_ours_keep_the_laws(kind, ours):
     assert kind_of(ours) == kind
     check, laws = SUITES[kind]
     skip = ("batch_size",) if ours == TokenSum() else ()
-    assert [law for law, _ in check(ours, skip=skip).held] == [law.name for law in laws if law.name not in skip]
+    found = check(ours, skip=skip)
+    left_out = {*skip, *found.not_offered}
+    assert [law for law, _ in found.held] == [law.name for law in laws if law.name not in left_out]
+    assert found.not_offered == (("in_range",) if kind == "value_head" and ours.value_range is None else ())
 
 
 class OwnProcessOnly(AgainstGroup):

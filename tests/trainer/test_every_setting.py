@@ -68,6 +68,7 @@ GROUPS = {"num_generations": 4, "advantage": "group_mean"}
 DECOUPLED = {"critic": "decoupled", "vf_learning_rate": 1e-3}
 LORA = {"use_peft": True}
 RELUCTANT = {"reward_funcs": "{models}/rewards.py:reluctant"}
+RANGED = {"value_head": "bounded", "value_min": -1.0, "value_max": 2.0, "kl_coef": 0.0}
 RECOMPUTED = {"anchor": "recomputed", "importance_cap": 1.0, "bf16": True}  # bf16: engine and trainer differ
 
 # setting: (what else is set, the value that must make a difference)
@@ -177,6 +178,15 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "critic_schedule": ({}, "decoupled"),
     "critic_trunk": ({}, "shared"),
     "cliprange_value": ({}, 1e-3),
+    "value_head": ({}, "quantile"),
+    "value_min": (RANGED, -3.0),
+    "value_max": (RANGED, 3.0),
+    "value_bins": (RANGED | {"value_head": "hl_gauss"}, 7),
+    "value_sigma": (RANGED | {"value_head": "hl_gauss"}, 3.0),
+    "value_quantiles": ({"value_head": "quantile"}, 3),
+    "value_huber": ({"value_head": "quantile"}, 0.5),
+    "value_members": ({"value_head": "ensemble", "num_generations": 4}, 3),
+    "vf_frozen": ({}, ["*self_attn*"]),
     "vf_coef": ({}, 1.0),
     "vf_learning_rate": ({}, 1e-4),
     "num_vf_epochs": (DECOUPLED, 3),

@@ -8,8 +8,9 @@ import torch
 
 from nearstep.algorithm.aggregation import TokenMean
 from nearstep.algorithm.trust_regions import Clip, Unbounded
+from nearstep.algorithm.value_heads import LinearHead
 from nearstep.models.forward.action_logprobs import ActionLogprobs
-from nearstep.models.forward.forward import StateValues
+from nearstep.models.forward.forward import StateOutputs
 from nearstep.training.objectives import PolicyTerms, policy_objective, value_objective
 from nearstep.types import Experience, Rollout
 
@@ -34,7 +35,8 @@ def experience(**changes) -> Experience:
     )
     nothing, rows = floats(0, 0, 0, 0), floats(0, 0)
     given = {
-        "rollout": rollout, "prompt_numbers": torch.tensor([0, 1]), "scores": rows, "old_logprobs": floats(*OLD).log(),
+        "rollout": rollout, "prompt_numbers": torch.tensor([0, 1]),
+        "sample_numbers": torch.tensor([0, 0]), "scores": rows, "old_logprobs": floats(*OLD).log(),
         "old_top": None, "importance": floats(1, 1, 1, 2), "ref_logprobs": None, "values": nothing, "rewards": nothing,
         "raw_advantages": nothing, "advantages": floats(*ADVANTAGES), "returns": nothing, "final_values": rows,
         "final_returns": rows, "train_final": torch.tensor([False, False]), "trained": torch.tensor([True, True]),
@@ -95,7 +97,9 @@ def test_metrics_of_the_critic():
     given = experience(
         returns=floats(1, 0, 1, 0), final_returns=floats(0.4, 9), train_final=torch.tensor([True, False])
     )
-    loss, metrics = value_objective(given, StateValues(floats(0.5, 0, -0.5, 0.1), floats(0.1, 7)), 0.2)
+    loss, metrics = value_objective(
+        given, StateOutputs(floats(0.5, 0, -0.5, 0.1)[:, None], floats(0.1, 7)[:, None]), LinearHead(0.2)
+    )
     each = [max(0.5**2, 0.8**2), 0, max(1.5**2, 1.2**2), 0.1**2, 0.3**2]
     assert loss.item() == pytest.approx(sum(each) / 2)
     assert metrics.numbers() == pytest.approx({"loss/value_avg": sum(each) / 2 / 5, "val/clipfrac_avg": 1 / 5})

@@ -36,7 +36,8 @@ def experience(lengths=(5, 2), **changes) -> Experience:
     )
     flat, of_rows = torch.zeros(actions), torch.zeros(rows)
     given = {
-        "rollout": rollout, "prompt_numbers": torch.arange(rows), "scores": of_rows, "old_logprobs": flat,
+        "rollout": rollout, "prompt_numbers": torch.arange(rows),
+        "sample_numbers": of_rows.long(), "scores": of_rows, "old_logprobs": flat,
         "old_top": None, "importance": flat + 1, "ref_logprobs": None, "values": flat, "rewards": flat,
         "raw_advantages": flat, "advantages": flat, "returns": flat, "final_values": of_rows, "final_returns": of_rows,
         "train_final": of_rows.bool(), "trained": of_rows == 0, "kl_coef": 0.0,

@@ -8,10 +8,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from nearstep import ConfigError, ModelError
 from nearstep.algorithm.losses import policy_loss, value_loss
+from nearstep.algorithm.value_heads import LinearHead
 from nearstep.models.forward import packing
-from nearstep.models.forward.forward import rollout_logprobs, rollout_logprobs_and_values, rollout_values
+from nearstep.models.forward.forward import rollout_logprobs, rollout_logprobs_and_outputs, rollout_values
 from nearstep.models.roles import make_critic, make_policy
-from nearstep.models.shared_trunk import classifier_around, value_head
+from nearstep.models.shared_trunk import classifier_around, critic_on_trunk
 from nearstep.training.experience import make_experience
 from nearstep.training.loop import train
 from nearstep.training.schedules import Phase
@@ -91,9 +92,10 @@ def test_one_pass_gives_what_two_give(tmp_path):
     rollout = play(recipe)[1]
     passes = []
     hook = policy.trunk.register_forward_hook(lambda *_: passes.append(1))
-    logprobs, values = rollout_logprobs_and_values(policy, critic, rollout, recipe.sampling)
+    logprobs, values = rollout_logprobs_and_outputs(policy, critic, rollout, recipe.sampling)
     assert len(passes) == 1
     hook.remove()
+    values = values.values(critic.value_head)
     apart = rollout_values(critic, rollout)
     assert torch.equal(logprobs.sampled, rollout_logprobs(policy, rollout, recipe.sampling).sampled)
     assert torch.equal(values.before_actions, apart.before_actions)
@@ -104,7 +106,7 @@ def test_one_pass_gives_what_two_give(tmp_path):
 def test_the_numbers_are_those_of_a_separate_critic_with_the_same_weights(tmp_path, kind):
     model = tiny_causal_lm(kind)
     policy = make_policy(model)
-    shared = value_head(policy, 257)
+    shared = critic_on_trunk(policy, 257, LinearHead())
     assert shared.trunk is policy.trunk
     with torch.no_grad():
         shared.head.weight.fill_(0.1)
@@ -320,4 +322,4 @@ def test_a_family_without_a_classifier_on_the_same_trunk_is_refused(monkeypatch)
         "nearstep.models.shared_trunk.new_classifier", lambda *_, **__: tiny_scalar_model("gpt2").to("meta")
     )
     with pytest.raises(ModelError, match="has another kind of trunk"):
-        classifier_around(tiny_causal_lm(), 257)
+        classifier_around(tiny_causal_lm(), 257, LinearHead())

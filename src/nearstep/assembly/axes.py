@@ -9,12 +9,22 @@ from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, KLController,
 from nearstep.algorithm.row_regions import CPPO, SAT, TRM, VACO
 from nearstep.algorithm.soft_regions import CISPO, DIS, DRPO, SAPO, SPO
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TopKKL, TopKTV, TrustRegion, Unbounded
+from nearstep.algorithm.value_heads import (
+    BCEHead,
+    BoundedHead,
+    EnsembleHead,
+    HLGaussHead,
+    LinearHead,
+    QuantileHead,
+    ValueHead,
+)
 from nearstep.assembly.axis_checks import (
     fitting_advantage,
     fitting_aggregation,
     fitting_kl_controller,
     fitting_schedule,
     fitting_trust_region,
+    fitting_value_head,
     require_no_critic_phase,
 )
 from nearstep.assembly.inputs import RunInputs
@@ -22,6 +32,7 @@ from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.plugins import load_object, made
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.ppo_rules import critic_schedule_name, kl_controller_name, may_have_kl_penalty
+from nearstep.config.value_head_rules import range_problems
 from nearstep.training.schedules import CriticSchedule, Decoupled, Joint, PolicyOnly, WarmUp
 
 TV_THRESHOLD, KL_THRESHOLD = 0.15, 0.05  # 2602.04879, sanity test
@@ -72,9 +83,19 @@ LOSS_AGGREGATIONS: Mapping[str, Callable[[PPOConfig], LossAggregation]] = {
     "sequence_sum_norm": lambda c: SequenceSum(c.response_length),
     "token_sum": lambda _: TokenSum(),
 }
+VALUE_HEADS: Mapping[str, Callable[[PPOConfig], ValueHead]] = {
+    "linear": lambda c: LinearHead(c.cliprange_value),
+    "bounded": lambda c: BoundedHead(*_value_range(c)),
+    "bce": lambda c: BCEHead(*_value_range(c)),
+    "hl_gauss": lambda c: HLGaussHead(*_value_range(c), c.value_bins, c.value_sigma),
+    "quantile": lambda c: QuantileHead(c.value_quantiles, c.value_huber),
+    "ensemble": lambda c: EnsembleHead(c.value_members),
+}
 
 
-OPEN_AXES = ("trust_region", "advantage", "kl_controller", "critic_schedule", "loss_aggregation")  # of RunInputs
+OPEN_AXES = (
+    "trust_region", "advantage", "kl_controller", "critic_schedule", "loss_aggregation", "value_head",
+)  # of RunInputs  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,6 +110,7 @@ class Axes:
     kl_penalty: bool  # whether the KL may cost something in some update
     critic_schedule: CriticSchedule
     loss_aggregation: LossAggregation
+    value_head: ValueHead
     notes: tuple[str, ...]  # what the user should know of objects of their own
 
 
@@ -106,15 +128,18 @@ def choose_axes(config: PPOConfig, inputs: RunInputs, updates: int) -> Axes:
         )
     if inputs.kl_controller is not None:
         _require_kl(config)
+    kl_penalty = may_have_kl_penalty(config) or inputs.kl_controller is not None
+    head = value_head(config, inputs.value_head, rule, kl_penalty=kl_penalty)
     return Axes(
         trust_region=region,
         ratio_limit=ratio_limit(config, region),
         advantage=rule,
         whiten_advantages=whitens(config, rule),
         kl_controller=controller,
-        kl_penalty=may_have_kl_penalty(config) or inputs.kl_controller is not None,
+        kl_penalty=kl_penalty,
         critic_schedule=schedule,
         loss_aggregation=aggregation,
+        value_head=head,
         notes=tuple(
             f"{name} is an object of your own: {type(found).__name__}."
             for name in OPEN_AXES
@@ -183,6 +208,32 @@ def loss_aggregation(config: PPOConfig, own: object = None) -> LossAggregation:
     if own is None and config.loss_aggregation in LOSS_AGGREGATIONS:
         return LOSS_AGGREGATIONS[config.loss_aggregation](config)
     return fitting_aggregation(*_own("loss aggregation", "loss_aggregation", config, config.loss_aggregation, own))
+
+
+def value_head(config: PPOConfig, own: object, rule: Advantage, *, kl_penalty: bool) -> ValueHead:
+    """What the critic's outputs mean; a linear head where there is no critic. Raises ConfigError for an object that is
+    no head, or that has a range which the returns have not."""
+    if not rule.needs_critic:
+        if own is not None:
+            raise ConfigError(f"value_head: advantage {advantage_name(rule)} has no critic; leave it out")
+        return LinearHead(config.cliprange_value)
+    if own is None and config.value_head in VALUE_HEADS:
+        head, what = VALUE_HEADS[config.value_head](config), f"value_head = {config.value_head}"
+    else:
+        found, what = _own("value head", "value_head", config, config.value_head, own)
+        head = fitting_value_head(found, what)
+    if head.value_range is not None:
+        problem = next(range_problems(config, what, kl_penalty=kl_penalty), None)
+        if problem is not None:
+            raise ConfigError(problem.text)
+    return head
+
+
+def _value_range(config: PPOConfig) -> tuple[float, float]:
+    low, high = config.value_min, config.value_max
+    assert low is not None, "the settings were checked"
+    assert high is not None, "the settings were checked"
+    return low, high
 
 
 def critic_learning_rate(config: PPOConfig) -> float:

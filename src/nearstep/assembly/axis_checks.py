@@ -13,8 +13,15 @@ from nearstep.algorithm.advantage_rules import Advantage, CreditInputs
 from nearstep.algorithm.aggregation import LossAggregation, MinibatchCounts
 from nearstep.algorithm.kl_controllers import KLController, MeasuredKL
 from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs, TrustRegion
+from nearstep.algorithm.value_heads import MeasuresStates, ValueHead, ValueTargets
 from nearstep.common.errors import ConfigError, shorten
-from nearstep.training.axis_results import credit_problem, divisor_problem, region_problem, weights_problem
+from nearstep.training.axis_results import (
+    credit_problem,
+    divisor_problem,
+    region_problem,
+    state_numbers_problem,
+    weights_problem,
+)
 from nearstep.training.schedules import CriticSchedule, Phase
 
 T = TypeVar("T")
@@ -157,6 +164,43 @@ def fitting_aggregation(found: object, what: str) -> LossAggregation:
         if problem:
             raise ConfigError(f"{what}: divisor for {tokens} tokens in {rows} rows {problem}")
     return aggregation
+
+
+def fitting_value_head(found: object, what: str) -> ValueHead:
+    """The object, tried on six states. Raises ConfigError where it is no head of a critic."""
+    members = ("outputs", "starts_at_zero", "value_range", "values", "loss")
+    needs = "it needs outputs, starts_at_zero, value_range, values(outputs) and loss(outputs, learned)"
+    _require(found, what, members, needs)
+    assert isinstance(found, ValueHead)
+    head, count, limits = found, found.outputs, found.value_range
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ConfigError(f"{what}: outputs is {shorten(count)}; it is a whole number from 1 on")
+    if not isinstance(head.starts_at_zero, bool):
+        raise ConfigError(f"{what}: starts_at_zero is {shorten(head.starts_at_zero)}; it is True or False")
+    if limits is not None and not _is_range(limits):
+        raise ConfigError(
+            f"{what}: value_range is {shorten(limits)}; it is None, or two finite numbers (least, largest)"
+        )
+    low, high = (-1.0, 1.0) if limits is None else limits
+    outputs = torch.linspace(-1, 1, 6 * count).reshape(6, count).requires_grad_()
+    learned = ValueTargets(torch.linspace(low, high, 6), torch.full((6,), (low + high) / 2), torch.arange(6) % 2)
+    _require_none(what, state_numbers_problem(_tried(what, lambda: head.values(outputs)), 6, "values"))
+    loss = _tried(what, lambda: head.loss(outputs, learned))
+    _require_none(what, state_numbers_problem(loss, 6, "loss"))
+    if not loss.requires_grad:
+        raise ConfigError(f"{what}: loss carries no gradient of the outputs: nothing would be learned")
+    if isinstance(head, MeasuresStates):
+        measured = _tried(what, lambda: head.measures(outputs.detach(), learned))
+        for name, numbers in measured.items():
+            _require_none(what, state_numbers_problem(numbers, 6, f"measures()[{name!r}]"))
+    return head
+
+
+def _is_range(limits: object) -> bool:
+    if not isinstance(limits, tuple) or len(limits) != 2:
+        return False
+    numbers = [each for each in limits if isinstance(each, int | float) and math.isfinite(each)]
+    return len(numbers) == 2 and numbers[0] < numbers[1]
 
 
 def _updates_to_try(updates: int) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nearstep.algorithm.value_heads import ValueHead
 from nearstep.assembly.axes import Axes
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
@@ -25,22 +26,25 @@ from nearstep.models.adapters import (
     with_adapters_merged,
 )
 from nearstep.models.dtypes import DTYPES, without_float16
+from nearstep.models.frozen_weights import freeze
 from nearstep.models.head_bias import bias_note
 from nearstep.models.load import (
     check_folder,
     critic_from_trunk,
     load_adapted_scalar_model,
     load_scalar_model,
+    with_value_head,
 )
 from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import (
+    Critic,
     Models,
     inner_model,
     make_critic,
     make_policy,
     transformers_model,
 )
-from nearstep.models.shared_trunk import critic_under_adapters, value_head
+from nearstep.models.shared_trunk import critic_on_trunk, critic_under_adapters
 from nearstep.models.tokenizers import name_or_path
 from nearstep.rewards.build import (
     RewardModelOptions,
@@ -109,10 +113,11 @@ def build_models(
     first = loaded[0] if loaded else None
     notes += [note for model in loaded if model is not None for note in bias_note(model, "reward_model")]
     separate = needs_critic and config.critic_trunk == "separate"
-    critic = _critic(config, inputs, plain, first, tokenizer, notes) if separate else None
+    head = axes.value_head
+    critic = _critic(config, inputs, plain, first, tokenizer, head, notes) if separate else None
     model = backend.place(_adapted(plain, config, inputs))
     if needs_critic and config.critic_trunk == "adapter":
-        critic = _critic_under_adapters(config, inputs, model, tokenizer, notes)
+        critic = _critic_under_adapters(config, inputs, model, tokenizer, head, notes)
     policy = make_policy(
         model, autocast=config.bf16, checkpointing=config.gradient_checkpointing, vocabulary=vocabulary
     )
@@ -129,9 +134,9 @@ def build_models(
     )
     value = None
     if critic is not None:
-        value = make_critic(backend.place(critic), autocast=config.bf16, checkpointing=config.gradient_checkpointing)
+        value = _critic_role(backend.place(critic), config, head, notes)
     elif needs_critic:
-        value = value_head(policy, _pad(tokenizer))
+        value = critic_on_trunk(policy, _pad(tokenizer), head)
         notes.append("The critic is a head of zeros on the policy's trunk.")
     notes += how_rows_run(Models(policy, reference, value), autocast=config.bf16)
     names = ModelOrigins(
@@ -196,6 +201,7 @@ def _critic(
     policy: nn.Module,
     reward_model: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
+    head: ValueHead,
     notes: list[str],
 ) -> nn.Module:
     """The critic as given, else started from a reward model that reads the same ids, else from the policy's trunk."""
@@ -209,15 +215,18 @@ def _critic(
     if given is not None:
         check_folder(given, "value_model")
         load = load_adapted_scalar_model if holds_adapters(given) else load_scalar_model
-        critic = load(given, role="value_model", dtype=DTYPES[config.dtype], trust=config.trust)
+        critic = load(given, role="value_model", dtype=DTYPES[config.dtype], trust=config.trust, value_head=head)
         notes += bias_note(inner_model(critic), "value_model")
         return critic
     if reward_model is not None and is_decoder(reward_model):
         own = _reader_of(reward_model, config, inputs, tokenizer)
         if same_tokens(own, tokenizer):
-            notes.append("The critic starts from the reward model.")
-            critic = copy.deepcopy(reward_model).requires_grad_(True)
-            return without_float16(critic, "value_model", notes)
+            new = ", its head at zero" if head.starts_at_zero else ""
+            notes.append(f"The critic starts from the reward model{new}.")
+            started = with_value_head(
+                copy.deepcopy(reward_model).requires_grad_(True), head, at_zero=head.starts_at_zero
+            )
+            return without_float16(started, "value_model", notes)
         notes.append(
             "The reward model has another tokenizer, so the critic starts from the policy's trunk, its head at zero."
         )
@@ -229,7 +238,14 @@ def _critic(
             "value_model, a module that maps ids and mask to one number a token, or use an advantage without a critic."
         )
     start = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
-    critic = critic_from_trunk(start, _pad(tokenizer))
+    critic = critic_from_trunk(start, _pad(tokenizer), head)
+    return critic
+
+
+def _critic_role(model: nn.Module, config: PPOConfig, head: ValueHead, notes: list[str]) -> Critic:
+    """A critic with a model, or adapters, of its own; what vf_frozen names does not train."""
+    critic = make_critic(model, autocast=config.bf16, checkpointing=config.gradient_checkpointing, value_head=head)
+    notes += freeze(critic.model, config.vf_frozen)
     return critic
 
 
@@ -242,7 +258,12 @@ def _reader_of(
 
 
 def _critic_under_adapters(
-    config: PPOConfig, inputs: RunInputs, policy: nn.Module, tokenizer: PreTrainedTokenizerBase, notes: list[str]
+    config: PPOConfig,
+    inputs: RunInputs,
+    policy: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    head: ValueHead,
+    notes: list[str],
 ) -> nn.Module:
     """A critic on the policy's frozen weights. Raises ConfigError where the policy has no adapters over them."""
     if not is_adapted(policy):
@@ -252,7 +273,7 @@ def _critic_under_adapters(
         )
     notes.append("The critic has adapters of its own on the policy's frozen weights, its head at zero.")
     chosen = inputs.peft_config if inputs.peft_config is not None else adapters_of(policy)
-    return critic_under_adapters(policy, chosen, _pad(tokenizer), seed=config.seed)
+    return critic_under_adapters(policy, chosen, _pad(tokenizer), head, seed=config.seed)
 
 
 def _pad(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -22,6 +22,7 @@ from nearstep.evaluation.evaluator import Evaluator
 from nearstep.models.classifier import is_made_here
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Models, Policy, inner_model
+from nearstep.models.stored_head import head_in_words, shown
 from nearstep.reports.best import best_metric
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.details import Details
@@ -212,6 +213,7 @@ def _card(
         reference=names.reference,
         critic=names.critic,
         critic_made_here=chosen.models.critic is not None and is_made_here(inner_model(chosen.models.critic.model)),
+        value_head=_head_in_words(chosen.models),
         has_reference=chosen.models.reference is not None,
         rewards=rewards.names,
         dataset=", ".join(run_prompts.names),
@@ -220,6 +222,11 @@ def _card(
     return lambda state, role: model_card(
         replace(facts, updates=state.update, episodes=state.episodes, metrics=reporter.latest), role
     )
+
+
+def _head_in_words(models: Models) -> str | None:
+    stored = None if models.critic is None else head_in_words(models.critic.value_head)
+    return None if stored is None else shown(stored)
 
 
 def _generation(config: PPOConfig, checked: CheckedInputs) -> GenerationSettings:

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.head_bias import store_bias
-from nearstep.models.roles import Models, inner_model, scalar_head
+from nearstep.models.output_layers import linear_head
+from nearstep.models.roles import Models, inner_model
 from nearstep.models.saving import padding_token, rehearse, require_space, write_each, write_into, write_model
 from nearstep.models.shared_trunk import whole_critic
 from nearstep.scale.backend import Backend
@@ -65,9 +66,8 @@ class ModelFolders:
         elif critic is not None:
             whole = whole_critic(critic, merged if self.models.one_trunk else None)
             whole.config.get_text_config().pad_token_id = padding_token(self.tokenizer)
-            weights = store_bias(
-                whole, scalar_head(whole, "value_model"), critic_weights if whole is critic.model else None
-            )
+            head = linear_head(whole, "value_model", critic.value_head.outputs)
+            weights = store_bias(whole, head, critic_weights if whole is critic.model else None)
             parts.append(self._part("value", whole, _copies(weights), self.card(state, "value")))
         return lambda folder: write_each([partial(part, folder) for part in parts])
 

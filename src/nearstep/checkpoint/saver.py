@@ -13,7 +13,7 @@ from nearstep.checkpoint.export import ModelFolders, Writing
 from nearstep.checkpoint.resume import AUTO, SETTINGS, Resumed, choose_checkpoint, refuse_used, settings_to_keep
 from nearstep.checkpoint.seal import SaveKind, read_manifest, sealed_folder
 from nearstep.checkpoint.snapshot import FOLDER, Snapshot, put_back, read_snapshot, take_snapshot
-from nearstep.checkpoint.start import BEGUN, begin_of_run, check_begin
+from nearstep.checkpoint.start import BEGUN, begin_of_run, check_begin, check_same_head
 from nearstep.checkpoint.writer import BackgroundWriter
 from nearstep.common.errors import CheckpointError, ConfigError, TrainingError
 from nearstep.common.telling import tell
@@ -91,6 +91,7 @@ class Checkpoints:
             self.parent = manifest.seal if self.resumed.is_fork else manifest.parent
             for note in [*self.resumed.notes, f"going on from {self.resumed.folder}, after update {manifest.update}"]:
                 tell(note)
+            check_same_head(self.resumed.folder, self._begun)
             if not self.resumed.is_fork:
                 for note in check_begin(self.resumed.folder, self._begun, self.config.lr_scheduler_type):
                     tell(note)

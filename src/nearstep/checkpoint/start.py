@@ -11,6 +11,7 @@ from nearstep.checkpoint import files
 from nearstep.common.errors import CheckpointError
 from nearstep.models.adapters import is_adapted
 from nearstep.models.roles import Models
+from nearstep.models.stored_head import head_in_words, shown
 
 BEGUN = "begun.json"
 PROBES = 256  # numbers of each tensor that are looked at
@@ -23,9 +24,23 @@ def begin_of_run(models: Models, rows: int | None, data: str, updates: int) -> d
         "reference": None if models.reference is None else models.reference.policy.model,
         "critic": None if models.critic is None else models.critic.model,
     }
+    critic = models.critic
     hashes = {role: _hash(model) for role, model in roles.items() if model is not None}
     adapters = is_adapted(models.policy.model)
-    return {"weights": hashes, "adapters": adapters, "rows": rows, "data": data, "updates": updates}
+    head = None if critic is None else head_in_words(critic.value_head)
+    return {
+        "weights": hashes, "adapters": adapters, "value_head": head, "rows": rows, "data": data, "updates": updates,
+    }  # fmt: skip
+
+
+def check_same_head(folder: Path, now: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where the critic's outputs meant something else when they were saved, also in a fork."""
+    before = files.read_json(folder / BEGUN).get("value_head")
+    if before != now["value_head"]:
+        raise CheckpointError(
+            f"{folder}: the critic was trained with {shown(before)}, and this run reads it with "
+            f"{shown(now['value_head'])}. Keep value_head and its settings: the layer's numbers mean something else"
+        )
 
 
 def check_begin(folder: Path, now: Mapping[str, Any], lr_scheduler_type: str) -> list[str]:

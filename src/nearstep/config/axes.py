@@ -13,12 +13,14 @@ ADVANTAGES = ("gae", "group_mean", "group_normalized", "leave_one_out", "batch_n
 KL_CONTROLLERS = ("auto", "fixed", "adaptive", "scheduled")
 CRITIC_SCHEDULES = ("joint", "decoupled")
 ENGINES = ("transformers",)
+VALUE_HEADS = ("linear", "bounded", "bce", "hl_gauss", "quantile", "ensemble")
 LOSS_AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "token_sum")
 
 DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
 COMPARE_PROBABILITIES = (*DIVERGENCES, "drpo", "cppo", "trm")  # of single tokens
 THRESHOLD_REGIONS = ("spo", "drpo", "cppo", "trm", "vaco")
 BAND_REGIONS = ("dis", "cispo")
+RANGED_HEADS = ("bounded", "bce", "hl_gauss")
 GROUP_RULES = ("group_mean", "group_normalized", "leave_one_out")
 
 

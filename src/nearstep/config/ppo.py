@@ -23,6 +23,7 @@ from nearstep.config.sections import (
 )
 from nearstep.config.settings import Problem, accepts_old_names, sections
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+from nearstep.config.value_heads import ValueHeadSettings
 
 
 @accepts_old_names
@@ -58,6 +59,7 @@ SECTIONS = sections(
     ("Policy", PolicySettings),
     ("Trust region", TrustRegionSettings),
     ("Critic", CriticSettings),
+    ("Value head", ValueHeadSettings),
     ("Batches", BatchSettings),
     ("Optimizer", OptimizerSettings),
     ("Reports", ReportSettings),

@@ -19,11 +19,13 @@ from nearstep.config.regions import region_problems, region_remarks
 from nearstep.config.rewards import compares_groups, reward_problems, reward_remarks
 from nearstep.config.sections import AllSettings, KLSettings, PolicySettings
 from nearstep.config.settings import Problem, without_effect
+from nearstep.config.value_head_rules import value_head_problems, value_head_remarks
+from nearstep.config.value_heads import VALUE_HEAD_SETTINGS
 
 CRITIC_SETTINGS = (
     "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_schedule",
     "critic_trunk", "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency",
-    "vf_warmup_updates", "vf_warmup_lam", "lam_length_alpha",
+    "vf_warmup_updates", "vf_warmup_lam", "lam_length_alpha", *VALUE_HEAD_SETTINGS,
 )  # fmt: skip
 
 
@@ -41,6 +43,8 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
     yield from region_problems(config)
     yield from _importance_problems(config)
     yield from _critic_problems(config)
+    if not _no_critic(config):
+        yield from value_head_problems(config, kl_penalty=may_have_kl_penalty(config))
     yield from _advantage_problems(config)
     if config.bf16 and config.dtype == "float64":
         yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
@@ -107,6 +111,8 @@ def remarks(config: AllSettings) -> Iterator[str]:
 
 def _critic_remarks(config: AllSettings) -> Iterator[str]:
     decoupled = ("num_vf_epochs", "vf_update_frequency")
+    if not _no_critic(config):
+        yield from value_head_remarks(config)
     yield from without_effect(
         config,
         (

@@ -19,6 +19,7 @@ from nearstep.config.rewards import RewardSettings
 from nearstep.config.saving import SavingSettings
 from nearstep.config.settings import Settings, option
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+from nearstep.config.value_heads import ValueHeadSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,8 @@ class RoleSettings(Settings):
     )
     value_model_path: str | None = option(
         None,
-        "critic with one label; if not given, started from the reward model, else from the policy's trunk",
+        "critic with one label, or one saved with the same value_head; if not given, started from the reward model, "
+        "else from the policy's trunk",
         is_place=True,
     )
 
@@ -204,7 +206,7 @@ class CriticSettings(Settings):
         "separate: the critic is a model of its own; shared: a value head on the policy's trunk, one pass for both; "
         "adapter: adapters of its own on the frozen weights under the policy's adapters",
     )
-    cliprange_value: float = option(0.2, "how far a value may move from its value at rollout", above=0)
+    cliprange_value: float = option(0.2, "linear head: how far a value may move from its value at rollout", above=0)
     vf_coef: float = option(0.1, "joint: weight of the value loss", at_least=0)
     vf_learning_rate: float | None = option(
         None, "peak step size of the critic (shared trunk: of its head); learning_rate if not given", at_least=0
@@ -258,6 +260,7 @@ class AllSettings(
     ReportSettings,
     OptimizerSettings,
     BatchSettings,
+    ValueHeadSettings,
     CriticSettings,
     TrustRegionSettings,
     PolicySettings,

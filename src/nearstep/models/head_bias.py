@@ -13,9 +13,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 SETTING = "head_bias"
 
 
-def stored_bias(config: PreTrainedConfig) -> float | None:
-    """The bias that a configuration keeps for a head without one; None where there is none to keep."""
-    stored: float | None = config.to_dict().get(SETTING)
+def stored_bias(config: PreTrainedConfig) -> float | list[float] | None:
+    """The bias that a configuration keeps for a head without one, a list where the head has several outputs; None where
+    there is none to keep."""
+    stored: float | list[float] | None = config.to_dict().get(SETTING)
     return stored
 
 
@@ -24,8 +25,15 @@ def add_bias(model: PreTrainedModel, head: nn.Linear) -> None:
     if head.bias is not None:
         return
     start = stored_bias(model.config) or 0.0
-    head.bias = nn.Parameter(torch.full((1,), start, dtype=head.weight.dtype, device=head.weight.device))
+    bias = torch.tensor(start, dtype=head.weight.dtype, device=head.weight.device)
+    head.bias = nn.Parameter(bias.expand(head.out_features).clone())
     model.config.update({SETTING: start})
+
+
+def forget_bias(model: PreTrainedModel, head: nn.Linear) -> None:
+    """Take off a bias that the configuration keeps."""
+    head.register_parameter("bias", None)
+    delattr(model.config, SETTING)
 
 
 def bias_note(model: nn.Module, role: str) -> list[str]:
@@ -36,7 +44,8 @@ def bias_note(model: nn.Module, role: str) -> list[str]:
     if not bias:
         return []
     name = model.config.name_or_path or type(model).__name__
-    return [f"{role} {name}: {bias:+.4g} is added to all it says ({SETTING} in its config.json)."]
+    added = ", ".join(f"{each:+.4g}" for each in (bias if isinstance(bias, list) else [bias]))
+    return [f"{role} {name}: {added} is added to all it says ({SETTING} in its config.json)."]
 
 
 def store_bias(model: PreTrainedModel, head: nn.Linear, weights: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -48,5 +57,6 @@ def store_bias(model: PreTrainedModel, head: nn.Linear, weights: dict[str, Tenso
     if stored_bias(model.config) is None or head.bias is None:
         return weights
     (name,) = (name for name, parameter in model.named_parameters() if parameter is head.bias)
-    model.config.update({SETTING: weights.pop(name).item()})
+    bias: list[float] = weights.pop(name).tolist()
+    model.config.update({SETTING: bias[0] if len(bias) == 1 else bias})
     return weights

@@ -15,6 +15,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from nearstep.algorithm.value_heads import LinearHead, ValueHead
 from nearstep.common.errors import ModelError
 from nearstep.common.trust import DEFAULT_TRUST, Trust
 from nearstep.models.adapter_folders import AdapterFolder, fit_rows, holds_adapters, put_on, read_adapters
@@ -22,8 +23,10 @@ from nearstep.models.adapters import take_off, with_adapters_merged
 from nearstep.models.classifier import class_to_load, new_scalar_model
 from nearstep.models.forward.probing import own_vocabulary
 from nearstep.models.head_bias import add_bias, stored_bias
+from nearstep.models.output_layers import HEAD_NAMES, exchange_head, output_layer, scalar_head
 from nearstep.models.own_code import code_arguments
-from nearstep.models.roles import HEAD_NAMES, decoder_config, inner_model, output_layer, scalar_head
+from nearstep.models.roles import decoder_config, inner_model
+from nearstep.models.stored_head import is_linear, remember_head, require_head
 from nearstep.models.weight_files import reading, weight_arguments
 
 MODEL_FILES = ("config.json", "adapter_config.json")
@@ -112,28 +115,40 @@ def _whole_policy(name: str, *, role: str, dtype: torch.dtype, trust: Trust) -> 
     return model
 
 
-def load_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust: Trust = DEFAULT_TRUST) -> PreTrainedModel:
+def load_scalar_model(
+    name: str, *, role: str, dtype: torch.dtype, trust: Trust = DEFAULT_TRUST, value_head: ValueHead | None = None
+) -> PreTrainedModel:
     """A classification model with one label and a trained head; a missing head is an error, never random.
 
-    A folder of adapters gives the model that they were trained on, with the adapters merged.
+    A folder of adapters gives the model that they were trained on, with the adapters merged. A critic with `value_head`
+    has as many labels as that has outputs, and was saved with it.
     """
     check_folder(name, role)
+    value_head = LinearHead() if value_head is None else value_head
     if holds_adapters(name):
+        require_head(None, value_head, f"{role}: the folder of adapters {name!r}")
         return with_adapters_merged(load_adapted_scalar_model(name, role=role, dtype=dtype, trust=trust))
     model, missing = load_classifier(name, role=role, dtype=dtype, trust=trust)
     check_weights(missing, name, role)
-    if model.config.num_labels != 1:
+    require_head(model.config, value_head, f"{role}: the model in {name!r}")
+    if model.config.num_labels != value_head.outputs:
         raise ModelError(
             f"{role}: the model in {name!r} has {model.config.num_labels} labels, one is needed: a reward is one "
             "number. Train or export it with num_labels=1."
         )
     if stored_bias(model.config) is not None:
-        add_bias(model, output_layer(model, role))
+        add_bias(model, output_layer(model, role, value_head.outputs))
     return model
 
 
-def load_adapted_scalar_model(name: str, *, role: str, dtype: torch.dtype, trust: Trust = DEFAULT_TRUST) -> nn.Module:
-    """A folder of adapters as a peft model that trains them on. The head must be in the folder, or in their model."""
+def load_adapted_scalar_model(
+    name: str, *, role: str, dtype: torch.dtype, trust: Trust = DEFAULT_TRUST, value_head: ValueHead | None = None
+) -> nn.Module:
+    """A folder of adapters as a peft model that trains them on. The head must be in the folder, or in their model.
+
+    It has one label, which is the number: a `value_head` with other outputs is refused.
+    """
+    require_head(None, LinearHead() if value_head is None else value_head, f"{role}: the folder of adapters {name!r}")
     folder = read_adapters(name, role, trust=trust)
     load = _classifier if folder.holds_everything else load_classifier
     trusted = _for_base(folder, trust, None)
@@ -202,11 +217,24 @@ def _no_loading_report() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def critic_from_trunk(policy: PreTrainedModel, pad_token_id: int | None) -> PreTrainedModel:
-    """A critic with the policy's trunk and a head of zeros: its first value is 0 everywhere."""
+def critic_from_trunk(
+    policy: PreTrainedModel, pad_token_id: int | None, value_head: ValueHead | None = None
+) -> PreTrainedModel:
+    """A critic with the policy's trunk and a head of zeros: its outputs are 0 everywhere."""
     critic = scalar_from_trunk(policy, pad_token_id, role="value_model")
     nn.init.zeros_(scalar_head(critic, "value_model").weight)
-    return critic
+    return critic if value_head is None else with_value_head(critic, value_head, at_zero=True)
+
+
+def with_value_head(model: PreTrainedModel, value_head: ValueHead, *, at_zero: bool) -> PreTrainedModel:
+    """A critic in the place of a one-label model: its layer has the head's outputs, and its folder will say so.
+
+    The layer is that of the model once for each output, or `at_zero`; a linear head leaves it as it is.
+    """
+    if not is_linear(value_head):
+        exchange_head(model, "value_model", value_head.outputs, at_zero=at_zero)
+        remember_head(model.config, value_head)
+    return model
 
 
 def scalar_from_trunk(policy: PreTrainedModel, pad_token_id: int | None, *, role: str) -> PreTrainedModel:
@@ -222,10 +250,12 @@ def scalar_from_trunk(policy: PreTrainedModel, pad_token_id: int | None, *, role
     return model.to(policy.device)
 
 
-def new_classifier(policy: PreTrainedModel, pad_token_id: int | None, *, role: str) -> PreTrainedModel:
-    """A random classification model with one label, of the policy's family and widths."""
+def new_classifier(
+    policy: PreTrainedModel, pad_token_id: int | None, *, role: str, outputs: int = 1
+) -> PreTrainedModel:
+    """A random classification model with so many labels, of the policy's family and widths."""
     settings = {name: value for name, value in policy.config.to_dict().items() if name not in ("id2label", "label2id")}
-    config = type(policy.config).from_dict({**settings, "num_labels": 1})
+    config = type(policy.config).from_dict({**settings, "num_labels": outputs})
     config.pad_token_id = pad_token_id
     try:
         return new_scalar_model(config, policy.dtype)

@@ -11,7 +11,8 @@ from nearstep.common.trust import DEFAULT_TRUST, Trust
 from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.head_bias import add_bias, stored_bias
 from nearstep.models.load import check_folder, check_weights, load_classifier, scalar_from_trunk
-from nearstep.models.roles import output_layer, transformers_model
+from nearstep.models.output_layers import output_layer
+from nearstep.models.roles import transformers_model
 
 ROLE = "model"
 

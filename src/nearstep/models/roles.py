@@ -13,8 +13,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nearstep.algorithm.precision import wide
+from nearstep.algorithm.value_heads import LinearHead, ValueHead
 from nearstep.common.errors import ModelError
-from nearstep.models.adapters import base_layer, check_adapted, trained_copy
+from nearstep.models.adapters import check_adapted
 from nearstep.models.forward.head import Head, LogitShape, OwnLogits, Same
 from nearstep.models.forward.layout import PackedRows, RowLayout, RowTokens
 from nearstep.models.forward.own_pass import recompute_activations
@@ -26,8 +27,9 @@ from nearstep.models.forward.probing import (
     prove_reading,
 )
 from nearstep.models.head_bias import add_bias, stored_bias
+from nearstep.models.output_layers import linear_head, named_heads
+from nearstep.models.stored_head import head_in_words, is_linear, require_head, shown
 
-HEAD_NAMES = ("score", "classifier")
 ROUNDING_KL = 1e-6  # nats between two ways to compute one distribution in float32
 
 
@@ -91,7 +93,8 @@ class Reference:
 
 @dataclass(frozen=True)
 class Critic:
-    """The model that predicts returns: a decoder trunk and a head with one output, looked up as those of `Policy`.
+    """The model that predicts returns: a decoder trunk and a linear layer, looked up as those of `Policy`, and what
+    that layer's outputs mean.
 
     A module of the user's own gives its numbers itself: it is its own trunk.
     """
@@ -99,6 +102,7 @@ class Critic:
     model: nn.Module
     autocast: bool = False
     layout: RowLayout = field(default_factory=PackedRows)
+    value_head: ValueHead = field(default_factory=LinearHead)
 
     @property
     def trunk(self) -> nn.Module:
@@ -109,11 +113,11 @@ class Critic:
 
     @property
     def head(self) -> nn.Module:
-        """The layer with one output."""
+        """The layer that gives the outputs."""
         inner = inner_model(self.model)
         if not isinstance(inner, PreTrainedModel):
             return Same(1)
-        (head,) = _heads(inner)
+        (head,) = named_heads(inner)
         return head
 
 
@@ -183,21 +187,35 @@ def make_policy(
 
 
 def make_critic(
-    model: nn.Module, *, role: str = "value_model", autocast: bool = False, checkpointing: bool = False
+    model: nn.Module,
+    *,
+    role: str = "value_model",
+    autocast: bool = False,
+    checkpointing: bool = False,
+    value_head: ValueHead | None = None,
 ) -> Critic:
-    """Make a classification model with one label ready to be a critic. Raises ModelError if it cannot be one.
+    """Make a classification model ready to be a critic. Raises ModelError if it cannot be one.
 
-    A module that is no transformers model maps ids and mask, both [rows, width], to one number a token.
+    It has one label, or as many as `value_head` has outputs. A module that is no transformers model maps ids and mask,
+    both [rows, width], to one number a token, which is the value.
     """
+    value_head = LinearHead() if value_head is None else value_head
     inner = _ready(model, role)
     vocabulary = 2
     if isinstance(inner, PreTrainedModel):
-        vocabulary, head = inner.config.get_text_config().vocab_size, scalar_head(inner, role)
+        require_head(inner.config, value_head, f"{role}: the {type(inner).__name__}")
+        vocabulary, head = inner.config.get_text_config().vocab_size, linear_head(inner, role, value_head.outputs)
         if stored_bias(inner.config) is not None:
             add_bias(inner, head)
     else:
+        if not is_linear(value_head):
+            raise ModelError(
+                f"{role}: a {type(inner).__name__} gives the value itself, and the value head "
+                f"{shown(head_in_words(value_head))} would read other numbers from it. Use value_head = linear, or a "
+                "transformers model."
+            )
         check_one_number(inner, role)
-    critic = Critic(model, autocast)
+    critic = Critic(model, autocast, value_head=value_head)
     device = next(model.parameters()).device
     critic = replace(critic, layout=prove_layout(critic.trunk, vocabulary, device, role))
     if checkpointing:
@@ -233,43 +251,6 @@ def _recompute(model: nn.Module, role: str) -> None:
             "(transformers' GradientCheckpointingLayer). Leave it out, or lower max_tokens_per_microbatch."
         )
     recompute_activations(model)
-
-
-def scalar_head(model: PreTrainedModel, role: str) -> nn.Linear:
-    """The output layer with one label, under the names that transformers' classification models use.
-
-    Where peft trains it whole, this is its trained copy.
-    """
-    heads = [base_layer(head) for head in _heads(model)]
-    if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
-        raise ModelError(
-            f"{role}: {type(model).__name__} has no linear head named score or classifier. Use a model of "
-            "AutoModelForSequenceClassification or AutoModelForTokenClassification with num_labels=1."
-        )
-    if heads[0].out_features != 1:
-        raise ModelError(
-            f"{role}: {type(model).__name__} has {heads[0].out_features} labels, one is needed. Load it with "
-            "num_labels=1 if its head was trained with one, or train a model that gives one number."
-        )
-    return heads[0]
-
-
-def _heads(model: PreTrainedModel) -> list[nn.Module]:
-    """What stands under the names of heads."""
-    return [trained_copy(child) for name, child in model.named_children() if name in HEAD_NAMES]
-
-
-def output_layer(model: PreTrainedModel, role: str) -> nn.Linear:
-    """The layer from which the one number of a classification model comes, of decoders and encoders alike."""
-    heads = _heads(model)
-    layers = [layer for head in heads for layer in head.modules() if isinstance(layer, nn.Linear)]
-    final = [layer for layer in layers if layer.out_features == 1]
-    if len(final) != 1:
-        raise ModelError(
-            f"{role}: {type(model).__name__} has {len(final)} layers with one output in its head, one is needed. Use a "
-            "model of AutoModelForSequenceClassification with num_labels=1."
-        )
-    return final[0]
 
 
 def frozen_copy(policy: Policy) -> Reference:

@@ -7,49 +7,55 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from nearstep.algorithm.value_heads import ValueHead
 from nearstep.common.errors import ModelError
 from nearstep.models.adapters import add_adapters, is_adapted, with_adapters_merged, with_head_trained, without_adapters
 from nearstep.models.forward.head import OwnLogits
 from nearstep.models.load import new_classifier
-from nearstep.models.roles import HEAD_NAMES, Critic, Policy, scalar_head, transformers_model
+from nearstep.models.output_layers import HEAD_NAMES, linear_head
+from nearstep.models.roles import Critic, Policy, transformers_model
+from nearstep.models.stored_head import remember_head
 
 ROLE = "value_model"
 
 
-def value_head(policy: Policy, pad_token_id: int | None) -> Critic:
+def critic_on_trunk(policy: Policy, pad_token_id: int | None, value_head: ValueHead) -> Critic:
     """A critic that is one linear layer on the policy's trunk, zero at first; its model holds that trunk, no copy."""
     if isinstance(policy.reading, OwnLogits):
         raise ModelError(
             f"{ROLE}: the logits of {type(policy.model).__name__} are read off the whole model, so no head of a critic "
             "can share its pass. Use critic_trunk = separate."
         )
-    model = classifier_around(transformers_model(policy.model, "model"), pad_token_id)
-    return Critic(model, policy.autocast, policy.layout)
+    model = classifier_around(transformers_model(policy.model, "model"), pad_token_id, value_head)
+    return Critic(model, policy.autocast, policy.layout, value_head)
 
 
-def classifier_around(model: PreTrainedModel, pad_token_id: int | None) -> PreTrainedModel:
-    """A classification model with one label around the trunk of `model` itself, its head zero."""
+def classifier_around(model: PreTrainedModel, pad_token_id: int | None, value_head: ValueHead) -> PreTrainedModel:
+    """A classification model with a label for each output around the trunk of `model` itself, its head zero."""
     with torch.device("meta"):
-        classifier = new_classifier(model, pad_token_id, role=ROLE)
+        classifier = new_classifier(model, pad_token_id, role=ROLE, outputs=value_head.outputs)
     if type(classifier.base_model) is not type(model.base_model):
         raise ModelError(
             f"{ROLE}: {type(classifier).__name__} has another kind of trunk than {type(model).__name__}, so it cannot "
             "use the policy's. Use critic_trunk = separate."
         )
     classifier.add_module(classifier.base_model_prefix, model.base_model)
-    head = scalar_head(classifier, ROLE).to_empty(device=model.device)
+    head = linear_head(classifier, ROLE, value_head.outputs).to_empty(device=model.device)
     for parameter in head.parameters():
         nn.init.zeros_(parameter)
+    remember_head(classifier.config, value_head)
     return classifier.eval()
 
 
-def critic_under_adapters(policy: nn.Module, peft_config: Any, pad_token_id: int | None, *, seed: int) -> nn.Module:
+def critic_under_adapters(
+    policy: nn.Module, peft_config: Any, pad_token_id: int | None, value_head: ValueHead, *, seed: int
+) -> nn.Module:
     """A critic on the frozen weights under the policy's adapters, with fresh adapters and a head of its own.
 
     Raises ModelError where the policy trains some of those weights themselves.
     """
     learned = {id(parameter) for parameter in policy.parameters() if parameter.requires_grad}
-    classifier = classifier_around(without_adapters(policy), pad_token_id)
+    classifier = classifier_around(without_adapters(policy), pad_token_id, value_head)
     shared = [name for name, parameter in classifier.named_parameters() if id(parameter) in learned]
     if shared:
         raise ModelError(
@@ -72,6 +78,6 @@ def whole_critic(critic: Critic, merged_policy: PreTrainedModel | None) -> PreTr
     model = transformers_model(critic.model, ROLE)
     if merged_policy is None:
         return model
-    plain = classifier_around(merged_policy, model.config.pad_token_id)
-    scalar_head(plain, ROLE).load_state_dict(critic.head.state_dict())
+    plain = classifier_around(merged_policy, model.config.pad_token_id, critic.value_head)
+    linear_head(plain, ROLE, critic.value_head.outputs).load_state_dict(critic.head.state_dict())
     return plain

@@ -80,11 +80,18 @@ MEANINGS: dict[str, str] = {
     "loss/policy_avg": "policy loss, mean per token. About 0 by construction where advantages are whitened.",
     "loss/policy_abs": "mean per token of the larger of |A·ρ| and |A·clip(ρ)| (without a clip, of the absolute loss): "
     "does not cancel, so runs can be compared by it.",
-    "loss/value_avg": "value loss, ½ · mean of the larger (V − R)² with and without clipping; without vf_coef.",
+    "loss/value_avg": "value loss, without vf_coef: of a linear head ½ · mean of the larger (V − R)² with and without "
+    "clipping; of other heads their own (docs/algorithms.md), so it compares runs of one head only.",
     "value/grad_norm": "L2 norm of the critic's gradient before it is cut to max_grad_norm, mean over steps. With "
     "critic_trunk = shared of its head alone.",
     "value/optimizer_steps": "optimizer steps of the critic so far.",
-    "val/clipfrac_avg": "share of tokens where the clip decided the value loss.",
+    "val/clipfrac_avg": "share of tokens where the clip decided the value loss. Of a linear head.",
+    "val/target_out_of_range": "share of tokens whose return lies outside value_min and value_max, and was held at the "
+    "nearer end. Above 0 the critic learns something else than the returns: widen the range.",
+    "val/value_entropy": "value_head = hl_gauss: mean entropy of the bins, in nats; log(value_bins) at the start.",
+    "val/quantile_std": "value_head = quantile: mean over tokens of the standard deviation of the quantiles.",
+    "val/ensemble_std": "value_head = ensemble: mean over tokens of the standard deviation of the members' values: how "
+    "far they disagree. 0 at the start.",
     "val/ratio": "mean of ρ per token. Stays near 1; above 2 or below 0.1 the steps are too large.",
     "val/ratio_clamped": "mean per token of ρ as the loss uses it: clipped to 1 ± cliprange, or at most ratio_cap.",
     "val/ratio_var": "variance of ρ over tokens, E[ρ²] − E[ρ]². Below about 0.1 in a calm run.",

@@ -85,6 +85,7 @@ class RunFacts:
     has_reference: bool = True
     critic: str | None = None
     critic_made_here: bool = False  # transformers has no class for it
+    value_head: str | None = None  # what the critic's outputs mean, where they are no values by themselves
     rewards: Sequence[str] = ()
     dataset: str | None = None
     metrics: Numbers = field(default_factory=dict)
@@ -146,11 +147,18 @@ def _fact_rows(facts: RunFacts) -> list[tuple[str, str]]:
         ("policy started from", shown_name(facts.policy)),
         ("reference", _reference(facts)),
         ("critic started from", shown_name(facts.critic, "the reward model, or the policy's trunk")),
+        *_value_head(facts),
         ("rewards", ", ".join(shown_name(name) for name in facts.rewards) or "none named"),
         ("prompts", shown_name(facts.dataset)),
         ("updates", str(facts.updates)),
         ("episodes", str(facts.episodes)),
     ]
+
+
+def _value_head(facts: RunFacts) -> list[tuple[str, str]]:
+    if facts.value_head is None:
+        return []
+    return [("what the critic's outputs mean", f"`{facts.value_head}`, as `value_head` in its config.json")]
 
 
 def _reference(facts: RunFacts) -> str:

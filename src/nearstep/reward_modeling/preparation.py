@@ -21,9 +21,10 @@ from nearstep.models.dtypes import DTYPES, without_float16
 from nearstep.models.head_bias import add_bias
 from nearstep.models.limits import Limits
 from nearstep.models.load import holds_head, load_adapted_scalar_model
+from nearstep.models.output_layers import HEAD_NAMES, output_layer
 from nearstep.models.reward_model import RewardReader, make_reader
 from nearstep.models.reward_start import start_reward_model
-from nearstep.models.roles import HEAD_NAMES, output_layer, transformers_model
+from nearstep.models.roles import transformers_model
 from nearstep.models.saving import padding_token
 from nearstep.training.master_weights import is_narrow
 from nearstep.training.optimizers import MASTERS_NOTE, trained_weights

@@ -12,7 +12,7 @@ from nearstep.config.reward_model import RewardConfig
 from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.classifier import is_made_here
 from nearstep.models.head_bias import store_bias, stored_bias
-from nearstep.models.roles import output_layer
+from nearstep.models.output_layers import output_layer
 from nearstep.models.saving import rehearse, require_space, write_each, write_model
 from nearstep.reports.model_card import (
     is_hub_name,

@@ -13,6 +13,7 @@ from nearstep.testing.law import CheckResult
 from nearstep.testing.rewards import check_reward
 from nearstep.testing.schedules import check_critic_schedule
 from nearstep.testing.trust_regions import check_trust_region
+from nearstep.testing.value_heads import check_value_head
 
 __all__ = [
     "CheckResult",
@@ -25,4 +26,5 @@ __all__ = [
     "check_loss_aggregation",
     "check_reward",
     "check_trust_region",
+    "check_value_head",
 ]

@@ -8,6 +8,7 @@ from nearstep.algorithm.advantage_rules import Advantage
 from nearstep.algorithm.aggregation import LossAggregation
 from nearstep.algorithm.kl_controllers import KLController
 from nearstep.algorithm.trust_regions import TrustRegion
+from nearstep.algorithm.value_heads import ValueHead
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.judges.function import Compares, Grades
 from nearstep.judges.protocol import JudgeSource
@@ -24,6 +25,7 @@ Kind: TypeAlias = Literal[
     "kl_controller",
     "critic_schedule",
     "loss_aggregation",
+    "value_head",
     "reward",
     "judge",
     "engine",
@@ -36,6 +38,7 @@ PROTOCOLS: Mapping[Kind, type] = {
     "kl_controller": KLController,
     "critic_schedule": CriticSchedule,
     "loss_aggregation": LossAggregation,
+    "value_head": ValueHead,
     "backend": Backend,
 }
 TELLING: Mapping[str, Kind] = {
@@ -46,6 +49,8 @@ TELLING: Mapping[str, Kind] = {
     "weights": "loss_aggregation",
     "divisor": "loss_aggregation",
     "needs_critic": "advantage",
+    "starts_at_zero": "value_head",
+    "value_range": "value_head",
     "next": "kl_controller",
     "generate": "engine",
     "compare_all": "judge",
@@ -56,6 +61,7 @@ MEMBERS: Mapping[Kind, tuple[str, ...]] = {
     "kl_controller": ("first", "next"),
     "critic_schedule": ("phases",),
     "loss_aggregation": ("weights", "divisor"),
+    "value_head": ("outputs", "starts_at_zero", "value_range", "values", "loss"),
     "reward": ("name", "score"),
     "judge": ("compare",),
     "engine": ENGINE_MEMBERS,

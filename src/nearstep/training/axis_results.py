@@ -34,6 +34,14 @@ def region_problem(weight: object, tokens: int) -> str | None:
     return _shape_problem(weight, tokens, "weight", "one for each token")
 
 
+def state_numbers_problem(numbers: object, states: int, name: str) -> str | None:
+    """What is wrong with a value head's losses, or values, of so many states. Reads no element, so a GPU is not waited
+    for."""
+    if not isinstance(numbers, Tensor) or not numbers.is_floating_point():
+        return f"{name} is {_kind(numbers)}; it has a float for each state, and is not summed yet"
+    return _shape_problem(numbers, states, name, "one for each state")
+
+
 def weights_problem(weights: object, actions: int) -> str | None:
     """What is wrong with an aggregation's weights for so many actions. On a GPU, one wait for each micro-batch."""
     problem = _floats_problem(weights, actions, "weights")

@@ -16,7 +16,12 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import ExplainedVariance, Max, Mean, Metric, Metrics, Std
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs
-from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
+from nearstep.models.forward.forward import (
+    StateValues,
+    rollout_logprobs,
+    rollout_logprobs_and_outputs,
+    rollout_values,
+)
 from nearstep.models.roles import Policy
 from nearstep.training.credit import credit_inputs, give_credit, rows_scored_after_eos, shape_scores, token_rewards
 from nearstep.training.recipe import Recipe
@@ -65,6 +70,7 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     return Experience(
         rollout=rollout,
         prompt_numbers=rows // config.num_generations,
+        sample_numbers=rows % config.num_generations,
         scores=shaped,
         old_logprobs=old.sampled,
         old_top=old.top,
@@ -96,9 +102,9 @@ def before_first_step(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs | None
     values: list[StateValues] = []
     for part in _parts(rollout, _limits(r)):
         if critic is not None and anew and r.models.one_trunk:
-            part_logprobs, states = rollout_logprobs_and_values(policy, critic, part, r.sampling)
+            part_logprobs, outputs = rollout_logprobs_and_outputs(policy, critic, part, r.sampling)
             logprobs.append(part_logprobs)
-            values.append(states)
+            values.append(outputs.values(critic.value_head))
             continue
         if anew:
             logprobs.append(rollout_logprobs(policy, part, r.sampling))

@@ -9,20 +9,20 @@ from torch import Tensor
 
 from nearstep.algorithm.aggregation import LossAggregation
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
-from nearstep.algorithm.losses import (
-    clip_values,
-    policy_loss,
-    probability_ratio,
-    sequence_anchor,
-    value_loss,
-)
+from nearstep.algorithm.losses import policy_loss, probability_ratio, sequence_anchor
 from nearstep.algorithm.trust_regions import ActionRows, LogsOwnLoss, TokenLogprobs, TrustRegion
+from nearstep.algorithm.value_heads import MeasuresStates, ValueHead, ValueTargets
 from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import EffectiveSampleSize, Max, Mean, Metric, Metrics, StandardError, Variance
 from nearstep.models.forward.action_logprobs import ActionLogprobs
-from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
-from nearstep.training.axis_results import region_problem, weights_problem
+from nearstep.models.forward.forward import (
+    StateOutputs,
+    rollout_logprobs,
+    rollout_logprobs_and_outputs,
+    rollout_outputs,
+)
+from nearstep.training.axis_results import region_problem, state_numbers_problem, weights_problem
 from nearstep.training.profiles import masked_by_place
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
@@ -77,11 +77,11 @@ def losses(
     the policy; where it is trained alone, only its head learns, for the trunk is the policy's.
     """
     policy, critic, terms = r.models.policy, r.models.critic, PolicyTerms.of(r)
-    entropy, cliprange_value = terms.entropy_coef != 0, r.config.cliprange_value
+    entropy = terms.entropy_coef != 0
     if phase.policy and phase.critic and critic is not None and r.models.one_trunk:
-        now, values = rollout_logprobs_and_values(policy, critic, micro.rollout, r.sampling, entropy_gradient=entropy)
+        now, outputs = rollout_logprobs_and_outputs(policy, critic, micro.rollout, r.sampling, entropy_gradient=entropy)
         policy_sum, policy_metrics = policy_objective(micro, now, terms, first=first)
-        critic_sum, critic_metrics = value_objective(micro, values, cliprange_value)
+        critic_sum, critic_metrics = value_objective(micro, outputs, critic.value_head)
         loss = policy_sum / divisors.policy + r.config.vf_coef * critic_sum / divisors.critic
         yield loss, policy_metrics + critic_metrics
         return
@@ -91,8 +91,8 @@ def losses(
         yield loss / divisors.policy, metrics
     if phase.critic:
         assert critic is not None, "a phase that trains the critic needs one"
-        values = rollout_values(critic, micro.rollout, head_only=r.models.one_trunk)
-        loss, metrics = value_objective(micro, values, cliprange_value)
+        outputs = rollout_outputs(critic, micro.rollout, head_only=r.models.one_trunk)
+        loss, metrics = value_objective(micro, outputs, critic.value_head)
         weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
         yield weight * loss / divisors.critic, metrics
 
@@ -186,16 +186,23 @@ def _policy_metrics(
     return Metrics(metrics)
 
 
-def value_objective(micro: Experience, now: StateValues, cliprange: float) -> tuple[Tensor, Metrics]:
-    """Sum of the value loss over the states before every action, and after the stop token where it is trained."""
-    final = micro.train_final
-    values = torch.cat([now.before_actions, now.final[final]])
-    old_values = torch.cat([micro.values, micro.final_values[final]])
-    returns = torch.cat([micro.returns, micro.final_returns[final]])
-    loss = value_loss(values, old_values, returns, cliprange=cliprange)
+def value_objective(micro: Experience, now: StateOutputs, head: ValueHead) -> tuple[Tensor, Metrics]:
+    """Sum of the value loss over the states before every action, and after the stop token where it is trained.
 
-    fixed = values.detach()
-    clipped = clip_values(fixed, old_values, cliprange)
-    bound = (clipped - returns).square() > (fixed - returns).square()
-    metrics = {"loss/value_avg": Mean.of(loss), "val/clipfrac_avg": Mean.of(bound.float())}
+    Raises TrainingError where the head returns no losses for the states.
+    """
+    final = micro.train_final
+    outputs = torch.cat([now.before_actions, now.final[final]])
+    learned = ValueTargets(
+        targets=torch.cat([micro.returns, micro.final_returns[final]]),
+        old_values=torch.cat([micro.values, micro.final_values[final]]),
+        samples=torch.cat([micro.of_actions(micro.sample_numbers), micro.sample_numbers[final]]),
+    )
+    loss = head.loss(outputs, learned)
+    _require_none("value head", head, state_numbers_problem(loss, len(outputs), "loss"))
+
+    metrics: dict[str, Metric] = {"loss/value_avg": Mean.of(loss)}
+    if isinstance(head, MeasuresStates):
+        measured = head.measures(outputs.detach(), learned)
+        metrics |= {f"val/{name}": Mean.of(values) for name, values in measured.items()}
     return loss.sum(), Metrics(metrics)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearstep.algorithm.precision import wide
+from nearstep.algorithm.value_heads import ValueHead
 from nearstep.models.attention.interface import AttentionPlan
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs, action_logprobs
@@ -33,7 +34,7 @@ class CausalRole(Protocol):
 
 @runtime_checkable
 class ScalarRole(Protocol):
-    """A model that gives one number per token: the critic and decoder reward models."""
+    """A model that gives numbers per token: the critic and decoder reward models, which give one."""
 
     @property
     def trunk(self) -> nn.Module: ...
@@ -43,6 +44,14 @@ class ScalarRole(Protocol):
     def layout(self) -> RowLayout: ...
     @property
     def autocast(self) -> bool: ...
+
+
+@runtime_checkable
+class ValueRole(ScalarRole, Protocol):
+    """A critic: what its numbers mean is said by its head."""
+
+    @property
+    def value_head(self) -> ValueHead: ...
 
 
 def states_at(
@@ -79,6 +88,18 @@ class StateValues:
     final: Float[Tensor, " rows"]
 
 
+@dataclass(frozen=True)
+class StateOutputs:
+    """What the critic's last layer gives of the same states: the numbers that a value is made of."""
+
+    before_actions: Float[Tensor, "actions outputs"]
+    final: Float[Tensor, "rows outputs"]
+
+    def values(self, head: ValueHead) -> StateValues:
+        """Their values."""
+        return StateValues(head.values(self.before_actions), head.values(self.final))
+
+
 def rollout_logprobs(
     policy: CausalRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
 ) -> ActionLogprobs:
@@ -87,20 +108,25 @@ def rollout_logprobs(
     return _logprobs(policy, before, rollout, sampling, entropy_gradient)
 
 
-def rollout_values(critic: ScalarRole, rollout: Rollout, *, head_only: bool = False) -> StateValues:
-    """Values of every state of a rollout, in float32 at least; `head_only`: no gradient in the critic's trunk."""
+def rollout_values(critic: ValueRole, rollout: Rollout) -> StateValues:
+    """Values of every state of a rollout, in float32 at least."""
+    return rollout_outputs(critic, rollout).values(critic.value_head)
+
+
+def rollout_outputs(critic: ScalarRole, rollout: Rollout, *, head_only: bool = False) -> StateOutputs:
+    """Outputs of every state of a rollout, in float32 at least; `head_only`: no gradient in the critic's trunk."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and not head_only):
         states = states_of(critic, RowTokens.of(rollout), _valued_positions(rollout))
-    return _values(critic, states, rollout)
+    return _outputs(critic, states, rollout)
 
 
-def rollout_logprobs_and_values(
+def rollout_logprobs_and_outputs(
     policy: CausalRole, critic: ScalarRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
-) -> tuple[ActionLogprobs, StateValues]:
-    """Log-probs and values of a rollout from one pass through a trunk that policy and critic share."""
+) -> tuple[ActionLogprobs, StateOutputs]:
+    """Log-probs and outputs of a rollout from one pass through a trunk that policy and critic share."""
     states = states_of(policy, RowTokens.of(rollout), _valued_positions(rollout))
     before = states[: len(rollout.logprobs)]
-    return _logprobs(policy, before, rollout, sampling, entropy_gradient), _values(critic, states, rollout)
+    return _logprobs(policy, before, rollout, sampling, entropy_gradient), _outputs(critic, states, rollout)
 
 
 def _valued_positions(rollout: Rollout) -> Int[Tensor, " states"]:
@@ -122,8 +148,8 @@ def _logprobs(
         )
 
 
-def _values(critic: ScalarRole, states: Float[Tensor, "states width"], rollout: Rollout) -> StateValues:
+def _outputs(critic: ScalarRole, states: Float[Tensor, "states width"], rollout: Rollout) -> StateOutputs:
     with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=critic.autocast):
-        values = wide(critic.head(states).squeeze(-1))
-    before, final = values.split([len(rollout.logprobs), len(rollout)])
-    return StateValues(before, final)
+        outputs = wide(critic.head(states))
+    before, final = outputs.split([len(rollout.logprobs), len(rollout)])
+    return StateOutputs(before, final)
