@@ -15,7 +15,7 @@ from nearstep.algorithm.kl_controllers import KLController, MeasuredKL
 from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs, TrustRegion
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.training.axis_results import credit_problem, divisor_problem, region_problem, weights_problem
-from nearstep.training.schedules import CriticSchedule, Phase
+from nearstep.training.schedules import CriticSchedule, Phase, reweighting_problem
 
 T = TypeVar("T")
 UPDATES_TRIED = 1000  # a schedule is asked for so many updates, and for the last
@@ -102,6 +102,7 @@ def fitting_schedule(found: object, what: str, updates: int) -> CriticSchedule:
             raise ConfigError(f"{what}: phases({update}) returned {shorten(phases)}; return a list of Phase")
         for phase in phases:
             _require_none(f"{what}: phases({update}) holds {shorten(phase)}", _phase_problem(phase, update))
+        _require_none(f"{what}: phases({update})", reweighting_problem(phases))
         tried[update] = list(phases)
     for update, before in reversed(tried.items()):
         again = _asked(found, what, update)

@@ -28,8 +28,9 @@ def begin_of_run(models: Models, rows: int | None, data: str, updates: int) -> d
     return {"weights": hashes, "adapters": adapters, "rows": rows, "data": data, "updates": updates}
 
 
-def check_begin(folder: Path, now: Mapping[str, Any], lr_scheduler_type: str) -> list[str]:
-    """What the user should know of a run that goes on from `folder`.
+def check_begin(folder: Path, now: Mapping[str, Any], courses: str) -> list[str]:
+    """What the user should know of a run that goes on from `folder`; `courses` are the learning rates' that depend on
+    its length.
 
     Raises CheckpointError where it began with other weights or other data.
     """
@@ -56,10 +57,10 @@ def check_begin(folder: Path, now: Mapping[str, Any], lr_scheduler_type: str) ->
             f"{folder}: the data has as many rows as when the run began, but not the same: prompts, their order, or "
             "columns that rewards read have changed. Give the same data, or fork it"
         )
-    if before["updates"] != now["updates"] and not lr_scheduler_type.startswith("constant"):
+    if before["updates"] != now["updates"] and courses:
         return [
             f"the run had {before['updates']} updates and has {now['updates']} now: from here on its learning rate "
-            f"takes the course of the new length ({lr_scheduler_type})"
+            f"takes the course of the new length ({courses})"
         ]
     return []
 

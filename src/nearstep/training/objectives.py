@@ -187,12 +187,17 @@ def _policy_metrics(
 
 
 def value_objective(micro: Experience, now: StateValues, cliprange: float) -> tuple[Tensor, Metrics]:
-    """Sum of the value loss over the states before every action, and after the stop token where it is trained."""
+    """Sum of the value loss over the states before every action, and after the stop token where it is trained.
+
+    States count by their weights, where they have some; the divisor is the number of states either way.
+    """
     final = micro.train_final
     values = torch.cat([now.before_actions, now.final[final]])
     old_values = torch.cat([micro.values, micro.final_values[final]])
     returns = torch.cat([micro.returns, micro.final_returns[final]])
     loss = value_loss(values, old_values, returns, cliprange=cliprange)
+    if micro.value_weights is not None:  # no action follows the final states whose probability could have changed
+        loss = torch.cat([micro.value_weights, torch.ones_like(micro.final_values[final])]) * loss
 
     fixed = values.detach()
     clipped = clip_values(fixed, old_values, cliprange)
