@@ -71,7 +71,8 @@ def _learn(experience: Experience, draw: int, r: Recipe) -> tuple[Metrics, Steps
     metrics, steps = Metrics(), Steps()
     for minibatch in minibatches(experience, ALONE, draw, r):
         of_step, taken = improve(minibatch, ALONE, r, first=False)
-        metrics += Metrics({LOSS: of_step.by_name["loss/value_avg"]}) if taken else of_step
+        if (loss := of_step.by_name.get("loss/value_avg")) is not None:  # this process may have none of its rows
+            metrics += Metrics({LOSS: loss})
         steps += Steps(critic=1) if taken else Steps(skipped=1)
     return metrics, steps
 
