@@ -16,7 +16,7 @@ from nearstep.training.objectives import value_objective
 from nearstep.training.reweighting import reweighted
 from nearstep.training.schedules import Decoupled, Joint, Phase, RatioBand, WarmUp, phases_now
 from nearstep.training.state import State
-from nearstep.training.update import update
+from nearstep.training.update import improve, update
 from nearstep.types import Scores
 from tests.checkpoint.saved_runs import assert_same_bits, everything, records, trainer_of
 from tests.tiny import tiny_causal_lm
@@ -123,6 +123,22 @@ def test_the_divisor_is_the_number_of_states_not_the_sum_of_their_weights(tmp_pa
     assert "value/weight_effective" not in numbers
     for one, other in zip(before, everything_of(recipe), strict=True):
         assert torch.equal(one, other)
+
+
+def test_weights_that_are_all_two_double_the_gradient(tmp_path):
+    """Divided by the sum of the weights it would stay as it is."""
+    recipe = small_recipe(tmp_path, dtype=torch.float64, **DECOUPLED)
+    _, rollout, scores = play(recipe)
+    rows = make_experience(rollout, scores, recipe)
+    now = logprobs_under(recipe.models.policy, rollout, recipe.sampling, PassLimits.of(recipe))
+    rows = replace(rows, old_logprobs=now - torch.tensor(2.0).log())
+    doubled, _ = reweighted(rows, RatioBand(), recipe)
+    phase = Phase(1, 1, policy=False, critic=True)
+    norms = []
+    for each in (rows, doubled):
+        recipe.learners.critic.optimizer.param_groups[0]["lr"] = 0.0
+        norms.append(improve(each, phase, recipe, first=True)[0].numbers()["value/grad_norm"])
+    assert norms[1] == pytest.approx(2 * norms[0], rel=1e-6)
 
 
 def everything_of(recipe):

@@ -31,7 +31,9 @@ class CriticTrainingSettings(Settings):
         None, "updates over which the critic's learning rate rises; warmup_steps if not given", at_least=0
     )
     vf_pretrain_rollouts: str | None = option(
-        None, "train the critic before the first update on the rollouts and scores in this folder, of dump_rollouts"
+        None,
+        "train the critic before the first update on the rollouts and scores in this folder, of dump_rollouts",
+        is_place=True,
     )
     vf_pretrain_epochs: int = option(1, "vf_pretrain_rollouts: passes over the folder", at_least=1)
     baseline_fallback: Literal["none", "batch_mean"] = option(
