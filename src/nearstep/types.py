@@ -180,6 +180,9 @@ class Experience:
     train_final: Bool[Tensor, " rows"]
     trained: Bool[Tensor, " rows"]  # false for rows that are left out of training
     kl_coef: float  # weight of the KL penalty in this update
+    explained_variance: float | None = None  # of the returns by the values, where it decides what advantages are
+    fell_back: bool | None = None  # whether the mean of the batch has taken the place of the values in them
+    value_weights: Float[Tensor, " actions"] | None = None  # of every state in the value loss; None where all are 1
 
     def __len__(self) -> int:
         return len(self.rollout)
@@ -206,6 +209,7 @@ class Experience:
             final_returns=self.final_returns[rows],
             train_final=self.train_final[rows],
             trained=self.trained[rows],
+            value_weights=None if self.value_weights is None else self.value_weights[actions],
         )
 
     def of_actions(self, row_values: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " actions"]:

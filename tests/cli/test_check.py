@@ -116,8 +116,8 @@ def test_a_missing_member_is_named(words, code, said, mine, capsys):
     [
         (["DUAL", "--skip", "returning"], "trust region Clip: 14 laws hold, 1 skipped (returning)"),
         (["reward", "--rows", "rows.jsonl"], "reward reward: 8 laws hold"),
-        (["Schedule"], "critic schedule Schedule: 7 laws hold"),
-        (["SHORT", "--updates", "7"], "critic schedule Decoupled: 7 laws hold"),
+        (["Schedule"], "critic schedule Schedule: 8 laws hold"),
+        (["SHORT", "--updates", "7"], "critic schedule Decoupled: 8 laws hold"),
         (["torch_backend", "--kind", "backend"], "backend TorchBackend: 9 laws hold"),
         (["TransformersEngine"], "engine TransformersEngine: 19 laws hold"),
         (["engine", "--kind", "engine"], "engine engine: 19 laws hold"),

@@ -107,7 +107,7 @@ WITHOUT_EFFECT = {
     "kl_in has no effect with kl_coef = 0": {"kl_in": "loss", "kl_coef": 0.0},
     "overlong_penalty has no effect without overlong_buffer": {"overlong_penalty": 2.0},
     "early_stop_kl has no effect with one epoch": {"early_stop_kl": 0.1, "num_ppo_epochs": 1},
-    "vf_warmup_lam has no effect without vf_warmup_updates": {"vf_warmup_lam": 0.9},
+    "vf_warmup_lam has no effect without vf_warmup_updates and vf_pretrain_rollouts": {"vf_warmup_lam": 0.9},
     "importance_floor has no effect with anchor = sampled": {"importance_floor": 0.5},
     "importance_rule has no effect without importance_cap and importance_floor": {
         "importance_rule": "mask",

@@ -11,7 +11,7 @@ import torch
 from tests.scale import two_processes
 
 WALL_CLOCK = ("eps", "seconds", "tokens_per_second")
-PLACES = [".", "one_trunk", "groups", "adapting"]
+PLACES = [".", "one_trunk", "groups", "adapting", "critic"]
 
 
 def start_two(folder, saved):
@@ -94,6 +94,15 @@ def test_what_adapts_did_so_in_the_run_that_is_compared(runs):
     assert 0.5 * (1 - 0.2 * 9 / 30) ** 2 < coefficients[2] != coefficients[1]
     assert [line["optimizer/steps"] for line in found] == [4, 12, 20]  # of four minibatches: 1, 2 and 2 epochs of 3
     assert 0 < min(line["response/left_out"] for line in found) < 1
+
+
+def test_the_critics_training_had_something_to_decide_in_the_run_that_is_compared(runs):
+    found = lines(runs[0] / "critic" / "metrics.jsonl")
+    assert [line["optimizer/steps"] for line in found] == [0, 8, 16]
+    assert [line["value/optimizer_steps"] for line in found] == [12 + 4, 12 + 8, 12 + 12]  # pretrained on three updates
+    assert {line["val/baseline_fallback"] for line in found} <= {0.0, 1.0}
+    assert all(0 < line["value/weight_dropped"] < 1 for line in found[1:])
+    assert found[0]["value/pretrain_loss"] > 0
 
 
 def test_every_episode_of_every_process_is_on_record(runs):

@@ -43,6 +43,13 @@ EVALUATED = {
     "local_rollout_forward_batch_size": 4, "num_sample_generations": 3, "early_stopping_patience": 9,
     "kl_estimator": "k3", "learning_rate": 3e-3, "eval_reward_funcs": "tests/scale/judge.py:length",
 }  # fmt: skip
+# The critic first on what another run of as many processes has dumped, then alone for one update of at most two, then
+# reweighted; advantages against the mean of the batch while it explains nothing.
+CRITIC = {
+    "critic": "decoupled", "vf_reweight": "ratio", "vf_reweight_high": 1.05, "vf_warmup_updates": 2,
+    "vf_warmup_until": -50.0, "baseline_fallback": "batch_mean", "learning_rate": 3e-3,
+}  # fmt: skip
+
 HELD_OUT = [{"prompt": f"q{number}" * number, "completion": "zz" if number % 2 else None} for number in range(1, 8)]
 
 
@@ -56,7 +63,8 @@ def main(folder: Path, saved_by_other: Path | None = None) -> None:
 
     `saved_by_other` is a checkpoint that another number of processes has written; a run goes on from it.
     """
-    play(folder, whiten_rewards=True)
+    play(folder, whiten_rewards=True, dump_rollouts=str(folder / "dumped"))
+    play(folder / "critic", vf_pretrain_rollouts=str(folder / "dumped"), **CRITIC)
     play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1, value_head="ensemble")
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv", whiten_advantages=True)
     play(folder / "adapting", reward=some_unscored, save_steps=1, **ADAPTING)

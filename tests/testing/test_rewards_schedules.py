@@ -9,7 +9,7 @@ from nearstep import ConfigError
 from nearstep.common.errors import ConformanceError
 from nearstep.rewards.batch import Answer
 from nearstep.testing import check_critic_schedule, check_reward, rewards, schedules
-from nearstep.training.schedules import Decoupled, Joint, Phase, PolicyOnly, WarmUp
+from nearstep.training.schedules import Decoupled, Joint, Phase, PolicyOnly, RatioBand, WarmUp
 
 
 def brevity(completions, **columns):
@@ -168,7 +168,14 @@ def test_what_cannot_be_called_is_no_reward(reward):
 
 @pytest.mark.parametrize(
     "schedule",
-    [PolicyOnly(2), Joint(4), Decoupled(4, 1, 3, 100), WarmUp(Joint(2), 5, 1), WarmUp(Decoupled(1, 2, 7, 100), 5, 1)],
+    [
+        PolicyOnly(2),
+        Joint(4),
+        Decoupled(4, 1, 3, 100),
+        WarmUp(Joint(2), 5, 1),
+        Decoupled(4, 1, 3, 100, RatioBand()),
+        WarmUp(Decoupled(1, 2, 7, 100), 5, 1),
+    ],
     ids=repr,
 )
 def test_our_schedules_keep_every_law(schedule):
@@ -201,6 +208,7 @@ BROKEN_SCHEDULES = {
     "lists_phases": Changed(lambda update, phase: phase),
     "own_update": Changed(lambda update, phase: [replace(phase, update=update - 1)]),
     "work": Changed(lambda update, phase: [replace(phase, epochs=0)]),
+    "reweighted": Changed(lambda update, phase: [phase, replace(phase, reweight=RatioBand())]),
     "repeatable": Alternating(),
     "policy_trains": Changed(lambda update, phase: [replace(phase, policy=False)]),
     "last_update": Decoupled(4, 1, 3, last_update=120),
@@ -211,6 +219,17 @@ BROKEN_SCHEDULES = {
 def test_a_broken_schedule_is_caught_at_its_law(law, schedule):
     with pytest.raises(ConformanceError, match=rf"breaks the law '{law}': .*\n  counterexample: \S"):
         check_critic_schedule(schedule)
+
+
+@pytest.mark.parametrize(("before", "reweight", "said"), [
+    ([], RatioBand(), "after a phase of the policy in the same update"),
+    ([Phase(1, 1, policy=True, critic=False)], RatioBand(2.0, 6.0), "low is at most 1 and high at least 1"),
+    ([Phase(1, 1, policy=True, critic=False)], 6.0, "reweight is 6.0; it is a RatioBand, or None"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_reweighted_phase_is_said(before, reweight, said):
+    phases = [*before, Phase(1, 1, policy=False, critic=True)]
+    vars(phases[-1])["reweight"] = reweight  # as it may come from code without types
+    assert said in schedules.reweighting_problem(phases)
 
 
 def test_the_length_of_the_run_counts():

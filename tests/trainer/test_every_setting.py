@@ -193,6 +193,13 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "vf_update_frequency": (DECOUPLED | {"total_episodes": 24}, 3),
     "vf_warmup_updates": ({}, 1),
     "vf_warmup_lam": ({"vf_warmup_updates": 1}, 0.5),
+    "vf_reweight": (DECOUPLED, "ratio"),
+    "vf_reweight_low": (DECOUPLED | {"vf_reweight": "ratio"}, 1.0),
+    "vf_reweight_high": (DECOUPLED | {"vf_reweight": "ratio"}, 1.0),
+    "vf_warmup_until": ({"vf_warmup_updates": 2, "total_episodes": 24}, -50.0),
+    "vf_lr_scheduler_type": ({}, "linear"),
+    "vf_lr_warmup_steps": ({"lr_scheduler_type": "linear"}, 1),
+    "baseline_fallback": ({"whiten_advantages": False}, "batch_mean"),
     "total_episodes": ({}, 24),
     "num_train_epochs": ({"total_episodes": None, "num_train_epochs": 2.0}, 1.0),
     "per_device_train_batch_size": ({"batch_size": 8}, 3),
@@ -252,6 +259,7 @@ ELSEWHERE = {
     "on_save_error": "checkpoint/test_faults.py", "max_broken_updates": "training/test_update.py",
     "wait_timeout_seconds": "common/test_waiting.py",
     "replay_rollouts": "training/test_replay.py",
+    "vf_pretrain_rollouts": "training/test_pretraining.py", "vf_pretrain_epochs": "training/test_pretraining.py",
 }  # fmt: skip
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",

@@ -30,12 +30,13 @@ class CreditInputs:
     final_values: Float[Tensor, " rows"]  # V of the state after the last action where something follows it, else 0
     final_advantages: Float[Tensor, " rows"]  # A of a step after the last action (score_position=after_eos), else 0
     scored: Bool[Tensor, " rows"]  # false where no reward source answered: such a row counts in no statistic
-    update: int  # number of this update, from 1
+    update: int  # number of this update, from 1; 0 where the critic trains before the first one
     response_length: int  # most actions that a row may have
     group_size: int = 1
     first_row: int = 0  # place of this process's first row among the rows of all
     gather_rows: Callable[[Tensor], Tensor] = alone  # values by row, of all processes in the order of the batch
     add_up: AddUp = alone  # sums a tensor over all processes
+    critic_is_ready: bool = False  # it has come to explain enough: its warm-up ended before the last update for it
 
     @property
     def row_totals(self) -> Float[Tensor, " rows"]:
@@ -62,6 +63,8 @@ class Credit:
 
     advantages: Float[Tensor, " actions"]
     targets: Float[Tensor, " actions"] | None = None
+    explained_variance: float | None = None  # of the returns, over all processes; None unless it decides something
+    fell_back: bool | None = None  # whether a mean has taken the place of the values; None where the rule never does so
 
 
 @runtime_checkable
@@ -85,7 +88,8 @@ class GAE:
     """Generalised advantage estimation (1506.02438); the critic's targets may have a λ of their own.
 
     `lam_length_alpha` takes the policy's λ from the length of the row instead of `lam` (VAPO, 2504.05118); the critic
-    keeps `lam_critic`, or `lam` where none is given. In the first `warmup_updates` its targets have `warmup_lam`.
+    keeps `lam_critic`, or `lam` where none is given. Before the first update and in the first `warmup_updates` its
+    targets have `warmup_lam`.
     """
 
     gamma: float = 1.0
@@ -100,7 +104,7 @@ class GAE:
     def credit(self, inputs: CreditInputs) -> Credit:
         """Advantages by the policy's λ; targets are values plus advantages by the critic's λ."""
         advantages = self._walk(inputs, self.policy_lam(inputs.action_counts))
-        lam = self.critic_lam(inputs.update)
+        lam = self.critic_lam(inputs.update, critic_is_ready=inputs.critic_is_ready)
         gaps = advantages if lam is None else self._walk(inputs, lam)
         return Credit(advantages, gaps + inputs.values)
 
@@ -108,9 +112,9 @@ class GAE:
         """λ of the policy's advantages: fixed, or by the length of the row."""
         return self.lam if self.lam_length_alpha is None else length_adaptive_lam(action_counts, self.lam_length_alpha)
 
-    def critic_lam(self, update: int) -> float | None:
+    def critic_lam(self, update: int, *, critic_is_ready: bool = False) -> float | None:
         """λ of the critic's targets in an update, where it is not the policy's."""
-        if self.warmup_updates and update <= self.warmup_updates:
+        if update <= self.warmup_updates and not critic_is_ready:
             return self.warmup_lam
         if self.lam_critic is None and self.lam_length_alpha is not None:
             return self.lam

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 from nearstep.algorithm.advantage_rules import GAE, Advantage, AgainstGroup, DiscountedReturn, advantage_name
 from nearstep.algorithm.aggregation import LossAggregation, SequenceMean, SequenceSum, TokenMean, TokenSum
+from nearstep.algorithm.baselines import ExplainedBaseline
 from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, KLController, ScheduledKL
 from nearstep.algorithm.row_regions import CPPO, SAT, TRM, VACO
 from nearstep.algorithm.soft_regions import CISPO, DIS, DRPO, SAPO, SPO
@@ -33,7 +34,7 @@ from nearstep.common.plugins import load_object, made
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.ppo_rules import critic_schedule_name, kl_controller_name, may_have_kl_penalty
 from nearstep.config.value_head_rules import range_problems
-from nearstep.training.schedules import CriticSchedule, Decoupled, Joint, PolicyOnly, WarmUp
+from nearstep.training.schedules import CriticSchedule, Decoupled, Joint, PolicyOnly, RatioBand, WarmUp
 
 TV_THRESHOLD, KL_THRESHOLD = 0.15, 0.05  # 2602.04879, sanity test
 DIVERGENCE_REGIONS = (BinaryTV, BinaryKL, TopKTV, TopKKL)
@@ -59,8 +60,16 @@ TRUST_REGIONS: Mapping[str, Callable[[PPOConfig], TrustRegion]] = {
     "sat": lambda c: SAT(*_clip_range(c), c.sat_share, c.sat_contraction),
 }
 ADVANTAGES: Mapping[str, Callable[[PPOConfig], Advantage]] = {
-    "gae": lambda c: GAE(
-        c.gamma, c.lam, c.lam_length_alpha, c.lam_critic, warmup_updates=c.vf_warmup_updates, warmup_lam=c.vf_warmup_lam
+    "gae": lambda c: _with_fallback(
+        c,
+        GAE(
+            c.gamma,
+            c.lam,
+            c.lam_length_alpha,
+            c.lam_critic,
+            warmup_updates=c.vf_warmup_updates,
+            warmup_lam=c.vf_warmup_lam,
+        ),
     ),
     "group_mean": lambda _: AgainstGroup("group_mean"),
     "group_normalized": lambda _: AgainstGroup("group_normalized"),
@@ -74,7 +83,9 @@ KL_CONTROLLERS: Mapping[str, Callable[[PPOConfig], KLController]] = {
 }
 CRITIC_SCHEDULES: Mapping[str, Callable[[PPOConfig, int], CriticSchedule]] = {
     "joint": lambda c, _: Joint(c.num_ppo_epochs),
-    "decoupled": lambda c, updates: Decoupled(c.num_ppo_epochs, c.num_vf_epochs, c.vf_update_frequency, updates),
+    "decoupled": lambda c, updates: Decoupled(
+        c.num_ppo_epochs, c.num_vf_epochs, c.vf_update_frequency, updates, _reweight(c)
+    ),
 }
 LOSS_AGGREGATIONS: Mapping[str, Callable[[PPOConfig], LossAggregation]] = {
     "token_mean": lambda _: TokenMean(),
@@ -167,6 +178,11 @@ def advantage(config: PPOConfig, own: object = None) -> Advantage:
     if own is None and config.advantage in ADVANTAGES:
         return ADVANTAGES[config.advantage](config)
     found, what = _own("advantage", "advantage", config, config.advantage, own)
+    if config.baseline_fallback != "none":
+        raise ConfigError(
+            f"baseline_fallback belongs to advantage = gae, and this is {what}: leave it out, and put the rule into "
+            "nearstep.algorithm.baselines.ExplainedBaseline(rule)"
+        )
     return fitting_advantage(found, what, config.num_generations)
 
 
@@ -196,11 +212,15 @@ def critic_schedule(config: PPOConfig, own: object, rule: Advantage, updates: in
         chosen = CRITIC_SCHEDULES[name](config, updates)
     else:
         found, what = _own("critic schedule", "critic_schedule", config, name, own)
+        if config.vf_reweight != "none":
+            raise ConfigError(f"vf_reweight: a {what} says so itself, by Phase(…, reweight=RatioBand()); leave it out")
         chosen = fitting_schedule(found, what, updates)
         if not rule.needs_critic:
             require_no_critic_phase(chosen, what, f"advantage {advantage_name(rule)}", updates)
             return chosen
-    return WarmUp(chosen, config.vf_warmup_updates, epochs) if config.vf_warmup_updates else chosen
+    if config.vf_warmup_updates == 0:
+        return chosen
+    return WarmUp(chosen, config.vf_warmup_updates, epochs, config.vf_warmup_until)
 
 
 def loss_aggregation(config: PPOConfig, own: object = None) -> LossAggregation:
@@ -266,6 +286,14 @@ def _require_kl(config: PPOConfig) -> None:
         raise ConfigError("kl_controller: a KL penalty needs the KL, and measure_kl = false: leave one of the two out")
     if config.kl_in == "loss" and config.kl_estimator == "k1":
         raise ConfigError("kl_in = loss needs kl_estimator = k2 or k3: the gradient of k1 is 0 on average")
+
+
+def _with_fallback(config: PPOConfig, rule: Advantage) -> Advantage:
+    return rule if config.baseline_fallback == "none" else ExplainedBaseline(rule, config.gamma)
+
+
+def _reweight(config: PPOConfig) -> RatioBand | None:
+    return None if config.vf_reweight == "none" else RatioBand(config.vf_reweight_low, config.vf_reweight_high)
 
 
 def _clip_range(config: PPOConfig) -> tuple[float, float]:

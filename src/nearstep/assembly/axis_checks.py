@@ -22,7 +22,7 @@ from nearstep.training.axis_results import (
     state_numbers_problem,
     weights_problem,
 )
-from nearstep.training.schedules import CriticSchedule, Phase
+from nearstep.training.schedules import CriticSchedule, Phase, reweighting_problem
 
 T = TypeVar("T")
 UPDATES_TRIED = 1000  # a schedule is asked for so many updates, and for the last
@@ -109,6 +109,7 @@ def fitting_schedule(found: object, what: str, updates: int) -> CriticSchedule:
             raise ConfigError(f"{what}: phases({update}) returned {shorten(phases)}; return a list of Phase")
         for phase in phases:
             _require_none(f"{what}: phases({update}) holds {shorten(phase)}", _phase_problem(phase, update))
+        _require_none(f"{what}: phases({update})", reweighting_problem(phases))
         tried[update] = list(phases)
     for update, before in reversed(tried.items()):
         again = _asked(found, what, update)

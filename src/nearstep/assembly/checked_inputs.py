@@ -24,12 +24,14 @@ from nearstep.models.tokenizers import choose_tokenizer
 from nearstep.reports.callbacks import tracker_callbacks
 from nearstep.reports.run_folder import checkpoints, update_of
 from nearstep.rewards.build import RewardSpec, reward_specs
+from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rollout.decode_graphs import require_gpu
 from nearstep.scale.backend import Backend
 from nearstep.scale.torch_backend import torch_backend
 from nearstep.training.batches import BatchSizes, batch_sizes
 from nearstep.training.rollout_origin import RolloutOrigin, check_dump, check_replay
 from nearstep.training.schedules import CriticSchedule, planned_steps
+from nearstep.training.stored_rollouts import check_pretraining
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,23 @@ class CheckedInputs:
     batch: BatchSizes
     resumed: Resumed | None
     data: str  # hash of the prompts
+    positions: int | None  # tokens that a row may have
 
     def rollout_origin(self, config: PPOConfig, top_tokens: int) -> RolloutOrigin:
-        """What this run's rollouts are sampled with. Raises ConfigError or DataError where replay_rollouts or
-        dump_rollouts name a folder that does not fit."""
-        batch, world_size = self.batch, self.backend.world_size
+        """What this run's rollouts are sampled with. Raises ConfigError or DataError where replay_rollouts,
+        dump_rollouts or vf_pretrain_rollouts name a folder that does not fit."""
+        batch, world_size, pretraining = self.batch, self.backend.world_size, config.vf_pretrain_rollouts
+        is_named = any((config.replay_rollouts, config.dump_rollouts, pretraining))
         origin = RolloutOrigin.of(
-            config, processes=world_size, batch=batch.batch, data=self.data, top_tokens=top_tokens
+            config,
+            processes=world_size,
+            batch=batch.batch,
+            data=self.data,
+            top_tokens=top_tokens,
+            tokenizer=TokenizerIdentity.of(self.tokenizer).tokens if is_named else None,
         )
+        if pretraining is not None and self.resumed is None:  # a run that goes on has done with it
+            check_pretraining(Path(pretraining), origin, positions=self.positions, minibatches=batch.minibatches)
         if config.replay_rollouts is not None:
             after = 0 if self.resumed is None else self.resumed.manifest.update
             folder = Path(config.replay_rollouts)
@@ -124,4 +135,6 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     if config.push_to_hub and backend.rank == 0:
         check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
     digest = run_prompts.digest()
-    return CheckedInputs(backend, tokenizer, limits.rows, stops, run_prompts, specs, judges, batch, resumed, digest)
+    return CheckedInputs(
+        backend, tokenizer, limits.rows, stops, run_prompts, specs, judges, batch, resumed, digest, limits.positions
+    )

@@ -17,6 +17,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.reports.run_folder import CHECKPOINT
 from nearstep.training.experience import make_experience
 from nearstep.training.generation import generate
+from nearstep.training.pretraining import pretrain_critic
 from nearstep.training.row_trace import TokenTrace, trace_row
 from nearstep.training.state import State
 
@@ -79,6 +80,7 @@ def replay_row(config: PPOConfig, run: Path, *, update: int, row: int, inputs: R
         r = assemble(settings, inputs)
         state = State()
         r.checkpoint.load(state)
+        pretrain_critic(r, state)
         prompts = next(iter(r.prompts.batches(after=state.update, until=update)))
         state.begin_update()
         rollout = generate(prompts, r, version=update)

@@ -22,6 +22,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.reports.run_folder import CHECKPOINT, checkpoints, update_of
 from nearstep.reports.run_report import ReportMemory
 from nearstep.scale.backend import Backend
+from nearstep.training.courses import moving_courses
 from nearstep.training.optimizers import Learners
 from nearstep.training.recipe import Due
 from nearstep.training.state import State
@@ -93,7 +94,8 @@ class Checkpoints:
                 tell(note)
             check_same_head(self.resumed.folder, self._begun)
             if not self.resumed.is_fork:
-                for note in check_begin(self.resumed.folder, self._begun, self.config.lr_scheduler_type):
+                courses = moving_courses(self.config, has_critic=self.learners.critic is not None)
+                for note in check_begin(self.resumed.folder, self._begun, courses):
                     tell(note)
             snapshot = read_snapshot(folder)
             done = manifest.update

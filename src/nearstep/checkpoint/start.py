@@ -43,8 +43,9 @@ def check_same_head(folder: Path, now: Mapping[str, Any]) -> None:
         )
 
 
-def check_begin(folder: Path, now: Mapping[str, Any], lr_scheduler_type: str) -> list[str]:
-    """What the user should know of a run that goes on from `folder`.
+def check_begin(folder: Path, now: Mapping[str, Any], courses: str) -> list[str]:
+    """What the user should know of a run that goes on from `folder`; `courses` are the learning rates' that depend on
+    its length.
 
     Raises CheckpointError where it began with other weights or other data.
     """
@@ -71,10 +72,10 @@ def check_begin(folder: Path, now: Mapping[str, Any], lr_scheduler_type: str) ->
             f"{folder}: the data has as many rows as when the run began, but not the same: prompts, their order, or "
             "columns that rewards read have changed. Give the same data, or fork it"
         )
-    if before["updates"] != now["updates"] and not lr_scheduler_type.startswith("constant"):
+    if before["updates"] != now["updates"] and courses:
         return [
             f"the run had {before['updates']} updates and has {now['updates']} now: from here on its learning rate "
-            f"takes the course of the new length ({lr_scheduler_type})"
+            f"takes the course of the new length ({courses})"
         ]
     return []
 

@@ -10,7 +10,7 @@ from dataclasses import Field
 from typing import Any, Literal, get_args, get_origin
 
 from nearstep.cli.command import Command
-from nearstep.config.conversion import ModelName, Names, TemplateKeywords
+from nearstep.config.conversion import OR_NONE, ModelName, Names, TemplateKeywords
 from nearstep.config.options import option_of
 
 _NAMES_WIDTH = 30
@@ -110,7 +110,7 @@ def _type_name(annotation: Any) -> str:
     if annotation == TemplateKeywords:
         return "JSON"
     arguments = get_args(annotation)
-    if get_origin(annotation) is types.UnionType:
+    if get_origin(annotation) in OR_NONE:
         return _type_name(next(choice for choice in arguments if choice is not types.NoneType))
     if get_origin(annotation) is Literal:
         return "|".join(arguments)

@@ -7,10 +7,12 @@ import os
 import re
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias, get_args, get_origin
+from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from nearstep.common.places import expanded
 from nearstep.common.template_kwargs import template_kwargs
+
+OR_NONE = (types.UnionType, Union)  # what makes X | None; of a Literal it is typing's own
 
 # Pairs of names, each given as ours=theirs or all of them as a mapping.
 Names: TypeAlias = tuple[tuple[str, str], ...]
@@ -39,7 +41,7 @@ def as_type(value: object, annotation: Any, texts: bool) -> object:
         return _as_keywords(value)
     choices = get_args(annotation)
     is_none = value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
-    if get_origin(annotation) is types.UnionType:
+    if get_origin(annotation) in OR_NONE:
         (inner,) = (choice for choice in choices if choice is not types.NoneType)
         return None if is_none else as_type(value, inner, texts)
     if get_origin(annotation) is Literal:

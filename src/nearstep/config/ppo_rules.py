@@ -13,6 +13,8 @@ from nearstep.config.axes import (
     is_own,
     name_problems,
 )
+from nearstep.config.critic_training import CRITIC_TRAINING
+from nearstep.config.critic_training_rules import critic_training_problems, critic_training_remarks
 from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
 from nearstep.config.evaluating import evaluation_problems
 from nearstep.config.regions import region_problems, region_remarks
@@ -25,7 +27,7 @@ from nearstep.config.value_heads import VALUE_HEAD_SETTINGS
 CRITIC_SETTINGS = (
     "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_schedule",
     "critic_trunk", "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency",
-    "vf_warmup_updates", "vf_warmup_lam", "lam_length_alpha", *VALUE_HEAD_SETTINGS,
+    "vf_warmup_updates", "vf_warmup_lam", "lam_length_alpha", *VALUE_HEAD_SETTINGS, *CRITIC_TRAINING,
 )  # fmt: skip
 
 
@@ -45,6 +47,8 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
     yield from _critic_problems(config)
     if not _no_critic(config):
         yield from value_head_problems(config, kl_penalty=may_have_kl_penalty(config))
+        own, schedule = is_own(config.advantage), critic_schedule_name(config)
+        yield from critic_training_problems(config, schedule=schedule, own_advantage=own)
     yield from _advantage_problems(config)
     if config.bf16 and config.dtype == "float64":
         yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
@@ -66,6 +70,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
     yield from reward_remarks(config)
     yield from prompt_remarks(config, config.dataset_name)
     yield from _critic_remarks(config)
+    yield from critic_training_remarks(config, has_critic=not _no_critic(config))
     yield from region_remarks(config)
     yield from without_effect(
         config,
@@ -75,7 +80,6 @@ def remarks(config: AllSettings) -> Iterator[str]:
         ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
         ("beside total_episodes", config.total_episodes is not None, ("num_train_epochs",)),
         ("beside batch_size", config.batch_size is not None, ("gradient_accumulation_steps",)),
-        ("with a constant learning rate", config.lr_scheduler_type == "constant", ("warmup_steps",)),
         ("with optim = sgd", config.optim == "sgd", adam),
         (f"with advantage = {config.advantage}", _no_critic(config), CRITIC_SETTINGS),
         (f"with advantage = {config.advantage}", config.advantage in GROUP_RULES, ("gamma",)),
@@ -116,8 +120,8 @@ def _critic_remarks(config: AllSettings) -> Iterator[str]:
     yield from without_effect(
         config,
         (
-            "without vf_warmup_updates",
-            config.advantage == "gae" and config.vf_warmup_updates == 0,
+            "without vf_warmup_updates and vf_pretrain_rollouts",
+            config.advantage == "gae" and config.vf_warmup_updates == 0 and config.vf_pretrain_rollouts is None,
             ("vf_warmup_lam",),
         ),
         (

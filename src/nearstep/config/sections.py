@@ -12,6 +12,7 @@ from nearstep.config.axes import (
     listed,
 )
 from nearstep.config.batches import BatchSettings
+from nearstep.config.critic_training import CriticTrainingSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.evaluating import EvaluationSettings
 from nearstep.config.regions import TrustRegionSettings
@@ -261,6 +262,7 @@ class AllSettings(
     OptimizerSettings,
     BatchSettings,
     ValueHeadSettings,
+    CriticTrainingSettings,
     CriticSettings,
     TrustRegionSettings,
     PolicySettings,

@@ -8,14 +8,14 @@ import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field
-from types import MappingProxyType, NoneType, UnionType
+from types import MappingProxyType, NoneType
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.places import expanded
 from nearstep.common.secrets import HIDDEN, may_hold_a_secret
 from nearstep.common.spelling import nearest
-from nearstep.config.conversion import TemplateKeywords, UnfitError, as_type
+from nearstep.config.conversion import OR_NONE, TemplateKeywords, UnfitError, as_type
 from nearstep.config.old_names import OF_TRAINING, OldNames
 from nearstep.config.options import Entries, Notes, Option, Verbatim, option_of
 from nearstep.config.options import option as option
@@ -119,7 +119,7 @@ def _types(cls: type[Settings]) -> dict[str, Any]:
 
 def _without_none(annotation: Any) -> Any:
     """X of `X | None`; anything else as it is."""
-    if get_origin(annotation) is not UnionType:
+    if get_origin(annotation) not in OR_NONE:
         return annotation
     return next(choice for choice in get_args(annotation) if choice is not NoneType)
 

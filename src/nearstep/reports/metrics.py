@@ -84,7 +84,6 @@ MEANINGS: dict[str, str] = {
     "clipping; of other heads their own (docs/algorithms.md), so it compares runs of one head only.",
     "value/grad_norm": "L2 norm of the critic's gradient before it is cut to max_grad_norm, mean over steps. With "
     "critic_trunk = shared of its head alone.",
-    "value/optimizer_steps": "optimizer steps of the critic so far.",
     "val/clipfrac_avg": "share of tokens where the clip decided the value loss. Of a linear head.",
     "val/target_out_of_range": "share of tokens whose return lies outside value_min and value_max, and was held at the "
     "nearer end. Above 0 the critic learns something else than the returns: widen the range.",
@@ -92,6 +91,15 @@ MEANINGS: dict[str, str] = {
     "val/quantile_std": "value_head = quantile: mean over tokens of the standard deviation of the quantiles.",
     "val/ensemble_std": "value_head = ensemble: mean over tokens of the standard deviation of the members' values: how "
     "far they disagree. 0 at the start.",
+    "value/optimizer_steps": "optimizer steps of the critic so far, those on vf_pretrain_rollouts included.",
+    "value/pretrain_explained_variance": "in update 1: 1 − Var(R − V) / Var(R) over the rows of vf_pretrain_rollouts "
+    "in the last pass over them, each update's before the steps on it.",
+    "value/pretrain_loss": "in update 1: the value loss in that pass.",
+    "value/weight_avg": "with vf_reweight: mean over states of their weight in the value loss, π/π_old after the "
+    "policy's steps, or 0 where that is outside vf_reweight_low … vf_reweight_high. Near 1.",
+    "value/weight_dropped": "share of those states whose ratio is outside.",
+    "value/weight_effective": "(Σw)² / (n Σw²) of those weights: the share of the states that is left. Near 1; where "
+    "it falls, the critic learns from few of them.",
     "val/ratio": "mean of ρ per token. Stays near 1; above 2 or below 0.1 the steps are too large.",
     "val/ratio_clamped": "mean per token of ρ as the loss uses it: clipped to 1 ± cliprange, or at most ratio_cap.",
     "val/ratio_var": "variance of ρ over tokens, E[ρ²] − E[ρ]². Below about 0.1 in a calm run.",
@@ -105,6 +113,10 @@ MEANINGS: dict[str, str] = {
     "that knows only the mean, below 0 one that misleads.",
     "val/value_bias": "mean of V − R over tokens of scored responses. Near 0, in units of val/return_std.",
     "val/return_std": "standard deviation of the returns over the same tokens.",
+    "val/return_explained_variance": "with baseline_fallback: 1 − Var(G − V) / Var(G) over tokens of scored responses, "
+    "G the discounted sum of rewards with λ = 1. At most 0, advantages are G less its mean.",
+    "val/baseline_fallback": "1 in an update whose advantages are measured against the mean of the batch, 0 where "
+    "against the critic's values.",
     "val/advantage_std": "standard deviation of the advantages over tokens of scored responses, before whitening.",
     "response/length_mean": "mean length of a response in tokens, the stop token included.",
     "response/length_max": "length of the longest response in tokens.",

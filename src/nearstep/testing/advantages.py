@@ -171,7 +171,7 @@ def _after_eos(advantage: Advantage) -> str | None:
     if not advantage.needs_critic:
         return None
     inputs = _inputs(advantage)
-    later = replace(inputs, final_advantages=inputs.final_advantages + 1)
+    later = replace(inputs, final_advantages=inputs.final_advantages + (torch.arange(len(LENGTHS)) == 0))
     same = torch.allclose(_advantages(advantage, inputs), _advantages(advantage, later), atol=CLOSE)
     return "with score_position = after_eos the score would be lost: use inputs.final_advantages" if same else None
 

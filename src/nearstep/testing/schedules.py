@@ -6,7 +6,7 @@ from typing import Any
 
 from nearstep.testing.kinds import lacks
 from nearstep.testing.law import CheckResult, Law, hold
-from nearstep.training.schedules import Phase
+from nearstep.training.schedules import Phase, reweighting_problem
 
 UPDATES = 100
 
@@ -62,6 +62,14 @@ def _work(course: Course) -> str | None:
     return None
 
 
+def _reweighted(course: Course) -> str | None:
+    for update, phases in course.all():
+        problem = reweighting_problem(phases)
+        if problem:
+            return f"phases({update}): {problem}"
+    return None
+
+
 def _repeatable(course: Course) -> str | None:
     forwards = dict(course.all())
     for update in range(course.updates, 0, -1):
@@ -87,6 +95,7 @@ LAWS: tuple[Law[Course], ...] = (
     Law("lists_phases", "phases returns a list of Phase for every update from 1 on", _lists_phases),
     Law("own_update", "the phases of an update carry its number", _own_update),
     Law("work", "every phase trains something for at least one epoch", _work),
+    Law("reweighted", "a critic is reweighted alone, after the policy in the same update", _reweighted),
     Law("repeatable", "an update has the same phases whenever it is asked for", _repeatable),
     Law("policy_trains", "the policy trains at some time", _policy_trains),
     Law("last_update", "where there is a critic, it trains on the last update", _last_update, False),

@@ -54,7 +54,8 @@ class BatchSizes:
             return []
         smallest, largest = self.batch // self.minibatches, math.ceil(self.batch / self.minibatches)
         rows = f"{smallest}" if smallest == largest else f"{smallest} or {largest}"
-        alone = f", alone in the first {planned.critic_only} updates" if planned.critic_only else ""
+        limit = " at most" if planned.may_end_early else ""
+        alone = f", alone in the first {planned.critic_only} updates{limit}" if planned.critic_only else ""
         critic = f"; the critic takes {planned.critic:,}{alone}" if planned.critic else ""
         return [("optimizer steps", f"{planned.policy:,}", f"of the policy, on {rows} rows each{critic}")]
 

@@ -93,6 +93,7 @@ def credit_inputs(
     *,
     update: int,
     first_row: int,
+    critic_is_ready: bool,
 ) -> CreditInputs:
     """What a rule for advantages is given. A state after the last action has a value where something follows it."""
     has_future = rewarded.after_eos | ~rollout.finished if config.bootstrap_truncated else rewarded.after_eos
@@ -114,6 +115,7 @@ def credit_inputs(
         first_row=first_row,
         gather_rows=gather_rows,
         add_up=backend.add_up,
+        critic_is_ready=critic_is_ready,
     )
 
 

@@ -59,8 +59,9 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         whiten_with=r.backend.add_up if config.whiten_rewards else None,
     )
     inputs = credit_inputs(
-        rewarded, states, scores.scored, rollout, config, r.backend, update=state.update, first_row=first_row
-    )
+        rewarded, states, scores.scored, rollout, config, r.backend,
+        update=state.update, first_row=first_row, critic_is_ready=state.critic_is_ready,
+    )  # fmt: skip
     credit = give_credit(r.advantage, inputs, has_token_rewards=scores.dense is not None)
     advantages = credit.advantages
     if r.whiten_advantages:
@@ -86,6 +87,8 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         train_final=rewarded.after_eos,
         trained=scores.scored & learnable,
         kl_coef=kl_coef,
+        explained_variance=credit.explained_variance,
+        fell_back=credit.fell_back,
     )
 
 
@@ -100,7 +103,7 @@ def before_first_step(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs | None
     policy, critic, anew = r.models.policy, r.models.critic, r.config.anchor == "recomputed"
     logprobs: list[ActionLogprobs] = []
     values: list[StateValues] = []
-    for part in _parts(rollout, _limits(r)):
+    for part in _parts(rollout, PassLimits.of(r)):
         if critic is not None and anew and r.models.one_trunk:
             part_logprobs, outputs = rollout_logprobs_and_outputs(policy, critic, part, r.sampling)
             logprobs.append(part_logprobs)
@@ -151,7 +154,7 @@ def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor | None:
     if r.models.reference is None:
         return None
     with r.models.reference.active() as reference:
-        logprobs = logprobs_under(reference, rollout, r.sampling, _limits(r))
+        logprobs = logprobs_under(reference, rollout, r.sampling, PassLimits.of(r))
         if not logprobs.isfinite().all():
             raise TrainingError(
                 f"ref_model ({reference.dtype}) gives log-probs that are not finite. Its weights are broken, or its "
@@ -172,9 +175,10 @@ class PassLimits:
     tokens: int
     rows: int
 
-
-def _limits(r: Recipe) -> PassLimits:
-    return PassLimits(r.batch.micro_tokens, r.config.local_rollout_forward_batch_size)
+    @staticmethod
+    def of(r: Recipe) -> "PassLimits":
+        """Those of a run."""
+        return PassLimits(r.batch.micro_tokens, r.config.local_rollout_forward_batch_size)
 
 
 def _parts(rollout: Rollout, limits: PassLimits) -> Iterator[Rollout]:
@@ -213,6 +217,9 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         )
         metrics["val/value_bias"] = Mean.of((experience.values - experience.returns)[of_scored])
         metrics["val/return_std"] = Std.of(experience.returns[of_scored])
+    if experience.fell_back is not None and experience.explained_variance is not None:
+        metrics["val/baseline_fallback"] = Max.of(torch.tensor([float(experience.fell_back)]))
+        metrics["val/return_explained_variance"] = Max.of(torch.tensor([experience.explained_variance]).double())
     signs = {**response_metrics(rollout), **score_metrics(experience, shaped, scored)}
     return Metrics({**metrics, **signs}) + _describe_parts(scores)
 

@@ -1,10 +1,13 @@
 """PPO: sample, score, annotate, improve, report. Read this first."""
 
 from nearstep.common.waiting import WATCHDOG
+from nearstep.metrics import Metrics
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.generation import generate
+from nearstep.training.pretraining import pretrain_critic
 from nearstep.training.probes import Probes
 from nearstep.training.recipe import Due, Recipe
+from nearstep.training.schedules import phases_now
 from nearstep.training.state import State
 from nearstep.training.update import update
 
@@ -21,6 +24,7 @@ def train(r: Recipe, state: State) -> None:
     started = r.evaluator.begin(r.engine, state)
     if started is not None and r.evaluator.has_prompts and r.config.eval_on_start:
         r.report.evaluation(state, started, Due())
+    pretrained = pretrain_critic(r, state)
     probes = Probes(r)
     for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):
         state.begin_update()
@@ -36,12 +40,14 @@ def train(r: Recipe, state: State) -> None:
             experience = make_experience(rollout, scores, r, state)  # 3 annotate
             probed = probes.look(prompts, experience, state.update)
         with r.clock("update"):
-            phases = r.schedule.phases(state.update)
+            phases = phases_now(r.schedule, state.update, critic_is_ready=state.critic_is_ready)
             metrics, steps = update(experience, phases, r)  # 4 improve
         rates = r.learners.end_update()
         state.end_update(r.batch, steps, r.config.max_broken_updates)
+        state.watch_critic(experience, scores, r.config, r.backend)
         state.update_kl_coef(experience, r.kl_controller, r.config.kl_estimator, r.batch, r.backend)
-        metrics = describe(experience, scores, r) + probed + metrics
+        metrics = describe(experience, scores, r) + probed + pretrained + metrics
+        pretrained = Metrics()  # it was before the first update
         due = r.report.step(state, prompts, experience, scores, metrics, rates)  # 5 report
         if due.samples:
             r.report.samples(state, r.evaluator.samples(r.engine, state))

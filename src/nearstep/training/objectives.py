@@ -189,6 +189,7 @@ def _policy_metrics(
 def value_objective(micro: Experience, now: StateOutputs, head: ValueHead) -> tuple[Tensor, Metrics]:
     """Sum of the value loss over the states before every action, and after the stop token where it is trained.
 
+    States count by their weights, where they have some; the divisor is the number of states either way.
     Raises TrainingError where the head returns no losses for the states.
     """
     final = micro.train_final
@@ -200,6 +201,8 @@ def value_objective(micro: Experience, now: StateOutputs, head: ValueHead) -> tu
     )
     loss = head.loss(outputs, learned)
     _require_none("value head", head, state_numbers_problem(loss, len(outputs), "loss"))
+    if micro.value_weights is not None:  # no action follows the final states whose probability could have changed
+        loss = torch.cat([micro.value_weights, torch.ones_like(micro.final_values[final])]) * loss
 
     metrics: dict[str, Metric] = {"loss/value_avg": Mean.of(loss)}
     if isinstance(head, MeasuresStates):

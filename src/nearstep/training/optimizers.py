@@ -1,6 +1,8 @@
 """What turns gradients into steps: one optimizer and learning-rate schedule for each network."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +14,7 @@ from nearstep.common.errors import ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.shared import OptimizerSettings
 from nearstep.models.roles import Models
+from nearstep.training.courses import LearningRateCourse
 from nearstep.training.master_weights import MasterWeights, is_narrow
 from nearstep.training.schedules import Phase
 
@@ -33,6 +36,17 @@ class Learner:
     def learning_rate(self) -> float:
         """Step size of the next optimizer step."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    @contextmanager
+    def at_peak(self) -> Iterator[None]:
+        """Steps inside have the largest step size of the course, wherever it stands."""
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        for group, peak in zip(groups, self.schedule.base_lrs, strict=True):
+            group["lr"] = peak
+        yield
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
 
     def require_same_weights(self, role: str) -> None:
         """Raise ModelError where other weights require gradients than the optimizer steps."""
@@ -117,19 +131,25 @@ def make_learners(models: Models, config: PPOConfig, critic_learning_rate: float
     if models.critic is None:
         return Learners(policy, None)
     network = models.critic.head if models.one_trunk else models.critic.model
-    return Learners(policy, make_learner(network, config, critic_learning_rate, updates))
+    course = LearningRateCourse.of_critic(config)
+    return Learners(policy, make_learner(network, config, critic_learning_rate, updates, course))
 
 
-def make_learner(model: nn.Module, config: PPOConfig, learning_rate: float, updates: int) -> Learner:
-    """Optimizer and schedule over the weights of `model` that require gradients."""
+def make_learner(
+    model: nn.Module,
+    config: PPOConfig,
+    learning_rate: float,
+    updates: int,
+    course: LearningRateCourse | None = None,
+) -> Learner:
+    """Optimizer and schedule over the weights of `model` that require gradients; without a course the policy's."""
+    course = course or LearningRateCourse.of_policy(config)
     masters = masters_of(model, config)
     weights = trained_weights(model)
     parameters = masters.instead_of_narrow(weights)
     optimizer = make_optimizer(parameters, config, learning_rate)
     masters.attach(optimizer)
-    schedule = get_scheduler(
-        config.lr_scheduler_type, optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=updates
-    )
+    schedule = get_scheduler(course.kind, optimizer, num_warmup_steps=course.warmup_steps, num_training_steps=updates)
     return Learner(parameters, optimizer, schedule, masters, model, weights)
 
 

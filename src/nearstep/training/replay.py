@@ -53,6 +53,7 @@ class RolloutFolder:
     folder: Path
     rank: int
     origin: RolloutOrigin
+    setting: str = "replay_rollouts"  # what asks to read it
 
     def write(self, update: int, rollout: Rollout, scores: Scores) -> None:
         """Write a rollout and its scores; a file of that name is replaced."""
@@ -106,8 +107,8 @@ class RolloutFolder:
             return load_file(path, device=str(device))
         except (OSError, SafetensorError) as error:
             raise DataError(
-                f"replay_rollouts: {path} cannot be read: {error}. A replay needs the rollouts of every update and "
-                "process, as dump_rollouts writes them"
+                f"{self.setting}: {path} cannot be read: {error}. It takes the rollouts of every update and process, "
+                "as dump_rollouts writes them"
             ) from error
 
     def _words(self, update: int) -> dict[str, Any]:
@@ -115,7 +116,7 @@ class RolloutFolder:
         try:
             words: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"replay_rollouts: {path} cannot be read: {error}. Write it again") from error
+            raise DataError(f"{self.setting}: {path} cannot be read: {error}. Write it again") from error
         return words
 
     def _path(self, update: int, kind: str) -> Path:

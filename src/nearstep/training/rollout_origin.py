@@ -27,12 +27,15 @@ class RolloutOrigin:
     top_tokens: int
     settings: dict[str, Any]
     format: int = FORMAT
+    tokenizer: str | None = None  # fingerprint of what its ids mean; None where nobody asked, or in an older folder
 
     @staticmethod
-    def of(config: PPOConfig, *, processes: int, batch: int, data: str, top_tokens: int) -> "RolloutOrigin":
+    def of(
+        config: PPOConfig, *, processes: int, batch: int, data: str, top_tokens: int, tokenizer: str | None = None
+    ) -> "RolloutOrigin":
         """The origin of what a run samples."""
         settings = {name: vars(config)[name] for name in SAMPLING}
-        return RolloutOrigin(processes, batch, data, top_tokens, json.loads(json.dumps(settings)))
+        return RolloutOrigin(processes, batch, data, top_tokens, json.loads(json.dumps(settings)), tokenizer=tokenizer)
 
     def write(self, folder: Path) -> None:
         """Say in the folder where its rollouts come from. Raises TrainingError where it cannot be written."""

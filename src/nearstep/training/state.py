@@ -10,12 +10,15 @@ from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.algorithm.kl_controllers import KLController, MeasuredKL
 from nearstep.algorithm.statistics import Moments
 from nearstep.common.errors import TrainingError
+from nearstep.common.telling import tell
 from nearstep.config.ppo import PPOConfig
+from nearstep.metrics import ExplainedVariance, Metrics
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
 from nearstep.types import Experience, Scores
 
 NO_SIGNAL_UPDATES = 5
+EXPLAINED = "val/explained_variance"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class State:
     broken_in_a_row: int = 0  # updates up to now in each of which a step was left out
     kl_coef: float | None = None  # weight of the KL penalty in the next update; None while no update has set it
     score_moments: Moments = field(default_factory=Moments)  # of all scores so far, over all processes
+    critic_is_ready: bool = False  # it has come to explain vf_warmup_until of the returns: its warm-up is over
+    critic_is_pretrained: bool = False  # on vf_pretrain_rollouts
 
     before: "State | None" = field(default=None, repr=False, compare=False)  # while an update runs
 
@@ -90,6 +95,19 @@ class State:
         self.episodes += batch.batch
         self.epoch = batch.passes(self.update)
         self.before = None
+
+    def watch_critic(self, experience: Experience, scores: Scores, config: PPOConfig, backend: Backend) -> None:
+        """End the warm-up of the critic where its values, before the steps of this update, explain enough."""
+        wanted = config.vf_warmup_until
+        if wanted is None or self.critic_is_ready or self.update >= config.vf_warmup_updates:
+            return
+        counted = scores.scored.repeat_interleave(experience.rollout.action_counts)
+        here = ExplainedVariance.of(experience.returns[counted], experience.values[counted]).cpu()
+        explained = sum(backend.gather(Metrics({EXPLAINED: here})), start=Metrics()).numbers().get(EXPLAINED)
+        self.critic_is_ready = explained is not None and explained >= wanted
+        if self.critic_is_ready:
+            tell(f"the critic explains {explained:.3f} of the returns' variance: the policy trains from update "
+                 f"{self.update + 1} on")  # fmt: skip
 
     def update_kl_coef(
         self,

@@ -15,6 +15,7 @@ from nearstep.scale.backend import Backend
 from nearstep.training.axis_results import divisor_problem
 from nearstep.training.objectives import Divisors, losses
 from nearstep.training.recipe import Recipe
+from nearstep.training.reweighting import reweighted
 from nearstep.training.schedules import Phase
 from nearstep.training.state import Steps
 from nearstep.types import Experience
@@ -33,9 +34,13 @@ def update(experience: Experience, phases: Sequence[Phase], r: Recipe) -> tuple[
     if sum(r.backend.gather(len(experience))) == 0:
         return metrics, steps
     for phase in phases:
+        of_phase = experience
+        if phase.reweight is not None:
+            of_phase, of_weights = reweighted(experience, phase.reweight, r)
+            metrics += of_weights
         for epoch in range(phase.epochs):
             epoch_metrics = Metrics()
-            for number, minibatch in enumerate(minibatches(experience, phase, epoch, r)):
+            for number, minibatch in enumerate(minibatches(of_phase, phase, epoch, r)):
                 step_metrics, taken = improve(minibatch, phase, r, first=epoch == 0 and number == 0)
                 epoch_metrics += step_metrics
                 steps += Steps(int(phase.policy), int(phase.critic)) if taken else Steps(skipped=1)

@@ -4,24 +4,23 @@ from nearstep.common.errors import ConfigError
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.shared import OptimizerSettings
 from nearstep.training.batches import BatchSizes
+from nearstep.training.courses import LearningRateCourse
 
 
 def check_warm_ups(config: PPOConfig, batch: BatchSizes) -> list[str]:
-    """What the user should know of warm-ups. Raises ConfigError where the policy would never train."""
+    """What the user should know of warm-ups. Raises ConfigError where the policy, or the critic, would never train."""
     if batch.planned is not None and batch.planned.policy == 0:
         raise ConfigError(
             f"vf_warmup_updates = {config.vf_warmup_updates}: in these only the critic trains, and the run has "
             f"{batch.updates} updates, so the policy would never train. Give fewer, or more total_episodes"
         )
-    return learning_rate_notes(config, batch.updates)
+    notes = learning_rate_notes(config, batch.updates)
+    if batch.planned is None or batch.planned.critic == 0:
+        return notes
+    of_critic = LearningRateCourse.of_critic(config).notes(batch.updates)
+    return notes + [f"Of the critic: {note}" for note in of_critic if note not in notes]
 
 
 def learning_rate_notes(config: OptimizerSettings, updates: int) -> list[str]:
     """A sentence where the learning rate never gets to its peak. Raises ConfigError where it stays at 0."""
-    warm_up = 0 if config.lr_scheduler_type == "constant" else config.warmup_steps
-    if warm_up < max(updates, 1):
-        return []
-    said = f"warmup_steps = {warm_up} is no shorter than the run, which has {updates} update{'s' * (updates > 1)}"
-    if updates == 1:
-        raise ConfigError(f"{said}: its learning rate is 0, and nothing would train")
-    return [f"{said}: the learning rate ends at {(updates - 1) / warm_up:.2g} of its peak."]
+    return LearningRateCourse.of_policy(config).notes(updates)
