@@ -1,8 +1,8 @@
 """The pages of recipes are what their files make them."""
 
 import pytest
-
 from benchmarks.recipe_pages import PAGES, index, pages, read
+
 from nearstep.config.recipes import RECIPES
 
 
