@@ -1,18 +1,21 @@
 """What flows through a run: Prompts → Rollout → Scores → Experience → Metrics, each frozen, none padded.
 
-Dimensions: `rows` episodes, `tokens` all tokens of all rows back to back, row 0 first, `actions` those that the policy
-chose, in the same order, `k` the top tokens recorded for a trust region. A minibatch is an Experience of fewer rows.
+Dimensions: `rows` sequences of tokens, `tokens` all tokens of all rows back to back, row 0 first, `actions` those that
+the policy chose, in the same order, `k` the top tokens recorded for a trust region. A minibatch is an Experience of
+fewer rows. Prompts and Scores are by episode, Rollout and Experience by row. Mostly a row is an episode; where an
+episode has several (`Rollout.episodes`), these are its segments.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearstep.algorithm.ragged import lead_lengths, shared_leads, sum_by_row, take_rows
+from nearstep.algorithm.ragged import lead_lengths, row_numbers, shared_leads, sum_by_row, take_rows
 from nearstep.algorithm.ragged import row_groups as row_groups
+from nearstep.algorithm.ragged import swap_leads, turn_starts
 from nearstep.common.messages import Message as Message
 from nearstep.common.messages import PromptInput as PromptInput
 from nearstep.metrics import Metrics
@@ -58,12 +61,68 @@ class Rollout:
     is_action: Bool[Tensor, " tokens"]
     row_lengths: Int[Tensor, " rows"]
     logprobs: Float[Tensor, " actions"]  # natural log, of the distribution that was sampled
-    finished: Bool[Tensor, " rows"]  # ended by a stop token, not cut off
-    policy_version: Int[Tensor, " rows"]  # update number of the weights that sampled
+    finished: Bool[Tensor, " rows"]  # ended by a stop token, or goes on in the next segment; not cut off
+    policy_version: Int[Tensor, " rows"]  # update number of the weights that sampled; of several, the oldest
     top: TopLogprobs | None = None
+    action_versions: Int[Tensor, " actions"] | None = None  # of each action, where weights changed within a row
+    episodes: Int[Tensor, " rows"] | None = None  # as in Prompts, where episodes have several rows, side by side
+    model_inputs: Mapping[str, Sequence[Tensor | None]] | None = None  # beside tokens: by name, one value for each row
 
     def __len__(self) -> int:
         return len(self.row_lengths)
+
+    @property
+    def versions(self) -> Int[Tensor, " actions"]:
+        """Update number of the weights that sampled each action."""
+        if self.action_versions is not None:
+            return self.action_versions
+        return self.policy_version[row_numbers(self.action_counts)]
+
+    @property
+    def turn_starts(self) -> Bool[Tensor, " actions"]:
+        """Actions that begin a row, or stand behind tokens that the policy did not choose."""
+        return turn_starts(self.is_action, self.row_lengths)
+
+    @property
+    def segment_counts(self) -> Int[Tensor, " episodes"]:
+        """Number of rows of each episode."""
+        if self.episodes is None:
+            return torch.ones_like(self.row_lengths)
+        return torch.unique_consecutive(self.episodes, return_counts=True)[1]
+
+    @property
+    def ends_episode(self) -> Bool[Tensor, " rows"]:
+        """Rows that are the last of their episode: all of them where a row is an episode."""
+        return torch.zeros_like(self.finished).index_fill(0, self.segment_counts.cumsum(0) - 1, True)
+
+    def last_segments(self) -> "Rollout":
+        """The last row of each episode, as an episode of its own: what is scored and evaluated."""
+        ends = self.ends_episode.nonzero().squeeze(-1)
+        return self if self.episodes is None else replace(self.select(ends), episodes=None)
+
+    def by_episode(self) -> "Rollout":
+        """The segments of each episode as one row, for what is counted along episodes; no model reads such rows."""
+        if self.episodes is None:
+            return self
+        counts, ends = self.segment_counts, self.ends_episode
+        return replace(
+            self,
+            row_lengths=sum_by_row(self.row_lengths, counts),
+            finished=self.finished[ends],
+            policy_version=self.policy_version[counts.cumsum(0) - counts],
+            episodes=None,
+            model_inputs=None,
+        )
+
+    def with_leads(self, leads: "Leads") -> "Rollout":
+        """The same with other tokens before the first action of each row."""
+        own, none = self.prompt_lengths, torch.zeros_like(leads.tokens, dtype=torch.bool)
+        return replace(
+            self,
+            tokens=swap_leads(self.tokens, self.row_lengths, own, leads.tokens, leads.lengths),
+            is_action=swap_leads(self.is_action, self.row_lengths, own, none, leads.lengths),
+            row_lengths=self.row_lengths - own + leads.lengths,
+        )
 
     @property
     def action_counts(self) -> Int[Tensor, " rows"]:
@@ -105,6 +164,10 @@ class Rollout:
         rows = zip(self._split(self.tokens), self._split(self.is_action), strict=True)
         return [tokens[_first(is_action) :].tolist() for tokens, is_action in rows]
 
+    def completion_actions(self) -> list[list[bool]]:
+        """Per row, which of `completion_ids` the policy chose."""
+        return [is_action[_first(is_action) :].tolist() for is_action in self._split(self.is_action)]
+
     def select(self, rows: Int[Tensor, " chosen"]) -> "Rollout":
         """The rollout of the given rows, in the given order."""
         tokens = take_rows(self.row_lengths, rows)
@@ -119,6 +182,10 @@ class Rollout:
             finished=self.finished[rows],
             policy_version=self.policy_version[rows],
             top=top,
+            action_versions=None if self.action_versions is None else self.action_versions[actions],
+            episodes=None if self.episodes is None else self.episodes[rows],
+            model_inputs=self.model_inputs
+            and {name: [values[row] for row in rows.tolist()] for name, values in self.model_inputs.items()},
         )
 
     def _split(self, values: Tensor) -> tuple[Tensor, ...]:
@@ -131,10 +198,22 @@ def _first(is_action: Tensor) -> int:
 
 
 @dataclass(frozen=True)
+class Leads:
+    """Tokens that a model reads before the first action of each row, back to back."""
+
+    tokens: Int[Tensor, " tokens"]
+    lengths: Int[Tensor, " rows"]
+
+    def select(self, rows: Int[Tensor, " chosen"]) -> "Leads":
+        """Those of the given rows, in the given order."""
+        return Leads(self.tokens[take_rows(self.lengths, rows)], self.lengths[rows])
+
+
+@dataclass(frozen=True)
 class Scores:
     """What the reward sources gave: the weighted total, and every part by its name (NaN where a part did not apply).
 
-    A row whose total is NaN was not scored; nothing is learned from it.
+    One of each for every episode (`rows` here). One whose total is NaN was not scored; nothing is learned from it.
     """
 
     total: Float[Tensor, " rows"]
@@ -179,9 +258,15 @@ class Experience:
     train_final: Bool[Tensor, " rows"]
     trained: Bool[Tensor, " rows"]  # false for rows that are left out of training
     kl_coef: float  # weight of the KL penalty in this update
+    critic_leads: Leads | None = None  # what the critic reads in place of each prompt; None where that is the prompt
 
     def __len__(self) -> int:
         return len(self.rollout)
+
+    @property
+    def critic_rollout(self) -> Rollout:
+        """The rows as the critic reads them."""
+        return self.rollout if self.critic_leads is None else self.rollout.with_leads(self.critic_leads)
 
     def select(self, rows: Int[Tensor, " chosen"]) -> "Experience":
         """The experience of the given rows, in the given order."""
@@ -204,10 +289,13 @@ class Experience:
             final_returns=self.final_returns[rows],
             train_final=self.train_final[rows],
             trained=self.trained[rows],
+            critic_leads=None if self.critic_leads is None else self.critic_leads.select(rows),
         )
 
     def split(self, max_tokens: int, max_rows: int) -> Iterator["Experience"]:
-        """Micro-batches in row order: as many rows as fit into both limits, at least one; shared prompts count once."""
-        lengths, shared = torch.stack([self.rollout.row_lengths, self.rollout.shared_prompts]).tolist()
+        """Micro-batches in row order: as many rows as fit into both limits as the critic reads them, which may be more
+        than the policy does; at least one. Shared prompts count once."""
+        longest = self.critic_rollout
+        lengths, shared = torch.stack([longest.row_lengths, longest.shared_prompts]).tolist()
         for rows in row_groups(lengths, max_tokens, max_rows, shared):
             yield self.select(torch.arange(rows.start, rows.stop, device=self.scores.device))

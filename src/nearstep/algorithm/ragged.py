@@ -53,6 +53,29 @@ def lead_lengths(flags: Bool[Tensor, " items"], lengths: Int[Tensor, " rows"]) -
     return lengths.scatter_reduce(0, row_numbers(lengths), places, "amin")
 
 
+def turn_starts(is_action: Bool[Tensor, " items"], lengths: Int[Tensor, " rows"]) -> Bool[Tensor, " actions"]:
+    """Of every action, whether it stands first in its row or behind an item that is none: [0, 1, 1, 0, 1 | 1] gives
+    [1, 0, 1, 1]."""
+    behind_action = is_action.roll(1) & (places_in_row(lengths) > 0)
+    return ~behind_action[is_action]
+
+
+def swap_leads(
+    items: Shaped[Tensor, " items"],
+    lengths: Int[Tensor, " rows"],
+    leads: Int[Tensor, " rows"],
+    new_items: Shaped[Tensor, " new_items"],
+    new_leads: Int[Tensor, " rows"],
+) -> Shaped[Tensor, " swapped"]:
+    """Rows whose first `leads` items are exchanged for others, `new_leads` of them in each row, back to back."""
+    rows, places, of_new = row_numbers(lengths), places_in_row(lengths), row_numbers(new_leads)
+    kept, starts = places >= leads[rows], row_starts(lengths - leads + new_leads)
+    swapped = items.new_empty(int(kept.sum()) + len(new_items))
+    swapped[(starts[rows] + places - leads[rows] + new_leads[rows])[kept]] = items[kept]
+    swapped[starts[of_new] + places_in_row(new_leads)] = new_items
+    return swapped
+
+
 def shared_leads(
     items: Int[Tensor, " items"], lengths: Int[Tensor, " rows"], leads: Int[Tensor, " rows"]
 ) -> Int[Tensor, " rows"]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nearstep.common.waiting import WATCHDOG
 from nearstep.metrics import Metrics
+from nearstep.reports.by_row import prompts_by_row, scores_by_row
 from nearstep.reports.details import Details, profile_record
 from nearstep.reports.records import Record, rollout_records
 from nearstep.reports.reporter import Reporter
@@ -97,6 +98,7 @@ class Report:
         rates: LearningRates,
     ) -> Due:
         """Report an update that is done; returns what is due now."""
+        prompts, scores = prompts_by_row(prompts, experience.rollout), scores_by_row(scores, experience.rollout)
         finals = torch.where(scores.scored, scores.with_dense(experience.scores, experience.rollout), torch.nan)
         records = self._records(state, prompts, experience, scores, finals) if self.log_rollouts else []
         # What rewards answered may be of any class: it goes as text, of which nothing is unpickled.

@@ -18,7 +18,16 @@ from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
 from nearstep.models.roles import Policy
-from nearstep.training.credit import credit_inputs, give_credit, rows_scored_after_eos, shape_scores, token_rewards
+from nearstep.training.credit import (
+    at_last_rows,
+    credit_inputs,
+    first_episode,
+    give_credit,
+    on_all_rows,
+    rows_scored_after_eos,
+    shape_scores,
+    token_rewards,
+)
 from nearstep.training.recipe import Recipe
 from nearstep.training.response_metrics import response_metrics, score_metrics
 from nearstep.training.state import State
@@ -36,11 +45,12 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         state = State()
         state.begin_update()
         state.update_score_moments(scores, r.config, r.backend)
-    config, first_row = r.config, sum(r.backend.gather(len(rollout))[: r.backend.rank])
+    config, first_row = r.config, first_episode(rollout, r.backend)
+    episodes, last = rollout.by_episode(), rollout.last_segments()
     ref_logprobs = reference_logprobs(rollout, r)
     computed, states = before_first_step(rollout, r)
     old, importance = anchor_logprobs(rollout, computed, config)
-    shaped = shape_scores(scores, rollout, config, state.score_moments).to(states.final.dtype)
+    shaped = shape_scores(scores, last, config, state.score_moments).to(states.final.dtype)
     kl_coef = r.kl_controller.first() if state.kl_coef is None else state.kl_coef
     other = dense_rewards(scores, rollout).to(shaped.dtype)
     if config.kl_in == "reward" and ref_logprobs is not None:
@@ -49,8 +59,8 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         shaped,
         other,
         scores.scored,
-        rollout,
-        after_eos=rows_scored_after_eos(rollout, config, has_critic=r.models.critic is not None),
+        episodes,
+        after_eos=rows_scored_after_eos(last, config, has_critic=r.models.critic is not None),
         whiten_with=r.backend.add_up if config.whiten_rewards else None,
     )
     inputs = credit_inputs(
@@ -60,12 +70,12 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     advantages = credit.advantages
     if r.whiten_advantages:
         advantages = whiten(advantages, counted=inputs.to_actions(scores.scored), add_up=r.backend.add_up)
-    learnable = rollout.finished if config.mask_truncated_completions else torch.ones_like(rollout.finished)
-    rows = torch.arange(first_row, first_row + len(rollout), device=rollout.tokens.device)
+    learnable = last.finished if config.mask_truncated_completions else torch.ones_like(last.finished)
+    numbers = torch.arange(first_row, first_row + len(last), device=rollout.tokens.device)
     return Experience(
         rollout=rollout,
-        prompt_numbers=rows // config.num_generations,
-        scores=shaped,
+        prompt_numbers=on_all_rows(numbers // config.num_generations, rollout),
+        scores=at_last_rows(shaped, rollout),
         old_logprobs=old.sampled,
         old_top=old.top,
         importance=importance,
@@ -75,10 +85,10 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         raw_advantages=credit.advantages,
         advantages=advantages,
         returns=credit.advantages if credit.targets is None else credit.targets,
-        final_values=inputs.final_values,
-        final_returns=rewarded.final_rewards,
-        train_final=rewarded.after_eos,
-        trained=scores.scored & learnable,
+        final_values=at_last_rows(inputs.final_values, rollout),
+        final_returns=at_last_rows(rewarded.final_rewards, rollout),
+        train_final=at_last_rows(rewarded.after_eos, rollout),
+        trained=on_all_rows(scores.scored & learnable, rollout),
         kl_coef=kl_coef,
     )
 
@@ -178,11 +188,12 @@ def _parts(rollout: Rollout, limits: PassLimits) -> Iterator[Rollout]:
 
 
 def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
-    """The metrics of a rollout before the update; `reports/metrics.py` has their meanings."""
-    rollout = experience.rollout
-    counts, scored = rollout.action_counts, scores.scored
+    """The metrics of a rollout before the update, by episode; `reports/metrics.py` has their meanings."""
+    rollout, scored = experience.rollout.by_episode(), scores.scored
+    counts = rollout.action_counts
     non_score, kl_metrics = _describe_kl(experience, r.config.kl_estimator)
-    shaped = scores.with_dense(experience.scores, rollout)
+    finals = experience.scores if experience.rollout is rollout else experience.scores[experience.rollout.ends_episode]
+    shaped = scores.with_dense(finals, rollout)
     of_scored = scored.repeat_interleave(counts)
     metrics: dict[str, Metric] = {
         **kl_metrics,
@@ -207,7 +218,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         )
         metrics["val/value_bias"] = Mean.of((experience.values - experience.returns)[of_scored])
         metrics["val/return_std"] = Std.of(experience.returns[of_scored])
-    signs = {**response_metrics(rollout), **score_metrics(experience, shaped, scored)}
+    signs = {**response_metrics(experience.rollout), **score_metrics(experience, shaped, scored)}
     return Metrics({**metrics, **signs}) + _describe_parts(scores)
 
 
@@ -222,9 +233,9 @@ def _describe_importance(experience: Experience, config: PPOConfig) -> dict[str,
 
 def _describe_kl(experience: Experience, estimator: KLEstimator) -> tuple[Tensor, dict[str, Metric]]:
     """What the KL penalty costs every row, and the KL's own metrics, where there is a reference."""
-    rollout = experience.rollout
+    rollout = experience.rollout.by_episode()
     if experience.ref_logprobs is None:
-        return torch.zeros_like(experience.scores), {}
+        return experience.scores.new_zeros(len(rollout)), {}
     kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, estimator)
     row_kl = sum_by_row(kl, rollout.action_counts)
     k3 = kl_estimate(rollout.logprobs, experience.ref_logprobs, "k3")

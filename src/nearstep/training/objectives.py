@@ -91,7 +91,7 @@ def losses(
         yield loss / divisors.policy, metrics
     if phase.critic:
         assert critic is not None, "a phase that trains the critic needs one"
-        values = rollout_values(critic, micro.rollout, head_only=r.models.one_trunk)
+        values = rollout_values(critic, micro.critic_rollout, head_only=r.models.one_trunk)
         loss, metrics = value_objective(micro, values, cliprange_value)
         weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
         yield weight * loss / divisors.critic, metrics
@@ -127,7 +127,8 @@ def region_at(micro: Experience, now: ActionLogprobs, terms: PolicyTerms) -> tup
     anchor, counts = TokenLogprobs(micro.old_logprobs, micro.old_top), micro.rollout.action_counts
     if terms.ratio_level == "sequence":
         anchor = TokenLogprobs(sequence_anchor(fixed.sampled, anchor.sampled, counts), anchor.top)
-    rows = ActionRows(counts, micro.rollout.policy_version)
+    rollout = micro.rollout
+    rows = ActionRows(counts, rollout.policy_version, rollout.action_versions, rollout.turn_starts)
     weight = terms.trust_region.weight(fixed, anchor, micro.advantages, rows)
     _require_none("trust region", terms.trust_region, region_problem(weight, len(micro.advantages)))
     return anchor, weight
