@@ -86,9 +86,8 @@ class Rollout:
     @property
     def segment_counts(self) -> Int[Tensor, " episodes"]:
         """Number of rows of each episode."""
-        if self.episodes is None:
-            return torch.ones_like(self.row_lengths)
-        return torch.unique_consecutive(self.episodes, return_counts=True)[1]
+        rows = torch.arange(len(self), device=self.tokens.device) if self.episodes is None else self.episodes
+        return torch.unique_consecutive(rows, return_counts=True)[1]
 
     @property
     def ends_episode(self) -> Bool[Tensor, " rows"]:

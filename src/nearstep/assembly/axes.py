@@ -9,6 +9,7 @@ from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, KLController,
 from nearstep.algorithm.row_regions import CPPO, SAT, TRM, VACO
 from nearstep.algorithm.soft_regions import CISPO, DIS, DRPO, SAPO, SPO
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TopKKL, TopKTV, TrustRegion, Unbounded
+from nearstep.algorithm.turn_rules import TurnGAE
 from nearstep.assembly.axis_checks import (
     fitting_advantage,
     fitting_aggregation,
@@ -50,6 +51,9 @@ TRUST_REGIONS: Mapping[str, Callable[[PPOConfig], TrustRegion]] = {
 ADVANTAGES: Mapping[str, Callable[[PPOConfig], Advantage]] = {
     "gae": lambda c: GAE(
         c.gamma, c.lam, c.lam_length_alpha, c.lam_critic, warmup_updates=c.vf_warmup_updates, warmup_lam=c.vf_warmup_lam
+    ),
+    "turn_gae": lambda c: TurnGAE(
+        c.turn_gamma, c.turn_lam, c.lam_critic, warmup_updates=c.vf_warmup_updates, warmup_lam=c.vf_warmup_lam
     ),
     "group_mean": lambda _: AgainstGroup("group_mean"),
     "group_normalized": lambda _: AgainstGroup("group_normalized"),

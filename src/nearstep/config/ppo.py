@@ -23,6 +23,7 @@ from nearstep.config.sections import (
 )
 from nearstep.config.settings import Problem, accepts_old_names, sections
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+from nearstep.config.turns import TurnSettings
 
 
 @accepts_old_names
@@ -55,6 +56,7 @@ SECTIONS = sections(
     ("Score", ScoreSettings),
     ("KL", KLSettings),
     ("Advantage", AdvantageSettings),
+    ("Turns", TurnSettings),
     ("Policy", PolicySettings),
     ("Trust region", TrustRegionSettings),
     ("Critic", CriticSettings),

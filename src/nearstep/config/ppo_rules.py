@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from nearstep.config.axes import (
     ADVANTAGES,
+    CRITIC_RULES,
     CRITIC_SCHEDULES,
     ENGINES,
     GROUP_RULES,
@@ -19,6 +20,7 @@ from nearstep.config.regions import region_problems, region_remarks
 from nearstep.config.rewards import compares_groups, reward_problems, reward_remarks
 from nearstep.config.sections import AllSettings, KLSettings, PolicySettings
 from nearstep.config.settings import Problem, without_effect
+from nearstep.config.turns import turn_remarks
 
 CRITIC_SETTINGS = (
     "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_schedule",
@@ -63,6 +65,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
     yield from prompt_remarks(config, config.dataset_name)
     yield from _critic_remarks(config)
     yield from region_remarks(config)
+    yield from turn_remarks(config, config.advantage)
     yield from without_effect(
         config,
         ("without use_peft", not config.use_peft, lora),
@@ -111,7 +114,7 @@ def _critic_remarks(config: AllSettings) -> Iterator[str]:
         config,
         (
             "without vf_warmup_updates",
-            config.advantage == "gae" and config.vf_warmup_updates == 0,
+            config.advantage in CRITIC_RULES and config.vf_warmup_updates == 0,
             ("vf_warmup_lam",),
         ),
         (
@@ -176,7 +179,7 @@ def critic_schedule_name(config: AllSettings) -> str:
 
 def _no_critic(config: AllSettings) -> bool:
     """Whether the rule for advantages is known to need none; one of the user's says so itself, when it is loaded."""
-    return config.advantage != "gae" and not is_own(config.advantage)
+    return config.advantage not in CRITIC_RULES and not is_own(config.advantage)
 
 
 def _axis_problems(config: AllSettings) -> Iterator[Problem]:

@@ -19,6 +19,7 @@ from nearstep.config.rewards import RewardSettings
 from nearstep.config.saving import SavingSettings
 from nearstep.config.settings import Settings, option
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+from nearstep.config.turns import TurnSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +147,8 @@ class AdvantageSettings(Settings):
     )
     advantage: str = option(
         "gae",
-        f"{listed(ADVANTAGES)}. gae needs a critic; the others named here have none: a row against its group, or "
-        "returns against the batch",
+        f"{listed(ADVANTAGES)}. gae needs a critic, and so does turn_gae, which counts turns of a response instead of "
+        "tokens; the others named here have none: a row against its group, or returns against the batch",
         is_place=True,
     )
 
@@ -261,6 +262,7 @@ class AllSettings(
     CriticSettings,
     TrustRegionSettings,
     PolicySettings,
+    TurnSettings,
     AdvantageSettings,
     KLSettings,
     ScoreSettings,

@@ -160,8 +160,8 @@ def give_credit(advantage: Advantage, inputs: CreditInputs, *, has_token_rewards
     if has_token_rewards and not advantage.uses_token_rewards:
         raise RewardError(
             f"advantage {advantage_name(advantage)} looks only at the sum of a row, and a reward is given to single "
-            "tokens: which token earned what would be lost. Give one number for a row, or use advantage = gae or "
-            "batch_normalized"
+            "tokens: which token earned what would be lost. Give one number for a row, or use advantage = gae, "
+            "turn_gae or batch_normalized"
         )
     credit = advantage.credit(inputs)
     problem = credit_problem(credit, len(inputs.rewards), needs_critic=advantage.needs_critic)
