@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearstep.algorithm.ragged import lead_lengths, row_numbers, shared_leads, sum_by_row, take_rows
+from nearstep.algorithm.critic_leads import CriticLeads as CriticLeads
+from nearstep.algorithm.critic_leads import swap_leads
+from nearstep.algorithm.ragged import lead_lengths, row_numbers, shared_leads, sum_by_row, take_rows, turn_starts
 from nearstep.algorithm.ragged import row_groups as row_groups
-from nearstep.algorithm.ragged import swap_leads, turn_starts
 from nearstep.common.messages import Message as Message
 from nearstep.common.messages import PromptInput as PromptInput
 from nearstep.metrics import Metrics
@@ -87,7 +88,8 @@ class Rollout:
     def segment_counts(self) -> Int[Tensor, " episodes"]:
         """Number of rows of each episode."""
         rows = torch.arange(len(self), device=self.tokens.device) if self.episodes is None else self.episodes
-        return torch.unique_consecutive(rows, return_counts=True)[1]
+        counts: Tensor = torch.unique_consecutive(rows, return_counts=True)[1]
+        return counts
 
     @property
     def ends_episode(self) -> Bool[Tensor, " rows"]:
@@ -113,7 +115,7 @@ class Rollout:
             model_inputs=None,
         )
 
-    def with_leads(self, leads: "Leads") -> "Rollout":
+    def with_leads(self, leads: CriticLeads) -> "Rollout":
         """The same with other tokens before the first action of each row."""
         own, none = self.prompt_lengths, torch.zeros_like(leads.tokens, dtype=torch.bool)
         return replace(
@@ -197,18 +199,6 @@ def _first(is_action: Tensor) -> int:
 
 
 @dataclass(frozen=True)
-class Leads:
-    """Tokens that a model reads before the first action of each row, back to back."""
-
-    tokens: Int[Tensor, " tokens"]
-    lengths: Int[Tensor, " rows"]
-
-    def select(self, rows: Int[Tensor, " chosen"]) -> "Leads":
-        """Those of the given rows, in the given order."""
-        return Leads(self.tokens[take_rows(self.lengths, rows)], self.lengths[rows])
-
-
-@dataclass(frozen=True)
 class Scores:
     """What the reward sources gave: the weighted total, and every part by its name (NaN where a part did not apply).
 
@@ -257,7 +247,7 @@ class Experience:
     train_final: Bool[Tensor, " rows"]
     trained: Bool[Tensor, " rows"]  # false for rows that are left out of training
     kl_coef: float  # weight of the KL penalty in this update
-    critic_leads: Leads | None = None  # what the critic reads in place of each prompt; None where that is the prompt
+    critic_leads: CriticLeads | None = None  # what the critic reads in place of each prompt, where that is more
 
     def __len__(self) -> int:
         return len(self.rollout)
@@ -292,8 +282,7 @@ class Experience:
         )
 
     def split(self, max_tokens: int, max_rows: int) -> Iterator["Experience"]:
-        """Micro-batches in row order: as many rows as fit into both limits as the critic reads them, which may be more
-        than the policy does; at least one. Shared prompts count once."""
+        """Micro-batches in row order: as many rows, as the critic reads them, as fit into both limits, at least one."""
         longest = self.critic_rollout
         lengths, shared = torch.stack([longest.row_lengths, longest.shared_prompts]).tolist()
         for rows in row_groups(lengths, max_tokens, max_rows, shared):

@@ -51,7 +51,10 @@ def test_a_row_of_three_turns_by_hand():
 
 
 def test_what_follows_the_row_stands_behind_its_last_turn():
-    later = {"final_values": torch.tensor([0.6], dtype=torch.float64), "final_advantages": torch.tensor([0.3], dtype=torch.float64)}
+    later = {
+        "final_values": torch.tensor([0.6], dtype=torch.float64),
+        "final_advantages": torch.tensor([0.3], dtype=torch.float64),
+    }
     credit = TurnGAE(gamma=0.5, lam=0.5).credit(inputs_of(**later))
     more = 0.5 * 0.6 + 0.25 * 0.3
     close(credit.advantages[3:], [THIRD + more] * 3)
@@ -97,9 +100,7 @@ def test_where_each_turn_is_one_token_it_is_gae(actions, gamma, lam):
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=1, max_size=4))
 def test_a_turn_begins_a_row_or_stands_behind_what_was_heard(flags):
     is_action, lengths = torch.tensor([each for row in flags for each in row]), torch.tensor(list(map(len, flags)))
-    expected = [
-        place == 0 or not row[place - 1] for row in flags for place, chosen in enumerate(row) if chosen
-    ]
+    expected = [place == 0 or not row[place - 1] for row in flags for place, chosen in enumerate(row) if chosen]
     assert turn_starts(is_action, lengths).tolist() == expected
 
 

@@ -14,7 +14,7 @@ from nearstep.rollout.checks import check_rollout
 from nearstep.rollout.engine import GenerationSettings, rollout_of_rows
 from nearstep.training.replay import RolloutFolder
 from nearstep.training.rollout_origin import RolloutOrigin
-from nearstep.types import Leads, Prompts, Rollout, Scores
+from nearstep.types import CriticLeads, Prompts, Rollout, Scores
 
 PROMPTS = Prompts(ids=[[5, 6], [8]], inputs=["", ""], columns={}, episodes=[10, 11])
 SETTINGS = GenerationSettings(Sampling(0.7), response_length=4, stop_ids=(2,), seed=0)
@@ -50,15 +50,17 @@ def test_what_fits_passes_untouched():
     ({"episodes": None}, "row_lengths has 3 rows for 2 prompts"),
     ({"finished": torch.tensor([False, True, True])}, r"row 0 \(episode 10\) has finished = false and another segment"),
     ({"tokens": GOOD.tokens.index_fill(0, torch.tensor(0), 4)}, r"row 0 \(episode 10\) begins with \[4, 6\]"),
-    ({"is_action": GOOD.is_action.index_fill(0, torch.tensor([4, 5]), True),
-      "logprobs": -torch.arange(1.0, 9.0), "action_versions": None}, r"row 1 \(episode 10\) is a later segment without"),
-    ({"tokens": torch.cat([GOOD.tokens, torch.tensor([1])]), "is_action": torch.cat([GOOD.is_action, torch.tensor([False])]),
-      "row_lengths": torch.tensor([4, 5, 4])}, r"row 2 \(episode 11\) ends with a token that is no action"),
+    ({"is_action": GOOD.is_action.index_fill(0, torch.tensor([4, 5]), True), "logprobs": -torch.arange(1.0, 9.0),
+      "action_versions": None}, r"row 1 \(episode 10\) is a later segment without"),
+    ({"tokens": torch.cat([GOOD.tokens, torch.tensor([1])]), "row_lengths": torch.tensor([4, 5, 4]),
+      "is_action": torch.cat([GOOD.is_action, torch.tensor([False])])},
+     r"row 2 \(episode 11\) ends with a token that is no action"),
     ({"action_versions": torch.tensor([2, 3])}, r"action_versions is torch.int64 of shape \[2\]; .* of the 6 actions"),
     ({"action_versions": torch.tensor([2, 3, 4, 4, 3, 3])},
      r"row 1 \(episode 10\) is of policy version 3, and the oldest of its actions of 4"),
-    ({"action_versions": torch.tensor([2, 3, 3, 5, 3, 3])}, r"row 1 \(episode 10\) has an action of policy version 5, and 4"),
-    ({"model_inputs": {"pixel_values": [None]}}, r"model_inputs\['pixel_values'\] is .*; record a list with one tensor"),
+    ({"action_versions": torch.tensor([2, 3, 3, 5, 3, 3])},
+     r"row 1 \(episode 10\) has an action of policy version 5, and 4"),
+    ({"model_inputs": {"pixel_values": [None]}}, r"model_inputs\['pixel_values'\] is .*; record a list with one"),
     ({"model_inputs": {"pixel.values": [None] * 3}}, r"model_inputs has the name 'pixel.values'"),
     ({"model_inputs": [1]}, r"model_inputs is \[1\]; record a mapping by name, or None"),
 ])  # fmt: skip
@@ -105,7 +107,7 @@ def test_rows_of_episodes():
 
 
 def test_other_leads_leave_everything_from_the_first_action_on():
-    leads = Leads(torch.tensor([1, 1, 1, 8]), torch.tensor([3, 0, 1]))
+    leads = CriticLeads(torch.tensor([1, 1, 1, 8]), torch.tensor([3, 0, 1]), torch.zeros(3, dtype=torch.bool))
     found = GOOD.with_leads(leads)
     assert found.tokens.tolist() == [1, 1, 1, 7, 2, 3, 9, 2, 8, 4, 2]
     assert found.is_action.int().tolist() == [0, 0, 0, 1, 1, 1, 0, 1, 0, 1, 1]
@@ -136,7 +138,7 @@ def test_written_rollouts_keep_all_of_it(tmp_path):
     for name in ("action_versions", "episodes", "tokens", "policy_version"):
         assert torch.equal(vars(found)[name], vars(GOOD)[name]), name
     (values,) = found.model_inputs.values()
-    assert torch.equal(values[0], torch.ones(2, 3)) and values[1] is None and torch.equal(values[2], torch.zeros(1))
+    assert [None if each is None else each.tolist() for each in values] == [[[1.0] * 3] * 2, None, [0.0]]
     folder.write(8, replace(GOOD, action_versions=None, episodes=None, model_inputs=None), Scores(torch.zeros(3)))
     plain = folder.rollout(8, torch.device("cpu"))
     assert (plain.action_versions, plain.episodes, plain.model_inputs) == (None, None, None)

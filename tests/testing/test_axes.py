@@ -7,9 +7,9 @@ import torch
 
 from nearstep import ConfigError
 from nearstep.algorithm.advantage_rules import GAE, AgainstGroup, Credit, DiscountedReturn
-from nearstep.algorithm.turn_rules import TurnGAE
 from nearstep.algorithm.aggregation import SequenceMean, SequenceSum, TokenMean, TokenSum
 from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, ScheduledKL
+from nearstep.algorithm.turn_rules import TurnGAE
 from nearstep.common.errors import ConformanceError
 from nearstep.testing import advantages, aggregations, kl_controllers
 from nearstep.testing.kinds import kind_of

@@ -60,22 +60,6 @@ def turn_starts(is_action: Bool[Tensor, " items"], lengths: Int[Tensor, " rows"]
     return ~behind_action[is_action]
 
 
-def swap_leads(
-    items: Shaped[Tensor, " items"],
-    lengths: Int[Tensor, " rows"],
-    leads: Int[Tensor, " rows"],
-    new_items: Shaped[Tensor, " new_items"],
-    new_leads: Int[Tensor, " rows"],
-) -> Shaped[Tensor, " swapped"]:
-    """Rows whose first `leads` items are exchanged for others, `new_leads` of them in each row, back to back."""
-    rows, places, of_new = row_numbers(lengths), places_in_row(lengths), row_numbers(new_leads)
-    kept, starts = places >= leads[rows], row_starts(lengths - leads + new_leads)
-    swapped = items.new_empty(int(kept.sum()) + len(new_items))
-    swapped[(starts[rows] + places - leads[rows] + new_leads[rows])[kept]] = items[kept]
-    swapped[starts[of_new] + places_in_row(new_leads)] = new_items
-    return swapped
-
-
 def shared_leads(
     items: Int[Tensor, " items"], lengths: Int[Tensor, " rows"], leads: Int[Tensor, " rows"]
 ) -> Int[Tensor, " rows"]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from nearstep.config import ppo_rules as config_rules
 from nearstep.config.batches import BatchSettings
+from nearstep.config.critic_text import CriticTextSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.evaluating import EvaluationSettings, evaluation_remarks
 from nearstep.config.regions import TrustRegionSettings
@@ -60,6 +61,7 @@ SECTIONS = sections(
     ("Policy", PolicySettings),
     ("Trust region", TrustRegionSettings),
     ("Critic", CriticSettings),
+    ("Privileged critic", CriticTextSettings),
     ("Batches", BatchSettings),
     ("Optimizer", OptimizerSettings),
     ("Reports", ReportSettings),

@@ -14,6 +14,7 @@ from nearstep.config.axes import (
     is_own,
     name_problems,
 )
+from nearstep.config.critic_text import critic_text_problems, critic_text_remarks
 from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
 from nearstep.config.evaluating import evaluation_problems
 from nearstep.config.regions import region_problems, region_remarks
@@ -25,7 +26,7 @@ from nearstep.config.turns import turn_remarks
 CRITIC_SETTINGS = (
     "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_schedule",
     "critic_trunk", "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency",
-    "vf_warmup_updates", "vf_warmup_lam", "lam_length_alpha",
+    "vf_warmup_updates", "vf_warmup_lam", "lam_length_alpha", "critic_columns",
 )  # fmt: skip
 
 
@@ -43,6 +44,7 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
     yield from region_problems(config)
     yield from _importance_problems(config)
     yield from _critic_problems(config)
+    yield from critic_text_problems(config, trunk=config.critic_trunk)
     yield from _advantage_problems(config)
     if config.bf16 and config.dtype == "float64":
         yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
@@ -66,6 +68,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
     yield from _critic_remarks(config)
     yield from region_remarks(config)
     yield from turn_remarks(config, config.advantage)
+    yield from critic_text_remarks(config)
     yield from without_effect(
         config,
         ("without use_peft", not config.use_peft, lora),

@@ -12,6 +12,7 @@ from nearstep.config.axes import (
     listed,
 )
 from nearstep.config.batches import BatchSettings
+from nearstep.config.critic_text import CriticTextSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.evaluating import EvaluationSettings
 from nearstep.config.regions import TrustRegionSettings
@@ -259,6 +260,7 @@ class AllSettings(
     ReportSettings,
     OptimizerSettings,
     BatchSettings,
+    CriticTextSettings,
     CriticSettings,
     TrustRegionSettings,
     PolicySettings,

@@ -73,7 +73,7 @@ class RolloutEngine(Protocol):
         """Sample one response for every row of `prompts`, in order, to its first stop token or its limit.
 
         A response may have several turns: what stands between them is recorded, and no action. An episode may have
-        several rows, each with a prompt of its own (`Rollout.episodes`); the first begins with the prompt that is given.
+        several rows, each with a prompt of its own (`Rollout.episodes`); the first begins with the one that is given.
         `settings.top_tokens`, `settings.limits` and `row_ended` are given only to engines with that capability.
         `row_ended` is called from the thread that `generate` runs in, at most once for a row, with what the rollout
         will hold of it; the call returns at once.

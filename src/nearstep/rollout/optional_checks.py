@@ -37,8 +37,8 @@ def check_episodes(rollout: Rollout, prompts: Prompts, engine: str) -> None:
     recorded = torch.unique_consecutive(found).tolist()
     if recorded != list(prompts.episodes):
         raise TrainingError(
-            f"engine {engine}: rows are of the episodes {shorten(recorded)}, and {shorten(list(prompts.episodes))} were "
-            "asked for; record the rows of each episode side by side, in order, at least one for each"
+            f"engine {engine}: rows are of the episodes {shorten(recorded)}, and {shorten(list(prompts.episodes))} "
+            "were asked for; record the rows of each episode side by side, in order, at least one for each"
         )
 
 
@@ -56,8 +56,8 @@ def asked_rows(rollout: Rollout, prompts: Prompts, limits: Sequence[int], engine
             ids[row] = prompts.ids[episode]
         elif not own[row]:
             raise TrainingError(
-                f"engine {engine}: row {row} (episode {prompts.episodes[episode]}) is a later segment without a prompt; "
-                "record what the policy was given there, at least one token"
+                f"engine {engine}: row {row} (episode {prompts.episodes[episode]}) is a later segment without a "
+                "prompt; record what the policy was given there, at least one token"
             )
     cut = (~rollout.finished & ~rollout.ends_episode).nonzero()
     if len(cut):
@@ -128,8 +128,8 @@ def check_model_inputs(rollout: Rollout, engine: str) -> None:
         fits = isinstance(values, Sequence) and all(value is None or isinstance(value, Tensor) for value in values)
         if not fits or len(values) != len(rollout):
             raise TrainingError(
-                f"engine {engine}: model_inputs[{name!r}] is {shorten(values)}; record a list with one tensor, or None, "
-                f"for each of the {len(rollout)} rows"
+                f"engine {engine}: model_inputs[{name!r}] is {shorten(values)}; record a list with one tensor, or "
+                f"None, for each of the {len(rollout)} rows"
             )
 
 

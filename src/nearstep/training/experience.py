@@ -31,15 +31,17 @@ from nearstep.training.credit import (
 from nearstep.training.recipe import Recipe
 from nearstep.training.response_metrics import response_metrics, score_metrics
 from nearstep.training.state import State
-from nearstep.types import Experience, Rollout, Scores, row_groups
+from nearstep.types import CriticLeads, Experience, Prompts, Rollout, Scores, row_groups
 
 
 @torch.no_grad()
-def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | None = None) -> Experience:
+def make_experience(
+    rollout: Rollout, scores: Scores, r: Recipe, state: State | None = None, prompts: Prompts | None = None
+) -> Experience:
     """Annotate a rollout with everything an update needs; it stays fixed for every epoch.
 
     `state` carries what earlier updates left behind (moments of the scores, the KL coefficient); without it the run
-    begins here.
+    begins here. A critic that reads columns of the data set (critic_columns) needs the `prompts`.
     """
     if state is None:
         state = State()
@@ -48,7 +50,8 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     config, first_row = r.config, first_episode(rollout, r.backend)
     episodes, last = rollout.by_episode(), rollout.last_segments()
     ref_logprobs = reference_logprobs(rollout, r)
-    computed, states = before_first_step(rollout, r)
+    leads = None if r.critic_text is None else r.critic_text.leads(prompts, rollout)
+    computed, states = before_first_step(rollout, r, leads)
     old, importance = anchor_logprobs(rollout, computed, config)
     shaped = shape_scores(scores, last, config, state.score_moments).to(states.final.dtype)
     kl_coef = r.kl_controller.first() if state.kl_coef is None else state.kl_coef
@@ -90,6 +93,7 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         train_final=at_last_rows(rewarded.after_eos, rollout),
         trained=on_all_rows(scores.scored & learnable, rollout),
         kl_coef=kl_coef,
+        critic_leads=leads,
     )
 
 
@@ -98,9 +102,12 @@ def dense_rewards(scores: Scores, rollout: Rollout) -> Tensor:
     return torch.zeros_like(rollout.logprobs) if scores.dense is None else scores.dense
 
 
-def before_first_step(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs | None, StateValues]:
+def before_first_step(
+    rollout: Rollout, r: Recipe, leads: CriticLeads | None = None
+) -> tuple[TokenLogprobs | None, StateValues]:
     """Log-probs and values of the current weights, in forward passes of limited size: log-probs only if ratios are
-    taken against them, the value of every state, 0 if there is no critic. On one trunk both come from one pass."""
+    taken against them, the value of every state, 0 if there is no critic. On one trunk both come from one pass; a
+    critic with `leads` of its own has rows of its own."""
     policy, critic, anew = r.models.policy, r.models.critic, r.config.anchor == "recomputed"
     logprobs: list[ActionLogprobs] = []
     values: list[StateValues] = []
@@ -112,7 +119,10 @@ def before_first_step(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs | None
             continue
         if anew:
             logprobs.append(rollout_logprobs(policy, part, r.sampling))
-        values.append(_no_values(part) if critic is None else rollout_values(critic, part))
+        if leads is None:
+            values.append(_no_values(part) if critic is None else rollout_values(critic, part))
+    if critic is not None and leads is not None:
+        values = [rollout_values(critic, part) for part in _parts(rollout.with_leads(leads), _limits(r))]
     states = StateValues(torch.cat([v.before_actions for v in values]), torch.cat([v.final for v in values]))
     if not anew:
         return None, states
@@ -216,6 +226,8 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         metrics["val/explained_variance"] = ExplainedVariance.of(
             experience.returns[of_scored], experience.values[of_scored]
         )
+        if experience.critic_leads is not None:
+            metrics["val/critic_text_cut"] = Mean.of(experience.critic_leads.cut.float())
         metrics["val/value_bias"] = Mean.of((experience.values - experience.returns)[of_scored])
         metrics["val/return_std"] = Std.of(experience.returns[of_scored])
     signs = {**response_metrics(experience.rollout), **score_metrics(experience, shaped, scored)}
