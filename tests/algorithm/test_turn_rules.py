@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearstep.algorithm.advantage_rules import GAE, CreditInputs
-from nearstep.algorithm.ragged import places_in_row, turn_starts
+from nearstep.algorithm.ragged import places_in_row, run_lengths, turn_starts
 from nearstep.algorithm.turn_rules import TurnGAE, turn_gae
 
 # Turns of 2, 1 and 3 tokens. Values of the states before their first tokens: 0.1, 0.4, 0.2.
@@ -101,7 +101,12 @@ def test_where_each_turn_is_one_token_it_is_gae(actions, gamma, lam):
 def test_a_turn_begins_a_row_or_stands_behind_what_was_heard(flags):
     is_action, lengths = torch.tensor([each for row in flags for each in row]), torch.tensor(list(map(len, flags)))
     expected = [place == 0 or not row[place - 1] for row in flags for place, chosen in enumerate(row) if chosen]
-    assert turn_starts(is_action, lengths).tolist() == expected
+    found = turn_starts(is_action, lengths)
+    assert found.tolist() == expected
+    if len(found):
+        assert run_lengths(found).tolist() == [
+            len(group) for group in "".join("|." if each else "." for each in expected).split("|")[1:]
+        ]
 
 
 def test_the_sum_along_turns_is_that_along_tokens_without_discount():

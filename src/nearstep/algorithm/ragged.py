@@ -60,6 +60,12 @@ def turn_starts(is_action: Bool[Tensor, " items"], lengths: Int[Tensor, " rows"]
     return ~behind_action[is_action]
 
 
+def run_lengths(starts: Bool[Tensor, " items"]) -> Int[Tensor, " runs"]:
+    """Number of items of every run, each of which begins where `starts` is true: [1, 0, 1, 1, 0] gives [2, 1, 2]."""
+    counts: Tensor = torch.unique_consecutive(starts.cumsum(0), return_counts=True)[1]
+    return counts
+
+
 def shared_leads(
     items: Int[Tensor, " items"], lengths: Int[Tensor, " rows"], leads: Int[Tensor, " rows"]
 ) -> Int[Tensor, " rows"]:

@@ -103,10 +103,10 @@ def choose_axes(config: PPOConfig, inputs: RunInputs, updates: int) -> Axes:
     controller = kl_controller(config, inputs.kl_controller, updates)
     schedule = critic_schedule(config, inputs.critic_schedule, rule, updates)
     aggregation = loss_aggregation(config, inputs.loss_aggregation)
-    if config.ratio_level == "sequence" and isinstance(region, COMPARE_PROBABILITIES):
+    if config.ratio_level != "token" and isinstance(region, COMPARE_PROBABILITIES):
         raise ConfigError(
             f"trust region {type(region).__name__} compares distributions of single tokens: with ratio_level = "
-            "sequence use Clip or Unbounded"
+            f"{config.ratio_level} use Clip or Unbounded"
         )
     if inputs.kl_controller is not None:
         _require_kl(config)

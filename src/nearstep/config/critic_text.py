@@ -30,15 +30,6 @@ class CriticTextSettings(Settings):
     )  # fmt: skip
 
 
-def critic_template(config: CriticTextSettings) -> tuple[str, str]:
-    """The texts before and behind the prompt, with {NAME} in place of columns."""
-    template = config.critic_template
-    if template is None:
-        template = "".join(f"{name}: {{{name}}}\n" for name in config.critic_columns) + "\n" + PROMPT
-    before, _, behind = template.partition(PROMPT)
-    return before, behind
-
-
 def critic_text_problems(config: CriticTextSettings, *, trunk: str) -> Iterator[Problem]:
     """Columns and a template that do not fit each other, or a critic that cannot read otherwise than the policy."""
     columns, template = config.critic_columns, config.critic_template

@@ -12,9 +12,11 @@ from typing import Literal
 import yaml
 
 from nearstep.common.secrets import public_settings, without_secrets
+from nearstep.config.critic_text import PROMPT
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import Settings
 from nearstep.reports.metrics import Numbers, escape_cell, meaning
+from nearstep.training.critic_text import texts_around_prompt
 
 PACKAGES = ("nearstep", "torch", "transformers")
 SHOWN_GROUPS = ("objective/", "reward/", "response/", "val/explained_variance", "val/num_eos_tokens", "eval/")
@@ -146,11 +148,18 @@ def _fact_rows(facts: RunFacts) -> list[tuple[str, str]]:
         ("policy started from", shown_name(facts.policy)),
         ("reference", _reference(facts)),
         ("critic started from", shown_name(facts.critic, "the reward model, or the policy's trunk")),
+        *([("critic also read", _columns(facts))] if facts.config.critic_columns else []),
         ("rewards", ", ".join(shown_name(name) for name in facts.rewards) or "none named"),
         ("prompts", shown_name(facts.dataset)),
         ("updates", str(facts.updates)),
         ("episodes", str(facts.episodes)),
     ]
+
+
+def _columns(facts: RunFacts) -> str:
+    """What a privileged critic expects before and behind each prompt."""
+    before, behind = (text.replace("\n", "⏎") for text in texts_around_prompt(facts.config))
+    return f"the data's columns {', '.join(facts.config.critic_columns)}, as `{before}{PROMPT}{behind}`"
 
 
 def _reference(facts: RunFacts) -> str:

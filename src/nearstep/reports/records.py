@@ -118,7 +118,7 @@ def rollout_records(
     `nearstep score` can score the episodes again.
     """
     fields, finals, finished = score_fields(scores, rollout), final_scores.tolist(), rollout.finished.tolist()
-    lengths, places = rollout.action_counts.tolist(), row_places(rollout)
+    lengths, ends, places = rollout.action_counts.tolist(), rollout.ends_episode.tolist(), row_places(rollout)
     return [
         {
             "update": update,
@@ -126,6 +126,7 @@ def rollout_records(
             "prompt": decode(prompts.ids[row]),
             "completion": judged(completion, finished[row]),
             **fields[row],
+            **({} if ends[row] else {"total_score": None}),  # the score of an episode stands at its last row
             "final_score": finite(finals[row]),
             "finished": finished[row],
             "response_length": lengths[row],

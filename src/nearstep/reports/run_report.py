@@ -98,8 +98,10 @@ class Report:
         rates: LearningRates,
     ) -> Due:
         """Report an update that is done; returns what is due now."""
-        prompts, scores = prompts_by_row(prompts, experience.rollout), scores_by_row(scores, experience.rollout)
-        finals = torch.where(scores.scored, scores.with_dense(experience.scores, experience.rollout), torch.nan)
+        rollout = experience.rollout
+        prompts, scores = prompts_by_row(prompts, rollout), scores_by_row(scores, rollout)
+        known = scores.scored & rollout.ends_episode
+        finals = torch.where(known, scores.with_dense(experience.scores, rollout), torch.nan)
         records = self._records(state, prompts, experience, scores, finals) if self.log_rollouts else []
         # What rewards answered may be of any class: it goes as text, of which nothing is unpickled.
         all_records = map(json.loads, self.backend.gather_to_main(json.dumps(records)))

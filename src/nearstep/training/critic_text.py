@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.algorithm.ragged import row_numbers
 from nearstep.common.errors import TrainingError
-from nearstep.config.critic_text import critic_template
+from nearstep.config.critic_text import PROMPT, CriticTextSettings
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.limits import Limits
 from nearstep.models.roles import Critic, inner_model
@@ -42,7 +42,7 @@ class CriticText:
         """As the settings say; None where the critic reads what the policy does."""
         if critic is None or not config.critic_columns:
             return None
-        model, (before, behind) = inner_model(critic.model), critic_template(config)
+        model, (before, behind) = inner_model(critic.model), texts_around_prompt(config)
         return CriticText(
             config.critic_columns,
             before,
@@ -117,6 +117,15 @@ class CriticText:
             )
             found.append((before, behind))
         return found
+
+
+def texts_around_prompt(config: CriticTextSettings) -> tuple[str, str]:
+    """The texts before and behind the prompt, with {NAME} in place of columns."""
+    template = config.critic_template
+    if template is None:
+        template = "".join(f"{name}: {{{name}}}\n" for name in config.critic_columns) + "\n" + PROMPT
+    before, _, behind = template.partition(PROMPT)
+    return before, behind
 
 
 def _text(value: object) -> str:

@@ -16,6 +16,7 @@ from nearstep.algorithm.losses import (
     sequence_anchor,
     value_loss,
 )
+from nearstep.algorithm.ragged import run_lengths
 from nearstep.algorithm.trust_regions import ActionRows, LogsOwnLoss, TokenLogprobs, TrustRegion
 from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
@@ -43,7 +44,7 @@ class PolicyTerms:
 
     trust_region: TrustRegion
     ratio_limit: float | None  # largest importance weight of a token
-    ratio_level: Literal["token", "sequence"]
+    ratio_level: Literal["token", "turn", "sequence"]
     aggregation: LossAggregation
     kl_estimator: KLEstimator | None  # of the KL as a term of the loss; None where it is none
     entropy_coef: float
@@ -125,10 +126,12 @@ def region_at(micro: Experience, now: ActionLogprobs, terms: PolicyTerms) -> tup
     """
     fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
     anchor, counts = TokenLogprobs(micro.old_logprobs, micro.old_top), micro.rollout.action_counts
-    if terms.ratio_level == "sequence":
-        anchor = TokenLogprobs(sequence_anchor(fixed.sampled, anchor.sampled, counts), anchor.top)
     rollout = micro.rollout
-    rows = ActionRows(counts, rollout.policy_version, rollout.action_versions, rollout.turn_starts)
+    turns = rollout.turn_starts
+    if terms.ratio_level != "token":
+        lengths = counts if terms.ratio_level == "sequence" else run_lengths(turns)
+        anchor = TokenLogprobs(sequence_anchor(fixed.sampled, anchor.sampled, lengths), anchor.top)
+    rows = ActionRows(counts, rollout.policy_version, rollout.action_versions, turns)
     weight = terms.trust_region.weight(fixed, anchor, micro.advantages, rows)
     _require_none("trust region", terms.trust_region, region_problem(weight, len(micro.advantages)))
     return anchor, weight
