@@ -1,17 +1,21 @@
 """What flows through a run: Prompts → Rollout → Scores → Experience → Metrics, each frozen, none padded.
 
-Dimensions: `rows` episodes, `tokens` all tokens of all rows back to back, row 0 first, `actions` those that the policy
-chose, in the same order, `k` the top tokens recorded for a trust region. A minibatch is an Experience of fewer rows.
+Dimensions: `rows` sequences of tokens, `tokens` all tokens of all rows back to back, row 0 first, `actions` those that
+the policy chose, in the same order, `k` the top tokens recorded for a trust region. A minibatch is an Experience of
+fewer rows. Prompts and Scores are by episode, Rollout and Experience by row. Mostly a row is an episode; where an
+episode has several (`Rollout.episodes`), these are its segments.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from nearstep.algorithm.ragged import lead_lengths, shared_leads, sum_by_row, take_rows
+from nearstep.algorithm.critic_leads import CriticLeads as CriticLeads
+from nearstep.algorithm.critic_leads import swap_leads
+from nearstep.algorithm.ragged import lead_lengths, row_numbers, shared_leads, sum_by_row, take_rows, turn_starts
 from nearstep.algorithm.ragged import row_groups as row_groups
 from nearstep.common.messages import Message as Message
 from nearstep.common.messages import PromptInput as PromptInput
@@ -58,12 +62,68 @@ class Rollout:
     is_action: Bool[Tensor, " tokens"]
     row_lengths: Int[Tensor, " rows"]
     logprobs: Float[Tensor, " actions"]  # natural log, of the distribution that was sampled
-    finished: Bool[Tensor, " rows"]  # ended by a stop token, not cut off
-    policy_version: Int[Tensor, " rows"]  # update number of the weights that sampled
+    finished: Bool[Tensor, " rows"]  # ended by a stop token, or goes on in the next segment; not cut off
+    policy_version: Int[Tensor, " rows"]  # update number of the weights that sampled; of several, the oldest
     top: TopLogprobs | None = None
+    action_versions: Int[Tensor, " actions"] | None = None  # of each action, where weights changed within a row
+    episodes: Int[Tensor, " rows"] | None = None  # as in Prompts, where episodes have several rows, side by side
+    model_inputs: Mapping[str, Sequence[Tensor | None]] | None = None  # beside tokens: by name, one value for each row
 
     def __len__(self) -> int:
         return len(self.row_lengths)
+
+    @property
+    def versions(self) -> Int[Tensor, " actions"]:
+        """Update number of the weights that sampled each action."""
+        if self.action_versions is not None:
+            return self.action_versions
+        return self.policy_version[row_numbers(self.action_counts)]
+
+    @property
+    def turn_starts(self) -> Bool[Tensor, " actions"]:
+        """Actions that begin a row, or stand behind tokens that the policy did not choose."""
+        return turn_starts(self.is_action, self.row_lengths)
+
+    @property
+    def segment_counts(self) -> Int[Tensor, " episodes"]:
+        """Number of rows of each episode."""
+        rows = torch.arange(len(self), device=self.tokens.device) if self.episodes is None else self.episodes
+        counts: Tensor = torch.unique_consecutive(rows, return_counts=True)[1]
+        return counts
+
+    @property
+    def ends_episode(self) -> Bool[Tensor, " rows"]:
+        """Rows that are the last of their episode: all of them where a row is an episode."""
+        return torch.zeros_like(self.finished).index_fill(0, self.segment_counts.cumsum(0) - 1, True)
+
+    def last_segments(self) -> "Rollout":
+        """The last row of each episode, as an episode of its own: what is scored and evaluated."""
+        ends = self.ends_episode.nonzero().squeeze(-1)
+        return self if self.episodes is None else replace(self.select(ends), episodes=None)
+
+    def by_episode(self) -> "Rollout":
+        """The segments of each episode as one row, for what is counted along episodes; no model reads such rows."""
+        if self.episodes is None:
+            return self
+        counts, ends = self.segment_counts, self.ends_episode
+        return replace(
+            self,
+            row_lengths=sum_by_row(self.row_lengths, counts),
+            finished=self.finished[ends],
+            policy_version=self.policy_version[counts.cumsum(0) - counts],
+            episodes=None,
+            model_inputs=None,
+        )
+
+    def with_leads(self, leads: CriticLeads) -> "Rollout":
+        """The same with other tokens before the first action of each row."""
+        own, none = self.prompt_lengths, torch.zeros_like(leads.tokens, dtype=torch.bool)
+        return replace(
+            self,
+            tokens=swap_leads(self.tokens, self.row_lengths, own, leads.tokens, leads.lengths),
+            is_action=swap_leads(self.is_action, self.row_lengths, own, none, leads.lengths),
+            row_lengths=self.row_lengths - own + leads.lengths,
+        )
 
     @property
     def action_counts(self) -> Int[Tensor, " rows"]:
@@ -105,6 +165,10 @@ class Rollout:
         rows = zip(self._split(self.tokens), self._split(self.is_action), strict=True)
         return [tokens[_first(is_action) :].tolist() for tokens, is_action in rows]
 
+    def completion_actions(self) -> list[list[bool]]:
+        """Per row, which of `completion_ids` the policy chose."""
+        return [is_action[_first(is_action) :].tolist() for is_action in self._split(self.is_action)]
+
     def select(self, rows: Int[Tensor, " chosen"]) -> "Rollout":
         """The rollout of the given rows, in the given order."""
         tokens = take_rows(self.row_lengths, rows)
@@ -119,6 +183,10 @@ class Rollout:
             finished=self.finished[rows],
             policy_version=self.policy_version[rows],
             top=top,
+            action_versions=None if self.action_versions is None else self.action_versions[actions],
+            episodes=None if self.episodes is None else self.episodes[rows],
+            model_inputs=self.model_inputs
+            and {name: [values[row] for row in rows.tolist()] for name, values in self.model_inputs.items()},
         )
 
     def _split(self, values: Tensor) -> tuple[Tensor, ...]:
@@ -134,7 +202,7 @@ def _first(is_action: Tensor) -> int:
 class Scores:
     """What the reward sources gave: the weighted total, and every part by its name (NaN where a part did not apply).
 
-    A row whose total is NaN was not scored; nothing is learned from it.
+    One of each for every episode (`rows` here). One whose total is NaN was not scored; nothing is learned from it.
     """
 
     total: Float[Tensor, " rows"]
@@ -183,9 +251,15 @@ class Experience:
     explained_variance: float | None = None  # of the returns by the values, where it decides what advantages are
     fell_back: bool | None = None  # whether the mean of the batch has taken the place of the values in them
     value_weights: Float[Tensor, " actions"] | None = None  # of every state in the value loss; None where all are 1
+    critic_leads: CriticLeads | None = None  # what the critic reads in place of each prompt, where that is more
 
     def __len__(self) -> int:
         return len(self.rollout)
+
+    @property
+    def critic_rollout(self) -> Rollout:
+        """The rows as the critic reads them."""
+        return self.rollout if self.critic_leads is None else self.rollout.with_leads(self.critic_leads)
 
     def select(self, rows: Int[Tensor, " chosen"]) -> "Experience":
         """The experience of the given rows, in the given order."""
@@ -210,6 +284,7 @@ class Experience:
             train_final=self.train_final[rows],
             trained=self.trained[rows],
             value_weights=None if self.value_weights is None else self.value_weights[actions],
+            critic_leads=None if self.critic_leads is None else self.critic_leads.select(rows),
         )
 
     def of_actions(self, row_values: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " actions"]:
@@ -217,7 +292,8 @@ class Experience:
         return row_values.repeat_interleave(self.rollout.action_counts, output_size=len(self.values))
 
     def split(self, max_tokens: int, max_rows: int) -> Iterator["Experience"]:
-        """Micro-batches in row order: as many rows as fit into both limits, at least one; shared prompts count once."""
-        lengths, shared = torch.stack([self.rollout.row_lengths, self.rollout.shared_prompts]).tolist()
+        """Micro-batches in row order: as many rows, as the critic reads them, as fit into both limits, at least one."""
+        longest = self.critic_rollout
+        lengths, shared = torch.stack([longest.row_lengths, longest.shared_prompts]).tolist()
         for rows in row_groups(lengths, max_tokens, max_rows, shared):
             yield self.select(torch.arange(rows.start, rows.stop, device=self.scores.device))

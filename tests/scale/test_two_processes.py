@@ -11,7 +11,7 @@ import torch
 from tests.scale import two_processes
 
 WALL_CLOCK = ("eps", "seconds", "tokens_per_second")
-PLACES = [".", "one_trunk", "groups", "adapting", "critic"]
+PLACES = [".", "one_trunk", "groups", "several", "adapting", "critic"]
 
 
 def start_two(folder, saved):

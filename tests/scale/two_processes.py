@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
+from examples.several_turns import TwoSegments
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -53,6 +54,11 @@ CRITIC = {
 HELD_OUT = [{"prompt": f"q{number}" * number, "completion": "zz" if number % 2 else None} for number in range(1, 8)]
 
 
+# Episodes of two rows each, and a critic that reads more than the policy.
+SEVERAL = {"critic_columns": ["reference"], "critic_text_tokens": 16, "lam_length_alpha": 0.5}
+READ = [{"prompt": text, "reference": text * number} for number, text in enumerate(("ab", "c", "def", "gh", "ijkl"))]
+
+
 def some_unscored(completion_ids, **kwargs):
     """None where a response begins with a multiple of 4: with on_reward_error = drop its row has no score."""
     return [None if ids[0] % 4 == 0 else sum(token % 7 for token in ids) / len(ids) for ids in completion_ids]
@@ -67,6 +73,7 @@ def main(folder: Path, saved_by_other: Path | None = None) -> None:
     play(folder / "critic", vf_pretrain_rollouts=str(folder / "dumped"), **CRITIC)
     play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1, value_head="ensemble")
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv", whiten_advantages=True)
+    play(folder / "several", parts={"engine": TwoSegments, "train_dataset": READ}, **SEVERAL)
     play(folder / "adapting", reward=some_unscored, save_steps=1, **ADAPTING)
     play(folder / "evaluated", held_out=HELD_OUT, **EVALUATED)
     if saved_by_other is not None:
@@ -96,13 +103,12 @@ def master_weights(folder: Path) -> None:
     torch.save((learner.parameters, model.state_dict()), folder / f"masters{backend.rank}.pt")
 
 
-def play(folder: Path, reward=low_ids, held_out=None, **changes) -> None:
+def play(folder: Path, reward=low_ids, held_out=None, parts=None, **changes) -> None:
     """Three updates, with all that a run writes."""
     # Processes pack rows otherwise than one does; Llama's norms, which compute in float32, would round otherwise.
     model = tiny_causal_lm("gpt2", dtype=torch.float64)
-    recipe = small_recipe(
-        folder, parts={"model": model, "reward_funcs": (reward,), "eval_dataset": held_out}, **SHARED, **changes
-    )
+    given = {"model": model, "reward_funcs": (reward,), "eval_dataset": held_out, **(parts or {})}
+    recipe = small_recipe(folder, parts=given, **SHARED, **changes)
     state = State()
     with recipe.report.reporter as reporter:
         train(recipe, state)

@@ -9,6 +9,7 @@ from nearstep import ConfigError
 from nearstep.algorithm.advantage_rules import GAE, AgainstGroup, Credit, DiscountedReturn
 from nearstep.algorithm.aggregation import SequenceMean, SequenceSum, TokenMean, TokenSum
 from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, ScheduledKL
+from nearstep.algorithm.turn_rules import TurnGAE
 from nearstep.algorithm.value_heads import (
     BCEHead,
     BoundedHead,
@@ -24,7 +25,7 @@ from nearstep.testing.kinds import kind_of
 OURS = {
     "advantage": [
         GAE(), GAE(lam_length_alpha=0.5, lam_critic=1.0), AgainstGroup("group_mean"), AgainstGroup("group_normalized"),
-        AgainstGroup("leave_one_out"), DiscountedReturn(0.9),
+        AgainstGroup("leave_one_out"), DiscountedReturn(0.9), TurnGAE(), TurnGAE(1.0, 0.5, lam_critic=1.0),
     ],
     "kl_controller": [FixedKL(0.05), AdaptiveKL(0.1, 6.0, 10_000), ScheduledKL(0.1, 0.0, "cosine")],
     "loss_aggregation": [TokenMean(), SequenceMean(), SequenceSum(), SequenceSum(7), TokenSum()],

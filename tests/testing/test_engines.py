@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from benchmarks.drift.engine import DriftingEngine
+from examples.several_turns import TwoSegments, TwoTurns
 
 from nearstep.common.errors import ConformanceError
 from nearstep.models.distribution import Sampling
@@ -197,10 +198,16 @@ class FirstWeightsForEver(TransformersEngine):
             super().load(frozen_copy(policy).policy, version)
 
 
+class NewerThanItsRow(Edited):
+    def edit(self, rollout):
+        return replace(rollout, action_versions=rollout.versions, policy_version=rollout.policy_version - 1)
+
+
 BROKEN = {
     "protocol": SaysOtherwise,
     "layout": Shuffled,
     "ends": AlwaysFinished,
+    "optional_fields": NewerThanItsRow,
     "no_stop": StopsUnasked,
     "limits": NoLimits,
     "normal": HalfPrecision,
@@ -251,6 +258,11 @@ def test_an_engine_may_keep_silent_of_rows_but_not_repeat_itself():
     check_engine(TellsNothing)
     with pytest.raises(ConformanceError, match=r"breaks the law 'row_ended'(.|\n)*told of the rows \[0, 0"):
         check_engine(TellsTwice)
+
+
+@pytest.mark.parametrize("engine", [TwoTurns, TwoSegments])
+def test_engines_of_several_turns_or_rows_keep_the_laws_too(engine):
+    assert {"ends", "optional_fields", "trainer_logprobs"} <= {law for law, _ in check_engine(engine).held}
 
 
 def test_every_law_is_broken_by_one():

@@ -21,6 +21,7 @@ from nearstep.scale.torch_backend import torch_backend
 from tests.models.odd_folders import code_folder, pickled_folder
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PROMPTS = ["a", "bc", "def", "ghij", "klmno", "pq", "r", "stuvwx"]
 REWARD = f"""
 import collections
@@ -65,6 +66,8 @@ class OtherSeed(TransformersEngine):
         return super().generate(prompts, replace(settings, seed=settings.seed + 1))
 """
 GROUPS = {"num_generations": 4, "advantage": "group_mean"}
+TURNS = {"advantage": "turn_gae", "engine": f"{EXAMPLES}/several_turns.py:TwoTurns"}
+READS = {"dataset_name": "{models}/two.jsonl", "critic_columns": ["query"]}
 DECOUPLED = {"critic": "decoupled", "vf_learning_rate": 1e-3}
 LORA = {"use_peft": True}
 RELUCTANT = {"reward_funcs": "{models}/rewards.py:reluctant"}
@@ -147,6 +150,8 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "lam_critic": ({}, 0.5),
     "bootstrap_truncated": ({}, True),
     "advantage": ({"num_generations": 4}, "leave_one_out"),
+    "turn_gamma": (TURNS, 0.1),
+    "turn_lam": (TURNS, 0.1),
     "num_ppo_epochs": ({}, 1),
     "num_mini_batches": ({}, 2),
     "trust_region": ({}, "{models}/region.py:nothing"),
@@ -200,6 +205,9 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "vf_lr_scheduler_type": ({}, "linear"),
     "vf_lr_warmup_steps": ({"lr_scheduler_type": "linear"}, 1),
     "baseline_fallback": ({"whiten_advantages": False}, "batch_mean"),
+    "critic_columns": ({"dataset_name": "{models}/two.jsonl"}, ["query"]),
+    "critic_template": (READS, "{{query}}{{prompt}}"),
+    "critic_text_tokens": (READS, 2),
     "total_episodes": ({}, 24),
     "num_train_epochs": ({"total_episodes": None, "num_train_epochs": 2.0}, 1.0),
     "per_device_train_batch_size": ({"batch_size": 8}, 3),

@@ -20,6 +20,7 @@ from nearstep.algorithm.statistics import AddUp, alone
 class CreditInputs:
     """Everything that advantages may depend on. Tensors hold the rows of this process; the last four reach further.
 
+    A row is an episode here: where one has several segments their actions lie back to back in one row.
     Rows of one prompt stand beside each other, `group_size` of them, in the order of the whole batch: a group may
     begin in one process and end in the next.
     """
@@ -31,7 +32,9 @@ class CreditInputs:
     final_advantages: Float[Tensor, " rows"]  # A of a step after the last action (score_position=after_eos), else 0
     scored: Bool[Tensor, " rows"]  # false where no reward source answered: such a row counts in no statistic
     update: int  # number of this update, from 1; 0 where the critic trains before the first one
-    response_length: int  # most actions that a row may have
+    response_length: int  # most actions that a row, or a segment of one, may have
+    turn_starts: Bool[Tensor, " actions"] | None = None  # first actions of turns; None where each row is one turn
+    segment_starts: Bool[Tensor, " actions"] | None = None  # first actions of segments; None where each row is one
     group_size: int = 1
     first_row: int = 0  # place of this process's first row among the rows of all
     gather_rows: Callable[[Tensor], Tensor] = alone  # values by row, of all processes in the order of the batch

@@ -44,7 +44,8 @@ def sequence_anchor(
     old_logprobs: Float[Tensor, " actions"],
     action_counts: Int[Tensor, " rows"],
 ) -> Float[Tensor, " actions"]:
-    """Log-probs against which every token of a row has the same ratio, the geometric mean of the row's.
+    """Log-probs against which every token of a row, or of a turn with their lengths, has the same ratio, the geometric
+    mean of the row's.
 
     With them `policy_loss` has GSPO's gradient: s = exp(mean log π / π_old) once for the row, ∇log π for each token.
     Source: 2507.18071, eq. 7 and 10. `logprobs` must carry no gradient.

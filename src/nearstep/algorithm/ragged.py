@@ -53,6 +53,19 @@ def lead_lengths(flags: Bool[Tensor, " items"], lengths: Int[Tensor, " rows"]) -
     return lengths.scatter_reduce(0, row_numbers(lengths), places, "amin")
 
 
+def turn_starts(is_action: Bool[Tensor, " items"], lengths: Int[Tensor, " rows"]) -> Bool[Tensor, " actions"]:
+    """Of every action, whether it stands first in its row or behind an item that is none: [0, 1, 1, 0, 1 | 1] gives
+    [1, 0, 1, 1]."""
+    behind_action = is_action.roll(1) & (places_in_row(lengths) > 0)
+    return ~behind_action[is_action]
+
+
+def run_lengths(starts: Bool[Tensor, " items"]) -> Int[Tensor, " runs"]:
+    """Number of items of every run, each of which begins where `starts` is true: [1, 0, 1, 1, 0] gives [2, 1, 2]."""
+    counts: Tensor = torch.unique_consecutive(starts.cumsum(0), return_counts=True)[1]
+    return counts
+
+
 def shared_leads(
     items: Int[Tensor, " items"], lengths: Int[Tensor, " rows"], leads: Int[Tensor, " rows"]
 ) -> Int[Tensor, " rows"]:

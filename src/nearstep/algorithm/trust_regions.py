@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearstep.algorithm.divergences import binary_kl, binary_tv, topk_kl, topk_tv
 from nearstep.algorithm.losses import absolute_surrogate, clipped_surrogate, probability_ratio
 from nearstep.algorithm.precision import wide
+from nearstep.algorithm.ragged import row_numbers
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,16 @@ class ActionRows:
     """Where the rows of a batch end, and which policy sampled them. The actions of all rows lie back to back."""
 
     action_counts: Int[Tensor, " rows"]
-    policy_versions: Int[Tensor, " rows"]
+    policy_versions: Int[Tensor, " rows"]  # where weights changed within a row the oldest
+    action_versions: Int[Tensor, " actions"] | None = None  # of each action, where weights changed within a row
+    turn_starts: Bool[Tensor, " actions"] | None = None  # actions that begin a turn; None where nobody says
+
+    @property
+    def versions(self) -> Int[Tensor, " actions"]:
+        """Which policy sampled each action."""
+        if self.action_versions is not None:
+            return self.action_versions
+        return self.policy_versions[row_numbers(self.action_counts)]
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, KLController,
 from nearstep.algorithm.row_regions import CPPO, SAT, TRM, VACO
 from nearstep.algorithm.soft_regions import CISPO, DIS, DRPO, SAPO, SPO
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TopKKL, TopKTV, TrustRegion, Unbounded
+from nearstep.algorithm.turn_rules import TurnGAE
 from nearstep.algorithm.value_heads import (
     BCEHead,
     BoundedHead,
@@ -70,6 +71,9 @@ ADVANTAGES: Mapping[str, Callable[[PPOConfig], Advantage]] = {
             warmup_updates=c.vf_warmup_updates,
             warmup_lam=c.vf_warmup_lam,
         ),
+    ),
+    "turn_gae": lambda c: TurnGAE(
+        c.turn_gamma, c.turn_lam, c.lam_critic, warmup_updates=c.vf_warmup_updates, warmup_lam=c.vf_warmup_lam
     ),
     "group_mean": lambda _: AgainstGroup("group_mean"),
     "group_normalized": lambda _: AgainstGroup("group_normalized"),
@@ -132,10 +136,10 @@ def choose_axes(config: PPOConfig, inputs: RunInputs, updates: int) -> Axes:
     controller = kl_controller(config, inputs.kl_controller, updates)
     schedule = critic_schedule(config, inputs.critic_schedule, rule, updates)
     aggregation = loss_aggregation(config, inputs.loss_aggregation)
-    if config.ratio_level == "sequence" and isinstance(region, COMPARE_PROBABILITIES):
+    if config.ratio_level != "token" and isinstance(region, COMPARE_PROBABILITIES):
         raise ConfigError(
             f"trust region {type(region).__name__} compares distributions of single tokens: with ratio_level = "
-            "sequence use Clip or Unbounded"
+            f"{config.ratio_level} use Clip or Unbounded"
         )
     if inputs.kl_controller is not None:
         _require_kl(config)

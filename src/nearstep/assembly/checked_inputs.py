@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from nearstep.assembly.critic_columns import check_critic_columns
 from nearstep.assembly.evaluation_data import judge_specs
 from nearstep.assembly.fitting_roles import check_reward_models, fitting_limits
 from nearstep.assembly.inputs import RunInputs
@@ -123,6 +124,7 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         limits=limits,
         backend=backend,
     )
+    check_critic_columns(config, run_prompts)
     specs = reward_specs(
         config,
         columns=run_prompts.prompts.columns,

@@ -86,7 +86,7 @@ def replay_row(config: PPOConfig, run: Path, *, update: int, row: int, inputs: R
         rollout = generate(prompts, r, version=update)
         scores = r.rewards(prompts, rollout)
         state.update_score_moments(scores, config, r.backend)
-        experience = make_experience(rollout, scores, r, state)
+        experience = make_experience(rollout, scores, r, state, prompts)
         r.rewards.close()
         r.engine.close()
     if row >= len(experience):

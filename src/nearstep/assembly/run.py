@@ -7,6 +7,7 @@ from typing import Literal
 
 from nearstep.assembly.axes import Axes, choose_axes, critic_learning_rate
 from nearstep.assembly.checked_inputs import CheckedInputs, check_inputs
+from nearstep.assembly.critic_columns import critic_text_of
 from nearstep.assembly.evaluation import RunMemory, make_evaluator, stop_rules
 from nearstep.assembly.fitting_roles import require_tokens
 from nearstep.assembly.inputs import RunInputs
@@ -70,16 +71,11 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     models, settings = chosen.models, _generation(config, checked)
     learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
     callbacks = _callbacks(config, inputs, checked, learners, models.policy)
-    rewards = Rewards(
-        chosen.sources,
-        checked.tokenizer,
-        weights=config.reward_weights,
-        on_error=on_error(config),
-        state=lambda: callbacks.state,
-    )
+    rewards = _rewards(config, chosen, checked, callbacks)
     evaluator = make_evaluator(config, checked, models, settings, rewards, lambda: callbacks.state)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
-    notes = [*prompts.notes(), *checked.stops.notes, *chosen.notes, *learners.notes(), *notes]
+    critic_text, told = critic_text_of(config, checked.tokenizer, models.critic, run_prompts)
+    notes = [*prompts.notes(), *checked.stops.notes, *chosen.notes, *learners.notes(), *notes, *told]
     given = inputs.in_words(config)
     text = settings_text(config, "ppo", given, processes=backend.world_size)
     start = RunStart(config, given.settings, backend.gather(device_name(backend.device)))
@@ -115,6 +111,18 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         interruption=interruption,
         evaluator=evaluator,
         introduction="\n".join([run_prompts.introduction(), *notes]),
+        critic_text=critic_text,
+    )
+
+
+def _rewards(config: PPOConfig, chosen: BuiltModels, checked: CheckedInputs, callbacks: Callbacks) -> Rewards:
+    """The weighted sum of all sources."""
+    return Rewards(
+        chosen.sources,
+        checked.tokenizer,
+        weights=config.reward_weights,
+        on_error=on_error(config),
+        state=lambda: callbacks.state,
     )
 
 

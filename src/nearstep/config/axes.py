@@ -9,7 +9,7 @@ TRUST_REGIONS = (
     "clip", "binary_tv", "binary_kl", "topk_tv", "topk_kl", "unbounded",
     "spo", "drpo", "sapo", "dis", "cispo", "cppo", "trm", "vaco", "sat",
 )  # fmt: skip
-ADVANTAGES = ("gae", "group_mean", "group_normalized", "leave_one_out", "batch_normalized")
+ADVANTAGES = ("gae", "turn_gae", "group_mean", "group_normalized", "leave_one_out", "batch_normalized")
 KL_CONTROLLERS = ("auto", "fixed", "adaptive", "scheduled")
 CRITIC_SCHEDULES = ("joint", "decoupled")
 ENGINES = ("transformers",)
@@ -21,6 +21,7 @@ COMPARE_PROBABILITIES = (*DIVERGENCES, "drpo", "cppo", "trm")  # of single token
 THRESHOLD_REGIONS = ("spo", "drpo", "cppo", "trm", "vaco")
 BAND_REGIONS = ("dis", "cispo")
 RANGED_HEADS = ("bounded", "bce", "hl_gauss")
+CRITIC_RULES = ("gae", "turn_gae")  # advantages that need a critic
 GROUP_RULES = ("group_mean", "group_normalized", "leave_one_out")
 
 

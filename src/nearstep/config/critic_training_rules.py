@@ -25,6 +25,17 @@ def critic_training_problems(config: AllSettings, *, schedule: str, own_advantag
             "updates that the policy may wait",
             ("vf_warmup_until", "vf_warmup_updates", "advantage"),
         )
+    if config.baseline_fallback != "none" and config.advantage == "turn_gae":
+        yield Problem(
+            "baseline_fallback compares returns of tokens, and advantage = turn_gae has those of turns: use gae",
+            ("baseline_fallback", "advantage"),
+        )
+    if config.vf_pretrain_rollouts is not None and config.critic_columns:
+        yield Problem(
+            "vf_pretrain_rollouts has no columns of the data set, which the critic reads with critic_columns: leave "
+            "one out",
+            ("vf_pretrain_rollouts", "critic_columns"),
+        )
     if config.baseline_fallback != "none" and own_advantage:
         yield Problem(
             "baseline_fallback belongs to advantage = gae: put your own rule into "

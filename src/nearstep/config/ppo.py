@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from nearstep.config import ppo_rules as config_rules
 from nearstep.config.batches import BatchSettings
+from nearstep.config.critic_text import CriticTextSettings
 from nearstep.config.critic_training import CriticTrainingSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.evaluating import EvaluationSettings, evaluation_remarks
@@ -24,6 +25,7 @@ from nearstep.config.sections import (
 )
 from nearstep.config.settings import Problem, accepts_old_names, sections
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+from nearstep.config.turns import TurnSettings
 from nearstep.config.value_heads import ValueHeadSettings
 
 
@@ -57,11 +59,13 @@ SECTIONS = sections(
     ("Score", ScoreSettings),
     ("KL", KLSettings),
     ("Advantage", AdvantageSettings),
+    ("Turns", TurnSettings),
     ("Policy", PolicySettings),
     ("Trust region", TrustRegionSettings),
     ("Critic", CriticSettings),
     ("Value head", ValueHeadSettings),
     ("Critic's training", CriticTrainingSettings),
+    ("Privileged critic", CriticTextSettings),
     ("Batches", BatchSettings),
     ("Optimizer", OptimizerSettings),
     ("Reports", ReportSettings),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from nearstep.config.axes import (
     ADVANTAGES,
+    CRITIC_RULES,
     CRITIC_SCHEDULES,
     ENGINES,
     GROUP_RULES,
@@ -13,6 +14,7 @@ from nearstep.config.axes import (
     is_own,
     name_problems,
 )
+from nearstep.config.critic_text import critic_text_problems, critic_text_remarks
 from nearstep.config.critic_training import CRITIC_TRAINING
 from nearstep.config.critic_training_rules import critic_training_problems, critic_training_remarks
 from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
@@ -21,13 +23,15 @@ from nearstep.config.regions import region_problems, region_remarks
 from nearstep.config.rewards import compares_groups, reward_problems, reward_remarks
 from nearstep.config.sections import AllSettings, KLSettings, PolicySettings
 from nearstep.config.settings import Problem, without_effect
+from nearstep.config.turns import turn_remarks
 from nearstep.config.value_head_rules import value_head_problems, value_head_remarks
 from nearstep.config.value_heads import VALUE_HEAD_SETTINGS
 
 CRITIC_SETTINGS = (
     "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_schedule",
     "critic_trunk", "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency",
-    "vf_warmup_updates", "vf_warmup_lam", "lam_length_alpha", *VALUE_HEAD_SETTINGS, *CRITIC_TRAINING,
+    "vf_warmup_updates", "vf_warmup_lam", "lam_length_alpha", "critic_columns",
+    *VALUE_HEAD_SETTINGS, *CRITIC_TRAINING,
 )  # fmt: skip
 
 
@@ -49,6 +53,7 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
         yield from value_head_problems(config, kl_penalty=may_have_kl_penalty(config))
         own, schedule = is_own(config.advantage), critic_schedule_name(config)
         yield from critic_training_problems(config, schedule=schedule, own_advantage=own)
+    yield from critic_text_problems(config, trunk=config.critic_trunk)
     yield from _advantage_problems(config)
     if config.bf16 and config.dtype == "float64":
         yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
@@ -72,6 +77,8 @@ def remarks(config: AllSettings) -> Iterator[str]:
     yield from _critic_remarks(config)
     yield from critic_training_remarks(config, has_critic=not _no_critic(config))
     yield from region_remarks(config)
+    yield from turn_remarks(config, config.advantage)
+    yield from critic_text_remarks(config)
     yield from without_effect(
         config,
         ("without use_peft", not config.use_peft, lora),
@@ -121,7 +128,7 @@ def _critic_remarks(config: AllSettings) -> Iterator[str]:
         config,
         (
             "without vf_warmup_updates and vf_pretrain_rollouts",
-            config.advantage == "gae" and config.vf_warmup_updates == 0 and config.vf_pretrain_rollouts is None,
+            config.advantage in CRITIC_RULES and config.vf_warmup_updates == 0 and config.vf_pretrain_rollouts is None,
             ("vf_warmup_lam",),
         ),
         (
@@ -186,7 +193,7 @@ def critic_schedule_name(config: AllSettings) -> str:
 
 def _no_critic(config: AllSettings) -> bool:
     """Whether the rule for advantages is known to need none; one of the user's says so itself, when it is loaded."""
-    return config.advantage != "gae" and not is_own(config.advantage)
+    return config.advantage not in CRITIC_RULES and not is_own(config.advantage)
 
 
 def _axis_problems(config: AllSettings) -> Iterator[Problem]:

@@ -20,8 +20,9 @@ class TrustRegionSettings(Settings):
     """How far a step may go."""
 
     trust_region: str = option("clip", f"how far a step may go: {listed(TRUST_REGIONS)}", is_place=True)
-    ratio_level: Literal["token", "sequence"] = option(
-        "token", "what has a ratio of its own: every token, or a whole response (the geometric mean of its tokens)"
+    ratio_level: Literal["token", "turn", "sequence"] = option(
+        "token",
+        "what has a ratio of its own: every token, or a turn or a whole response (the geometric mean of its tokens)",
     )
     cliprange: float = option(0.2, "clip, sat: the ratio leaves the region outside 1 ± this", above=0)
     cliprange_high: float | None = option(None, "clip, sat: upper side, if other than cliprange", above=0)
@@ -89,9 +90,9 @@ def region_problems(config: TrustRegionSettings) -> Iterator[Problem]:
             "region_high at least 1",
             ("region_low", "region_high"),
         )
-    if config.ratio_level == "sequence" and region in COMPARE_PROBABILITIES:
+    if config.ratio_level != "token" and region in COMPARE_PROBABILITIES:
         yield Problem(
-            f"trust_region = {region} compares distributions of single tokens: with ratio_level = sequence use clip "
-            "or unbounded",
+            f"trust_region = {region} compares distributions of single tokens: with ratio_level = "
+            f"{config.ratio_level} use clip or unbounded",
             ("ratio_level", "trust_region"),
         )

@@ -12,6 +12,7 @@ from nearstep.config.axes import (
     listed,
 )
 from nearstep.config.batches import BatchSettings
+from nearstep.config.critic_text import CriticTextSettings
 from nearstep.config.critic_training import CriticTrainingSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.evaluating import EvaluationSettings
@@ -20,6 +21,7 @@ from nearstep.config.rewards import RewardSettings
 from nearstep.config.saving import SavingSettings
 from nearstep.config.settings import Settings, option
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+from nearstep.config.turns import TurnSettings
 from nearstep.config.value_heads import ValueHeadSettings
 
 
@@ -149,8 +151,8 @@ class AdvantageSettings(Settings):
     )
     advantage: str = option(
         "gae",
-        f"{listed(ADVANTAGES)}. gae needs a critic; the others named here have none: a row against its group, or "
-        "returns against the batch",
+        f"{listed(ADVANTAGES)}. gae needs a critic, and so does turn_gae, which counts turns of a response instead of "
+        "tokens; the others named here have none: a row against its group, or returns against the batch",
         is_place=True,
     )
 
@@ -263,9 +265,11 @@ class AllSettings(
     BatchSettings,
     ValueHeadSettings,
     CriticTrainingSettings,
+    CriticTextSettings,
     CriticSettings,
     TrustRegionSettings,
     PolicySettings,
+    TurnSettings,
     AdvantageSettings,
     KLSettings,
     ScoreSettings,

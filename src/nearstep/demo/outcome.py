@@ -77,7 +77,7 @@ def summarise(folder: Path, prompts: Sequence[str], *, response_length: int, see
     engine = TransformersEngine(EngineSettings())
     engine.load(make_policy(load_policy(str(folder), role="policy", dtype=torch.float32)), 0)
     batch = Prompts(tokenizer(list(prompts))["input_ids"], list(prompts), {}, list(range(len(prompts))))
-    rollout = play(engine, batch, settings)
+    rollout = play(engine, batch, settings).last_segments()
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rollout.completion_ids()]
     return [Summary(text, finished) for text, finished in zip(texts, rollout.finished.tolist(), strict=True)]
 

@@ -186,7 +186,7 @@ class Evaluator:
 
     def _play(self, engine: RolloutEngine, prompts: Prompts, settings: GenerationSettings) -> tuple[Rollout, Scores]:
         with self.rewards.early(prompts) as early:
-            rollout = play(engine, prompts, settings, early)
+            rollout = play(engine, prompts, settings, early).last_segments()
         return rollout, self.rewards(prompts, rollout, early)
 
     def _samples(self, engine: RolloutEngine) -> list[tuple[str, str, float | None]]:

@@ -94,7 +94,7 @@ class CompletionWriter:
             EngineSettings(self._rows_at_a_time(prompts.ids), settings.max_tokens_per_microbatch)
         )
         engine.load(self.model.policy, 0)
-        return play(engine, prompts, generation)
+        return play(engine, prompts, generation).last_segments()
 
     def _rows_at_a_time(self, prompts: Sequence[list[int]]) -> int:
         """As many rows as have room for the longest of them within max_tokens_per_microbatch, one at least."""

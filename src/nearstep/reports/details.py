@@ -15,7 +15,7 @@ from nearstep.reports.records import Record, finite
 from nearstep.scale.backend import Backend
 from nearstep.training.profiles import TENTHS, profile
 from nearstep.training.row_trace import RowTracer, rows_to_trace
-from nearstep.types import Experience, Prompts, Scores
+from nearstep.types import Experience, Prompts, Rollout, Scores
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,37 @@ class Details:
 
     def _token_columns(self, rows: Experience) -> Iterator[Record]:
         numbers, counts = self.tracer.numbers(rows, self.tracer.now(rows)), rows.rollout.action_counts
+        between = [text for said in texts_between_turns(rows.rollout) for text in said]
         for start, count in zip(row_starts(counts).tolist(), counts.tolist(), strict=True):
             shown = {
                 name: None if column is None else [finite(number) for number in column]
                 for name, column in numbers.columns(slice(start, start + count)).items()
             }
             ids = rows.rollout.actions[start : start + count].tolist()
-            yield {"tokens": [self.decode([number]) for number in ids], "token_ids": ids, **shown}
+            heard = [self.decode(text) if text else "" for text in between[start : start + count]]
+            yield {
+                "tokens": [self.decode([number]) for number in ids],
+                "token_ids": ids,
+                **({"before": heard} if any(heard) else {}),
+                **shown,
+            }
+
+
+def texts_between_turns(rollout: Rollout) -> list[list[list[int]]]:
+    """Of every action of every row, the ids that the policy did not choose between the action before it and it; none
+    before a row's first."""
+    found = []
+    for tokens, is_action in zip(rollout.completion_ids(), rollout.completion_actions(), strict=True):
+        of_row: list[list[int]] = []
+        heard: list[int] = []
+        for token, chosen in zip(tokens, is_action, strict=True):
+            if chosen:
+                of_row.append(heard)
+                heard = []
+            else:
+                heard.append(token)
+        found.append(of_row)
+    return found
 
 
 def profile_record(update: int, merged: Metrics) -> Record | None:

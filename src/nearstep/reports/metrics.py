@@ -111,6 +111,8 @@ MEANINGS: dict[str, str] = {
     "val/num_eos_tokens": "share of responses that ended with a stop token. Should approach 1.",
     "val/explained_variance": "1 − Var(R − V) / Var(R) over tokens of scored responses. 1 is a perfect critic, 0 one "
     "that knows only the mean, below 0 one that misleads.",
+    "val/critic_text_cut": "critic_columns: share of rows whose text for the critic was too long, so that its end was "
+    "left out.",
     "val/value_bias": "mean of V − R over tokens of scored responses. Near 0, in units of val/return_std.",
     "val/return_std": "standard deviation of the returns over the same tokens.",
     "val/return_explained_variance": "with baseline_fallback: 1 − Var(G − V) / Var(G) over tokens of scored responses, "

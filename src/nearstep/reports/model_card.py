@@ -12,9 +12,11 @@ from typing import Literal
 import yaml
 
 from nearstep.common.secrets import public_settings, without_secrets
+from nearstep.config.critic_text import PROMPT
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import Settings
 from nearstep.reports.metrics import Numbers, escape_cell, meaning
+from nearstep.training.critic_text import texts_around_prompt
 
 PACKAGES = ("nearstep", "torch", "transformers")
 SHOWN_GROUPS = ("objective/", "reward/", "response/", "val/explained_variance", "val/num_eos_tokens", "eval/")
@@ -148,6 +150,7 @@ def _fact_rows(facts: RunFacts) -> list[tuple[str, str]]:
         ("reference", _reference(facts)),
         ("critic started from", shown_name(facts.critic, "the reward model, or the policy's trunk")),
         *_value_head(facts),
+        *([("critic also read", _columns(facts))] if facts.config.critic_columns else []),
         ("rewards", ", ".join(shown_name(name) for name in facts.rewards) or "none named"),
         ("prompts", shown_name(facts.dataset)),
         ("updates", str(facts.updates)),
@@ -159,6 +162,12 @@ def _value_head(facts: RunFacts) -> list[tuple[str, str]]:
     if facts.value_head is None:
         return []
     return [("what the critic's outputs mean", f"`{facts.value_head}`, as `value_head` in its config.json")]
+
+
+def _columns(facts: RunFacts) -> str:
+    """What a privileged critic expects before and behind each prompt."""
+    before, behind = (text.replace("\n", "⏎") for text in texts_around_prompt(facts.config))
+    return f"the data's columns {', '.join(facts.config.critic_columns)}, as `{before}{PROMPT}{behind}`"
 
 
 def _reference(facts: RunFacts) -> str:

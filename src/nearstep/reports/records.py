@@ -12,6 +12,7 @@ from typing import BinaryIO
 from jaxtyping import Float
 from torch import Tensor
 
+from nearstep.algorithm.ragged import places_in_row, sum_by_row
 from nearstep.common.errors import TrainingError
 from nearstep.reports.metrics import Numbers
 from nearstep.reports.run_folder import UPDATE
@@ -117,7 +118,7 @@ def rollout_records(
     `nearstep score` can score the episodes again.
     """
     fields, finals, finished = score_fields(scores, rollout), final_scores.tolist(), rollout.finished.tolist()
-    lengths = rollout.action_counts.tolist()
+    lengths, ends, places = rollout.action_counts.tolist(), rollout.ends_episode.tolist(), row_places(rollout)
     return [
         {
             "update": update,
@@ -125,9 +126,11 @@ def rollout_records(
             "prompt": decode(prompts.ids[row]),
             "completion": judged(completion, finished[row]),
             **fields[row],
+            **({} if ends[row] else {"total_score": None}),  # the score of an episode stands at its last row
             "final_score": finite(finals[row]),
             "finished": finished[row],
             "response_length": lengths[row],
+            **places[row],
             "numbers": numbers[row],
             "input": prompts.inputs[row],
             "columns": {name: column[row] for name, column in prompts.columns.items() if _is_json(column[row])},
@@ -136,6 +139,23 @@ def rollout_records(
         }
         for row, completion in enumerate(rollout.completion_ids())
     ]
+
+
+def row_places(rollout: Rollout) -> list[dict[str, object]]:
+    """What only rows of few engines have: which segment of its episode each is, from 0, how many turns it has, and the
+    versions of the oldest and newest weights that sampled it."""
+    found: list[dict[str, object]] = [{} for _ in range(len(rollout))]
+    if rollout.episodes is not None:
+        for row, segment in enumerate(places_in_row(rollout.segment_counts).tolist()):
+            found[row]["segment"] = segment
+    counts = rollout.action_counts
+    for row, turns in enumerate(sum_by_row(rollout.turn_starts.long(), counts).tolist()):
+        if turns > 1:
+            found[row]["turns"] = turns
+    if rollout.action_versions is not None:
+        for row, versions in enumerate(rollout.action_versions.split(counts.tolist())):
+            found[row]["versions"] = [int(versions.min()), int(versions.max())]
+    return found
 
 
 def score_fields(scores: Scores, rollout: Rollout) -> list[Record]:

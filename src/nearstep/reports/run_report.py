@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nearstep.common.waiting import WATCHDOG
 from nearstep.metrics import Metrics
+from nearstep.reports.by_row import prompts_by_row, scores_by_row
 from nearstep.reports.details import Details, profile_record
 from nearstep.reports.records import Record, rollout_records
 from nearstep.reports.reporter import Reporter
@@ -97,7 +98,10 @@ class Report:
         rates: LearningRates,
     ) -> Due:
         """Report an update that is done; returns what is due now."""
-        finals = torch.where(scores.scored, scores.with_dense(experience.scores, experience.rollout), torch.nan)
+        rollout = experience.rollout
+        prompts, scores = prompts_by_row(prompts, rollout), scores_by_row(scores, rollout)
+        known = scores.scored & rollout.ends_episode
+        finals = torch.where(known, scores.with_dense(experience.scores, rollout), torch.nan)
         records = self._records(state, prompts, experience, scores, finals) if self.log_rollouts else []
         # What rewards answered may be of any class: it goes as text, of which nothing is unpickled.
         all_records = map(json.loads, self.backend.gather_to_main(json.dumps(records)))

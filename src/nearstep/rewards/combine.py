@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from nearstep.algorithm.ragged import row_numbers
 from nearstep.common.errors import ConfigError, RewardError, shorten
 from nearstep.metrics import Mean, Metrics
 from nearstep.rewards.ask import OnError, SourceCaller, SourceResult
@@ -75,12 +76,13 @@ class Rewards:
         return EarlyRows(prompts, self._tokenizer, self._state, begun)
 
     def __call__(self, prompts: Prompts, rollout: Rollout, early: EarlyRows | None = None) -> Scores:
-        """Score every row; the scores do not depend on what was scored `early`.
+        """Score every episode by its last row; the scores do not depend on what was scored `early`.
 
         Raises a RewardError where a source fails and the user wants no row dropped.
         """
         with early or self.early(prompts) as begun:
-            batch = reward_batch(prompts, rollout, self._tokenizer, self._state())
+            last = rollout.last_segments()
+            batch = reward_batch(prompts, last, self._tokenizer, self._state())
             combined = self.combine(batch, begun.head_starts)
         device = rollout.tokens.device
         return Scores(
@@ -89,7 +91,7 @@ class Rewards:
                 name: torch.tensor(part, dtype=torch.float64).float().to(device)
                 for name, part in combined.parts.items()
             },
-            dense=_dense(combined.tokens, rollout),
+            dense=_on_all_segments(_dense(combined.tokens, last), rollout),
             extras=combined.extras,
             metrics=combined.metrics,
             failures=combined.failures,
@@ -189,6 +191,14 @@ def _dense(tokens: Sequence[list[float] | None], rollout: Rollout) -> Tensor | N
             raise RewardError(f"row {row}: a reward is spread over tokens that the policy did not choose: give them 0.")
         action_rewards.append(own[chosen])
     return torch.cat(action_rewards).float().to(rollout.tokens.device)
+
+
+def _on_all_segments(dense: Tensor | None, rollout: Rollout) -> Tensor | None:
+    """The rewards of the actions of all rows, from those of the last row of each episode: 0 in the others."""
+    if dense is None or rollout.episodes is None:
+        return dense
+    last = rollout.ends_episode[row_numbers(rollout.action_counts)]
+    return dense.new_zeros(len(last)).index_put((last,), dense)
 
 
 def merged_extras(results: Sequence[SourceResult]) -> dict[str, list[object]]:

@@ -9,6 +9,13 @@ from torch import Tensor
 
 from nearstep.algorithm.ragged import places_in_row, row_numbers, row_starts, sum_by_row
 from nearstep.common.errors import TrainingError, shorten
+from nearstep.rollout.optional_checks import (
+    asked_rows,
+    check_ends,
+    check_episodes,
+    check_model_inputs,
+    check_versions,
+)
 from nearstep.types import Prompts, Rollout, TopLogprobs
 
 TOLERANCE = 1e-4  # nats above 0 that rounding may give a log-prob
@@ -41,8 +48,14 @@ def check_rollout(
     if not isinstance(found, Rollout):
         raise TrainingError(f"engine {engine}: generate returned {shorten(found)}; return a nearstep.types.Rollout")
     _check_fields(found, engine)
+    check_episodes(found, prompts, engine)
     _check_lengths(found, prompts, engine)
-    _check_rows(found, prompts, engine, limits, newest)
+    asked = asked_rows(found, prompts, limits, engine)
+    prompts = asked.prompts
+    _check_rows(found, prompts, engine, asked.limits, newest)
+    check_ends(found, prompts, engine)
+    check_versions(found, prompts, engine, newest)
+    check_model_inputs(found, engine)
     _check_logprobs(found, prompts, engine)
     if vocabulary is not None:
         _check_vocabulary(found, prompts, engine, vocabulary)
@@ -81,7 +94,7 @@ def _check_fields(rollout: Rollout, engine: str) -> None:
 
 def _check_lengths(rollout: Rollout, prompts: Prompts, engine: str) -> None:
     """The lengths of the tensors agree with one another and with the prompts. No row to name: none is to be trusted."""
-    rows = len(prompts)
+    rows = len(prompts) if rollout.episodes is None else len(rollout.episodes)
     for name in ("row_lengths", "finished", "policy_version"):
         entries = len(vars(rollout)[name])
         if entries != rows:

@@ -72,6 +72,8 @@ class RolloutEngine(Protocol):
     def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
         """Sample one response for every row of `prompts`, in order, to its first stop token or its limit.
 
+        A response may have several turns: what stands between them is recorded, and no action. An episode may have
+        several rows, each with a prompt of its own (`Rollout.episodes`); the first begins with the one that is given.
         `settings.top_tokens`, `settings.limits` and `row_ended` are given only to engines with that capability.
         `row_ended` is called from the thread that `generate` runs in, at most once for a row, with what the rollout
         will hold of it; the call returns at once.
@@ -81,23 +83,56 @@ class RolloutEngine(Protocol):
         """Stop what `load` started and give its memory back. A later `load` starts it again."""
 
 
+@dataclass
+class NumberedEngine:
+    """Knows the number of the update whose weights were loaded last."""
+
+    engine: RolloutEngine
+    version: int = 0
+
+    def capabilities(self) -> Capabilities:
+        """See RolloutEngine.capabilities."""
+        return self.engine.capabilities()
+
+    def load(self, policy: Policy, version: int) -> None:
+        """See RolloutEngine.load."""
+        self.version = version
+        self.engine.load(policy, version)
+
+    def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
+        """See RolloutEngine.generate."""
+        return self.engine.generate(prompts, settings, row_ended)
+
+    def close(self) -> None:
+        """See RolloutEngine.close."""
+        self.engine.close()
+
+
+def engine_name(engine: RolloutEngine) -> str:
+    """What messages call an engine."""
+    return engine_name(engine.engine) if isinstance(engine, NumberedEngine) else type(engine).__name__
+
+
 def rollout_of_rows(
     prompts: Prompts,
     responses: Sequence[Sequence[int]],
     logprobs: Sequence[Float[Tensor, " _"]],
     finished: Sequence[bool],
     version: int,
+    chosen: Sequence[Sequence[bool]] | None = None,
 ) -> Rollout:
     """A Rollout from what an engine has of each row: ids of the response, its log-probs, whether a stop token ended it.
 
-    It lies on the device of the log-probs.
+    `chosen` says which ids of a response the policy chose: what a tool or a user said between its turns is no action
+    and has no log-prob. Without it the policy chose all of them. It lies on the device of the log-probs.
     """
     device = logprobs[0].device
     rows = list(zip(prompts.ids, responses, strict=True))
+    chosen = [[True] * len(response) for response in responses] if chosen is None else chosen
     return Rollout(
         tokens=torch.tensor([token for prompt, response in rows for token in (*prompt, *response)], device=device),
         is_action=torch.tensor(
-            [is_action for prompt, response in rows for is_action in [False] * len(prompt) + [True] * len(response)],
+            [each for prompt, own in zip(prompts.ids, chosen, strict=True) for each in (*[False] * len(prompt), *own)],
             device=device,
         ),
         row_lengths=torch.tensor([len(prompt) + len(response) for prompt, response in rows], device=device),
@@ -120,7 +155,7 @@ def play(
     `version` is the one that was loaded last, if the caller knows. Raises ConfigError where `settings` ask for what the
     engine cannot do, and TrainingError for a rollout that cannot be trained on (see rollout.checks).
     """
-    can, name = engine.capabilities(), type(engine).__name__
+    can, name = engine.capabilities(), engine_name(engine)
     require_top_tokens(engine, settings.top_tokens)
     if settings.limits is not None and not can.limits:
         raise ConfigError(f"engine {name} keeps no limits of single rows (capabilities().limits)")
@@ -149,7 +184,7 @@ def play(
 
 def load(engine: RolloutEngine, policy: Policy, version: int) -> None:
     """Hand the engine the policy's weights, and do not wait for it for ever."""
-    with waiting(f"engine {type(engine).__name__} (it takes over the weights of update {version})"):
+    with waiting(f"engine {engine_name(engine)} (it takes over the weights of update {version})"):
         engine.load(policy, version)
 
 
@@ -157,7 +192,7 @@ def require_top_tokens(engine: RolloutEngine, top_tokens: int) -> None:
     """Raise ConfigError where top tokens are needed and the engine records none."""
     if top_tokens > 0 and not engine.capabilities().top_tokens:
         raise ConfigError(
-            f"the trust region compares the {top_tokens} most probable tokens, and engine {type(engine).__name__} "
+            f"the trust region compares the {top_tokens} most probable tokens, and engine {engine_name(engine)} "
             "records none (capabilities().top_tokens). Use a region that reads the sampled token alone, such as clip, "
             "binary_tv or binary_kl, or an engine that records them, such as transformers"
         )

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from nearstep.algorithm.advantage_rules import Advantage, Credit, CreditInputs
-from nearstep.algorithm.ragged import sum_by_row, take_rows
+from nearstep.algorithm.ragged import places_in_row, sum_by_row, take_rows
 from nearstep.common.random_streams import stream
 from nearstep.testing.kinds import lacks
 from nearstep.testing.law import CheckResult, Law, hold
 
 GROUP_SIZE = 3
 LENGTHS = (3, 1, 2, 4, 2, 2, 1, 5, 3)  # three prompts with three responses each
+TURN_LENGTH = 2
 UNSCORED = 4
 CLOSE = 1e-5
 WAIT_SECONDS = 20.0  # for another process that asks less often
@@ -29,7 +30,7 @@ def check_advantage(advantage: Any, *, skip: Sequence[str] = ()) -> CheckResult:
 
 
 def _inputs(advantage: Advantage) -> CreditInputs:
-    """Nine rows of three prompts, one without a score; values only where there is a critic."""
+    """Nine rows of three prompts, one without a score; values only where there is a critic. Turns have two actions."""
     draws = stream(0, "conformance/advantages")
     counts = torch.tensor(LENGTHS)
     rewards = torch.randn(int(counts.sum()), generator=draws) * 0.1
@@ -44,6 +45,7 @@ def _inputs(advantage: Advantage) -> CreditInputs:
         scored=torch.arange(len(counts)) != UNSCORED,
         update=1,
         response_length=max(LENGTHS),
+        turn_starts=places_in_row(counts) % TURN_LENGTH == 0,
         group_size=GROUP_SIZE,
     )
 
@@ -208,7 +210,7 @@ def _spread(inputs: CreditInputs, cut: int, ask: Callable[[CreditInputs], Tensor
 
 def _rows_of(inputs: CreditInputs, rows: Tensor) -> CreditInputs:
     actions = take_rows(inputs.action_counts, rows)
-    by_action = {name: vars(inputs)[name][actions] for name in ("rewards", "values")}
+    by_action = {name: vars(inputs)[name][actions] for name in ("rewards", "values", "turn_starts")}
     by_row = {
         field.name: vars(inputs)[field.name][rows]
         for field in fields(inputs)

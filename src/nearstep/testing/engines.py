@@ -8,9 +8,11 @@ import torch
 from nearstep.common.errors import ConfigError
 from nearstep.models.distribution import Sampling
 from nearstep.rewards.functions import function_name
+from nearstep.testing.engine_rows import ends, layout, no_stop, optional_fields
 from nearstep.testing.engine_stage import ALL, SETTINGS, TOLERANCE, TOP_K, VERSION, WITH_TOP, Stage
 from nearstep.testing.law import CheckResult, Law, hold
-from nearstep.testing.world import PROMPTS, STOP_IDS, prompts_of, reset_weights
+from nearstep.testing.world import prompts_of, reset_weights
+from nearstep.types import Rollout
 
 
 def check_engine(given: object, *, tolerance: float = TOLERANCE, skip: Sequence[str] = ()) -> CheckResult:
@@ -38,39 +40,6 @@ def _protocol(stage: Stage) -> str | None:
     except ConfigError as error:
         return str(error)
     return None if found[0] == found[1] else f"capabilities() is {found[0]}, and then {found[1]}"
-
-
-def _layout(stage: Stage) -> str | None:
-    rollout = stage.rollout
-    if len(rollout) != len(PROMPTS):
-        return f"{len(rollout)} rows for {len(PROMPTS)} prompts"
-    if int(rollout.row_lengths.sum()) != len(rollout.tokens) or len(rollout.is_action) != len(rollout.tokens):
-        return "row_lengths, tokens and is_action do not belong together"
-    if len(rollout.logprobs) != int(rollout.is_action.sum()):
-        return f"{len(rollout.logprobs)} log-probs for {int(rollout.is_action.sum())} actions"
-    for row, (given, played) in enumerate(zip(prompts_of(ALL).ids, rollout.prompt_ids(), strict=True)):
-        if given != played:
-            return f"row {row} was asked {given} and begins with {played}"
-    return None
-
-
-def _ends(stage: Stage) -> str | None:
-    finished_rows = stage.rollout.finished.tolist()
-    for row, (ids, finished) in enumerate(zip(stage.rollout.completion_ids(), finished_rows, strict=True)):
-        stops = [place for place, token in enumerate(ids) if token in STOP_IDS]
-        if not ids or len(ids) > SETTINGS.response_length:
-            return f"row {row} has {len(ids)} tokens, its limit is {SETTINGS.response_length}"
-        if stops and stops[0] != len(ids) - 1:
-            return f"row {row} goes on after its stop token: {ids}, stop tokens {STOP_IDS}"
-        if finished != bool(stops) or not (stops or len(ids) == SETTINGS.response_length):
-            return f"row {row} has finished = {finished} and the tokens {ids}, stop tokens {STOP_IDS}"
-    return None
-
-
-def _no_stop(stage: Stage) -> str | None:
-    rollout = stage.play(settings=replace(SETTINGS, stop_ids=()))
-    short = [len(ids) for ids in rollout.completion_ids() if len(ids) != SETTINGS.response_length]
-    return f"without stop tokens a response has {short[0]} of {SETTINGS.response_length} tokens" if short else None
 
 
 def _limits(stage: Stage) -> str | None:
@@ -132,9 +101,9 @@ def _most_probable(stage: Stage) -> str | None:
 
 
 def _own_episode(stage: Stage) -> str | None:
-    together = stage.rollout.completion_ids()
-    backwards = stage.play(ALL[::-1]).completion_ids()[::-1]
-    alone = [stage.play([row]).completion_ids()[0] for row in ALL]
+    together = _answers(stage.rollout)
+    backwards = _answers(stage.play(ALL[::-1]))[::-1]
+    alone = [_answers(stage.play([row]))[0] for row in ALL]
     for row in ALL:
         for other, where in ((backwards[row], "in reverse order"), (alone[row], "alone")):
             if together[row] != other:
@@ -145,7 +114,7 @@ def _own_episode(stage: Stage) -> str | None:
 def _episodes_differ(stage: Stage) -> str | None:
     prompts = prompts_of([0] * 20)
     rollout = stage.engine.generate(replace(prompts, episodes=list(range(20))), SETTINGS)
-    played = {tuple(ids) for ids in rollout.completion_ids()}
+    played = {tuple(ids) for ids in _answers(rollout)}
     return "20 episodes of one prompt gave the same response" if len(played) == 1 else None
 
 
@@ -159,11 +128,15 @@ def _greedy(stage: Stage) -> str | None:
     prompts = prompts_of([1] * 6)
     greedy = replace(SETTINGS, greedy=True)
     first, *others = (
-        stage.engine.generate(replace(prompts, episodes=episodes), replace(greedy, seed=seed)).completion_ids()
+        _answers(stage.engine.generate(replace(prompts, episodes=episodes), replace(greedy, seed=seed)))
         for episodes, seed in ((list(range(6)), 0), (list(range(6, 12)), 0), (list(range(6)), 1))
     )
     played = {tuple(ids) for ids in (*first, *(ids for other in others for ids in other))}
     return f"greedy responses to one prompt are {sorted(played)[:2]}" if len(played) > 1 else None
+
+
+def _answers(rollout: Rollout) -> list[list[int]]:
+    return rollout.by_episode().completion_ids()
 
 
 def _greedy_tokens(stage: Stage) -> str | None:
@@ -216,17 +189,18 @@ def _hands_off(stage: Stage) -> str | None:
 def _row_ended(stage: Stage) -> str | None:
     engine = stage.engine
     told: list[int] = []
-    ends: list[tuple[list[int], bool]] = []
+    ended: list[tuple[list[int], bool]] = []
 
     def row_ended(row: int, ids: list[int], finished: bool) -> None:
         told.append(row)
-        ends.append((ids, finished))
+        ended.append((ids, finished))
 
     rollout = engine.generate(prompts_of(ALL), SETTINGS, row_ended)
     if len(set(told)) != len(told) or not set(told) <= set(ALL):
         return f"it told of the rows {told}, of {len(ALL)} prompts"
-    played = list(zip(rollout.completion_ids(), rollout.finished.tolist(), strict=True))
-    for row, end in zip(told, ends, strict=True):
+    last = rollout.last_segments()
+    played = list(zip(last.completion_ids(), last.finished.tolist(), strict=True))
+    for row, end in zip(told, ended, strict=True):
         if end != played[row]:
             return f"row {row} was told to end with {end[0]}, finished = {end[1]}; the rollout has {played[row]}"
     same = stage.play().completion_ids() == rollout.completion_ids()
@@ -236,15 +210,16 @@ def _row_ended(stage: Stage) -> str | None:
 def _reopens(stage: Stage) -> str | None:
     stage.play([0, 1])
     stage.engine.close()
-    rows = len(stage.play([0, 1]))
+    rows = len(stage.play([0, 1]).segment_counts)
     return None if rows == 2 else f"after close and load it generates {rows} of 2 rows"
 
 
 LAWS: tuple[Law[Stage], ...] = (
     Law("protocol", "it has capabilities, load, generate and close, and always the same capabilities", _protocol),
-    Law("layout", "a rollout has one row for each prompt, in order, the prompt first and untouched", _layout),
-    Law("ends", "a response ends with its first stop token or at its limit, and `finished` says which", _ends),
-    Law("no_stop", "without stop tokens every response has its full length", _no_stop),
+    Law("layout", "a rollout has one row for each prompt, in order, the prompt first and untouched", layout),
+    Law("ends", "a response ends with its first stop token or at its limit, and `finished` says which", ends),
+    Law("optional_fields", "turns, segments, versions and model inputs, where there are any, fit", optional_fields),
+    Law("no_stop", "without stop tokens every response has its full length", no_stop),
     Law("limits", "the limits of single rows are kept", _limits, applies=lambda stage: stage.can.limits),
     Law("normal", "recorded log-probs are finite, at most 0, and float32 at least", _normal),
     Law(

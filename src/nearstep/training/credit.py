@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from nearstep.algorithm.advantage_rules import Advantage, Credit, CreditInputs, advantage_name
-from nearstep.algorithm.ragged import row_numbers
+from nearstep.algorithm.ragged import places_in_row, row_numbers
 from nearstep.algorithm.shaping import add_scores, score_after_stop_rules, soft_overlong_penalty
 from nearstep.algorithm.statistics import AddUp, Moments, whiten
 from nearstep.common.errors import RewardError, TrainingError
@@ -83,6 +83,36 @@ def token_rewards(
     return TokenRewards(scaled[: len(rewards)], finals, after_eos)
 
 
+def first_episode(rollout: Rollout, backend: Backend) -> int:
+    """Place of this process's first episode among those of all processes.
+
+    Raises TrainingError where rows of one episode are apart, in one process or in two: credit runs along an episode.
+    """
+    episodes = rollout.episodes
+    own = len(rollout) if episodes is None else torch.unique_consecutive(episodes).tolist()
+    gathered = backend.gather(own)
+    named = [number for numbers in gathered if isinstance(numbers, list) for number in numbers]
+    twice = sorted({number for number in named if named.count(number) > 1}) if len(set(named)) < len(named) else []
+    if twice:
+        raise TrainingError(
+            f"rows of episode {twice[0]} do not stand side by side in one process; keep the segments of an episode "
+            "together, in order"
+        )
+    return sum(len(found) if isinstance(found, list) else found for found in gathered[: backend.rank])
+
+
+def at_last_rows(values: Shaped[Tensor, " episodes"], rollout: Rollout) -> Shaped[Tensor, " rows"]:
+    """Values by episode, at the last row of each; 0 at the others."""
+    if rollout.episodes is None:
+        return values
+    return values.new_zeros(len(rollout)).index_put((rollout.ends_episode,), values)
+
+
+def on_all_rows(values: Shaped[Tensor, " episodes"], rollout: Rollout) -> Shaped[Tensor, " rows"]:
+    """Values by episode, at each row of it."""
+    return values if rollout.episodes is None else values[row_numbers(rollout.segment_counts)]
+
+
 def credit_inputs(
     rewarded: TokenRewards,
     states: StateValues,
@@ -95,9 +125,14 @@ def credit_inputs(
     first_row: int,
     critic_is_ready: bool,
 ) -> CreditInputs:
-    """What a rule for advantages is given. A state after the last action has a value where something follows it."""
-    has_future = rewarded.after_eos | ~rollout.finished if config.bootstrap_truncated else rewarded.after_eos
-    final_values = torch.where(has_future, states.final, 0)
+    """What a rule for advantages is given. A state after the last action has a value where something follows it.
+
+    Everything is by episode: the segments of one, where it has several, are one row.
+    """
+    episodes = rollout.by_episode()
+    has_future = rewarded.after_eos | ~episodes.finished if config.bootstrap_truncated else rewarded.after_eos
+    final = states.final if rollout.episodes is None else states.final[rollout.ends_episode]
+    final_values = torch.where(has_future, final, 0)
 
     def gather_rows(row_values: Tensor) -> Tensor:
         return torch.cat([share.to(row_values.device) for share in backend.gather(row_values.cpu())])
@@ -105,12 +140,14 @@ def credit_inputs(
     return CreditInputs(
         rewards=rewarded.rewards,
         values=states.before_actions,
-        action_counts=rollout.action_counts,
+        action_counts=episodes.action_counts,
         final_values=final_values,
         final_advantages=torch.where(rewarded.after_eos, rewarded.final_rewards - final_values, 0),
         scored=scored,
         update=update,
         response_length=config.response_length,
+        turn_starts=episodes.turn_starts,
+        segment_starts=None if rollout.episodes is None else places_in_row(rollout.action_counts) == 0,
         group_size=config.num_generations,
         first_row=first_row,
         gather_rows=gather_rows,
@@ -125,8 +162,8 @@ def give_credit(advantage: Advantage, inputs: CreditInputs, *, has_token_rewards
     if has_token_rewards and not advantage.uses_token_rewards:
         raise RewardError(
             f"advantage {advantage_name(advantage)} looks only at the sum of a row, and a reward is given to single "
-            "tokens: which token earned what would be lost. Give one number for a row, or use advantage = gae or "
-            "batch_normalized"
+            "tokens: which token earned what would be lost. Give one number for a row, or use advantage = gae, "
+            "turn_gae or batch_normalized"
         )
     credit = advantage.credit(inputs)
     problem = credit_problem(credit, len(inputs.rewards), needs_critic=advantage.needs_critic)

@@ -23,29 +23,42 @@ from nearstep.models.forward.forward import (
     rollout_values,
 )
 from nearstep.models.roles import Policy
-from nearstep.training.credit import credit_inputs, give_credit, rows_scored_after_eos, shape_scores, token_rewards
+from nearstep.training.credit import (
+    at_last_rows,
+    credit_inputs,
+    first_episode,
+    give_credit,
+    on_all_rows,
+    rows_scored_after_eos,
+    shape_scores,
+    token_rewards,
+)
 from nearstep.training.recipe import Recipe
 from nearstep.training.response_metrics import response_metrics, score_metrics
 from nearstep.training.state import State
-from nearstep.types import Experience, Rollout, Scores, row_groups
+from nearstep.types import CriticLeads, Experience, Prompts, Rollout, Scores, row_groups
 
 
 @torch.no_grad()
-def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | None = None) -> Experience:
+def make_experience(
+    rollout: Rollout, scores: Scores, r: Recipe, state: State | None = None, prompts: Prompts | None = None
+) -> Experience:
     """Annotate a rollout with everything an update needs; it stays fixed for every epoch.
 
     `state` carries what earlier updates left behind (moments of the scores, the KL coefficient); without it the run
-    begins here.
+    begins here. A critic that reads columns of the data set (critic_columns) needs the `prompts`.
     """
     if state is None:
         state = State()
         state.begin_update()
         state.update_score_moments(scores, r.config, r.backend)
-    config, first_row = r.config, sum(r.backend.gather(len(rollout))[: r.backend.rank])
+    config, first_row = r.config, first_episode(rollout, r.backend)
+    episodes, last = rollout.by_episode(), rollout.last_segments()
     ref_logprobs = reference_logprobs(rollout, r)
-    computed, states = before_first_step(rollout, r)
+    leads = None if r.critic_text is None else r.critic_text.leads(prompts, rollout)
+    computed, states = before_first_step(rollout, r, leads)
     old, importance = anchor_logprobs(rollout, computed, config)
-    shaped = shape_scores(scores, rollout, config, state.score_moments).to(states.final.dtype)
+    shaped = shape_scores(scores, last, config, state.score_moments).to(states.final.dtype)
     kl_coef = r.kl_controller.first() if state.kl_coef is None else state.kl_coef
     other = dense_rewards(scores, rollout).to(shaped.dtype)
     if config.kl_in == "reward" and ref_logprobs is not None:
@@ -54,8 +67,8 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         shaped,
         other,
         scores.scored,
-        rollout,
-        after_eos=rows_scored_after_eos(rollout, config, has_critic=r.models.critic is not None),
+        episodes,
+        after_eos=rows_scored_after_eos(last, config, has_critic=r.models.critic is not None),
         whiten_with=r.backend.add_up if config.whiten_rewards else None,
     )
     inputs = credit_inputs(
@@ -66,13 +79,13 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     advantages = credit.advantages
     if r.whiten_advantages:
         advantages = whiten(advantages, counted=inputs.to_actions(scores.scored), add_up=r.backend.add_up)
-    learnable = rollout.finished if config.mask_truncated_completions else torch.ones_like(rollout.finished)
-    rows = torch.arange(first_row, first_row + len(rollout), device=rollout.tokens.device)
+    learnable = last.finished if config.mask_truncated_completions else torch.ones_like(last.finished)
+    numbers = torch.arange(first_row, first_row + len(last), device=rollout.tokens.device)
     return Experience(
         rollout=rollout,
-        prompt_numbers=rows // config.num_generations,
-        sample_numbers=rows % config.num_generations,
-        scores=shaped,
+        prompt_numbers=on_all_rows(numbers // config.num_generations, rollout),
+        sample_numbers=on_all_rows(numbers % config.num_generations, rollout),
+        scores=at_last_rows(shaped, rollout),
         old_logprobs=old.sampled,
         old_top=old.top,
         importance=importance,
@@ -82,13 +95,14 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         raw_advantages=credit.advantages,
         advantages=advantages,
         returns=credit.advantages if credit.targets is None else credit.targets,
-        final_values=inputs.final_values,
-        final_returns=rewarded.final_rewards,
-        train_final=rewarded.after_eos,
-        trained=scores.scored & learnable,
+        final_values=at_last_rows(inputs.final_values, rollout),
+        final_returns=at_last_rows(rewarded.final_rewards, rollout),
+        train_final=at_last_rows(rewarded.after_eos, rollout),
+        trained=on_all_rows(scores.scored & learnable, rollout),
         kl_coef=kl_coef,
         explained_variance=credit.explained_variance,
         fell_back=credit.fell_back,
+        critic_leads=leads,
     )
 
 
@@ -97,9 +111,12 @@ def dense_rewards(scores: Scores, rollout: Rollout) -> Tensor:
     return torch.zeros_like(rollout.logprobs) if scores.dense is None else scores.dense
 
 
-def before_first_step(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs | None, StateValues]:
+def before_first_step(
+    rollout: Rollout, r: Recipe, leads: CriticLeads | None = None
+) -> tuple[TokenLogprobs | None, StateValues]:
     """Log-probs and values of the current weights, in forward passes of limited size: log-probs only if ratios are
-    taken against them, the value of every state, 0 if there is no critic. On one trunk both come from one pass."""
+    taken against them, the value of every state, 0 if there is no critic. On one trunk both come from one pass; a
+    critic with `leads` of its own has rows of its own."""
     policy, critic, anew = r.models.policy, r.models.critic, r.config.anchor == "recomputed"
     logprobs: list[ActionLogprobs] = []
     values: list[StateValues] = []
@@ -111,7 +128,10 @@ def before_first_step(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs | None
             continue
         if anew:
             logprobs.append(rollout_logprobs(policy, part, r.sampling))
-        values.append(_no_values(part) if critic is None else rollout_values(critic, part))
+        if leads is None:
+            values.append(_no_values(part) if critic is None else rollout_values(critic, part))
+    if critic is not None and leads is not None:
+        values = [rollout_values(critic, part) for part in _parts(rollout.with_leads(leads), PassLimits.of(r))]
     states = StateValues(torch.cat([v.before_actions for v in values]), torch.cat([v.final for v in values]))
     if not anew:
         return None, states
@@ -188,11 +208,12 @@ def _parts(rollout: Rollout, limits: PassLimits) -> Iterator[Rollout]:
 
 
 def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
-    """The metrics of a rollout before the update; `reports/metrics.py` has their meanings."""
-    rollout = experience.rollout
-    counts, scored = rollout.action_counts, scores.scored
+    """The metrics of a rollout before the update, by episode; `reports/metrics.py` has their meanings."""
+    rollout, scored = experience.rollout.by_episode(), scores.scored
+    counts = rollout.action_counts
     non_score, kl_metrics = _describe_kl(experience, r.config.kl_estimator)
-    shaped = scores.with_dense(experience.scores, rollout)
+    finals = experience.scores if experience.rollout is rollout else experience.scores[experience.rollout.ends_episode]
+    shaped = scores.with_dense(finals, rollout)
     of_scored = scored.repeat_interleave(counts)
     metrics: dict[str, Metric] = {
         **kl_metrics,
@@ -215,12 +236,14 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         metrics["val/explained_variance"] = ExplainedVariance.of(
             experience.returns[of_scored], experience.values[of_scored]
         )
+        if experience.critic_leads is not None:
+            metrics["val/critic_text_cut"] = Mean.of(experience.critic_leads.cut.float())
         metrics["val/value_bias"] = Mean.of((experience.values - experience.returns)[of_scored])
         metrics["val/return_std"] = Std.of(experience.returns[of_scored])
     if experience.fell_back is not None and experience.explained_variance is not None:
         metrics["val/baseline_fallback"] = Max.of(torch.tensor([float(experience.fell_back)]))
         metrics["val/return_explained_variance"] = Max.of(torch.tensor([experience.explained_variance]).double())
-    signs = {**response_metrics(rollout), **score_metrics(experience, shaped, scored)}
+    signs = {**response_metrics(experience.rollout), **score_metrics(experience, shaped, scored)}
     return Metrics({**metrics, **signs}) + _describe_parts(scores)
 
 
@@ -235,9 +258,9 @@ def _describe_importance(experience: Experience, config: PPOConfig) -> dict[str,
 
 def _describe_kl(experience: Experience, estimator: KLEstimator) -> tuple[Tensor, dict[str, Metric]]:
     """What the KL penalty costs every row, and the KL's own metrics, where there is a reference."""
-    rollout = experience.rollout
+    rollout = experience.rollout.by_episode()
     if experience.ref_logprobs is None:
-        return torch.zeros_like(experience.scores), {}
+        return experience.scores.new_zeros(len(rollout)), {}
     kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, estimator)
     row_kl = sum_by_row(kl, rollout.action_counts)
     k3 = kl_estimate(rollout.logprobs, experience.ref_logprobs, "k3")

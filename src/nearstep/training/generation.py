@@ -6,7 +6,7 @@ import torch
 
 from nearstep.common.errors import TrainingError
 from nearstep.models.forward.forward import rollout_logprobs
-from nearstep.rollout.engine import RowEnded, load, looks_unrecorded, play
+from nearstep.rollout.engine import RowEnded, engine_name, load, looks_unrecorded, play
 from nearstep.training.recipe import Recipe
 from nearstep.types import Prompts, Rollout
 
@@ -34,7 +34,7 @@ def _require_certainty(rollout: Rollout, r: Recipe) -> None:
     logprobs = rollout_logprobs(r.models.policy, row, r.sampling).sampled
     if logprobs.min() < CERTAIN:
         raise TrainingError(
-            f"engine {type(r.engine).__name__} recorded a log-prob of 0 for every token of a rollout, as if each had "
+            f"engine {engine_name(r.engine)} recorded a log-prob of 0 for every token of a rollout, as if each had "
             f"been certain, and the policy gives those of the first row {float(logprobs.min()):.3g} and more: the "
             "engine does not record what it sampled, and every ratio would be wrong. Record natural logs of the "
             "probabilities that were sampled from"

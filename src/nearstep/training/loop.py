@@ -37,7 +37,7 @@ def train(r: Recipe, state: State) -> None:
             state.update_score_moments(scores, r.config, r.backend)
             state.watch_spread(scores, r.backend)
         with r.clock("experience"):
-            experience = make_experience(rollout, scores, r, state)  # 3 annotate
+            experience = make_experience(rollout, scores, r, state, prompts)  # 3 annotate
             probed = probes.look(prompts, experience, state.update)
         with r.clock("update"):
             phases = phases_now(r.schedule, state.update, critic_is_ready=state.critic_is_ready)

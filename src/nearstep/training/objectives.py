@@ -10,6 +10,7 @@ from torch import Tensor
 from nearstep.algorithm.aggregation import LossAggregation
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.algorithm.losses import policy_loss, probability_ratio, sequence_anchor
+from nearstep.algorithm.ragged import run_lengths
 from nearstep.algorithm.trust_regions import ActionRows, LogsOwnLoss, TokenLogprobs, TrustRegion
 from nearstep.algorithm.value_heads import MeasuresStates, ValueHead, ValueTargets
 from nearstep.common.errors import TrainingError
@@ -43,7 +44,7 @@ class PolicyTerms:
 
     trust_region: TrustRegion
     ratio_limit: float | None  # largest importance weight of a token
-    ratio_level: Literal["token", "sequence"]
+    ratio_level: Literal["token", "turn", "sequence"]
     aggregation: LossAggregation
     kl_estimator: KLEstimator | None  # of the KL as a term of the loss; None where it is none
     entropy_coef: float
@@ -91,7 +92,7 @@ def losses(
         yield loss / divisors.policy, metrics
     if phase.critic:
         assert critic is not None, "a phase that trains the critic needs one"
-        outputs = rollout_outputs(critic, micro.rollout, head_only=r.models.one_trunk)
+        outputs = rollout_outputs(critic, micro.critic_rollout, head_only=r.models.one_trunk)
         loss, metrics = value_objective(micro, outputs, critic.value_head)
         weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
         yield weight * loss / divisors.critic, metrics
@@ -125,9 +126,12 @@ def region_at(micro: Experience, now: ActionLogprobs, terms: PolicyTerms) -> tup
     """
     fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
     anchor, counts = TokenLogprobs(micro.old_logprobs, micro.old_top), micro.rollout.action_counts
-    if terms.ratio_level == "sequence":
-        anchor = TokenLogprobs(sequence_anchor(fixed.sampled, anchor.sampled, counts), anchor.top)
-    rows = ActionRows(counts, micro.rollout.policy_version)
+    rollout = micro.rollout
+    turns = rollout.turn_starts
+    if terms.ratio_level != "token":
+        lengths = counts if terms.ratio_level == "sequence" else run_lengths(turns)
+        anchor = TokenLogprobs(sequence_anchor(fixed.sampled, anchor.sampled, lengths), anchor.top)
+    rows = ActionRows(counts, rollout.policy_version, rollout.action_versions, turns)
     weight = terms.trust_region.weight(fixed, anchor, micro.advantages, rows)
     _require_none("trust region", terms.trust_region, region_problem(weight, len(micro.advantages)))
     return anchor, weight

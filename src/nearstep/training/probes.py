@@ -58,7 +58,8 @@ class Probes:
         """Models are asked at once; functions when the run ends: a further call can change nothing of it then."""
         r = self.recipe
         if update == 1 and is_of_models_and_functions(r.rewards):
-            self.first_answers = ProbedAnswers.some(prompts, rollout, spread(len(rollout), PROBED_ROWS))
+            answers = rollout.last_segments()
+            self.first_answers = ProbedAnswers.some(prompts, answers, spread(len(answers), PROBED_ROWS))
         if self.first_answers is None or not isinstance(r.rewards, Rewards):
             return Metrics()
         at_the_end = LEARNED_UPDATES <= update == r.batch.updates

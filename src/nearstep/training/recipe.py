@@ -21,6 +21,7 @@ from nearstep.rollout.engine import GenerationSettings, RolloutEngine
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
+from nearstep.training.critic_text import CriticText
 from nearstep.training.evaluated import Evaluation, Sample
 from nearstep.training.interruption import Interruption
 from nearstep.training.optimizers import Learners, LearningRates
@@ -166,6 +167,7 @@ class Recipe:
     interruption: Interruption
     evaluator: PolicyEvaluator
     introduction: str  # what the user should read before the run: prompts as the model sees them, choices made
+    critic_text: CriticText | None = None  # what the critic reads and the policy does not
 
     @property
     def sampling(self) -> Sampling:

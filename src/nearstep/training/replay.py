@@ -17,12 +17,14 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import Mean, Metrics
 from nearstep.models.roles import Policy
 from nearstep.rewards.protocol import EarlyRows, RewardModule
-from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEngine, RowEnded
+from nearstep.rollout.engine import Capabilities, GenerationSettings, NumberedEngine, RolloutEngine, RowEnded
 from nearstep.scale.backend import Backend
 from nearstep.training.rollout_origin import NAME, RolloutOrigin
 from nearstep.types import Prompts, Rollout, Scores, TopLogprobs
 
 ROLLOUT = ("tokens", "is_action", "row_lengths", "logprobs", "finished", "policy_version")
+OPTIONAL = ("action_versions", "episodes")  # of the rollout: what few engines have
+INPUT = "model_inputs."  # NAME.ROW
 WORDS = ("extras", "failures")  # of the scores: what is no tensor
 
 
@@ -37,12 +39,11 @@ def through_files(
     """Engine and rewards of training: from files with replay_rollouts, writing files with dump_rollouts."""
     if config.replay_rollouts is not None:
         written = RolloutFolder(Path(config.replay_rollouts), backend.rank, origin)
-        engine, rewards = (
-            ReplayedEngine(engine, written, backend.device, config.seed),
-            ReplayedRewards(written, tokenizer),
-        )
+        engine = replayed = ReplayedEngine(engine, written, backend.device, config.seed)
+        rewards = ReplayedRewards(replayed, tokenizer)
     if config.dump_rollouts is not None:
-        rewards = DumpedRewards(rewards, RolloutFolder(Path(config.dump_rollouts), backend.rank, origin))
+        engine = numbered = NumberedEngine(engine)
+        rewards = DumpedRewards(rewards, numbered, RolloutFolder(Path(config.dump_rollouts), backend.rank, origin))
     return engine, rewards
 
 
@@ -58,6 +59,8 @@ class RolloutFolder:
     def write(self, update: int, rollout: Rollout, scores: Scores) -> None:
         """Write a rollout and its scores; a file of that name is replaced."""
         tensors: dict[str, Tensor] = {name: vars(rollout)[name] for name in ROLLOUT}
+        tensors |= {name: found for name in OPTIONAL if (found := vars(rollout)[name]) is not None}
+        tensors |= _input_tensors(rollout)
         if rollout.top is not None:
             tensors |= {"top.ids": rollout.top.ids, "top.logprobs": rollout.top.logprobs}
         tensors |= {"scores.total": scores.total} | {f"scores.part.{name}": part for name, part in scores.parts.items()}
@@ -84,7 +87,8 @@ class RolloutFolder:
         """The rollout of an update. Raises DataError where there is none."""
         tensors = self._tensors(update, device)
         top = TopLogprobs(tensors["top.ids"], tensors["top.logprobs"]) if "top.ids" in tensors else None
-        return Rollout(**{name: tensors[name] for name in ROLLOUT}, top=top)
+        known = {name: tensors[name] for name in (*ROLLOUT, *OPTIONAL) if name in tensors}
+        return Rollout(**known, top=top, model_inputs=_inputs_of(tensors, len(tensors["row_lengths"])))
 
     def scores(self, update: int, device: torch.device) -> Scores:
         """The scores of an update's rollout. Raises DataError where there are none."""
@@ -123,11 +127,33 @@ class RolloutFolder:
         return self.folder / f"update-{update:06}.rank-{self.rank}.{kind}"
 
 
+def _input_tensors(rollout: Rollout) -> dict[str, Tensor]:
+    """What models read beside tokens, a tensor for each row that has one; an empty one says that the name is there."""
+    found: dict[str, Tensor] = {}
+    for name, values in (rollout.model_inputs or {}).items():
+        found[f"{INPUT}{name}"] = torch.empty(0)
+        found |= {f"{INPUT}{name}.{row}": value for row, value in enumerate(values) if value is not None}
+    return found
+
+
+def _first_segments(rollout: Rollout) -> Rollout:
+    """The rows that begin with the prompts of the run."""
+    counts = rollout.segment_counts
+    return rollout.select(counts.cumsum(0) - counts)
+
+
+def _inputs_of(tensors: Mapping[str, Tensor], rows: int) -> dict[str, list[Tensor | None]] | None:
+    """The inverse of `_input_tensors`."""
+    names = [name for name in tensors if name.startswith(INPUT) and not name.rpartition(".")[2].isdecimal()]
+    return {name.removeprefix(INPUT): [tensors.get(f"{name}.{row}") for row in range(rows)] for name in names} or None
+
+
 @dataclass(frozen=True)
 class DumpedRewards:
     """Rewards that write down every rollout that they score."""
 
     rewards: RewardModule
+    engine: NumberedEngine  # knows the update: what was sampled may be of older weights
     folder: RolloutFolder
 
     def early(self, prompts: Prompts) -> EarlyRows:
@@ -137,7 +163,7 @@ class DumpedRewards:
     def __call__(self, prompts: Prompts, rollout: Rollout, early: EarlyRows | None = None) -> Scores:
         """Score, and write rollout and scores."""
         scores = self.rewards(prompts, rollout, early)
-        self.folder.write(int(rollout.policy_version.max()), rollout, scores)
+        self.folder.write(self.engine.version, rollout, scores)
         return scores
 
     def close(self) -> None:
@@ -149,7 +175,7 @@ class DumpedRewards:
 class ReplayedRewards:
     """The scores that were written down; nothing is scored."""
 
-    folder: RolloutFolder
+    engine: "ReplayedEngine"
     tokenizer: PreTrainedTokenizerBase
 
     def early(self, prompts: Prompts) -> EarlyRows:
@@ -158,7 +184,7 @@ class ReplayedRewards:
 
     def __call__(self, prompts: Prompts, rollout: Rollout, early: EarlyRows | None = None) -> Scores:
         """The scores of the rollout's update."""
-        return self.folder.scores(int(rollout.policy_version.max()), rollout.tokens.device)
+        return self.engine.folder.scores(self.engine.version, rollout.tokens.device)
 
     def close(self) -> None:
         """Nothing is kept."""
@@ -190,7 +216,7 @@ class ReplayedEngine:
         if settings.greedy or settings.seed != self.seed:
             return self.engine.generate(prompts, settings)
         rollout = self.folder.rollout(self.version, self.device)
-        if rollout.prompt_ids() != prompts.ids:
+        if _first_segments(rollout).prompt_ids() != prompts.ids:
             raise DataError(
                 f"replay_rollouts: the rollouts of update {self.version} in {self.folder.folder} were sampled from "
                 "other prompts than this run has there. Give the data and settings that they were sampled with"

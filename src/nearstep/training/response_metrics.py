@@ -46,7 +46,7 @@ def score_metrics(
     experience: Experience, scores: Float[Tensor, " rows"], scored: Bool[Tensor, " rows"]
 ) -> dict[str, Metric]:
     """Correlation, over scored rows, of the score with the length, with an end of its own, and with the likelihood."""
-    rollout = experience.rollout
+    rollout = experience.rollout.by_episode()
     counts = rollout.action_counts
     reference = rollout.logprobs if experience.ref_logprobs is None else experience.ref_logprobs
     likelihood = sum_by_row(reference, counts) / counts.clamp(min=1)

@@ -52,8 +52,14 @@ class StoredRollouts:
         for rank in range(self.origin.processes):
             written = RolloutFolder(self.folder, rank, self.origin, setting=SETTING)
             rollouts.append(written.rollout(update, device))
+            if rollouts[-1].episodes is not None:
+                raise DataError(
+                    f"{SETTING}: {self.folder} has episodes of several rows, which are not dealt to processes. Give "
+                    "rollouts with one row for each response"
+                )
             scores.append(written.scores(update, device))
-        whole = Rollout(**{name: torch.cat([vars(each)[name] for each in rollouts]) for name in ROLLOUT}, top=None)
+        tensors: dict[str, Tensor] = {name: torch.cat([vars(each)[name] for each in rollouts]) for name in ROLLOUT}
+        whole = Rollout(**tensors, top=None, model_inputs=None)
         rows = torch.arange(len(whole), device=device).tensor_split(backend.world_size)[backend.rank]
         dense = _dense(rollouts, scores)
         actions = take_rows(whole.action_counts, rows)

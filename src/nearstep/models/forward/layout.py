@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from nearstep.algorithm.ragged import places_in_row, row_numbers
+from nearstep.common.errors import ModelError
 from nearstep.models.forward.packing import pack
 from nearstep.models.forward.trunk import hidden_states, masked_states
 from nearstep.types import Rollout
@@ -24,7 +25,15 @@ class RowTokens:
 
     @staticmethod
     def of(rollout: Rollout) -> "RowTokens":
-        """Samples of one prompt that stand beside each other share the prompt."""
+        """Samples of one prompt that stand beside each other share the prompt.
+
+        Raises ModelError for rows that have more to read than tokens: nothing here hands it to a model yet.
+        """
+        if rollout.model_inputs:
+            raise ModelError(
+                f"the rollout has {', '.join(rollout.model_inputs)} beside its tokens (Rollout.model_inputs), and "
+                "models read tokens alone here: log-probs would be of other inputs than the engine sampled from"
+            )
         return RowTokens(rollout.tokens, rollout.row_lengths, rollout.prompt_lengths)
 
 

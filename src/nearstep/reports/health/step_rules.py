@@ -67,7 +67,7 @@ def _broken_off(evidence: RunEvidence, limits: Thresholds) -> list[tuple[Level, 
 
 def _too_many_masked(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     share = evidence.series("policy/clipfrac_avg")
-    if len(share) < 3 or evidence.settings.get("ratio_level") == "sequence" or share.end < limits["share"]:
+    if len(share) < 3 or evidence.settings.get("ratio_level", "token") != "token" or share.end < limits["share"]:
         return None
     text = f"the trust region leaves {share.end:.0%} of the tokens without a gradient in the last {share.ends} updates"
     return Seen("warn", share.first_where(share.values >= limits["share"]), text)

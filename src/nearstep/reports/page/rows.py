@@ -166,8 +166,14 @@ def _token_row(line: Line) -> PageRow:
         "count": len(line["tokens"]),
         "tokens": line["tokens"][:TOKENS_OF_A_ROW],
         "ids": line["token_ids"][:TOKENS_OF_A_ROW],
+        **({} if line.get("before") is None else {"before": _heard(line["before"])}),
         "numbers": columns,
     }
+
+
+def _heard(texts: Sequence[str]) -> list[str]:
+    """What stood between the turns of a row, by the token behind it."""
+    return [cut_middle(text, TEXT) for text in texts[:TOKENS_OF_A_ROW]]
 
 
 def _numbers(line: Line, name: str) -> list[int | float]:

@@ -59,10 +59,12 @@ function renderTokens() {
   fill($("token-quantity"), there.map((name) => make("option", { value: name, selected: name === strip.quantity }, QUANTITIES[name].words)));
   $("token-row").value = chosen.tokenRow;
   fill($("token-prompt"), visible(data.prompts[row.prompt]));
-  fill($("strip"), row.tokens.map((text, index) => {
+  fill($("strip"), row.tokens.flatMap((text, index) => {
     const masked = row.numbers.region_weight?.[index] === 0;
-    return make("span", { id: `token-${index}`, role: "option", className: masked ? "token masked" : "token", "aria-selected": "false", "data-index": index },
-      visible(text).replaceAll("\n", "⏎\n") || "∅");
+    const heard = row.before?.[index]; // what a tool or a user said between two turns
+    const between = heard ? [make("span", { className: "heard", role: "none", title: "not the policy's: read between its turns" }, visible(heard))] : [];
+    return [...between, make("span", { id: `token-${index}`, role: "option", className: masked ? "token masked" : "token", "aria-selected": "false", "data-index": index },
+      visible(text).replaceAll("\n", "⏎\n") || "∅")];
   }), row.count > row.tokens.length ? make("span", { className: "muted" }, ` … ${row.count - row.tokens.length} more tokens are not in this report`) : null);
   colourTokens();
   renderToken();
