@@ -179,6 +179,8 @@ class Experience:
     train_final: Bool[Tensor, " rows"]
     trained: Bool[Tensor, " rows"]  # false for rows that are left out of training
     kl_coef: float  # weight of the KL penalty in this update
+    # How far the anchor lies from `old_logprobs` towards the current ones, 0 to below 1; None where it stays there.
+    anchor_share: Float[Tensor, " actions"] | None = None
 
     def __len__(self) -> int:
         return len(self.rollout)
@@ -204,6 +206,7 @@ class Experience:
             final_returns=self.final_returns[rows],
             train_final=self.train_final[rows],
             trained=self.trained[rows],
+            anchor_share=None if self.anchor_share is None else self.anchor_share[actions],
         )
 
     def split(self, max_tokens: int, max_rows: int) -> Iterator["Experience"]:

@@ -68,7 +68,7 @@ GROUPS = {"num_generations": 4, "advantage": "group_mean"}
 DECOUPLED = {"critic": "decoupled", "vf_learning_rate": 1e-3}
 LORA = {"use_peft": True}
 RELUCTANT = {"reward_funcs": "{models}/rewards.py:reluctant"}
-RECOMPUTED = {"anchor": "recomputed", "importance_cap": 1.0, "bf16": True}  # bf16: engine and trainer differ
+RECOMPUTED = {"anchor": "recomputed", "correction_high": 1.0, "bf16": True}  # bf16: engine and trainer differ
 
 # setting: (what else is set, the value that must make a difference)
 EVALUATED = {"eval_dataset_name": "{models}/fewer.jsonl"}
@@ -165,9 +165,12 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "divergence_high": ({"trust_region": "binary_kl"}, 1e-6),
     "divergence_top_k": ({"trust_region": "topk_tv", "divergence_low": 1e-3, "divergence_high": 1e-3}, 1),
     "anchor": ({"bf16": True}, "recomputed"),
-    "importance_cap": (RECOMPUTED, 0.5),
-    "importance_floor": (RECOMPUTED | {"importance_cap": 9.0}, 2.0),
-    "importance_rule": ({"anchor": "recomputed", "importance_floor": 1.1}, "mask"),
+    "correction": ({"anchor": "recomputed", "bf16": True}, "seq_mask_tis"),
+    "correction_level": (RECOMPUTED, "row"),
+    "correction_action": ({"anchor": "recomputed", "correction_low": 1.1}, "mask"),
+    "correction_measure": (RECOMPUTED | {"correction_action": "mask", "correction_high": 1e-9}, "k2"),
+    "correction_low": (RECOMPUTED | {"correction_high": 9.0}, 2.0),
+    "correction_high": (RECOMPUTED, 0.5),
     "entropy_coef": ({}, 0.5),
     "loss_aggregation": ({"optim": "sgd", "stop_token_id": list(range(5, 60))}, "sequence_mean"),
     "mask_truncated_completions": ({"stop_token_id": list(range(5, 60))}, True),
@@ -241,7 +244,7 @@ ELSEWHERE = {
     "resume": "checkpoint/test_resume.py", "fork_from": "cli/test_fork_and_replay.py",
     "on_save_error": "checkpoint/test_faults.py", "max_broken_updates": "training/test_update.py",
     "wait_timeout_seconds": "common/test_waiting.py",
-    "replay_rollouts": "training/test_replay.py",
+    "replay_rollouts": "training/test_replay.py", "correction_veto": "training/test_correction.py",
 }  # fmt: skip
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",

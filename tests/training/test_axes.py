@@ -40,6 +40,7 @@ def test_every_name_of_the_table_has_its_object():
         (axis_names.TRUST_REGIONS, axes.TRUST_REGIONS),
         (axis_names.ADVANTAGES, axes.ADVANTAGES),
         (axis_names.KL_CONTROLLERS, {"auto": None, **axes.KL_CONTROLLERS}),
+        (axis_names.CORRECTIONS, axes.CORRECTIONS),
         (axis_names.CRITIC_SCHEDULES, axes.CRITIC_SCHEDULES),
         (axis_names.LOSS_AGGREGATIONS, axes.LOSS_AGGREGATIONS),
     ):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 from nearstep.algorithm.advantage_rules import GAE, Advantage, AgainstGroup, DiscountedReturn, advantage_name
 from nearstep.algorithm.aggregation import LossAggregation, SequenceMean, SequenceSum, TokenMean, TokenSum
+from nearstep.algorithm.correction import UNCORRECTED, Correction, CorrectionRule, Corrections
 from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, KLController, ScheduledKL
 from nearstep.algorithm.row_regions import CPPO, SAT, TRM, VACO
 from nearstep.algorithm.soft_regions import CISPO, DIS, DRPO, SAPO, SPO
@@ -12,6 +13,7 @@ from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TopKKL, T
 from nearstep.assembly.axis_checks import (
     fitting_advantage,
     fitting_aggregation,
+    fitting_correction,
     fitting_kl_controller,
     fitting_schedule,
     fitting_trust_region,
@@ -72,9 +74,24 @@ LOSS_AGGREGATIONS: Mapping[str, Callable[[PPOConfig], LossAggregation]] = {
     "sequence_sum_norm": lambda c: SequenceSum(c.response_length),
     "token_sum": lambda _: TokenSum(),
 }
+CORRECTIONS: Mapping[str, Callable[[PPOConfig], CorrectionRule]] = {
+    "auto": lambda c: _explicit_correction(c),
+    "none": lambda _: UNCORRECTED,
+    "tis": lambda c: Correction("token", "truncate", "ratio", *_correction_limits(c, None, 2.0)),
+    "row_tis": lambda c: Correction("row", "truncate", "ratio", *_correction_limits(c, None, 2.0)),
+    "icepop": lambda c: Correction("token", "mask", "ratio", *_correction_limits(c, 0.5, 5.0)),
+    "mis": lambda c: Correction("row", "mask", "ratio", *_correction_limits(c, None, 3.0)),
+    "geo_mask": lambda c: Correction("row_mean", "reject", "ratio", *_correction_limits(c, 0.99, 1.01)),
+    "seq_mask_tis": lambda c: Corrections(
+        (Correction("row_mean", "reject", "ratio", *_correction_limits(c, 0.99, 1.01)), Correction("token"))
+    ),
+}
+VETO = Correction("row", "reject", "largest", 1e-4, 100.0)  # beyond that a ratio is a fault: the token veto of verl
 
 
-OPEN_AXES = ("trust_region", "advantage", "kl_controller", "critic_schedule", "loss_aggregation")  # of RunInputs
+OPEN_AXES = (
+    "trust_region", "advantage", "kl_controller", "critic_schedule", "loss_aggregation", "correction",
+)  # of RunInputs  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,6 +106,7 @@ class Axes:
     kl_penalty: bool  # whether the KL may cost something in some update
     critic_schedule: CriticSchedule
     loss_aggregation: LossAggregation
+    correction: CorrectionRule
     notes: tuple[str, ...]  # what the user should know of objects of their own
 
 
@@ -115,6 +133,7 @@ def choose_axes(config: PPOConfig, inputs: RunInputs, updates: int) -> Axes:
         kl_penalty=may_have_kl_penalty(config) or inputs.kl_controller is not None,
         critic_schedule=schedule,
         loss_aggregation=aggregation,
+        correction=correction(config, inputs.correction),
         notes=tuple(
             f"{name} is an object of your own: {type(found).__name__}."
             for name in OPEN_AXES
@@ -185,6 +204,30 @@ def loss_aggregation(config: PPOConfig, own: object = None) -> LossAggregation:
     return fitting_aggregation(*_own("loss aggregation", "loss_aggregation", config, config.loss_aggregation, own))
 
 
+def correction(config: PPOConfig, own: object = None) -> CorrectionRule:
+    """What corrects for an engine that is not quite the trainer.
+
+    Raises ConfigError for an object that is no correction, and for one that would have nothing to correct.
+    """
+    if config.anchor == "sampled":
+        if own is not None:
+            raise ConfigError(
+                "correction: with anchor = sampled the ratio is π/μ itself, and there is nothing to correct: set "
+                "anchor = recomputed or interpolated"
+            )
+        return UNCORRECTED
+    if own is None and config.correction in CORRECTIONS:
+        try:
+            chosen = CORRECTIONS[config.correction](config)
+        except ValueError as error:  # a limit that was given, beside one of the scheme's own
+            raise ConfigError(f"correction = {config.correction}: {error}: give both limits") from error
+    else:
+        chosen = fitting_correction(*_own("correction", "correction", config, config.correction, own))
+    if not config.correction_veto:
+        return chosen
+    return Corrections((VETO,)) if chosen == UNCORRECTED else Corrections((VETO, chosen))
+
+
 def critic_learning_rate(config: PPOConfig) -> float:
     """Peak step size of the critic."""
     return config.learning_rate if config.vf_learning_rate is None else config.vf_learning_rate
@@ -215,6 +258,24 @@ def _require_kl(config: PPOConfig) -> None:
         raise ConfigError("kl_controller: a KL penalty needs the KL, and measure_kl = false: leave one of the two out")
     if config.kl_in == "loss" and config.kl_estimator == "k1":
         raise ConfigError("kl_in = loss needs kl_estimator = k2 or k3: the gradient of k1 is 0 on average")
+
+
+def _explicit_correction(config: PPOConfig) -> CorrectionRule:
+    """What the settings of the correction say; nothing where they name no limit."""
+    if config.correction_low is None and config.correction_high is None:
+        return UNCORRECTED
+    return Correction(
+        config.correction_level,
+        config.correction_action,
+        config.correction_measure,
+        config.correction_low,
+        config.correction_high,
+    )
+
+
+def _correction_limits(config: PPOConfig, low: float | None, high: float) -> tuple[float | None, float]:
+    """Those of a named scheme, where the settings do not say others."""
+    return low if config.correction_low is None else config.correction_low, _either(config.correction_high, high)
 
 
 def _clip_range(config: PPOConfig) -> tuple[float, float]:

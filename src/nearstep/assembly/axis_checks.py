@@ -11,10 +11,17 @@ import torch
 
 from nearstep.algorithm.advantage_rules import Advantage, CreditInputs
 from nearstep.algorithm.aggregation import LossAggregation, MinibatchCounts
+from nearstep.algorithm.correction import CorrectionRule
 from nearstep.algorithm.kl_controllers import KLController, MeasuredKL
 from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs, TrustRegion
 from nearstep.common.errors import ConfigError, shorten
-from nearstep.training.axis_results import credit_problem, divisor_problem, region_problem, weights_problem
+from nearstep.training.axis_results import (
+    credit_problem,
+    divisor_problem,
+    importance_problem,
+    region_problem,
+    weights_problem,
+)
 from nearstep.training.schedules import CriticSchedule, Phase
 
 T = TypeVar("T")
@@ -157,6 +164,18 @@ def fitting_aggregation(found: object, what: str) -> LossAggregation:
         if problem:
             raise ConfigError(f"{what}: divisor for {tokens} tokens in {rows} rows {problem}")
     return aggregation
+
+
+def fitting_correction(found: object, what: str) -> CorrectionRule:
+    """The object, tried on four tokens. Raises ConfigError where it is no correction or returns no weights."""
+    _require(found, what, ("importance",), "it needs importance(trainer, engine, rows)")
+    assert isinstance(found, CorrectionRule)
+    rule = found
+    trainer, engine = torch.tensor([-0.1, -1.5, -2.0, -3.0]), torch.tensor([-0.1, -1.0, -2.0, -5.0])
+    rows = ActionRows(torch.tensor([1, 3]), torch.tensor([1, 1]))
+    importance: object = _tried(what, lambda: rule.importance(trainer, engine, rows))
+    _require_none(what, importance_problem(importance, 4))
+    return rule
 
 
 def _updates_to_try(updates: int) -> list[int]:

@@ -47,6 +47,7 @@ class RunInputs:
     kl_controller: object = None
     critic_schedule: object = None
     loss_aggregation: object = None
+    correction: object = None
     engine: object = None
 
     def checked(self, config: PPOConfig) -> "RunInputs":

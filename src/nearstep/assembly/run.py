@@ -101,6 +101,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         rewards=training_rewards,
         trust_region=axes.trust_region,
         ratio_limit=axes.ratio_limit,
+        correction=axes.correction,
         advantage=axes.advantage,
         whiten_advantages=axes.whiten_advantages,
         kl_controller=axes.kl_controller,
@@ -169,7 +170,7 @@ def _callbacks(
 
 
 def _tracer(config: PPOConfig, axes: Axes, models: Models, settings: GenerationSettings) -> RowTracer:
-    terms = PolicyTerms.chosen(config, axes.trust_region, axes.ratio_limit, axes.loss_aggregation)
+    terms = PolicyTerms.chosen(config, axes.trust_region, axes.ratio_limit, axes.loss_aggregation, axes.correction)
     return RowTracer(models.policy, settings.sampling, terms, config.kl_estimator, models.critic is not None)
 
 

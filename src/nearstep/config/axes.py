@@ -12,6 +12,7 @@ TRUST_REGIONS = (
 ADVANTAGES = ("gae", "group_mean", "group_normalized", "leave_one_out", "batch_normalized")
 KL_CONTROLLERS = ("auto", "fixed", "adaptive", "scheduled")
 CRITIC_SCHEDULES = ("joint", "decoupled")
+CORRECTIONS = ("auto", "none", "tis", "row_tis", "icepop", "mis", "geo_mask", "seq_mask_tis")
 ENGINES = ("transformers",)
 LOSS_AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "token_sum")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from nearstep.config import ppo_rules as config_rules
 from nearstep.config.batches import BatchSettings
+from nearstep.config.correction import CorrectionSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.evaluating import EvaluationSettings, evaluation_remarks
 from nearstep.config.regions import TrustRegionSettings
@@ -56,6 +57,7 @@ SECTIONS = sections(
     ("KL", KLSettings),
     ("Advantage", AdvantageSettings),
     ("Policy", PolicySettings),
+    ("Engine and trainer", CorrectionSettings),
     ("Trust region", TrustRegionSettings),
     ("Critic", CriticSettings),
     ("Batches", BatchSettings),

@@ -13,11 +13,12 @@ from nearstep.config.axes import (
     is_own,
     name_problems,
 )
+from nearstep.config.correction import correction_problems, correction_remarks
 from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
 from nearstep.config.evaluating import evaluation_problems
 from nearstep.config.regions import region_problems, region_remarks
 from nearstep.config.rewards import compares_groups, reward_problems, reward_remarks
-from nearstep.config.sections import AllSettings, KLSettings, PolicySettings
+from nearstep.config.sections import AllSettings, KLSettings
 from nearstep.config.settings import Problem, without_effect
 
 CRITIC_SETTINGS = (
@@ -39,7 +40,7 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
     yield from _axis_problems(config)
     yield from _kl_problems(config)
     yield from region_problems(config)
-    yield from _importance_problems(config)
+    yield from correction_problems(config)
     yield from _critic_problems(config)
     yield from _advantage_problems(config)
     if config.bf16 and config.dtype == "float64":
@@ -56,13 +57,13 @@ def remarks(config: AllSettings) -> Iterator[str]:
         yield "without a stop token all response_length tokens of a response are scored and trained on"
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
-    limits = (config.importance_cap, config.importance_floor)
     adaptive, adapts = ("kl_target", "kl_horizon"), kl_controller_name(config) == "adaptive"
     course, has_course = ("kl_coef_final", "kl_schedule"), kl_controller_name(config) == "scheduled"
     yield from reward_remarks(config)
     yield from prompt_remarks(config, config.dataset_name)
     yield from _critic_remarks(config)
     yield from region_remarks(config)
+    yield from correction_remarks(config, config.engine)
     yield from without_effect(
         config,
         ("without use_peft", not config.use_peft, lora),
@@ -79,16 +80,6 @@ def remarks(config: AllSettings) -> Iterator[str]:
             f"with advantage = {config.advantage}",
             is_own(config.advantage),
             ("gamma", "lam", "lam_critic", "lam_length_alpha", "vf_warmup_lam"),
-        ),
-        (
-            "with anchor = sampled",
-            config.anchor == "sampled",
-            ("importance_cap", "importance_floor", "importance_rule"),
-        ),
-        (
-            "without importance_cap and importance_floor",
-            config.anchor != "sampled" and limits == (None, None),
-            ("importance_rule",),
         ),
         ("without overlong_buffer", config.overlong_buffer is None, ("overlong_penalty",)),
         ("with kl_coef = 0", not may_have_kl_penalty(config), ("kl_in",)),
@@ -236,14 +227,6 @@ def _kl_problems(config: KLSettings) -> Iterator[Problem]:
         )
     if config.measure_kl is False and penalty:
         yield Problem("a KL penalty needs the KL: set kl_coef = 0, or measure_kl = true", ("measure_kl", "kl_coef"))
-
-
-def _importance_problems(config: PolicySettings) -> Iterator[Problem]:
-    low, high = config.importance_floor, config.importance_cap
-    if low is not None and high is not None and low > high:
-        yield Problem(
-            f"importance_floor = {low:g} is above importance_cap = {high:g}", ("importance_floor", "importance_cap")
-        )
 
 
 def _critic_problems(config: AllSettings) -> Iterator[Problem]:

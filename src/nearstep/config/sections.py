@@ -12,6 +12,7 @@ from nearstep.config.axes import (
     listed,
 )
 from nearstep.config.batches import BatchSettings
+from nearstep.config.correction import CorrectionSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.evaluating import EvaluationSettings
 from nearstep.config.regions import TrustRegionSettings
@@ -158,16 +159,6 @@ class PolicySettings(Settings):
 
     num_ppo_epochs: int = option(4, "passes over each rollout", at_least=1)
     num_mini_batches: int = option(1, "optimizer steps in each pass", at_least=1)
-    anchor: Literal["sampled", "recomputed"] = option(
-        "sampled", "what ratios are taken against: log-probs recorded by the engine, or computed anew by the trainer"
-    )
-    importance_cap: float | None = option(
-        None, "recomputed: losses are weighted by trainer over engine probability, at most this", above=0
-    )
-    importance_floor: float | None = option(None, "recomputed: the lower limit of that weight", above=0)
-    importance_rule: Literal["truncate", "mask"] = option(
-        "truncate", "recomputed: a weight beyond its limits is held there, or its token is left out"
-    )
     entropy_coef: float = option(0.0, "weight of the entropy of the policy, added to what is maximised", at_least=0)
     loss_aggregation: str = option(
         "token_mean",
@@ -260,6 +251,7 @@ class AllSettings(
     BatchSettings,
     CriticSettings,
     TrustRegionSettings,
+    CorrectionSettings,
     PolicySettings,
     AdvantageSettings,
     KLSettings,

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias, get_args
 
 from nearstep.algorithm.advantage_rules import Advantage
 from nearstep.algorithm.aggregation import LossAggregation
+from nearstep.algorithm.correction import CorrectionRule
 from nearstep.algorithm.kl_controllers import KLController
 from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.common.errors import ConfigError, shorten
@@ -24,6 +25,7 @@ Kind: TypeAlias = Literal[
     "kl_controller",
     "critic_schedule",
     "loss_aggregation",
+    "correction",
     "reward",
     "judge",
     "engine",
@@ -36,6 +38,7 @@ PROTOCOLS: Mapping[Kind, type] = {
     "kl_controller": KLController,
     "critic_schedule": CriticSchedule,
     "loss_aggregation": LossAggregation,
+    "correction": CorrectionRule,
     "backend": Backend,
 }
 TELLING: Mapping[str, Kind] = {
@@ -45,6 +48,7 @@ TELLING: Mapping[str, Kind] = {
     "phases": "critic_schedule",
     "weights": "loss_aggregation",
     "divisor": "loss_aggregation",
+    "importance": "correction",
     "needs_critic": "advantage",
     "next": "kl_controller",
     "generate": "engine",
@@ -56,6 +60,7 @@ MEMBERS: Mapping[Kind, tuple[str, ...]] = {
     "kl_controller": ("first", "next"),
     "critic_schedule": ("phases",),
     "loss_aggregation": ("weights", "divisor"),
+    "correction": ("importance",),
     "reward": ("name", "score"),
     "judge": ("compare",),
     "engine": ENGINE_MEMBERS,

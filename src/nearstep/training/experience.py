@@ -6,19 +6,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nearstep.algorithm.anchors import share_by_age
+from nearstep.algorithm.correction import CorrectionRule
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
-from nearstep.algorithm.losses import importance_weight, probability_ratio
-from nearstep.algorithm.ragged import sum_by_row
+from nearstep.algorithm.ragged import row_numbers, sum_by_row
 from nearstep.algorithm.statistics import whiten
-from nearstep.algorithm.trust_regions import TokenLogprobs
+from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs
 from nearstep.common.errors import TrainingError
-from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import ExplainedVariance, Max, Mean, Metric, Metrics, Std
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
 from nearstep.models.roles import Policy
 from nearstep.training.credit import credit_inputs, give_credit, rows_scored_after_eos, shape_scores, token_rewards
+from nearstep.training.mismatch import checked_importance, importance_metrics, mismatch_metrics
 from nearstep.training.recipe import Recipe
 from nearstep.training.response_metrics import response_metrics, score_metrics
 from nearstep.training.state import State
@@ -39,7 +40,7 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     config, first_row = r.config, sum(r.backend.gather(len(rollout))[: r.backend.rank])
     ref_logprobs = reference_logprobs(rollout, r)
     computed, states = before_first_step(rollout, r)
-    old, importance = anchor_logprobs(rollout, computed, config)
+    old, importance = anchor_logprobs(rollout, computed, r.correction)
     shaped = shape_scores(scores, rollout, config, state.score_moments).to(states.final.dtype)
     kl_coef = r.kl_controller.first() if state.kl_coef is None else state.kl_coef
     other = dense_rewards(scores, rollout).to(shaped.dtype)
@@ -80,6 +81,7 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         train_final=rewarded.after_eos,
         trained=scores.scored & learnable,
         kl_coef=kl_coef,
+        anchor_share=anchor_share(rollout, state.update) if config.anchor == "interpolated" else None,
     )
 
 
@@ -115,26 +117,25 @@ def _no_values(rollout: Rollout) -> StateValues:
 
 
 def anchor_logprobs(
-    rollout: Rollout, computed: TokenLogprobs | None, config: PPOConfig
+    rollout: Rollout, computed: TokenLogprobs | None, correction: CorrectionRule
 ) -> tuple[TokenLogprobs, Tensor]:
     """What ratios are taken against, and the weight of each action's loss.
 
-    Recorded log-probs need no weight. Log-probs computed anew by the trainer may be given the importance weight
-    π_old / μ within limits, which corrects for an engine that samples from something slightly else.
+    Recorded log-probs need no weight. Those computed anew by the trainer have that of the correction, for an engine
+    that samples from something slightly else. An anchor that is interpolated moves with the policy: it begins at what
+    was recorded, and its weight is that of each step (`training/objectives.py`).
     """
     recorded = TokenLogprobs(rollout.logprobs, None if rollout.top is None else rollout.top.logprobs)
     if computed is None:
         return recorded, torch.ones_like(rollout.logprobs)
-    low, high = config.importance_floor, config.importance_cap
-    if low is None and high is None:
-        return computed, torch.ones_like(rollout.logprobs)
-    return computed, importance_weight(
-        computed.sampled,
-        recorded.sampled,
-        low=0.0 if low is None else low,
-        high=torch.inf if high is None else high,
-        mask=config.importance_rule == "mask",
-    )
+    rows = ActionRows(rollout.action_counts, rollout.policy_version)
+    return computed, checked_importance(correction, computed.sampled, recorded.sampled, rows)
+
+
+def anchor_share(rollout: Rollout, update: int) -> Tensor:
+    """How far an interpolated anchor lies from the engine's log-probs towards the current ones, by action."""
+    shares = share_by_age(rollout.policy_version, update).to(rollout.logprobs.dtype)
+    return shares[row_numbers(rollout.action_counts)]
 
 
 def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor | None:
@@ -186,7 +187,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     of_scored = scored.repeat_interleave(counts)
     metrics: dict[str, Metric] = {
         **kl_metrics,
-        **(_describe_importance(experience, r.config) if r.config.anchor == "recomputed" else {}),
+        **(_describe_mismatch(experience, r.correction) if r.config.anchor == "recomputed" else {}),
         "objective/entropy": Mean.of(sum_by_row(-rollout.logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),
         "objective/non_score_reward_std": Std.of(non_score),
@@ -211,13 +212,15 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     return Metrics({**metrics, **signs}) + _describe_parts(scores)
 
 
-def _describe_importance(experience: Experience, config: PPOConfig) -> dict[str, Metric]:
-    """The weights π_old / μ before their limits, and how many tokens the limits change."""
-    weight = probability_ratio(experience.old_logprobs, experience.rollout.logprobs)
-    metrics: dict[str, Metric] = {"policy/importance_avg": Mean.of(weight), "policy/importance_max": Max.of(weight)}
-    if config.importance_floor is not None or config.importance_cap is not None:
-        metrics["policy/importance_cut"] = Mean.of((experience.importance != weight).float())
-    return metrics
+def _describe_mismatch(experience: Experience, correction: CorrectionRule) -> dict[str, Metric]:
+    """Engine against trainer over all rows, before the first step, and what the correction makes of it."""
+    rollout = experience.rollout
+    trainer, engine = experience.old_logprobs, rollout.logprobs
+    rows = ActionRows(rollout.action_counts, rollout.policy_version)
+    return {
+        **mismatch_metrics(trainer, engine, rollout.action_counts),
+        **importance_metrics(correction, experience.importance, trainer, engine, rows),
+    }
 
 
 def _describe_kl(experience: Experience, estimator: KLEstimator) -> tuple[Tensor, dict[str, Metric]]:
