@@ -143,6 +143,7 @@ class Scores:
     metrics: Metrics = field(default_factory=Metrics)  # numbers that reward functions reported
     failures: dict[str, dict[int, str]] = field(default_factory=dict)  # why a part failed, by its name and the row
     dense: Float[Tensor, " actions"] | None = None  # rewards of single actions, weighted, beside the total
+    weights: dict[str, float] = field(default_factory=dict)  # of the parts in the total, by name; 1 where none is said
 
     @property
     def scored(self) -> Bool[Tensor, " rows"]:

@@ -14,6 +14,7 @@ from nearstep.testing import (
     advantages,
     aggregations,
     backends,
+    corrections,
     engines,
     kl_controllers,
     rewards,
@@ -42,8 +43,8 @@ def files(tmp_path, monkeypatch):
 
 def test_the_page_has_a_file_for_every_axis(files):
     assert files == [
-        "my_advantage.py", "my_aggregation.py", "my_controller.py", "my_engine.py", "my_region.py", "my_reward.py",
-        "my_schedule.py",
+        "my_advantage.py", "my_aggregation.py", "my_controller.py", "my_correction.py", "my_engine.py", "my_region.py",
+        "my_reward.py", "my_schedule.py",
     ]  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def test_the_page_has_a_file_for_every_axis(files):
         ["my_advantage.py:BestOfOthers"],
         ["my_controller.py:Corridor"],
         ["my_aggregation.py:RootLength"],
+        ["my_correction.py:DampedRows"],
         ["my_engine.py:PlainGenerate"],
     ],
     ids=lambda words: words[0],
@@ -71,15 +73,16 @@ def found(spec):
 NAMED = {
     "trust_region": "my_region.py:MyRegion", "kl_controller": "my_controller.py:Corridor",
     "critic_schedule": "my_schedule.py:CriticTwice", "loss_aggregation": "my_aggregation.py:RootLength",
+    "correction": "my_correction.py:DampedRows",
 }  # fmt: skip
 
 
 def test_they_train_together_by_name_and_as_objects(files, tmp_path):
-    by_name = small_recipe(tmp_path / "a", total_episodes=8, **NAMED)
+    by_name = small_recipe(tmp_path / "a", total_episodes=8, anchor="recomputed", **NAMED)
     engine = found("my_engine.py:PlainGenerate")
     objects = {"engine": engine} | {setting: found(spec)() for setting, spec in NAMED.items()}
-    recipe = small_recipe(tmp_path / "b", total_episodes=8, parts=objects)
-    for name in ("trust_region", "kl_controller", "schedule", "loss_aggregation"):
+    recipe = small_recipe(tmp_path / "b", total_episodes=8, anchor="recomputed", parts=objects)
+    for name in ("trust_region", "kl_controller", "schedule", "loss_aggregation", "correction"):
         assert vars(recipe)[name] == vars(by_name)[name]
     assert "kl_controller is an object of your own: Corridor." in recipe.introduction
     assert type(recipe.engine) is engine
@@ -108,7 +111,7 @@ def test_the_advantage_by_hand_over_both_ways(files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "suite", [trust_regions, advantages, kl_controllers, aggregations, rewards, schedules, engines]
+    "suite", [trust_regions, advantages, kl_controllers, aggregations, corrections, rewards, schedules, engines]
 )
 def test_every_law_is_on_the_page_with_its_weight(suite):
     for law in suite.LAWS:
@@ -119,7 +122,8 @@ def test_every_law_is_on_the_page_with_its_weight(suite):
 def _section(suite) -> str:
     titles = {
         trust_regions: "A trust region", advantages: "An advantage", kl_controllers: "A KL controller",
-        aggregations: "A way to add up losses", rewards: "A reward", schedules: "A schedule", engines: "An engine",
+        aggregations: "A way to add up losses", corrections: "A correction", rewards: "A reward",
+        schedules: "A schedule", engines: "An engine",
     }  # fmt: skip
     return PAGE.split(f"## {titles[suite]}")[1].split("\n## ")[0]
 

@@ -127,8 +127,8 @@ def test_no_split_into_micro_batches_changes_a_gradient(tmp_path, scheme, anchor
     for rows in (8, 3):
         recipe = small_recipe(
             tmp_path / str(rows), dtype=torch.float64, anchor=anchor, correction=scheme, batch_size=8, optim="sgd",
-            per_device_train_batch_size=rows, num_ppo_epochs=2, num_mini_batches=2, max_grad_norm=None, correction_low=0.9,
-            correction_high=1.1,
+            per_device_train_batch_size=rows, num_ppo_epochs=2, num_mini_batches=2, max_grad_norm=None,
+            correction_low=0.9, correction_high=1.1,
         )  # fmt: skip
         rollout, scores = drifting(recipe, age=2)
         state = State(update=4)

@@ -16,8 +16,8 @@ from nearstep.algorithm.precision import wide
 from nearstep.algorithm.ragged import row_numbers, sum_by_row
 from nearstep.algorithm.trust_regions import ActionRows
 
-Level: TypeAlias = Literal["token", "row", "row_mean"]
-Action: TypeAlias = Literal["truncate", "mask", "reject"]
+RatioLevel: TypeAlias = Literal["token", "row", "row_mean"]
+LimitAction: TypeAlias = Literal["truncate", "mask", "reject"]
 Measure: TypeAlias = Literal["ratio", "k2", "k3", "largest"]
 
 
@@ -43,8 +43,8 @@ class Correction:
     are held within ±20, those of tokens as well as their sums. Raises ValueError for a combination that means nothing.
     """
 
-    level: Level = "token"
-    action: Action = "truncate"
+    level: RatioLevel = "token"
+    action: LimitAction = "truncate"
     measure: Measure = "ratio"
     low: float | None = None
     high: float | None = None
@@ -137,8 +137,8 @@ def unlimited(rule: CorrectionRule) -> CorrectionRule:
 def form_problem(level: str, action: str, measure: str, low: float | None, high: float | None) -> str | None:
     """Why a combination means nothing, in words; None where it does mean something."""
     for name, value, known in (
-        ("level", level, get_args(Level)),
-        ("action", action, get_args(Action)),
+        ("level", level, get_args(RatioLevel)),
+        ("action", action, get_args(LimitAction)),
         ("measure", measure, get_args(Measure)),
     ):
         if value not in known:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
-from nearstep.algorithm.advantage_rules import GAE, Advantage, AgainstGroup, DiscountedReturn, advantage_name
+from nearstep.algorithm.advantage_rules import GAE, GDPO, Advantage, AgainstGroup, DiscountedReturn, advantage_name
 from nearstep.algorithm.aggregation import LossAggregation, SequenceMean, SequenceSum, TokenMean, TokenSum
-from nearstep.algorithm.correction import UNCORRECTED, Correction, CorrectionRule, Corrections
+from nearstep.algorithm.correction import UNCORRECTED, CorrectionRule
 from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, KLController, ScheduledKL
 from nearstep.algorithm.row_regions import CPPO, SAT, TRM, VACO
 from nearstep.algorithm.soft_regions import CISPO, DIS, DRPO, SAPO, SPO
@@ -19,6 +19,7 @@ from nearstep.assembly.axis_checks import (
     fitting_trust_region,
     require_no_critic_phase,
 )
+from nearstep.assembly.corrections import CORRECTIONS, shipped_correction, with_veto
 from nearstep.assembly.inputs import RunInputs
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.plugins import load_object, made
@@ -56,6 +57,7 @@ ADVANTAGES: Mapping[str, Callable[[PPOConfig], Advantage]] = {
     "group_mean": lambda _: AgainstGroup("group_mean"),
     "group_normalized": lambda _: AgainstGroup("group_normalized"),
     "leave_one_out": lambda _: AgainstGroup("leave_one_out"),
+    "gdpo": lambda _: GDPO(),
     "batch_normalized": lambda c: DiscountedReturn(c.gamma),
 }
 KL_CONTROLLERS: Mapping[str, Callable[[PPOConfig], KLController]] = {
@@ -74,20 +76,6 @@ LOSS_AGGREGATIONS: Mapping[str, Callable[[PPOConfig], LossAggregation]] = {
     "sequence_sum_norm": lambda c: SequenceSum(c.response_length),
     "token_sum": lambda _: TokenSum(),
 }
-CORRECTIONS: Mapping[str, Callable[[PPOConfig], CorrectionRule]] = {
-    "auto": lambda c: _explicit_correction(c),
-    "none": lambda _: UNCORRECTED,
-    "tis": lambda c: Correction("token", "truncate", "ratio", *_correction_limits(c, None, 2.0)),
-    "row_tis": lambda c: Correction("row", "truncate", "ratio", *_correction_limits(c, None, 2.0)),
-    "icepop": lambda c: Correction("token", "mask", "ratio", *_correction_limits(c, 0.5, 5.0)),
-    "mis": lambda c: Correction("row", "mask", "ratio", *_correction_limits(c, None, 3.0)),
-    "geo_mask": lambda c: Correction("row_mean", "reject", "ratio", *_correction_limits(c, 0.99, 1.01)),
-    "seq_mask_tis": lambda c: Corrections(
-        (Correction("row_mean", "reject", "ratio", *_correction_limits(c, 0.99, 1.01)), Correction("token"))
-    ),
-}
-VETO = Correction("row", "reject", "largest", 1e-4, 100.0)  # beyond that a ratio is a fault: the token veto of verl
-
 
 OPEN_AXES = (
     "trust_region", "advantage", "kl_controller", "critic_schedule", "loss_aggregation", "correction",
@@ -217,15 +205,10 @@ def correction(config: PPOConfig, own: object = None) -> CorrectionRule:
             )
         return UNCORRECTED
     if own is None and config.correction in CORRECTIONS:
-        try:
-            chosen = CORRECTIONS[config.correction](config)
-        except ValueError as error:  # a limit that was given, beside one of the scheme's own
-            raise ConfigError(f"correction = {config.correction}: {error}: give both limits") from error
+        chosen = shipped_correction(config)
     else:
         chosen = fitting_correction(*_own("correction", "correction", config, config.correction, own))
-    if not config.correction_veto:
-        return chosen
-    return Corrections((VETO,)) if chosen == UNCORRECTED else Corrections((VETO, chosen))
+    return with_veto(chosen) if config.correction_veto else chosen
 
 
 def critic_learning_rate(config: PPOConfig) -> float:
@@ -258,24 +241,6 @@ def _require_kl(config: PPOConfig) -> None:
         raise ConfigError("kl_controller: a KL penalty needs the KL, and measure_kl = false: leave one of the two out")
     if config.kl_in == "loss" and config.kl_estimator == "k1":
         raise ConfigError("kl_in = loss needs kl_estimator = k2 or k3: the gradient of k1 is 0 on average")
-
-
-def _explicit_correction(config: PPOConfig) -> CorrectionRule:
-    """What the settings of the correction say; nothing where they name no limit."""
-    if config.correction_low is None and config.correction_high is None:
-        return UNCORRECTED
-    return Correction(
-        config.correction_level,
-        config.correction_action,
-        config.correction_measure,
-        config.correction_low,
-        config.correction_high,
-    )
-
-
-def _correction_limits(config: PPOConfig, low: float | None, high: float) -> tuple[float | None, float]:
-    """Those of a named scheme, where the settings do not say others."""
-    return low if config.correction_low is None else config.correction_low, _either(config.correction_high, high)
 
 
 def _clip_range(config: PPOConfig) -> tuple[float, float]:

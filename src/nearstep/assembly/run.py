@@ -86,8 +86,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text, start=start
     )
     clock, interruption = Clock(backend.device, begins=reporter.phase), Interruption()
-    tracer = _tracer(config, axes, models, settings)
-    report = _report(config, checked, reporter, clock, evaluator, interruption, tracer)
+    report = _report(config, checked, reporter, clock, evaluator, interruption, _tracer(config, axes, models, settings))
     engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer, origin)
     memory = RunMemory(report, evaluator, engine)
     return Recipe(

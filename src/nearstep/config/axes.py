@@ -9,7 +9,7 @@ TRUST_REGIONS = (
     "clip", "binary_tv", "binary_kl", "topk_tv", "topk_kl", "unbounded",
     "spo", "drpo", "sapo", "dis", "cispo", "cppo", "trm", "vaco", "sat",
 )  # fmt: skip
-ADVANTAGES = ("gae", "group_mean", "group_normalized", "leave_one_out", "batch_normalized")
+ADVANTAGES = ("gae", "group_mean", "group_normalized", "leave_one_out", "gdpo", "batch_normalized")
 KL_CONTROLLERS = ("auto", "fixed", "adaptive", "scheduled")
 CRITIC_SCHEDULES = ("joint", "decoupled")
 CORRECTIONS = ("auto", "none", "tis", "row_tis", "icepop", "mis", "geo_mask", "seq_mask_tis")
@@ -20,7 +20,7 @@ DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
 COMPARE_PROBABILITIES = (*DIVERGENCES, "drpo", "cppo", "trm")  # of single tokens
 THRESHOLD_REGIONS = ("spo", "drpo", "cppo", "trm", "vaco")
 BAND_REGIONS = ("dis", "cispo")
-GROUP_RULES = ("group_mean", "group_normalized", "leave_one_out")
+GROUP_RULES = ("group_mean", "group_normalized", "leave_one_out", "gdpo")
 
 
 def is_own(name: str) -> bool:

@@ -191,6 +191,17 @@ def _advantage_problems(config: AllSettings) -> Iterator[Problem]:
             f"advantage = {config.advantage} compares responses to one prompt: num_generations must be at least 2",
             ("advantage", "num_generations"),
         )
+    changed = {
+        "normalize_scores": config.normalize_scores != "none",
+        "reward_clip": config.reward_clip is not None,
+        "non_eos_penalty": config.non_eos_penalty,
+        "whiten_rewards": config.whiten_rewards,
+    }
+    for name in (name for name, is_set in changed.items() if config.advantage == "gdpo" and is_set):
+        yield Problem(
+            f"advantage = gdpo normalises every part of the reward apart, and {name} changes their sum: leave it out",
+            ("advantage", name),
+        )
     if config.advantage == "batch_normalized" and config.whiten_advantages is False:
         yield Problem(
             "advantage = batch_normalized is the whitened return: leave whiten_advantages out",

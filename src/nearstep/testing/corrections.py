@@ -135,8 +135,8 @@ def _first(sampled: Sampled, wrong: Tensor, weight: Tensor) -> str | None:
 LAWS: tuple[Law[CorrectionRule], ...] = (
     Law("protocol", "it has importance(trainer, engine, rows)", _protocol),
     Law("one_weight_each", "every action has a finite weight from 0 on, and no action none", _one_weight_each),
-    Law("own_row", "a row's weights depend on that row alone, so that micro-batches change nothing", _own_row),
-    Law("repeatable", "the same log-probs give the same weights again", _repeatable),
     Law("inputs_untouched", "what it is given stays as it is", _inputs_untouched),
+    Law("repeatable", "the same log-probs give the same weights again", _repeatable),
+    Law("own_row", "a row's weights depend on that row alone, so that micro-batches change nothing", _own_row),
     Law("agreement", "where engine and trainer agree, every weight is 1", _agreement, False),
 )

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nearstep.algorithm.advantage_rules import Advantage, Credit, CreditInputs, advantage_name
+from nearstep.algorithm.advantage_rules import Advantage, Credit, CreditInputs, RewardPart, advantage_name
 from nearstep.algorithm.ragged import row_numbers
 from nearstep.algorithm.shaping import add_scores, score_after_stop_rules, soft_overlong_penalty
 from nearstep.algorithm.statistics import AddUp, Moments, whiten
@@ -86,7 +86,7 @@ def token_rewards(
 def credit_inputs(
     rewarded: TokenRewards,
     states: StateValues,
-    scored: Bool[Tensor, " rows"],
+    scores: Scores,
     rollout: Rollout,
     config: PPOConfig,
     backend: Backend,
@@ -107,13 +107,14 @@ def credit_inputs(
         action_counts=rollout.action_counts,
         final_values=final_values,
         final_advantages=torch.where(rewarded.after_eos, rewarded.final_rewards - final_values, 0),
-        scored=scored,
+        scored=scores.scored,
         update=update,
         response_length=config.response_length,
         group_size=config.num_generations,
         first_row=first_row,
         gather_rows=gather_rows,
         add_up=backend.add_up,
+        parts=tuple(RewardPart(name, scores.weights.get(name, 1.0), values) for name, values in scores.parts.items()),
     )
 
 

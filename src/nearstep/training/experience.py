@@ -55,7 +55,7 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
         whiten_with=r.backend.add_up if config.whiten_rewards else None,
     )
     inputs = credit_inputs(
-        rewarded, states, scores.scored, rollout, config, r.backend, update=state.update, first_row=first_row
+        rewarded, states, scores, rollout, config, r.backend, update=state.update, first_row=first_row
     )
     credit = give_credit(r.advantage, inputs, has_token_rewards=scores.dense is not None)
     advantages = credit.advantages

@@ -23,7 +23,7 @@ from nearstep.training.rollout_origin import NAME, RolloutOrigin
 from nearstep.types import Prompts, Rollout, Scores, TopLogprobs
 
 ROLLOUT = ("tokens", "is_action", "row_lengths", "logprobs", "finished", "policy_version")
-WORDS = ("extras", "failures")  # of the scores: what is no tensor
+WORDS = ("extras", "failures", "weights")  # of the scores: what is no tensor
 
 
 def through_files(
