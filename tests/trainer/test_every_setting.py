@@ -58,16 +58,24 @@ nothing = Nothing()
 """
 ENGINE = """
 from dataclasses import replace
+import torch
 from nearstep.rollout.transformers_engine import TransformersEngine
 
 class OtherSeed(TransformersEngine):
     def generate(self, prompts, settings, row_ended=None):
         return super().generate(prompts, replace(settings, seed=settings.seed + 1))
+
+class Drifting(TransformersEngine):
+    def generate(self, prompts, settings, row_ended=None):
+        rollout = super().generate(prompts, settings)
+        noise = torch.randn(len(rollout.logprobs), generator=torch.Generator().manual_seed(3))
+        return replace(rollout, logprobs=rollout.logprobs + noise / 5)
 """
 GROUPS = {"num_generations": 4, "advantage": "group_mean"}
 DECOUPLED = {"critic": "decoupled", "vf_learning_rate": 1e-3}
 LORA = {"use_peft": True}
 RELUCTANT = {"reward_funcs": "{models}/rewards.py:reluctant"}
+DRIFTING = {"anchor": "recomputed", "engine": "{models}/engine.py:Drifting"}
 RECOMPUTED = {"anchor": "recomputed", "correction_high": 1.0, "bf16": True}  # bf16: engine and trainer differ
 
 # setting: (what else is set, the value that must make a difference)
@@ -165,8 +173,8 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "divergence_high": ({"trust_region": "binary_kl"}, 1e-6),
     "divergence_top_k": ({"trust_region": "topk_tv", "divergence_low": 1e-3, "divergence_high": 1e-3}, 1),
     "anchor": ({"bf16": True}, "recomputed"),
-    "correction": ({"anchor": "recomputed", "bf16": True}, "seq_mask_tis"),
-    "correction_level": (RECOMPUTED, "row"),
+    "correction": (DRIFTING, "seq_mask_tis"),
+    "correction_level": (DRIFTING | {"correction_high": 1.1}, "row"),
     "correction_action": ({"anchor": "recomputed", "correction_low": 1.1}, "mask"),
     "correction_measure": (RECOMPUTED | {"correction_action": "mask", "correction_high": 1e-9}, "k2"),
     "correction_low": (RECOMPUTED | {"correction_high": 9.0}, 2.0),

@@ -62,7 +62,7 @@ MEANINGS: dict[str, str] = {
     "policy/prob_diff_max": "largest |π − μ|.",
     "policy/mismatch_kl": "mean of π/μ − 1 − log π/μ before the first optimizer step of an update: how far engine and "
     "trainer disagree. About 1e-12 in float32, 1e-4 in bfloat16. With anchor = recomputed over all rows; else over "
-    "those of the first minibatch, whose log-probs are the only ones of weights that have not moved. So is what follows, "
+    "those of the first minibatch, the only log-probs of weights that have not moved. So is what follows, "
     "up to policy/importance_max.",
     "policy/mismatch_kl_worst": "largest mean of that over one response.",
     "policy/mismatch_far": "share of tokens whose π/μ is above 2 or below ½: those that the usual corrections change.",
