@@ -17,6 +17,7 @@ RUNS = {
     "divergence": {"trust_region": "topk_tv", "divergence_top_k": 4},
     "groups": {"advantage": "group_normalized", "num_generations": 2},
     "corrected": {"anchor": "recomputed", "correction": "mis", "advantage": "gdpo", "num_generations": 2},
+    "apart": {"normalize_scores": "scale", "normalize_scores_apart": True},
     "scores": {"normalize_scores": "shift_and_scale", "kl_target": 0.1, "lr_scheduler_type": "cosine"},
     "shared": {"critic_trunk": "shared"},
     "lora": {"given": LORA},

@@ -133,6 +133,14 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "non_eos_penalty": ({}, True),
     "penalty_reward_value": ({"non_eos_penalty": True}, -5.0),
     "normalize_scores": ({"whiten_advantages": False}, "scale"),
+    "normalize_scores_apart": (
+        {
+            "whiten_advantages": False,
+            "normalize_scores": "scale",
+            "reward_funcs": ["{models}/rewards.py:low", "{models}/rewards.py:length"],
+        },
+        True,
+    ),
     "reward_clip": ({}, 0.3),
     "overlong_buffer": ({}, 4),
     "overlong_penalty": ({"overlong_buffer": 4}, 3.0),

@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 from math import sqrt
-from statistics import mean, stdev
+from statistics import mean, pstdev, stdev
 
 import pytest
 import torch
 
-from nearstep import ConfigError
+from nearstep import ConfigError, RewardError
 from nearstep.algorithm.advantage_rules import GDPO, AgainstGroup, CreditInputs, RewardPart
 from nearstep.algorithm.advantages import GROUP_STD_FLOOR
+from nearstep.algorithm.statistics import Moments
 from nearstep.training.experience import make_experience
+from nearstep.training.state import State
 from nearstep.types import Scores
 from tests.training.runs import play, settings, small_recipe
 
@@ -127,3 +129,23 @@ def test_what_changes_the_sum_is_refused(tmp_path, given, name):
         settings(tmp_path, advantage="gdpo", num_generations=4, **given)
     with pytest.raises(ConfigError, match="advantage = gdpo compares responses to one prompt"):
         settings(tmp_path, advantage="gdpo")
+
+
+def test_every_reward_may_be_scaled_by_its_own_moments(tmp_path):
+    """With a critic: values so far 1, 3, then 5, 7; the other reward did not apply to one row."""
+    recipe = small_recipe(tmp_path, batch_size=2, normalize_scores="shift_and_scale", normalize_scores_apart=True)
+    _, rollout, _ = play(recipe)
+    state, found = State(), []
+    for one, two in (((1.0, 3.0), (10.0, NAN)), ((5.0, 7.0), (30.0, 50.0))):
+        scores = Scores(floats(1, 1), {"one": floats(*one), "two": floats(*two)}, weights={"one": 1.0, "two": 0.5})
+        state.begin_update()
+        state.update_score_moments(scores, recipe.config, recipe.backend)
+        found.append(make_experience(rollout, scores, recipe, state).scores.tolist())
+    assert found[0] == pytest.approx([-1 - 0, 1 + 0])  # "two" has one value, which is its own mean
+    spread = (pstdev((1, 3, 5, 7)), pstdev((10, 30, 50)))
+    assert found[1] == pytest.approx([1 / spread[0] + 0.5 * 0, 3 / spread[0] + 0.5 * 20 / spread[1]])
+    assert state.score_moments == Moments()
+    state.take_back_unfinished()
+    assert state.part_moments["one"].count == 2
+    with pytest.raises(RewardError, match="normalize_scores_apart scales what each reward gives to whole rows"):
+        make_experience(rollout, replace(scores, dense=torch.zeros_like(rollout.logprobs)), recipe, state)

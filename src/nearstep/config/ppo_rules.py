@@ -81,6 +81,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
             is_own(config.advantage),
             ("gamma", "lam", "lam_critic", "lam_length_alpha", "vf_warmup_lam"),
         ),
+        ("without normalize_scores", config.normalize_scores == "none", ("normalize_scores_apart",)),
         ("without overlong_buffer", config.overlong_buffer is None, ("overlong_penalty",)),
         ("with kl_coef = 0", not may_have_kl_penalty(config), ("kl_in",)),
         ("without kl_target", config.kl_target is None, ("kl_horizon",)),

@@ -79,6 +79,11 @@ class ScoreSettings(Settings):
     normalize_scores: Literal["none", "scale", "shift_and_scale"] = option(
         "none", "divide scores by the standard deviation of all scores so far, with or without taking their mean away"
     )
+    normalize_scores_apart: bool = option(
+        False,
+        "normalize_scores by reward: each by the moments of its own values so far, before its weight, instead of the "
+        "sum by those of the sum",
+    )
     reward_clip: float | None = option(None, "scores are cut to ± this", above=0)
     overlong_buffer: int | None = option(
         None, "last tokens before response_length over which a penalty rises from 0 to overlong_penalty", at_least=1

@@ -41,7 +41,7 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     ref_logprobs = reference_logprobs(rollout, r)
     computed, states = before_first_step(rollout, r)
     old, importance = anchor_logprobs(rollout, computed, r.correction)
-    shaped = shape_scores(scores, rollout, config, state.score_moments).to(states.final.dtype)
+    shaped = shape_scores(scores, rollout, config, state.score_moments, state.part_moments).to(states.final.dtype)
     kl_coef = r.kl_controller.first() if state.kl_coef is None else state.kl_coef
     other = dense_rewards(scores, rollout).to(shaped.dtype)
     if config.kl_in == "reward" and ref_logprobs is not None:
