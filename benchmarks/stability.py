@@ -37,6 +37,7 @@ from benchmarks.drift.report import Claim, Run, facts, plot, rows, table
 from benchmarks.drift.task import beginner
 from benchmarks.harness.machine import REPOSITORY, machine
 from benchmarks.harness.results import RESULTS, write_results
+from nearstep.config.axes import CORRECTIONS
 
 NO_LIMIT = 1e6  # of an importance weight
 
@@ -48,13 +49,15 @@ METHODS: Mapping[str, Mapping[str, object]] = {
     "clip": {},
     "clip-higher": {"cliprange_high": 0.28},
     "recomputed": {"cliprange_high": 0.28, "anchor": "recomputed"},
-    "MiniRL": {"cliprange_high": 0.28, "anchor": "recomputed", "importance_cap": NO_LIMIT},
-    "MiniRL-TIS": {"cliprange_high": 0.28, "anchor": "recomputed", "importance_cap": 3.0},
+    "MiniRL": {"cliprange_high": 0.28, "anchor": "recomputed", "correction_high": NO_LIMIT},
+    "MiniRL-TIS": {"cliprange_high": 0.28, "anchor": "recomputed", "correction_high": 3.0},
     "binary TV": {"trust_region": "binary_tv"},
     "binary KL": {"trust_region": "binary_kl"},
     "top-K TV": {"trust_region": "topk_tv"},
     "top-K KL": {"trust_region": "topk_kl"},
 }
+# Schemes that correct for the engine, each on the clip and on log-probs computed anew (`--correction`).
+SCHEMES = tuple(name for name in CORRECTIONS if name not in ("auto", "none"))
 DIVERGENCES = ("binary TV", "binary KL", "top-K TV", "top-K KL")
 
 REGIMES: Mapping[str, Regime] = {
@@ -71,7 +74,22 @@ CLAIMS = (
 )
 
 
-def runs(regimes: Mapping[str, Regime], seeds: Sequence[int]) -> Iterator[Run]:
+def corrected(schemes: Sequence[str]) -> Mapping[str, Mapping[str, object]]:
+    """Methods that differ in anchor and correction alone: none, each scheme, and interpolated anchors."""
+    anew, between = METHODS["recomputed"], {**METHODS["clip-higher"], "anchor": "interpolated"}
+    with_schemes = {f"recomputed, {scheme}": {**anew, "correction": scheme} for scheme in schemes}
+    return {
+        "sampled": METHODS["clip-higher"],
+        "recomputed": anew,
+        **with_schemes,
+        "interpolated": between,
+        "interpolated, tis": {**between, "correction": "tis"},
+    }
+
+
+def runs(
+    regimes: Mapping[str, Regime], seeds: Sequence[int], methods: Mapping[str, Mapping[str, object]] = METHODS
+) -> Iterator[Run]:
     """Every method with every seed in every regime; the methods of one seed start from the same weights."""
     for seed in seeds:
         starts: dict[tuple[int, int, float], nn.Module] = {}
@@ -79,7 +97,7 @@ def runs(regimes: Mapping[str, Regime], seeds: Sequence[int]) -> Iterator[Run]:
             kind = (regime.length, regime.supervised_steps, regime.slips)
             if kind not in starts:
                 starts[kind] = beginner(*kind, seed=seed)
-            for method, settings in METHODS.items():
+            for method, settings in methods.items():
                 moments = play(regime, settings, starts[kind], seed)
                 yield Run(name, method, seed, regime.updates, tuple(moments))
 
@@ -102,7 +120,7 @@ def page(found: Sequence[Run], regimes: Mapping[str, Regime], seconds: float) ->
             f"Learning rate {regime.learning_rate:g}, {regime.updates} updates of {regime.batch_size} responses with "
             f"{regime.num_mini_batches} optimizer steps each.",
             table(of_regime),
-            facts(of_regime, CLAIMS if regime.drift else ()),
+            facts(of_regime, CLAIMS if regime.drift and {run.method for run in found} == set(METHODS) else ()),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -135,17 +153,22 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--report_only", action="store_true", help="write md and png again from the json of a run")
     parser.add_argument("--regimes", nargs="+", choices=list(REGIMES), default=list(REGIMES))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument(
+        "--correction", nargs="+", choices=SCHEMES, help="compare corrections and anchors, in runs/corrections"
+    )
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     regimes = {name: quick(REGIMES[name]) if options.quick else REGIMES[name] for name in options.regimes}
-    folder = options.output or (REPOSITORY / "runs" / "stability" if options.quick else RESULTS)
+    methods = corrected(options.correction) if options.correction else METHODS
+    scratch = REPOSITORY / "runs" / ("corrections" if options.correction else "stability")
+    folder = options.output or (scratch if options.quick or options.correction else RESULTS)
     file = folder / "stability.json"
     if options.report_only:
         if not file.exists():
             parser.error(f"--report_only: there is no {file}")
         seconds, found, facts = read(file)
     else:
-        seconds, found = follow(runs(regimes, options.seeds))
+        seconds, found = follow(runs(regimes, options.seeds, methods))
         facts = machine()
     played = {run.regime for run in found}
     text = page(found, {name: regime for name, regime in regimes.items() if name in played}, seconds)

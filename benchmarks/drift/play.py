@@ -19,6 +19,7 @@ from nearstep.common.errors import TrainingError
 from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.training.generation import generate
 from nearstep.training.recipe import Recipe
+from nearstep.training.state import State
 from nearstep.types import Rollout
 
 
@@ -62,11 +63,13 @@ def play(regime: Regime, settings: Mapping[str, object], start: nn.Module, seed:
     with tempfile.TemporaryDirectory() as folder:
         r = new_recipe(regime, settings, start, seed, folder)
         moments: list[Moment] = []
+        state = State()
         for number, prompts in enumerate(r.prompts.batches(after=0, until=regime.updates), start=1):
+            state.begin_update()
             rollout = generate(prompts, r, version=number)
             scores = r.rewards(prompts, rollout)
             gap, kl = drift(rollout, r)
-            experience = make_experience(rollout, scores, r)
+            experience = make_experience(rollout, scores, r, state)
             try:
                 metrics, _ = update(experience, r.schedule.phases(number), r)
             except TrainingError:

@@ -59,8 +59,8 @@ class PPOTrainer:
     convention, or name `file.py:function`. `reward_processing_class` is the reward model's own tokenizer, where the
     model was not loaded from a folder that has it. Every axis of the algorithm takes an object of its protocol in place
     of what its setting names: `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation`,
-    `value_head` (docs/extending.md). `engine` generates the episodes: an object, or a class or function of
-    EngineSettings.
+    `value_head`, `correction` (docs/extending.md). `engine` generates the episodes: an object, or a class or function
+    of EngineSettings.
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.
@@ -88,6 +88,7 @@ class PPOTrainer:
         critic_schedule: object = None,
         loss_aggregation: object = None,
         value_head: object = None,
+        correction: object = None,
         **foreign: object,
     ) -> None:
         refuse_foreign(foreign, PPOTrainer)
@@ -110,6 +111,7 @@ class PPOTrainer:
             critic_schedule=critic_schedule,
             loss_aggregation=loss_aggregation,
             value_head=value_head,
+            correction=correction,
         )
         self.recipe: Recipe = assemble(given_settings(args, PPOConfig, "PPOTrainer"), inputs)
         self.state = State()

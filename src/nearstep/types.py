@@ -211,6 +211,7 @@ class Scores:
     metrics: Metrics = field(default_factory=Metrics)  # numbers that reward functions reported
     failures: dict[str, dict[int, str]] = field(default_factory=dict)  # why a part failed, by its name and the row
     dense: Float[Tensor, " actions"] | None = None  # rewards of single actions, weighted, beside the total
+    weights: dict[str, float] = field(default_factory=dict)  # of the parts in the total, by name; 1 where none is said
 
     @property
     def scored(self) -> Bool[Tensor, " rows"]:
@@ -252,6 +253,8 @@ class Experience:
     fell_back: bool | None = None  # whether the mean of the batch has taken the place of the values in them
     value_weights: Float[Tensor, " actions"] | None = None  # of every state in the value loss; None where all are 1
     critic_leads: CriticLeads | None = None  # what the critic reads in place of each prompt, where that is more
+    # How far the anchor lies from `old_logprobs` towards the current ones, 0 to below 1; None where it stays there.
+    anchor_share: Float[Tensor, " actions"] | None = None
 
     def __len__(self) -> int:
         return len(self.rollout)
@@ -285,6 +288,7 @@ class Experience:
             trained=self.trained[rows],
             value_weights=None if self.value_weights is None else self.value_weights[actions],
             critic_leads=None if self.critic_leads is None else self.critic_leads.select(rows),
+            anchor_share=None if self.anchor_share is None else self.anchor_share[actions],
         )
 
     def of_actions(self, row_values: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " actions"]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nearstep.algorithm.advantages import gae, group_advantages, length_adaptive_lam
 from nearstep.algorithm.kl import adapted_kl_coef
-from nearstep.algorithm.losses import absolute_surrogate, importance_weight, policy_loss, sequence_anchor
+from nearstep.algorithm.losses import absolute_surrogate, policy_loss, sequence_anchor
 from nearstep.algorithm.shaping import soft_overlong_penalty
 from nearstep.algorithm.statistics import Moments, alone, whiten
 from nearstep.algorithm.trust_regions import Clip, TokenLogprobs
@@ -113,14 +113,6 @@ def test_the_gradient_of_a_sequence_ratio_is_that_of_gspo():
     expected = torch.autograd.grad(gspo, now)[0]
     torch.testing.assert_close(found, expected)
     assert found.abs().max() > 0
-
-
-def test_importance_weights_are_held_or_left_out():
-    logprobs, sampled = torch.tensor([0.5, 1, 3]).log(), torch.ones(3).log()
-    held = importance_weight(logprobs, sampled, low=0.8, high=2.0, mask=False)
-    left_out = importance_weight(logprobs, sampled, low=0.8, high=2.0, mask=True)
-    assert held.tolist() == pytest.approx([0.8, 1, 2])
-    assert left_out.tolist() == pytest.approx([0, 1, 0])
 
 
 @pytest.mark.parametrize(

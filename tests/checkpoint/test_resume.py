@@ -1,10 +1,12 @@
 """A run that stops anywhere and goes on ends with the same bits: weights, moments, records."""
 
+import json
+
 import pytest
 from peft import LoraConfig
 
 from nearstep import CheckpointError, ConfigError, PPOConfig
-from nearstep.checkpoint.resume import FREE_SETTINGS
+from nearstep.checkpoint.resume import FREE_SETTINGS, require_same_settings, settings_to_keep
 from tests.checkpoint.saved_runs import ROWS, assert_same_bits, everything, records, trainer_of
 from tests.tiny import tiny_causal_lm
 
@@ -14,6 +16,8 @@ RUNS = {
     "decoupled": {"critic": "decoupled", "vf_update_frequency": 2, "vf_warmup_updates": 1},
     "divergence": {"trust_region": "topk_tv", "divergence_top_k": 4},
     "groups": {"advantage": "group_normalized", "num_generations": 2},
+    "corrected": {"anchor": "recomputed", "correction": "mis", "advantage": "gdpo", "num_generations": 2},
+    "apart": {"normalize_scores": "scale", "normalize_scores_apart": True},
     "scores": {"normalize_scores": "shift_and_scale", "kl_target": 0.1, "lr_scheduler_type": "cosine"},
     "shared": {"critic_trunk": "shared"},
     "lora": {"given": LORA},
@@ -154,3 +158,13 @@ def test_names_given_in_python_are_settings_too(tmp_path):
     trainer_of(tmp_path / "run", model=str(tmp_path / "one")).train()
     with pytest.raises(ConfigError, match=r"model_name_or_path: .*one.* → .*two"):
         trainer_of(tmp_path / "run", model=str(tmp_path / "two"), resume="auto")
+
+
+def test_a_checkpoint_of_an_earlier_version_has_the_names_and_defaults_of_its_time(tmp_path):
+    now = settings_to_keep(PPOConfig(anchor="recomputed", correction_high=1.5), {})
+    before = {name: value for name, value in now.items() if not name.startswith("correction")}
+    (tmp_path / "settings.json").write_text(json.dumps(before | {"importance_cap": 1.5, "importance_rule": "truncate"}))
+    require_same_settings(tmp_path, now)
+    (tmp_path / "settings.json").write_text(json.dumps(before | {"importance_cap": 1.2, "importance_rule": "mask"}))
+    with pytest.raises(ConfigError, match=r"'mask' → 'truncate'\n  correction_high: 1.2 → 1.5\nA run that goes on"):
+        require_same_settings(tmp_path, now)

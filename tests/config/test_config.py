@@ -108,11 +108,23 @@ WITHOUT_EFFECT = {
     "overlong_penalty has no effect without overlong_buffer": {"overlong_penalty": 2.0},
     "early_stop_kl has no effect with one epoch": {"early_stop_kl": 0.1, "num_ppo_epochs": 1},
     "vf_warmup_lam has no effect without vf_warmup_updates and vf_pretrain_rollouts": {"vf_warmup_lam": 0.9},
-    "importance_floor has no effect with anchor = sampled": {"importance_floor": 0.5},
-    "importance_rule has no effect without importance_cap and importance_floor": {
-        "importance_rule": "mask",
+    "correction_low has no effect with anchor = sampled": {"correction_low": 0.5},
+    "correction has no effect with anchor = sampled": {"correction": "tis"},
+    "correction_action has no effect without correction_high and correction_low": {
+        "correction_action": "mask",
         "anchor": "recomputed",
     },
+    "correction_level has no effect with correction = tis": {
+        "correction": "tis",
+        "correction_level": "row",
+        "anchor": "recomputed",
+    },
+    "correction_high has no effect with correction = none": {
+        "correction": "none",
+        "correction_high": 2.0,
+        "anchor": "recomputed",
+    },
+    "anchor = interpolated is that of sampled with engine = transformers": {"anchor": "interpolated"},
     "reward_retries has no effect with on_reward_error = drop": {"reward_retries": 5, "on_reward_error": "drop"},
     "reward_url_retries has no effect without reward_url": {"reward_url_retries": 1},
     "reward_url_token_env has no effect without reward_url": {"reward_url_token_env": "TOKEN"},

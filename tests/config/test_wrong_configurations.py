@@ -80,9 +80,22 @@ WRONG = {
         "trust_region = topk_kl compares distributions of single tokens",
     ),
     "floor above cap": (
-        {"anchor": "recomputed", "importance_floor": 3, "importance_cap": 2},
-        "importance_floor = 3 is above importance_cap = 2",
+        {"anchor": "recomputed", "correction_low": 3, "correction_high": 2},
+        "correction_low = 3 is above correction_high = 2",
     ),
+    "a limit on what is not held": (
+        {"anchor": "recomputed", "correction_measure": "k3"},
+        "correction_action = truncate holds the ratio at its limits, and correction_measure = k3",
+    ),
+    "the largest of one token": (
+        {"anchor": "recomputed", "correction_action": "mask", "correction_measure": "largest"},
+        "use correction_level = row or row_mean",
+    ),
+    "a lower limit of a divergence": (
+        {"anchor": "recomputed", "correction_action": "mask", "correction_measure": "k2", "correction_low": 0.1},
+        "correction_measure = k2 is 0 where engine and trainer agree",
+    ),
+    "an unknown correction": ({"correction": "ticepop"}, "correction = 'ticepop' is unknown; did you mean icepop?"),
     "all cut off": (
         {"mask_truncated_completions": True, "stop_token": None},
         "mask_truncated_completions needs a stop token",

@@ -14,6 +14,7 @@ from nearstep.testing import (
     advantages,
     aggregations,
     backends,
+    corrections,
     engines,
     kl_controllers,
     rewards,
@@ -43,7 +44,8 @@ def files(tmp_path, monkeypatch):
 
 def test_the_page_has_a_file_for_every_axis(files):
     assert files == [
-        "my_advantage.py", "my_aggregation.py", "my_controller.py", "my_engine.py", "my_head.py", "my_region.py",
+        "my_advantage.py", "my_aggregation.py", "my_controller.py", "my_correction.py", "my_engine.py", "my_head.py",
+        "my_region.py",
         "my_reward.py", "my_schedule.py",
     ]  # fmt: skip
 
@@ -58,6 +60,7 @@ def test_the_page_has_a_file_for_every_axis(files):
         ["my_controller.py:Corridor"],
         ["my_aggregation.py:RootLength"],
         ["my_head.py:TwoHot"],
+        ["my_correction.py:DampedRows"],
         ["my_engine.py:PlainGenerate"],
     ],
     ids=lambda words: words[0],
@@ -73,15 +76,16 @@ def found(spec):
 NAMED = {
     "trust_region": "my_region.py:MyRegion", "kl_controller": "my_controller.py:Corridor",
     "critic_schedule": "my_schedule.py:CriticTwice", "loss_aggregation": "my_aggregation.py:RootLength",
+    "correction": "my_correction.py:DampedRows",
 }  # fmt: skip
 
 
 def test_they_train_together_by_name_and_as_objects(files, tmp_path):
-    by_name = small_recipe(tmp_path / "a", total_episodes=8, **NAMED)
+    by_name = small_recipe(tmp_path / "a", total_episodes=8, anchor="recomputed", **NAMED)
     engine = found("my_engine.py:PlainGenerate")
     objects = {"engine": engine} | {setting: found(spec)() for setting, spec in NAMED.items()}
-    recipe = small_recipe(tmp_path / "b", total_episodes=8, parts=objects)
-    for name in ("trust_region", "kl_controller", "schedule", "loss_aggregation"):
+    recipe = small_recipe(tmp_path / "b", total_episodes=8, anchor="recomputed", parts=objects)
+    for name in ("trust_region", "kl_controller", "schedule", "loss_aggregation", "correction"):
         assert vars(recipe)[name] == vars(by_name)[name]
     assert "kl_controller is an object of your own: Corridor." in recipe.introduction
     assert type(recipe.engine) is engine
@@ -118,7 +122,8 @@ def test_the_advantage_by_hand_over_both_ways(files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "suite", [trust_regions, advantages, kl_controllers, aggregations, value_heads, rewards, schedules, engines]
+    "suite",
+    [trust_regions, advantages, kl_controllers, aggregations, value_heads, corrections, rewards, schedules, engines],
 )
 def test_every_law_is_on_the_page_with_its_weight(suite):
     for law in suite.LAWS:
@@ -130,7 +135,8 @@ def _section(suite) -> str:
     titles = {
         trust_regions: "A trust region", advantages: "An advantage", kl_controllers: "A KL controller",
         aggregations: "A way to add up losses",
-        value_heads: "A value head", rewards: "A reward", schedules: "A schedule", engines: "An engine",
+        value_heads: "A value head", corrections: "A correction", rewards: "A reward",
+        schedules: "A schedule", engines: "An engine",
     }  # fmt: skip
     return PAGE.split(f"## {titles[suite]}")[1].split("\n## ")[0]
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from nearstep import ConfigError
-from nearstep.algorithm.advantage_rules import GAE, AgainstGroup, Credit, DiscountedReturn
+from nearstep.algorithm.advantage_rules import GAE, GDPO, AgainstGroup, Credit, DiscountedReturn
 from nearstep.algorithm.aggregation import SequenceMean, SequenceSum, TokenMean, TokenSum
+from nearstep.algorithm.correction import Correction, Corrections
 from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, ScheduledKL
 from nearstep.algorithm.turn_rules import TurnGAE
 from nearstep.algorithm.value_heads import (
@@ -19,15 +20,21 @@ from nearstep.algorithm.value_heads import (
     QuantileHead,
 )
 from nearstep.common.errors import ConformanceError
-from nearstep.testing import advantages, aggregations, kl_controllers, value_heads
+from nearstep.testing import advantages, aggregations, corrections, kl_controllers, value_heads
 from nearstep.testing.kinds import kind_of
 
 OURS = {
     "advantage": [
         GAE(), GAE(lam_length_alpha=0.5, lam_critic=1.0), AgainstGroup("group_mean"), AgainstGroup("group_normalized"),
-        AgainstGroup("leave_one_out"), DiscountedReturn(0.9), TurnGAE(), TurnGAE(1.0, 0.5, lam_critic=1.0),
+        AgainstGroup("leave_one_out"), DiscountedReturn(0.9), TurnGAE(), TurnGAE(1.0, 0.5, lam_critic=1.0), GDPO(),
     ],
     "kl_controller": [FixedKL(0.05), AdaptiveKL(0.1, 6.0, 10_000), ScheduledKL(0.1, 0.0, "cosine")],
+    "correction": [
+        Corrections(), Correction(), Correction(high=2.0), Correction("token", "mask", low=0.5, high=5.0),
+        Correction("row", "truncate", high=2.0), Correction("row", "mask", "k3", high=1.0),
+        Correction("row", "reject", "largest", low=1e-4, high=100.0),
+        Corrections((Correction("row_mean", "reject", low=0.99, high=1.01), Correction(high=2.0))),
+    ],
     "loss_aggregation": [TokenMean(), SequenceMean(), SequenceSum(), SequenceSum(7), TokenSum()],
     "value_head": [
         LinearHead(), BoundedHead(-5.0, 3.0), BCEHead(-10.0, 40.0), HLGaussHead(0.0, 1.0), QuantileHead(16),
@@ -37,6 +44,7 @@ OURS = {
 SUITES = {
     "advantage": (advantages.check_advantage, advantages.LAWS),
     "kl_controller": (kl_controllers.check_kl_controller, kl_controllers.LAWS),
+    "correction": (corrections.check_correction, corrections.LAWS),
     "loss_aggregation": (aggregations.check_loss_aggregation, aggregations.LAWS),
     "value_head": (value_heads.check_value_head, value_heads.LAWS),
 }
@@ -46,7 +54,7 @@ SUITES = {
 def test_ours_keep_the_laws(kind, ours):
     assert kind_of(ours) == kind
     check, laws = SUITES[kind]
-    skip = ("batch_size",) if ours == TokenSum() else ()
+    skip = {TokenSum(): ("batch_size",), GDPO(): ("own_prompt",)}.get(ours, ())
     found = check(ours, skip=skip)
     left_out = {*skip, *found.not_offered}
     assert [law for law, _ in found.held] == [law.name for law in laws if law.name not in left_out]
@@ -210,6 +218,45 @@ class NotClamped(TokenMean):
 def test_broken_aggregations_are_caught(broken, law):
     with pytest.raises(ConformanceError, match=f"breaks the law '{law}'"):
         aggregations.check_loss_aggregation(broken)
+
+
+class OfTheBatch(Correction):
+    def importance(self, trainer, engine, rows):
+        weight = super().importance(trainer, engine, rows)
+        return weight / weight.sum().clamp(min=1) * len(weight) if len(weight) else weight
+
+
+class Log(Correction):
+    def importance(self, trainer, engine, rows):
+        return trainer - engine
+
+
+class Unheld(Correction):
+    def importance(self, trainer, engine, rows):
+        return (trainer - engine).exp()
+
+
+class Halved(Correction):
+    def importance(self, trainer, engine, rows):
+        return super().importance(trainer, engine, rows) / 2
+
+
+class Writes(Correction):
+    def importance(self, trainer, engine, rows):
+        trainer.clamp_(max=0).sub_(1e-3)
+        return super().importance(trainer, engine, rows)
+
+
+@pytest.mark.parametrize(
+    ("broken", "law"),
+    [
+        (Log(), "one_weight_each"), (Unheld(), "one_weight_each"), (OfTheBatch(), "own_row"), (Halved(), "agreement"),
+        (Writes(), "inputs_untouched"), (Correction(low=1.5), "agreement"), (object(), "protocol"),
+    ],
+)  # fmt: skip
+def test_broken_corrections_are_caught(broken, law):
+    with pytest.raises(ConformanceError, match=f"breaks the law '{law}'"):
+        corrections.check_correction(broken)
 
 
 def test_kinds_are_told_by_one_telling_member_and_the_laws_name_what_is_missing():

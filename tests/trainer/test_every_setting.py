@@ -59,11 +59,18 @@ nothing = Nothing()
 """
 ENGINE = """
 from dataclasses import replace
+import torch
 from nearstep.rollout.transformers_engine import TransformersEngine
 
 class OtherSeed(TransformersEngine):
     def generate(self, prompts, settings, row_ended=None):
         return super().generate(prompts, replace(settings, seed=settings.seed + 1))
+
+class Drifting(TransformersEngine):
+    def generate(self, prompts, settings, row_ended=None):
+        rollout = super().generate(prompts, settings)
+        noise = torch.randn(len(rollout.logprobs), generator=torch.Generator().manual_seed(3))
+        return replace(rollout, logprobs=rollout.logprobs + noise / 5)
 """
 GROUPS = {"num_generations": 4, "advantage": "group_mean"}
 TURNS = {"advantage": "turn_gae", "engine": f"{EXAMPLES}/several_turns.py:TwoTurns"}
@@ -72,7 +79,8 @@ DECOUPLED = {"critic": "decoupled", "vf_learning_rate": 1e-3}
 LORA = {"use_peft": True}
 RELUCTANT = {"reward_funcs": "{models}/rewards.py:reluctant"}
 RANGED = {"value_head": "bounded", "value_min": -1.0, "value_max": 2.0, "kl_coef": 0.0}
-RECOMPUTED = {"anchor": "recomputed", "importance_cap": 1.0, "bf16": True}  # bf16: engine and trainer differ
+DRIFTING = {"anchor": "recomputed", "engine": "{models}/engine.py:Drifting"}
+RECOMPUTED = {"anchor": "recomputed", "correction_high": 1.0, "bf16": True}  # bf16: engine and trainer differ
 
 # setting: (what else is set, the value that must make a difference)
 EVALUATED = {"eval_dataset_name": "{models}/fewer.jsonl"}
@@ -129,6 +137,14 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "non_eos_penalty": ({}, True),
     "penalty_reward_value": ({"non_eos_penalty": True}, -5.0),
     "normalize_scores": ({"whiten_advantages": False}, "scale"),
+    "normalize_scores_apart": (
+        {
+            "whiten_advantages": False,
+            "normalize_scores": "scale",
+            "reward_funcs": ["{models}/rewards.py:low", "{models}/rewards.py:length"],
+        },
+        True,
+    ),
     "reward_clip": ({}, 0.3),
     "overlong_buffer": ({}, 4),
     "overlong_penalty": ({"overlong_buffer": 4}, 3.0),
@@ -171,9 +187,12 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "divergence_high": ({"trust_region": "binary_kl"}, 1e-6),
     "divergence_top_k": ({"trust_region": "topk_tv", "divergence_low": 1e-3, "divergence_high": 1e-3}, 1),
     "anchor": ({"bf16": True}, "recomputed"),
-    "importance_cap": (RECOMPUTED, 0.5),
-    "importance_floor": (RECOMPUTED | {"importance_cap": 9.0}, 2.0),
-    "importance_rule": ({"anchor": "recomputed", "importance_floor": 1.1}, "mask"),
+    "correction": (DRIFTING, "seq_mask_tis"),
+    "correction_level": (DRIFTING | {"correction_high": 1.1}, "row"),
+    "correction_action": ({"anchor": "recomputed", "correction_low": 1.1}, "mask"),
+    "correction_measure": (RECOMPUTED | {"correction_action": "mask", "correction_high": 1e-9}, "k2"),
+    "correction_low": (RECOMPUTED | {"correction_high": 9.0}, 2.0),
+    "correction_high": (RECOMPUTED, 0.5),
     "entropy_coef": ({}, 0.5),
     "loss_aggregation": ({"optim": "sgd", "stop_token_id": list(range(5, 60))}, "sequence_mean"),
     "mask_truncated_completions": ({"stop_token_id": list(range(5, 60))}, True),
@@ -268,6 +287,7 @@ ELSEWHERE = {
     "wait_timeout_seconds": "common/test_waiting.py",
     "replay_rollouts": "training/test_replay.py",
     "vf_pretrain_rollouts": "training/test_pretraining.py", "vf_pretrain_epochs": "training/test_pretraining.py",
+    "correction_veto": "training/test_correction.py",
 }  # fmt: skip
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",

@@ -226,11 +226,11 @@ class PlainPPO:
     def importance(self, row: Row) -> Tensor:
         """Trainer over engine probability within its limits; 1 where ratios are taken against what was recorded."""
         c, weight = self.config, (row.old - row.recorded).exp()
-        low = 0.0 if c.importance_floor is None else c.importance_floor
-        high = math.inf if c.importance_cap is None else c.importance_cap
+        low = 0.0 if c.correction_low is None else c.correction_low
+        high = math.inf if c.correction_high is None else c.correction_high
         if low == 0.0 and high == math.inf:
             return torch.ones_like(weight)
-        if c.importance_rule == "mask":
+        if c.correction_action == "mask":
             return torch.where((weight >= low) & (weight <= high), weight, 0.0)
         return weight.clamp(low, high)
 

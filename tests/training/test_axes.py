@@ -13,7 +13,7 @@ from nearstep.algorithm.advantage_rules import GAE, AgainstGroup, Credit, Credit
 from nearstep.algorithm.aggregation import TokenMean
 from nearstep.algorithm.kl_controllers import AdaptiveKL, MeasuredKL, ScheduledKL
 from nearstep.algorithm.trust_regions import BinaryTV, Clip, LoggedLoss, Unbounded
-from nearstep.assembly import axes
+from nearstep.assembly import axes, corrections
 from nearstep.assembly.axis_checks import fitting_schedule
 from nearstep.common.errors import TrainingError
 from nearstep.config import axes as axis_names
@@ -40,6 +40,7 @@ def test_every_name_of_the_table_has_its_object():
         (axis_names.TRUST_REGIONS, axes.TRUST_REGIONS),
         (axis_names.ADVANTAGES, axes.ADVANTAGES),
         (axis_names.KL_CONTROLLERS, {"auto": None, **axes.KL_CONTROLLERS}),
+        (axis_names.CORRECTIONS, corrections.CORRECTIONS),
         (axis_names.CRITIC_SCHEDULES, axes.CRITIC_SCHEDULES),
         (axis_names.LOSS_AGGREGATIONS, axes.LOSS_AGGREGATIONS),
     ):

@@ -55,6 +55,7 @@ def policy_metrics(region, ratio_limit=None, *, first=True):
 def test_metrics_under_a_clip():
     # Band [0.8, 1.2]. Token 0: A > 0 above the band, out. 1: A < 0 below it, out. 2: A < 0 above it, goes back, in.
     loss, shown = policy_metrics(Clip(0.2, 0.2))
+    assert shown.pop("policy/mismatch_far") in (0, 1 / 4)  # a ratio of ½, the bound, and its last bit
     surprise = [-log(chance) - entropy for chance, entropy in zip(OLD, (0.1, 0.2, 0.3, 0.4), strict=True)]
     # −min(A·ρ, A·clip ρ): −1.2, 2·0.8, 1.5, −3 with importance 2.
     assert loss == pytest.approx(-1.5 + 2 * 0.5 + 1.5 - 6)  # the masked loss keeps its value, and gives no gradient
@@ -79,6 +80,10 @@ def test_metrics_under_a_clip():
         "policy/surprise_error": (pvariance(surprise) / 4) ** 0.5,
         # k3 of the anchor against now: ρ − 1 − log ρ.
         "policy/mismatch_kl": (2 * (0.5 - log(1.5)) + (-0.5 - log(0.5))) / 4,
+        "policy/mismatch_kl_worst": ((0.5 - log(1.5)) + (-0.5 - log(0.5))) / 2,  # of the first row
+        "policy/mismatch_ess": 4.5**2 / (4 * (2.25 + 0.25 + 2.25 + 1)),
+        "policy/importance_avg": 4.5 / 4,
+        "policy/importance_max": 1.5,
     })  # fmt: skip
 
 

@@ -13,12 +13,22 @@ from torch import Tensor
 
 from nearstep.algorithm.advantages import GroupRule, gae, group_advantages, length_adaptive_lam
 from nearstep.algorithm.ragged import row_numbers, sum_by_row
-from nearstep.algorithm.statistics import AddUp, alone
+from nearstep.algorithm.statistics import AddUp, alone, whiten
+
+
+@dataclass(frozen=True)
+class RewardPart:
+    """What one reward source gave, before its weight, to the rows of this process."""
+
+    name: str
+    weight: float
+    values: Float[Tensor, " rows"]  # NaN where it did not apply
 
 
 @dataclass(frozen=True)
 class CreditInputs:
-    """Everything that advantages may depend on. Tensors hold the rows of this process; the last four reach further.
+    """Everything that advantages may depend on. Tensors hold the rows of this process; `group_size` and what follows
+    it reach further.
 
     A row is an episode here: where one has several segments their actions lie back to back in one row.
     Rows of one prompt stand beside each other, `group_size` of them, in the order of the whole batch: a group may
@@ -40,6 +50,7 @@ class CreditInputs:
     gather_rows: Callable[[Tensor], Tensor] = alone  # values by row, of all processes in the order of the batch
     add_up: AddUp = alone  # sums a tensor over all processes
     critic_is_ready: bool = False  # it has come to explain enough: its warm-up ended before the last update for it
+    parts: tuple["RewardPart", ...] = ()  # what the sources gave to whole rows, in the same order on all processes
 
     @property
     def row_totals(self) -> Float[Tensor, " rows"]:
@@ -149,6 +160,33 @@ class AgainstGroup:
         advantages = group_advantages(totals.flatten(), inputs.group_size, self.rule, scored.flatten())
         own = inputs.own_rows(advantages.unflatten(0, (-1, inputs.group_size)))
         return Credit(inputs.to_actions(own))
+
+
+@dataclass(frozen=True)
+class GDPO:
+    """Every part of the reward against the group apart, then their weighted sum over the batch (2601.05242).
+
+    Each part is normalised within its prompt's group, over the rows where it applied; a part on which all are alike
+    adds nothing. What is no part (penalties for missing ends and length, the KL in the reward) keeps its size, less its
+    mean in the group. The sum is shifted and scaled to mean 0 and variance 1 over the scored rows of all processes.
+    """
+
+    needs_critic: bool = False
+    uses_token_rewards: bool = False
+
+    def credit(self, inputs: CreditInputs) -> Credit:
+        """One advantage for each row."""
+        size, scored = inputs.group_size, inputs.groups(inputs.scored).flatten()
+        weighted = [part.weight * part.values.nan_to_num(nan=0.0) for part in inputs.parts]
+        rest = inputs.groups(inputs.row_totals - sum(weighted)).flatten()
+        total = group_advantages(rest, size, "group_mean", scored)
+        for part in inputs.parts:
+            values = inputs.groups(part.values).flatten()
+            applied = scored & ~values.isnan()
+            values = values.nan_to_num(nan=0.0)
+            total = total + part.weight * group_advantages(values, size, "group_normalized", applied)
+        own = inputs.own_rows(total.unflatten(0, (-1, size)))
+        return Credit(inputs.to_actions(whiten(own, counted=inputs.scored, add_up=inputs.add_up)))
 
 
 def advantage_name(rule: Advantage) -> str:

@@ -55,24 +55,6 @@ def sequence_anchor(
     return wide(logprobs) - means[row_numbers(action_counts)]
 
 
-def importance_weight(
-    logprobs: Float[Tensor, " actions"],
-    sampled_logprobs: Float[Tensor, " actions"],
-    *,
-    low: float,
-    high: float,
-    mask: bool,
-) -> Float[Tensor, " actions"]:
-    """Trainer over engine probability of every action, for samples of an engine that is not quite the trainer.
-
-    Beyond [low, high] it is held at the limit (truncated importance sampling), or with `mask` it is 0 (IcePop).
-    """
-    weight = probability_ratio(logprobs, sampled_logprobs)
-    if mask:
-        return torch.where((weight >= low) & (weight <= high), weight, 0)
-    return weight.clamp(min=low, max=high)
-
-
 def clipped_surrogate(
     ratio: Float[Tensor, " actions"],
     advantages: Float[Tensor, " actions"],

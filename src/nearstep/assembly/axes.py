@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
-from nearstep.algorithm.advantage_rules import GAE, Advantage, AgainstGroup, DiscountedReturn, advantage_name
+from nearstep.algorithm.advantage_rules import GAE, GDPO, Advantage, AgainstGroup, DiscountedReturn, advantage_name
 from nearstep.algorithm.aggregation import LossAggregation, SequenceMean, SequenceSum, TokenMean, TokenSum
 from nearstep.algorithm.baselines import ExplainedBaseline
+from nearstep.algorithm.correction import UNCORRECTED, CorrectionRule
 from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, KLController, ScheduledKL
 from nearstep.algorithm.row_regions import CPPO, SAT, TRM, VACO
 from nearstep.algorithm.soft_regions import CISPO, DIS, DRPO, SAPO, SPO
@@ -23,12 +24,14 @@ from nearstep.algorithm.value_heads import (
 from nearstep.assembly.axis_checks import (
     fitting_advantage,
     fitting_aggregation,
+    fitting_correction,
     fitting_kl_controller,
     fitting_schedule,
     fitting_trust_region,
     fitting_value_head,
     require_no_critic_phase,
 )
+from nearstep.assembly.corrections import CORRECTIONS, shipped_correction, with_veto
 from nearstep.assembly.inputs import RunInputs
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.plugins import load_object, made
@@ -78,6 +81,7 @@ ADVANTAGES: Mapping[str, Callable[[PPOConfig], Advantage]] = {
     "group_mean": lambda _: AgainstGroup("group_mean"),
     "group_normalized": lambda _: AgainstGroup("group_normalized"),
     "leave_one_out": lambda _: AgainstGroup("leave_one_out"),
+    "gdpo": lambda _: GDPO(),
     "batch_normalized": lambda c: DiscountedReturn(c.gamma),
 }
 KL_CONTROLLERS: Mapping[str, Callable[[PPOConfig], KLController]] = {
@@ -110,6 +114,7 @@ VALUE_HEADS: Mapping[str, Callable[[PPOConfig], ValueHead]] = {
 
 OPEN_AXES = (
     "trust_region", "advantage", "kl_controller", "critic_schedule", "loss_aggregation", "value_head",
+    "correction",
 )  # of RunInputs  # fmt: skip
 
 
@@ -126,6 +131,7 @@ class Axes:
     critic_schedule: CriticSchedule
     loss_aggregation: LossAggregation
     value_head: ValueHead
+    correction: CorrectionRule
     notes: tuple[str, ...]  # what the user should know of objects of their own
 
 
@@ -155,6 +161,7 @@ def choose_axes(config: PPOConfig, inputs: RunInputs, updates: int) -> Axes:
         critic_schedule=schedule,
         loss_aggregation=aggregation,
         value_head=head,
+        correction=correction(config, inputs.correction),
         notes=tuple(
             f"{name} is an object of your own: {type(found).__name__}."
             for name in OPEN_AXES
@@ -258,6 +265,25 @@ def _value_range(config: PPOConfig) -> tuple[float, float]:
     assert low is not None, "the settings were checked"
     assert high is not None, "the settings were checked"
     return low, high
+
+
+def correction(config: PPOConfig, own: object = None) -> CorrectionRule:
+    """What corrects for an engine that is not quite the trainer.
+
+    Raises ConfigError for an object that is no correction, and for one that would have nothing to correct.
+    """
+    if config.anchor == "sampled":
+        if own is not None:
+            raise ConfigError(
+                "correction: with anchor = sampled the ratio is π/μ itself, and there is nothing to correct: set "
+                "anchor = recomputed or interpolated"
+            )
+        return UNCORRECTED
+    if own is None and config.correction in CORRECTIONS:
+        chosen = shipped_correction(config)
+    else:
+        chosen = fitting_correction(*_own("correction", "correction", config, config.correction, own))
+    return with_veto(chosen) if config.correction_veto else chosen
 
 
 def critic_learning_rate(config: PPOConfig) -> float:

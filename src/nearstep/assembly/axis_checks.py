@@ -11,6 +11,7 @@ import torch
 
 from nearstep.algorithm.advantage_rules import Advantage, CreditInputs
 from nearstep.algorithm.aggregation import LossAggregation, MinibatchCounts
+from nearstep.algorithm.correction import CorrectionRule
 from nearstep.algorithm.kl_controllers import KLController, MeasuredKL
 from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs, TrustRegion
 from nearstep.algorithm.value_heads import MeasuresStates, ValueHead, ValueTargets
@@ -18,6 +19,7 @@ from nearstep.common.errors import ConfigError, shorten
 from nearstep.training.axis_results import (
     credit_problem,
     divisor_problem,
+    importance_problem,
     region_problem,
     state_numbers_problem,
     weights_problem,
@@ -202,6 +204,18 @@ def _is_range(limits: object) -> bool:
         return False
     numbers = [each for each in limits if isinstance(each, int | float) and math.isfinite(each)]
     return len(numbers) == 2 and numbers[0] < numbers[1]
+
+
+def fitting_correction(found: object, what: str) -> CorrectionRule:
+    """The object, tried on four tokens. Raises ConfigError where it is no correction or returns no weights."""
+    _require(found, what, ("importance",), "it needs importance(trainer, engine, rows)")
+    assert isinstance(found, CorrectionRule)
+    rule = found
+    trainer, engine = torch.tensor([-0.1, -1.5, -2.0, -3.0]), torch.tensor([-0.1, -1.0, -2.0, -5.0])
+    rows = ActionRows(torch.tensor([1, 3]), torch.tensor([1, 1]))
+    importance: object = _tried(what, lambda: rule.importance(trainer, engine, rows))
+    _require_none(what, importance_problem(importance, 4))
+    return rule
 
 
 def _updates_to_try(updates: int) -> list[int]:

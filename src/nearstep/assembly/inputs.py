@@ -48,6 +48,7 @@ class RunInputs:
     critic_schedule: object = None
     loss_aggregation: object = None
     value_head: object = None
+    correction: object = None
     engine: object = None
 
     def checked(self, config: PPOConfig) -> "RunInputs":

@@ -83,8 +83,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text, start=start
     )
     clock, interruption = Clock(backend.device, begins=reporter.phase), Interruption()
-    tracer = _tracer(config, axes, models, settings)
-    report = _report(config, checked, reporter, clock, evaluator, interruption, tracer)
+    report = _report(config, checked, reporter, clock, evaluator, interruption, _tracer(config, axes, models, settings))
     engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer, origin)
     memory = RunMemory(report, evaluator, engine)
     return Recipe(
@@ -98,6 +97,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         rewards=training_rewards,
         trust_region=axes.trust_region,
         ratio_limit=axes.ratio_limit,
+        correction=axes.correction,
         advantage=axes.advantage,
         whiten_advantages=axes.whiten_advantages,
         kl_controller=axes.kl_controller,
@@ -178,7 +178,7 @@ def _callbacks(
 
 
 def _tracer(config: PPOConfig, axes: Axes, models: Models, settings: GenerationSettings) -> RowTracer:
-    terms = PolicyTerms.chosen(config, axes.trust_region, axes.ratio_limit, axes.loss_aggregation)
+    terms = PolicyTerms.chosen(config, axes.trust_region, axes.ratio_limit, axes.loss_aggregation, axes.correction)
     return RowTracer(models.policy, settings.sampling, terms, config.kl_estimator, models.critic is not None)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from nearstep.checkpoint.seal import CheckpointManifest, check_whole
 from nearstep.common.errors import CheckpointError, ConfigError, shorten
 from nearstep.common.secrets import public_settings
 from nearstep.config.ppo import PPOConfig
+from nearstep.config.settings import current_name
 from nearstep.reports.run_folder import checkpoints, update_of
 
 SETTINGS = "settings.json"
@@ -100,9 +101,19 @@ def settings_to_keep(config: PPOConfig, named: Mapping[str, object]) -> dict[str
     return plain
 
 
+def settings_at_defaults() -> dict[str, Any]:
+    """Every setting that a continuation must share, as a checkpoint has it where nothing else is said."""
+    defaults = {setting.name: setting.default for setting in fields(PPOConfig)}
+    return {name: json.loads(json.dumps(value)) for name, value in defaults.items() if name not in FREE_SETTINGS}
+
+
 def require_same_settings(folder: Path, now: Mapping[str, Any]) -> None:
-    """Raise ConfigError that lists every setting, old and new, in which a run differs from its checkpoint's."""
-    before = files.read_json(folder / SETTINGS)
+    """Raise ConfigError that lists every setting, old and new, in which a run differs from its checkpoint's.
+
+    A checkpoint of an earlier version has the names of its time, and what came since stood at its default.
+    """
+    kept = {current_name(name): value for name, value in files.read_json(folder / SETTINGS).items()}
+    before = settings_at_defaults() | kept
     changed = [
         f"  {name}: {shorten(before.get(name))} → {shorten(now.get(name))}"
         for name in sorted(before.keys() | now.keys())

@@ -18,6 +18,7 @@ from nearstep.training.state import State, Steps
 FOLDER = "training"
 VALUES = "state.json"
 STATE_FIELDS = tuple(field.name for field in fields(State) if field.compare)
+ADDED_LATER: Mapping[str, Any] = {"part_moments": {}}  # what checkpoints of earlier versions lack, as it stood then
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,14 @@ def put_back(snapshot: Snapshot, learners: Learners, state: State, place: str) -
     wanted = by_network(learners)
     if snapshot.networks.keys() != wanted.keys():
         raise CheckpointError(f"{place} holds {sorted(snapshot.networks)}, and this run trains {sorted(wanted)}")
-    values = dict(snapshot.state)
+    values: dict[str, Any] = {**ADDED_LATER, **snapshot.state}
     for name in STATE_FIELDS:
         if name not in values:
             raise CheckpointError(f"{place}: state.{name} is missing")
     for network, learner in wanted.items():
         restore_learner(learner, snapshot.networks[network], f"{place}/{network}.safetensors")
     values["steps"], values["score_moments"] = Steps(**values["steps"]), Moments(**values["score_moments"])
+    values["part_moments"] = {name: Moments(**moments) for name, moments in values["part_moments"].items()}
     for _ in range(state.update, values["update"]):
         learners.end_update()
     for name in STATE_FIELDS:

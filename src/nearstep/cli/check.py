@@ -27,6 +27,7 @@ class CheckOptions(Settings):
         "critic_schedule",
         "loss_aggregation",
         "value_head",
+        "correction",
         "reward",
         "judge",
         "engine",
@@ -82,6 +83,8 @@ def _check(found: object, options: CheckOptions) -> "CheckResult":
             return testing.check_loss_aggregation(thing, skip=options.skip)
         case "value_head":
             return testing.check_value_head(thing, skip=options.skip)
+        case "correction":
+            return testing.check_correction(thing, skip=options.skip)
         case "reward":
             rows = {} if options.rows is None else {"rows": _rows(Path(options.rows))}
             return testing.check_reward(thing, skip=options.skip, **rows)

@@ -9,9 +9,12 @@ TRUST_REGIONS = (
     "clip", "binary_tv", "binary_kl", "topk_tv", "topk_kl", "unbounded",
     "spo", "drpo", "sapo", "dis", "cispo", "cppo", "trm", "vaco", "sat",
 )  # fmt: skip
-ADVANTAGES = ("gae", "turn_gae", "group_mean", "group_normalized", "leave_one_out", "batch_normalized")
+ADVANTAGES = (
+    "gae", "turn_gae", "group_mean", "group_normalized", "leave_one_out", "gdpo", "batch_normalized",
+)  # fmt: skip
 KL_CONTROLLERS = ("auto", "fixed", "adaptive", "scheduled")
 CRITIC_SCHEDULES = ("joint", "decoupled")
+CORRECTIONS = ("auto", "none", "tis", "row_tis", "icepop", "mis", "geo_mask", "seq_mask_tis")
 ENGINES = ("transformers",)
 VALUE_HEADS = ("linear", "bounded", "bce", "hl_gauss", "quantile", "ensemble")
 LOSS_AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "token_sum")
@@ -22,7 +25,7 @@ THRESHOLD_REGIONS = ("spo", "drpo", "cppo", "trm", "vaco")
 BAND_REGIONS = ("dis", "cispo")
 RANGED_HEADS = ("bounded", "bce", "hl_gauss")
 CRITIC_RULES = ("gae", "turn_gae")  # advantages that need a critic
-GROUP_RULES = ("group_mean", "group_normalized", "leave_one_out")
+GROUP_RULES = ("group_mean", "group_normalized", "leave_one_out", "gdpo")
 
 
 def is_own(name: str) -> bool:

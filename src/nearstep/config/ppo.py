@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from nearstep.config import ppo_rules as config_rules
 from nearstep.config.batches import BatchSettings
+from nearstep.config.correction import CorrectionSettings
 from nearstep.config.critic_text import CriticTextSettings
 from nearstep.config.critic_training import CriticTrainingSettings
 from nearstep.config.data import DataSettings, PromptSettings
@@ -61,6 +62,7 @@ SECTIONS = sections(
     ("Advantage", AdvantageSettings),
     ("Turns", TurnSettings),
     ("Policy", PolicySettings),
+    ("Engine and trainer", CorrectionSettings),
     ("Trust region", TrustRegionSettings),
     ("Critic", CriticSettings),
     ("Value head", ValueHeadSettings),

@@ -14,6 +14,7 @@ from nearstep.config.axes import (
     is_own,
     name_problems,
 )
+from nearstep.config.correction import correction_problems, correction_remarks
 from nearstep.config.critic_text import critic_text_problems, critic_text_remarks
 from nearstep.config.critic_training import CRITIC_TRAINING
 from nearstep.config.critic_training_rules import critic_training_problems, critic_training_remarks
@@ -21,7 +22,7 @@ from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
 from nearstep.config.evaluating import evaluation_problems
 from nearstep.config.regions import region_problems, region_remarks
 from nearstep.config.rewards import compares_groups, reward_problems, reward_remarks
-from nearstep.config.sections import AllSettings, KLSettings, PolicySettings
+from nearstep.config.sections import AllSettings, KLSettings
 from nearstep.config.settings import Problem, without_effect
 from nearstep.config.turns import turn_remarks
 from nearstep.config.value_head_rules import value_head_problems, value_head_remarks
@@ -47,7 +48,7 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
     yield from _axis_problems(config)
     yield from _kl_problems(config)
     yield from region_problems(config)
-    yield from _importance_problems(config)
+    yield from correction_problems(config)
     yield from _critic_problems(config)
     if not _no_critic(config):
         yield from value_head_problems(config, kl_penalty=may_have_kl_penalty(config))
@@ -69,7 +70,6 @@ def remarks(config: AllSettings) -> Iterator[str]:
         yield "without a stop token all response_length tokens of a response are scored and trained on"
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
-    limits = (config.importance_cap, config.importance_floor)
     adaptive, adapts = ("kl_target", "kl_horizon"), kl_controller_name(config) == "adaptive"
     course, has_course = ("kl_coef_final", "kl_schedule"), kl_controller_name(config) == "scheduled"
     yield from reward_remarks(config)
@@ -79,6 +79,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
     yield from region_remarks(config)
     yield from turn_remarks(config, config.advantage)
     yield from critic_text_remarks(config)
+    yield from correction_remarks(config, config.engine)
     yield from without_effect(
         config,
         ("without use_peft", not config.use_peft, lora),
@@ -95,16 +96,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
             is_own(config.advantage),
             ("gamma", "lam", "lam_critic", "lam_length_alpha", "vf_warmup_lam"),
         ),
-        (
-            "with anchor = sampled",
-            config.anchor == "sampled",
-            ("importance_cap", "importance_floor", "importance_rule"),
-        ),
-        (
-            "without importance_cap and importance_floor",
-            config.anchor != "sampled" and limits == (None, None),
-            ("importance_rule",),
-        ),
+        ("without normalize_scores", config.normalize_scores == "none", ("normalize_scores_apart",)),
         ("without overlong_buffer", config.overlong_buffer is None, ("overlong_penalty",)),
         ("with kl_coef = 0", not may_have_kl_penalty(config), ("kl_in",)),
         ("without kl_target", config.kl_target is None, ("kl_horizon",)),
@@ -217,6 +209,17 @@ def _advantage_problems(config: AllSettings) -> Iterator[Problem]:
             f"advantage = {config.advantage} compares responses to one prompt: num_generations must be at least 2",
             ("advantage", "num_generations"),
         )
+    changed = {
+        "normalize_scores": config.normalize_scores != "none",
+        "reward_clip": config.reward_clip is not None,
+        "non_eos_penalty": config.non_eos_penalty,
+        "whiten_rewards": config.whiten_rewards,
+    }
+    for name in (name for name, is_set in changed.items() if config.advantage == "gdpo" and is_set):
+        yield Problem(
+            f"advantage = gdpo normalises every part of the reward apart, and {name} changes their sum: leave it out",
+            ("advantage", name),
+        )
     if config.advantage == "batch_normalized" and config.whiten_advantages is False:
         yield Problem(
             "advantage = batch_normalized is the whitened return: leave whiten_advantages out",
@@ -253,14 +256,6 @@ def _kl_problems(config: KLSettings) -> Iterator[Problem]:
         )
     if config.measure_kl is False and penalty:
         yield Problem("a KL penalty needs the KL: set kl_coef = 0, or measure_kl = true", ("measure_kl", "kl_coef"))
-
-
-def _importance_problems(config: PolicySettings) -> Iterator[Problem]:
-    low, high = config.importance_floor, config.importance_cap
-    if low is not None and high is not None and low > high:
-        yield Problem(
-            f"importance_floor = {low:g} is above importance_cap = {high:g}", ("importance_floor", "importance_cap")
-        )
 
 
 def _critic_problems(config: AllSettings) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from nearstep.config.axes import (
     listed,
 )
 from nearstep.config.batches import BatchSettings
+from nearstep.config.correction import CorrectionSettings
 from nearstep.config.critic_text import CriticTextSettings
 from nearstep.config.critic_training import CriticTrainingSettings
 from nearstep.config.data import DataSettings, PromptSettings
@@ -82,6 +83,11 @@ class ScoreSettings(Settings):
     penalty_reward_value: float = option(-1.0, "the score that non_eos_penalty puts in place")
     normalize_scores: Literal["none", "scale", "shift_and_scale"] = option(
         "none", "divide scores by the standard deviation of all scores so far, with or without taking their mean away"
+    )
+    normalize_scores_apart: bool = option(
+        False,
+        "normalize_scores by reward: each by the moments of its own values so far, before its weight, instead of the "
+        "sum by those of the sum",
     )
     reward_clip: float | None = option(None, "scores are cut to ± this", above=0)
     overlong_buffer: int | None = option(
@@ -163,16 +169,6 @@ class PolicySettings(Settings):
 
     num_ppo_epochs: int = option(4, "passes over each rollout", at_least=1)
     num_mini_batches: int = option(1, "optimizer steps in each pass", at_least=1)
-    anchor: Literal["sampled", "recomputed"] = option(
-        "sampled", "what ratios are taken against: log-probs recorded by the engine, or computed anew by the trainer"
-    )
-    importance_cap: float | None = option(
-        None, "recomputed: losses are weighted by trainer over engine probability, at most this", above=0
-    )
-    importance_floor: float | None = option(None, "recomputed: the lower limit of that weight", above=0)
-    importance_rule: Literal["truncate", "mask"] = option(
-        "truncate", "recomputed: a weight beyond its limits is held there, or its token is left out"
-    )
     entropy_coef: float = option(0.0, "weight of the entropy of the policy, added to what is maximised", at_least=0)
     loss_aggregation: str = option(
         "token_mean",
@@ -268,6 +264,7 @@ class AllSettings(
     CriticTextSettings,
     CriticSettings,
     TrustRegionSettings,
+    CorrectionSettings,
     PolicySettings,
     TurnSettings,
     AdvantageSettings,

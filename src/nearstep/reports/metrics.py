@@ -61,7 +61,20 @@ MEANINGS: dict[str, str] = {
     "policy/prob_diff_mean": "mean of |π − μ|, the probabilities of the sampled token now and as the engine had it.",
     "policy/prob_diff_max": "largest |π − μ|.",
     "policy/mismatch_kl": "mean of π/μ − 1 − log π/μ before the first optimizer step of an update: how far engine and "
-    "trainer disagree. About 1e-12 in float32, 1e-4 in bfloat16.",
+    "trainer disagree. About 1e-12 in float32, 1e-4 in bfloat16. With anchor = recomputed over all rows; else over "
+    "those of the first minibatch, the only log-probs of weights that have not moved. So is what follows, "
+    "up to policy/importance_max.",
+    "policy/mismatch_kl_worst": "largest mean of that over one response.",
+    "policy/mismatch_far": "share of tokens whose π/μ is above 2 or below ½: those that the usual corrections change.",
+    "policy/mismatch_ess": "(Σ π/μ)² / (n Σ (π/μ)²) over tokens: the share of the sample that is left for the trainer. "
+    "Near 1.",
+    "policy/importance_avg": "mean of π_old / μ, trainer over engine, before any limit of a correction. Near 1, unless "
+    "the engine samples from something else.",
+    "policy/importance_max": "largest π_old / μ.",
+    "policy/importance_cut": "share of tokens whose weight a limit of the correction changes; with a correction. With "
+    "anchor = interpolated over the tokens of all steps, as the anchor moves with the policy.",
+    "policy/importance_ess": "(Σw)² / (n Σw²) of the weights that the correction gives, tokens left out included; with "
+    "a correction.",
     "policy/repeat_gap": "largest |π/π − 1| of two passes over the same few rows, in updates 1, 101, 201 …: 0 unless "
     "the "
     "model draws random numbers (dropout), but for rounding on a GPU.",
@@ -70,10 +83,6 @@ MEANINGS: dict[str, str] = {
     "the next token's distribution as the trainer has it. 0 but for chance, if the engine samples from what it "
     "records.",
     "policy/surprise_error": "standard error of policy/surprise_gap: up to 4 of them it may be off by chance.",
-    "policy/importance_avg": "mean of π_old / μ, trainer over engine, before importance_cap and importance_floor; with "
-    "anchor=recomputed. Near 1, unless the engine samples from something else.",
-    "policy/importance_max": "largest π_old / μ.",
-    "policy/importance_cut": "share of tokens whose π_old / μ lies beyond importance_cap or importance_floor.",
     "policy/entropy_avg": "mean entropy of the next token's distribution, at the sampling temperature, in nats.",
     "policy/grad_norm": "L2 norm of the policy's gradient before it is cut to max_grad_norm, mean over steps. With "
     "critic_trunk = shared the value loss has its part in it.",
@@ -220,7 +229,7 @@ def document() -> str:
         "since the last entry.",
         "",
         "Notation: Σ over the tokens of a response, π the policy, μ what the engine recorded of the one that sampled,",
-        "π_old the same as ratios are taken against (μ, or with anchor=recomputed the trainer's own), ρ = π / π_old,",
+        "π_old the same as ratios are taken against (μ, or as `anchor` has it), ρ = π / π_old,",
         "ℓ = log π_ref − log π, V the critic's value, R the return.",
     ]
     for group, names in groupby(MEANINGS, key=_group):

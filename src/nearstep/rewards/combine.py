@@ -95,6 +95,7 @@ class Rewards:
             extras=combined.extras,
             metrics=combined.metrics,
             failures=combined.failures,
+            weights=dict(zip(self.names, self.weights, strict=True)),
         )
 
     def close(self) -> None:

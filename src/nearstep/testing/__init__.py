@@ -6,6 +6,7 @@
 from nearstep.testing.advantages import check_advantage
 from nearstep.testing.aggregations import check_loss_aggregation
 from nearstep.testing.backends import check_backend
+from nearstep.testing.corrections import check_correction
 from nearstep.testing.engines import check_engine
 from nearstep.testing.judges import check_judge
 from nearstep.testing.kl_controllers import check_kl_controller
@@ -19,6 +20,7 @@ __all__ = [
     "CheckResult",
     "check_advantage",
     "check_backend",
+    "check_correction",
     "check_critic_schedule",
     "check_engine",
     "check_judge",

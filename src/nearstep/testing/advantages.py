@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearstep.algorithm.advantage_rules import Advantage, Credit, CreditInputs
+from nearstep.algorithm.advantage_rules import Advantage, Credit, CreditInputs, RewardPart
 from nearstep.algorithm.ragged import places_in_row, sum_by_row, take_rows
 from nearstep.common.random_streams import stream
 from nearstep.testing.kinds import lacks
@@ -47,7 +47,15 @@ def _inputs(advantage: Advantage) -> CreditInputs:
         response_length=max(LENGTHS),
         turn_starts=places_in_row(counts) % TURN_LENGTH == 0,
         group_size=GROUP_SIZE,
+        parts=_parts(draws),
     )
+
+
+def _parts(draws: torch.Generator) -> tuple[RewardPart, ...]:
+    """Two parts of the reward, the second of which did not apply to one row, nor to the one without a score."""
+    often, seldom = (torch.randn(len(LENGTHS), generator=draws) for _ in range(2))
+    seldom[[1, UNSCORED]] = torch.nan
+    return RewardPart("often", 1.0, often), RewardPart("seldom", 0.5, seldom)
 
 
 def _protocol(advantage: Any) -> str | None:
@@ -216,7 +224,8 @@ def _rows_of(inputs: CreditInputs, rows: Tensor) -> CreditInputs:
         for field in fields(inputs)
         if isinstance(vars(inputs)[field.name], Tensor) and field.name not in by_action
     }
-    return replace(inputs, **by_action, **by_row)
+    parts = tuple(replace(part, values=part.values[rows]) for part in inputs.parts)
+    return replace(inputs, **by_action, **by_row, parts=parts)
 
 
 def _differs(inputs: CreditInputs, one: Tensor, other: Tensor, when: str, where: Tensor | None = None) -> str | None:

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias, get_args
 
 from nearstep.algorithm.advantage_rules import Advantage
 from nearstep.algorithm.aggregation import LossAggregation
+from nearstep.algorithm.correction import CorrectionRule
 from nearstep.algorithm.kl_controllers import KLController
 from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.algorithm.value_heads import ValueHead
@@ -26,6 +27,7 @@ Kind: TypeAlias = Literal[
     "critic_schedule",
     "loss_aggregation",
     "value_head",
+    "correction",
     "reward",
     "judge",
     "engine",
@@ -39,6 +41,7 @@ PROTOCOLS: Mapping[Kind, type] = {
     "critic_schedule": CriticSchedule,
     "loss_aggregation": LossAggregation,
     "value_head": ValueHead,
+    "correction": CorrectionRule,
     "backend": Backend,
 }
 TELLING: Mapping[str, Kind] = {
@@ -48,6 +51,7 @@ TELLING: Mapping[str, Kind] = {
     "phases": "critic_schedule",
     "weights": "loss_aggregation",
     "divisor": "loss_aggregation",
+    "importance": "correction",
     "needs_critic": "advantage",
     "starts_at_zero": "value_head",
     "value_range": "value_head",
@@ -62,6 +66,7 @@ MEMBERS: Mapping[Kind, tuple[str, ...]] = {
     "critic_schedule": ("phases",),
     "loss_aggregation": ("weights", "divisor"),
     "value_head": ("outputs", "starts_at_zero", "value_range", "values", "loss"),
+    "correction": ("importance",),
     "reward": ("name", "score"),
     "judge": ("compare",),
     "engine": ENGINE_MEMBERS,

@@ -53,6 +53,19 @@ def weights_problem(weights: object, actions: int) -> str | None:
     return f"{_first('weights', weights, fits)}; a weight is finite and from 0 on: a negative one turns its loss round"
 
 
+def importance_problem(importance: object, actions: int) -> str | None:
+    """What is wrong with a correction's weights for so many actions. On a GPU, one wait for each call."""
+    problem = _floats_problem(importance, actions, "importance")
+    if problem is not None or not isinstance(importance, Tensor):
+        return problem
+    fits = importance >= 0  # one that is not finite is seen in the gradient, with what it came from
+    return (
+        None
+        if bool((fits | importance.isnan()).all())
+        else f"{_first('importance', importance, fits)}; it is from 0 on"
+    )
+
+
 def divisor_problem(divisor: float) -> str | None:
     """What is wrong with what the loss of a minibatch is divided by."""
     return None if math.isfinite(divisor) and divisor > 0 else f"is {divisor:g}; it must be above 0: clamp(min=1)"

@@ -1,12 +1,13 @@
 """From scores of rows to rewards of tokens, and on to what a rule for advantages is given."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from nearstep.algorithm.advantage_rules import Advantage, Credit, CreditInputs, advantage_name
+from nearstep.algorithm.advantage_rules import Advantage, Credit, CreditInputs, RewardPart, advantage_name
 from nearstep.algorithm.ragged import places_in_row, row_numbers
 from nearstep.algorithm.shaping import add_scores, score_after_stop_rules, soft_overlong_penalty
 from nearstep.algorithm.statistics import AddUp, Moments, whiten
@@ -27,13 +28,18 @@ class TokenRewards:
     after_eos: Bool[Tensor, " rows"]  # rows whose score comes after their stop token
 
 
-def shape_scores(scores: Scores, rollout: Rollout, config: PPOConfig, moments: Moments) -> Float[Tensor, " rows"]:
-    """The score of every row: normalised by the moments of all scores so far, cut to reward_clip, then the rules for
-    rows that did not end themselves or came near the longest length. A row that has no score counts as 0."""
-    limit = torch.inf if config.reward_clip is None else config.reward_clip
+def shape_scores(
+    scores: Scores, rollout: Rollout, config: PPOConfig, moments: Moments, part_moments: Mapping[str, Moments]
+) -> Float[Tensor, " rows"]:
+    """The score of every row: normalised by the moments of all scores so far, or every part by its own, cut to
+    reward_clip, then the rules for rows that did not end themselves or came near the longest length. A row that has no
+    score counts as 0. Raises RewardError where parts are to be normalised that give rewards to single tokens."""
+    limit, shift = torch.inf if config.reward_clip is None else config.reward_clip, config.normalize_scores != "scale"
     totals = torch.where(scores.scored, scores.total, 0)
-    if config.normalize_scores != "none":
-        totals = moments.normalize(totals, shift=config.normalize_scores == "shift_and_scale")
+    if config.normalize_scores != "none" and config.normalize_scores_apart:
+        totals = _normalized_apart(scores, part_moments, shift=shift).to(totals.dtype)
+    elif config.normalize_scores != "none":
+        totals = moments.normalize(totals, shift=shift)
     shaped = score_after_stop_rules(
         totals.clamp(-limit, limit),
         rollout.finished,
@@ -46,6 +52,20 @@ def shape_scores(scores: Scores, rollout: Rollout, config: PPOConfig, moments: M
     return shaped + config.overlong_penalty * soft_overlong_penalty(
         lengths, longest=config.response_length, buffer=config.overlong_buffer
     )
+
+
+def _normalized_apart(scores: Scores, moments: Mapping[str, Moments], *, shift: bool) -> Float[Tensor, " rows"]:
+    """The weighted sum of the parts, each by its own moments; one that did not apply to a row adds 0 to it."""
+    if scores.dense is not None:
+        raise RewardError(
+            "normalize_scores_apart scales what each reward gives to whole rows, and one gives rewards to single "
+            "tokens: leave it out, or give one number for a row"
+        )
+    totals = torch.zeros_like(scores.total)
+    for name, part in scores.parts.items():
+        scaled = moments[name].normalize(part, shift=shift)
+        totals = totals + scores.weights.get(name, 1.0) * torch.where(scores.scored & ~part.isnan(), scaled, 0)
+    return totals
 
 
 def rows_scored_after_eos(rollout: Rollout, config: PPOConfig, *, has_critic: bool) -> Bool[Tensor, " rows"]:
@@ -116,7 +136,7 @@ def on_all_rows(values: Shaped[Tensor, " episodes"], rollout: Rollout) -> Shaped
 def credit_inputs(
     rewarded: TokenRewards,
     states: StateValues,
-    scored: Bool[Tensor, " rows"],
+    scores: Scores,
     rollout: Rollout,
     config: PPOConfig,
     backend: Backend,
@@ -143,7 +163,7 @@ def credit_inputs(
         action_counts=episodes.action_counts,
         final_values=final_values,
         final_advantages=torch.where(rewarded.after_eos, rewarded.final_rewards - final_values, 0),
-        scored=scored,
+        scored=scores.scored,
         update=update,
         response_length=config.response_length,
         turn_starts=episodes.turn_starts,
@@ -153,6 +173,7 @@ def credit_inputs(
         gather_rows=gather_rows,
         add_up=backend.add_up,
         critic_is_ready=critic_is_ready,
+        parts=tuple(RewardPart(name, scores.weights.get(name, 1.0), values) for name, values in scores.parts.items()),
     )
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nearstep.algorithm.anchors import share_by_age
+from nearstep.algorithm.correction import CorrectionRule
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
-from nearstep.algorithm.losses import importance_weight, probability_ratio
-from nearstep.algorithm.ragged import sum_by_row
+from nearstep.algorithm.ragged import row_numbers, sum_by_row
 from nearstep.algorithm.statistics import whiten
-from nearstep.algorithm.trust_regions import TokenLogprobs
+from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs
 from nearstep.common.errors import TrainingError
-from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import ExplainedVariance, Max, Mean, Metric, Metrics, Std
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs
@@ -33,6 +33,7 @@ from nearstep.training.credit import (
     shape_scores,
     token_rewards,
 )
+from nearstep.training.mismatch import checked_importance, importance_metrics, mismatch_metrics
 from nearstep.training.recipe import Recipe
 from nearstep.training.response_metrics import response_metrics, score_metrics
 from nearstep.training.state import State
@@ -57,8 +58,8 @@ def make_experience(
     ref_logprobs = reference_logprobs(rollout, r)
     leads = None if r.critic_text is None else r.critic_text.leads(prompts, rollout)
     computed, states = before_first_step(rollout, r, leads)
-    old, importance = anchor_logprobs(rollout, computed, config)
-    shaped = shape_scores(scores, last, config, state.score_moments).to(states.final.dtype)
+    old, importance = anchor_logprobs(rollout, computed, r.correction)
+    shaped = shape_scores(scores, last, config, state.score_moments, state.part_moments).to(states.final.dtype)
     kl_coef = r.kl_controller.first() if state.kl_coef is None else state.kl_coef
     other = dense_rewards(scores, rollout).to(shaped.dtype)
     if config.kl_in == "reward" and ref_logprobs is not None:
@@ -72,7 +73,7 @@ def make_experience(
         whiten_with=r.backend.add_up if config.whiten_rewards else None,
     )
     inputs = credit_inputs(
-        rewarded, states, scores.scored, rollout, config, r.backend,
+        rewarded, states, scores, rollout, config, r.backend,
         update=state.update, first_row=first_row, critic_is_ready=state.critic_is_ready,
     )  # fmt: skip
     credit = give_credit(r.advantage, inputs, has_token_rewards=scores.dense is not None)
@@ -103,6 +104,7 @@ def make_experience(
         explained_variance=credit.explained_variance,
         fell_back=credit.fell_back,
         critic_leads=leads,
+        anchor_share=anchor_share(rollout, state.update) if config.anchor == "interpolated" else None,
     )
 
 
@@ -144,26 +146,25 @@ def _no_values(rollout: Rollout) -> StateValues:
 
 
 def anchor_logprobs(
-    rollout: Rollout, computed: TokenLogprobs | None, config: PPOConfig
+    rollout: Rollout, computed: TokenLogprobs | None, correction: CorrectionRule
 ) -> tuple[TokenLogprobs, Tensor]:
     """What ratios are taken against, and the weight of each action's loss.
 
-    Recorded log-probs need no weight. Log-probs computed anew by the trainer may be given the importance weight
-    π_old / μ within limits, which corrects for an engine that samples from something slightly else.
+    Recorded log-probs need no weight. Those computed anew by the trainer have that of the correction, for an engine
+    that samples from something slightly else. An anchor that is interpolated moves with the policy: it begins at what
+    was recorded, and its weight is that of each step (`training/objectives.py`).
     """
     recorded = TokenLogprobs(rollout.logprobs, None if rollout.top is None else rollout.top.logprobs)
     if computed is None:
         return recorded, torch.ones_like(rollout.logprobs)
-    low, high = config.importance_floor, config.importance_cap
-    if low is None and high is None:
-        return computed, torch.ones_like(rollout.logprobs)
-    return computed, importance_weight(
-        computed.sampled,
-        recorded.sampled,
-        low=0.0 if low is None else low,
-        high=torch.inf if high is None else high,
-        mask=config.importance_rule == "mask",
-    )
+    rows = ActionRows(rollout.action_counts, rollout.policy_version)
+    return computed, checked_importance(correction, computed.sampled, recorded.sampled, rows)
+
+
+def anchor_share(rollout: Rollout, update: int) -> Tensor:
+    """How far an interpolated anchor lies from the engine's log-probs towards the current ones, by action."""
+    shares = share_by_age(rollout.policy_version, update).to(rollout.logprobs.dtype)
+    return shares[row_numbers(rollout.action_counts)]
 
 
 def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor | None:
@@ -217,7 +218,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     of_scored = scored.repeat_interleave(counts)
     metrics: dict[str, Metric] = {
         **kl_metrics,
-        **(_describe_importance(experience, r.config) if r.config.anchor == "recomputed" else {}),
+        **(_describe_mismatch(experience, r.correction) if r.config.anchor == "recomputed" else {}),
         "objective/entropy": Mean.of(sum_by_row(-rollout.logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),
         "objective/non_score_reward_std": Std.of(non_score),
@@ -247,13 +248,15 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     return Metrics({**metrics, **signs}) + _describe_parts(scores)
 
 
-def _describe_importance(experience: Experience, config: PPOConfig) -> dict[str, Metric]:
-    """The weights π_old / μ before their limits, and how many tokens the limits change."""
-    weight = probability_ratio(experience.old_logprobs, experience.rollout.logprobs)
-    metrics: dict[str, Metric] = {"policy/importance_avg": Mean.of(weight), "policy/importance_max": Max.of(weight)}
-    if config.importance_floor is not None or config.importance_cap is not None:
-        metrics["policy/importance_cut"] = Mean.of((experience.importance != weight).float())
-    return metrics
+def _describe_mismatch(experience: Experience, correction: CorrectionRule) -> dict[str, Metric]:
+    """Engine against trainer over all rows, before the first step, and what the correction makes of it."""
+    rollout = experience.rollout
+    trainer, engine = experience.old_logprobs, rollout.logprobs
+    rows = ActionRows(rollout.action_counts, rollout.policy_version)
+    return {
+        **mismatch_metrics(trainer, engine, rollout.action_counts),
+        **importance_metrics(correction, experience.importance, trainer, engine, rows),
+    }
 
 
 def _describe_kl(experience: Experience, estimator: KLEstimator) -> tuple[Tensor, dict[str, Metric]]:

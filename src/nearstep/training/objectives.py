@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from nearstep.algorithm.aggregation import LossAggregation
+from nearstep.algorithm.anchors import interpolated
+from nearstep.algorithm.correction import UNCORRECTED, CorrectionRule
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.algorithm.losses import policy_loss, probability_ratio, sequence_anchor
 from nearstep.algorithm.ragged import run_lengths
@@ -24,6 +26,7 @@ from nearstep.models.forward.forward import (
     rollout_outputs,
 )
 from nearstep.training.axis_results import region_problem, state_numbers_problem, weights_problem
+from nearstep.training.mismatch import checked_importance, importance_metrics, mismatch_metrics
 from nearstep.training.profiles import masked_by_place
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
@@ -48,15 +51,21 @@ class PolicyTerms:
     aggregation: LossAggregation
     kl_estimator: KLEstimator | None  # of the KL as a term of the loss; None where it is none
     entropy_coef: float
+    correction: CorrectionRule = UNCORRECTED
+    anchor: Literal["sampled", "recomputed", "interpolated"] = "sampled"
 
     @staticmethod
     def of(r: Recipe) -> "PolicyTerms":
         """Those of a run."""
-        return PolicyTerms.chosen(r.config, r.trust_region, r.ratio_limit, r.loss_aggregation)
+        return PolicyTerms.chosen(r.config, r.trust_region, r.ratio_limit, r.loss_aggregation, r.correction)
 
     @staticmethod
     def chosen(
-        config: PPOConfig, region: TrustRegion, ratio_limit: float | None, aggregation: LossAggregation
+        config: PPOConfig,
+        region: TrustRegion,
+        ratio_limit: float | None,
+        aggregation: LossAggregation,
+        correction: CorrectionRule,
     ) -> "PolicyTerms":
         """By the settings, and the objects on the axes."""
         return PolicyTerms(
@@ -66,6 +75,8 @@ class PolicyTerms:
             aggregation,
             config.kl_estimator if config.kl_in == "loss" else None,
             config.entropy_coef,
+            correction,
+            config.anchor,
         )
 
 
@@ -106,9 +117,9 @@ def policy_objective(
     The trust region's loss, the KL penalty where it belongs to the loss, and the entropy bonus. Raises TrainingError
     where the region returns no weights, or the aggregation no weights, for the actions.
     """
-    anchor, weight = region_at(micro, now, terms)
-    loss = micro.importance * policy_loss(now.sampled, anchor.sampled, micro.advantages, weight, terms.ratio_limit)
-    metrics = _policy_metrics(micro, now, anchor, weight, loss.detach(), terms, first=first)
+    at = weights_at(micro, now, terms)
+    loss = at.importance * policy_loss(now.sampled, at.anchor.sampled, micro.advantages, at.region, terms.ratio_limit)
+    metrics = _policy_metrics(micro, now, at, loss.detach(), terms, first=first)
     if terms.kl_estimator is not None and micro.ref_logprobs is not None:
         # Also where the region leaves a token out: the reference holds the policy everywhere.
         loss = loss + micro.kl_coef * kl_estimate(now.sampled, micro.ref_logprobs, terms.kl_estimator)
@@ -119,22 +130,36 @@ def policy_objective(
     return (weights * loss).sum(), metrics
 
 
-def region_at(micro: Experience, now: ActionLogprobs, terms: PolicyTerms) -> tuple[TokenLogprobs, Tensor]:
-    """What ratios are taken against, and the trust region's weight on the gradient of every action.
+@dataclass(frozen=True)
+class LossWeights:
+    """What the loss of every action is made with, at the policy as it is now. Nothing here carries a gradient."""
 
-    Raises TrainingError where the region returns no weights for the actions.
+    token_anchor: TokenLogprobs  # what the ratio of each token is taken against
+    anchor: TokenLogprobs  # what the loss takes it against: with ratio_level = sequence all of a row have one ratio
+    region: Tensor  # the trust region's weight on the gradient
+    importance: Tensor  # the correction's on the loss
+
+
+def weights_at(micro: Experience, now: ActionLogprobs, terms: PolicyTerms) -> LossWeights:
+    """What ratios are taken against, and the weights of region and correction.
+
+    Raises TrainingError where the region or the correction returns no weights for the actions.
     """
     fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
-    anchor, counts = TokenLogprobs(micro.old_logprobs, micro.old_top), micro.rollout.action_counts
-    rollout = micro.rollout
-    turns = rollout.turn_starts
+    rollout, counts, turns = micro.rollout, micro.rollout.action_counts, micro.rollout.turn_starts
+    rows = ActionRows(counts, rollout.policy_version, rollout.action_versions, turns)
+    importance, share = micro.importance, micro.anchor_share
+    token_anchor = TokenLogprobs(micro.old_logprobs, micro.old_top)
+    if share is not None:
+        token_anchor = interpolated(token_anchor, fixed, share)
+        importance = checked_importance(terms.correction, token_anchor.sampled, rollout.logprobs, rows)
+    anchor = token_anchor
     if terms.ratio_level != "token":
         lengths = counts if terms.ratio_level == "sequence" else run_lengths(turns)
         anchor = TokenLogprobs(sequence_anchor(fixed.sampled, anchor.sampled, lengths), anchor.top)
-    rows = ActionRows(counts, rollout.policy_version, rollout.action_versions, turns)
     weight = terms.trust_region.weight(fixed, anchor, micro.advantages, rows)
     _require_none("trust region", terms.trust_region, region_problem(weight, len(micro.advantages)))
-    return anchor, weight
+    return LossWeights(token_anchor, anchor, weight, importance)
 
 
 def _require_none(axis: str, found: object, problem: str | None) -> None:
@@ -144,30 +169,23 @@ def _require_none(axis: str, found: object, problem: str | None) -> None:
 
 
 def _policy_metrics(
-    micro: Experience,
-    now: ActionLogprobs,
-    anchor: TokenLogprobs,
-    weight: Tensor,
-    loss: Tensor,
-    terms: PolicyTerms,
-    *,
-    first: bool,
+    micro: Experience, now: ActionLogprobs, at: LossWeights, loss: Tensor, terms: PolicyTerms, *, first: bool
 ) -> Metrics:
     """Token means of what happened to the policy; `loss` as the region has it, before other terms.
 
     What compares with the engine takes the log-probs that it recorded, whatever ratios are taken against.
     """
-    sampled, recorded = now.sampled.detach(), micro.rollout.logprobs
-    ratio = probability_ratio(sampled, anchor.sampled)
+    sampled, recorded, weight = now.sampled.detach(), micro.rollout.logprobs, at.region
+    ratio = probability_ratio(sampled, at.anchor.sampled)
     moved, dropped = (sampled.exp() - recorded.exp()).abs(), (weight == 0).float()
     absolute, held = loss.abs(), ratio.clamp(max=torch.inf if terms.ratio_limit is None else terms.ratio_limit)
     if isinstance(terms.trust_region, LogsOwnLoss):
         logged = terms.trust_region.logged(ratio, micro.advantages)
-        loss, absolute, held = micro.importance * logged.loss, micro.importance * logged.absolute, logged.ratio
+        loss, absolute, held = at.importance * logged.loss, at.importance * logged.absolute, logged.ratio
     metrics: dict[str, Metric] = {
         "loss/policy_avg": Mean.of(loss),
         "loss/policy_abs": Mean.of(absolute),
-        "policy/approxkl_avg": Mean.of((sampled - micro.old_logprobs).square() / 2),
+        "policy/approxkl_avg": Mean.of((sampled - at.token_anchor.sampled).square() / 2),
         "policy/clipfrac_avg": Mean.of(dropped),
         "policy/masked_positive": Mean.of(dropped[micro.advantages > 0]),
         "policy/masked_negative": Mean.of(dropped[micro.advantages < 0]),
@@ -183,10 +201,14 @@ def _policy_metrics(
     }
     if first:
         metrics["val/ratio_max_gap_first"] = Max.of((probability_ratio(sampled, recorded) - 1).abs())
-        metrics["policy/mismatch_kl"] = Mean.of(kl_estimate(recorded, sampled, "k3"))
+        if terms.anchor != "recomputed":  # else it is known of all rows (`training/experience.py` describes it)
+            metrics |= mismatch_metrics(sampled, recorded, micro.rollout.action_counts)
         surprise = -recorded - now.entropy.detach()
         metrics["policy/surprise_gap"] = Mean.of(surprise)
         metrics["policy/surprise_error"] = StandardError.of(surprise)
+    if micro.anchor_share is not None:
+        rows = ActionRows(micro.rollout.action_counts, micro.rollout.policy_version)
+        metrics |= importance_metrics(terms.correction, at.importance, at.token_anchor.sampled, recorded, rows)
     return Metrics(metrics)
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nearstep.algorithm.advantage_rules import Advantage
 from nearstep.algorithm.aggregation import LossAggregation
+from nearstep.algorithm.correction import CorrectionRule
 from nearstep.algorithm.kl_controllers import KLController
 from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.config.ppo import PPOConfig
@@ -154,6 +155,7 @@ class Recipe:
     rewards: RewardModule
     trust_region: TrustRegion
     ratio_limit: float | None  # largest importance weight of a token
+    correction: CorrectionRule  # for an engine that is not quite the trainer
     advantage: Advantage
     whiten_advantages: bool
     kl_controller: KLController

@@ -25,7 +25,7 @@ from nearstep.types import Prompts, Rollout, Scores, TopLogprobs
 ROLLOUT = ("tokens", "is_action", "row_lengths", "logprobs", "finished", "policy_version")
 OPTIONAL = ("action_versions", "episodes")  # of the rollout: what few engines have
 INPUT = "model_inputs."  # NAME.ROW
-WORDS = ("extras", "failures")  # of the scores: what is no tensor
+WORDS = ("extras", "failures", "weights")  # of the scores: what is no tensor
 
 
 def through_files(

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from nearstep.algorithm.losses import importance_weight
+from nearstep.algorithm.correction import Correction
+from nearstep.algorithm.trust_regions import ActionRows
 from nearstep.metrics import EffectiveSampleSize, Mean, Metrics
 from nearstep.training.experience import PassLimits, logprobs_under
 from nearstep.training.recipe import Recipe
@@ -22,7 +23,8 @@ def reweighted(experience: Experience, band: RatioBand, r: Recipe) -> tuple[Expe
     """
     old = experience.old_logprobs
     now = logprobs_under(r.models.policy, experience.rollout, r.sampling, PassLimits.of(r)) if len(experience) else old
-    weights = importance_weight(now, old, low=band.low, high=band.high, mask=True)
+    rows = ActionRows(experience.rollout.action_counts, experience.rollout.policy_version)
+    weights = Correction(action="mask", low=band.low, high=band.high).importance(now, old, rows)
     metrics = Metrics(
         {
             "value/weight_avg": Mean.of(weights),

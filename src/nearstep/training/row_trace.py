@@ -14,7 +14,7 @@ from nearstep.common.random_streams import stream
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import CausalRole, rollout_logprobs
-from nearstep.training.objectives import PolicyTerms, policy_objective, region_at
+from nearstep.training.objectives import PolicyTerms, policy_objective, weights_at
 from nearstep.training.recipe import Recipe
 from nearstep.training.update import divisors_of
 from nearstep.types import Experience
@@ -70,11 +70,11 @@ class RowTracer:
     def numbers(self, rows: Experience, now: ActionLogprobs) -> TokenNumbers:
         """The numbers of every action of some rows."""
         ref, estimator = rows.ref_logprobs, self.kl_estimator
-        anchor, weight = region_at(rows, now, self.terms)
+        at = weights_at(rows, now, self.terms)
         return TokenNumbers(
             token=rows.rollout.actions,
             sampled_logprob=rows.rollout.logprobs,
-            old_logprob=rows.old_logprobs,
+            old_logprob=at.token_anchor.sampled,
             logprob=now.sampled,
             ref_logprob=ref,
             kl=None if ref is None else kl_estimate(rows.rollout.logprobs, ref, estimator),
@@ -83,8 +83,8 @@ class RowTracer:
             advantage=rows.raw_advantages,
             whitened_advantage=rows.advantages,
             return_=rows.returns if self.has_critic else None,
-            ratio=probability_ratio(now.sampled, anchor.sampled),
-            region_weight=weight.float(),
+            ratio=probability_ratio(now.sampled, at.anchor.sampled),
+            region_weight=at.region.float(),
             entropy=now.entropy,
         )
 

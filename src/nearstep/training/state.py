@@ -48,6 +48,7 @@ class State:
     score_moments: Moments = field(default_factory=Moments)  # of all scores so far, over all processes
     critic_is_ready: bool = False  # it has come to explain vf_warmup_until of the returns: its warm-up is over
     critic_is_pretrained: bool = False  # on vf_pretrain_rollouts
+    part_moments: dict[str, Moments] = field(default_factory=dict)  # of each reward's, with normalize_scores_apart
 
     before: "State | None" = field(default=None, repr=False, compare=False)  # while an update runs
 
@@ -63,7 +64,15 @@ class State:
 
     def update_score_moments(self, scores: Scores, config: PPOConfig, backend: Backend) -> None:
         """Take the scores of an update into the moments that `normalize_scores` divides by."""
-        if config.normalize_scores != "none":
+        if config.normalize_scores == "none":
+            return
+        if config.normalize_scores_apart:
+            found = {
+                name: Moments.of(part[scores.scored & ~part.isnan()], backend.add_up)
+                for name, part in sorted(scores.parts.items())
+            }
+            self.part_moments = {name: self.part_moments.get(name, Moments()) + each for name, each in found.items()}
+        else:
             self.score_moments += Moments.of(scores.total[scores.scored], backend.add_up)
 
     def watch_spread(self, scores: Scores, backend: Backend) -> None:

@@ -40,8 +40,8 @@ def update(experience: Experience, phases: Sequence[Phase], r: Recipe) -> tuple[
             metrics += of_weights
         for epoch in range(phase.epochs):
             epoch_metrics = Metrics()
-            for number, minibatch in enumerate(minibatches(of_phase, phase, epoch, r)):
-                step_metrics, taken = improve(minibatch, phase, r, first=epoch == 0 and number == 0)
+            for minibatch in minibatches(of_phase, phase, epoch, r):
+                step_metrics, taken = improve(minibatch, phase, r, first=steps.policy == 0)
                 epoch_metrics += step_metrics
                 steps += Steps(int(phase.policy), int(phase.critic)) if taken else Steps(skipped=1)
             metrics += epoch_metrics

@@ -48,6 +48,9 @@ def _mismatch(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     text = f"before the first step of an update log-probs of engine and trainer differ by a KL of {worst:.2g} per token"
     if len(gap):
         text += f"; the largest |π/μ − 1| is {np.median(gap.values):.2g} in the middle update"
+    worst_row = evidence.series("policy/mismatch_kl_worst")
+    if len(worst_row):
+        text += f", the KL of its worst row {np.median(worst_row.values):.2g} per token"
     return Seen(level, kl.first_where(kl.values >= limits["warn"]), text)
 
 
@@ -112,13 +115,13 @@ RULES = (
     Rule(
         name="mismatch",
         title="Engine and trainer disagree on log-probs",
-        watches=("policy/mismatch_kl", "val/ratio_max_gap_first"),
+        watches=("policy/mismatch_kl", "policy/mismatch_kl_worst", "val/ratio_max_gap_first"),
         limits={"warn": 5e-3, "error": 3e-2},
         when="policy/mismatch_kl, at the beginning or the end of the run, is at least {warn}: warn; {error}: error",
         look_at="temperature, top_p and top_k on both sides; whether the engine loads the weights of every update; "
         "types "
         "of weights (bfloat16 costs about 1e-4); adapters that only one side has",
-        next="mend the cause; until then anchor = recomputed with importance_cap = 2 keeps the update sound",
+        next="mend the cause; until then anchor = recomputed with correction = tis keeps the update sound",
         check=_mismatch,
         follows=("random_forward", "sampled_otherwise", "steps_too_large"),
     ),

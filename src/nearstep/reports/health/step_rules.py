@@ -194,7 +194,7 @@ RULES = (
         limits={"warn": 0.5, "error": 0.1},
         when="its median over the last updates is below {warn}: warn; {error}: error",
         look_at="val/ratio_var, policy/mismatch_kl, and how old the samples are",
-        next="fewer epochs, a lower learning rate, ratio_cap or importance_cap",
+        next="fewer epochs, a lower learning rate, ratio_cap, or a correction",
         check=_small_sample,
         follows=("steps_too_large", "mismatch", "sampled_otherwise", "random_forward"),
     ),
