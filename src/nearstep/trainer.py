@@ -58,8 +58,8 @@ class PPOTrainer:
     trunk with a head of zeros; with `critic_trunk` it is made on the policy's own weights. `reward_funcs` follow TRL's
     convention, or name `file.py:function`. `reward_processing_class` is the reward model's own tokenizer, where the
     model was not loaded from a folder that has it. Every axis of the algorithm takes an object of its protocol in place
-    of what its setting names: `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation`
-    (docs/extending.md). `engine` generates the episodes: an object, or a class or function of EngineSettings.
+    of what its setting names: `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation`,
+    `sampler`, `gate` (docs/extending.md). `engine` generates the episodes: an object, or a class or function of EngineSettings.
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.
@@ -86,6 +86,8 @@ class PPOTrainer:
         kl_controller: object = None,
         critic_schedule: object = None,
         loss_aggregation: object = None,
+        sampler: object = None,
+        gate: object = None,
         **foreign: object,
     ) -> None:
         refuse_foreign(foreign, PPOTrainer)
@@ -107,6 +109,8 @@ class PPOTrainer:
             kl_controller=kl_controller,
             critic_schedule=critic_schedule,
             loss_aggregation=loss_aggregation,
+            sampler=sampler,
+            gate=gate,
         )
         self.recipe: Recipe = assemble(given_settings(args, PPOConfig, "PPOTrainer"), inputs)
         self.state = State()

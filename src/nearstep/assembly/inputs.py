@@ -47,6 +47,8 @@ class RunInputs:
     kl_controller: object = None
     critic_schedule: object = None
     loss_aggregation: object = None
+    sampler: object = None
+    gate: object = None
     engine: object = None
 
     def checked(self, config: PPOConfig) -> "RunInputs":

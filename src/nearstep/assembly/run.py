@@ -12,6 +12,7 @@ from nearstep.assembly.fitting_roles import require_tokens
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models
 from nearstep.assembly.rows import own_modules
+from nearstep.assembly.selection import choose_selection
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.saver import Checkpoints
 from nearstep.common.telling import quiet_libraries, tell
@@ -60,6 +61,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     checked = check_inputs(config, inputs)
     axes = choose_axes(config, inputs, checked.batch.updates)
     checked = checked.with_steps_of(axes.critic_schedule)
+    selection, selection_notes = choose_selection(config, inputs, checked, axes.advantage)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     notes = [*axes.notes, *check_warm_ups(config, batch)]
     origin = checked.rollout_origin(config, axes.trust_region.top_k)
@@ -77,8 +79,10 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         state=lambda: callbacks.state,
     )
     evaluator = make_evaluator(config, checked, models, settings, rewards, lambda: callbacks.state)
-    prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
-    notes = [*prompts.notes(), *checked.stops.notes, *chosen.notes, *learners.notes(), *notes]
+    prompts = run_prompts.source(
+        config, batch.batch, selection.sampler, rank=backend.rank, world_size=backend.world_size
+    )
+    notes = [*prompts.notes(), *selection_notes, *checked.stops.notes, *chosen.notes, *learners.notes(), *notes]
     given = inputs.in_words(config)
     text = settings_text(config, "ppo", given, processes=backend.world_size)
     start = RunStart(config, given.settings, backend.gather(device_name(backend.device)))
@@ -96,6 +100,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         tokenizer=checked.tokenizer,
         models=models,
         prompts=prompts,
+        selection=selection,
         engine=engine,
         generation=settings,
         rewards=training_rewards,

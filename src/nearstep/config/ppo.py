@@ -21,6 +21,7 @@ from nearstep.config.sections import (
     SamplingSettings,
     ScoreSettings,
 )
+from nearstep.config.selection import SelectionSettings
 from nearstep.config.settings import Problem, accepts_old_names, sections
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
 
@@ -50,6 +51,7 @@ SECTIONS = sections(
     ("Roles", RoleSettings),
     ("Data", DataSettings),
     ("Prompts", PromptSettings),
+    ("Selection", SelectionSettings),
     ("Sampling", SamplingSettings),
     ("Reward", LocalRewardSettings),
     ("Score", ScoreSettings),

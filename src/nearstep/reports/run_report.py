@@ -21,6 +21,7 @@ from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
 from nearstep.training.evaluated import Evaluation, Sample
 from nearstep.training.interruption import Interruption
+from nearstep.training.joining import ScoredRows
 from nearstep.training.optimizers import LearningRates
 from nearstep.training.recipe import Due
 from nearstep.training.state import State
@@ -138,6 +139,14 @@ class Report:
             self.reporter.phase("evaluate")
         return due
 
+    def dropped(self, state: State, rows: Sequence[ScoredRows]) -> None:
+        """Record episodes of an update that a gate dropped and whose place others have taken, of all processes."""
+        if not self.log_rollouts or not any(self.backend.gather(len(rows))):
+            return
+        records = [record for each in rows for record in self._dropped_records(state, each)]
+        gathered = map(json.loads, self.backend.gather_to_main(json.dumps(records)))
+        self.reporter.dropped([record for of_process in gathered for record in of_process])
+
     def samples(self, state: State, rows: Sequence[Sample]) -> None:
         """Show and record what the policy answers now to a few prompts."""
         self.reporter.samples(state.update, rows)
@@ -179,6 +188,18 @@ class Report:
             scores=scores,
             final_scores=finals,
             numbers=self.details.row_numbers(experience),
+        )
+
+    def _dropped_records(self, state: State, rows: ScoredRows) -> list[Record]:
+        return rollout_records(
+            update=state.update,
+            prompts=rows.prompts,
+            decode=self.decode,
+            judged=self.judged,
+            rollout=rows.rollout,
+            scores=rows.scores,
+            final_scores=rows.scores.with_dense(rows.scores.total, rows.rollout),
+            numbers=[{}] * len(rows),
         )
 
     def _due(self, state: State, *, stop: bool, best: bool) -> Due:

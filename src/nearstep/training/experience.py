@@ -26,11 +26,13 @@ from nearstep.types import Experience, Rollout, Scores, row_groups
 
 
 @torch.no_grad()
-def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | None = None) -> Experience:
+def make_experience(
+    rollout: Rollout, scores: Scores, r: Recipe, state: State | None = None, kept: Tensor | None = None
+) -> Experience:
     """Annotate a rollout with everything an update needs; it stays fixed for every epoch.
 
     `state` carries what earlier updates left behind (moments of the scores, the KL coefficient); without it the run
-    begins here.
+    begins here. `kept` are the rows that a gate lets train, all if not given: the others count in no whitening.
     """
     if state is None:
         state = State()
@@ -59,8 +61,10 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     credit = give_credit(r.advantage, inputs, has_token_rewards=scores.dense is not None)
     advantages = credit.advantages
     if r.whiten_advantages:
-        advantages = whiten(advantages, counted=inputs.to_actions(scores.scored), add_up=r.backend.add_up)
+        counted = inputs.to_actions(scores.scored if kept is None else scores.scored & kept)
+        advantages = whiten(advantages, counted=counted, add_up=r.backend.add_up)
     learnable = rollout.finished if config.mask_truncated_completions else torch.ones_like(rollout.finished)
+    learnable = learnable if kept is None else learnable & kept
     rows = torch.arange(first_row, first_row + len(rollout), device=rollout.tokens.device)
     return Experience(
         rollout=rollout,

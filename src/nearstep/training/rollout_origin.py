@@ -14,6 +14,8 @@ FORMAT = 1
 SAMPLING = (
     "seed", "num_generations", "response_length", "temperature", "top_p", "top_k", "stop_token", "stop_token_id",
     "max_prompt_length", "shuffle_dataset", "shuffle_buffer",
+    "sampler", "pool_borders", "pool_weights", "gate", "gate_low", "gate_high", "gate_share", "gate_fill",
+    "refill_rounds",
 )  # fmt: skip
 
 
@@ -49,7 +51,7 @@ class RolloutOrigin:
         if self.batch != now.batch:
             yield f"batch_size: {self.batch} → {now.batch}"
         for name, value in self.settings.items():
-            if value != now.settings[name]:
+            if value != now.settings.get(name):
                 yield f"{name}: {shorten(value)} → {shorten(now.settings[name])}"
         if self.data != now.data:
             yield "the prompts or their columns: other rows, or the same in another order"

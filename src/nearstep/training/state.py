@@ -2,7 +2,9 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -43,6 +45,7 @@ class State:
     broken_in_a_row: int = 0  # updates up to now in each of which a step was left out
     kl_coef: float | None = None  # weight of the KL penalty in the next update; None while no update has set it
     score_moments: Moments = field(default_factory=Moments)  # of all scores so far, over all processes
+    selection: Mapping[str, Any] | None = None  # what sampler and gate know; None where they remember nothing
 
     before: "State | None" = field(default=None, repr=False, compare=False)  # while an update runs
 
@@ -74,8 +77,8 @@ class State:
                 stacklevel=2,
             )
 
-    def end_update(self, batch: BatchSizes, steps: Steps, max_broken: int) -> None:
-        """The update is done, with these optimizer steps.
+    def end_update(self, batch: BatchSizes, steps: Steps, max_broken: int, episodes: int | None = None) -> None:
+        """The update is done, with these optimizer steps; it generated so many `episodes`, a batch if not given.
 
         Raises TrainingError where steps were left out in `max_broken` updates in a row.
         """
@@ -87,9 +90,13 @@ class State:
                 "(max_broken_updates). The warnings above say what was not. Look at the last rows of rollouts.jsonl, "
                 "lower learning_rate, or check the reward"
             )
-        self.episodes += batch.batch
-        self.epoch = batch.passes(self.update)
+        self.episodes += batch.batch if episodes is None else episodes
+        self.epoch = batch.epoch(self.update, self.prompts(batch))
         self.before = None
+
+    def prompts(self, batch: BatchSizes) -> int:
+        """Prompts that were drawn over all processes."""
+        return -(-self.episodes // (batch.batch // batch.prompts))
 
     def update_kl_coef(
         self,
