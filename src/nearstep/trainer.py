@@ -59,7 +59,8 @@ class PPOTrainer:
     convention, or name `file.py:function`. `reward_processing_class` is the reward model's own tokenizer, where the
     model was not loaded from a folder that has it. Every axis of the algorithm takes an object of its protocol in place
     of what its setting names: `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation`,
-    `sampler`, `gate` (docs/extending.md). `engine` generates the episodes: an object, or a class or function of EngineSettings.
+    `sampler`, `gate` (docs/extending.md). `engine` generates the episodes: an object, or a class or function of
+    EngineSettings.
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.

@@ -209,8 +209,8 @@ def _require_memory(found: object, what: str, *, sees: bool) -> None:
     halves = {"state_dict", "load_state_dict"} & set(dir(found))
     if len(halves) == 1 or (sees and not isinstance(found, Remembers)):
         raise ConfigError(
-            f"{what} (a {type(found).__name__}) lacks state_dict() or load_state_dict(state): what it has seen would be "
-            "lost where a run goes on from a checkpoint; see docs/extending.md"
+            f"{what} (a {type(found).__name__}) lacks state_dict() or load_state_dict(state): what it has seen would "
+            "be lost where a run goes on from a checkpoint; see docs/extending.md"
         )
 
 

@@ -34,8 +34,8 @@ class SelectionSettings(Settings):
     )
     gate: str = option(
         "none",
-        f"which finished groups of responses train: {listed(GATES)}. By the range of their scores, by their mean score, "
-        "or by the mean |R − V(prompt)|, which needs a critic",
+        f"which finished groups of responses train: {listed(GATES)}. By the range of their scores, by their mean "
+        "score, or by the mean |R − V(prompt)|, which needs a critic",
         is_place=True,
     )
     gate_low: float | None = option(
@@ -47,8 +47,8 @@ class SelectionSettings(Settings):
     )
     gate_fill: GateFill = option(
         "none",
-        "what takes the place of dropped groups. none: nothing, the update trains on fewer; refill: new prompts, sampled "
-        "in the same update; replace: copies of the groups that were kept",
+        "what takes the place of dropped groups. none: nothing, the update trains on fewer; refill: new prompts, "
+        "sampled in the same update; replace: copies of the groups that were kept",
     )
     refill_rounds: int = option(10, "refill: most further rounds of sampling in an update", at_least=1)
 
@@ -94,8 +94,8 @@ def _pool_problems(borders: tuple[float, ...], weights: tuple[float, ...]) -> It
         yield Problem(f"pool_borders = {listed_numbers(borders)}: each must be above the one before", ("pool_borders",))
     if len(weights) != len(borders) + 2:
         yield Problem(
-            f"pool_weights has {len(weights)} entries: {len(borders)} pool_borders make {len(borders) + 1} pools, and the "
-            f"last weight is that of prompts not seen yet; give {len(borders) + 2}",
+            f"pool_weights has {len(weights)} entries: {len(borders)} pool_borders make {len(borders) + 1} pools, and "
+            f"the last weight is that of prompts not seen yet; give {len(borders) + 2}",
             POOL_WEIGHTS,
         )
     elif not any(weights):

@@ -67,8 +67,8 @@ class RunPrompts:
     def source(
         self, config: PPOConfig, batch_size: int, sampler: Sampler, *, rank: int, world_size: int
     ) -> PromptSource | StreamSource:
-        """Where the prompts of each update come from; `batch_size` counts episodes over all ranks. A stream has an order
-        of its own, and asks no sampler."""
+        """Where the prompts of each update come from; `batch_size` counts episodes over all ranks. A stream has an
+        order of its own, and asks no sampler."""
         play = BatchPlan(config.seed, batch_size, config.num_generations, rank, world_size)
         if not self.streams:
             return PromptSource(self.prompts, play, sampler)

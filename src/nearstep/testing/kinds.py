@@ -9,6 +9,7 @@ from nearstep.algorithm.aggregation import LossAggregation
 from nearstep.algorithm.kl_controllers import KLController
 from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.common.errors import ConfigError, shorten
+from nearstep.data.samplers import Sampler
 from nearstep.judges.function import Compares, Grades
 from nearstep.judges.protocol import JudgeSource
 from nearstep.rewards.judging import Judge
@@ -16,6 +17,7 @@ from nearstep.rewards.protocol import RewardSource
 from nearstep.rollout.build import MEMBERS as ENGINE_MEMBERS
 from nearstep.rollout.engine import RolloutEngine
 from nearstep.scale.backend import Backend
+from nearstep.training.gates import Gate
 from nearstep.training.schedules import CriticSchedule
 
 Kind: TypeAlias = Literal[
@@ -24,6 +26,8 @@ Kind: TypeAlias = Literal[
     "kl_controller",
     "critic_schedule",
     "loss_aggregation",
+    "sampler",
+    "gate",
     "reward",
     "judge",
     "engine",
@@ -36,6 +40,8 @@ PROTOCOLS: Mapping[Kind, type] = {
     "kl_controller": KLController,
     "critic_schedule": CriticSchedule,
     "loss_aggregation": LossAggregation,
+    "sampler": Sampler,
+    "gate": Gate,
     "backend": Backend,
 }
 TELLING: Mapping[str, Kind] = {
@@ -47,6 +53,9 @@ TELLING: Mapping[str, Kind] = {
     "divisor": "loss_aggregation",
     "needs_critic": "advantage",
     "next": "kl_controller",
+    "seen": "sampler",
+    "keep": "gate",
+    "needs_values": "gate",
     "generate": "engine",
     "compare_all": "judge",
 }
@@ -56,6 +65,8 @@ MEMBERS: Mapping[Kind, tuple[str, ...]] = {
     "kl_controller": ("first", "next"),
     "critic_schedule": ("phases",),
     "loss_aggregation": ("weights", "divisor"),
+    "sampler": ("choose",),
+    "gate": ("needs_values", "keep"),
     "reward": ("name", "score"),
     "judge": ("compare",),
     "engine": ENGINE_MEMBERS,

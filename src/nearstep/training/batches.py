@@ -25,8 +25,8 @@ class BatchSizes:
 
     @property
     def episodes(self) -> int:
-        """Episodes of the run: whole batches, so possibly a few more than were asked for. What a gate has sampled anew is
-        not counted."""
+        """Episodes of the run: whole batches, so possibly a few more than were asked for. What is sampled anew for a
+        gate is not counted."""
         return self.updates * self.batch
 
     def table(self) -> list[tuple[str, str, str]]:

@@ -18,8 +18,9 @@ def generate(
 ) -> Rollout:
     """Hand the policy's weights to the engine as those of update number `version`, and sample a response for each row.
 
-    Without `load_weights` the engine has them already: the update samples further prompts. Top tokens are recorded where the trust region compares them; `row_ended` is told of rows as they end, if the engine
-    can. Raises TrainingError where what the engine recorded cannot be trained on.
+    Without `load_weights` the engine has them already: the update samples further prompts. Top tokens are recorded
+    where the trust region compares them; `row_ended` is told of rows as they end, if the engine can. Raises
+    TrainingError where what the engine recorded cannot be trained on.
     """
     if load_weights:
         load(r.engine, r.models.policy, version)

@@ -161,8 +161,8 @@ def _tell_of_gaps(kept: Bool[Tensor, " groups"], r: Recipe) -> None:
     name = type(r.selection.gate).__name__
     if not bool(kept.any()):
         warnings.warn(
-            f"gate {name} has dropped all groups of an update: nothing is learned in it. gate/empty says in which; take "
-            "prompts on which answers differ, or a wider gate",
+            f"gate {name} has dropped all groups of an update: nothing is learned in it. gate/empty says in which; "
+            "take prompts on which answers differ, or a wider gate",
             stacklevel=3,
         )
     elif r.selection.fill == "refill":
