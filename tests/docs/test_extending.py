@@ -15,12 +15,15 @@ from nearstep.testing import (
     aggregations,
     backends,
     engines,
+    gates,
     kl_controllers,
     rewards,
+    samplers,
     schedules,
     trust_regions,
 )
 from nearstep.training.experience import make_experience
+from nearstep.training.gates import FinishedGroups
 from nearstep.training.loop import train
 from nearstep.training.state import State
 from nearstep.types import Scores
@@ -42,8 +45,8 @@ def files(tmp_path, monkeypatch):
 
 def test_the_page_has_a_file_for_every_axis(files):
     assert files == [
-        "my_advantage.py", "my_aggregation.py", "my_controller.py", "my_engine.py", "my_region.py", "my_reward.py",
-        "my_schedule.py",
+        "my_advantage.py", "my_aggregation.py", "my_controller.py", "my_engine.py", "my_gate.py", "my_region.py",
+        "my_reward.py", "my_sampler.py", "my_schedule.py",
     ]  # fmt: skip
 
 
@@ -57,6 +60,8 @@ def test_the_page_has_a_file_for_every_axis(files):
         ["my_controller.py:Corridor"],
         ["my_aggregation.py:RootLength"],
         ["my_engine.py:PlainGenerate"],
+        ["my_sampler.py:LongUnseen"],
+        ["my_gate.py:SomeEnded"],
     ],
     ids=lambda words: words[0],
 )
@@ -71,6 +76,7 @@ def found(spec):
 NAMED = {
     "trust_region": "my_region.py:MyRegion", "kl_controller": "my_controller.py:Corridor",
     "critic_schedule": "my_schedule.py:CriticTwice", "loss_aggregation": "my_aggregation.py:RootLength",
+    "sampler": "my_sampler.py:LongUnseen",
 }  # fmt: skip
 
 
@@ -81,6 +87,7 @@ def test_they_train_together_by_name_and_as_objects(files, tmp_path):
     recipe = small_recipe(tmp_path / "b", total_episodes=8, parts=objects)
     for name in ("trust_region", "kl_controller", "schedule", "loss_aggregation"):
         assert vars(recipe)[name] == vars(by_name)[name]
+    assert recipe.selection.sampler == by_name.selection.sampler
     assert "kl_controller is an object of your own: Corridor." in recipe.introduction
     assert type(recipe.engine) is engine
     state = State()
@@ -90,6 +97,19 @@ def test_they_train_together_by_name_and_as_objects(files, tmp_path):
         reporter.end()
     assert (state.steps.policy, state.steps.critic) == (4, 2)
     assert state.kl_coef == 0.025  # the first update's KL is below the corridor
+
+
+def test_the_gate_by_hand_over_both_ways(files, tmp_path):
+    named = {"num_generations": 2, "gate_fill": "refill"}
+    for recipe in (
+        small_recipe(tmp_path / "a", gate="my_gate.py:SomeEnded", **named),
+        small_recipe(tmp_path / "b", parts={"gate": found("my_gate.py:SomeEnded")()}, **named),
+    ):
+        assert (type(recipe.selection.gate).__name__, recipe.selection.fill) == ("SomeEnded", "refill")
+        scores = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [torch.nan, torch.nan], [torch.nan, 1.0]])
+        ended = torch.tensor([[True, False], [True, True], [False, False], [True, True], [False, True]])
+        groups = FinishedGroups(scores, scores, ended.long(), ended)
+        assert recipe.selection.gate.keep(groups).tolist() == [True, False, False, False, True]
 
 
 def test_the_advantage_by_hand_over_both_ways(files, tmp_path):
@@ -108,7 +128,7 @@ def test_the_advantage_by_hand_over_both_ways(files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "suite", [trust_regions, advantages, kl_controllers, aggregations, rewards, schedules, engines]
+    "suite", [trust_regions, advantages, kl_controllers, aggregations, samplers, gates, rewards, schedules, engines]
 )
 def test_every_law_is_on_the_page_with_its_weight(suite):
     for law in suite.LAWS:
@@ -119,13 +139,14 @@ def test_every_law_is_on_the_page_with_its_weight(suite):
 def _section(suite) -> str:
     titles = {
         trust_regions: "A trust region", advantages: "An advantage", kl_controllers: "A KL controller",
-        aggregations: "A way to add up losses", rewards: "A reward", schedules: "A schedule", engines: "An engine",
+        aggregations: "A way to add up losses", samplers: "A sampler", gates: "A gate", rewards: "A reward", schedules: "A schedule", engines: "An engine",
     }  # fmt: skip
     return PAGE.split(f"## {titles[suite]}")[1].split("\n## ")[0]
 
 
 @pytest.mark.parametrize(
-    "suite", [trust_regions, advantages, kl_controllers, aggregations, rewards, schedules, engines, backends]
+    "suite",
+    [trust_regions, advantages, kl_controllers, aggregations, samplers, gates, rewards, schedules, engines, backends],
 )
 def test_laws_speak_of_scores_and_of_no_judging(suite):
     assert [law.statement for law in suite.LAWS if "judge" in law.statement] == []

@@ -126,7 +126,12 @@ def test_an_update_of_which_nothing_is_kept_takes_no_step_and_is_finite(tmp_path
     assert (trainer.state.steps.policy, trainer.state.episodes, trainer.state.update) == (0, 4 * 3 * 8, 4)
     assert_same_bits(everything(trainer), start)
     for line in trainer.history():
-        assert (line["gate/empty"], line["gate/dropped"], line["gate/rounds"], line["response/left_out"]) == (1, 1, 3, 1)
+        assert (line["gate/empty"], line["gate/dropped"], line["gate/rounds"], line["response/left_out"]) == (
+            1,
+            1,
+            3,
+            1,
+        )
         assert all(math.isfinite(number) for number in line.values())
     assert trainer.state.epoch == 4 * 3 * 4 / 8
 
