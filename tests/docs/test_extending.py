@@ -139,7 +139,8 @@ def test_every_law_is_on_the_page_with_its_weight(suite):
 def _section(suite) -> str:
     titles = {
         trust_regions: "A trust region", advantages: "An advantage", kl_controllers: "A KL controller",
-        aggregations: "A way to add up losses", samplers: "A sampler", gates: "A gate", rewards: "A reward", schedules: "A schedule", engines: "An engine",
+        aggregations: "A way to add up losses", samplers: "A sampler", gates: "A gate",
+        rewards: "A reward", schedules: "A schedule", engines: "An engine",
     }  # fmt: skip
     return PAGE.split(f"## {titles[suite]}")[1].split("\n## ")[0]
 

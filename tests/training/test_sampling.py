@@ -119,9 +119,9 @@ def test_dropped_rows_count_in_no_whitening(tmp_path):
 
 
 def test_an_update_of_which_nothing_is_kept_takes_no_step_and_is_finite(tmp_path):
+    trainer = trainer_of(tmp_path, given={"reward_funcs": differing()}, **REFILL, refill_rounds=2)
+    start = everything(trainer)
     with pytest.warns(UserWarning, match="gate ScoreRange has dropped all groups of an update: nothing is learned"):
-        trainer = trainer_of(tmp_path, given={"reward_funcs": differing()}, **REFILL, refill_rounds=2)
-        start = everything(trainer)
         trainer.train()
     assert (trainer.state.steps.policy, trainer.state.episodes, trainer.state.update) == (0, 4 * 3 * 8, 4)
     assert_same_bits(everything(trainer), start)
@@ -198,10 +198,17 @@ def half_right(completion_ids, **columns):
     return [float(ids[0] % 2) for ids in completion_ids]
 
 
-@pytest.mark.parametrize("settings", [{**REFILL, "sampler": "difficulty"}, {"gate": "value_gap", "gate_low": 0.4, "gate_fill": "refill"}], ids=["scores", "values"])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {**REFILL, "shuffle_dataset": True, "sampler": "difficulty"},
+        pytest.param({"gate": "value_gap", "gate_low": 0.4, "gate_fill": "refill"}, marks=pytest.mark.slow),
+    ],
+    ids=["scores", "values"],
+)
 def test_a_run_broken_off_inside_a_refill_goes_on_with_the_same_bits(tmp_path, settings):
     def of(folder, reward):
-        return trainer_of(folder, given={"reward_funcs": reward}, **settings)
+        return trainer_of(folder, given={"reward_funcs": reward}, total_episodes=16, **settings)
 
     unbroken = of(tmp_path / "unbroken", half_right)
     unbroken.train()
@@ -248,7 +255,7 @@ def test_refused_with_the_reason(tmp_path):
 
 
 def test_settings_without_effect_are_told(tmp_path):
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="has no effect") as told:
         recipe = small_recipe(
             tmp_path, sampler="in_order", shuffle_dataset=False, pool_borders=(0.5,), gate_low=0.1, gate_fill="refill"
         )

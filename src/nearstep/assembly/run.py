@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from nearstep.assembly.axes import Axes, choose_axes, critic_learning_rate
@@ -26,8 +27,10 @@ from nearstep.models.roles import Models, Policy, inner_model
 from nearstep.reports.best import best_metric
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.details import Details
+from nearstep.reports.dropped import DroppedRecords
 from nearstep.reports.model_card import RunFacts, model_card
 from nearstep.reports.reporter import Reporter, sample_updates
+from nearstep.reports.run_folder import DROPPED
 from nearstep.reports.run_info import RunStart, device_name
 from nearstep.reports.run_report import Report
 from nearstep.reports.settings_file import settings_text
@@ -61,7 +64,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     checked = check_inputs(config, inputs)
     axes = choose_axes(config, inputs, checked.batch.updates)
     checked = checked.with_steps_of(axes.critic_schedule)
-    selection, selection_notes = choose_selection(config, inputs, checked, axes.advantage)
+    selection, prompts, selection_notes = choose_selection(config, inputs, checked, axes.advantage)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     notes = [*axes.notes, *check_warm_ups(config, batch)]
     origin = checked.rollout_origin(config, axes.trust_region.top_k)
@@ -79,10 +82,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         state=lambda: callbacks.state,
     )
     evaluator = make_evaluator(config, checked, models, settings, rewards, lambda: callbacks.state)
-    prompts = run_prompts.source(
-        config, batch.batch, selection.sampler, rank=backend.rank, world_size=backend.world_size
-    )
-    notes = [*prompts.notes(), *selection_notes, *checked.stops.notes, *chosen.notes, *learners.notes(), *notes]
+    notes = [*selection_notes, *checked.stops.notes, *chosen.notes, *learners.notes(), *notes]
     given = inputs.in_words(config)
     text = settings_text(config, "ppo", given, processes=backend.world_size)
     start = RunStart(config, given.settings, backend.gather(device_name(backend.device)))
@@ -90,8 +90,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text, start=start
     )
     clock, interruption = Clock(backend.device, begins=reporter.phase), Interruption()
-    tracer = _tracer(config, axes, models, settings)
-    report = _report(config, checked, reporter, clock, evaluator, interruption, tracer)
+    report = _report(config, checked, reporter, clock, evaluator, interruption, _tracer(config, axes, models, settings))
     engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer, origin)
     memory = RunMemory(report, evaluator, engine)
     return Recipe(
@@ -201,6 +200,7 @@ def _report(
         Details(config, checked.batch.updates, tracer, checked.backend, evaluator.decode),
         interruption,
         stop_rules(config, checked.run_prompts),
+        DroppedRecords(Path(config.output_dir) / DROPPED, config.rollouts_max_mib, reporter.note),
     )
 
 

@@ -10,6 +10,8 @@ from nearstep.assembly.checked_inputs import CheckedInputs
 from nearstep.assembly.inputs import RunInputs
 from nearstep.common.errors import ConfigError
 from nearstep.config.ppo import PPOConfig
+from nearstep.data.prompt_source import PromptSource
+from nearstep.data.prompt_stream import StreamSource
 from nearstep.data.samplers import DifficultyPools, Passes, Sampler
 from nearstep.training.gates import Gate, MeanScore, ScoreRange, ValueGap
 from nearstep.training.selection import Selection
@@ -31,8 +33,9 @@ GATES: Mapping[str, Callable[[PPOConfig], Gate | None]] = {
 
 def choose_selection(
     config: PPOConfig, inputs: RunInputs, checked: CheckedInputs, advantage: Advantage
-) -> tuple[Selection, list[str]]:
-    """Sampler and gate, and what the user should know of them. Raises ConfigError for what does not fit."""
+) -> tuple[Selection, PromptSource | StreamSource, list[str]]:
+    """Sampler and gate, where prompts come from, and what the user should know of them. Raises ConfigError for what
+    does not fit."""
     streams = bool(checked.run_prompts.streams)
     if streams and (inputs.sampler is not None or config.sampler != "auto"):
         raise ConfigError(
@@ -45,7 +48,8 @@ def choose_selection(
             f"gate {type(found).__name__} reads the critic, and advantage {advantage_name(advantage)} has none: use an "
             "advantage with a critic (gae), or another gate"
         )
-    notes = [
+    prompts = checked.run_prompts.source(config, checked.batch.batch, chosen, checked.backend)
+    notes = prompts.notes() + [
         f"{name} is an object of your own: {type(each).__name__}."
         for name, each in (("sampler", inputs.sampler), ("gate", inputs.gate))
         if each is not None
@@ -57,7 +61,7 @@ def choose_selection(
             f"An update samples anew for what the gate drops, in at most {config.refill_rounds} further rounds: more "
             "episodes are generated than are counted above."
         )
-    return Selection(chosen, found, config.gate_fill, config.refill_rounds, checked.data), notes
+    return Selection(chosen, found, config.gate_fill, config.refill_rounds, checked.data), prompts, notes
 
 
 def sampler(config: PPOConfig, own: object = None) -> Sampler:

@@ -45,7 +45,7 @@ class SelectionSettings(Settings):
     gate_share: float = option(
         1.0, "value_gap: share of the prompts that train, those with the largest gap", above=0, at_most=1
     )
-    gate_fill: GateFill = option(
+    gate_fill: Literal["none", "refill", "replace"] = option(
         "none",
         "what takes the place of dropped groups. none: nothing, the update trains on fewer; refill: new prompts, "
         "sampled in the same update; replace: copies of the groups that were kept",

@@ -65,11 +65,11 @@ class RunPrompts:
         return digest.hexdigest()
 
     def source(
-        self, config: PPOConfig, batch_size: int, sampler: Sampler, *, rank: int, world_size: int
+        self, config: PPOConfig, batch_size: int, sampler: Sampler, backend: Backend
     ) -> PromptSource | StreamSource:
         """Where the prompts of each update come from; `batch_size` counts episodes over all ranks. A stream has an
         order of its own, and asks no sampler."""
-        play = BatchPlan(config.seed, batch_size, config.num_generations, rank, world_size)
+        play = BatchPlan(config.seed, batch_size, config.num_generations, backend.rank, backend.world_size)
         if not self.streams:
             return PromptSource(self.prompts, play, sampler)
         buffer = config.shuffle_buffer if config.shuffle_dataset else 1

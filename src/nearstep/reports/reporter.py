@@ -138,11 +138,6 @@ class Reporter:
             self._callbacks.log({"episode": episode, **numbers})
         return logged and self._callbacks.is_best_update(numbers)
 
-    def dropped(self, records: Sequence[Record]) -> None:
-        """Record episodes that a gate has dropped and whose place others have taken, in dropped.jsonl."""
-        if self._outputs is not None and records:
-            self._outputs.record_dropped(records)
-
     def note(self, text: str) -> None:
         """Say one thing in a line of its own."""
         if self._outputs is not None:
@@ -241,7 +236,6 @@ class _Outputs:
         self.metrics = JsonLines(folder / run_folder.METRICS)
         self.rollouts = JsonLines(folder / run_folder.ROLLOUTS) if config.log_rollouts else None
         self.alerts: JsonLines | None = None  # there is none while there is nothing to tell
-        self.dropped: JsonLines | None = None
         self.samples = JsonLines(folder / run_folder.SAMPLES) if config.num_sample_generations > 0 else None
         self.tokens = JsonLines(folder / run_folder.TOKENS) if config.record_token_rows > 0 else None
         self.profiles = JsonLines(folder / run_folder.PROFILES)
@@ -264,12 +258,6 @@ class _Outputs:
             if not alert.is_consequence and alert.seen.level != "info":
                 self.screen.alert(f"{alert.seen.level} after update {update}: {alert.rule.title}. {alert.seen.text}")
 
-    def record_dropped(self, records: Sequence[Record]) -> None:
-        """Record what a gate has dropped, in a file that is there once there is something."""
-        if self.dropped is None:
-            self.dropped = JsonLines(self.metrics.path.with_name(run_folder.DROPPED))
-        self.record(self.dropped, records)
-
     def record(self, file: JsonLines | None, records: Sequence[Record]) -> None:
         """Append to a file. One that cannot be written, or is full, ends there and is told of; the run goes on."""
         if file is None or file.path in self._ended:
@@ -278,7 +266,7 @@ class _Outputs:
             file.write(records)
         except TrainingError as error:
             self._end_file(file, f"{error}: it ends here, and the run goes on without it")
-        limit = self._largest_bytes if file in (self.rollouts, self.tokens, self.dropped) else None
+        limit = self._largest_bytes if file in (self.rollouts, self.tokens) else None
         if limit is not None and file.size_bytes >= limit:
             self._end_file(file, f"{file.path.name} has reached rollouts_max_mib and ends here")
 
@@ -308,4 +296,4 @@ class _Outputs:
     @property
     def _files(self) -> list[JsonLines]:
         every = (self.metrics, self.rollouts, self.samples, self.evaluations, self.tokens, self.profiles, self.alerts)
-        return [file for file in (*every, self.dropped) if file is not None]
+        return [file for file in every if file is not None]

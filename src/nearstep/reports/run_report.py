@@ -13,6 +13,7 @@ from torch import Tensor
 from nearstep.common.waiting import WATCHDOG
 from nearstep.metrics import Metrics
 from nearstep.reports.details import Details, profile_record
+from nearstep.reports.dropped import DroppedRecords
 from nearstep.reports.records import Record, rollout_records
 from nearstep.reports.reporter import Reporter
 from nearstep.reports.stop_rules import StopRules
@@ -48,6 +49,7 @@ class Report:
     details: Details
     interruption: Interruption
     stop_rules: StopRules
+    dropped_records: DroppedRecords
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_UPDATES))
 
     def __enter__(self) -> "Report":
@@ -57,6 +59,7 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.dropped_records.close()
         self.reporter.__exit__(kind, error, traceback)
 
     @property
@@ -145,7 +148,7 @@ class Report:
             return
         records = [record for each in rows for record in self._dropped_records(state, each)]
         gathered = map(json.loads, self.backend.gather_to_main(json.dumps(records)))
-        self.reporter.dropped([record for of_process in gathered for record in of_process])
+        self.dropped_records.write([record for of_process in gathered for record in of_process])
 
     def samples(self, state: State, rows: Sequence[Sample]) -> None:
         """Show and record what the policy answers now to a few prompts."""

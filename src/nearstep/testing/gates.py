@@ -143,7 +143,10 @@ def _round_trip(gate: Any) -> str | None:
             other.load_state_dict(json.loads(json.dumps(dict(one.state_dict()), allow_nan=False)))
         ours, theirs = ([each.keep(groups).tolist() for groups in rounds[2:]] for each in (one, other))
         if ours != theirs:
-            return f"after two rounds it keeps {ours}, and resumed {theirs}: give it state_dict() and load_state_dict(state)"
+            return (
+                f"after two rounds it keeps {ours}, and resumed {theirs}: give it state_dict() and "
+                "load_state_dict(state)"
+            )
     return None
 
 

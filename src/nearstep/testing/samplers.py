@@ -27,7 +27,7 @@ def check_sampler(sampler: Any, *, skip: Sequence[str] = ()) -> CheckResult:
 
 
 @dataclass
-class Course:
+class DrawTrial:
     """A copy of a sampler in a made-up run over some data."""
 
     sampler: Any  # a Sampler, as the first law says
@@ -53,23 +53,23 @@ class Course:
         return json.loads(json.dumps(dict(self.sampler.state_dict()), allow_nan=False))
 
 
-def _courses(sampler: Any) -> Iterator[Course]:
+def _trials(sampler: Any) -> Iterator[DrawTrial]:
     for sizes, shares in DATA:
-        yield Course(copy.deepcopy(sampler), sizes, shares)
+        yield DrawTrial(copy.deepcopy(sampler), sizes, shares)
 
 
 def _numbers(sampler: Any) -> str | None:
-    for course in _courses(sampler):
+    for trial in _trials(sampler):
         for count in COUNTS:
-            wanted = course.wanted(count)
-            problem = draw_problem(course.draw(count), wanted)
+            wanted = trial.wanted(count)
+            problem = draw_problem(trial.draw(count), wanted)
             if problem:
-                return f"{problem} (data sets of {course.sizes} prompts, after {wanted.first} that were drawn)"
+                return f"{problem} (data sets of {trial.sizes} prompts, after {wanted.first} that were drawn)"
     return None
 
 
 def _repeatable(sampler: Any) -> str | None:
-    for one, other in zip(_courses(sampler), _courses(sampler), strict=True):
+    for one, other in zip(_trials(sampler), _trials(sampler), strict=True):
         torch.manual_seed(0)
         first = [one.draw(count) for count in COUNTS]
         torch.manual_seed(1)
@@ -87,7 +87,7 @@ def _remembers(sampler: Any) -> str | None:
 
 def _round_trip(sampler: Any) -> str | None:
     for number in range(1, len(COUNTS)):
-        for one, other in zip(_courses(sampler), _courses(sampler), strict=True):
+        for one, other in zip(_trials(sampler), _trials(sampler), strict=True):
             for count in COUNTS[:number]:
                 one.draw(count)
             if isinstance(sampler, Remembers):
@@ -96,7 +96,7 @@ def _round_trip(sampler: Any) -> str | None:
                 if other.plain_state() != state:
                     return f"its state was {state}, and after load_state_dict it is {other.plain_state()}"
             other.first = one.first
-            ours, theirs = ([course.draw(count) for count in COUNTS[number:]] for course in (one, other))
+            ours, theirs = ([trial.draw(count) for count in COUNTS[number:]] for trial in (one, other))
             if ours != theirs:
                 return f"after {one.first} prompts the run draws {ours}, and resumed it draws {theirs}"
     return None
@@ -105,31 +105,31 @@ def _round_trip(sampler: Any) -> str | None:
 def _goes_back(sampler: Any) -> str | None:
     if not isinstance(sampler, Remembers):
         return None
-    for course in _courses(sampler):
-        course.draw(1)
-        state, first = course.plain_state(), course.first
-        once = course.draw(3)
-        course.sampler.load_state_dict(state)
-        course.first = first
-        again = course.draw(3)
+    for trial in _trials(sampler):
+        trial.draw(1)
+        state, first = trial.plain_state(), trial.first
+        once = trial.draw(3)
+        trial.sampler.load_state_dict(state)
+        trial.first = first
+        again = trial.draw(3)
         if once != again:
-            return f"it drew {once}, was put back by load_state_dict and drew {again}: an update that is begun again differs"
+            return f"it drew {once}, was put back by load_state_dict and drew {again}: an update begun again differs"
     return None
 
 
 def _numbers_to_log(sampler: Any) -> str | None:
-    for course in _courses(sampler):
-        course.draw(COUNTS[0])
-        for name, number in course.sampler.metrics().items():
+    for trial in _trials(sampler):
+        trial.draw(COUNTS[0])
+        for name, number in trial.sampler.metrics().items():
             if not isinstance(name, str) or not math.isfinite(number):
                 return f"metrics() holds {name!r}: {number!r}"
     return None
 
 
 def _covers(sampler: Any) -> str | None:
-    for course in _courses(sampler):
-        prompts = sum(course.sizes)
-        drawn = {number for _ in range(PASSES) for number in course.draw(prompts)}
+    for trial in _trials(sampler):
+        prompts = sum(trial.sizes)
+        drawn = {number for _ in range(PASSES) for number in trial.draw(prompts)}
         if len(drawn) < prompts:
             missing = sorted(set(range(prompts)) - drawn)
             return f"of {prompts} prompts {missing} came in none of {PASSES} draws of {prompts}"
