@@ -59,7 +59,7 @@ class PPOTrainer:
     convention, or name `file.py:function`. `reward_processing_class` is the reward model's own tokenizer, where the
     model was not loaded from a folder that has it. Every axis of the algorithm takes an object of its protocol in place
     of what its setting names: `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation`,
-    `value_head`, `correction` (docs/extending.md). `engine` generates the episodes: an object, or a class or function
+    `value_head`, `correction`, `sampler`, `gate` (docs/extending.md). `engine` generates the episodes: an object, or a class or function
     of EngineSettings.
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
@@ -89,6 +89,8 @@ class PPOTrainer:
         loss_aggregation: object = None,
         value_head: object = None,
         correction: object = None,
+        sampler: object = None,
+        gate: object = None,
         **foreign: object,
     ) -> None:
         refuse_foreign(foreign, PPOTrainer)
@@ -112,6 +114,8 @@ class PPOTrainer:
             loss_aggregation=loss_aggregation,
             value_head=value_head,
             correction=correction,
+            sampler=sampler,
+            gate=gate,
         )
         self.recipe: Recipe = assemble(given_settings(args, PPOConfig, "PPOTrainer"), inputs)
         self.state = State()

@@ -23,9 +23,14 @@ RUNS = {
     "lora": {"given": LORA},
     "adapter": {"given": LORA, "critic_trunk": "adapter"},
     "bfloat16": {"model": "bfloat16"},
-}
+    "refill": {
+        "num_generations": 2, "advantage": "group_mean", "gate": "score_range", "gate_low": 0.1, "gate_fill": "refill",
+        "sampler": "difficulty", "pool_borders": (0.4, 0.6),
+    },
+    "replace": {"gate": "value_gap", "gate_low": 0.1, "gate_fill": "replace"},
+}  # fmt: skip
 
-ALWAYS = {"joint", "decoupled", "divergence", "lora", "bfloat16"}  # the others in the slow lane
+ALWAYS = {"joint", "decoupled", "divergence", "lora", "bfloat16", "refill"}  # the others in the slow lane
 
 
 def made(folder, kind, **more):

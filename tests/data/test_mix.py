@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from nearstep.data.mix import weighted_round_robin, weighted_round_robin_between
 from nearstep.data.prompt_source import BatchPlan, PromptSource
+from nearstep.data.samplers import Passes
 from tests.data.making import mix, prompt_set
 
 WEIGHTS = st.lists(st.one_of(st.integers(1, 50).map(float), st.floats(0.01, 5)), min_size=1, max_size=4)
@@ -40,7 +41,9 @@ def letters(letter, count, **more):
 
 
 def source(*sets, weights=None, shuffle=True, **options):
-    return PromptSource(mix(*sets, weights=weights), BatchPlan(**{"seed": 3, "batch_size": 6, **options}), shuffle)
+    return PromptSource(
+        mix(*sets, weights=weights), BatchPlan(**{"seed": 3, "batch_size": 6, **options}), Passes(shuffle)
+    )
 
 
 def played(prompts, updates):

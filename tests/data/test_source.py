@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from nearstep.common.errors import ConfigError
 from nearstep.data.prompt_source import BatchPlan, PromptSource
+from nearstep.data.samplers import Passes
 from tests.data.making import mix, prompt_set
 
 
@@ -125,15 +126,15 @@ def test_evaluation_covers_every_row_once_in_order_over_all_ranks(count, chunk_s
 
 def test_a_pass_is_shuffled_once_and_let_go_when_it_is_over_e11(monkeypatch):
     made = []
-    real = PromptSource._order
+    real = Passes._order
 
-    def recording(self, place, number):
+    def recording(self, place, number, draw):
         made.append((place, number))
-        return real(self, place, number)
+        return real(self, place, number, draw)
 
-    monkeypatch.setattr(PromptSource, "_order", recording)
+    monkeypatch.setattr(Passes, "_order", recording)
     used = source(10, batch_size=4)  # 2.5 updates in a pass
     batches = list(used.batches(after=0, until=6))
     assert made == [(0, 0), (0, 1), (0, 2)]
-    assert set(used._orders) == {(0, 2)}
+    assert set(used.sampler._orders) == {(0, 2)}
     assert [numbers(batch) for batch in batches] == [numbers(source(10, batch_size=4).batch(n)) for n in range(1, 7)]

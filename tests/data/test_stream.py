@@ -198,3 +198,31 @@ def test_columns_under_other_names():
     bad = stream_of([{"question": "", "number": 1}], "mine", "train").with_columns({"prompt": "question"})
     with pytest.raises(DataError, match="row index 0, column 'question': the text is empty"):
         numbers(stream_source(bad), until=1)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_further_prompts_of_a_stream_come_next_and_a_run_goes_on_behind_them(world_size):
+    """Batches of four; after the first two more: the next batch begins with the seventh."""
+
+    def played(rank):
+        source = stream_source(stream_of(numbered(40), "mine", "train"), buffer=3, rank=rank, world_size=world_size)
+        batches = source.batches(after=0, until=3)
+        first = next(batches)
+        return [first, source.more([1, 3]), *batches]
+
+    in_order = numbers(stream_source(stream_of(numbered(40), "mine", "train"), buffer=3), until=4)
+    parts = [played(rank) for rank in range(world_size)]
+    whole = [[number for part in parts for number in part[place].columns["number"]] for place in range(4)]
+    assert whole == [in_order[:4], in_order[4:6], in_order[6:10], in_order[10:14]]
+    assert sorted(episode for part in parts for batch in part for episode in batch.episodes) == list(range(14))
+    for rank in range(world_size):
+        again = stream_source(stream_of(numbered(40), "mine", "train"), buffer=3, rank=rank, world_size=world_size)
+        assert list(again.batches(after=1, until=3, played=6)) == parts[rank][2:]
+
+
+def test_more_prompts_of_a_stream_than_batches_were_read_ahead():
+    source = stream_source(stream_of(numbered(40), "mine", "train"))
+    for batch in source.batches(after=0, until=1):
+        assert batch.columns["number"] == [0, 1, 2, 3]
+        assert source.more([0, 2]).columns["number"] == [4, 5]
+        assert source.more([0, 1, 3]).columns["number"] == [6, 7, 8]

@@ -23,6 +23,7 @@ from nearstep.testing import (
     value_heads,
 )
 from nearstep.training.experience import make_experience
+from nearstep.training.gates import FinishedGroups
 from nearstep.training.loop import train
 from nearstep.training.state import State
 from nearstep.types import Scores
@@ -62,6 +63,8 @@ def test_the_page_has_a_file_for_every_axis(files):
         ["my_head.py:TwoHot"],
         ["my_correction.py:DampedRows"],
         ["my_engine.py:PlainGenerate"],
+        ["my_sampler.py:LongUnseen"],
+        ["my_gate.py:SomeEnded"],
     ],
     ids=lambda words: words[0],
 )
@@ -77,6 +80,7 @@ NAMED = {
     "trust_region": "my_region.py:MyRegion", "kl_controller": "my_controller.py:Corridor",
     "critic_schedule": "my_schedule.py:CriticTwice", "loss_aggregation": "my_aggregation.py:RootLength",
     "correction": "my_correction.py:DampedRows",
+    "sampler": "my_sampler.py:LongUnseen",
 }  # fmt: skip
 
 
@@ -87,6 +91,7 @@ def test_they_train_together_by_name_and_as_objects(files, tmp_path):
     recipe = small_recipe(tmp_path / "b", total_episodes=8, anchor="recomputed", parts=objects)
     for name in ("trust_region", "kl_controller", "schedule", "loss_aggregation", "correction"):
         assert vars(recipe)[name] == vars(by_name)[name]
+    assert recipe.selection.sampler == by_name.selection.sampler
     assert "kl_controller is an object of your own: Corridor." in recipe.introduction
     assert type(recipe.engine) is engine
     state = State()
@@ -104,6 +109,19 @@ def test_the_head_takes_part_in_a_training(files, tmp_path):
     with recipe.report.reporter:
         train(recipe, State())
     assert recipe.models.critic.head.weight.abs().max() > 0
+
+
+def test_the_gate_by_hand_over_both_ways(files, tmp_path):
+    named = {"num_generations": 2, "gate_fill": "refill"}
+    for recipe in (
+        small_recipe(tmp_path / "a", gate="my_gate.py:SomeEnded", **named),
+        small_recipe(tmp_path / "b", parts={"gate": found("my_gate.py:SomeEnded")()}, **named),
+    ):
+        assert (type(recipe.selection.gate).__name__, recipe.selection.fill) == ("SomeEnded", "refill")
+        scores = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [torch.nan, torch.nan], [torch.nan, 1.0]])
+        ended = torch.tensor([[True, False], [True, True], [False, False], [True, True], [False, True]])
+        groups = FinishedGroups(scores, scores, ended.long(), ended)
+        assert recipe.selection.gate.keep(groups).tolist() == [True, False, False, False, True]
 
 
 def test_the_advantage_by_hand_over_both_ways(files, tmp_path):

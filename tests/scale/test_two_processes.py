@@ -11,7 +11,7 @@ import torch
 from tests.scale import two_processes
 
 WALL_CLOCK = ("eps", "seconds", "tokens_per_second")
-PLACES = [".", "one_trunk", "groups", "several", "adapting", "critic"]
+PLACES = [".", "one_trunk", "groups", "several", "adapting", "critic", "refilled", "replaced"]
 
 
 def start_two(folder, saved):
@@ -103,6 +103,18 @@ def test_the_critics_training_had_something_to_decide_in_the_run_that_is_compare
     assert {line["val/baseline_fallback"] for line in found} <= {0.0, 1.0}
     assert all(0 < line["value/weight_dropped"] < 1 for line in found[1:])
     assert found[0]["value/pretrain_loss"] > 0
+
+
+def test_what_a_gate_drops_is_the_same_and_groups_are_dropped_over_the_border_of_processes(runs):
+    """Of nine rows the fifth is the first of the second process: the second group lies on both."""
+    one, two = ([*lines(folder / "refilled" / "dropped.jsonl")] for folder in runs)
+    for each in (one, two):
+        each.sort(key=lambda record: record["episode"])
+    assert one == two
+    kept = [record["episode"] for record in lines(runs[1] / "refilled" / "rollouts.jsonl")]
+    assert len(one) + 27 == lines(runs[1] / "refilled" / "metrics.jsonl")[-1]["episode"]
+    assert any(kept[9 * update + 3] != kept[9 * update] + 3 for update in range(3))  # its place holds another group
+    assert lines(runs[1] / "replaced" / "metrics.jsonl")[0]["gate/empty"] == pytest.approx(1 / 3)
 
 
 def test_every_episode_of_every_process_is_on_record(runs):

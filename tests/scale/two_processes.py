@@ -38,6 +38,14 @@ ADAPTING = {
     "stop_token_id": tuple(range(0, 258, 6)),
 }  # fmt: skip
 
+# Groups that begin in one process and end in the other are dropped, and others are sampled in their place; prompts are
+# drawn by how they scored; or copies fill the places, by the critic's gaps.
+REFILLED = {
+    "advantage": "group_mean", "gate": "score_range", "gate_low": 0.3, "gate_fill": "refill", "refill_rounds": 2,
+    "sampler": "difficulty", "pool_borders": (0.3, 0.4), "normalize_scores": "scale",
+}  # fmt: skip
+REPLACED = {"gate": "value_gap", "gate_share": 0.5, "gate_fill": "replace"}
+
 # Evaluations of an odd number of prompts, in chunks that do not come out even; the best of them is saved.
 EVALUATED = {
     "eval_steps": 1, "eval_on_start": True, "eval_temperature": 1.5, "eval_num_generations": 2, "keep_best": True,
@@ -75,6 +83,8 @@ def main(folder: Path, saved_by_other: Path | None = None) -> None:
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv", whiten_advantages=True)
     play(folder / "several", parts={"engine": TwoSegments, "train_dataset": READ}, **SEVERAL)
     play(folder / "adapting", reward=some_unscored, save_steps=1, **ADAPTING)
+    play(folder / "refilled", **REFILLED)
+    play(folder / "replaced", **REPLACED)
     play(folder / "evaluated", held_out=HELD_OUT, **EVALUATED)
     if saved_by_other is not None:
         resume(folder, saved_by_other)

@@ -77,6 +77,7 @@ TURNS = {"advantage": "turn_gae", "engine": f"{EXAMPLES}/several_turns.py:TwoTur
 READS = {"dataset_name": "{models}/two.jsonl", "critic_columns": ["query"]}
 DECOUPLED = {"critic": "decoupled", "vf_learning_rate": 1e-3}
 LORA = {"use_peft": True}
+GATED = {"num_generations": 4, "gate": "score_range", "gate_low": 0.3, "batch_size": 16}
 RELUCTANT = {"reward_funcs": "{models}/rewards.py:reluctant"}
 RANGED = {"value_head": "bounded", "value_min": -1.0, "value_max": 2.0, "kl_coef": 0.0}
 DRIFTING = {"anchor": "recomputed", "engine": "{models}/engine.py:Drifting"}
@@ -115,6 +116,15 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "shuffle_dataset": ({}, False),
     "streaming": ({}, True),
     "shuffle_buffer": ({"streaming": True}, 3),
+    "sampler": ({"total_episodes": 24}, "difficulty"),
+    "pool_borders": ({"sampler": "difficulty", "total_episodes": 24}, [0.01, 0.02]),
+    "pool_weights": ({"sampler": "difficulty", "total_episodes": 24, "batch_size": 4}, [4.0, 1.0, 4.0, 0.0]),
+    "gate": ({"num_generations": 4}, "score_range"),
+    "gate_low": ({"num_generations": 4, "gate": "score_range"}, 0.5),
+    "gate_high": ({"num_generations": 4, "gate": "score_range"}, 0.3),
+    "gate_share": ({"gate": "value_gap", "gate_low": 0.0}, 0.5),
+    "gate_fill": (GATED, "replace"),
+    "refill_rounds": (GATED | {"gate_fill": "refill"}, 1),
     "dataset_test_split": ({"dataset_name": "{models}/splits"}, "test"),
     "max_prompt_length": ({"on_long_prompt": "cut_left"}, 2),
     "on_long_prompt": ({"max_prompt_length": 3, "on_long_prompt": "drop"}, "cut_left"),

@@ -13,10 +13,11 @@ from nearstep.algorithm.advantage_rules import GAE, AgainstGroup, Credit, Credit
 from nearstep.algorithm.aggregation import TokenMean
 from nearstep.algorithm.kl_controllers import AdaptiveKL, MeasuredKL, ScheduledKL
 from nearstep.algorithm.trust_regions import BinaryTV, Clip, LoggedLoss, Unbounded
-from nearstep.assembly import axes, corrections
+from nearstep.assembly import axes, corrections, selection
 from nearstep.assembly.axis_checks import fitting_schedule
 from nearstep.common.errors import TrainingError
 from nearstep.config import axes as axis_names
+from nearstep.config import selection as selection_names
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.training.credit import give_credit
 from nearstep.training.experience import describe, make_experience
@@ -43,6 +44,8 @@ def test_every_name_of_the_table_has_its_object():
         (axis_names.CORRECTIONS, corrections.CORRECTIONS),
         (axis_names.CRITIC_SCHEDULES, axes.CRITIC_SCHEDULES),
         (axis_names.LOSS_AGGREGATIONS, axes.LOSS_AGGREGATIONS),
+        (selection_names.SAMPLERS, selection.SAMPLERS),
+        (selection_names.GATES, selection.GATES),
     ):
         assert names == tuple(objects)
 

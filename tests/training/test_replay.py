@@ -16,8 +16,17 @@ def forbidden(*given, **named):
 
 
 @pytest.mark.parametrize(
-    "changed", [{}, {"trust_region": "topk_kl", "divergence_top_k": 3, "critic": "decoupled"}], ids=["clip", "top_k"]
-)
+    "changed",
+    [
+        {},
+        {"trust_region": "topk_kl", "divergence_top_k": 3, "critic": "decoupled"},
+        {
+            "num_generations": 2, "advantage": "group_mean", "gate": "score_range", "gate_low": 0.2,
+            "gate_fill": "refill", "refill_rounds": 2, "total_episodes": 16,
+        },
+    ],
+    ids=["clip", "top_k", "refill"],
+)  # fmt: skip
 def test_a_replay_ends_with_the_same_bits(tmp_path, changed):
     first = trainer_of(tmp_path / "first", save_steps=None, dump_rollouts=str(tmp_path / "rollouts"), **changed)
     first.train()
@@ -25,6 +34,8 @@ def test_a_replay_ends_with_the_same_bits(tmp_path, changed):
     again.recipe.engine.engine.generate = forbidden
     again.train()
     assert_same_bits(everything(again), everything(first))
+    assert again.state.episodes == first.state.episodes
+    assert (again.state.episodes > 8 * again.state.update) == ("gate" in changed)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +52,8 @@ def dumped(tmp_path_factory):
     ({"batch_size": 4}, "  batch_size: 8 → 4\n"),
     ({"temperature": 0.5, "response_length": 3}, "  response_length: 6 → 3\n  temperature: 1.0 → 0.5\n"),
     ({"num_generations": 2}, "  num_generations: 1 → 2"),
+    ({"sampler": "in_order"}, "  sampler: 'auto' → 'in_order'\nGive"),
+    ({"gate": "mean_score", "gate_low": 0.1, "gate_fill": "refill"}, "  gate_fill: None → 'refill'\n  gate: None →"),
     ({"trust_region": "topk_tv", "divergence_top_k": 3}, "trust_region compares: 0 are written → 3"),
     ({"given": {"train_dataset": [{"prompt": text} for text in "abcdefgh"]}}, "  the prompts or their columns"),
 ])  # fmt: skip
@@ -87,3 +100,13 @@ def test_a_run_that_goes_on_adds_to_its_rollouts(tmp_path):
     trainer_of(tmp_path / "run", total_episodes=8, **shared).train()
     trainer_of(tmp_path / "run", total_episodes=24, resume="auto", **shared).train()
     assert updates_of(tmp_path / "rollouts", 0) == {1, 2, 3}
+
+
+def test_rollouts_may_be_trained_from_again_behind_a_gate_that_samples_nothing(tmp_path, dumped):
+    folder, shared = dumped
+    trainer = trainer_of(
+        tmp_path, replay_rollouts=folder, gate="value_gap", gate_share=0.5, gate_fill="replace", **shared
+    )
+    trainer.recipe.engine.engine.generate = forbidden
+    assert trainer.train().updates == 2
+    assert trainer.history()[0]["gate/empty"] == 0.5

@@ -174,7 +174,7 @@ def trust_region(config: PPOConfig, own: object = None) -> TrustRegion:
     """How far a step may go. Raises ConfigError for an object that is no trust region."""
     if own is None and config.trust_region in TRUST_REGIONS:
         return TRUST_REGIONS[config.trust_region](config)
-    return fitting_trust_region(*_own("trust region", "trust_region", config, config.trust_region, own))
+    return fitting_trust_region(*own_object("trust region", "trust_region", config, config.trust_region, own))
 
 
 def ratio_limit(config: PPOConfig, region: TrustRegion) -> float | None:
@@ -188,7 +188,7 @@ def advantage(config: PPOConfig, own: object = None) -> Advantage:
     """Which action deserves what. Raises ConfigError for an object that is no rule for it."""
     if own is None and config.advantage in ADVANTAGES:
         return ADVANTAGES[config.advantage](config)
-    found, what = _own("advantage", "advantage", config, config.advantage, own)
+    found, what = own_object("advantage", "advantage", config, config.advantage, own)
     if config.baseline_fallback != "none":
         raise ConfigError(
             f"baseline_fallback belongs to advantage = gae, and this is {what}: leave it out, and put the rule into "
@@ -209,7 +209,7 @@ def kl_controller(config: PPOConfig, own: object, updates: int) -> KLController:
     name = kl_controller_name(config)
     if own is None and name in KL_CONTROLLERS:
         return KL_CONTROLLERS[name](config)
-    found, what = _own("KL controller", "kl_controller", config, name, own)
+    found, what = own_object("KL controller", "kl_controller", config, name, own)
     return fitting_kl_controller(found, what, updates)
 
 
@@ -222,7 +222,7 @@ def critic_schedule(config: PPOConfig, own: object, rule: Advantage, updates: in
             return PolicyOnly(config.num_ppo_epochs)
         chosen = CRITIC_SCHEDULES[name](config, updates)
     else:
-        found, what = _own("critic schedule", "critic_schedule", config, name, own)
+        found, what = own_object("critic schedule", "critic_schedule", config, name, own)
         if config.vf_reweight != "none":
             raise ConfigError(f"vf_reweight: a {what} says so itself, by Phase(…, reweight=RatioBand()); leave it out")
         chosen = fitting_schedule(found, what, updates)
@@ -238,7 +238,9 @@ def loss_aggregation(config: PPOConfig, own: object = None) -> LossAggregation:
     """How token losses add up. Raises ConfigError for an object that is no aggregation."""
     if own is None and config.loss_aggregation in LOSS_AGGREGATIONS:
         return LOSS_AGGREGATIONS[config.loss_aggregation](config)
-    return fitting_aggregation(*_own("loss aggregation", "loss_aggregation", config, config.loss_aggregation, own))
+    return fitting_aggregation(
+        *own_object("loss aggregation", "loss_aggregation", config, config.loss_aggregation, own)
+    )
 
 
 def value_head(config: PPOConfig, own: object, rule: Advantage, *, kl_penalty: bool) -> ValueHead:
@@ -251,7 +253,7 @@ def value_head(config: PPOConfig, own: object, rule: Advantage, *, kl_penalty: b
     if own is None and config.value_head in VALUE_HEADS:
         head, what = VALUE_HEADS[config.value_head](config), f"value_head = {config.value_head}"
     else:
-        found, what = _own("value head", "value_head", config, config.value_head, own)
+        found, what = own_object("value head", "value_head", config, config.value_head, own)
         head = fitting_value_head(found, what)
     if head.value_range is not None:
         problem = next(range_problems(config, what, kl_penalty=kl_penalty), None)
@@ -282,7 +284,7 @@ def correction(config: PPOConfig, own: object = None) -> CorrectionRule:
     if own is None and config.correction in CORRECTIONS:
         chosen = shipped_correction(config)
     else:
-        chosen = fitting_correction(*_own("correction", "correction", config, config.correction, own))
+        chosen = fitting_correction(*own_object("correction", "correction", config, config.correction, own))
     return with_veto(chosen) if config.correction_veto else chosen
 
 
@@ -291,7 +293,7 @@ def critic_learning_rate(config: PPOConfig) -> float:
     return config.learning_rate if config.vf_learning_rate is None else config.vf_learning_rate
 
 
-def _own(kind: str, setting: str, config: PPOConfig, name: str, own: object) -> tuple[object, str]:
+def own_object(kind: str, setting: str, config: PPOConfig, name: str, own: object) -> tuple[object, str]:
     """The user's object and what messages call it: the one that was passed, else the one in the file.
 
     Raises ConfigError where both are given, or the file has none.

@@ -49,6 +49,8 @@ class RunInputs:
     loss_aggregation: object = None
     value_head: object = None
     correction: object = None
+    sampler: object = None
+    gate: object = None
     engine: object = None
 
     def checked(self, config: PPOConfig) -> "RunInputs":

@@ -16,9 +16,9 @@ from nearstep.common.errors import ConfigError
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.run_folder import CHECKPOINT
 from nearstep.training.experience import make_experience
-from nearstep.training.generation import generate
 from nearstep.training.pretraining import pretrain_critic
 from nearstep.training.row_trace import TokenTrace, trace_row
+from nearstep.training.sampling import sample
 from nearstep.training.state import State
 
 WIDTH = 80
@@ -80,13 +80,14 @@ def replay_row(config: PPOConfig, run: Path, *, update: int, row: int, inputs: R
         r = assemble(settings, inputs)
         state = State()
         r.checkpoint.load(state)
+        r.selection.restore(state)
         pretrain_critic(r, state)
-        prompts = next(iter(r.prompts.batches(after=state.update, until=update)))
+        batches = r.prompts.batches(after=state.update, until=update, played=state.prompts(r.batch))
+        drawn = next(batches)
         state.begin_update()
-        rollout = generate(prompts, r, version=update)
-        scores = r.rewards(prompts, rollout)
-        state.update_score_moments(scores, config, r.backend)
-        experience = make_experience(rollout, scores, r, state, prompts)
+        sampled = sample(drawn, r, state)
+        prompts, rollout, scores = sampled.batch
+        experience = make_experience(rollout, scores, r, state, prompts, sampled.kept)
         r.rewards.close()
         r.engine.close()
     if row >= len(experience):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from nearstep.assembly.axes import Axes, choose_axes, critic_learning_rate
@@ -13,6 +14,7 @@ from nearstep.assembly.fitting_roles import require_tokens
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models
 from nearstep.assembly.rows import own_modules
+from nearstep.assembly.selection import choose_selection
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.saver import Checkpoints
 from nearstep.common.telling import quiet_libraries, tell
@@ -27,8 +29,10 @@ from nearstep.models.stored_head import head_in_words, shown
 from nearstep.reports.best import best_metric
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.details import Details
+from nearstep.reports.dropped import DroppedRecords
 from nearstep.reports.model_card import RunFacts, model_card
 from nearstep.reports.reporter import Reporter, sample_updates
+from nearstep.reports.run_folder import DROPPED
 from nearstep.reports.run_info import RunStart, device_name
 from nearstep.reports.run_report import Report
 from nearstep.reports.settings_file import settings_text
@@ -62,6 +66,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     checked = check_inputs(config, inputs)
     axes = choose_axes(config, inputs, checked.batch.updates)
     checked = checked.with_steps_of(axes.critic_schedule)
+    selection, prompts, selection_notes = choose_selection(config, inputs, checked, axes.advantage)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     notes = [*axes.notes, *check_warm_ups(config, batch)]
     origin = checked.rollout_origin(config, axes.trust_region.top_k)
@@ -73,9 +78,8 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     callbacks = _callbacks(config, inputs, checked, learners, models.policy)
     rewards = _rewards(config, chosen, checked, callbacks)
     evaluator = make_evaluator(config, checked, models, settings, rewards, lambda: callbacks.state)
-    prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
     critic_text, told = critic_text_of(config, checked.tokenizer, models.critic, run_prompts)
-    notes = [*prompts.notes(), *checked.stops.notes, *chosen.notes, *learners.notes(), *notes, *told]
+    notes = [*selection_notes, *checked.stops.notes, *chosen.notes, *learners.notes(), *notes, *told]
     given = inputs.in_words(config)
     text = settings_text(config, "ppo", given, processes=backend.world_size)
     start = RunStart(config, given.settings, backend.gather(device_name(backend.device)))
@@ -92,6 +96,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         tokenizer=checked.tokenizer,
         models=models,
         prompts=prompts,
+        selection=selection,
         engine=engine,
         generation=settings,
         rewards=training_rewards,
@@ -205,6 +210,7 @@ def _report(
         Details(config, checked.batch.updates, tracer, checked.backend, evaluator.decode),
         interruption,
         stop_rules(config, checked.run_prompts),
+        DroppedRecords(Path(config.output_dir) / DROPPED, config.rollouts_max_mib, reporter.note),
     )
 
 

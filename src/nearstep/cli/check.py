@@ -28,6 +28,8 @@ class CheckOptions(Settings):
         "loss_aggregation",
         "value_head",
         "correction",
+        "sampler",
+        "gate",
         "reward",
         "judge",
         "engine",
@@ -85,6 +87,10 @@ def _check(found: object, options: CheckOptions) -> "CheckResult":
             return testing.check_value_head(thing, skip=options.skip)
         case "correction":
             return testing.check_correction(thing, skip=options.skip)
+        case "sampler":
+            return testing.check_sampler(thing, skip=options.skip)
+        case "gate":
+            return testing.check_gate(thing, skip=options.skip)
         case "reward":
             rows = {} if options.rows is None else {"rows": _rows(Path(options.rows))}
             return testing.check_reward(thing, skip=options.skip, **rows)

@@ -100,7 +100,7 @@ def _meaning(setting: Field[Any]) -> str:
     if setting.default in (None, ()) or setting.default is False:
         return meaning
     default = setting.default
-    return f"{meaning} (default {' '.join(default) if isinstance(default, tuple) else default})"
+    return f"{meaning} (default {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
 
 
 def _type_name(annotation: Any) -> str:

@@ -38,7 +38,7 @@ class Unanswered:
         return "1 try" if self.tries == 1 else f"{self.tries} tries"
 
 
-class Gate(Protocol):
+class Turnstile(Protocol):
     """What stands before every single try, such as a limit of requests a minute."""
 
     async def enter(self) -> None:
@@ -48,7 +48,7 @@ class Gate(Protocol):
         """The try is over. Not `answered`: by a time limit, a broken connection, or with what is no answer."""
 
 
-class OpenGate:
+class OpenTurnstile:
     """Every try may be made at once."""
 
     async def enter(self) -> None:
@@ -95,14 +95,14 @@ class Endpoint:
         read: Callable[[bytes], T],
         client: httpx2.AsyncClient,
         position: int,
-        gate: Gate | None = None,
+        gate: Turnstile | None = None,
         awaited: Callable[[], str] = lambda: "",
     ) -> T | Unanswered:
         """What `read` makes of the server's answer; or what was wrong after the last try, or where another makes no
         sense. A NearstepError of `read` says that an answer is none. `position` tells pauses of questions apart,
         `awaited` says what is asked about.
         """
-        gate, tries = gate or OpenGate(), 0
+        gate, tries = gate or OpenTurnstile(), 0
         while True:
             tries += 1
             await gate.enter()

@@ -24,6 +24,7 @@ from nearstep.config.sections import (
     SamplingSettings,
     ScoreSettings,
 )
+from nearstep.config.selection import SelectionSettings
 from nearstep.config.settings import Problem, accepts_old_names, sections
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
 from nearstep.config.turns import TurnSettings
@@ -55,6 +56,7 @@ SECTIONS = sections(
     ("Roles", RoleSettings),
     ("Data", DataSettings),
     ("Prompts", PromptSettings),
+    ("Selection", SelectionSettings),
     ("Sampling", SamplingSettings),
     ("Reward", LocalRewardSettings),
     ("Score", ScoreSettings),

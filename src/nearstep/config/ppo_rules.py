@@ -23,6 +23,7 @@ from nearstep.config.evaluating import evaluation_problems
 from nearstep.config.regions import region_problems, region_remarks
 from nearstep.config.rewards import compares_groups, reward_problems, reward_remarks
 from nearstep.config.sections import AllSettings, KLSettings
+from nearstep.config.selection import selection_problems, selection_remarks
 from nearstep.config.settings import Problem, without_effect
 from nearstep.config.turns import turn_remarks
 from nearstep.config.value_head_rules import value_head_problems, value_head_remarks
@@ -40,6 +41,11 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
     """Settings that contradict each other. Types and limits are checked before."""
     yield from data_problems(config)
     yield from prompt_problems(config, config.dataset_name, config.total_episodes)
+    yield from selection_problems(config, streaming=config.streaming, num_generations=config.num_generations)
+    if config.gate == "value_gap" and _no_critic(config):
+        yield Problem(
+            f"gate = value_gap reads the critic, and advantage = {config.advantage} has none", ("gate", "advantage")
+        )
     yield from reward_problems(config)
     yield from evaluation_problems(config, config.eval_steps)
     yield from _stop_problems(config)
@@ -74,6 +80,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
     course, has_course = ("kl_coef_final", "kl_schedule"), kl_controller_name(config) == "scheduled"
     yield from reward_remarks(config)
     yield from prompt_remarks(config, config.dataset_name)
+    yield from selection_remarks(config, shuffle_dataset=config.shuffle_dataset)
     yield from _critic_remarks(config)
     yield from critic_training_remarks(config, has_critic=not _no_critic(config))
     yield from region_remarks(config)

@@ -24,11 +24,11 @@ GSPO: Mapping[str, object] = {
     "advantage": "group_normalized", "num_generations": 8, "kl_coef": 0.0, "temperature": 1.0,
 }  # fmt: skip
 
-# DAPO (2503.14476) without its dynamic sampling, which draws prompts anew whose responses all score alike.
+# DAPO (2503.14476), with its dynamic sampling: where all responses to a prompt score alike, another prompt is sampled.
 # Its soft penalty for length needs a size of its own: overlong_buffer.
 DAPO: Mapping[str, object] = {
     "advantage": "group_normalized", "num_generations": 8, "cliprange_high": 0.28, "mask_truncated_completions": True,
-    "kl_coef": 0.0, "temperature": 1.0,
+    "gate": "score_range", "gate_fill": "refill", "kl_coef": 0.0, "temperature": 1.0,
 }  # fmt: skip
 
 # VAPO (2504.05118) without its loss on correct samples: the critic learns Monte-Carlo returns, 50 updates ahead.

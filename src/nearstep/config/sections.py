@@ -20,6 +20,7 @@ from nearstep.config.evaluating import EvaluationSettings
 from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import RewardSettings
 from nearstep.config.saving import SavingSettings
+from nearstep.config.selection import SelectionSettings
 from nearstep.config.settings import Settings, option
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
 from nearstep.config.turns import TurnSettings
@@ -272,6 +273,7 @@ class AllSettings(
     ScoreSettings,
     RewardSettings,
     SamplingSettings,
+    SelectionSettings,
     PromptSettings,
     DataSettings,
     RoleSettings,

@@ -1,13 +1,13 @@
 """How batches are read while others are played: one ahead, in a thread."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def read_ahead(batches: Iterator[T]) -> Iterator[T]:
+def read_ahead(batches: Iterator[T]) -> Generator[T, None, None]:
     """The same batches in the same order; each is read while the one before it is in use, and none further ahead.
 
     What reading raises is raised in place of the batch that it belongs to. The thread has ended when this iterator has,

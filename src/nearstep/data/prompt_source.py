@@ -1,15 +1,13 @@
-"""Which prompts each update plays: a pure function of seed and update number."""
+"""Which prompts each update plays: what the sampler draws, the same on every process, and this process's rows of it."""
 
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from nearstep.common.errors import ConfigError
 from nearstep.common.random_streams import stream
-from nearstep.data.mix import PromptMix, weighted_round_robin_between
+from nearstep.data.mix import PromptMix
 from nearstep.data.prompts import rank_share
+from nearstep.data.samplers import Draw, Passes, Sampler, SeesScores, numbers_of
 from nearstep.types import Prompts
 
 
@@ -34,52 +32,75 @@ class BatchPlan:
         """Prompts of an update, over all ranks."""
         return self.batch_size // self.num_generations
 
-    def episodes(self, update: int) -> range:
-        """This rank's episodes of an update (from 1): consecutive ones, as even a share as can be."""
+    @property
+    def rows(self) -> range:
+        """This rank's rows of a batch: consecutive ones, as even a share as can be."""
+        return rank_share(self.batch_size, self.rank, self.world_size)
+
+    def rows_at(self, places: Sequence[int]) -> list[tuple[int, int]]:
+        """Of new prompts for these places of a batch (prompts from 0, ascending), what this rank plays: for each of its
+        rows which of the new prompts it answers, and for the how-manieth time."""
+        return [
+            (number, again)
+            for number, place in enumerate(places)
+            for again in range(self.num_generations)
+            if place * self.num_generations + again in self.rows
+        ]
+
+    def played_before(self, update: int) -> int:
+        """Prompts that were drawn before an update (from 1), where each before it took one batch."""
         if update < 1:
             raise ValueError(f"updates are counted from 1, not {update}")
-        first = (update - 1) * self.batch_size
-        share = rank_share(self.batch_size, self.rank, self.world_size)
-        return range(first + share.start, first + share.stop)
-
-    def places(self, episodes: Sequence[int]) -> list[int]:
-        """The place of each episode's prompt among all prompts of the run."""
-        return [episode // self.num_generations for episode in episodes]
+        return (update - 1) * self.prompts
 
 
-@dataclass(frozen=True)
+@dataclass
 class PromptSource:
-    """Endless passes over prompts, each in an order of its own; batches run on over the end of a pass.
+    """Prompts as a sampler draws them. It knows how many it has drawn since `batches` was called, and no more.
 
-    Several sets of prompts take turns by their weights, and each has passes of its own.
+    Several data sets are numbered one after the other, with shares by their weights.
     """
 
     prompts: PromptMix
     plan: BatchPlan
-    shuffle: bool = True
-    # The orders that the newest batch needed, by set and pass: a pass is shuffled once, not for every batch.
-    _orders: dict[tuple[int, int], Sequence[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    sampler: Sampler = field(default_factory=Passes)
+    played: int = field(default=0, init=False)  # prompts that the run has drawn, over all ranks
+    _drawn: list[int] = field(default_factory=list, init=False, repr=False)  # numbers of the newest draw
 
     def __len__(self) -> int:
-        """Number of prompts in one pass."""
+        """Number of prompts that there are."""
         return len(self.prompts)
 
     def batch(self, update: int) -> Prompts:
-        """This rank's rows of an update (from 1)."""
-        episodes = self.plan.episodes(update)
-        places = self.plan.places(episodes)
-        if not places:
-            return self.prompts.take([], [])
-        drawn = weighted_round_robin_between(self.prompts.shares, places[0], places[-1] - places[0] + 1)
-        starts = self.prompts.starts
-        passes = [(place, *divmod(count, len(self.prompts.sets[place]))) for place, count in drawn]
-        orders = self._orders_of({(place, number) for place, number, _ in passes})
-        numbers = [starts[place] + orders[place, number][index] for place, number, index in passes]
-        return self.prompts.take([numbers[place - places[0]] for place in places], episodes)
+        """This rank's rows of an update (from 1), where every update before it took one batch."""
+        self.played = self.plan.played_before(update)
+        return self.more(range(self.plan.prompts))
 
-    def batches(self, *, after: int, until: int) -> Iterator[Prompts]:
-        """The batches of updates `after` + 1 to `until`."""
-        return (self.batch(update) for update in range(after + 1, until + 1))
+    def batches(self, *, after: int, until: int, played: int | None = None) -> Iterator[Prompts]:
+        """The batches of updates `after` + 1 to `until`, each drawn when it is asked for.
+
+        `played` are the prompts that were drawn before; those of `after` batches if not given.
+        """
+        self.played = self.plan.played_before(after + 1) if played is None else played
+        for _ in range(after, until):
+            yield self.more(range(self.plan.prompts))
+
+    def more(self, places: Sequence[int]) -> Prompts:
+        """New prompts for some places of the batch, ascending: this rank's rows of them."""
+        plan, first = self.plan, self.played
+        self._drawn = numbers_of(self.sampler, self._draw(first, len(places)))
+        self.played += len(places)
+        rows = plan.rows_at(places)
+        return self.prompts.take(
+            [self._drawn[number] for number, _ in rows],
+            [(first + number) * plan.num_generations + again for number, again in rows],
+        )
+
+    def seen(self, means: Sequence[float]) -> None:
+        """Tell the sampler the mean score of each prompt of the newest draw, over all ranks; NaN where none was
+        scored."""
+        if isinstance(self.sampler, SeesScores):
+            self.sampler.seen(self._drawn, means)
 
     def notes(self) -> list[str]:
         """What the user should know before the run about how prompts are drawn, one sentence each."""
@@ -88,18 +109,6 @@ class PromptSource:
             return []
         return [f"An update needs {needed} prompts and there are {len(self)}: prompts repeat within every update."]
 
-    def _orders_of(self, keys: set[tuple[int, int]]) -> dict[tuple[int, int], Sequence[int]]:
-        """The orders of these passes; those that are no longer asked for are let go."""
-        orders = {key: self._orders[key] if key in self._orders else self._order(*key) for key in keys}
-        self._orders.clear()
-        self._orders.update(orders)
-        return orders
-
-    def _order(self, place: int, number: int) -> Sequence[int]:
-        """The order of a set's prompts in one of its passes."""
-        count = len(self.prompts.sets[place])
-        if not self.shuffle:
-            return range(count)
-        position = (number,) if place == 0 else (number, place)
-        order = torch.randperm(count, generator=stream(self.plan.seed, "prompts", *position))
-        return array("q", order.numpy().tobytes())  # 8 bytes for each prompt, and plain ints when read
+    def _draw(self, first: int, count: int) -> Draw:
+        sizes = tuple(map(len, self.prompts.sets))
+        return Draw(count, first, sizes, self.prompts.shares, self.plan.seed, stream(self.plan.seed, "sampler", first))

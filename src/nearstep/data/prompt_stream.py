@@ -4,9 +4,10 @@ The prompts of a run are a pure function of data and seed here too, but to find 
 read again: a resumed run reads on from the beginning, and plays the very prompts that the unbroken run would have.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Literal
 
 import torch
@@ -72,7 +73,7 @@ class PromptStream:
         return Prompt(ids, shown, {**read.row, **reference})
 
 
-@dataclass(frozen=True)
+@dataclass
 class StreamSource:
     """Endless passes over streams, which take turns by their weights; each is shuffled through a buffer of prompts.
 
@@ -84,13 +85,32 @@ class StreamSource:
     columns: list[str]
     plan: BatchPlan
     buffer: int = 1  # prompts among which the next is drawn; 1 for the order of the rows
+    played: int = field(default=0, init=False)  # prompts that the run has drawn, over all ranks
+    _coming: Iterator[Prompt] = field(default_factory=lambda: iter(()), init=False, repr=False)
 
-    def batches(self, *, after: int, until: int) -> Iterator[Prompts]:
+    def batches(self, *, after: int, until: int, played: int | None = None) -> Iterator[Prompts]:
         """The batches of updates `after` + 1 to `until`, each read while the one before it is played.
 
-        What comes before is read again and left.
+        What comes before is read again and left: `played` prompts, those of `after` batches if not given.
         """
-        return read_ahead(self._batches(after, until))
+        self.played = self.plan.played_before(after + 1) if played is None else played
+        prompts = self._prompts()
+        with closing(read_ahead(self._batches_of(prompts, self.played, until - after))) as ahead:
+            self._coming = chain(chain.from_iterable(ahead), prompts)  # `prompts`: more than a batch for each update
+            for _ in range(after, until):
+                yield self.more(range(self.plan.prompts))
+
+    def more(self, places: Sequence[int]) -> Prompts:
+        """New prompts for some places of the batch, ascending: this rank's rows of them."""
+        plan, first = self.plan, self.played
+        read = list(islice(self._coming, len(places)))
+        self.played += len(places)
+        rows = plan.rows_at(places)
+        episodes = [(first + number) * plan.num_generations + again for number, again in rows]
+        return prompts_of([read[number] for number, _ in rows], self.columns, episodes)
+
+    def seen(self, means: Sequence[float]) -> None:
+        """The prompts of a stream come in its order, whatever their scores."""
 
     def notes(self) -> list[str]:
         """What the user should know before the run about how prompts are drawn, one sentence each."""
@@ -99,15 +119,15 @@ class StreamSource:
             "was played."
         ]
 
-    def _batches(self, after: int, until: int) -> Iterator[Prompts]:
+    def _prompts(self) -> Iterator[Prompt]:
+        """All prompts from the beginning, the streams by turns."""
         feeds = [self._endless(place) for place in range(len(self.streams))]
-        prompts = (next(feeds[place]) for place, _ in weighted_round_robin(self.weights))
-        next(islice(prompts, after * self.plan.prompts, after * self.plan.prompts), None)
-        for update in range(after + 1, until + 1):
-            read = list(islice(prompts, self.plan.prompts))
-            episodes = self.plan.episodes(update)
-            first = (update - 1) * self.plan.prompts
-            yield prompts_of([read[place - first] for place in self.plan.places(episodes)], self.columns, episodes)
+        return (next(feeds[place]) for place, _ in weighted_round_robin(self.weights))
+
+    def _batches_of(self, prompts: Iterator[Prompt], played: int, count: int) -> Iterator[list[Prompt]]:
+        next(islice(prompts, played, played), None)
+        for _ in range(count):
+            yield list(islice(prompts, self.plan.prompts))
 
     def _endless(self, place: int) -> Iterator[Prompt]:
         number = 0

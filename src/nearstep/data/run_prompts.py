@@ -20,6 +20,7 @@ from nearstep.data.preview import preview
 from nearstep.data.prompt_source import BatchPlan, PromptSource
 from nearstep.data.prompt_stream import PromptStream, StreamSource
 from nearstep.data.prompts import PromptSet
+from nearstep.data.samplers import Sampler
 from nearstep.data.sources import DataSource, PromptEncoder, evaluation_sources, training_sources, wanted_names
 from nearstep.data.stream import RowStream
 from nearstep.models.limits import Limits
@@ -63,11 +64,14 @@ class RunPrompts:
                 digest.update(_plain(columns))
         return digest.hexdigest()
 
-    def source(self, config: PPOConfig, batch_size: int, *, rank: int, world_size: int) -> PromptSource | StreamSource:
-        """Where the prompts of each update come from; `batch_size` counts episodes over all ranks."""
-        play = BatchPlan(config.seed, batch_size, config.num_generations, rank, world_size)
+    def source(
+        self, config: PPOConfig, batch_size: int, sampler: Sampler, backend: Backend
+    ) -> PromptSource | StreamSource:
+        """Where the prompts of each update come from; `batch_size` counts episodes over all ranks. A stream has an
+        order of its own, and asks no sampler."""
+        play = BatchPlan(config.seed, batch_size, config.num_generations, backend.rank, backend.world_size)
         if not self.streams:
-            return PromptSource(self.prompts, play, config.shuffle_dataset)
+            return PromptSource(self.prompts, play, sampler)
         buffer = config.shuffle_buffer if config.shuffle_dataset else 1
         return StreamSource(self.streams, self.prompts.shares, self.prompts.columns, play, buffer)
 

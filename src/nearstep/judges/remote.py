@@ -217,7 +217,7 @@ class RemoteJudge:
 
 
 class _Tries:
-    """The three limits before each try of a question, and what its end means for the cost; see Gate."""
+    """The three limits before each try of a question, and what its end means for the cost; see Turnstile."""
 
     def __init__(self, judge: RemoteJudge, asked: Asked) -> None:
         self._requests, self._tokens, self._spending = judge.requests, judge.tokens, judge.spending

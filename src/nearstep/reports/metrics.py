@@ -136,8 +136,17 @@ MEANINGS: dict[str, str] = {
     "itself.",
     "response/duplicates": "share of responses that another prompt of the batch (of a process) got word for word. "
     "Rises where the policy comes to answer everything alike.",
-    "response/left_out": "share of responses that nothing is learned from: not scored, or cut off where "
-    "mask_truncated_completions is on.",
+    "response/left_out": "share of responses that nothing is learned from: not scored, cut off where "
+    "mask_truncated_completions is on, or dropped by the gate.",
+    "sampler/pool_<n>": "with sampler = difficulty, share of all prompts whose last mean score lies in that pool, from "
+    "low scores to high.",
+    "sampler/unseen": "with sampler = difficulty, share of all prompts that were not drawn yet, or never scored.",
+    "gate/dropped": "share of the groups sampled in this update that the gate dropped: work thrown away.",
+    "gate/empty": "share of the places of the batch whose group was dropped at last, so that it trains nothing. Near 1 "
+    "the gate is too narrow, or the prompts are all too easy or too hard.",
+    "gate/rounds": "rounds of sampling in this update: 1, and one more for each refill.",
+    "gate/scores": "mean score, as the rewards gave it, of all responses sampled in this update, dropped ones too. "
+    "objective/scores_raw is that of the batch, which a gate has chosen.",
     "optimizer/steps": "optimizer steps of the policy so far.",
     "optimizer/skipped_steps": "optimizer steps left out so far, since their gradient was not finite.",
     "health/level": "what the rules of docs/health.md say of the run so far: 0 healthy, 1 watch, 2 ill.",
@@ -180,6 +189,8 @@ HEADINGS: dict[str, str] = {
     "value": "Critic",
     "val": "Checks",
     "response": "Responses",
+    "sampler": "Sampler",
+    "gate": "Gate",
     "optimizer": "Optimizer",
     "health": "Health",
     "": "Progress",
@@ -193,6 +204,8 @@ def meaning(name: str) -> str:
     if name in MEANINGS:
         return MEANINGS[name]
     group, _, rest = name.partition("/")
+    if name.startswith("sampler/pool_"):
+        return MEANINGS["sampler/pool_<n>"]
     if group == "eval":
         return _evaluation_meaning(rest)
     if group == "reward":

@@ -19,8 +19,9 @@ from nearstep.config.settings import Settings
 SETTINGS, INFO = "run.yaml", "run_info.json"
 METRICS, ROLLOUTS, SAMPLES, TOKENS = "metrics.jsonl", "rollouts.jsonl", "samples.jsonl", "tokens.jsonl"
 PROFILES, ALERTS, EVAL_ROLLOUTS = "profiles.jsonl", "alerts.jsonl", "eval_rollouts.jsonl"
+DROPPED = "dropped.jsonl"
 # Every file whose lines belong to an update. A run that goes on cuts them back, a new one sets them aside.
-RECORDS = (METRICS, ROLLOUTS, SAMPLES, TOKENS, PROFILES, ALERTS, EVAL_ROLLOUTS)
+RECORDS = (METRICS, ROLLOUTS, SAMPLES, TOKENS, PROFILES, ALERTS, EVAL_ROLLOUTS, DROPPED)
 REPORT, TRACKER = "report.html", "runs"
 CHECKPOINT = "checkpoint-"
 UPDATE = re.compile(rb'\{"update": (\d+),')  # every line of a record begins with it

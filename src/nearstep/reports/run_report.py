@@ -14,6 +14,7 @@ from nearstep.common.waiting import WATCHDOG
 from nearstep.metrics import Metrics
 from nearstep.reports.by_row import prompts_by_row, scores_by_row
 from nearstep.reports.details import Details, profile_record
+from nearstep.reports.dropped import DroppedRecords
 from nearstep.reports.records import Record, rollout_records
 from nearstep.reports.reporter import Reporter
 from nearstep.reports.stop_rules import StopRules
@@ -22,6 +23,7 @@ from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
 from nearstep.training.evaluated import Evaluation, Sample
 from nearstep.training.interruption import Interruption
+from nearstep.training.joining import ScoredRows
 from nearstep.training.optimizers import LearningRates
 from nearstep.training.recipe import Due
 from nearstep.training.state import State
@@ -48,6 +50,7 @@ class Report:
     details: Details
     interruption: Interruption
     stop_rules: StopRules
+    dropped_records: DroppedRecords
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_UPDATES))
 
     def __enter__(self) -> "Report":
@@ -57,6 +60,7 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.dropped_records.close()
         self.reporter.__exit__(kind, error, traceback)
 
     @property
@@ -142,6 +146,14 @@ class Report:
             self.reporter.phase("evaluate")
         return due
 
+    def dropped(self, state: State, rows: Sequence[ScoredRows]) -> None:
+        """Record episodes of an update that a gate dropped and whose place others have taken, of all processes."""
+        if not self.log_rollouts or not any(self.backend.gather(len(rows))):
+            return
+        records = [record for each in rows for record in self._dropped_records(state, each)]
+        gathered = map(json.loads, self.backend.gather_to_main(json.dumps(records)))
+        self.dropped_records.write([record for of_process in gathered for record in of_process])
+
     def samples(self, state: State, rows: Sequence[Sample]) -> None:
         """Show and record what the policy answers now to a few prompts."""
         self.reporter.samples(state.update, rows)
@@ -183,6 +195,18 @@ class Report:
             scores=scores,
             final_scores=finals,
             numbers=self.details.row_numbers(experience),
+        )
+
+    def _dropped_records(self, state: State, rows: ScoredRows) -> list[Record]:
+        return rollout_records(
+            update=state.update,
+            prompts=rows.prompts,
+            decode=self.decode,
+            judged=self.judged,
+            rollout=rows.rollout,
+            scores=rows.scores,
+            final_scores=rows.scores.with_dense(rows.scores.total, rows.rollout),
+            numbers=[{}] * len(rows),
         )
 
     def _due(self, state: State, *, stop: bool, best: bool) -> Due:

@@ -8,10 +8,12 @@ from nearstep.testing.aggregations import check_loss_aggregation
 from nearstep.testing.backends import check_backend
 from nearstep.testing.corrections import check_correction
 from nearstep.testing.engines import check_engine
+from nearstep.testing.gates import check_gate
 from nearstep.testing.judges import check_judge
 from nearstep.testing.kl_controllers import check_kl_controller
 from nearstep.testing.law import CheckResult
 from nearstep.testing.rewards import check_reward
+from nearstep.testing.samplers import check_sampler
 from nearstep.testing.schedules import check_critic_schedule
 from nearstep.testing.trust_regions import check_trust_region
 from nearstep.testing.value_heads import check_value_head
@@ -23,10 +25,12 @@ __all__ = [
     "check_correction",
     "check_critic_schedule",
     "check_engine",
+    "check_gate",
     "check_judge",
     "check_kl_controller",
     "check_loss_aggregation",
     "check_reward",
+    "check_sampler",
     "check_trust_region",
     "check_value_head",
 ]

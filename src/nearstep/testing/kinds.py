@@ -11,6 +11,7 @@ from nearstep.algorithm.kl_controllers import KLController
 from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.algorithm.value_heads import ValueHead
 from nearstep.common.errors import ConfigError, shorten
+from nearstep.data.samplers import Sampler
 from nearstep.judges.function import Compares, Grades
 from nearstep.judges.protocol import JudgeSource
 from nearstep.rewards.judging import Judge
@@ -18,6 +19,7 @@ from nearstep.rewards.protocol import RewardSource
 from nearstep.rollout.build import MEMBERS as ENGINE_MEMBERS
 from nearstep.rollout.engine import RolloutEngine
 from nearstep.scale.backend import Backend
+from nearstep.training.gates import Gate
 from nearstep.training.schedules import CriticSchedule
 
 Kind: TypeAlias = Literal[
@@ -28,6 +30,8 @@ Kind: TypeAlias = Literal[
     "loss_aggregation",
     "value_head",
     "correction",
+    "sampler",
+    "gate",
     "reward",
     "judge",
     "engine",
@@ -42,6 +46,8 @@ PROTOCOLS: Mapping[Kind, type] = {
     "loss_aggregation": LossAggregation,
     "value_head": ValueHead,
     "correction": CorrectionRule,
+    "sampler": Sampler,
+    "gate": Gate,
     "backend": Backend,
 }
 TELLING: Mapping[str, Kind] = {
@@ -56,6 +62,9 @@ TELLING: Mapping[str, Kind] = {
     "starts_at_zero": "value_head",
     "value_range": "value_head",
     "next": "kl_controller",
+    "seen": "sampler",
+    "keep": "gate",
+    "needs_values": "gate",
     "generate": "engine",
     "compare_all": "judge",
 }
@@ -67,6 +76,8 @@ MEMBERS: Mapping[Kind, tuple[str, ...]] = {
     "loss_aggregation": ("weights", "divisor"),
     "value_head": ("outputs", "starts_at_zero", "value_range", "values", "loss"),
     "correction": ("importance",),
+    "sampler": ("choose",),
+    "gate": ("needs_values", "keep"),
     "reward": ("name", "score"),
     "judge": ("compare",),
     "engine": ENGINE_MEMBERS,

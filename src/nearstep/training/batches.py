@@ -25,7 +25,8 @@ class BatchSizes:
 
     @property
     def episodes(self) -> int:
-        """Episodes of the run: whole batches, so possibly a few more than were asked for."""
+        """Episodes of the run: whole batches, so possibly a few more than were asked for. What is sampled anew for a
+        gate is not counted."""
         return self.updates * self.batch
 
     def table(self) -> list[tuple[str, str, str]]:
@@ -62,6 +63,11 @@ class BatchSizes:
     def passes(self, updates: int) -> float:
         """Passes over the prompts that so many updates make; of a stream the share of the run."""
         return updates * self.prompts / self.dataset_rows if self.dataset_rows is not None else updates / self.updates
+
+    def epoch(self, updates: int, prompts: int) -> float:
+        """Passes over the prompts after so many updates, which have drawn so many prompts; of a stream the share of the
+        run."""
+        return prompts / self.dataset_rows if self.dataset_rows is not None else updates / self.updates
 
     def _passes(self) -> str:
         if self.dataset_rows is None:

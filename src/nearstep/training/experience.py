@@ -42,12 +42,18 @@ from nearstep.types import CriticLeads, Experience, Prompts, Rollout, Scores, ro
 
 @torch.no_grad()
 def make_experience(
-    rollout: Rollout, scores: Scores, r: Recipe, state: State | None = None, prompts: Prompts | None = None
+    rollout: Rollout,
+    scores: Scores,
+    r: Recipe,
+    state: State | None = None,
+    prompts: Prompts | None = None,
+    kept: Tensor | None = None,
 ) -> Experience:
     """Annotate a rollout with everything an update needs; it stays fixed for every epoch.
 
     `state` carries what earlier updates left behind (moments of the scores, the KL coefficient); without it the run
-    begins here. A critic that reads columns of the data set (critic_columns) needs the `prompts`.
+    begins here. A critic that reads columns of the data set (critic_columns) needs the `prompts`. `kept` are the
+    episodes that a gate lets train, all if not given: the others count in no whitening.
     """
     if state is None:
         state = State()
@@ -79,8 +85,10 @@ def make_experience(
     credit = give_credit(r.advantage, inputs, has_token_rewards=scores.dense is not None)
     advantages = credit.advantages
     if r.whiten_advantages:
-        advantages = whiten(advantages, counted=inputs.to_actions(scores.scored), add_up=r.backend.add_up)
+        counted = inputs.to_actions(scores.scored if kept is None else scores.scored & kept)
+        advantages = whiten(advantages, counted=counted, add_up=r.backend.add_up)
     learnable = last.finished if config.mask_truncated_completions else torch.ones_like(last.finished)
+    learnable = learnable if kept is None else learnable & kept
     numbers = torch.arange(first_row, first_row + len(last), device=rollout.tokens.device)
     return Experience(
         rollout=rollout,

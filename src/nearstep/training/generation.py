@@ -13,13 +13,17 @@ from nearstep.types import Prompts, Rollout
 CERTAIN = -0.01  # nats; a token above that is certain, whatever rounding says
 
 
-def generate(prompts: Prompts, r: Recipe, *, version: int, row_ended: RowEnded | None = None) -> Rollout:
+def generate(
+    prompts: Prompts, r: Recipe, *, version: int, row_ended: RowEnded | None = None, load_weights: bool = True
+) -> Rollout:
     """Hand the policy's weights to the engine as those of update number `version`, and sample a response for each row.
 
-    Top tokens are recorded where the trust region compares them; `row_ended` is told of rows as they end, if the engine
-    can. Raises TrainingError where what the engine recorded cannot be trained on.
+    Without `load_weights` the engine has them already: the update samples further prompts. Top tokens are recorded
+    where the trust region compares them; `row_ended` is told of rows as they end, if the engine can. Raises
+    TrainingError where what the engine recorded cannot be trained on.
     """
-    load(r.engine, r.models.policy, version)
+    if load_weights:
+        load(r.engine, r.models.policy, version)
     settings = replace(r.generation, top_tokens=r.trust_region.top_k)
     rollout = play(r.engine, prompts, settings, row_ended, version=version)
     if looks_unrecorded(rollout, settings):

@@ -3,10 +3,10 @@
 from nearstep.common.waiting import WATCHDOG
 from nearstep.metrics import Metrics
 from nearstep.training.experience import describe, make_experience
-from nearstep.training.generation import generate
 from nearstep.training.pretraining import pretrain_critic
 from nearstep.training.probes import Probes
 from nearstep.training.recipe import Due, Recipe
+from nearstep.training.sampling import sample
 from nearstep.training.schedules import phases_now
 from nearstep.training.state import State
 from nearstep.training.update import update
@@ -20,34 +20,33 @@ def train(r: Recipe, state: State) -> None:
     r.learners.require_same_weights()
     state.take_back_unfinished()
     r.checkpoint.load(state)  # a new run and a resumed one: the same line
+    r.selection.restore(state)
     r.report.begin(r.introduction, state)
     started = r.evaluator.begin(r.engine, state)
     if started is not None and r.evaluator.has_prompts and r.config.eval_on_start:
         r.report.evaluation(state, started, Due())
     pretrained = pretrain_critic(r, state)
     probes = Probes(r)
-    for prompts in r.prompts.batches(after=state.update, until=r.batch.updates):
+    for prompts in r.prompts.batches(after=state.update, until=r.batch.updates, played=state.prompts(r.batch)):
         state.begin_update()
         WATCHDOG.begin_update(state.update)
         r.report.begin_update()
-        with r.clock("generate"), r.rewards.early(prompts) as early:
-            rollout = generate(prompts, r, version=state.update, row_ended=early)  # 1 sample
-        with r.clock("score"):
-            scores = r.rewards(prompts, rollout, early)  # 2 score
-            state.update_score_moments(scores, r.config, r.backend)
-            state.watch_spread(scores, r.backend)
+        sampled = sample(prompts, r, state)  # 1 sample, 2 score: again while a gate wants other prompts
+        prompts, rollout, scores = sampled.batch
+        state.watch_spread(scores, r.backend)
         with r.clock("experience"):
-            experience = make_experience(rollout, scores, r, state, prompts)  # 3 annotate
+            experience = make_experience(rollout, scores, r, state, prompts, sampled.kept)  # 3 annotate
             probed = probes.look(prompts, experience, state.update)
         with r.clock("update"):
             phases = phases_now(r.schedule, state.update, critic_is_ready=state.critic_is_ready)
-            metrics, steps = update(experience, phases, r)  # 4 improve
+            metrics, steps = update(sampled.with_stand_ins(experience), phases, r)  # 4 improve
         rates = r.learners.end_update()
-        state.end_update(r.batch, steps, r.config.max_broken_updates)
+        state.end_update(r.batch, steps, r.config.max_broken_updates, sampled.episodes)
         state.watch_critic(experience, scores, r.config, r.backend)
         state.update_kl_coef(experience, r.kl_controller, r.config.kl_estimator, r.batch, r.backend)
-        metrics = describe(experience, scores, r) + probed + pretrained + metrics
+        metrics = describe(experience, scores, r) + sampled.metrics + probed + pretrained + metrics
         pretrained = Metrics()  # it was before the first update
+        r.report.dropped(state, sampled.dropped)
         due = r.report.step(state, prompts, experience, scores, metrics, rates)  # 5 report
         if due.samples:
             r.report.samples(state, r.evaluator.samples(r.engine, state))

@@ -25,8 +25,10 @@ from nearstep.training.clock import Clock
 from nearstep.training.critic_text import CriticText
 from nearstep.training.evaluated import Evaluation, Sample
 from nearstep.training.interruption import Interruption
+from nearstep.training.joining import ScoredRows
 from nearstep.training.optimizers import Learners, LearningRates
 from nearstep.training.schedules import CriticSchedule
+from nearstep.training.selection import Selection
 from nearstep.training.state import State
 from nearstep.types import Experience, Prompts, Scores
 
@@ -35,8 +37,15 @@ from nearstep.types import Experience, Prompts, Scores
 class PromptBatches(Protocol):
     """Where prompts come from; the data room's PromptSource is one."""
 
-    def batches(self, *, after: int, until: int) -> Iterator[Prompts]:
-        """This process's prompts of updates after + 1 … until."""
+    def batches(self, *, after: int, until: int, played: int | None = None) -> Iterator[Prompts]:
+        """This process's prompts of updates after + 1 … until; `played` prompts were drawn before, over all processes,
+        those of `after` batches if not given."""
+
+    def more(self, places: Sequence[int]) -> Prompts:
+        """New prompts for these places of the batch that runs (prompts from 0, ascending): this process's rows."""
+
+    def seen(self, means: Sequence[float]) -> None:
+        """The mean score of each prompt that was drawn last, over all processes; NaN where none was scored."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,9 @@ class LoopReporter(Protocol):
         rates: LearningRates,
     ) -> Due:
         """An update is done, with these metrics of this process, at these learning rates."""
+
+    def dropped(self, state: State, rows: Sequence[ScoredRows]) -> None:
+        """Rows of this process that an update sampled and whose place others have taken; every process calls it."""
 
     def samples(self, state: State, rows: Sequence[Sample]) -> None:
         """What the policy answers now to a few prompts."""
@@ -150,6 +162,7 @@ class Recipe:
     tokenizer: PreTrainedTokenizerBase
     models: Models
     prompts: PromptBatches
+    selection: Selection  # which prompts are drawn, and which finished groups train
     engine: RolloutEngine  # for training, evaluation and samples
     generation: GenerationSettings  # of training; evaluation has its own
     rewards: RewardModule

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,15 @@ def through_files(
 
 @dataclass(frozen=True)
 class RolloutFolder:
-    """A folder with two files for each update and process: tensors, and what rewards said in words."""
+    """A folder with two files for each rollout of an update and process: tensors, and what rewards said in words."""
 
     folder: Path
     rank: int
     origin: RolloutOrigin
     setting: str = "replay_rollouts"  # what asks to read it
 
-    def write(self, update: int, rollout: Rollout, scores: Scores) -> None:
-        """Write a rollout and its scores; a file of that name is replaced."""
+    def write(self, update: int, round_: int, rollout: Rollout, scores: Scores) -> None:
+        """Write a rollout of an update and its scores; a file of that name is replaced."""
         tensors: dict[str, Tensor] = {name: vars(rollout)[name] for name in ROLLOUT}
         tensors |= {name: found for name in OPTIONAL if (found := vars(rollout)[name]) is not None}
         tensors |= _input_tensors(rollout)
@@ -70,30 +70,30 @@ class RolloutFolder:
             self.origin.write(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._save(update, tensors, scores)
+            self._save(self._path(update, round_), tensors, scores)
         except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"dump_rollouts: {self.folder} cannot be written: {error}. Make room, or leave it out"
             ) from error
 
-    def _save(self, update: int, tensors: Mapping[str, Tensor], scores: Scores) -> None:
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, self._path(update, "safetensors")
-        )
+    def _save(self, path: Path, tensors: Mapping[str, Tensor], scores: Scores) -> None:
+        plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, path.with_name(f"{path.name}.safetensors"))
         words = {name: vars(scores)[name] for name in WORDS} | {"metrics": scores.metrics.numbers()}
-        self._path(update, "json").write_text(json.dumps(words, default=str) + "\n", encoding="utf-8")
+        text = json.dumps(words, default=str) + "\n"
+        path.with_name(f"{path.name}.json").write_text(text, encoding="utf-8")
 
-    def rollout(self, update: int, device: torch.device) -> Rollout:
-        """The rollout of an update. Raises DataError where there is none."""
-        tensors = self._tensors(update, device)
+    def rollout(self, update: int, round_: int, device: torch.device) -> Rollout:
+        """A rollout of an update. Raises DataError where there is none."""
+        tensors = self._tensors(self._path(update, round_), device)
         top = TopLogprobs(tensors["top.ids"], tensors["top.logprobs"]) if "top.ids" in tensors else None
         known = {name: tensors[name] for name in (*ROLLOUT, *OPTIONAL) if name in tensors}
         return Rollout(**known, top=top, model_inputs=_inputs_of(tensors, len(tensors["row_lengths"])))
 
-    def scores(self, update: int, device: torch.device) -> Scores:
+    def scores(self, update: int, round_: int, device: torch.device) -> Scores:
         """The scores of an update's rollout. Raises DataError where there are none."""
-        tensors = self._tensors(update, device)
-        words = self._words(update)
+        path = self._path(update, round_)
+        tensors, words = self._tensors(path, device), self._words(path)
         words["failures"] = {
             name: {int(row): why for row, why in rows.items()} for name, rows in words["failures"].items()
         }
@@ -105,8 +105,8 @@ class RolloutFolder:
             tensors["scores.total"], parts, dense=tensors.get("scores.dense"), metrics=Metrics(reported), **words
         )
 
-    def _tensors(self, update: int, device: torch.device) -> dict[str, Tensor]:
-        path = self._path(update, "safetensors")
+    def _tensors(self, path: Path, device: torch.device) -> dict[str, Tensor]:
+        path = path.with_name(f"{path.name}.safetensors")
         try:
             return load_file(path, device=str(device))
         except (OSError, SafetensorError) as error:
@@ -115,16 +115,34 @@ class RolloutFolder:
                 "as dump_rollouts writes them"
             ) from error
 
-    def _words(self, update: int) -> dict[str, Any]:
-        path = self._path(update, "json")
+    def _words(self, path: Path) -> dict[str, Any]:
+        path = path.with_name(f"{path.name}.json")
         try:
             words: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{self.setting}: {path} cannot be read: {error}. Write it again") from error
         return words
 
-    def _path(self, update: int, kind: str) -> Path:
-        return self.folder / f"update-{update:06}.rank-{self.rank}.{kind}"
+    def _path(self, update: int, round_: int) -> Path:
+        """The files of a rollout but for their ending; only rounds after the first of an update are numbered."""
+        return self.folder / f"update-{update:06}{f'.round-{round_}' if round_ else ''}.rank-{self.rank}"
+
+
+@dataclass
+class Rounds:
+    """Tells the rounds of an update apart, of which there are several where a gate refills: by their first episodes,
+    so that an update that is played again after it was broken off has the same rounds."""
+
+    update: int = 0
+    first_episodes: list[int] = field(default_factory=list)
+
+    def number(self, update: int, prompts: Prompts) -> int:
+        """Which round (from 0) of its update these prompts are."""
+        if update != self.update:
+            self.update, self.first_episodes = update, []
+        if prompts.episodes[0] not in self.first_episodes:
+            self.first_episodes.append(prompts.episodes[0])
+        return self.first_episodes.index(prompts.episodes[0])
 
 
 def _input_tensors(rollout: Rollout) -> dict[str, Tensor]:
@@ -155,6 +173,7 @@ class DumpedRewards:
     rewards: RewardModule
     engine: NumberedEngine  # knows the update: what was sampled may be of older weights
     folder: RolloutFolder
+    rounds: Rounds = field(default_factory=Rounds)
 
     def early(self, prompts: Prompts) -> EarlyRows:
         """See RewardModule.early."""
@@ -163,7 +182,8 @@ class DumpedRewards:
     def __call__(self, prompts: Prompts, rollout: Rollout, early: EarlyRows | None = None) -> Scores:
         """Score, and write rollout and scores."""
         scores = self.rewards(prompts, rollout, early)
-        self.folder.write(self.engine.version, rollout, scores)
+        update = self.engine.version
+        self.folder.write(update, self.rounds.number(update, prompts), rollout, scores)
         return scores
 
     def close(self) -> None:
@@ -177,6 +197,7 @@ class ReplayedRewards:
 
     engine: "ReplayedEngine"
     tokenizer: PreTrainedTokenizerBase
+    rounds: Rounds = field(default_factory=Rounds)
 
     def early(self, prompts: Prompts) -> EarlyRows:
         """Nothing begins early."""
@@ -184,7 +205,8 @@ class ReplayedRewards:
 
     def __call__(self, prompts: Prompts, rollout: Rollout, early: EarlyRows | None = None) -> Scores:
         """The scores of the rollout's update."""
-        return self.engine.folder.scores(self.engine.version, rollout.tokens.device)
+        update = self.engine.version
+        return self.engine.folder.scores(update, self.rounds.number(update, prompts), rollout.tokens.device)
 
     def close(self) -> None:
         """Nothing is kept."""
@@ -200,6 +222,7 @@ class ReplayedEngine:
     device: torch.device
     seed: int  # of training
     version: int = 0
+    rounds: Rounds = field(default_factory=Rounds)
 
     def capabilities(self) -> Capabilities:
         """Those of the real engine, but for what concerns rows as they are generated."""
@@ -215,7 +238,7 @@ class ReplayedEngine:
         """The rollout of the update whose weights were loaded last. Its prompts are checked like any engine's."""
         if settings.greedy or settings.seed != self.seed:
             return self.engine.generate(prompts, settings)
-        rollout = self.folder.rollout(self.version, self.device)
+        rollout = self.folder.rollout(self.version, self.rounds.number(self.version, prompts), self.device)
         if _first_segments(rollout).prompt_ids() != prompts.ids:
             raise DataError(
                 f"replay_rollouts: the rollouts of update {self.version} in {self.folder.folder} were sampled from "

@@ -14,7 +14,9 @@ FORMAT = 1
 SAMPLING = (
     "seed", "num_generations", "response_length", "temperature", "top_p", "top_k", "stop_token", "stop_token_id",
     "max_prompt_length", "shuffle_dataset", "shuffle_buffer",
+    "sampler", "pool_borders", "pool_weights",
 )  # fmt: skip
+REFILLING = ("gate_fill", "gate", "gate_low", "gate_high", "gate_share", "refill_rounds")  # only with a refill
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class RolloutOrigin:
         config: PPOConfig, *, processes: int, batch: int, data: str, top_tokens: int, tokenizer: str | None = None
     ) -> "RolloutOrigin":
         """The origin of what a run samples."""
+        refills = config.gate_fill == "refill"
         settings = {name: vars(config)[name] for name in SAMPLING}
+        settings |= {name: vars(config)[name] if refills else None for name in REFILLING}
         return RolloutOrigin(processes, batch, data, top_tokens, json.loads(json.dumps(settings)), tokenizer=tokenizer)
 
     def write(self, folder: Path) -> None:
@@ -52,8 +56,8 @@ class RolloutOrigin:
         if self.batch != now.batch:
             yield f"batch_size: {self.batch} → {now.batch}"
         for name, value in self.settings.items():
-            if value != now.settings[name]:
-                yield f"{name}: {shorten(value)} → {shorten(now.settings[name])}"
+            if value != now.settings.get(name):
+                yield f"{name}: {shorten(value)} → {shorten(now.settings.get(name))}"
         if self.data != now.data:
             yield "the prompts or their columns: other rows, or the same in another order"
         if now.top_tokens > self.top_tokens:

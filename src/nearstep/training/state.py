@@ -2,7 +2,9 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -49,6 +51,7 @@ class State:
     critic_is_ready: bool = False  # it has come to explain vf_warmup_until of the returns: its warm-up is over
     critic_is_pretrained: bool = False  # on vf_pretrain_rollouts
     part_moments: dict[str, Moments] = field(default_factory=dict)  # of each reward's, with normalize_scores_apart
+    selection: Mapping[str, Any] | None = None  # what sampler and gate know; None where they remember nothing
 
     before: "State | None" = field(default=None, repr=False, compare=False)  # while an update runs
 
@@ -88,8 +91,8 @@ class State:
                 stacklevel=2,
             )
 
-    def end_update(self, batch: BatchSizes, steps: Steps, max_broken: int) -> None:
-        """The update is done, with these optimizer steps.
+    def end_update(self, batch: BatchSizes, steps: Steps, max_broken: int, episodes: int | None = None) -> None:
+        """The update is done, with these optimizer steps; it generated so many `episodes`, a batch if not given.
 
         Raises TrainingError where steps were left out in `max_broken` updates in a row.
         """
@@ -101,9 +104,13 @@ class State:
                 "(max_broken_updates). The warnings above say what was not. Look at the last rows of rollouts.jsonl, "
                 "lower learning_rate, or check the reward"
             )
-        self.episodes += batch.batch
-        self.epoch = batch.passes(self.update)
+        self.episodes += batch.batch if episodes is None else episodes
+        self.epoch = batch.epoch(self.update, self.prompts(batch))
         self.before = None
+
+    def prompts(self, batch: BatchSizes) -> int:
+        """Prompts that were drawn over all processes."""
+        return -(-self.episodes // (batch.batch // batch.prompts))
 
     def watch_critic(self, experience: Experience, scores: Scores, config: PPOConfig, backend: Backend) -> None:
         """End the warm-up of the critic where its values, before the steps of this update, explain enough."""

@@ -51,13 +51,13 @@ class StoredRollouts:
         device, rollouts, scores = backend.device, [], []
         for rank in range(self.origin.processes):
             written = RolloutFolder(self.folder, rank, self.origin, setting=SETTING)
-            rollouts.append(written.rollout(update, device))
+            rollouts.append(written.rollout(update, 0, device))
             if rollouts[-1].episodes is not None:
                 raise DataError(
                     f"{SETTING}: {self.folder} has episodes of several rows, which are not dealt to processes. Give "
                     "rollouts with one row for each response"
                 )
-            scores.append(written.scores(update, device))
+            scores.append(written.scores(update, 0, device))
         tensors: dict[str, Tensor] = {name: torch.cat([vars(each)[name] for each in rollouts]) for name in ROLLOUT}
         whole = Rollout(**tensors, top=None, model_inputs=None)
         rows = torch.arange(len(whole), device=device).tensor_split(backend.world_size)[backend.rank]
