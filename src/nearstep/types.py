@@ -179,6 +179,8 @@ class Experience:
     train_final: Bool[Tensor, " rows"]
     trained: Bool[Tensor, " rows"]  # false for rows that are left out of training
     kl_coef: float  # weight of the KL penalty in this update
+    good: Bool[Tensor, " rows"] | None = None  # rows whose likelihood is raised; None where none is
+    teacher_logprobs: Float[Tensor, " actions"] | None = None  # None where there is no teacher
 
     def __len__(self) -> int:
         return len(self.rollout)
@@ -204,6 +206,8 @@ class Experience:
             final_returns=self.final_returns[rows],
             train_final=self.train_final[rows],
             trained=self.trained[rows],
+            good=None if self.good is None else self.good[rows],
+            teacher_logprobs=None if self.teacher_logprobs is None else self.teacher_logprobs[actions],
         )
 
     def split(self, max_tokens: int, max_rows: int) -> Iterator["Experience"]:

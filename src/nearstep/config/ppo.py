@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nearstep.config import ppo_rules as config_rules
+from nearstep.config.auxiliary import AuxiliarySettings
 from nearstep.config.batches import BatchSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.evaluating import EvaluationSettings, evaluation_remarks
@@ -57,6 +58,7 @@ SECTIONS = sections(
     ("Advantage", AdvantageSettings),
     ("Policy", PolicySettings),
     ("Trust region", TrustRegionSettings),
+    ("Auxiliary losses", AuxiliarySettings),
     ("Critic", CriticSettings),
     ("Batches", BatchSettings),
     ("Optimizer", OptimizerSettings),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from nearstep.config.auxiliary import auxiliary_problems, auxiliary_remarks
 from nearstep.config.axes import (
     ADVANTAGES,
     CRITIC_SCHEDULES,
@@ -39,6 +40,7 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
     yield from _axis_problems(config)
     yield from _kl_problems(config)
     yield from region_problems(config)
+    yield from auxiliary_problems(config)
     yield from _importance_problems(config)
     yield from _critic_problems(config)
     yield from _advantage_problems(config)
@@ -63,6 +65,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
     yield from prompt_remarks(config, config.dataset_name)
     yield from _critic_remarks(config)
     yield from region_remarks(config)
+    yield from auxiliary_remarks(config)
     yield from without_effect(
         config,
         ("without use_peft", not config.use_peft, lora),

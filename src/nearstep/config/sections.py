@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from nearstep.config.auxiliary import AuxiliarySettings
 from nearstep.config.axes import (
     ADVANTAGES,
     CRITIC_SCHEDULES,
@@ -259,6 +260,7 @@ class AllSettings(
     OptimizerSettings,
     BatchSettings,
     CriticSettings,
+    AuxiliarySettings,
     TrustRegionSettings,
     PolicySettings,
     AdvantageSettings,

@@ -1,8 +1,5 @@
 """How a scored rollout becomes experience: log-probs of the reference, values, rewards, advantages, returns."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -11,18 +8,17 @@ from nearstep.algorithm.losses import importance_weight, probability_ratio
 from nearstep.algorithm.ragged import sum_by_row
 from nearstep.algorithm.statistics import whiten
 from nearstep.algorithm.trust_regions import TokenLogprobs
-from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import ExplainedVariance, Max, Mean, Metric, Metrics, Std
-from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
-from nearstep.models.roles import Policy
+from nearstep.training.auxiliary_inputs import auxiliary_metrics, with_auxiliary_inputs
 from nearstep.training.credit import credit_inputs, give_credit, rows_scored_after_eos, shape_scores, token_rewards
+from nearstep.training.frozen_passes import PassLimits, reference_logprobs
 from nearstep.training.recipe import Recipe
 from nearstep.training.response_metrics import response_metrics, score_metrics
 from nearstep.training.state import State
-from nearstep.types import Experience, Rollout, Scores, row_groups
+from nearstep.types import Experience, Rollout, Scores
 
 
 @torch.no_grad()
@@ -32,6 +28,10 @@ def make_experience(rollout: Rollout, scores: Scores, r: Recipe, state: State | 
     `state` carries what earlier updates left behind (moments of the scores, the KL coefficient); without it the run
     begins here.
     """
+    return with_auxiliary_inputs(_annotated(rollout, scores, r, state), scores, r)
+
+
+def _annotated(rollout: Rollout, scores: Scores, r: Recipe, state: State | None) -> Experience:
     if state is None:
         state = State()
         state.begin_update()
@@ -94,7 +94,7 @@ def before_first_step(rollout: Rollout, r: Recipe) -> tuple[TokenLogprobs | None
     policy, critic, anew = r.models.policy, r.models.critic, r.config.anchor == "recomputed"
     logprobs: list[ActionLogprobs] = []
     values: list[StateValues] = []
-    for part in _parts(rollout, _limits(r)):
+    for part in PassLimits.of(r).parts(rollout):
         if critic is not None and anew and r.models.one_trunk:
             part_logprobs, states = rollout_logprobs_and_values(policy, critic, part, r.sampling)
             logprobs.append(part_logprobs)
@@ -137,46 +137,6 @@ def anchor_logprobs(
     )
 
 
-def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor | None:
-    """Log-probability of every action under the reference, in forward passes of limited size; None without one.
-
-    Raises TrainingError for numbers that are not finite: the reference is computed in its own type.
-    """
-    if r.models.reference is None:
-        return None
-    with r.models.reference.active() as reference:
-        logprobs = logprobs_under(reference, rollout, r.sampling, _limits(r))
-        if not logprobs.isfinite().all():
-            raise TrainingError(
-                f"ref_model ({reference.dtype}) gives log-probs that are not finite. Its weights are broken, or its "
-                "activations too large for its type (float16 ends at 65,504): pass it in bfloat16 or float32"
-            )
-    return logprobs
-
-
-def logprobs_under(policy: Policy, rollout: Rollout, sampling: Sampling, limits: "PassLimits") -> Tensor:
-    """Log-probability of every action under a policy, in forward passes of limited size."""
-    return torch.cat([rollout_logprobs(policy, part, sampling).sampled for part in _parts(rollout, limits)])
-
-
-@dataclass(frozen=True)
-class PassLimits:
-    """How much goes into one forward pass without gradients."""
-
-    tokens: int
-    rows: int
-
-
-def _limits(r: Recipe) -> PassLimits:
-    return PassLimits(r.batch.micro_tokens, r.config.local_rollout_forward_batch_size)
-
-
-def _parts(rollout: Rollout, limits: PassLimits) -> Iterator[Rollout]:
-    lengths, shared = torch.stack([rollout.row_lengths, rollout.shared_prompts]).tolist()
-    for rows in row_groups(lengths, limits.tokens, limits.rows, shared):
-        yield rollout.select(torch.arange(rows.start, rows.stop, device=rollout.tokens.device))
-
-
 def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     """The metrics of a rollout before the update; `reports/metrics.py` has their meanings."""
     rollout = experience.rollout
@@ -186,6 +146,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     of_scored = scored.repeat_interleave(counts)
     metrics: dict[str, Metric] = {
         **kl_metrics,
+        **auxiliary_metrics(experience),
         **(_describe_importance(experience, r.config) if r.config.anchor == "recomputed" else {}),
         "objective/entropy": Mean.of(sum_by_row(-rollout.logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),

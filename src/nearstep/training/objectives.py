@@ -22,6 +22,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import EffectiveSampleSize, Max, Mean, Metric, Metrics, StandardError, Variance
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import StateValues, rollout_logprobs, rollout_logprobs_and_values, rollout_values
+from nearstep.training.auxiliary import auxiliary_terms
 from nearstep.training.axis_results import region_problem, weights_problem
 from nearstep.training.profiles import masked_by_place
 from nearstep.training.recipe import Recipe
@@ -35,6 +36,7 @@ class Divisors:
 
     policy: Tensor
     critic: Tensor
+    auxiliary: tuple[Tensor, ...] = ()  # one for each auxiliary loss
 
 
 @dataclass(frozen=True)
@@ -77,24 +79,35 @@ def losses(
     the policy; where it is trained alone, only its head learns, for the trunk is the policy's.
     """
     policy, critic, terms = r.models.policy, r.models.critic, PolicyTerms.of(r)
-    entropy, cliprange_value = terms.entropy_coef != 0, r.config.cliprange_value
+    cliprange_value = r.config.cliprange_value
+    entropy, normalizers = terms.entropy_coef != 0, r.auxiliary.log_normalizers
     if phase.policy and phase.critic and critic is not None and r.models.one_trunk:
-        now, values = rollout_logprobs_and_values(policy, critic, micro.rollout, r.sampling, entropy_gradient=entropy)
-        policy_sum, policy_metrics = policy_objective(micro, now, terms, first=first)
+        now, values = rollout_logprobs_and_values(
+            policy, critic, micro.rollout, r.sampling, entropy_gradient=entropy, log_normalizers=normalizers
+        )
+        of_policy, policy_metrics = _policy_loss(micro, now, terms, divisors, r, first=first)
         critic_sum, critic_metrics = value_objective(micro, values, cliprange_value)
-        loss = policy_sum / divisors.policy + r.config.vf_coef * critic_sum / divisors.critic
+        loss = of_policy + r.config.vf_coef * critic_sum / divisors.critic
         yield loss, policy_metrics + critic_metrics
         return
     if phase.policy:
-        now = rollout_logprobs(policy, micro.rollout, r.sampling, entropy_gradient=entropy)
-        loss, metrics = policy_objective(micro, now, terms, first=first)
-        yield loss / divisors.policy, metrics
+        now = rollout_logprobs(policy, micro.rollout, r.sampling, entropy_gradient=entropy, log_normalizers=normalizers)
+        yield _policy_loss(micro, now, terms, divisors, r, first=first)
     if phase.critic:
         assert critic is not None, "a phase that trains the critic needs one"
         values = rollout_values(critic, micro.rollout, head_only=r.models.one_trunk)
         loss, metrics = value_objective(micro, values, cliprange_value)
         weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
         yield weight * loss / divisors.critic, metrics
+
+
+def _policy_loss(
+    micro: Experience, now: ActionLogprobs, terms: PolicyTerms, divisors: Divisors, r: Recipe, *, first: bool
+) -> tuple[Tensor, Metrics]:
+    """What a micro-batch adds to the policy's loss: PPO's, and every auxiliary loss, each under its own divisor."""
+    total, metrics = policy_objective(micro, now, terms, first=first)
+    added, more = auxiliary_terms(micro, now, r.auxiliary.losses, divisors.auxiliary)
+    return sum(added, start=total / divisors.policy), metrics + more
 
 
 def policy_objective(

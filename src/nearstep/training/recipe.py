@@ -1,7 +1,7 @@
 """Everything a run is made of, assembled once: the loop reads it and changes nothing in it but weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, runtime_checkable
@@ -19,6 +19,7 @@ from nearstep.models.roles import Models
 from nearstep.rewards.protocol import RewardModule
 from nearstep.rollout.engine import GenerationSettings, RolloutEngine
 from nearstep.scale.backend import Backend
+from nearstep.training.auxiliary import Auxiliary
 from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
 from nearstep.training.evaluated import Evaluation, Sample
@@ -166,6 +167,7 @@ class Recipe:
     interruption: Interruption
     evaluator: PolicyEvaluator
     introduction: str  # what the user should read before the run: prompts as the model sees them, choices made
+    auxiliary: Auxiliary = field(default_factory=Auxiliary)  # what the policy minimises beside PPO's loss
 
     @property
     def sampling(self) -> Sampling:
