@@ -60,6 +60,7 @@ class PPOTrainer:
     model was not loaded from a folder that has it. Every axis of the algorithm takes an object of its protocol in place
     of what its setting names: `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation`
     (docs/extending.md). `engine` generates the episodes: an object, or a class or function of EngineSettings.
+    `auxiliary_losses`, `teacher_model` and `ptx_dataset` are what the policy learns beside PPO (docs/algorithms.md).
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.
@@ -86,6 +87,9 @@ class PPOTrainer:
         kl_controller: object = None,
         critic_schedule: object = None,
         loss_aggregation: object = None,
+        auxiliary_losses: object = None,
+        teacher_model: GivenModel = None,
+        ptx_dataset: object = None,
         **foreign: object,
     ) -> None:
         refuse_foreign(foreign, PPOTrainer)
@@ -107,6 +111,9 @@ class PPOTrainer:
             kl_controller=kl_controller,
             critic_schedule=critic_schedule,
             loss_aggregation=loss_aggregation,
+            auxiliary_losses=auxiliary_losses,
+            teacher_model=teacher_model,
+            ptx_dataset=ptx_dataset,
         )
         self.recipe: Recipe = assemble(given_settings(args, PPOConfig, "PPOTrainer"), inputs)
         self.state = State()

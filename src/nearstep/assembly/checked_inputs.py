@@ -46,6 +46,7 @@ class CheckedInputs:
     batch: BatchSizes
     resumed: Resumed | None
     data: str  # hash of the prompts
+    positions: int | None = None  # tokens that a row may have, of the model that takes fewest; None for no limit
 
     def rollout_origin(self, config: PPOConfig, top_tokens: int) -> RolloutOrigin:
         """What this run's rollouts are sampled with. Raises ConfigError or DataError where replay_rollouts or
@@ -124,4 +125,6 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     if config.push_to_hub and backend.rank == 0:
         check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
     digest = run_prompts.digest()
-    return CheckedInputs(backend, tokenizer, limits.rows, stops, run_prompts, specs, judges, batch, resumed, digest)
+    return CheckedInputs(
+        backend, tokenizer, limits.rows, stops, run_prompts, specs, judges, batch, resumed, digest, limits.positions
+    )

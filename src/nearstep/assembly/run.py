@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
+from nearstep.assembly.auxiliary import auxiliary_of, require_part, with_texts
 from nearstep.assembly.axes import Axes, choose_axes, critic_learning_rate
 from nearstep.assembly.checked_inputs import CheckedInputs, check_inputs
 from nearstep.assembly.evaluation import RunMemory, make_evaluator, stop_rules
@@ -64,21 +65,17 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     notes = [*axes.notes, *check_warm_ups(config, batch)]
     origin = checked.rollout_origin(config, axes.trust_region.top_k)
     engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary)
+    auxiliary = auxiliary_of(config, inputs, checked)
+    checked = with_texts(checked, auxiliary)
     tell("loading the models …")
     chosen = build_models(config, inputs, checked.specs, checked.tokenizer, checked.vocabulary, backend, axes)
     models, settings = chosen.models, _generation(config, checked)
     learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
     callbacks = _callbacks(config, inputs, checked, learners, models.policy)
-    rewards = Rewards(
-        chosen.sources,
-        checked.tokenizer,
-        weights=config.reward_weights,
-        on_error=on_error(config),
-        state=lambda: callbacks.state,
-    )
+    rewards = _rewards(config, chosen, checked, callbacks)
     evaluator = make_evaluator(config, checked, models, settings, rewards, lambda: callbacks.state)
     prompts = run_prompts.source(config, batch.batch, rank=backend.rank, world_size=backend.world_size)
-    notes = [*prompts.notes(), *checked.stops.notes, *chosen.notes, *learners.notes(), *notes]
+    notes = [*prompts.notes(), *checked.stops.notes, *chosen.notes, *learners.notes(), *auxiliary.notes, *notes]
     given = inputs.in_words(config)
     text = settings_text(config, "ppo", given, processes=backend.world_size)
     start = RunStart(config, given.settings, backend.gather(device_name(backend.device)))
@@ -114,7 +111,21 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         interruption=interruption,
         evaluator=evaluator,
         introduction="\n".join([run_prompts.introduction(), *notes]),
+        auxiliary=auxiliary,
     )
+
+
+def _rewards(config: PPOConfig, chosen: BuiltModels, checked: CheckedInputs, callbacks: Callbacks) -> Rewards:
+    """The reward sources as one. Raises ConfigError where a setting names a part that there is not."""
+    rewards = Rewards(
+        chosen.sources,
+        checked.tokenizer,
+        weights=config.reward_weights,
+        on_error=on_error(config),
+        state=lambda: callbacks.state,
+    )
+    require_part(config, rewards.names)
+    return rewards
 
 
 def _checkpoints(

@@ -1,5 +1,6 @@
 """Texts that are learned by heart: rows of token ids, back to back, of which all but their beginning is predicted."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,13 @@ class TextRows:
     def predicted(self) -> Int[Tensor, " rows"]:
         """Tokens of each row that are predicted."""
         return self.lengths - self.given
+
+    def digest(self) -> str:
+        """A hash of all of them."""
+        digest = hashlib.sha256(self.tokens.int().numpy().tobytes())
+        digest.update(self.lengths.numpy().tobytes())
+        digest.update(self.given.numpy().tobytes())
+        return digest.hexdigest()
 
     def select(self, rows: Sequence[int]) -> "TextRows":
         """Some of the rows, in the given order."""
