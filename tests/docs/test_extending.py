@@ -13,6 +13,7 @@ from nearstep.common.plugins import load_named
 from nearstep.testing import (
     advantages,
     aggregations,
+    auxiliary_losses,
     backends,
     engines,
     kl_controllers,
@@ -42,8 +43,8 @@ def files(tmp_path, monkeypatch):
 
 def test_the_page_has_a_file_for_every_axis(files):
     assert files == [
-        "my_advantage.py", "my_aggregation.py", "my_controller.py", "my_engine.py", "my_region.py", "my_reward.py",
-        "my_schedule.py",
+        "my_advantage.py", "my_aggregation.py", "my_controller.py", "my_engine.py", "my_loss.py", "my_region.py",
+        "my_reward.py", "my_schedule.py",
     ]  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def test_the_page_has_a_file_for_every_axis(files):
         ["my_advantage.py:BestOfOthers"],
         ["my_controller.py:Corridor"],
         ["my_aggregation.py:RootLength"],
+        ["my_loss.py:RememberSuccess"],
         ["my_engine.py:PlainGenerate"],
     ],
     ids=lambda words: words[0],
@@ -108,7 +110,7 @@ def test_the_advantage_by_hand_over_both_ways(files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "suite", [trust_regions, advantages, kl_controllers, aggregations, rewards, schedules, engines]
+    "suite", [trust_regions, advantages, kl_controllers, aggregations, auxiliary_losses, rewards, schedules, engines]
 )
 def test_every_law_is_on_the_page_with_its_weight(suite):
     for law in suite.LAWS:
@@ -119,16 +121,31 @@ def test_every_law_is_on_the_page_with_its_weight(suite):
 def _section(suite) -> str:
     titles = {
         trust_regions: "A trust region", advantages: "An advantage", kl_controllers: "A KL controller",
-        aggregations: "A way to add up losses", rewards: "A reward", schedules: "A schedule", engines: "An engine",
+        aggregations: "A way to add up losses", auxiliary_losses: "An auxiliary loss", rewards: "A reward",
+        schedules: "A schedule", engines: "An engine",
     }  # fmt: skip
     return PAGE.split(f"## {titles[suite]}")[1].split("\n## ")[0]
 
 
 @pytest.mark.parametrize(
-    "suite", [trust_regions, advantages, kl_controllers, aggregations, rewards, schedules, engines, backends]
+    "suite",
+    [trust_regions, advantages, kl_controllers, aggregations, auxiliary_losses, rewards, schedules, engines, backends],
 )
 def test_laws_speak_of_scores_and_of_no_judging(suite):
     assert [law.statement for law in suite.LAWS if "judge" in law.statement] == []
+
+
+def test_the_loss_of_the_page_trains_by_name_and_as_an_object(files, tmp_path):
+    stops = {"stop_token_id": list(range(0, 258, 9)), "total_episodes": 8}
+    named = small_recipe(tmp_path / "a", auxiliary_losses=["my_loss.py:RememberSuccess"], **stops)
+    given = small_recipe(tmp_path / "b", parts={"auxiliary_losses": found("my_loss.py:RememberSuccess")}, **stops)
+    assert named.auxiliary.losses == given.auxiliary.losses
+    assert "Auxiliary losses of your own: ends." in named.introduction
+    with named.report:
+        train(named, State())
+    (line,) = named.report.history
+    assert line["auxiliary/ends"] > 0
+    assert line["ends/largest"] >= line["auxiliary/ends"]
 
 
 def test_backends_have_universal_laws_only():

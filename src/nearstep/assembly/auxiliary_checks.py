@@ -90,6 +90,5 @@ def made_up_experience(dtype: torch.dtype = torch.float64) -> Experience:
 def made_up_logprobs(experience: Experience, loss: AuxiliaryLoss, *, shift: float = 0.2) -> ActionLogprobs:
     """What the policy says of these rows now, with gradients: a little other than at rollout."""
     sampled = (experience.old_logprobs - shift).requires_grad_()
-    entropy = torch.linspace(0.5, 2, len(sampled), dtype=sampled.dtype)
-    normalizers = torch.linspace(-1, 2, len(sampled), dtype=sampled.dtype).requires_grad_()
-    return ActionLogprobs(sampled, entropy, None, normalizers if loss.needs_log_normalizers else None)
+    normalizers = (3 * experience.values + 0.5).requires_grad_() if loss.needs_log_normalizers else None
+    return ActionLogprobs(sampled, -experience.old_logprobs, None, normalizers)

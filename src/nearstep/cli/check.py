@@ -26,6 +26,7 @@ class CheckOptions(Settings):
         "kl_controller",
         "critic_schedule",
         "loss_aggregation",
+        "auxiliary_loss",
         "reward",
         "judge",
         "engine",
@@ -79,6 +80,8 @@ def _check(found: object, options: CheckOptions) -> "CheckResult":
             return testing.check_kl_controller(thing, updates=options.updates, skip=options.skip)
         case "loss_aggregation":
             return testing.check_loss_aggregation(thing, skip=options.skip)
+        case "auxiliary_loss":
+            return testing.check_auxiliary_loss(thing, skip=options.skip)
         case "reward":
             rows = {} if options.rows is None else {"rows": _rows(Path(options.rows))}
             return testing.check_reward(thing, skip=options.skip, **rows)

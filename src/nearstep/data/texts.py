@@ -45,7 +45,7 @@ def read_texts(
     if eos is None:
         raise ConfigError("ptx: every text ends with EOS, and the tokenizer has none: set tokenizer.eos_token")
     if column in table.columns:
-        reader: _Documents | _Answers = _Documents(replace(tokenizer, style="none"), column, eos)
+        reader: _Documents | _PromptsWithAnswers = _Documents(replace(tokenizer, style="none"), column, eos)
     else:
         reader, table = _answers(table, tokenizer, column, eos)
     share = rank_share(len(table), backend.rank, backend.world_size)
@@ -90,7 +90,7 @@ class _Documents:
 
 
 @dataclass(frozen=True)
-class _Answers:
+class _PromptsWithAnswers:
     """Rows that hold a prompt and an answer to it."""
 
     reader: PromptReader
@@ -113,7 +113,7 @@ class _Answers:
             yield BadRow.of(error, read.place)
 
 
-def _answers(table: Table, tokenizer: PromptTokenizer, column: str, eos: int) -> tuple[_Answers, Table]:
+def _answers(table: Table, tokenizer: PromptTokenizer, column: str, eos: int) -> tuple[_PromptsWithAnswers, Table]:
     """A reader of prompts and answers, and the table as it reads it. Raises DataError where there are no answers."""
     layout = None if "input_ids" in table.columns else layout_of(table)
     if layout is None or layout.format is None or not layout.format.has_reference:
@@ -122,4 +122,4 @@ def _answers(table: Table, tokenizer: PromptTokenizer, column: str, eos: int) ->
             f"{list(table.columns)}. Name the column of texts (ptx_text_column), or give rows such as "
             "{'prompt': '…', 'completion': '…'}."
         )
-    return _Answers(PromptReader(layout, tokenizer), eos), layout.format.prompt_rows(table)
+    return _PromptsWithAnswers(PromptReader(layout, tokenizer), eos), layout.format.prompt_rows(table)

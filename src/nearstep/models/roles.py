@@ -74,10 +74,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Reference:
-    """A frozen policy: the one that the KL penalty measures from, or a teacher.
-
-    It is a model of its own, or the policy with its adapters off.
-    """
+    """A frozen policy, the reference or a teacher: a model of its own, or the policy with its adapters off."""
 
     policy: Policy
     adapters_off: bool

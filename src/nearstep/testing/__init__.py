@@ -5,6 +5,7 @@
 
 from nearstep.testing.advantages import check_advantage
 from nearstep.testing.aggregations import check_loss_aggregation
+from nearstep.testing.auxiliary_losses import check_auxiliary_loss
 from nearstep.testing.backends import check_backend
 from nearstep.testing.engines import check_engine
 from nearstep.testing.judges import check_judge
@@ -17,6 +18,7 @@ from nearstep.testing.trust_regions import check_trust_region
 __all__ = [
     "CheckResult",
     "check_advantage",
+    "check_auxiliary_loss",
     "check_backend",
     "check_critic_schedule",
     "check_engine",

@@ -8,6 +8,7 @@ from nearstep.algorithm.advantage_rules import Advantage
 from nearstep.algorithm.aggregation import LossAggregation
 from nearstep.algorithm.kl_controllers import KLController
 from nearstep.algorithm.trust_regions import TrustRegion
+from nearstep.assembly.auxiliary_checks import MEMBERS as AUXILIARY_MEMBERS
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.judges.function import Compares, Grades
 from nearstep.judges.protocol import JudgeSource
@@ -16,6 +17,7 @@ from nearstep.rewards.protocol import RewardSource
 from nearstep.rollout.build import MEMBERS as ENGINE_MEMBERS
 from nearstep.rollout.engine import RolloutEngine
 from nearstep.scale.backend import Backend
+from nearstep.training.auxiliary import AuxiliaryLoss
 from nearstep.training.schedules import CriticSchedule
 
 Kind: TypeAlias = Literal[
@@ -24,6 +26,7 @@ Kind: TypeAlias = Literal[
     "kl_controller",
     "critic_schedule",
     "loss_aggregation",
+    "auxiliary_loss",
     "reward",
     "judge",
     "engine",
@@ -36,6 +39,7 @@ PROTOCOLS: Mapping[Kind, type] = {
     "kl_controller": KLController,
     "critic_schedule": CriticSchedule,
     "loss_aggregation": LossAggregation,
+    "auxiliary_loss": AuxiliaryLoss,
     "backend": Backend,
 }
 TELLING: Mapping[str, Kind] = {
@@ -45,6 +49,8 @@ TELLING: Mapping[str, Kind] = {
     "phases": "critic_schedule",
     "weights": "loss_aggregation",
     "divisor": "loss_aggregation",
+    "needs_log_normalizers": "auxiliary_loss",
+    "coef": "auxiliary_loss",
     "needs_critic": "advantage",
     "next": "kl_controller",
     "generate": "engine",
@@ -56,6 +62,7 @@ MEMBERS: Mapping[Kind, tuple[str, ...]] = {
     "kl_controller": ("first", "next"),
     "critic_schedule": ("phases",),
     "loss_aggregation": ("weights", "divisor"),
+    "auxiliary_loss": AUXILIARY_MEMBERS,
     "reward": ("name", "score"),
     "judge": ("compare",),
     "engine": ENGINE_MEMBERS,
