@@ -11,7 +11,7 @@ import torch
 from tests.scale import two_processes
 
 WALL_CLOCK = ("eps", "seconds", "tokens_per_second")
-PLACES = [".", "one_trunk", "groups", "adapting"]
+PLACES = [".", "one_trunk", "groups", "adapting", "auxiliary"]
 
 
 def start_two(folder, saved):
@@ -94,6 +94,12 @@ def test_what_adapts_did_so_in_the_run_that_is_compared(runs):
     assert 0.5 * (1 - 0.2 * 9 / 30) ** 2 < coefficients[2] != coefficients[1]
     assert [line["optimizer/steps"] for line in found] == [4, 12, 20]  # of four minibatches: 1, 2 and 2 epochs of 3
     assert 0 < min(line["response/left_out"] for line in found) < 1
+
+
+def test_every_auxiliary_loss_had_its_part_in_the_run_that_is_compared(runs):
+    for line in lines(runs[0] / "auxiliary" / "metrics.jsonl"):
+        assert 0 < line["auxiliary/good_rows"] < 1
+        assert min(line[f"auxiliary/{name}"] for name in ("nll", "z_loss", "teacher_k2", "ptx")) > 0
 
 
 def test_every_episode_of_every_process_is_on_record(runs):

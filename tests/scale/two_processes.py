@@ -43,6 +43,12 @@ EVALUATED = {
     "local_rollout_forward_batch_size": 4, "num_sample_generations": 3, "early_stopping_patience": 9,
     "kl_estimator": "k3", "learning_rate": 3e-3, "eval_reward_funcs": "tests/scale/judge.py:length",
 }  # fmt: skip
+# Every auxiliary loss: an odd number of texts in each step, so that the processes' shares differ; few rows are good.
+AUXILIARY = {
+    "nll_coef": 0.3, "nll_min_score": 0.5, "z_loss_coef": 0.01, "teacher_in": "loss", "ptx_coef": 0.5,
+    "ptx_batch_size": 3, "ptx_row_length": 9, "learning_rate": 3e-3,
+}  # fmt: skip
+TEXTS = [{"text": "some words of it " * number} for number in range(1, 5)]
 HELD_OUT = [{"prompt": f"q{number}" * number, "completion": "zz" if number % 2 else None} for number in range(1, 8)]
 
 
@@ -60,6 +66,8 @@ def main(folder: Path, saved_by_other: Path | None = None) -> None:
     play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1)
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv", whiten_advantages=True)
     play(folder / "adapting", reward=some_unscored, save_steps=1, **ADAPTING)
+    teacher = tiny_causal_lm("gpt2", dtype=torch.float64, seed=3)
+    play(folder / "auxiliary", more={"teacher_model": teacher, "ptx_dataset": TEXTS}, **AUXILIARY)
     play(folder / "evaluated", held_out=HELD_OUT, **EVALUATED)
     if saved_by_other is not None:
         resume(folder, saved_by_other)
@@ -88,12 +96,15 @@ def master_weights(folder: Path) -> None:
     torch.save((learner.parameters, model.state_dict()), folder / f"masters{backend.rank}.pt")
 
 
-def play(folder: Path, reward=low_ids, held_out=None, **changes) -> None:
+def play(folder: Path, reward=low_ids, held_out=None, more=None, **changes) -> None:
     """Three updates, with all that a run writes."""
     # Processes pack rows otherwise than one does; Llama's norms, which compute in float32, would round otherwise.
     model = tiny_causal_lm("gpt2", dtype=torch.float64)
     recipe = small_recipe(
-        folder, parts={"model": model, "reward_funcs": (reward,), "eval_dataset": held_out}, **SHARED, **changes
+        folder,
+        parts={"model": model, "reward_funcs": (reward,), "eval_dataset": held_out, **(more or {})},
+        **SHARED,
+        **changes,
     )
     state = State()
     with recipe.report.reporter as reporter:
