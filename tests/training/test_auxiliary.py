@@ -10,6 +10,7 @@ import torch
 from nearstep.common.errors import TrainingError
 from nearstep.metrics import Mean, Metrics
 from nearstep.models.forward.action_logprobs import ActionLogprobs
+from nearstep.models.forward.layout import PaddedRows
 from nearstep.scale.torch_backend import TorchBackend
 from nearstep.training.auxiliary import (
     Auxiliary,
@@ -189,6 +190,17 @@ def test_gradients_are_those_of_the_models_own_forward_pass(tmp_path, name, chan
     assert max(float(gradient.abs().max()) for gradient in expected) > 1e-3
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
+
+
+def test_padded_rows_give_the_same_gradients(tmp_path):
+    """As a model that cannot be packed computes them."""
+    recipe = recipe_of(tmp_path, parts=given_for("teacher"), stop_token_id=list(range(0, 258, 5)), **ALL)
+    _, rollout, scores = play(recipe)
+    rows = make_experience(rollout, scores, recipe)
+    padded = dataclasses.replace(recipe.models.policy, layout=PaddedRows("it is a test"))
+    beside = dataclasses.replace(recipe, models=dataclasses.replace(recipe.models, policy=padded))
+    for one, other in zip(gradients(beside, rows), gradients(recipe, rows), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
 
 
 ALL = {"nll_coef": 0.3, "z_loss_coef": 0.1, "teacher_in": "loss", "teacher_coef": 0.2}

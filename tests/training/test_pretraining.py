@@ -213,8 +213,10 @@ def test_files_several_sets_and_a_split(tmp_path):
     assert texts.auxiliary.pretraining.texts.tokens.tolist() == [*ids("a"), EOS, *ids("c"), EOS]
 
 
-def test_settings_of_what_is_not_there_are_told(tmp_path):
-    with pytest.warns(UserWarning, match="ptx_coef has no effect without ptx_dataset_name"):
-        small_recipe(tmp_path, ptx_coef=1.0)
-    with pytest.warns(UserWarning, match="teacher_in has no effect without a teacher"):
-        small_recipe(tmp_path, teacher_in="loss")
+def test_settings_of_what_is_not_there_are_told(tmp_path, capsys):
+    small_recipe(tmp_path, ptx_coef=1.0, teacher_in="loss")
+    told = capsys.readouterr().err
+    assert "nearstep: ptx_coef has no effect without ptx_dataset_name\n" in told
+    assert "nearstep: teacher_in has no effect without a teacher\n" in told
+    small_recipe(tmp_path, parts={"ptx_dataset": TEXTS, "teacher_model": tiny_causal_lm(seed=2)}, ptx_coef=1.0)
+    assert "no effect" not in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """What a policy minimises beside PPO's loss, by the settings and the user's objects; no weight is loaded for it."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ from nearstep.assembly.checked_inputs import CheckedInputs
 from nearstep.assembly.inputs import RunInputs
 from nearstep.common.errors import ConfigError, DataError, shorten
 from nearstep.common.plugins import load_object, made
+from nearstep.common.telling import tell
 from nearstep.config.auxiliary import remarks_without
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.sources import DataSource, text_sources
@@ -28,7 +28,7 @@ def auxiliary_of(config: PPOConfig, inputs: RunInputs, checked: CheckedInputs) -
     has_teacher = inputs.teacher_model is not None or config.teacher_model_path is not None
     sources = text_sources(config, inputs.ptx_dataset)
     for remark in remarks_without(config, teacher=has_teacher, texts=bool(sources)):
-        warnings.warn(remark, stacklevel=2)
+        tell(remark)
     losses = tuple(_losses(config, inputs, has_teacher=has_teacher))
     names = [*TAKEN, *(each.name for each in losses)]
     if twice := next((name for name in names if names.count(name) > 1), None):
