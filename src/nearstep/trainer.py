@@ -59,8 +59,9 @@ class PPOTrainer:
     convention, or name `file.py:function`. `reward_processing_class` is the reward model's own tokenizer, where the
     model was not loaded from a folder that has it. Every axis of the algorithm takes an object of its protocol in place
     of what its setting names: `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation`,
-    `value_head`, `correction`, `sampler`, `gate` (docs/extending.md). `engine` generates the episodes: an object, or a class or function
-    of EngineSettings.
+    `value_head`, `correction`, `sampler`, `gate` (docs/extending.md). `engine` generates the episodes: an object, or a
+    class or function of EngineSettings. `auxiliary_losses`, `teacher_model` and `ptx_dataset` are what the policy
+    learns beside PPO (docs/algorithms.md).
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.
@@ -91,6 +92,9 @@ class PPOTrainer:
         correction: object = None,
         sampler: object = None,
         gate: object = None,
+        auxiliary_losses: object = None,
+        teacher_model: GivenModel = None,
+        ptx_dataset: object = None,
         **foreign: object,
     ) -> None:
         refuse_foreign(foreign, PPOTrainer)
@@ -116,6 +120,9 @@ class PPOTrainer:
             correction=correction,
             sampler=sampler,
             gate=gate,
+            auxiliary_losses=auxiliary_losses,
+            teacher_model=teacher_model,
+            ptx_dataset=ptx_dataset,
         )
         self.recipe: Recipe = assemble(given_settings(args, PPOConfig, "PPOTrainer"), inputs)
         self.state = State()

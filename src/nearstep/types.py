@@ -255,6 +255,8 @@ class Experience:
     critic_leads: CriticLeads | None = None  # what the critic reads in place of each prompt, where that is more
     # How far the anchor lies from `old_logprobs` towards the current ones, 0 to below 1; None where it stays there.
     anchor_share: Float[Tensor, " actions"] | None = None
+    good: Bool[Tensor, " rows"] | None = None  # rows whose likelihood is raised; None where none is
+    teacher_logprobs: Float[Tensor, " actions"] | None = None  # None where there is no teacher
 
     def __len__(self) -> int:
         return len(self.rollout)
@@ -289,6 +291,8 @@ class Experience:
             value_weights=None if self.value_weights is None else self.value_weights[actions],
             critic_leads=None if self.critic_leads is None else self.critic_leads.select(rows),
             anchor_share=None if self.anchor_share is None else self.anchor_share[actions],
+            good=None if self.good is None else self.good[rows],
+            teacher_logprobs=None if self.teacher_logprobs is None else self.teacher_logprobs[actions],
         )
 
     def of_actions(self, row_values: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " actions"]:

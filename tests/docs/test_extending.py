@@ -45,9 +45,8 @@ def files(tmp_path, monkeypatch):
 
 def test_the_page_has_a_file_for_every_axis(files):
     assert files == [
-        "my_advantage.py", "my_aggregation.py", "my_controller.py", "my_correction.py", "my_engine.py", "my_head.py",
-        "my_region.py",
-        "my_reward.py", "my_schedule.py",
+        "my_advantage.py", "my_aggregation.py", "my_controller.py", "my_correction.py", "my_engine.py",
+        "my_gate.py", "my_head.py", "my_loss.py", "my_region.py", "my_reward.py", "my_sampler.py", "my_schedule.py",
     ]  # fmt: skip
 
 
@@ -62,6 +61,7 @@ def test_the_page_has_a_file_for_every_axis(files):
         ["my_aggregation.py:RootLength"],
         ["my_head.py:TwoHot"],
         ["my_correction.py:DampedRows"],
+        ["my_loss.py:RememberSuccess"],
         ["my_engine.py:PlainGenerate"],
         ["my_sampler.py:LongUnseen"],
         ["my_gate.py:SomeEnded"],
@@ -141,8 +141,11 @@ def test_the_advantage_by_hand_over_both_ways(files, tmp_path):
 
 @pytest.mark.parametrize(
     "suite",
-    [trust_regions, advantages, kl_controllers, aggregations, value_heads, corrections, rewards, schedules, engines],
-)
+    [
+        trust_regions, advantages, kl_controllers, aggregations, auxiliary_losses, value_heads, corrections, samplers,
+        gates, rewards, schedules, engines,
+    ],
+)  # fmt: skip
 def test_every_law_is_on_the_page_with_its_weight(suite):
     for law in suite.LAWS:
         (line,) = [line for line in _section(suite).splitlines() if line.startswith("| `") and f"`{law.name}`" in line]
@@ -152,8 +155,8 @@ def test_every_law_is_on_the_page_with_its_weight(suite):
 def _section(suite) -> str:
     titles = {
         trust_regions: "A trust region", advantages: "An advantage", kl_controllers: "A KL controller",
-        aggregations: "A way to add up losses",
-        value_heads: "A value head", corrections: "A correction", rewards: "A reward",
+        aggregations: "A way to add up losses", auxiliary_losses: "An auxiliary loss", value_heads: "A value head",
+        corrections: "A correction", samplers: "A sampler", gates: "A gate", rewards: "A reward",
         schedules: "A schedule", engines: "An engine",
     }  # fmt: skip
     return PAGE.split(f"## {titles[suite]}")[1].split("\n## ")[0]
@@ -161,10 +164,26 @@ def _section(suite) -> str:
 
 @pytest.mark.parametrize(
     "suite",
-    [trust_regions, advantages, kl_controllers, aggregations, value_heads, rewards, schedules, engines, backends],
-)
+    [
+        trust_regions, advantages, kl_controllers, aggregations, auxiliary_losses, value_heads, corrections, samplers,
+        gates, rewards, schedules, engines, backends,
+    ],
+)  # fmt: skip
 def test_laws_speak_of_scores_and_of_no_judging(suite):
     assert [law.statement for law in suite.LAWS if "judge" in law.statement] == []
+
+
+def test_the_loss_of_the_page_trains_by_name_and_as_an_object(files, tmp_path):
+    stops = {"stop_token_id": list(range(0, 258, 9)), "total_episodes": 8}
+    named = small_recipe(tmp_path / "a", auxiliary_losses=["my_loss.py:RememberSuccess"], **stops)
+    given = small_recipe(tmp_path / "b", parts={"auxiliary_losses": found("my_loss.py:RememberSuccess")}, **stops)
+    assert named.auxiliary.losses == given.auxiliary.losses
+    assert "Auxiliary losses of your own: ends." in named.introduction
+    with named.report:
+        train(named, State())
+    (line,) = named.report.history
+    assert line["auxiliary/ends"] > 0
+    assert line["ends/largest"] >= line["auxiliary/ends"]
 
 
 def test_backends_have_universal_laws_only():

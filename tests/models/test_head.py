@@ -241,3 +241,35 @@ def test_no_more_logits_than_the_budget_are_held_d22(monkeypatch):
     assert peak(256, 512) == pytest.approx(2 * 2**16 * 4, rel=0.3)
     assert peak(512, 512) < peak(256, 512) + 512 * WIDTH * 4 * 2 + 512 * 40
     assert peak(256, 2048) < 1.1 * peak(256, 512) + 2 * (2048 - 512) * WIDTH * 4
+
+
+@pytest.mark.parametrize(("shape", "sampling", "k"), CASES)
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+def test_log_normalizers_are_those_of_the_models_own_logits(small_chunks, shape, sampling, k, entropy_gradient):
+    """Whatever the temperature and the cuts; beside them every other number and gradient stays."""
+    linear, hidden, actions, top_ids = inputs(bias=True, k=k)
+    head, weights = Head(linear, **shape), torch.linspace(-1, 2, ACTIONS, dtype=torch.float64)
+    options = {"entropy_gradient": entropy_gradient}
+    without, first = gradients(action_logprobs, head, hidden, actions, sampling, top_ids, **options)
+    hidden.grad = None
+    linear.zero_grad()
+    (weights * head.logits(hidden).logsumexp(-1).square()).sum().backward()
+    own = [tensor.grad for tensor in (hidden, *linear.parameters())]
+    hidden.grad = None
+    linear.zero_grad()
+    found = action_logprobs(head, hidden, actions, sampling, top_ids, log_normalizers=True, **options)
+    torch.testing.assert_close(found.log_normalizers, head.logits(hidden).logsumexp(-1), atol=1e-12, rtol=1e-12)
+    assert torch.equal(found.sampled, without.sampled)
+    assert torch.equal(found.entropy, without.entropy)
+    (some_loss(found) + (weights * found.log_normalizers.square()).sum()).backward()
+    for tensor, one, other in zip((hidden, *linear.parameters()), first, own, strict=True):
+        assert other.abs().max() > 1e-3
+        torch.testing.assert_close(tensor.grad, one + other, atol=1e-11, rtol=1e-11)
+
+
+def test_log_normalizers_that_nothing_reads_change_no_gradient(small_chunks):
+    linear, hidden, actions, _ = inputs(torch.float32)
+    _, without = gradients(action_logprobs, Head(linear), hidden, actions, Sampling())
+    found, beside = gradients(action_logprobs, Head(linear), hidden, actions, Sampling(), log_normalizers=True)
+    assert found.log_normalizers is not None
+    assert all(map(torch.equal, without, beside))

@@ -11,7 +11,7 @@ import torch
 from tests.scale import two_processes
 
 WALL_CLOCK = ("eps", "seconds", "tokens_per_second")
-PLACES = [".", "one_trunk", "groups", "several", "adapting", "critic", "refilled", "replaced"]
+PLACES = [".", "one_trunk", "groups", "several", "adapting", "critic", "refilled", "replaced", "auxiliary"]
 
 
 def start_two(folder, saved):
@@ -115,6 +115,12 @@ def test_what_a_gate_drops_is_the_same_and_groups_are_dropped_over_the_border_of
     assert len(one) + 27 == lines(runs[1] / "refilled" / "metrics.jsonl")[-1]["episode"]
     assert any(kept[9 * update + 3] != kept[9 * update] + 3 for update in range(3))  # its place holds another group
     assert lines(runs[1] / "replaced" / "metrics.jsonl")[0]["gate/empty"] == pytest.approx(1 / 3)
+
+
+def test_every_auxiliary_loss_had_its_part_in_the_run_that_is_compared(runs):
+    for line in lines(runs[0] / "auxiliary" / "metrics.jsonl"):
+        assert 0 < line["auxiliary/good_rows"] < 1
+        assert min(line[f"auxiliary/{name}"] for name in ("nll", "z_loss", "teacher_k2", "ptx")) > 0
 
 
 def test_every_episode_of_every_process_is_on_record(runs):

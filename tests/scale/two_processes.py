@@ -59,6 +59,12 @@ CRITIC = {
     "vf_warmup_until": -50.0, "baseline_fallback": "batch_mean", "learning_rate": 3e-3,
 }  # fmt: skip
 
+# Every auxiliary loss: an odd number of texts in each step, so that the processes' shares differ; few rows are good.
+AUXILIARY = {
+    "nll_coef": 0.3, "nll_min_score": 0.5, "z_loss_coef": 0.01, "teacher_in": "loss", "ptx_coef": 0.5,
+    "ptx_batch_size": 3, "ptx_row_length": 9, "learning_rate": 3e-3,
+}  # fmt: skip
+TEXTS = [{"text": "some words of it " * number} for number in range(1, 5)]
 HELD_OUT = [{"prompt": f"q{number}" * number, "completion": "zz" if number % 2 else None} for number in range(1, 8)]
 
 
@@ -85,6 +91,8 @@ def main(folder: Path, saved_by_other: Path | None = None) -> None:
     play(folder / "adapting", reward=some_unscored, save_steps=1, **ADAPTING)
     play(folder / "refilled", **REFILLED)
     play(folder / "replaced", **REPLACED)
+    teacher = tiny_causal_lm("gpt2", dtype=torch.float64, seed=3)
+    play(folder / "auxiliary", parts={"teacher_model": teacher, "ptx_dataset": TEXTS}, **AUXILIARY)
     play(folder / "evaluated", held_out=HELD_OUT, **EVALUATED)
     if saved_by_other is not None:
         resume(folder, saved_by_other)

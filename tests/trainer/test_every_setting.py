@@ -57,6 +57,22 @@ class Nothing:
 
 nothing = Nothing()
 """
+LOSS = """
+from dataclasses import dataclass
+from nearstep import Metrics
+
+@dataclass(frozen=True)
+class Likelier:
+    coef: float = 0.5
+    name: str = "likelier"
+    needs_log_normalizers: bool = False
+
+    def count(self, experience):
+        return experience.trained.sum()
+
+    def loss(self, micro, now):
+        return -now.sampled.sum(), Metrics()
+"""
 ENGINE = """
 from dataclasses import replace
 import torch
@@ -78,6 +94,9 @@ READS = {"dataset_name": "{models}/two.jsonl", "critic_columns": ["query"]}
 DECOUPLED = {"critic": "decoupled", "vf_learning_rate": 1e-3}
 LORA = {"use_peft": True}
 GATED = {"num_generations": 4, "gate": "score_range", "gate_low": 0.3, "batch_size": 16}
+TEACHER = {"teacher_model_path": "{models}/other"}
+TEXTS = {"ptx_dataset_name": ["{models}/texts.jsonl"]}
+TWO_REWARDS = ["{models}/rewards.py:low", "{models}/rewards.py:length"]
 RELUCTANT = {"reward_funcs": "{models}/rewards.py:reluctant"}
 RANGED = {"value_head": "bounded", "value_min": -1.0, "value_max": 2.0, "kl_coef": 0.0}
 DRIFTING = {"anchor": "recomputed", "engine": "{models}/engine.py:Drifting"}
@@ -208,6 +227,20 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "mask_truncated_completions": ({"stop_token_id": list(range(5, 60))}, True),
     "early_stop_kl": ({"num_ppo_epochs": 4}, 1e-6),
     "ratio_cap": ({}, 0.9),
+    "auxiliary_losses": ({}, ["{models}/loss.py:Likelier"]),
+    "nll_coef": ({"nll_min_score": 0.3}, 0.5),
+    "nll_min_score": ({"nll_coef": 0.5}, 0.3),
+    "nll_reward": ({"nll_coef": 0.5, "nll_min_score": 6.1, "reward_funcs": TWO_REWARDS}, "length"),
+    "z_loss_coef": ({}, 0.1),
+    "teacher_model_path": ({}, "{models}/other"),
+    "teacher_coef": (TEACHER, 0.1),
+    "teacher_in": (TEACHER, "loss"),
+    "ptx_dataset_name": ({}, ["{models}/texts.jsonl"]),
+    "ptx_dataset_split": ({"ptx_dataset_name": ["{models}/texts"]}, "test"),
+    "ptx_text_column": (TEXTS, "body"),
+    "ptx_coef": (TEXTS, 0.5),
+    "ptx_batch_size": (TEXTS, 2),
+    "ptx_row_length": (TEXTS, 3),
     "critic": ({}, "decoupled"),
     "critic_schedule": ({}, "decoupled"),
     "critic_trunk": ({}, "shared"),
@@ -290,6 +323,7 @@ OF_SERVERS: dict[str, object] = {
     "reward_url_retries": 0, "reward_url_batch_size": 3,
 }  # fmt: skip
 APART = {"use_cpu", "decode_graphs", "trust_remote_code", "allow_pickled_weights", "dataset_config", "push_to_hub",
+         "ptx_dataset_config",
          "hub_model_id", "rollouts_max_mib", *OF_SERVERS}  # fmt: skip
 ELSEWHERE = {
     "resume": "checkpoint/test_resume.py", "fork_from": "cli/test_fork_and_replay.py",
@@ -325,6 +359,7 @@ def models(tmp_path_factory):
     (folder / "rewards.py").write_text(REWARD)
     (folder / "region.py").write_text(REGION)
     (folder / "engine.py").write_text(ENGINE)
+    (folder / "loss.py").write_text(LOSS)
     (folder / "thinking.jinja").write_text("{{ messages[0].content }}{% if not thinking | default(true) %}!{% endif %}")
     (folder / "splits").mkdir()
     for file, texts in (
@@ -332,6 +367,10 @@ def models(tmp_path_factory):
         ("splits/train.jsonl", PROMPTS), ("splits/test.jsonl", PROMPTS[:3]),
     ):  # fmt: skip
         (folder / file).write_text("\n".join(json.dumps({"prompt": text}) for text in texts))
+    texts = [{"text": text * 3, "body": text} for text in PROMPTS]
+    (folder / "texts").mkdir()
+    for file, rows in (("texts.jsonl", texts), ("texts/train.jsonl", texts), ("texts/test.jsonl", texts[:2])):
+        (folder / file).write_text("\n".join(map(json.dumps, rows)))
     two = [{"prompt": text, "query": text * 2} for text in PROMPTS]
     (folder / "two.jsonl").write_text("\n".join(map(json.dumps, two)))
     (folder / "bad.jsonl").write_text("\n".join(map(json.dumps, [*two, {"prompt": ""}])))
@@ -493,6 +532,14 @@ def test_allow_pickled_weights(models, tmp_path):
 
 
 def test_dataset_config(models, tmp_path, monkeypatch):
+    asked_of_the_hub("dataset", models, tmp_path, monkeypatch)
+
+
+def test_ptx_dataset_config(models, tmp_path, monkeypatch):
+    asked_of_the_hub("ptx_dataset", models, tmp_path, monkeypatch)
+
+
+def asked_of_the_hub(setting, models, tmp_path, monkeypatch):
     """It names a part of a hub data set, and is handed to the library that loads those."""
     import datasets
 
@@ -500,11 +547,11 @@ def test_dataset_config(models, tmp_path, monkeypatch):
 
     def recording(place, config=None, **options):
         asked.append((place, config))
-        return datasets.Dataset.from_list([{"prompt": text} for text in PROMPTS])
+        return datasets.Dataset.from_list([{"prompt": text, "text": text} for text in PROMPTS])
 
     monkeypatch.setattr(datasets, "load_dataset", recording)
     for name in (None, "part"):
-        settings = {**BASE, "dataset_name": "someone/prompts", "dataset_config": name}
+        settings = {**BASE, f"{setting}_name": "someone/prompts", f"{setting}_config": name}
         placed = {
             key: value.format(models=models, folder=tmp_path) if isinstance(value, str) else value
             for key, value in settings.items()

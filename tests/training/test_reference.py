@@ -6,7 +6,8 @@ import peft
 import pytest
 import torch
 
-from nearstep.training.experience import make_experience, reference_logprobs
+from nearstep.training.experience import make_experience
+from nearstep.training.frozen_passes import reference_logprobs
 from nearstep.training.schedules import Phase
 from nearstep.training.update import update
 from tests.tiny import tiny_causal_lm

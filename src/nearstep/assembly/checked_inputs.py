@@ -49,7 +49,7 @@ class CheckedInputs:
     batch: BatchSizes
     resumed: Resumed | None
     data: str  # hash of the prompts
-    positions: int | None  # tokens that a row may have
+    positions: int | None = None  # tokens that a row may have, of the model that takes fewest; None for no limit
 
     def rollout_origin(self, config: PPOConfig, top_tokens: int) -> RolloutOrigin:
         """What this run's rollouts are sampled with. Raises ConfigError or DataError where replay_rollouts,

@@ -20,7 +20,7 @@ from nearstep.reports.stop_rules import StopRules
 from nearstep.rewards.build import RewardModelOptions, load_sources, on_error
 from nearstep.rewards.combine import Rewards
 from nearstep.rollout.engine import GenerationSettings, RolloutEngine
-from nearstep.training.experience import PassLimits
+from nearstep.training.frozen_passes import PassLimits
 
 
 def make_evaluator(

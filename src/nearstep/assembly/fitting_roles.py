@@ -17,7 +17,7 @@ from nearstep.models.limits import Limits
 from nearstep.models.load import check_folder, family_of
 from nearstep.models.quantised import check_quantised
 from nearstep.models.roles import inner_model
-from nearstep.models.vocabulary import check_same_ids, known_ids, tokenizer_beside
+from nearstep.models.vocabulary import check_same_ends, check_same_ids, known_ids, tokenizer_beside
 from nearstep.rewards.build import NamedFunction, RewardSpec
 from nearstep.rewards.identity import same_tokens
 
@@ -31,10 +31,11 @@ def fitting_limits(
 ) -> Limits:
     """Positions of the role that has the fewest, and the ids of the tokenizer for which the policy has rows.
 
-    Reference and critic read what the policy wrote. Raises ModelError for one that knows fewer ids, or for which they
-    are other tokens, and for quantised weights that cannot be loaded or cannot learn.
+    Reference, teacher and critic read what the policy wrote. Raises ModelError for one that knows fewer ids, or for
+    which they are other tokens, and for quantised weights that cannot be loaded or cannot learn.
     """
-    for role, model in (("model", policy), ("ref_model", inputs.ref_model), ("value_model", inputs.value_model)):
+    for role, model in (("model", policy), ("ref_model", inputs.ref_model), ("value_model", inputs.value_model),
+                        ("teacher_model", inputs.teacher_model)):  # fmt: skip
         if isinstance(model, nn.Module):
             check_adapted(model, role)
     trains_whole = not wants_new_adapters(config, inputs) and not _is_adapted(policy)
@@ -42,6 +43,7 @@ def fitting_limits(
     limits = Limits.of(family)
     limits = replace(limits, rows=min(limits.rows, known_ids(tokenizer)))
     others = {
+        "teacher_model": inputs.teacher_model if inputs.teacher_model is not None else config.teacher_model_path,
         "ref_model": inputs.ref_model if inputs.ref_model is not None else config.ref_model_path,
         "value_model": inputs.value_model if inputs.value_model is not None else config.value_model_path,
     }
@@ -90,6 +92,8 @@ def _narrowed(
     own = _tokenizer_of(given, role, config)
     if own is not None:
         check_same_ids(own, tokenizer, role)
+        if role == "teacher_model":
+            check_same_ends(own, tokenizer, role)
     found = Limits.of(family, role)
     _check_rows(found, limits.rows)
     if found.positions is not None and (limits.positions is None or found.positions < limits.positions):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from nearstep.common.given import (
+    entries,
     given_adapters,
     given_callbacks,
     given_model,
@@ -19,11 +20,12 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.models.tokenizers import load_tokenizer
 from nearstep.reports.settings_file import GivenInPython
 
-SEVERAL = ("reward_model", "reward_funcs", "callbacks")
+SEVERAL = ("reward_model", "reward_funcs", "callbacks", "auxiliary_losses")
 # Where a name that was passed stands in the settings.
 SETTINGS = {
     "ref_model": "ref_model_path", "value_model": "value_model_path", "engine": "engine",
-    "train_dataset": "dataset_name", "eval_dataset": "eval_dataset_name",
+    "train_dataset": "dataset_name", "eval_dataset": "eval_dataset_name", "teacher_model": "teacher_model_path",
+    "ptx_dataset": "ptx_dataset_name",
 }  # fmt: skip
 
 
@@ -52,6 +54,9 @@ class RunInputs:
     sampler: object = None
     gate: object = None
     engine: object = None
+    auxiliary_losses: Any = ()
+    teacher_model: Any = None
+    ptx_dataset: object = None
 
     def checked(self, config: PPOConfig) -> "RunInputs":
         """The same with places written out, lists for one object, and classes made.
@@ -75,6 +80,9 @@ class RunInputs:
             peft_config=given_adapters(self.peft_config),
             callbacks=given_callbacks(self.callbacks),
             engine=place_or(self.engine),
+            auxiliary_losses=entries(self.auxiliary_losses),
+            teacher_model=given_model(self.teacher_model, "teacher_model"),
+            ptx_dataset=places_or(self.ptx_dataset),
         )
 
     def in_words(self, config: PPOConfig) -> GivenInPython:

@@ -13,6 +13,7 @@ from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
 from nearstep.assembly.reference import reference_of
 from nearstep.assembly.rows import how_rows_run
+from nearstep.assembly.teacher import teacher_of
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapter_folders import holds_adapters
@@ -138,13 +139,14 @@ def build_models(
     elif needs_critic:
         value = critic_on_trunk(policy, _pad(tokenizer), head)
         notes.append("The critic is a head of zeros on the policy's trunk.")
-    notes += how_rows_run(Models(policy, reference, value), autocast=config.bf16)
+    models = Models(policy, reference, value, teacher_of(config, inputs, policy, backend, notes))
+    notes += how_rows_run(models, autocast=config.bf16)
     names = ModelOrigins(
         policy=name_or_path(policy.model),
         reference=None if reference is None else name_or_path(reference.policy.model),
         critic=None if value is None else name_or_path(value.model),
     )
-    return BuiltModels(Models(policy, reference, value), sources, names, notes)
+    return BuiltModels(models, sources, names, notes)
 
 
 def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:
@@ -163,7 +165,7 @@ def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> 
 def _check_distinct(inputs: RunInputs) -> None:
     """One object cannot be trained and stay what it is."""
     trained = {"model": inputs.model, "value_model": inputs.value_model}
-    others = [*trained.items(), ("ref_model", inputs.ref_model)]
+    others = [*trained.items(), ("ref_model", inputs.ref_model), ("teacher_model", inputs.teacher_model)]
     others += [("reward_model", model) for model in inputs.reward_model]
     for name, model in trained.items():
         for other, same in others:

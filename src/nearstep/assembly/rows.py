@@ -8,10 +8,11 @@ from nearstep.models.roles import Models, inner_model, transformers_model
 
 def how_rows_run(models: Models, *, autocast: bool) -> list[str]:
     """In a line each: which attention packed rows have, and which roles are padded, and why."""
-    policy, reference, critic = models.policy, models.reference, models.critic
+    policy, reference, critic, teacher = models.policy, models.reference, models.critic, models.teacher
     others = {
         "reference": None if reference is None else reference.policy.layout,
         "critic": None if critic is None else critic.layout,
+        "teacher": None if teacher is None else teacher.policy.layout,
     }
     notes = [
         f"The {name} {layout.note}"

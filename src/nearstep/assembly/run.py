@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from nearstep.assembly.auxiliary import auxiliary_of, require_part, with_texts
 from nearstep.assembly.axes import Axes, choose_axes, critic_learning_rate
 from nearstep.assembly.checked_inputs import CheckedInputs, check_inputs
 from nearstep.assembly.critic_columns import critic_text_of
@@ -71,6 +72,8 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     notes = [*axes.notes, *check_warm_ups(config, batch)]
     origin = checked.rollout_origin(config, axes.trust_region.top_k)
     engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary)
+    auxiliary = auxiliary_of(config, inputs, checked)
+    checked = with_texts(checked, auxiliary)
     tell("loading the models …")
     chosen = build_models(config, inputs, checked.specs, checked.tokenizer, checked.vocabulary, backend, axes)
     models, settings = chosen.models, _generation(config, checked)
@@ -79,7 +82,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     rewards = _rewards(config, chosen, checked, callbacks)
     evaluator = make_evaluator(config, checked, models, settings, rewards, lambda: callbacks.state)
     critic_text, told = critic_text_of(config, checked.tokenizer, models.critic, run_prompts)
-    notes = [*selection_notes, *checked.stops.notes, *chosen.notes, *learners.notes(), *notes, *told]
+    notes = [*selection_notes, *checked.stops.notes, *chosen.notes, *learners.notes(), *auxiliary.notes, *notes, *told]
     given = inputs.in_words(config)
     text = settings_text(config, "ppo", given, processes=backend.world_size)
     start = RunStart(config, given.settings, backend.gather(device_name(backend.device)))
@@ -117,18 +120,21 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         evaluator=evaluator,
         introduction="\n".join([run_prompts.introduction(), *notes]),
         critic_text=critic_text,
+        auxiliary=auxiliary,
     )
 
 
 def _rewards(config: PPOConfig, chosen: BuiltModels, checked: CheckedInputs, callbacks: Callbacks) -> Rewards:
-    """The weighted sum of all sources."""
-    return Rewards(
+    """The reward sources as one. Raises ConfigError where a setting names a part that there is not."""
+    rewards = Rewards(
         chosen.sources,
         checked.tokenizer,
         weights=config.reward_weights,
         on_error=on_error(config),
         state=lambda: callbacks.state,
     )
+    require_part(config, rewards.names)
+    return rewards
 
 
 def _checkpoints(

@@ -23,6 +23,7 @@ def begin_of_run(models: Models, rows: int | None, data: str, updates: int) -> d
         "policy": models.policy.model,
         "reference": None if models.reference is None else models.reference.policy.model,
         "critic": None if models.critic is None else models.critic.model,
+        "teacher": None if models.teacher is None else models.teacher.policy.model,
     }
     critic = models.critic
     hashes = {role: _hash(model) for role, model in roles.items() if model is not None}
@@ -69,8 +70,8 @@ def check_begin(folder: Path, now: Mapping[str, Any], courses: str) -> list[str]
         )
     if before.get("data") != now["data"]:
         raise CheckpointError(
-            f"{folder}: the data has as many rows as when the run began, but not the same: prompts, their order, or "
-            "columns that rewards read have changed. Give the same data, or fork it"
+            f"{folder}: the data has as many rows as when the run began, but not the same: prompts, their order, "
+            "columns that rewards read, or texts of ptx_dataset_name have changed. Give the same data, or fork it"
         )
     if before["updates"] != now["updates"] and courses:
         return [

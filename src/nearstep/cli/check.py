@@ -30,6 +30,7 @@ class CheckOptions(Settings):
         "correction",
         "sampler",
         "gate",
+        "auxiliary_loss",
         "reward",
         "judge",
         "engine",
@@ -91,6 +92,8 @@ def _check(found: object, options: CheckOptions) -> "CheckResult":
             return testing.check_sampler(thing, skip=options.skip)
         case "gate":
             return testing.check_gate(thing, skip=options.skip)
+        case "auxiliary_loss":
+            return testing.check_auxiliary_loss(thing, skip=options.skip)
         case "reward":
             rows = {} if options.rows is None else {"rows": _rows(Path(options.rows))}
             return testing.check_reward(thing, skip=options.skip, **rows)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nearstep.config import ppo_rules as config_rules
+from nearstep.config.auxiliary import AuxiliarySettings
 from nearstep.config.batches import BatchSettings
 from nearstep.config.correction import CorrectionSettings
 from nearstep.config.critic_text import CriticTextSettings
@@ -66,6 +67,7 @@ SECTIONS = sections(
     ("Policy", PolicySettings),
     ("Engine and trainer", CorrectionSettings),
     ("Trust region", TrustRegionSettings),
+    ("Auxiliary losses", AuxiliarySettings),
     ("Critic", CriticSettings),
     ("Value head", ValueHeadSettings),
     ("Critic's training", CriticTrainingSettings),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from nearstep.config.auxiliary import auxiliary_problems, auxiliary_remarks
 from nearstep.config.axes import (
     ADVANTAGES,
     CRITIC_RULES,
@@ -55,6 +56,7 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
     yield from _kl_problems(config)
     yield from region_problems(config)
     yield from correction_problems(config)
+    yield from auxiliary_problems(config)
     yield from _critic_problems(config)
     if not _no_critic(config):
         yield from value_head_problems(config, kl_penalty=may_have_kl_penalty(config))
@@ -87,6 +89,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
     yield from turn_remarks(config, config.advantage)
     yield from critic_text_remarks(config)
     yield from correction_remarks(config, config.engine)
+    yield from auxiliary_remarks(config)
     yield from without_effect(
         config,
         ("without use_peft", not config.use_peft, lora),

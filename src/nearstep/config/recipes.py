@@ -31,10 +31,12 @@ DAPO: Mapping[str, object] = {
     "gate": "score_range", "gate_fill": "refill", "kl_coef": 0.0, "temperature": 1.0,
 }  # fmt: skip
 
-# VAPO (2504.05118) without its loss on correct samples: the critic learns Monte-Carlo returns, 50 updates ahead.
+# VAPO (2504.05118): the critic learns Monte-Carlo returns, 50 updates ahead; correct samples are made likelier.
+# Correct are those of score 1 and above, as a verifier gives it: a reward on another scale needs its own nll_min_score.
 VAPO: Mapping[str, object] = {
     "lam_critic": 1.0, "lam_length_alpha": 0.05, "vf_warmup_updates": 50, "cliprange_high": 0.28,
     "learning_rate": 1e-6, "vf_learning_rate": 2e-6, "kl_coef": 0.0, "temperature": 1.0,
+    "nll_coef": 0.1,
 }  # fmt: skip
 
 RECIPES: Mapping[str, Mapping[str, object]] = {

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from nearstep.config.auxiliary import AuxiliarySettings
 from nearstep.config.axes import (
     ADVANTAGES,
     CRITIC_SCHEDULES,
@@ -264,6 +265,7 @@ class AllSettings(
     CriticTrainingSettings,
     CriticTextSettings,
     CriticSettings,
+    AuxiliarySettings,
     TrustRegionSettings,
     CorrectionSettings,
     PolicySettings,

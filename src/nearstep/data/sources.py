@@ -52,6 +52,14 @@ def training_sources(settings: DataSettings, given: object, *, wanted: str) -> l
     )
 
 
+def text_sources(config: PPOConfig, given: object) -> list[DataSource]:
+    """The data sets of the pretraining loss; none if neither object nor name is given."""
+    if given is None and not config.ptx_dataset_name:
+        return []
+    configs = () if config.ptx_dataset_config is None else (config.ptx_dataset_config,)
+    return _data_sources(given, "ptx_dataset", config.ptx_dataset_name, (config.ptx_dataset_split,), configs)
+
+
 def evaluation_sources(settings: DataSettings, given: object) -> list[DataSource] | None:
     """The data sets to evaluate on; None if neither object, name nor split is given."""
     split = settings.dataset_test_split or "train"

@@ -33,7 +33,7 @@ from nearstep.rewards.decoding import completion_text
 from nearstep.rollout.engine import GenerationSettings, RolloutEngine, load, play
 from nearstep.scale.backend import Backend
 from nearstep.training.evaluated import Evaluation, Sample
-from nearstep.training.experience import PassLimits, logprobs_under
+from nearstep.training.frozen_passes import PassLimits, logprobs_under
 from nearstep.training.state import State
 from nearstep.types import Prompts, Rollout, Scores
 

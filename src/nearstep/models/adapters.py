@@ -247,6 +247,7 @@ def without_adapters(model: nn.Module) -> PreTrainedModel:
     tensors: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     base: PreTrainedModel = copy.deepcopy(model, tensors).get_base_model()  # type: ignore[operator]
     take_off(base)
+    vars(base).pop("peft_config", None)  # what peft notes of the adapters that were taken off
     return base
 
 

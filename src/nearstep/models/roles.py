@@ -76,7 +76,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Reference:
-    """The frozen policy that the KL penalty measures from: a model of its own, or the policy with its adapters off."""
+    """A frozen policy, the reference or a teacher: a model of its own, or the policy with its adapters off."""
 
     policy: Policy
     adapters_off: bool
@@ -128,6 +128,7 @@ class Models:
     policy: Policy
     reference: Reference | None  # None where no KL is measured
     critic: Critic | None  # None where advantages need none
+    teacher: Reference | None = None  # the frozen policy that this one is drawn to; None without distillation
 
     @property
     def one_trunk(self) -> bool:

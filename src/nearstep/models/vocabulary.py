@@ -48,3 +48,23 @@ def check_same_ids(own: PreTrainedTokenizerBase, policy: PreTrainedTokenizerBase
             f"{mine[number]!r} there and {policys[number]!r} to the policy, and so {len(other):,} of {len(shared):,}. "
             f"Take a {role} of the policy's own family."
         )
+
+
+def check_same_ends(own: PreTrainedTokenizerBase, policy: PreTrainedTokenizerBase, role: str) -> None:
+    """Raises ModelError where texts begin or end with another token for `role` than for the policy: its distribution
+    would teach the policy other ends than those that the run stops at."""
+    for name, mine, policys in (
+        ("EOS", own.eos_token_id, policy.eos_token_id),
+        ("BOS", own.bos_token_id, policy.bos_token_id),
+    ):
+        if mine != policys:
+            raise ModelError(
+                f"{role}: its {name} is {_shown(own, mine)}, and that of the policy is {_shown(policy, policys)}. "
+                f"Take a {role} whose tokenizer has the same special tokens, or save the policy's beside it where the "
+                "two mean the same."
+            )
+
+
+def _shown(tokenizer: PreTrainedTokenizerBase, number: int | None) -> str:
+    """A token for a message."""
+    return "none" if number is None else f"{tokenizer.convert_ids_to_tokens(number)!r} (id {number})"

@@ -91,6 +91,17 @@ MEANINGS: dict[str, str] = {
     "does not cancel, so runs can be compared by it.",
     "loss/value_avg": "value loss, without vf_coef: of a linear head ½ · mean of the larger (V − R)² with and without "
     "clipping; of other heads their own (docs/algorithms.md), so it compares runs of one head only.",
+    "auxiliary/nll": "mean of −log π over the tokens of good rows, at the sampling temperature, without nll_coef; with "
+    "nll_coef.",
+    "auxiliary/good_rows": "share of responses whose score (or part of it) is at least nll_min_score; with nll_coef.",
+    "auxiliary/z_loss": "mean of (log Σ exp)² of the policy's own logits per token, without z_loss_coef. Near 0 where "
+    "logits do not drift.",
+    "auxiliary/teacher_kl": "mean of log π_old − log π_teacher per token of the rollout: estimates the KL to the "
+    "teacher. Should fall.",
+    "auxiliary/teacher_k2": "mean of ½ (log π − log π_teacher)² per token, without teacher_coef; with teacher_in=loss.",
+    "auxiliary/ptx": "mean of −log π over the tokens of ptx_dataset_name that are predicted, at temperature 1, without "
+    "ptx_coef. Should not rise.",
+    "auxiliary/<name>": "a loss of your own: its sum divided by its count, without its coef.",
     "value/grad_norm": "L2 norm of the critic's gradient before it is cut to max_grad_norm, mean over steps. With "
     "critic_trunk = shared of its head alone.",
     "val/clipfrac_avg": "share of tokens where the clip decided the value loss. Of a linear head.",
@@ -186,6 +197,7 @@ HEADINGS: dict[str, str] = {
     "reward": "Parts of the reward",
     "policy": "Policy",
     "loss": "Losses",
+    "auxiliary": "Auxiliary losses",
     "value": "Critic",
     "val": "Checks",
     "response": "Responses",
@@ -211,6 +223,8 @@ def meaning(name: str) -> str:
     if group == "reward":
         ending = next((ending for ending in ("_std", "_none", "_failed") if rest.endswith(ending)), "")
         return MEANINGS[f"reward/<name>{ending}"]
+    if group == "auxiliary":
+        return MEANINGS["auxiliary/<name>"]
     return "logged by code of the user."
 
 

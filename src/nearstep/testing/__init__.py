@@ -5,6 +5,7 @@
 
 from nearstep.testing.advantages import check_advantage
 from nearstep.testing.aggregations import check_loss_aggregation
+from nearstep.testing.auxiliary_losses import check_auxiliary_loss
 from nearstep.testing.backends import check_backend
 from nearstep.testing.corrections import check_correction
 from nearstep.testing.engines import check_engine
@@ -21,6 +22,7 @@ from nearstep.testing.value_heads import check_value_head
 __all__ = [
     "CheckResult",
     "check_advantage",
+    "check_auxiliary_loss",
     "check_backend",
     "check_correction",
     "check_critic_schedule",

@@ -10,6 +10,7 @@ from nearstep.algorithm.correction import CorrectionRule
 from nearstep.algorithm.kl_controllers import KLController
 from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.algorithm.value_heads import ValueHead
+from nearstep.assembly.auxiliary_checks import MEMBERS as AUXILIARY_MEMBERS
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.data.samplers import Sampler
 from nearstep.judges.function import Compares, Grades
@@ -19,6 +20,7 @@ from nearstep.rewards.protocol import RewardSource
 from nearstep.rollout.build import MEMBERS as ENGINE_MEMBERS
 from nearstep.rollout.engine import RolloutEngine
 from nearstep.scale.backend import Backend
+from nearstep.training.auxiliary import AuxiliaryLoss
 from nearstep.training.gates import Gate
 from nearstep.training.schedules import CriticSchedule
 
@@ -32,6 +34,7 @@ Kind: TypeAlias = Literal[
     "correction",
     "sampler",
     "gate",
+    "auxiliary_loss",
     "reward",
     "judge",
     "engine",
@@ -48,6 +51,7 @@ PROTOCOLS: Mapping[Kind, type] = {
     "correction": CorrectionRule,
     "sampler": Sampler,
     "gate": Gate,
+    "auxiliary_loss": AuxiliaryLoss,
     "backend": Backend,
 }
 TELLING: Mapping[str, Kind] = {
@@ -58,6 +62,8 @@ TELLING: Mapping[str, Kind] = {
     "weights": "loss_aggregation",
     "divisor": "loss_aggregation",
     "importance": "correction",
+    "needs_log_normalizers": "auxiliary_loss",
+    "coef": "auxiliary_loss",
     "needs_critic": "advantage",
     "starts_at_zero": "value_head",
     "value_range": "value_head",
@@ -78,6 +84,7 @@ MEMBERS: Mapping[Kind, tuple[str, ...]] = {
     "correction": ("importance",),
     "sampler": ("choose",),
     "gate": ("needs_values", "keep"),
+    "auxiliary_loss": AUXILIARY_MEMBERS,
     "reward": ("name", "score"),
     "judge": ("compare",),
     "engine": ENGINE_MEMBERS,

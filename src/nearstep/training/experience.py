@@ -1,8 +1,5 @@
 """How a scored rollout becomes experience: log-probs of the reference, values, rewards, advantages, returns."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -12,9 +9,7 @@ from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.algorithm.ragged import row_numbers, sum_by_row
 from nearstep.algorithm.statistics import whiten
 from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs
-from nearstep.common.errors import TrainingError
 from nearstep.metrics import ExplainedVariance, Max, Mean, Metric, Metrics, Std
-from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import (
     StateValues,
@@ -22,7 +17,7 @@ from nearstep.models.forward.forward import (
     rollout_logprobs_and_outputs,
     rollout_values,
 )
-from nearstep.models.roles import Policy
+from nearstep.training.auxiliary_inputs import auxiliary_metrics, with_auxiliary_inputs
 from nearstep.training.credit import (
     at_last_rows,
     credit_inputs,
@@ -33,11 +28,12 @@ from nearstep.training.credit import (
     shape_scores,
     token_rewards,
 )
+from nearstep.training.frozen_passes import PassLimits, reference_logprobs
 from nearstep.training.mismatch import checked_importance, importance_metrics, mismatch_metrics
 from nearstep.training.recipe import Recipe
 from nearstep.training.response_metrics import response_metrics, score_metrics
 from nearstep.training.state import State
-from nearstep.types import CriticLeads, Experience, Prompts, Rollout, Scores, row_groups
+from nearstep.types import CriticLeads, Experience, Prompts, Rollout, Scores
 
 
 @torch.no_grad()
@@ -55,6 +51,12 @@ def make_experience(
     begins here. A critic that reads columns of the data set (critic_columns) needs the `prompts`. `kept` are the
     episodes that a gate lets train, all if not given: the others count in no whitening.
     """
+    return with_auxiliary_inputs(_annotated(rollout, scores, r, state, prompts, kept), scores, r)
+
+
+def _annotated(
+    rollout: Rollout, scores: Scores, r: Recipe, state: State | None, prompts: Prompts | None, kept: Tensor | None
+) -> Experience:
     if state is None:
         state = State()
         state.begin_update()
@@ -130,7 +132,7 @@ def before_first_step(
     policy, critic, anew = r.models.policy, r.models.critic, r.config.anchor == "recomputed"
     logprobs: list[ActionLogprobs] = []
     values: list[StateValues] = []
-    for part in _parts(rollout, PassLimits.of(r)):
+    for part in PassLimits.of(r).parts(rollout):
         if critic is not None and anew and r.models.one_trunk:
             part_logprobs, outputs = rollout_logprobs_and_outputs(policy, critic, part, r.sampling)
             logprobs.append(part_logprobs)
@@ -141,7 +143,7 @@ def before_first_step(
         if leads is None:
             values.append(_no_values(part) if critic is None else rollout_values(critic, part))
     if critic is not None and leads is not None:
-        values = [rollout_values(critic, part) for part in _parts(rollout.with_leads(leads), PassLimits.of(r))]
+        values = [rollout_values(critic, part) for part in PassLimits.of(r).parts(rollout.with_leads(leads))]
     states = StateValues(torch.cat([v.before_actions for v in values]), torch.cat([v.final for v in values]))
     if not anew:
         return None, states
@@ -175,47 +177,6 @@ def anchor_share(rollout: Rollout, update: int) -> Tensor:
     return shares[row_numbers(rollout.action_counts)]
 
 
-def reference_logprobs(rollout: Rollout, r: Recipe) -> Tensor | None:
-    """Log-probability of every action under the reference, in forward passes of limited size; None without one.
-
-    Raises TrainingError for numbers that are not finite: the reference is computed in its own type.
-    """
-    if r.models.reference is None:
-        return None
-    with r.models.reference.active() as reference:
-        logprobs = logprobs_under(reference, rollout, r.sampling, PassLimits.of(r))
-        if not logprobs.isfinite().all():
-            raise TrainingError(
-                f"ref_model ({reference.dtype}) gives log-probs that are not finite. Its weights are broken, or its "
-                "activations too large for its type (float16 ends at 65,504): pass it in bfloat16 or float32"
-            )
-    return logprobs
-
-
-def logprobs_under(policy: Policy, rollout: Rollout, sampling: Sampling, limits: "PassLimits") -> Tensor:
-    """Log-probability of every action under a policy, in forward passes of limited size."""
-    return torch.cat([rollout_logprobs(policy, part, sampling).sampled for part in _parts(rollout, limits)])
-
-
-@dataclass(frozen=True)
-class PassLimits:
-    """How much goes into one forward pass without gradients."""
-
-    tokens: int
-    rows: int
-
-    @staticmethod
-    def of(r: Recipe) -> "PassLimits":
-        """Those of a run."""
-        return PassLimits(r.batch.micro_tokens, r.config.local_rollout_forward_batch_size)
-
-
-def _parts(rollout: Rollout, limits: PassLimits) -> Iterator[Rollout]:
-    lengths, shared = torch.stack([rollout.row_lengths, rollout.shared_prompts]).tolist()
-    for rows in row_groups(lengths, limits.tokens, limits.rows, shared):
-        yield rollout.select(torch.arange(rows.start, rows.stop, device=rollout.tokens.device))
-
-
 def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     """The metrics of a rollout before the update, by episode; `reports/metrics.py` has their meanings."""
     rollout, scored = experience.rollout.by_episode(), scores.scored
@@ -227,6 +188,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     metrics: dict[str, Metric] = {
         **kl_metrics,
         **(_describe_mismatch(experience, r.correction) if r.config.anchor == "recomputed" else {}),
+        **auxiliary_metrics(experience),
         "objective/entropy": Mean.of(sum_by_row(-rollout.logprobs, counts)),
         "objective/non_score_reward": Mean.of(non_score),
         "objective/non_score_reward_std": Std.of(non_score),

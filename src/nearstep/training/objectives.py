@@ -25,6 +25,7 @@ from nearstep.models.forward.forward import (
     rollout_logprobs_and_outputs,
     rollout_outputs,
 )
+from nearstep.training.auxiliary import auxiliary_terms
 from nearstep.training.axis_results import region_problem, state_numbers_problem, weights_problem
 from nearstep.training.mismatch import checked_importance, importance_metrics, mismatch_metrics
 from nearstep.training.profiles import masked_by_place
@@ -39,6 +40,7 @@ class Divisors:
 
     policy: Tensor
     critic: Tensor
+    auxiliary: tuple[Tensor, ...] = ()  # one for each auxiliary loss
 
 
 @dataclass(frozen=True)
@@ -89,24 +91,34 @@ def losses(
     the policy; where it is trained alone, only its head learns, for the trunk is the policy's.
     """
     policy, critic, terms = r.models.policy, r.models.critic, PolicyTerms.of(r)
-    entropy = terms.entropy_coef != 0
+    entropy, normalizers = terms.entropy_coef != 0, r.auxiliary.log_normalizers
     if phase.policy and phase.critic and critic is not None and r.models.one_trunk:
-        now, outputs = rollout_logprobs_and_outputs(policy, critic, micro.rollout, r.sampling, entropy_gradient=entropy)
-        policy_sum, policy_metrics = policy_objective(micro, now, terms, first=first)
+        now, outputs = rollout_logprobs_and_outputs(
+            policy, critic, micro.rollout, r.sampling, entropy_gradient=entropy, log_normalizers=normalizers
+        )
+        of_policy, policy_metrics = _policy_loss(micro, now, terms, divisors, r, first=first)
         critic_sum, critic_metrics = value_objective(micro, outputs, critic.value_head)
-        loss = policy_sum / divisors.policy + r.config.vf_coef * critic_sum / divisors.critic
+        loss = of_policy + r.config.vf_coef * critic_sum / divisors.critic
         yield loss, policy_metrics + critic_metrics
         return
     if phase.policy:
-        now = rollout_logprobs(policy, micro.rollout, r.sampling, entropy_gradient=entropy)
-        loss, metrics = policy_objective(micro, now, terms, first=first)
-        yield loss / divisors.policy, metrics
+        now = rollout_logprobs(policy, micro.rollout, r.sampling, entropy_gradient=entropy, log_normalizers=normalizers)
+        yield _policy_loss(micro, now, terms, divisors, r, first=first)
     if phase.critic:
         assert critic is not None, "a phase that trains the critic needs one"
         outputs = rollout_outputs(critic, micro.critic_rollout, head_only=r.models.one_trunk)
         loss, metrics = value_objective(micro, outputs, critic.value_head)
         weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
         yield weight * loss / divisors.critic, metrics
+
+
+def _policy_loss(
+    micro: Experience, now: ActionLogprobs, terms: PolicyTerms, divisors: Divisors, r: Recipe, *, first: bool
+) -> tuple[Tensor, Metrics]:
+    """What a micro-batch adds to the policy's loss: PPO's, and every auxiliary loss, each under its own divisor."""
+    total, metrics = policy_objective(micro, now, terms, first=first)
+    added, more = auxiliary_terms(micro, now, r.auxiliary.losses, divisors.auxiliary)
+    return sum(added, start=total / divisors.policy), metrics + more
 
 
 def policy_objective(

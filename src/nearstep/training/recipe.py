@@ -1,7 +1,7 @@
 """Everything a run is made of, assembled once: the loop reads it and changes nothing in it but weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, runtime_checkable
@@ -20,6 +20,7 @@ from nearstep.models.roles import Models
 from nearstep.rewards.protocol import RewardModule
 from nearstep.rollout.engine import GenerationSettings, RolloutEngine
 from nearstep.scale.backend import Backend
+from nearstep.training.auxiliary import Auxiliary
 from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
 from nearstep.training.critic_text import CriticText
@@ -183,6 +184,7 @@ class Recipe:
     evaluator: PolicyEvaluator
     introduction: str  # what the user should read before the run: prompts as the model sees them, choices made
     critic_text: CriticText | None = None  # what the critic reads and the policy does not
+    auxiliary: Auxiliary = field(default_factory=Auxiliary)  # what the policy minimises beside PPO's loss
 
     @property
     def sampling(self) -> Sampling:

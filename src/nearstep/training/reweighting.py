@@ -7,7 +7,7 @@ import torch
 from nearstep.algorithm.correction import Correction
 from nearstep.algorithm.trust_regions import ActionRows
 from nearstep.metrics import EffectiveSampleSize, Mean, Metrics
-from nearstep.training.experience import PassLimits, logprobs_under
+from nearstep.training.frozen_passes import PassLimits, logprobs_under
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import RatioBand
 from nearstep.types import Experience

@@ -3,17 +3,22 @@
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 import torch
+from torch import Tensor
 
 from nearstep.algorithm.aggregation import LossAggregation, MinibatchCounts
 from nearstep.algorithm.ragged import first_alike
 from nearstep.common.errors import TrainingError
 from nearstep.common.random_streams import stream
+from nearstep.data.text_rows import TextRows
 from nearstep.metrics import Mean, Metrics
 from nearstep.scale.backend import Backend
+from nearstep.training.auxiliary import AuxiliaryLoss, auxiliary_divisors
 from nearstep.training.axis_results import divisor_problem
 from nearstep.training.objectives import Divisors, losses
+from nearstep.training.ptx import pretraining_losses, steps_before
 from nearstep.training.recipe import Recipe
 from nearstep.training.reweighting import reweighted
 from nearstep.training.schedules import Phase
@@ -33,6 +38,7 @@ def update(experience: Experience, phases: Sequence[Phase], r: Recipe) -> tuple[
     experience = experience.select(experience.trained.nonzero().squeeze(-1))
     if sum(r.backend.gather(len(experience))) == 0:
         return metrics, steps
+    texts = _texts(phases, r)
     for phase in phases:
         of_phase = experience
         if phase.reweight is not None:
@@ -41,7 +47,8 @@ def update(experience: Experience, phases: Sequence[Phase], r: Recipe) -> tuple[
         for epoch in range(phase.epochs):
             epoch_metrics = Metrics()
             for minibatch in minibatches(of_phase, phase, epoch, r):
-                step_metrics, taken = improve(minibatch, phase, r, first=steps.policy == 0)
+                share = next(texts) if phase.policy else None
+                step_metrics, taken = improve(minibatch, phase, r, first=steps.policy == 0, texts=share)
                 epoch_metrics += step_metrics
                 steps += Steps(int(phase.policy), int(phase.critic)) if taken else Steps(skipped=1)
             metrics += epoch_metrics
@@ -69,8 +76,18 @@ def minibatches(experience: Experience, phase: Phase, epoch: int, r: Recipe) -> 
         yield experience.select(mine.to(experience.scores.device))
 
 
-def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> tuple[Metrics, bool]:
-    """One optimizer step on a minibatch, and whether it was taken.
+def _texts(phases: Sequence[Phase], r: Recipe) -> Iterator[TextRows | None]:
+    """What each step of the policy takes of the pretraining data, over all processes; None where there is none."""
+    pretraining = r.auxiliary.pretraining
+    if pretraining is None or not phases:
+        return repeat(None)
+    return pretraining.batches(steps_before(phases[0].update, r.schedule, r.batch.minibatches))
+
+
+def improve(
+    minibatch: Experience, phase: Phase, r: Recipe, *, first: bool, texts: TextRows | None = None
+) -> tuple[Metrics, bool]:
+    """One optimizer step on a minibatch, and on the texts of a pretraining loss; and whether it was taken.
 
     The weighted sum of token losses is divided by a count over all processes, fixed before the split into
     micro-batches, so that no split changes a gradient. Where a gradient is not finite on any process no process takes
@@ -79,14 +96,13 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> t
     learners = r.learners.of(phase)
     for learner in learners.values():
         learner.free_gradients()
-    divisors = divisors_of(minibatch, r.loss_aggregation, r.backend)
+    divisors = divisors_of(minibatch, r.loss_aggregation, r.backend, r.auxiliary.losses if phase.policy else ())
     metrics = Metrics()
-    for micro in minibatch.split(r.batch.micro_tokens, r.batch.micro_rows):
-        for loss, loss_metrics in losses(micro, phase, divisors, r, first=first):
-            loss.backward()
-            metrics += loss_metrics
-            for learner in learners.values():
-                learner.take_gradients()
+    for loss, loss_metrics in _all_losses(minibatch, texts, phase, divisors, r, first=first):
+        loss.backward()
+        metrics += loss_metrics
+        for learner in learners.values():
+            learner.take_gradients()
     for learner in learners.values():
         r.backend.add_up_gradients(learner.parameters)
     norms = {name: r.backend.gradient_norm(learner.parameters) for name, learner in learners.items()}
@@ -102,12 +118,23 @@ def improve(minibatch: Experience, phase: Phase, r: Recipe, *, first: bool) -> t
     return metrics, True
 
 
+def _all_losses(
+    minibatch: Experience, texts: TextRows | None, phase: Phase, divisors: Divisors, r: Recipe, *, first: bool
+) -> Iterator[tuple[Tensor, Metrics]]:
+    """The losses of this process's share of a step: of its micro-batches, then of its texts."""
+    for micro in minibatch.split(r.batch.micro_tokens, r.batch.micro_rows):
+        yield from losses(micro, phase, divisors, r, first=first)
+    if texts is not None and r.auxiliary.pretraining is not None:
+        yield from pretraining_losses(texts, r.auxiliary.pretraining.coef, r.models.policy, r.batch, r.backend)
+
+
 def _warn_of_skipped_step(minibatch: Experience, metrics: Metrics, update: int) -> None:
     """Say what of a minibatch was not finite, in the order in which one thing follows from another."""
     inputs = {
         "score": minibatch.scores,
         "log-probs at sampling": minibatch.old_logprobs,
         "log-probs of the reference": minibatch.ref_logprobs,
+        "log-probs of the teacher": minibatch.teacher_logprobs,
         "values": minibatch.values,
         "rewards": minibatch.rewards,
         "advantages": minibatch.advantages,
@@ -123,8 +150,11 @@ def _warn_of_skipped_step(minibatch: Experience, metrics: Metrics, update: int) 
     )
 
 
-def divisors_of(minibatch: Experience, aggregation: LossAggregation, backend: Backend) -> Divisors:
-    """The policy's by the loss aggregation; the critic's is the number of states it is trained on."""
+def divisors_of(
+    minibatch: Experience, aggregation: LossAggregation, backend: Backend, auxiliary: Sequence[AuxiliaryLoss] = ()
+) -> Divisors:
+    """The policy's by the loss aggregation, the critic's the number of states it is trained on, each auxiliary loss's
+    its own count."""
     actions = torch.tensor(len(minibatch.old_logprobs), device=minibatch.scores.device)
     states = actions + minibatch.train_final.sum()
     rows = (minibatch.rollout.action_counts > 0).sum()
@@ -136,7 +166,7 @@ def divisors_of(minibatch: Experience, aggregation: LossAggregation, backend: Ba
             f"loss aggregation {type(aggregation).__name__}: divisor for {int(actions)} tokens in {int(rows)} rows "
             f"{problem}"
         )
-    return Divisors(divisor, states.clamp(min=1))
+    return Divisors(divisor, states.clamp(min=1), auxiliary_divisors(minibatch, auxiliary, backend))
 
 
 def _went_too_far(epoch_metrics: Metrics, limit: float | None, backend: Backend) -> bool:

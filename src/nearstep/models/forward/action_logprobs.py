@@ -18,12 +18,13 @@ LOGITS_HELD = {"cpu": 2**24, "cuda": 2**28}
 
 @dataclass(frozen=True)
 class ActionLogprobs:
-    """Of every action, in nats: log-prob of the chosen token, entropy of its distribution, log-probs of the recorded
-    top tokens if they were asked for."""
+    """Of every action, in nats: log-prob of the chosen token, entropy of its distribution; log-probs of the recorded
+    top tokens, and log Σ exp of the model's own logits (no temperature, no cuts), if they were asked for."""
 
     sampled: Float[Tensor, " actions"]
     entropy: Float[Tensor, " actions"]
     top: Float[Tensor, "actions k"] | None = None
+    log_normalizers: Float[Tensor, " actions"] | None = None
 
 
 def action_logprobs(
@@ -34,6 +35,7 @@ def action_logprobs(
     top_ids: Int[Tensor, "actions k"] | None = None,
     *,
     entropy_gradient: bool = False,
+    log_normalizers: bool = False,
 ) -> ActionLogprobs:
     """Log-probabilities under the sampling distribution, chunk by chunk: the logits held do not grow with the actions.
 
@@ -43,19 +45,21 @@ def action_logprobs(
     token_ids = actions[:, None] if top_ids is None else torch.cat([actions[:, None], top_ids], dim=1)
     sizes = _chunk_sizes(len(actions), head.vocabulary, hidden.device)
 
-    def read(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        stats = logit_stats(head, head.linear_logits(states), ids, sampling)
-        return stats.logprobs, stats.entropy
+    def read(states: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
+        stats = logit_stats(head, head.linear_logits(states), ids, sampling, log_normalizers=log_normalizers)
+        first = stats.logprobs, stats.entropy
+        return first if stats.log_normalizers is None else (*first, stats.log_normalizers)
 
     *others, last = zip(hidden.split(sizes), token_ids.split(sizes), strict=True)
     found = [checkpoint(read, *chunk, use_reentrant=False) for chunk in others]
     # The backward pass begins with the last chunk, so its logits take no memory beside those of another.
     found.append(read(*last))
-    logprobs, entropy = (torch.cat(parts) for parts in zip(*found, strict=True))
+    logprobs, entropy, *normalizers = (torch.cat(parts) for parts in zip(*found, strict=True))
     return ActionLogprobs(
         sampled=logprobs[:, 0],
         entropy=entropy if entropy_gradient else entropy.detach(),
         top=None if top_ids is None else logprobs[:, 1:],
+        log_normalizers=normalizers[0] if normalizers else None,
     )
 
 

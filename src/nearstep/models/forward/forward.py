@@ -101,11 +101,16 @@ class StateOutputs:
 
 
 def rollout_logprobs(
-    policy: CausalRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
+    policy: CausalRole,
+    rollout: Rollout,
+    sampling: Sampling,
+    *,
+    entropy_gradient: bool = False,
+    log_normalizers: bool = False,
 ) -> ActionLogprobs:
     """Log-probs of every action of a rollout under a policy."""
     before = states_of(policy, RowTokens.of(rollout), rollout.action_positions - 1)
-    return _logprobs(policy, before, rollout, sampling, entropy_gradient)
+    return _logprobs(policy, before, rollout, sampling, entropy_gradient, log_normalizers)
 
 
 def rollout_values(critic: ValueRole, rollout: Rollout) -> StateValues:
@@ -121,12 +126,19 @@ def rollout_outputs(critic: ScalarRole, rollout: Rollout, *, head_only: bool = F
 
 
 def rollout_logprobs_and_outputs(
-    policy: CausalRole, critic: ScalarRole, rollout: Rollout, sampling: Sampling, *, entropy_gradient: bool = False
+    policy: CausalRole,
+    critic: ScalarRole,
+    rollout: Rollout,
+    sampling: Sampling,
+    *,
+    entropy_gradient: bool = False,
+    log_normalizers: bool = False,
 ) -> tuple[ActionLogprobs, StateOutputs]:
     """Log-probs and outputs of a rollout from one pass through a trunk that policy and critic share."""
     states = states_of(policy, RowTokens.of(rollout), _valued_positions(rollout))
     before = states[: len(rollout.logprobs)]
-    return _logprobs(policy, before, rollout, sampling, entropy_gradient), _outputs(critic, states, rollout)
+    logprobs = _logprobs(policy, before, rollout, sampling, entropy_gradient, log_normalizers)
+    return logprobs, _outputs(critic, states, rollout)
 
 
 def _valued_positions(rollout: Rollout) -> Int[Tensor, " states"]:
@@ -140,11 +152,18 @@ def _logprobs(
     rollout: Rollout,
     sampling: Sampling,
     entropy_gradient: bool,
+    log_normalizers: bool,
 ) -> ActionLogprobs:
     top_ids = None if rollout.top is None else rollout.top.ids
     with torch.autocast(before_actions.device.type, dtype=torch.bfloat16, enabled=policy.autocast):
         return action_logprobs(
-            policy.head, before_actions, rollout.actions, sampling, top_ids, entropy_gradient=entropy_gradient
+            policy.head,
+            before_actions,
+            rollout.actions,
+            sampling,
+            top_ids,
+            entropy_gradient=entropy_gradient,
+            log_normalizers=log_normalizers,
         )
 
 

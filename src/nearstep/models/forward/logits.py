@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nearstep.algorithm.precision import wide
 from nearstep.models.distribution import Sampling, sampling_logprobs, tempered
 from nearstep.models.forward.head import Head
 
@@ -19,61 +20,75 @@ IMPOSSIBLE = -1e4  # a finite log-probability whose probability is 0 in any type
 
 @dataclass(frozen=True)
 class LogitStats:
-    """Of every action: log-probs of the ids that are asked for, the chosen token first, and the entropy."""
+    """Of every action: log-probs of the ids that are asked for, the chosen token first, the entropy, and if asked for
+    the log-normaliser, log Σ exp, of the model's own logits: before temperature and cuts."""
 
     logprobs: Float[Tensor, "actions ids"]
     entropy: Float[Tensor, " actions"]
+    log_normalizers: Float[Tensor, " actions"] | None = None
 
     def __getitem__(self, places: slice) -> "LogitStats":
         """Those of some actions."""
-        return LogitStats(self.logprobs[places], self.entropy[places])
+        normalizers = None if self.log_normalizers is None else self.log_normalizers[places]
+        return LogitStats(self.logprobs[places], self.entropy[places], normalizers)
 
 
 @dataclass(frozen=True)
 class LogitStatsGrad:
-    """The gradients of the statistics; the entropy has one only where it is trained."""
+    """The gradients of the statistics; entropy and log-normalisers have one only where they are trained."""
 
     logprobs: Float[Tensor, "actions ids"]
     entropy: Float[Tensor, " actions"] | None
+    log_normalizers: Float[Tensor, " actions"] | None = None
 
     def __getitem__(self, places: slice) -> "LogitStatsGrad":
         """Those of some actions."""
-        return LogitStatsGrad(self.logprobs[places], None if self.entropy is None else self.entropy[places])
+        entropy = None if self.entropy is None else self.entropy[places]
+        normalizers = None if self.log_normalizers is None else self.log_normalizers[places]
+        return LogitStatsGrad(self.logprobs[places], entropy, normalizers)
 
 
 def logit_stats(
-    head: Head, linear: Float[Tensor, "actions vocabulary"], token_ids: Int[Tensor, "actions ids"], sampling: Sampling
+    head: Head,
+    linear: Float[Tensor, "actions vocabulary"],
+    token_ids: Int[Tensor, "actions ids"],
+    sampling: Sampling,
+    *,
+    log_normalizers: bool = False,
 ) -> LogitStats:
-    """Log-probs, in nats, of the ids asked for and the entropy under the sampling distribution, in float32 at least.
+    """Log-probs, in nats, of the ids asked for and the entropy under the sampling distribution, in float32 at least;
+    with `log_normalizers` those of the model's logits as well.
 
     `linear` is what the head's linear layer gave. Differentiable once.
     """
-    logprobs, entropy = _LogitStats.apply(linear, _Reader(head, token_ids, sampling))  # type: ignore[no-untyped-call]
-    return LogitStats(logprobs, entropy)
+    reader = _Reader(head, token_ids, sampling, log_normalizers)
+    return LogitStats(*_LogitStats.apply(linear, reader))  # type: ignore[no-untyped-call]
 
 
 class _LogitStats(torch.autograd.Function):
-    """Linear layer's output → log-probs, [actions, ids], and entropies, [actions].
+    """Linear layer's output → log-probs, [actions, ids], entropies, and log-normalisers or None, both [actions].
 
     Written out because torch would keep several tensors of actions × vocabulary in float32.
     """
 
     @staticmethod
-    def forward(ctx: Any, linear: Tensor, reader: "_Reader") -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, linear: Tensor, reader: "_Reader") -> tuple[Tensor, Tensor, Tensor | None]:
         found = reader.read(linear)
-        ctx.save_for_backward(linear, found.logprobs[:, :1].clone(), found.entropy)
+        ctx.save_for_backward(linear, found.logprobs[:, :1].clone(), found.entropy, found.log_normalizers)
         ctx.set_materialize_grads(False)
         ctx.reader = reader
-        return found.logprobs, found.entropy
+        return found.logprobs, found.entropy, found.log_normalizers
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor, None]:
-        linear, sampled, entropy = ctx.saved_tensors
+    def backward(
+        ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None, grad_normalizers: Tensor | None
+    ) -> tuple[Tensor, None]:
+        linear, sampled, entropy, log_normalizers = ctx.saved_tensors
         if grad_logprobs is None:
             grad_logprobs = entropy.new_zeros(ctx.reader.token_ids.shape)
-        grad = LogitStatsGrad(grad_logprobs, grad_entropy)
-        return ctx.reader.grad_linear(linear, LogitStats(sampled, entropy), grad), None
+        grad = LogitStatsGrad(grad_logprobs, grad_entropy, grad_normalizers)
+        return ctx.reader.grad_linear(linear, LogitStats(sampled, entropy, log_normalizers), grad), None
 
 
 @dataclass(frozen=True)
@@ -83,17 +98,21 @@ class _Reader:
     head: Head
     token_ids: Int[Tensor, "actions ids"]
     sampling: Sampling
+    log_normalizers: bool = False
 
     def read(self, linear: Float[Tensor, "actions vocabulary"]) -> LogitStats:
         """The statistics."""
         dtype = torch.promote_types(linear.dtype, torch.float32)
         logprobs = linear.new_empty(self.token_ids.shape, dtype=dtype)
         entropy = linear.new_empty(len(linear), dtype=dtype)
+        normalizers = torch.empty_like(entropy) if self.log_normalizers else None
         for block in self._blocks(linear):
-            _, whole = self._logprobs(linear[block], block)
+            logits, whole = self._logprobs(linear[block], block)
             logprobs[block] = whole.gather(1, self.token_ids[block])
             entropy[block] = -torch.linalg.vecdot(whole.exp(), whole.clamp_(min=IMPOSSIBLE))
-        return LogitStats(logprobs, entropy)
+            if normalizers is not None:
+                normalizers[block] = wide(logits).logsumexp(1)
+        return LogitStats(logprobs, entropy, normalizers)
 
     def grad_linear(
         self, linear: Float[Tensor, "actions vocabulary"], stats: LogitStats, grad: LogitStatsGrad
@@ -126,7 +145,8 @@ class _Reader:
     def _grad_block(self, linear: Tensor, block: slice, stats: LogitStats, grad: LogitStatsGrad) -> Tensor:
         """Gradient of a block of the linear layer's output.
 
-        With z the logits over the temperature: ∂ log p_a / ∂z = onehot_a − p, and ∂H / ∂z = −p · (log p + H).
+        With z the logits over the temperature: ∂ log p_a / ∂z = onehot_a − p, and ∂H / ∂z = −p · (log p + H). Of the
+        logits l themselves: ∂ log Σ exp l / ∂l = exp(l − log Σ exp l).
         """
         logits, logprobs = self._logprobs_again(linear, block, stats.logprobs[:, 0])
         slope = self.head.scale / self.sampling.temperature
@@ -143,6 +163,9 @@ class _Reader:
         gradient.scatter_add_(1, self.token_ids[block], grad_logprobs)
         if cut is not None:
             gradient.masked_fill_(cut, 0)
+        if grad.log_normalizers is not None and stats.log_normalizers is not None:
+            share = (wide(logits) - stats.log_normalizers[:, None]).exp_()
+            gradient.add_(share.mul_((grad.log_normalizers * self.head.scale)[:, None]))
         if self.head.softcap is not None:
             gradient.mul_(1 - (logits / self.head.softcap).square())
         return gradient
