@@ -32,7 +32,7 @@ from nearstep.algorithm.value_heads import (
     QuantileHead,
     ValueHead,
 )
-from nearstep.assembly.axes import TRUST_REGIONS
+from nearstep.assembly.named_axes import TRUST_REGIONS
 from nearstep.models.roles import make_critic
 from nearstep.models.shared_trunk import classifier_around
 from nearstep.training.generation import generate

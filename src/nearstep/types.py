@@ -19,25 +19,8 @@ from nearstep.algorithm.ragged import lead_lengths, row_numbers, shared_leads, s
 from nearstep.algorithm.ragged import row_groups as row_groups
 from nearstep.common.messages import Message as Message
 from nearstep.common.messages import PromptInput as PromptInput
+from nearstep.common.messages import Prompts as Prompts
 from nearstep.metrics import Metrics
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """One row per episode to generate: with n samples per prompt a prompt stands here n times in a row.
-
-    `ids` are the prompt's token ids, `inputs` what the data set had as its prompt (text, or chat messages; decoded text
-    where it had ids), `columns` every other column of the data set, `episodes` the number of each row in the whole run,
-    from which its random stream is derived.
-    """
-
-    ids: list[list[int]]
-    inputs: list[PromptInput]
-    columns: dict[str, list[object]]
-    episodes: list[int]
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from nearstep.algorithm.advantage_rules import GAE, AgainstGroup, Credit, Credit
 from nearstep.algorithm.aggregation import TokenMean
 from nearstep.algorithm.kl_controllers import AdaptiveKL, MeasuredKL, ScheduledKL
 from nearstep.algorithm.trust_regions import BinaryTV, Clip, LoggedLoss, Unbounded
-from nearstep.assembly import axes, corrections, selection
+from nearstep.assembly import axes, corrections, named_axes, selection
 from nearstep.assembly.axis_checks import fitting_schedule
 from nearstep.common.errors import TrainingError
 from nearstep.config import axes as axis_names
@@ -38,12 +38,12 @@ LEFT_ONE_OUT = torch.tensor([-8 / 3, -4 / 3, 0, 4, -8 / 3, -8 / 3, 8 / 3, 8 / 3]
 
 def test_every_name_of_the_table_has_its_object():
     for names, objects in (
-        (axis_names.TRUST_REGIONS, axes.TRUST_REGIONS),
-        (axis_names.ADVANTAGES, axes.ADVANTAGES),
-        (axis_names.KL_CONTROLLERS, {"auto": None, **axes.KL_CONTROLLERS}),
+        (axis_names.TRUST_REGIONS, named_axes.TRUST_REGIONS),
+        (axis_names.ADVANTAGES, named_axes.ADVANTAGES),
+        (axis_names.KL_CONTROLLERS, {"auto": None, **named_axes.KL_CONTROLLERS}),
         (axis_names.CORRECTIONS, corrections.CORRECTIONS),
-        (axis_names.CRITIC_SCHEDULES, axes.CRITIC_SCHEDULES),
-        (axis_names.LOSS_AGGREGATIONS, axes.LOSS_AGGREGATIONS),
+        (axis_names.CRITIC_SCHEDULES, named_axes.CRITIC_SCHEDULES),
+        (axis_names.LOSS_AGGREGATIONS, named_axes.LOSS_AGGREGATIONS),
         (selection_names.SAMPLERS, selection.SAMPLERS),
         (selection_names.GATES, selection.GATES),
     ):

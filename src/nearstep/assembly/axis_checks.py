@@ -3,7 +3,6 @@
 The laws of `nearstep.testing` go further; this is what every run can afford.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,9 +16,6 @@ from nearstep.algorithm.kl_controllers import KLController, MeasuredKL
 from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs, TrustRegion
 from nearstep.algorithm.value_heads import MeasuresStates, ValueHead, ValueTargets
 from nearstep.common.errors import ConfigError, shorten
-from nearstep.common.random_streams import stream
-from nearstep.common.remembering import Remembers
-from nearstep.data.samplers import Draw, Sampler, SeesScores, draw_problem
 from nearstep.training.axis_results import (
     credit_problem,
     divisor_problem,
@@ -28,7 +24,6 @@ from nearstep.training.axis_results import (
     state_numbers_problem,
     weights_problem,
 )
-from nearstep.training.gates import FinishedGroups, Gate, gate_problem
 from nearstep.training.schedules import CriticSchedule, Phase, reweighting_problem
 
 T = TypeVar("T")
@@ -42,7 +37,7 @@ def fitting_trust_region(found: object, what: str) -> TrustRegion:
             f"{what}: inside(now, old, advantages) is now weight(now, old, advantages, rows), and returns a float for "
             "each token, the factor on its gradient: rename it, take rows as well, and return the mask as .float()"
         )
-    _require(found, what, ("top_k", "weight"), "it needs top_k and weight(now, old, advantages, rows)")
+    require_members(found, what, ("top_k", "weight"), "it needs top_k and weight(now, old, advantages, rows)")
     assert isinstance(found, TrustRegion)
     region, top_k = found, found.top_k
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
@@ -51,25 +46,27 @@ def fitting_trust_region(found: object, what: str) -> TrustRegion:
     moved = torch.tensor([-0.05, -1.5, -2.0, -3.0])
     top = torch.log_softmax(-torch.arange(top_k + 1.0), 0)[:top_k].expand(4, -1).contiguous() if top_k else None
     advantages, rows = torch.tensor([1.0, -1.0, 0.5, -0.5]), ActionRows(torch.tensor([1, 3]), torch.tensor([0, 0]))
-    weight: object = _tried(
+    weight: object = try_out(
         what, lambda: region.weight(TokenLogprobs(moved, top), TokenLogprobs(old, top), advantages, rows)
     )
-    _require_none(what, region_problem(weight, 4))
+    require_none(what, region_problem(weight, 4))
     return region
 
 
 def fitting_advantage(found: object, what: str, group_size: int) -> Advantage:
     """The object, tried on two groups of rows. Raises ConfigError where it is no rule for advantages."""
     members = ("needs_critic", "uses_token_rewards", "credit")
-    _require(found, what, members, "it needs needs_critic, uses_token_rewards (both true or false) and credit(inputs)")
+    require_members(
+        found, what, members, "it needs needs_critic, uses_token_rewards (both true or false) and credit(inputs)"
+    )
     assert isinstance(found, Advantage)
     rule = found
     for name, value in (("needs_critic", rule.needs_critic), ("uses_token_rewards", rule.uses_token_rewards)):
         if not isinstance(value, bool):
             raise ConfigError(f"{what}: {name} is {shorten(value)}; it is True or False")
     inputs = made_up_inputs(group_size, with_critic=rule.needs_critic)
-    credit: object = _tried(what, lambda: rule.credit(inputs))
-    _require_none(what, credit_problem(credit, len(inputs.rewards), needs_critic=rule.needs_critic))
+    credit: object = try_out(what, lambda: rule.credit(inputs))
+    require_none(what, credit_problem(credit, len(inputs.rewards), needs_critic=rule.needs_critic))
     return rule
 
 
@@ -94,12 +91,12 @@ def made_up_inputs(group_size: int, *, with_critic: bool) -> CreditInputs:
 
 def fitting_kl_controller(found: object, what: str, updates: int) -> KLController:
     """The object, asked for two coefficients. Raises ConfigError where it is no KL controller."""
-    _require(found, what, ("first", "next"), "it needs first() and next(coefficient, measured)")
+    require_members(found, what, ("first", "next"), "it needs first() and next(coefficient, measured)")
     assert isinstance(found, KLController)
     controller = found
-    first = _tried(what, controller.first)
+    first = try_out(what, controller.first)
     _require_coefficient(first, what, "first()")
-    later = _tried(what, lambda: controller.next(first, MeasuredKL(kl=0.1, episodes=8, update=1, updates=updates)))
+    later = try_out(what, lambda: controller.next(first, MeasuredKL(kl=0.1, episodes=8, update=1, updates=updates)))
     _require_coefficient(later, what, "next(…)")
     return controller
 
@@ -107,7 +104,7 @@ def fitting_kl_controller(found: object, what: str, updates: int) -> KLControlle
 def fitting_schedule(found: object, what: str, updates: int) -> CriticSchedule:
     """The object, asked for the phases of the run. Raises ConfigError where it is no schedule, breaks a universal law
     of `nearstep.testing.schedules`, or never trains the policy."""
-    _require(found, what, ("phases",), "it needs phases(update)")
+    require_members(found, what, ("phases",), "it needs phases(update)")
     assert isinstance(found, CriticSchedule)
     tried: dict[int, list[Phase]] = {}
     for update in _updates_to_try(updates):
@@ -115,8 +112,8 @@ def fitting_schedule(found: object, what: str, updates: int) -> CriticSchedule:
         if not isinstance(phases, list) or not all(isinstance(phase, Phase) for phase in phases):
             raise ConfigError(f"{what}: phases({update}) returned {shorten(phases)}; return a list of Phase")
         for phase in phases:
-            _require_none(f"{what}: phases({update}) holds {shorten(phase)}", _phase_problem(phase, update))
-        _require_none(f"{what}: phases({update})", reweighting_problem(phases))
+            require_none(f"{what}: phases({update}) holds {shorten(phase)}", _phase_problem(phase, update))
+        require_none(f"{what}: phases({update})", reweighting_problem(phases))
         tried[update] = list(phases)
     for update, before in reversed(tried.items()):
         again = _asked(found, what, update)
@@ -133,7 +130,7 @@ def fitting_schedule(found: object, what: str, updates: int) -> CriticSchedule:
 
 
 def _asked(schedule: CriticSchedule, what: str, update: int) -> object:
-    return _tried(what, lambda: schedule.phases(update), "when it was asked for the phases of the run")
+    return try_out(what, lambda: schedule.phases(update), "when it was asked for the phases of the run")
 
 
 def _phase_problem(phase: Phase, update: int) -> str | None:
@@ -156,18 +153,18 @@ def require_no_critic_phase(schedule: CriticSchedule, what: str, advantage: str,
 
 def fitting_aggregation(found: object, what: str) -> LossAggregation:
     """The object, tried on three rows. Raises ConfigError where it is no loss aggregation."""
-    _require(found, what, ("weights", "divisor"), "it needs weights(action_counts) and divisor(counts)")
+    require_members(found, what, ("weights", "divisor"), "it needs weights(action_counts) and divisor(counts)")
     assert isinstance(found, LossAggregation)
     aggregation = found
-    weights = _tried(what, lambda: aggregation.weights(torch.tensor([2, 0, 3, 60, 1000])))
-    _require_none(what, weights_problem(weights, 1065))
+    weights = try_out(what, lambda: aggregation.weights(torch.tensor([2, 0, 3, 60, 1000])))
+    require_none(what, weights_problem(weights, 1065))
     if not bool(weights.any()):
         raise ConfigError(
             f"{what}: weights are all 0 for rows of 2, 0, 3, 60 and 1000 actions: nothing would be learned"
         )
     for tokens, rows in ((5, 2), (0, 0)):
         counts = MinibatchCounts(torch.tensor(tokens), torch.tensor(rows))
-        divisor = _tried(what, lambda counts=counts: float(aggregation.divisor(counts)))  # type: ignore[misc]
+        divisor = try_out(what, lambda counts=counts: float(aggregation.divisor(counts)))  # type: ignore[misc]
         problem = divisor_problem(divisor)
         if problem:
             raise ConfigError(f"{what}: divisor for {tokens} tokens in {rows} rows {problem}")
@@ -178,7 +175,7 @@ def fitting_value_head(found: object, what: str) -> ValueHead:
     """The object, tried on six states. Raises ConfigError where it is no head of a critic."""
     members = ("outputs", "starts_at_zero", "value_range", "values", "loss")
     needs = "it needs outputs, starts_at_zero, value_range, values(outputs) and loss(outputs, learned)"
-    _require(found, what, members, needs)
+    require_members(found, what, members, needs)
     assert isinstance(found, ValueHead)
     head, count, limits = found, found.outputs, found.value_range
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -192,15 +189,15 @@ def fitting_value_head(found: object, what: str) -> ValueHead:
     low, high = (-1.0, 1.0) if limits is None else limits
     outputs = torch.linspace(-1, 1, 6 * count).reshape(6, count).requires_grad_()
     learned = ValueTargets(torch.linspace(low, high, 6), torch.full((6,), (low + high) / 2), torch.arange(6) % 2)
-    _require_none(what, state_numbers_problem(_tried(what, lambda: head.values(outputs)), 6, "values"))
-    loss = _tried(what, lambda: head.loss(outputs, learned))
-    _require_none(what, state_numbers_problem(loss, 6, "loss"))
+    require_none(what, state_numbers_problem(try_out(what, lambda: head.values(outputs)), 6, "values"))
+    loss = try_out(what, lambda: head.loss(outputs, learned))
+    require_none(what, state_numbers_problem(loss, 6, "loss"))
     if not loss.requires_grad:
         raise ConfigError(f"{what}: loss carries no gradient of the outputs: nothing would be learned")
     if isinstance(head, MeasuresStates):
-        measured = _tried(what, lambda: head.measures(outputs.detach(), learned))
+        measured = try_out(what, lambda: head.measures(outputs.detach(), learned))
         for name, numbers in measured.items():
-            _require_none(what, state_numbers_problem(numbers, 6, f"measures()[{name!r}]"))
+            require_none(what, state_numbers_problem(numbers, 6, f"measures()[{name!r}]"))
     return head
 
 
@@ -213,83 +210,33 @@ def _is_range(limits: object) -> bool:
 
 def fitting_correction(found: object, what: str) -> CorrectionRule:
     """The object, tried on four tokens. Raises ConfigError where it is no correction or returns no weights."""
-    _require(found, what, ("importance",), "it needs importance(trainer, engine, rows)")
+    require_members(found, what, ("importance",), "it needs importance(trainer, engine, rows)")
     assert isinstance(found, CorrectionRule)
     rule = found
     trainer, engine = torch.tensor([-0.1, -1.5, -2.0, -3.0]), torch.tensor([-0.1, -1.0, -2.0, -5.0])
     rows = ActionRows(torch.tensor([1, 3]), torch.tensor([1, 1]))
-    importance: object = _tried(what, lambda: rule.importance(trainer, engine, rows))
-    _require_none(what, importance_problem(importance, 4))
+    importance: object = try_out(what, lambda: rule.importance(trainer, engine, rows))
+    require_none(what, importance_problem(importance, 4))
     return rule
-
-
-def fitting_sampler(found: object, what: str) -> Sampler:
-    """The object, of which a copy draws a few prompts. Raises ConfigError where it is no sampler, or would forget what
-    it has seen."""
-    _require(found, what, ("choose",), "it needs choose(draw)")
-    assert isinstance(found, Sampler)
-    _require_memory(found, what, sees=isinstance(found, SeesScores))
-    tried = _tried(what, lambda: copy.deepcopy(found), "when it was copied, to be tried apart from the run")
-    for first in (0, 4):
-        draw = Draw(4, first, (3, 2), (3.0, 2.0), 0, stream(0, "sampler", first))
-        numbers = _tried(what, lambda draw=draw: list(tried.choose(draw)))  # type: ignore[misc]
-        _require_none(what, draw_problem(numbers, draw))
-        if isinstance(tried, SeesScores):
-            _tried(what, lambda numbers=numbers: tried.seen(numbers, [0.0, 1.0, math.nan, 0.5]))  # type: ignore[misc]
-    return found
-
-
-def fitting_gate(found: object, what: str, group_size: int) -> Gate:
-    """The object, of which a copy is tried on three groups. Raises ConfigError where it is no gate."""
-    members, needs = ("needs_values", "keep"), "it needs needs_values (true or false) and keep(groups)"
-    _require(found, what, members, needs)
-    assert isinstance(found, Gate)
-    if not isinstance(found.needs_values, bool):
-        raise ConfigError(f"{what}: needs_values is {shorten(found.needs_values)}; it is True or False")
-    _require_memory(found, what, sees=False)
-    tried = _tried(what, lambda: copy.deepcopy(found), "when it was copied, to be tried apart from the run")
-    groups = made_up_groups(group_size, with_values=found.needs_values)
-    kept: object = _tried(what, lambda: tried.keep(groups))
-    _require_none(what, gate_problem(kept, len(groups)))
-    return found
-
-
-def made_up_groups(group_size: int, *, with_values: bool) -> FinishedGroups:
-    """Three groups: scores that rise, scores that are alike, and none."""
-    rising = torch.linspace(0, 1, group_size)
-    scores = torch.stack([rising, torch.ones(group_size), torch.full((group_size,), torch.nan)])
-    lengths = torch.full(scores.shape, 3)
-    values = torch.full_like(scores, 0.5) if with_values else None
-    return FinishedGroups(scores, scores.clone(), lengths, lengths > 0, values)
-
-
-def _require_memory(found: object, what: str, *, sees: bool) -> None:
-    """What an object learns must be saved, or a resumed run would be another one."""
-    halves = {"state_dict", "load_state_dict"} & set(dir(found))
-    if len(halves) == 1 or (sees and not isinstance(found, Remembers)):
-        raise ConfigError(
-            f"{what} (a {type(found).__name__}) lacks state_dict() or load_state_dict(state): what it has seen would "
-            "be lost where a run goes on from a checkpoint; see docs/extending.md"
-        )
 
 
 def _updates_to_try(updates: int) -> list[int]:
     return sorted({*range(1, min(updates, UPDATES_TRIED) + 1), updates})
 
 
-def _require(found: object, what: str, members: tuple[str, ...], needs: str) -> None:
+def require_members(found: object, what: str, members: tuple[str, ...], needs: str) -> None:
     missing = [name for name in members if name not in dir(found)]
     if missing:
         names = " and no ".join(f"`{name}`" for name in missing)
         raise ConfigError(f"{what} (a {type(found).__name__}) has no {names}; {needs}, see docs/extending.md")
 
 
-def _require_none(what: str, problem: str | None) -> None:
+def require_none(what: str, problem: str | None) -> None:
     if problem is not None:
         raise ConfigError(f"{what}: {problem}")
 
 
-def _tried(what: str, call: Callable[[], T], where: str = "on a small made-up batch") -> T:
+def try_out(what: str, call: Callable[[], T], where: str = "on a small made-up batch") -> T:
     try:
         return call()
     except Exception as error:

@@ -100,7 +100,7 @@ def build_models(
     Policy and reference give probabilities to the ids below `vocabulary` alone.
     """
     _check_distinct(inputs)
-    needs_critic, kl_penalty = axes.advantage.needs_critic, axes.kl_penalty
+    needs_critic = axes.advantage.needs_critic
     _check_critic(config, inputs, needs_critic=needs_critic)
     notes: list[str] = []
     dtype = DTYPES[config.dtype]
@@ -129,9 +129,8 @@ def build_models(
         TokenizerIdentity.of(tokenizer),
         options,
     )
-    fresh_adapters = not is_adapted(plain)
     reference = reference_of(
-        config, inputs, policy, backend, notes, kl_penalty=kl_penalty, fresh_adapters=fresh_adapters
+        config, inputs, policy, backend, notes, kl_penalty=axes.kl_penalty, fresh_adapters=not is_adapted(plain)
     )
     value = None
     if critic is not None:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 
 from nearstep.algorithm.advantage_rules import Advantage, advantage_name
 from nearstep.assembly.axes import own_object
-from nearstep.assembly.axis_checks import fitting_gate, fitting_sampler
 from nearstep.assembly.checked_inputs import CheckedInputs
 from nearstep.assembly.inputs import RunInputs
+from nearstep.assembly.selection_checks import fitting_gate, fitting_sampler
 from nearstep.common.errors import ConfigError
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.prompt_source import PromptSource

@@ -22,7 +22,7 @@ CLOSE = 1e-5
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampledRows:
     """Log-probs of the sampled tokens by the trainer and by the engine, and where rows end."""
 
     trainer: Tensor
@@ -34,10 +34,10 @@ class Sampled:
         """The rows, each sampled by the policy of its own number."""
         return ActionRows(self.counts, torch.arange(len(self.counts)))
 
-    def take(self, rows: Tensor) -> "Sampled":
+    def take(self, rows: Tensor) -> "SampledRows":
         """The rows of the given numbers, in the given order."""
         actions = take_rows(self.counts, rows)
-        return Sampled(self.trainer[actions], self.engine[actions], self.counts[rows])
+        return SampledRows(self.trainer[actions], self.engine[actions], self.counts[rows])
 
 
 def check_correction(correction: Any, *, skip: Sequence[str] = ()) -> CheckResult:
@@ -45,21 +45,21 @@ def check_correction(correction: Any, *, skip: Sequence[str] = ()) -> CheckResul
     return hold(f"correction {type(correction).__name__}", correction, LAWS, skip)
 
 
-def _samples() -> list[Sampled]:
+def _samples() -> list[SampledRows]:
     """One batch for each spread, and one with tokens that a side holds for impossible."""
     draws, counts = stream(0, "conformance/corrections"), torch.tensor(COUNTS)
     found = []
     for spread in SPREADS:
         engine = -torch.rand(int(counts.sum()), generator=draws) * 6
         moved = engine + spread * torch.randn(len(engine), generator=draws)
-        found.append(Sampled(moved.clamp(max=0), engine, counts))
+        found.append(SampledRows(moved.clamp(max=0), engine, counts))
     impossible = found[2]
     trainer, engine = impossible.trainer.clone(), impossible.engine.clone()
     trainer[0], engine[-1] = -math.inf, -math.inf
     return [*found, replace(impossible, trainer=trainer, engine=engine)]
 
 
-def _importance(correction: CorrectionRule, sampled: Sampled) -> Tensor:
+def _importance(correction: CorrectionRule, sampled: SampledRows) -> Tensor:
     return correction.importance(sampled.trainer, sampled.engine, sampled.rows)
 
 
@@ -118,7 +118,7 @@ def _agreement(correction: CorrectionRule) -> str | None:
     return None
 
 
-def _first(sampled: Sampled, wrong: Tensor, weight: Tensor) -> str | None:
+def _first(sampled: SampledRows, wrong: Tensor, weight: Tensor) -> str | None:
     """The first action where `wrong` is true, described."""
     places = wrong.nonzero()
     if not len(places):

@@ -51,16 +51,16 @@ def make_experience(
     begins here. A critic that reads columns of the data set (critic_columns) needs the `prompts`. `kept` are the
     episodes that a gate lets train, all if not given: the others count in no whitening.
     """
-    return with_auxiliary_inputs(_annotated(rollout, scores, r, state, prompts, kept), scores, r)
-
-
-def _annotated(
-    rollout: Rollout, scores: Scores, r: Recipe, state: State | None, prompts: Prompts | None, kept: Tensor | None
-) -> Experience:
     if state is None:
         state = State()
         state.begin_update()
         state.update_score_moments(scores, r.config, r.backend)
+    return with_auxiliary_inputs(_annotated(rollout, scores, r, state, prompts, kept), scores, r)
+
+
+def _annotated(
+    rollout: Rollout, scores: Scores, r: Recipe, state: State, prompts: Prompts | None, kept: Tensor | None
+) -> Experience:
     config, first_row = r.config, first_episode(rollout, r.backend)
     episodes, last = rollout.by_episode(), rollout.last_segments()
     ref_logprobs = reference_logprobs(rollout, r)
