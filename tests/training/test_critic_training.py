@@ -10,7 +10,8 @@ from nearstep.algorithm.advantage_rules import GAE, CreditInputs
 from nearstep.algorithm.baselines import ExplainedBaseline
 from nearstep.models.forward.forward import StateValues
 from nearstep.testing import check_advantage
-from nearstep.training.experience import PassLimits, describe, logprobs_under, make_experience
+from nearstep.training.experience import describe, make_experience
+from nearstep.training.frozen_passes import PassLimits, logprobs_under
 from nearstep.training.loop import train
 from nearstep.training.objectives import value_objective
 from nearstep.training.reweighting import reweighted
