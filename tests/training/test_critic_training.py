@@ -8,7 +8,8 @@ import torch
 from nearstep import ConfigError, PPOConfig
 from nearstep.algorithm.advantage_rules import GAE, CreditInputs
 from nearstep.algorithm.baselines import ExplainedBaseline
-from nearstep.models.forward.forward import StateValues
+from nearstep.algorithm.value_heads import LinearHead
+from nearstep.models.forward.forward import StateOutputs
 from nearstep.testing import check_advantage
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.frozen_passes import PassLimits, logprobs_under
@@ -29,7 +30,7 @@ REWEIGHTED = {**DECOUPLED, "vf_reweight": "ratio"}
 
 def values_of(experience, before, final):
     wide = {"dtype": torch.float64}
-    return StateValues(torch.tensor(before, **wide), torch.tensor(final, **wide)), replace(
+    return StateOutputs(torch.tensor(before, **wide)[:, None], torch.tensor(final, **wide)[:, None]), replace(
         experience, values=torch.tensor(before, **wide), final_values=torch.tensor(final, **wide)
     )
 
@@ -58,10 +59,10 @@ def test_a_state_counts_by_its_weight_and_the_state_after_the_stop_token_by_one(
         one, returns=torch.tensor(returns, **wide), final_returns=torch.tensor([3.0], **wide),
         train_final=torch.tensor([True]), value_weights=torch.tensor(weights, **wide),
     )  # fmt: skip
-    loss, metrics = value_objective(one, now, cliprange=100.0)
+    loss, metrics = value_objective(one, now, LinearHead(100.0))
     assert loss.item() == pytest.approx(6.25, abs=1e-12)
     assert metrics.numbers()["loss/value_avg"] == pytest.approx(6.25 / (actions + 4), abs=1e-12)
-    plain, _ = value_objective(replace(one, value_weights=None), now, cliprange=100.0)
+    plain, _ = value_objective(replace(one, value_weights=None), now, LinearHead(100.0))
     assert plain.item() == pytest.approx(0.5 + 2 + 81 / 2 + 2, abs=1e-12)
 
 

@@ -85,6 +85,20 @@ def test_rows_are_those_that_were_dumped(tmp_path, stored):
     assert rollout.policy_version.tolist() == [1] * 8
 
 
+def test_all_rounds_of_an_update_count(tmp_path, stored):
+    folder = shutil.copytree(stored, tmp_path / "rounds")
+    for kind in ("safetensors", "json"):
+        shutil.copy(folder / f"update-000001.rank-0.{kind}", folder / f"update-000002.round-1.rank-0.{kind}")
+    recipe = recipe_of(tmp_path, folder)
+    found = StoredRollouts.of(folder)
+    first, second, both = (StoredRollouts.of(place).share(*of) for place, of in (
+        (stored, (1, recipe.backend)), (stored, (2, recipe.backend)), (folder, (2, recipe.backend)),
+    ))  # fmt: skip
+    assert (found.updates, len(both[0])) == ((1, 2), 16)
+    assert torch.equal(both[0].tokens, torch.cat([second[0].tokens, first[0].tokens]))
+    assert torch.equal(both[1].total, torch.cat([second[1].total, first[1].total]))
+
+
 def test_a_run_that_goes_on_does_not_pretrain_again(tmp_path, stored):
     """Its rollouts may even be gone."""
     folder = shutil.copytree(stored, tmp_path / "rollouts")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -47,17 +48,19 @@ class StoredRollouts:
         return StoredRollouts(folder, origin, tuple(found))
 
     def share(self, update: int, backend: Backend) -> tuple[Rollout, Scores]:
-        """This process's rows of an update, in their order, dealt as evenly as they come; without parts of scores."""
+        """This process's rows of an update, of all its rounds, in their order and dealt as evenly as they come; without
+        parts of scores."""
         device, rollouts, scores = backend.device, [], []
-        for rank in range(self.origin.processes):
+        rounds = len([*self.folder.glob(f"update-{update:06}*.rank-0.safetensors")])
+        for round_, rank in product(range(rounds), range(self.origin.processes)):
             written = RolloutFolder(self.folder, rank, self.origin, setting=SETTING)
-            rollouts.append(written.rollout(update, 0, device))
+            rollouts.append(written.rollout(update, round_, device))
             if rollouts[-1].episodes is not None:
                 raise DataError(
                     f"{SETTING}: {self.folder} has episodes of several rows, which are not dealt to processes. Give "
                     "rollouts with one row for each response"
                 )
-            scores.append(written.scores(update, 0, device))
+            scores.append(written.scores(update, round_, device))
         tensors: dict[str, Tensor] = {name: torch.cat([vars(each)[name] for each in rollouts]) for name in ROLLOUT}
         whole = Rollout(**tensors, top=None, model_inputs=None)
         rows = torch.arange(len(whole), device=device).tensor_split(backend.world_size)[backend.rank]
