@@ -93,6 +93,7 @@ ILL = {
     "critic_frozen": (change(vf_lr=0.0), {}),
     "critic_misleads": (change(val__explained_variance=-0.8), {}),
     "values_off": (change(val__value_bias=-1.5), {}),
+    "out_of_range": (change(val__target_out_of_range=0.05), {"value_head": "bounded"}),
 }  # fmt: skip
 
 

@@ -274,6 +274,6 @@ RULES = (
         look_at="value calibration in the report; cliprange_value against the size of the scores",
         next="normalize_scores, a wider cliprange_value, a higher vf_learning_rate",
         check=_values_off,
-        follows=("critic_frozen", "steps_too_large", "no_spread", "critic_misleads"),
+        follows=("critic_frozen", "steps_too_large", "no_spread", "critic_misleads", "out_of_range"),
     ),
 )

@@ -113,6 +113,14 @@ def _entropy_bonus(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     return Seen(level, entropy.first_where(entropy.values >= limits["factor"] * entropy.start), text)
 
 
+def _out_of_range(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
+    outside = evidence.series("val/target_out_of_range")
+    if len(outside) < 2 or outside.end <= limits["share"]:
+        return None
+    text = f"{outside.end:.1%} of the returns lie outside value_min and value_max in the last {outside.ends} updates"
+    return Seen("warn", outside.first_where(outside.values > limits["share"]), text)
+
+
 RULES = (
     Rule(
         name="negative_weight",
@@ -225,5 +233,15 @@ RULES = (
             "cut_off",
             "mismatch",
         ),
+    ),
+    Rule(
+        name="out_of_range",
+        title="Returns leave the declared range, so the critic cannot learn them",
+        watches=("val/target_out_of_range",),
+        limits={"share": 0.01},
+        when="val/target_out_of_range ends above {share}: warn",
+        look_at="objective/scores and val/return_std against value_min and value_max",
+        next="a wider range: least and largest return after penalties, normalisation and clipping; or reward_clip",
+        check=_out_of_range,
     ),
 )
