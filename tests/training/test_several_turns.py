@@ -9,6 +9,7 @@ from examples.several_turns import TwoSegments, TwoTurns
 
 from nearstep import TrainingError
 from nearstep.algorithm.advantages import gae, length_adaptive_lam
+from nearstep.evaluation.episodes import read_episodes
 from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.reports.page.rows import TokenRows
 from nearstep.training.experience import describe, make_experience
@@ -17,7 +18,7 @@ from nearstep.training.schedules import Phase
 from nearstep.training.update import improve, update
 from nearstep.types import Scores
 from tests.checkpoint.saved_runs import assert_same_bits, everything, trainer_of
-from tests.tiny import tiny_causal_lm, tiny_scalar_model
+from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import play, small_recipe
 
 TURNS = {"advantage": "turn_gae", "turn_gamma": 0.5, "turn_lam": 0.5}
@@ -199,6 +200,9 @@ def test_records_and_page_show_turns_and_segments(tmp_path, engine):
     assert [line["segment"] for line in episodes] == [0, 1] * 8
     for line in episodes:
         assert (line["total_score"] is None) == (line["final_score"] is None) == (line["segment"] == 0)
+    file = read_episodes(str(tmp_path / "rollouts.jsonl"), byte_tokenizer(), batch_size=4)
+    (read,) = file.batches()  # what `nearstep score` scores again
+    assert read.logged == [line["total_score"] for line in episodes if line["segment"] == 1]
     assert not any("before" in line for line in tokens)
     assert "before" not in page.rows()[0]
 
