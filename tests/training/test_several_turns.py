@@ -10,7 +10,7 @@ from examples.several_turns import TwoSegments, TwoTurns
 from nearstep import TrainingError
 from nearstep.algorithm.advantages import gae, length_adaptive_lam
 from nearstep.evaluation.episodes import read_episodes
-from nearstep.models.forward.forward import rollout_logprobs
+from nearstep.models.forward.forward import rollout_logprobs, rollout_values
 from nearstep.reports.page.rows import TokenRows
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.objectives import PolicyTerms, policy_objective
@@ -123,6 +123,24 @@ def test_segments_of_an_episode_are_one_walk(tmp_path):
     assert numbers["response/length_mean"] == 6
     _, steps = update(experience, recipe.schedule.phases(1), recipe)
     assert steps.policy == steps.critic == 2
+
+
+def test_a_cut_episode_is_valued_at_the_end_of_its_last_row(tmp_path):
+    recipe = recipe_of(tmp_path, TwoSegments, bootstrap_truncated=True, gamma=0.9, kl_coef=0.0)
+    _, rollout, scores = play(recipe)
+    rollout = replace(rollout, finished=torch.tensor([True, False] * 8))
+    experience = make_experience(rollout, scores, recipe)
+    ends = rollout_values(recipe.models.critic, rollout).final.view(8, 2)[:, 1]
+    torch.testing.assert_close(experience.final_values.view(8, 2), torch.stack([torch.zeros(8), ends], 1))
+    last = scores.total + 0.9 * ends - experience.values.view(8, 6)[:, 5]
+    torch.testing.assert_close(experience.advantages.view(8, 6)[:, 5], last)
+
+
+def test_rewards_of_tokens_stand_in_the_last_row(tmp_path):
+    recipe = recipe_of(tmp_path, TwoSegments, kl_coef=0.0, parts={"reward_funcs": (per_turn,)})
+    _, rollout, scores = play(recipe)
+    assert scores.dense.view(8, 6).tolist() == [[0.0] * 3 + [1.0, 0.0, 2.0]] * 8
+    assert torch.equal(make_experience(rollout, scores, recipe).rewards, scores.dense)
 
 
 def test_lambda_by_length_counts_the_whole_episode(tmp_path):
