@@ -9,7 +9,8 @@ from examples.several_turns import TwoSegments, TwoTurns
 
 from nearstep import TrainingError
 from nearstep.algorithm.advantages import gae, length_adaptive_lam
-from nearstep.models.forward.forward import rollout_logprobs
+from nearstep.evaluation.episodes import read_episodes
+from nearstep.models.forward.forward import rollout_logprobs, rollout_values
 from nearstep.reports.page.rows import TokenRows
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.objectives import PolicyTerms, policy_objective
@@ -17,7 +18,7 @@ from nearstep.training.schedules import Phase
 from nearstep.training.update import improve, update
 from nearstep.types import Scores
 from tests.checkpoint.saved_runs import assert_same_bits, everything, trainer_of
-from tests.tiny import tiny_causal_lm, tiny_scalar_model
+from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import play, small_recipe
 
 TURNS = {"advantage": "turn_gae", "turn_gamma": 0.5, "turn_lam": 0.5}
@@ -124,6 +125,24 @@ def test_segments_of_an_episode_are_one_walk(tmp_path):
     assert steps.policy == steps.critic == 2
 
 
+def test_a_cut_episode_is_valued_at_the_end_of_its_last_row(tmp_path):
+    recipe = recipe_of(tmp_path, TwoSegments, bootstrap_truncated=True, gamma=0.9, kl_coef=0.0)
+    _, rollout, scores = play(recipe)
+    rollout = replace(rollout, finished=torch.tensor([True, False] * 8))
+    experience = make_experience(rollout, scores, recipe)
+    ends = rollout_values(recipe.models.critic, rollout).final.view(8, 2)[:, 1]
+    torch.testing.assert_close(experience.final_values.view(8, 2), torch.stack([torch.zeros(8), ends], 1))
+    last = scores.total + 0.9 * ends - experience.values.view(8, 6)[:, 5]
+    torch.testing.assert_close(experience.advantages.view(8, 6)[:, 5], last)
+
+
+def test_rewards_of_tokens_stand_in_the_last_row(tmp_path):
+    recipe = recipe_of(tmp_path, TwoSegments, kl_coef=0.0, parts={"reward_funcs": (per_turn,)})
+    _, rollout, scores = play(recipe)
+    assert scores.dense.view(8, 6).tolist() == [[0.0] * 3 + [1.0, 0.0, 2.0]] * 8
+    assert torch.equal(make_experience(rollout, scores, recipe).rewards, scores.dense)
+
+
 def test_lambda_by_length_counts_the_whole_episode(tmp_path):
     recipe = recipe_of(tmp_path, TwoSegments, lam_length_alpha=0.5, kl_coef=0.0)
     _, rollout, scores = play(recipe)
@@ -199,6 +218,9 @@ def test_records_and_page_show_turns_and_segments(tmp_path, engine):
     assert [line["segment"] for line in episodes] == [0, 1] * 8
     for line in episodes:
         assert (line["total_score"] is None) == (line["final_score"] is None) == (line["segment"] == 0)
+    file = read_episodes(str(tmp_path / "rollouts.jsonl"), byte_tokenizer(), batch_size=4)
+    (read,) = file.batches()  # what `nearstep score` scores again
+    assert read.logged == [line["total_score"] for line in episodes if line["segment"] == 1]
     assert not any("before" in line for line in tokens)
     assert "before" not in page.rows()[0]
 

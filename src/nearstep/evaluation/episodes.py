@@ -48,6 +48,7 @@ def read_episodes(name: str, tokenizer: PreTrainedTokenizerBase, *, batch_size: 
     """
     table = load_rows(name, split="train", config=None)
     if all(column in table.columns for column in RECORD_COLUMNS):
+        table = _last_segments(table)
         columns: dict[str, None] = {}
         for number, record in enumerate(table.rows):
             columns.update(dict.fromkeys(_mapping(record.get("columns"))))
@@ -66,6 +67,16 @@ def read_episodes(name: str, tokenizer: PreTrainedTokenizerBase, *, batch_size: 
     as_prompts = "prompt" if "prompt" in table.columns else None
     encoded = PromptMix((encode_prompts(table, tokenizer, vocab_size=len(tokenizer), dataset_format=as_prompts),))
     return EpisodeFile(table, encoded.columns, lambda: _of_texts(table, encoded, tokenizer, batch_size))
+
+
+def _last_segments(table: Table) -> Table:
+    """The records that have a score: of an episode with several rows the last."""
+    if "segment" not in table.columns:
+        return table
+    records = list(table.rows)
+    last = {(record["update"], record["episode"]): number for number, record in enumerate(records)}
+    kept = sorted(last.values())
+    return table.of_rows([records[number] for number in kept], [table.position(number) for number in kept])
 
 
 def _of_a_run(table: Table, names: Sequence[str]) -> Iterator[Episodes]:

@@ -139,7 +139,7 @@ class State:
         """
         if experience.ref_logprobs is None:
             return
-        rollout = experience.rollout
+        rollout = experience.rollout.by_episode()
         kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, estimator)
         total, rows = backend.add_up(torch.stack([kl.double().sum(), kl.new_tensor(len(rollout)).double()])).tolist()
         if not math.isfinite(total):
