@@ -71,6 +71,7 @@ ILL = {
     "negative_weight": (healthy(), {"reward_weights": [-1.0]}),
     "inverted": (change(objective__own_over_cut=0.2, objective__own_over_shuffled=0.3), {}),
     "no_spread": (change(objective__scores_std=0.0), {}),
+    "nothing_kept": (change(gate__empty=0.9, gate__scores_std=0.4), {"gate_fill": "refill"}),
     "entropy_bonus": (
         change(policy__entropy_avg=lambda update: 0.3 * update, objective__scores_raw=lambda update: -update / 10),
         {"entropy_coef": 5.0},
@@ -114,6 +115,14 @@ def test_every_rule_speaks_of_its_illness(name):
     assert not alert.is_consequence
     if alert.seen.level == "error":
         assert (verdict.state, verdict.cause.rule.name) == ("ill", name)
+
+
+def test_a_gate_may_keep_what_scores_alike_and_drop_much_where_copies_train():
+    flat = {"objective__scores_std": 0.0, "gate__empty": 0.9}
+    verdict = judge(RunEvidence.of(change(**flat, gate__scores_std=0.4), SETTINGS | {"gate_fill": "replace"}))
+    assert list(verdict.alerts) == []
+    told = judge(RunEvidence.of(change(**flat, gate__scores_std=0.0), SETTINGS)).alerts
+    assert [(alert.rule.name, alert.is_consequence) for alert in told] == [("no_spread", False), ("nothing_kept", True)]
 
 
 def test_there_is_a_case_for_every_rule():

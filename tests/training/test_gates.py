@@ -73,4 +73,7 @@ def test_metrics_of_two_rounds_by_hand():
     """Four places; two of the first round and one of two of the second are kept."""
     rounds = [groups([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]), groups([[1.0, NAN], [0.0, 1.0]])]
     found = gate_metrics(torch.tensor([True, False, True, True]), rounds).numbers()
-    assert found == pytest.approx({"gate/dropped": 3 / 6, "gate/empty": 1 / 4, "gate/rounds": 2, "gate/scores": 6 / 11})
+    assert found == pytest.approx({
+        "gate/dropped": 3 / 6, "gate/empty": 1 / 4, "gate/rounds": 2, "gate/scores": 6 / 11,
+        "gate/scores_std": math.sqrt(6 / 11 * 5 / 11),
+    })  # fmt: skip

@@ -288,3 +288,22 @@ def test_without_sampler_and_gate_everything_trains_and_nothing_is_remembered(tm
     assert sampled.kept.all()
     assert sampled.metrics.numbers() == {}
     assert (recipe.selection.state_dict(), state.selection) == (None, None)
+
+
+def test_a_fork_with_another_gate_keeps_what_the_sampler_knows_and_one_with_other_data_does_not(tmp_path, capfd):
+    learned = {"sampler": "difficulty", "total_episodes": 8, "shuffle_dataset": True}
+    trainer_of(tmp_path / "first", given={"reward_funcs": half_right}, **learned).train()
+    fork = {"fork_from": str(tmp_path / "first" / "checkpoint-1"), **learned, "total_episodes": 16}
+    known = []
+    for name, changed in (
+        ("gate", {"gate": "mean_score", "gate_low": -1.0}),
+        ("data", {"given": {"train_dataset": [{"prompt": text} for text in "abcdefgh"]}}),
+    ):
+        given = {"reward_funcs": half_right, **changed.pop("given", {})}
+        forked = trainer_of(tmp_path / name, given=given, **fork, **changed)
+        forked.recipe.checkpoint.load(forked.state)
+        forked.recipe.selection.restore(forked.state)
+        known.append(len(forked.recipe.selection.sampler.state_dict()["numbers"]))
+    assert known == [8, 0]
+    said = capfd.readouterr().err
+    assert said.count("sampler DifficultyPools begins anew: the checkpoint is of another one, or of other data") == 1

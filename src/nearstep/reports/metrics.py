@@ -158,6 +158,7 @@ MEANINGS: dict[str, str] = {
     "gate/rounds": "rounds of sampling in this update: 1, and one more for each refill.",
     "gate/scores": "mean score, as the rewards gave it, of all responses sampled in this update, dropped ones too. "
     "objective/scores_raw is that of the batch, which a gate has chosen.",
+    "gate/scores_std": "standard deviation of the same scores.",
     "optimizer/steps": "optimizer steps of the policy so far.",
     "optimizer/skipped_steps": "optimizer steps left out so far, since their gradient was not finite.",
     "health/level": "what the rules of docs/health.md say of the run so far: 0 healthy, 1 watch, 2 ill.",

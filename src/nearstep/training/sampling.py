@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nearstep.common.errors import TrainingError
 from nearstep.common.random_streams import stream
-from nearstep.metrics import Max, Mean, Metrics
+from nearstep.metrics import Max, Mean, Metrics, Std
 from nearstep.training.finished_groups import finished_groups
 from nearstep.training.gates import FinishedGroups, Gate, gate_problem
 from nearstep.training.generation import generate
@@ -156,6 +156,7 @@ def gate_metrics(kept: Bool[Tensor, " groups"], rounds: Sequence[FinishedGroups]
         "gate/empty": Mean.of((~kept).double()),
         "gate/rounds": Max.of(torch.tensor([float(len(rounds))])),
         "gate/scores": Mean.of(scores[~scores.isnan()]),
+        "gate/scores_std": Std.of(scores[~scores.isnan()]),
     })  # fmt: skip
 
 

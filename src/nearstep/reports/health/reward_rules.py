@@ -16,6 +16,8 @@ def score_change(evidence: RunEvidence, name: str = "objective/scores_raw") -> t
 
 def _no_spread(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     spread, score = evidence.series("objective/scores_std"), evidence.series("objective/scores")
+    if len(of_all := evidence.series("gate/scores_std")):
+        spread = of_all  # a gate may well keep what scores alike
     if len(spread) < 3:
         return None
     last = spread.values[-max(3, spread.ends) :]
@@ -30,6 +32,18 @@ def _no_spread(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
         f"all scores are alike in the last {len(last)} updates, at {score.end:.3g}: nothing is left to learn from them"
     )
     return Seen("warn", spread.first_where(flat), text)
+
+
+def _nothing_kept(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
+    empty = evidence.series("gate/empty")
+    if len(empty) < 3:
+        return None
+    last = empty.values[-max(3, empty.ends) :]
+    replaced = evidence.settings.get("gate_fill") == "replace"
+    if (last < limits["share"]).any() or (replaced and (last < 1).any()):
+        return None
+    text = f"the gate has dropped {last.mean():.0%} of the batch in each of the last {len(last)} updates"
+    return Seen("warn", empty.first_where(empty.values >= limits["share"]), text)
 
 
 def _negative_weight(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
@@ -144,11 +158,24 @@ RULES = (
         check=_inverted,
     ),
     Rule(
+        name="nothing_kept",
+        title="The gate keeps next to nothing: updates train on few prompts, or on none",
+        watches=("gate/empty",),
+        limits={"share": 0.8},
+        when="gate/empty is at least {share} (with gate_fill = replace 1) in each of the last updates: warn",
+        look_at="gate/scores: near its upper end all is learned, near the lower one the prompts are too hard",
+        next="other prompts (sampler = difficulty draws those between), more num_generations, a wider gate, more "
+        "refill_rounds; or end the run where all is learned",
+        check=_nothing_kept,
+        follows=("no_spread",),
+    ),
+    Rule(
         name="no_spread",
         title="The reward says the same of every response: there is nothing to learn",
-        watches=("objective/scores_std", "objective/scores"),
+        watches=("objective/scores_std", "gate/scores_std", "objective/scores"),
         limits={"share": 1e-6},
-        when="objective/scores_std stays below {share} of the scores in every update: error; in the last ones: warn",
+        when="objective/scores_std (with a gate gate/scores_std) stays below {share} of the scores in every update: "
+        "error; in the last ones: warn",
         look_at="reward/… of each part; prompts on which every answer is right, or every answer wrong",
         next="mend the reward, take prompts on which answers differ, or end the run where all is learned",
         check=_no_spread,
