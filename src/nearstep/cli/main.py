@@ -197,7 +197,8 @@ COMMANDS: tuple[Command[Any], ...] = (
     Command(
         name="check",
         summary="Hold an object of your own to the laws of its axis: a trust region, advantage, KL controller, critic "
-        "schedule, loss aggregation, value head, correction, sampler, gate, reward, judge, engine or backend.",
+        "schedule, loss aggregation, auxiliary loss, value head, correction, sampler, gate, reward, judge, engine or "
+        "backend.",
         settings=check.CheckOptions,
         sections=check.SECTIONS,
         begins=lambda settings: f"the laws for {settings.object}",

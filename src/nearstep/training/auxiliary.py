@@ -49,7 +49,7 @@ class AuxiliaryLoss(Protocol):
 
 @dataclass(frozen=True)
 class GoodRowsNLL:
-    """−log π of the tokens of good rows, the mean over all of them (2504.05118, eq. 13 and 14).
+    """−log π of the tokens of good rows, the mean over all of them (2504.05118, "Positive Example LM Loss").
 
     Good rows are those of `Experience.good`. π is the distribution that is sampled.
     """
