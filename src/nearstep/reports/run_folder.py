@@ -135,6 +135,11 @@ class RunFolder:
         """Every row of every evaluation."""
         return list(self.lines(EVAL_ROLLOUTS))
 
+    def require_updates(self) -> None:
+        """Raise DataError where metrics were logged, but of no update of a policy."""
+        for number, line in enumerate(self._metrics, start=1):
+            _require_update(line, self.path / METRICS, number)
+
     @property
     def checkpoints(self) -> Sequence[Path]:
         """The folders `checkpoint-N`, oldest first; whether they are whole is not looked at."""
@@ -185,6 +190,22 @@ def checkpoints(folder: Path) -> list[Path]:
 def update_of(checkpoint: Path) -> int:
     """The update after which a checkpoint was written, by its name."""
     return int(checkpoint.name.removeprefix(CHECKPOINT))
+
+
+def record_object(line: bytes, path: Path, number: int) -> Line:
+    """A line of records with the update that it belongs to.
+
+    Raises DataError for what is no JSON object, and for lines that belong to none, such as those of a reward model.
+    """
+    found = json_object(line, path, number)
+    _require_update(found, path, number)
+    return found
+
+
+def _require_update(line: Line, path: Path, number: int) -> None:
+    if not isinstance(line.get("update"), int):
+        trained = ", but to a step in the training of a reward model: nearstep compare draws its curves"
+        raise DataError(f"{path}, line {number}: it belongs to no update of a policy{trained * ('step' in line)}")
 
 
 def json_object(line: bytes, path: Path, number: int) -> Line:
