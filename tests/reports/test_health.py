@@ -133,7 +133,9 @@ def probed(cut, shuffled, swapped, ended=0.98):
     [
         ((0.2, 0.3, 0.5), ["inverted"]),  # it does not read the prompt
         ((0.2, 0.5, 0.1), ["inverted"]),  # a bag of facts, upside down: the order of words is nothing to it
+        ((0.5, 0.2, 0.0), ["inverted"]),
         ((0.2, 0.5, 0.5), []),  # it likes short answers
+        ((0.2, 0.3, 0.9), []),  # it reads the prompt, and rightly
         ((0.7, 0.5, 0.1), []),
         ((0.2, 0.5, 0.9), []),
         ((0.2, 0.3, 0.5, 0.1), ["cut_off"]),  # stumps are no whole answers

@@ -54,19 +54,17 @@ def _negative_weight(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
 
 def _inverted(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     found = [evidence.series(f"objective/own_over_{damage}").values for damage in ("cut", "shuffled", "swapped")]
-    cut, shuffled, swapped = (float(values[0]) if len(values) else math.nan for values in found)
-    # A stump is no whole answer, and what a reward says of halves of it means nothing.
+    shares = [float(values[0]) if len(values) else math.nan for values in found]
+    told = ("they are cut in half", "their tokens are shuffled", "the answer to another prompt stands in their place")
+    below = (limits["share"], limits["share"], limits["swapped"])
+    preferred = [share < limit for share, limit in zip(shares, below, strict=True)]
+    # A stump is no whole answer, and what a reward says of halves of it means nothing by itself.
     ended = evidence.series("val/num_eos_tokens")
     whole = has_no_stop(evidence) or not len(ended) or ended.values[0] >= limits["ended"]
-    damaged = whole and max(cut, shuffled) < limits["share"]
-    if not damaged and not (cut < limits["share"] and swapped <= limits["swapped"]):
+    if sum(preferred) < 2 or any(share > limits["against"] for share in shares) or not (whole or preferred[2]):
         return None
-    text = f"of the policy's first answers the reward prefers {1 - cut:.0%} when they are cut in half"
-    if shuffled < limits["share"]:
-        text += f", and {1 - shuffled:.0%} when their tokens are shuffled"
-    if swapped <= limits["swapped"]:
-        text += f", and {1 - swapped:.0%} when the answer to another prompt stands in their place"
-    return Seen("error", 1, text)
+    parts = [f"{1 - share:.0%} when {how}" for share, how, is_so in zip(shares, told, preferred, strict=True) if is_so]
+    return Seen("error", 1, f"of the policy's first answers the reward prefers {', and '.join(parts)}")
 
 
 def _against_the_reward(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
@@ -151,10 +149,11 @@ RULES = (
             "objective/own_over_swapped",
             "val/num_eos_tokens",
         ),
-        limits={"share": 0.4, "ended": 0.5, "swapped": 0.3},
-        when="objective/own_over_cut is below {share}, and objective/own_over_shuffled as well (where at least {ended} "
-        "of the first responses ended, or there is no stop token: a stump is no whole answer), or "
-        "objective/own_over_swapped is at most {swapped}, two standard errors below a half: error",
+        limits={"share": 0.4, "swapped": 0.3, "against": 0.7, "ended": 0.5},
+        when="two of three are so, and none is above {against}: objective/own_over_cut is below {share}, "
+        "objective/own_over_shuffled is, objective/own_over_swapped is below {swapped} (two standard errors from a "
+        "half, as {against} is). Where less than {ended} of the first responses ended, the last must be so: a stump is no whole "
+        "answer. Error",
         look_at="the sign of the reward's output, which label of a classifier it is, its score on chosen and rejected "
         "answers of a preference file (nearstep score)",
         next="turn the sign round, or take the other label",
