@@ -21,6 +21,14 @@ METRICS, ROLLOUTS, SAMPLES, TOKENS = "metrics.jsonl", "rollouts.jsonl", "samples
 PROFILES, ALERTS, EVAL_ROLLOUTS = "profiles.jsonl", "alerts.jsonl", "eval_rollouts.jsonl"
 # Every file whose lines belong to an update. A run that goes on cuts them back, a new one sets them aside.
 RECORDS = (METRICS, ROLLOUTS, SAMPLES, TOKENS, PROFILES, ALERTS, EVAL_ROLLOUTS)
+# What every line has beside its update, where something cannot be shown without it.
+NEEDED = {
+    ROLLOUTS: ("episode", "prompt", "completion"),
+    TOKENS: ("episode", "prompt", "tokens", "token_ids"),
+    SAMPLES: ("query", "response"),
+    EVAL_ROLLOUTS: ("prompt", "completion"),
+    ALERTS: ("rule",),
+}
 REPORT, TRACKER = "report.html", "runs"
 CHECKPOINT = "checkpoint-"
 UPDATE = re.compile(rb'\{"update": (\d+),')  # every line of a record begins with it
@@ -193,12 +201,16 @@ def update_of(checkpoint: Path) -> int:
 
 
 def record_object(line: bytes, path: Path, number: int) -> Line:
-    """A line of records with the update that it belongs to.
+    """A line of one of the files in RECORDS, with the update that it belongs to.
 
-    Raises DataError for what is no JSON object, and for lines that belong to none, such as those of a reward model.
+    Raises DataError for what is no JSON object, for lines that belong to none, such as those of a reward model, and
+    for lines without what every line of that file has.
     """
     found = json_object(line, path, number)
     _require_update(found, path, number)
+    missing = [name for name in NEEDED.get(path.name, ()) if name not in found]
+    if missing:
+        raise DataError(f"{path}, line {number}: it has no {missing[0]!r}, so it is no line of {path.name} of a run")
     return found
 
 

@@ -152,8 +152,8 @@ RULES = (
         limits={"share": 0.4, "swapped": 0.3, "against": 0.7, "ended": 0.5},
         when="two of three are so, and none is above {against}: objective/own_over_cut is below {share}, "
         "objective/own_over_shuffled is, objective/own_over_swapped is below {swapped} (two standard errors from a "
-        "half, as {against} is). Where less than {ended} of the first responses ended, the last must be so: a stump is no whole "
-        "answer. Error",
+        "half, as {against} is). Where less than {ended} of the first responses ended, the last must be so: a stump "
+        "is no whole answer. Error",
         look_at="the sign of the reward's output, which label of a classifier it is, its score on chosen and rejected "
         "answers of a preference file (nearstep score)",
         next="turn the sign round, or take the other label",

@@ -30,7 +30,7 @@ class GrowingFile:
     def new_lines(self) -> Iterator[Line]:
         """The whole lines since the last look; a file that is missing has none.
 
-        Raises DataError for a line that is no JSON object or belongs to no update.
+        Raises DataError for a line that is no record of this file.
         """
         try:
             file = self.path.open("rb")
