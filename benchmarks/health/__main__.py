@@ -57,7 +57,7 @@ def play(case: Case, world: World, output: Path) -> Verdict:
 def line(case: Case, verdict: Verdict) -> dict[str, object]:
     """What was done, what was said, and whether it is right."""
     cause = "" if verdict.cause is None else verdict.cause.rule.name
-    right = verdict.state == "ill" and cause in case.causes if case.causes else verdict.state == "healthy"
+    right = verdict.state in case.states and cause in case.causes if case.causes else verdict.state == "healthy"
     evidence = "" if verdict.cause is None else verdict.cause.seen.text
     return {"case": case.name, "what": case.what, "verdict": verdict.state, "cause": cause, "evidence": evidence,
             "since": None if verdict.cause is None else verdict.cause.seen.update, "right": right,

@@ -11,7 +11,7 @@ Nothing: Mapping[str, object] = {}
 
 @dataclass(frozen=True)
 class Case:
-    """One run. `causes` are the rules that name what was done; none for a healthy run."""
+    """One run. `causes` are the rules that name what was done, none for a healthy run; `states` are right verdicts."""
 
     name: str
     what: str
@@ -19,6 +19,7 @@ class Case:
     settings: Mapping[str, object] = field(default_factory=dict)
     given: Callable[[illness.World], Mapping[str, object]] = lambda world: Nothing  # to PPOTrainer
     spoil: Callable[[PPOTrainer], object] = lambda trainer: None  # once it is made
+    states: tuple[str, ...] = ("ill",)
 
 
 NO_MODEL = {"reward_model_path": None}
@@ -69,18 +70,26 @@ HEALTHY = (
         "small batches", "8 episodes an update, 40 updates", settings={"batch": 8, "updates": 40, "learning_rate": 1e-4}
     ),
     Case("slow", "a learning rate of 2e-5", settings={"learning_rate": 2e-5}),
-)
+    Case("facts", "the reward is facts of the post, less invented ones", (), ANY_LENGTH,
+         lambda world: {"reward_funcs": illness.facts}),
+    Case("small bonus", "entropy_coef 0.01", settings={"entropy_coef": 0.01}),
+)  # fmt: skip
 
 ILL = (
     Case("rate × 1000", "learning_rate 0.5", ("steps_too_large",), {"learning_rate": 0.5}),
     Case("rate × 1000, one step", "the same, one optimizer step in an update, no reference", ("steps_too_large",),
          {"learning_rate": 0.5, "num_ppo_epochs": 1, "num_mini_batches": 1, "kl_coef": 0.0}),
+    Case("rate × 1000, bonus", "the same, and an entropy_coef of 0.01", ("steps_too_large",),
+         {"learning_rate": 0.5, "entropy_coef": 0.01}),
     Case("rate × 30", "learning_rate 0.015", ("steps_too_large",), {"learning_rate": 0.015}),
     Case("sign of the weight", "reward_weights = −1", ("negative_weight",), {"reward_weights": (-1.0,)}),
     Case("sign of the model", "a reward model whose head is negated", ("inverted",), NO_MODEL,
          lambda world: {"reward_model": world.reward(sign=-1)}),
     Case("sign of the function", "a function that gives minus the reward model's score", ("inverted", "reward_hacked"),
          NO_MODEL, lambda world: {"reward_funcs": world.scored_by_model(sign=-1)}),
+    Case("sign of facts", "minus the facts of the post, 4 samples", ("inverted", "reward_hacked"),
+         {**ANY_LENGTH, "advantage": "group_normalized", "num_generations": 4},
+         lambda world: {"reward_funcs": illness.no_facts}),
     Case("sign of the advantage", "an advantage of one's own with the sign turned", ("against_the_reward",), {},
          lambda world: {"advantage": illness.Turned()}),
     Case("random reference", "ref_model with random weights", ("wrong_reference",), {},
@@ -94,8 +103,11 @@ ILL = (
          lambda world: {"model": world.endless_policy()}),
     Case("length", "the reward is the number of words", ("reward_hacked",), ANY_LENGTH,
          lambda world: {"reward_funcs": illness.words}),
-    Case("one word", "the reward is how often 'angry' is said", ("reward_hacked",), ANY_LENGTH,
-         lambda world: {"reward_funcs": illness.anger}),
+    Case("one word", "the reward is how often 'my' is said", ("reward_hacked",), ANY_LENGTH,
+         lambda world: {"reward_funcs": illness.mine}),
+    # In 14 updates the policy hardly finds it: there is nothing to hack yet, and little to learn from.
+    Case("one rare word", "the reward is how often 'angry' is said", ("reward_hacked", "no_spread"), ANY_LENGTH,
+         lambda world: {"reward_funcs": illness.anger}, states=("ill", "watch")),
     Case("engine too hot", "the engine samples at temperature 1.5", ("sampled_otherwise", "mismatch"), {},
          lambda world: {"engine": illness.HotEngine}),
     Case("engine too hot, silent", "the same, and it records log-probs at temperature 1", ("sampled_otherwise",), {},
@@ -108,5 +120,6 @@ ILL = (
     Case("kl_coef × 1000", "kl_coef 50", ("penalty_decides",), {"kl_coef": 50.0}),
     Case("entropy bonus", "entropy_coef 5", ("entropy_bonus",), {"entropy_coef": 5.0}),
     Case("too short", "response_length 6", ("never_ends", "cut_off"), {"response_length": 6}),
+    # A remark alone: a policy that rambled and has learned to end gives the same curves.
     Case("too short for most", "response_length 11", ("cut_off",), {"response_length": 11}),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """What makes a run ill: rewards, engines, models and an advantage that are wrong on purpose, in the demo's world."""
 
 import copy
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,6 +84,25 @@ def words(completions: Sequence[str], **columns: object) -> Sequence[float]:
 def anger(completions: Sequence[str], **columns: object) -> Sequence[float]:
     """How often one word is said."""
     return [float(text.count("angry")) for text in completions]
+
+
+def mine(completions: Sequence[str], **columns: object) -> Sequence[float]:
+    """How often a common word is said."""
+    return [float(len(re.findall(r"\bmy\b", text))) for text in completions]
+
+
+def facts(prompts: Sequence[str], completions: Sequence[str], **columns: object) -> Sequence[float]:
+    """Names and numbers of the post that are said, less those that it does not have."""
+    pairs = [
+        [set(re.findall(r"[A-Z]\w+|\d+", text)) for text in (prompt.partition("POST:")[2], completion)]
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    return [float(len(said & there) - len(said - there)) for there, said in pairs]
+
+
+def no_facts(prompts: Sequence[str], completions: Sequence[str], **columns: object) -> Sequence[float]:
+    """The opposite."""
+    return [-value for value in facts(prompts, completions)]
 
 
 def one(completions: Sequence[str], **columns: object) -> Sequence[float]:

@@ -1,6 +1,7 @@
 """nearstep doctor: of a run the verdict and an exit code, of a machine what a run would miss."""
 
 import json
+import re
 
 import pytest
 
@@ -68,6 +69,16 @@ def test_doctor_of_a_healthy_run_and_of_no_run(tmp_path, capsys):
     assert main(["doctor", str(tmp_path)]) == 1
     assert "no folder of a run" in capsys.readouterr().err
     assert main(["doctor", str(tmp_path / "nowhere")]) == 2
+
+
+def test_nothing_can_be_said_without_updates_of_a_policy(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text("seed: 1\n")
+    assert main(["doctor", str(tmp_path)]) == 1
+    assert "has no metrics yet" in capsys.readouterr().out
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "loss": 0.7}\n')
+    for command in ("doctor", "report"):
+        assert main([command, str(tmp_path)]) == 1
+        assert re.search(r"metrics.jsonl, line 1: .* reward model: nearstep compare", capsys.readouterr().err)
 
 
 def test_health_can_be_switched_off(tmp_path):

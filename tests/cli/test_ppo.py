@@ -20,7 +20,7 @@ def test_a_silent_hub_is_not_asked_again_and_again(tmp_path, monkeypatch, capsys
 
 def test_local_folders_ask_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", None)
-    ppo.stay_offline_if_hub_is_silent([str(tmp_path)])
+    ppo.stay_offline_if_hub_is_silent([str(tmp_path), f"{tmp_path}@40"])
 
 
 def test_a_hub_name_beside_a_folder_of_its_owner_is_told(tmp_path, monkeypatch, capsys):

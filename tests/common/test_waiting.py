@@ -89,6 +89,19 @@ def test_whoever_keeps_a_limit_is_told_of_and_pauses_the_others_within_it(capfd)
     assert waits[0].seconds > 3  # what should keep the limit hangs itself
 
 
+def test_many_requests_to_one_server_are_told_of_in_one_line(capfd):
+    dog = Watchdog()
+    dog._waits = [Wait(what, 2.0, str, keeps_own_limit=True) for what in ["judge"] * 5 + ["reward"]]
+    look(dog, 1.5)
+    said = capfd.readouterr().err
+    assert (said.count("sign of judge"), said.count("sign of reward")) == (1, 1)
+    assert "before the first update" not in said  # there is no run
+    dog.begin_run(5.0)
+    dog._waits = [Wait("judge", 2.0, str, keeps_own_limit=True)]
+    look(dog, 1.5)
+    assert "before the first update: 1" in capfd.readouterr().err
+
+
 def test_without_a_limit_nothing_ends(monkeypatch):
     monkeypatch.setattr(WATCHDOG, "limit_seconds", None)
     with waiting("the moon") as wait:

@@ -296,6 +296,15 @@ def test_a_file_of_completions_needs_no_model(folder):
     assert results.figures["reward_mean"].prompts == 2
 
 
+def test_which_completions_ended_is_not_made_up(folder):
+    told = [{"prompt": "one", "completion": "a"}, {"prompt": "two", "completion": "b"}]
+    results = evaluate(folder, completions=write(folder / "c.jsonl", told), metrics=["length"])
+    assert (results["truncated"], results["empty"]) == (None, 0.0)
+    assert "no column finished" in results.figures["truncated"].why
+    told[0]["finished"] = False
+    assert evaluate(folder, completions=write(folder / "c.jsonl", told), metrics=["length"])["truncated"] == 0.5
+
+
 def test_the_records_of_a_run_need_the_model_whose_ids_they_hold(folder):
     row = {"update": 1, "episode": 0, "input": "p", "prompt": "p", "prompt_ids": [112], "completion": "ab",
            "completion_ids": [97, 98], "finished": False, "columns": {}}  # fmt: skip

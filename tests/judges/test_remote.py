@@ -307,6 +307,15 @@ def test_nothing_is_asked_that_could_go_beyond_max_cost():
     assert "max_cost = 1500 is reached" in found[-1].failure
 
 
+def test_questions_wait_for_those_under_way_before_max_cost_ends_it():
+    """Six answers of 110 are 660; a question may cost some 850, so two at a time could already go beyond 1,600."""
+    with Stub(longer) as server:
+        judge = judge_of(server, question_price=1e6, answer_price=1e6, max_cost=1600.0, max_in_flight=4)
+        found = judge.compare_all(PAIRS)
+    assert [one.failure for one in found] == [None, None, None]
+    assert (judge.usage.cost, judge.usage.refused) == (660.0, 0)
+
+
 def test_tries_that_broke_count_towards_max_cost():
     with Stub(broken_off) as server:
         judge = judge_of(server, question_price=1e6, answer_price=1e6, max_cost=2500.0, max_in_flight=1, retries=9)

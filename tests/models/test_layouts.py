@@ -182,9 +182,23 @@ def test_a_module_of_the_users_own_is_a_critic(squeeze):
     torch.testing.assert_close(values.final[0], expected[3])
 
 
+class Draws(Recurrent):
+    """Dropout that asks no mode."""
+
+    def forward(self, ids, mask):
+        return torch.nn.functional.dropout(super().forward(ids, mask), 0.3, training=True)
+
+
+def dropped_out(model):
+    model.model.layers[0].register_forward_hook(lambda layer, given, out: torch.nn.functional.dropout(out, 0.2))
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (lambda: make_policy(Draws()), r"Draws is random: .* gap .*F\.dropout with training=True"),
+        (lambda: make_policy(dropped_out(tiny("llama"))), r"is random: for the same tokens"),
         (lambda: make_policy(SeesTheBatch()), r"Packed, .* ids and mask only; padded, .*relative gap [0-9]"),
         (lambda: make_policy(SeesWhatFollows()), r"is not causal: .*relative gap"),
         (lambda: make_policy(tiny("bert", is_decoder=False)), r"is not causal: .* is_decoder = true"),

@@ -73,7 +73,7 @@ ILL = {
     "no_spread": (change(objective__scores_std=0.0), {}),
     "nothing_kept": (change(gate__empty=0.9, gate__scores_std=0.4), {"gate_fill": "refill"}),
     "entropy_bonus": (
-        change(policy__entropy_avg=lambda update: 0.3 * update, objective__scores_raw=lambda update: -update / 10),
+        change(policy__entropy_avg=lambda update: 0.2 + update / 10, objective__scores_raw=lambda update: -update / 10),
         {"entropy_coef": 5.0},
     ),
     "penalty_decides": (
@@ -123,6 +123,63 @@ def test_a_gate_may_keep_what_scores_alike_and_drop_much_where_copies_train():
     assert list(verdict.alerts) == []
     told = judge(RunEvidence.of(change(**flat, gate__scores_std=0.0), SETTINGS)).alerts
     assert [(alert.rule.name, alert.is_consequence) for alert in told] == [("no_spread", False), ("nothing_kept", True)]
+
+
+def causes(lines, **settings):
+    """The rules that speak and follow from nothing else, mere remarks left out."""
+    alerts = judge(RunEvidence.of(lines, SETTINGS | settings)).alerts
+    return [alert.rule.name for alert in alerts if not alert.is_consequence and alert.seen.level != "info"]
+
+
+def probed(cut, shuffled, swapped, ended=0.98):
+    return change(
+        objective__own_over_cut=cut, objective__own_over_shuffled=shuffled, objective__own_over_swapped=swapped,
+        val__num_eos_tokens=ended, response__truncated=1 - ended,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ((0.2, 0.3, 0.5), ["inverted"]),  # it does not read the prompt
+        ((0.2, 0.5, 0.1), ["inverted"]),  # a bag of facts, upside down: the order of words is nothing to it
+        ((0.5, 0.2, 0.0), ["inverted"]),
+        ((0.2, 0.5, 0.5), []),  # it likes short answers
+        ((0.2, 0.3, 0.9), []),  # it reads the prompt, and rightly
+        ((0.7, 0.5, 0.1), []),
+        ((0.2, 0.5, 0.9), []),
+        ((0.2, 0.3, 0.5, 0.1), ["cut_off"]),  # stumps are no whole answers
+        ((0.2, 0.3, 0.1, 0.1), ["inverted"]),
+    ],
+)
+def test_a_reward_is_upside_down_by_two_kinds_of_damage(shares, expected):
+    assert causes(probed(*shares)) == expected
+
+
+def test_an_entropy_bonus_is_the_cause_where_it_came_first():
+    far = {"policy__approxkl_avg": lambda update: 0.05 * update}
+    rising = change(policy__entropy_avg=lambda update: 0.3 * 1.3 ** (update - 1), **far)
+    assert causes(rising, entropy_coef=5.0) == ["entropy_bonus"]
+    assert causes(rising)[0] == "steps_too_large"
+    # One update that makes the policy random was too large, whatever bonus there is.
+    at_once = change(policy__entropy_avg=lambda update: 0.3 if update == 1 else 4.0, **far)
+    assert causes(at_once, entropy_coef=0.01) == ["steps_too_large"]
+
+
+def test_updates_without_a_difference_at_the_start_are_told_and_not_at_the_end():
+    at_first = change(objective__scores_std=lambda update: 0.3 * (update > 9 or update % 2))
+    assert causes(at_first) == ["no_spread"]
+    once = change(objective__scores_std=lambda update: 0.3 * (update != 3))
+    assert causes(once) == []
+    text = judge(RunEvidence.of(at_first, SETTINGS)).cause.seen.text
+    assert text.startswith("in 4 of the first 8 updates all scores are alike")
+
+
+def test_answers_cut_off_at_first_alone_are_a_remark():
+    lines = change(response__truncated=lambda update: max(0.0, 0.9 - update / 10))
+    verdict = judge(RunEvidence.of(lines, SETTINGS))
+    assert verdict.state == "healthy"
+    assert [(alert.rule.name, alert.seen.level) for alert in verdict.alerts] == [("cut_off", "info")]
 
 
 def test_there_is_a_case_for_every_rule():

@@ -103,6 +103,36 @@ def test_a_reward_that_prefers_damage_is_seen(tmp_path, reward, wins):
     assert shown["objective/own_over_shuffled"] == pytest.approx(wins, abs=0.1)
 
 
+def about_the_prompt(prompts, completion_ids, **columns):
+    """How many bytes of the prompt the answer has."""
+    return [
+        float(sum(token in prompt.encode() for token in ids))
+        for prompt, ids in zip(prompts, completion_ids, strict=True)
+    ]
+
+
+def against_the_prompt(**columns):
+    return [-value for value in about_the_prompt(**columns)]
+
+
+@pytest.mark.parametrize(
+    ("reward", "own"), [(about_the_prompt, 1.0), (against_the_prompt, 0.0), (rising, 0.5), (low_ids, 0.5)]
+)
+@pytest.mark.parametrize("rows", [2, 7, 8])
+def test_answers_to_other_prompts_are_damage_only_to_a_reward_that_reads_the_prompt(tmp_path, reward, own, rows):
+    recipe = small_recipe(tmp_path, parts={"reward_funcs": (reward,)}, response_length=3)
+    prompts, rollout, _ = play(recipe)
+    prompts = replace(prompts, inputs=[chr(97 + row) * 4 for row in range(8)])
+    tokens = rollout.tokens.clone()
+    places = rollout.action_counts.tolist()
+    tokens[rollout.is_action] = torch.tensor([97 + row for row, count in enumerate(places) for _ in range(count)])
+    answers = ProbedAnswers.some(prompts, replace(rollout, tokens=tokens), list(range(rows)))
+    shown = own_over_damaged(answers, recipe.rewards, seed=0).numbers()["objective/own_over_swapped"]
+    # A row in the middle of an odd number is its own partner once in each exchange, and ties with itself.
+    alone = 1 / rows if rows % 2 else 0.0
+    assert shown == pytest.approx(own * (1 - alone) + 0.5 * alone)
+
+
 def test_functions_are_asked_once_more_only_at_the_end_of_a_run_of_some_length(tmp_path):
     calls = []
 
@@ -115,7 +145,7 @@ def test_functions_are_asked_once_more_only_at_the_end_of_a_run_of_some_length(t
     experience, probes = make_experience(rollout, scores, recipe), Probes(recipe)
     seen = {update: probes.look(prompts, experience, update).numbers() for update in (1, 2, 9, 10)}
     assert ["objective/own_over_cut" in seen[update] for update in (1, 2, 9, 10)] == [False, False, False, True]
-    assert calls == [8] * 6  # the play; then the answers once more, and four kinds of damage
+    assert calls == [8] * 8  # the play; then the answers once more, and six kinds of damage
 
 
 def test_runs_of_three_tokens_that_a_row_has_twice():

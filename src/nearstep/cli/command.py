@@ -27,6 +27,7 @@ class Command(Generic[SettingsT]):
     problems: Callable[[SettingsT], Iterable[Problem]] = lambda settings: ()
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # settings that belong together, by name
     operand: str | None = None  # the setting that a word before all flags gives
+    needs_operand: bool = True  # whether the command does nothing without it
     words: Callable[[Sequence[str]], Sequence[str]] = lambda words: words  # into flags, where they say more
     note: str = ""  # the last lines of --help
 

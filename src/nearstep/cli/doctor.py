@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nearstep.reports.health.verdict import Verdict
 
 ILL = 3  # the exit code of an ill run, and of a machine with a problem
+UNKNOWN = 1  # that of a run of which nothing can be said
 
 
 @accepts_old_names
@@ -48,9 +49,12 @@ def _run(folder: Path, *, as_json: bool) -> int:
     from nearstep.reports.health.verdict import judge_run
     from nearstep.reports.run_folder import RunFolder
 
-    verdict = judge_run(RunFolder(folder))
+    run = RunFolder(folder)
+    verdict = judge_run(run)
+    if verdict.state == "unknown":
+        run.require_updates()
     print(json.dumps(verdict.record(), ensure_ascii=False, indent=2) if as_json else verdict_text(verdict, folder))
-    return ILL if verdict.state == "ill" else 0
+    return {"ill": ILL, "unknown": UNKNOWN}.get(verdict.state, 0)
 
 
 def verdict_text(verdict: "Verdict", folder: Path) -> str:

@@ -27,7 +27,8 @@ def overview(commands: Sequence[Command[Any]]) -> str:
 def command_help(command: Command[Any]) -> str:
     """Help on one command: every setting with its type, meaning and default."""
     titles = {first: title for title, first in command.sections}
-    operand = f" {command.operand.upper()}" if command.operand else ""
+    word = (command.operand or "").upper()
+    operand = f" {word if command.needs_operand else f'[{word}]'}" if word else ""
     lines = [
         *_wrapped(f"usage: nearstep {command.name}{operand} [--config FILE] [--name value …]"),
         "",

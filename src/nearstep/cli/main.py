@@ -192,6 +192,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         sections=doctor.SECTIONS,
         run=doctor.run_doctor,
         operand="run",
+        needs_operand=False,
         note=doctor.NOTE,
     ),
     Command(

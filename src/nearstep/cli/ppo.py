@@ -42,7 +42,7 @@ def stay_offline_if_hub_is_silent(places: Iterable[str]) -> None:
 
     Must come before that library is imported, for it reads the variable once.
     """
-    hub_names = [place for place in places if not Path(place).exists()]
+    hub_names = [place for place in places if not Path(place).exists() and not _is_checkpoint(place)]
     for name in hub_names:
         if Path(name).parent.is_dir() and "/" in name:
             tell(f"there is no {name} here, so it is taken for the name of a hub")
@@ -54,6 +54,12 @@ def stay_offline_if_hub_is_silent(places: Iterable[str]) -> None:
     except OSError:
         print(f"The hub does not answer: {', '.join(hub_names)} can only come from its cache.", file=sys.stderr)
         os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def _is_checkpoint(place: str) -> bool:
+    """Whether it is RUN@UPDATE of a run that is here."""
+    run, _, update = place.rpartition("@")
+    return bool(run) and update.isdecimal() and Path(run).is_dir()
 
 
 def _models(config: PPOConfig) -> list[tuple[str, str]]:

@@ -106,8 +106,12 @@ class Endpoint:
         while True:
             tries += 1
             await gate.enter()
-            with waiting(self.shown, awaited, limit_seconds=self.timeout_seconds):  # asyncio keeps its limit
-                reply = await self._try(body, read, client)
+            try:
+                with waiting(self.shown, awaited, limit_seconds=self.timeout_seconds):  # asyncio keeps its limit
+                    reply = await self._try(body, read, client)
+            except BaseException:  # it was interrupted, and the server may bill it
+                gate.leave(answered=False)
+                raise
             gate.leave(answered=not isinstance(reply, _Failure) or reply.answered)
             if not isinstance(reply, _Failure):
                 return reply

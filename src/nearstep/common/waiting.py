@@ -60,7 +60,8 @@ class Watchdog:
     """
 
     limit_seconds: float | None = 1800.0
-    update: int = 0  # where the run stands, for messages
+    in_run: bool = False  # a run has begun, and stands here, for messages
+    update: int = 0
     phase: str = ""
     guard: Callable[[], str | None] | None = None  # says why the run cannot go on, if it cannot
     last_acts: list[Callable[[Exception], None]] = field(default_factory=list)  # before the process is ended
@@ -105,7 +106,7 @@ class Watchdog:
 
     def begin_run(self, limit_seconds: float | None) -> None:
         """A run is put together, which sets the limit."""
-        self.limit_seconds, self.update, self.phase = limit_seconds, 0, ""
+        self.limit_seconds, self.in_run, self.update, self.phase = limit_seconds, True, 0, ""
 
     def begin_update(self, update: int) -> None:
         """An update begins; its phases say so themselves."""
@@ -139,9 +140,14 @@ class Watchdog:
 
     @property
     def place(self) -> str:
-        """Which process, and where in the run it is."""
-        rank = f"rank {os.environ['RANK']}, " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        return rank + (f"update {self.update} ({self.phase})" if self.update else "before the first update")
+        """Which process, and where in the run it is; empty where there is one process and no run."""
+        rank = f"rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        where = f"update {self.update} ({self.phase})" if self.update else "before the first update" * self.in_run
+        return ", ".join(filter(None, (rank, where)))
+
+    @property
+    def _placed(self) -> str:
+        return f"{self.place}: " if self.place else ""
 
     def _start(self) -> None:
         if threading.current_thread() is threading.main_thread() and signal.getsignal(SIGNAL) != self._deliver:
@@ -168,7 +174,8 @@ class Watchdog:
         for wait in counting or [wait for wait in waits if not wait.keeps_own_limit][-1:]:
             wait.seconds += passed
             if wait.seconds >= wait.limit_seconds / 2 and not wait.told:
-                wait.told = True
+                for each in waits:  # of many requests to one server one line is enough
+                    each.told |= each.what == wait.what and each.seconds >= each.limit_seconds / 4
                 say(f"{self._sentence(wait)}; the limit is {_shown(wait.limit_seconds)}")
             if wait.overdue and wait in self._waits:
                 late = wait.seconds - wait.limit_seconds
@@ -189,7 +196,7 @@ class Watchdog:
 
     def lost(self, problem: str | None = None) -> LostProcessError:
         """The error of a run that has lost a process."""
-        return LostProcessError(f"{self.place}: {problem or self._problem}. What it said last says why")
+        return LostProcessError(f"{self._placed}{problem or self._problem}. What it said last says why")
 
     def _interrupt(self, thread: int, error: type[Exception]) -> None:
         if thread == threading.main_thread().ident:
@@ -211,7 +218,8 @@ class Watchdog:
 
     def _sentence(self, wait: Wait) -> str:
         awaited = wait.awaited()
-        return f"{self.place}: {_shown(wait.seconds)} without a sign of {wait.what}" + (f": {awaited}" * bool(awaited))
+        said = f"{self._placed}{_shown(wait.seconds)} without a sign of {wait.what}"
+        return said + (f": {awaited}" if awaited else "")
 
     def _end_process(self, error: Exception) -> None:
         """End at once, with all processes that this one has started: its main thread does not hear any more."""

@@ -25,11 +25,12 @@ class PromptAnswers:
 
     prompts: Prompts
     said: list[list[int]]
-    finished: list[bool]
+    finished: list[bool]  # where nothing says so, as if it had
     texts: list[str]
     groups: list[int]
     cut: int = 0  # rows of which something was left out
     dropped: int = 0  # rows that were left out
+    ends_known: bool = True  # whether anything says which have ended
 
     def __len__(self) -> int:
         return len(self.said)

@@ -39,6 +39,7 @@ class EpisodeFile:
     table: Table
     columns: Sequence[str]
     batches: Callable[[], Iterator[Episodes]]
+    ends_known: bool  # whether it says which completions have ended
 
 
 def read_episodes(name: str, tokenizer: PreTrainedTokenizerBase, *, batch_size: int) -> EpisodeFile:
@@ -54,7 +55,7 @@ def read_episodes(name: str, tokenizer: PreTrainedTokenizerBase, *, batch_size: 
             columns.update(dict.fromkeys(_mapping(record.get("columns"))))
             for column in ("prompt_ids", "completion_ids"):
                 _ids(record.get(column), table, number)
-        return EpisodeFile(table, list(columns), lambda: _of_a_run(table, list(columns)))
+        return EpisodeFile(table, list(columns), lambda: _of_a_run(table, list(columns)), ends_known=True)
     if "completion" not in table.columns:
         raise DataError(
             f"{table.label}: it has no column 'completion', only {list(table.columns)}. Give prompts with their "
@@ -66,7 +67,8 @@ def read_episodes(name: str, tokenizer: PreTrainedTokenizerBase, *, batch_size: 
     # Completions are what is scored here: they must not reach rewards as the data set's own answers.
     as_prompts = "prompt" if "prompt" in table.columns else None
     encoded = PromptMix((encode_prompts(table, tokenizer, vocab_size=len(tokenizer), dataset_format=as_prompts),))
-    return EpisodeFile(table, encoded.columns, lambda: _of_texts(table, encoded, tokenizer, batch_size))
+    ends_known = "finished" in table.columns
+    return EpisodeFile(table, encoded.columns, lambda: _of_texts(table, encoded, tokenizer, batch_size), ends_known)
 
 
 def _last_segments(table: Table) -> Table:

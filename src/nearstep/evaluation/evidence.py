@@ -1,7 +1,7 @@
 """What an evaluation has to go by, each part made when a metric first asks for it: answers, scores, pairs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -209,7 +209,7 @@ class Evidence:
         file = read_episodes(name, self.tokenizer, batch_size=self.config.batch_size)
         if self.model is None and "completion_ids" in file.table.columns:
             raise ConfigError(f"{name} holds token ids, as records of a run do: give model_path, whose ids they are")
-        return answers_of_file(file.batches(), self.tokenizer)
+        return replace(answers_of_file(file.batches(), self.tokenizer), ends_known=file.ends_known)
 
     def _of_model(self, name: str) -> PromptAnswers:
         config = self.config

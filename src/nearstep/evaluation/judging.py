@@ -131,9 +131,10 @@ def judge_files(options: JudgeOptions) -> JudgedFile:
 def require_judgements(result: JudgedFile) -> None:
     """Raise NearstepError where the judge stopped answering, or over half the pairs failed: the rates mean little."""
     if result.stopped or 2 * result.failed > result.pairs:
+        why = (result.commonest_failure or "").rstrip(".")
         raise NearstepError(
             f"{result.failed:,} of {result.pairs:,} pairs were not judged{', and it ended there' * result.stopped}: "
-            f"{result.commonest_failure}. The same command asks about them again; answers that came are kept."
+            f"{why}. The same command asks about them again; answers that came are kept."
         )
 
 
@@ -197,6 +198,5 @@ def _figure(figure: Figure) -> str:
     if figure.low is None or figure.high is None:
         return f"{_percent(figure.value)} (n = {figure.n:,}, no interval)"
     interval = f"{100 * figure.low:.1f} to {100 * figure.high:.1f} %"
-    return (
-        f"{_percent(figure.value)}, 95 %: {interval} ({figure.interval}, n = {figure.n:,}, {figure.prompts:,} prompts)"
-    )
+    prompts = f"{figure.prompts:,} prompt{'s' * (figure.prompts != 1)}"
+    return f"{_percent(figure.value)}, 95 %: {interval} ({figure.interval}, n = {figure.n:,}, {prompts})"

@@ -260,10 +260,12 @@ def length(evidence: Evidence) -> MetricFigures:
         return {name: Figure.none(NO_ANSWERS) for name in ("response_length", "truncated", "empty")}
     prompts, bootstrap = answers.groups, evidence.bootstrap
     tokens = Figure.none("no model_path, so there is no tokenizer to count by")
+    cut = [float(not done) for done in answers.finished]
+    unknown = Figure.none("the file has no column finished, so nobody knows which completions ended by themselves")
     return {
         "response_length": tokens if evidence.model is None else mean(list(map(len, answers.said)), prompts, bootstrap),
         "response_characters": mean(list(map(len, answers.texts)), prompts, bootstrap),
-        "truncated": share([float(not done) for done in answers.finished], prompts, bootstrap),
+        "truncated": share(cut, prompts, bootstrap) if answers.ends_known else unknown,
         "empty": share([float(not text.strip()) for text in answers.texts], prompts, bootstrap),
     }
 

@@ -211,7 +211,13 @@ TABLE: tuple[EvalMetric, ...] = (
         (
             Described("response_length", "mean number of tokens, the end included", "0 to ∞", "–", "completions"),
             Described("response_characters", "mean number of characters", "0 to ∞", "–", "completions"),
-            Described("truncated", "share that did not end by itself", "0 to 1", "low", "completions"),
+            Described(
+                "truncated",
+                "share that did not end by itself; unknown of a file without the column `finished`",
+                "0 to 1",
+                "low",
+                "completions",
+            ),
             Described("empty", "share without text", "0 to 1", "low", "completions"),
         ),
     ),

@@ -11,6 +11,7 @@ from nearstep.judges.protocol import Usage
 
 MINUTE_SECONDS = 60.0
 SHORTEST_WAIT_SECONDS = 0.001
+LOOK_AGAIN_SECONDS = 0.02
 
 
 class LimitReachedError(NearstepError):
@@ -67,24 +68,34 @@ class Spending:
     def __init__(self, usage: Usage, question_price: float, answer_price: float, max_cost: float | None) -> None:
         self._usage, self._max_cost = usage, max_cost
         self._prices = question_price / 1e6, answer_price / 1e6
-        self._set_aside = 0.0
+        self._set_aside, self._under_way = 0.0, 0  # of tries that have begun, and how many they are
 
     def cost(self, question_tokens: int, answer_tokens: int) -> float:
         """By the prices per million tokens."""
         return question_tokens * self._prices[0] + answer_tokens * self._prices[1]
 
-    def set_aside(self, worst: float) -> None:
-        """Before a try: what it may cost at most. Raises LimitReachedError beyond the bound."""
-        spent = self._usage.cost + self._usage.unbilled + self._set_aside
-        if self._max_cost is not None and spent + worst > self._max_cost:
-            raise LimitReachedError(
-                f"max_cost = {self._max_cost:g} is reached: {spent:.4g} are spent or under way, and a question may "
-                f"cost {worst:.2g}"
-            )
+    async def set_aside(self, worst: float) -> None:
+        """Before a try: what it may cost at most. Waits where tries under way may yet cost less than they might.
+
+        Raises LimitReachedError beyond the bound.
+        """
+        while self._max_cost is not None and self._spent + self._set_aside + worst > self._max_cost:
+            if not self._under_way:
+                raise LimitReachedError(
+                    f"max_cost = {self._max_cost:g} is reached: {self._spent:.4g} are spent, and a question may cost "
+                    f"{worst:.2g}"
+                )
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
         self._set_aside += worst
+        self._under_way += 1
+
+    @property
+    def _spent(self) -> float:
+        return self._usage.cost + self._usage.unbilled
 
     def settle(self, worst: float, *, answered: bool) -> None:
         """After a try: the server has answered, so it counts what it says, or nothing is known of its bill."""
-        self._set_aside -= worst
+        self._under_way -= 1
+        self._set_aside = self._set_aside - worst if self._under_way else 0.0
         if not answered:
             self._usage.unbilled += worst

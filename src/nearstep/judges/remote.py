@@ -230,7 +230,7 @@ class _Tries:
         """Wait for the limits, then set the cost aside."""
         await self._requests.take(1)
         self._taken = await self._tokens.take(self._estimate)
-        self._spending.set_aside(self._worst)
+        await self._spending.set_aside(self._worst)
         self._usage.requests += 1
 
     def leave(self, *, answered: bool) -> None:

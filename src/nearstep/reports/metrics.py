@@ -28,6 +28,8 @@ MEANINGS: dict[str, str] = {
     "objective/own_over_shuffled": "the same against copies with their tokens shuffled, and in reverse order. Both "
     "below "
     "a half: the reward is upside down.",
+    "objective/own_over_swapped": "the same against the policy's answers to other prompts, exchanged in pairs: exactly "
+    "a half where the reward does not read the prompt, below it where it is upside down.",
     "objective/entropy": "mean over episodes of Σ −log π of the sampled tokens, in nats: an unbiased estimate of "
     "the entropy of a whole response. Near 0 the policy always says the same.",
     "objective/non_score_reward": "mean over episodes of Σ −kl_coef · kl: what the KL penalty costs. At most 0, as a "

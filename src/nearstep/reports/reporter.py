@@ -277,7 +277,7 @@ class _Outputs:
     def end(self) -> None:
         """Close everything; show the first and last logged numbers and where things lie."""
         self.close()
-        places = [(file.path.stem, file.path) for file in self._files]
+        places = [(file.path.stem, file.path) for file in self._files if file.path.exists()]
         if self.models is not None:
             places.insert(0, ("models", self.models))
         tensorboard = self.metrics.path.with_name(run_folder.TRACKER)

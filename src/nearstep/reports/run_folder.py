@@ -22,6 +22,14 @@ PROFILES, ALERTS, EVAL_ROLLOUTS = "profiles.jsonl", "alerts.jsonl", "eval_rollou
 DROPPED = "dropped.jsonl"
 # Every file whose lines belong to an update. A run that goes on cuts them back, a new one sets them aside.
 RECORDS = (METRICS, ROLLOUTS, SAMPLES, TOKENS, PROFILES, ALERTS, EVAL_ROLLOUTS, DROPPED)
+# What every line has beside its update, where something cannot be shown without it.
+NEEDED = {
+    ROLLOUTS: ("episode", "prompt", "completion"),
+    TOKENS: ("episode", "prompt", "tokens", "token_ids"),
+    SAMPLES: ("query", "response"),
+    EVAL_ROLLOUTS: ("prompt", "completion"),
+    ALERTS: ("rule",),
+}
 REPORT, TRACKER = "report.html", "runs"
 CHECKPOINT = "checkpoint-"
 UPDATE = re.compile(rb'\{"update": (\d+),')  # every line of a record begins with it
@@ -136,6 +144,11 @@ class RunFolder:
         """Every row of every evaluation."""
         return list(self.lines(EVAL_ROLLOUTS))
 
+    def require_updates(self) -> None:
+        """Raise DataError where metrics were logged, but of no update of a policy."""
+        for number, line in enumerate(self._metrics, start=1):
+            _require_update(line, self.path / METRICS, number)
+
     @property
     def checkpoints(self) -> Sequence[Path]:
         """The folders `checkpoint-N`, oldest first; whether they are whole is not looked at."""
@@ -186,6 +199,26 @@ def checkpoints(folder: Path) -> list[Path]:
 def update_of(checkpoint: Path) -> int:
     """The update after which a checkpoint was written, by its name."""
     return int(checkpoint.name.removeprefix(CHECKPOINT))
+
+
+def record_object(line: bytes, path: Path, number: int) -> Line:
+    """A line of one of the files in RECORDS, with the update that it belongs to.
+
+    Raises DataError for what is no JSON object, for lines that belong to none, such as those of a reward model, and
+    for lines without what every line of that file has.
+    """
+    found = json_object(line, path, number)
+    _require_update(found, path, number)
+    missing = [name for name in NEEDED.get(path.name, ()) if name not in found]
+    if missing:
+        raise DataError(f"{path}, line {number}: it has no {missing[0]!r}, so it is no line of {path.name} of a run")
+    return found
+
+
+def _require_update(line: Line, path: Path, number: int) -> None:
+    if not isinstance(line.get("update"), int):
+        trained = ", but to a step in the training of a reward model: nearstep compare draws its curves"
+        raise DataError(f"{path}, line {number}: it belongs to no update of a policy{trained * ('step' in line)}")
 
 
 def json_object(line: bytes, path: Path, number: int) -> Line:

@@ -20,32 +20,57 @@ from nearstep.types import Prompts, Rollout
 PROBED_ROWS = 32
 
 Ids = list[int]
+Answer = tuple[Ids, bool]  # its tokens, and whether it ended
+Damage = Callable[[list[Answer], torch.Generator], list[Answer]]
 
 
-def _cut(ids: Ids, finished: bool, draws: torch.Generator) -> tuple[Ids, bool]:
-    return ids[: max(1, len(ids) // 2)], False
+def _cut(answers: list[Answer], draws: torch.Generator) -> list[Answer]:
+    return [(ids[: max(1, len(ids) // 2)], False) for ids, _ in answers]
 
 
-def _cut_and_ended(ids: Ids, finished: bool, draws: torch.Generator) -> tuple[Ids, bool]:
-    return (ids[: (len(ids) - 1) // 2] + ids[-1:], True) if finished else _cut(ids, finished, draws)
+def _cut_and_ended(answers: list[Answer], draws: torch.Generator) -> list[Answer]:
+    cut = _cut(answers, draws)
+    return [
+        (ids[: (len(ids) - 1) // 2] + ids[-1:], True) if ended else shorter
+        for (ids, ended), shorter in zip(answers, cut, strict=True)
+    ]
 
 
-def _in_order(order: Callable[[int, torch.Generator], list[int]]) -> "Damage":
-    def damage(ids: Ids, finished: bool, draws: torch.Generator) -> tuple[Ids, bool]:
-        body, end = (ids[:-1], ids[-1:]) if finished else (ids, [])
-        return [body[place] for place in order(len(body), draws)] + end, finished
+def _in_order(order: Callable[[int, torch.Generator], list[int]]) -> Damage:
+    def damage(answers: list[Answer], draws: torch.Generator) -> list[Answer]:
+        parts = [(ids[:-1], ids[-1:]) if ended else (ids, []) for ids, ended in answers]
+        ordered = [[body[place] for place in order(len(body), draws)] + end for body, end in parts]
+        return [(ids, ended) for ids, (_, ended) in zip(ordered, answers, strict=True)]
 
     return damage
 
 
-Damage = Callable[[Ids, bool, torch.Generator], tuple[Ids, bool]]
-# By metric: what is done to an answer. A stop token stays at its end unless the answer is cut off.
+def _exchanged(partner: Callable[[int, int], int]) -> Damage:
+    """Each answer stands under the prompt of its partner, whose own partner it is.
+
+    A reward that does not read the prompt prefers one answer of a pair, so it prefers the own one in half the cases
+    exactly.
+    """
+
+    def damage(answers: list[Answer], draws: torch.Generator) -> list[Answer]:
+        return [answers[partner(row, len(answers))] for row in range(len(answers))]
+
+    return damage
+
+
+def _across(row: int, rows: int) -> int:
+    half = rows // 2
+    return row if row >= 2 * half else (row + half) % (2 * half)
+
+
+# By metric: what is done to the answers. A stop token stays at its end unless the answer is cut off.
 DAMAGES: Mapping[str, tuple[Damage, ...]] = {
     "objective/own_over_cut": (_cut, _cut_and_ended),
     "objective/own_over_shuffled": (
         _in_order(lambda count, draws: torch.randperm(count, generator=draws).tolist()),
         _in_order(lambda count, draws: list(range(count))[::-1]),
     ),
+    "objective/own_over_swapped": (_exchanged(lambda row, rows: rows - 1 - row), _exchanged(_across)),
 }
 
 
@@ -70,8 +95,8 @@ class ProbedAnswers:
 
     def damaged(self, damage: Damage, draws: torch.Generator) -> Rollout:
         """The same answers, damaged; their log-probs are none."""
-        rows = zip(self.rollout.completion_ids(), self.rollout.finished.tolist(), strict=True)
-        changed = [damage(ids, finished, draws) for ids, finished in rows]
+        own = list(zip(self.rollout.completion_ids(), self.rollout.finished.tolist(), strict=True))
+        changed = damage(own, draws)
         nothing = [torch.zeros(len(ids), device=self.rollout.tokens.device) for ids, _ in changed]
         ended = [finished for _, finished in changed]
         return rollout_of_rows(self.prompts, [ids for ids, _ in changed], nothing, ended, 0)

@@ -10,11 +10,19 @@ from html.parser import HTMLParser
 import pytest
 
 from nearstep.cli.main import main
-from nearstep.common.errors import ConfigError
+from nearstep.common.errors import ConfigError, DataError
 from nearstep.reports.page import render
 from nearstep.reports.page.content import Content
 from nearstep.reports.page.render import bokeh_script, page, policy, script_json
 from tests.reports.page.made_run import ATTACK, make_run
+
+
+@pytest.mark.parametrize("name", ["rollouts", "tokens", "samples", "eval_rollouts", "alerts"])
+def test_lines_of_another_shape_are_named(tmp_path, name):
+    (tmp_path / "run.yaml").write_text("seed: 1\n")
+    (tmp_path / f"{name}.jsonl").write_text('{"update": 1, "text": "of something else"}\n')
+    with pytest.raises(DataError, match=rf"{name}\.jsonl, line 1: it has no '\w+', so it is no line of {name}"):
+        Content(tmp_path).read()
 
 
 class Elements(HTMLParser):

@@ -26,6 +26,14 @@ def _look_each_time(monkeypatch):
     monkeypatch.setattr(watching, "LOOK_AGAIN_SECONDS", 0.0)
 
 
+def test_lines_that_belong_to_no_update_are_told(tmp_path):
+    (tmp_path / "run.yaml").write_text("seed: 1\n")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "loss": 0.7}\n')
+    _, words = Watched(tmp_path, 100).look()
+    assert "cannot be read" in words
+    assert "nearstep compare draws its curves" in words
+
+
 def client(folder, *, token=None, hosts=HOSTS):
     app = make_app(Watched(folder, 100), hosts=hosts, token=token)
     return TestClient(app, base_url=f"http://{HERE}", follow_redirects=False)

@@ -104,10 +104,17 @@ def _of_two_tokens(model: nn.Module, role: str) -> Tensor:
 def prove_layout(trunk: nn.Module, vocabulary: int, device: torch.device, role: str) -> RowLayout:
     """How rows may lie so that each gives what it gives alone: packed if possible, else padded.
 
-    Raises ModelError for a trunk that gives other numbers in both layouts, or that is not causal.
+    Raises ModelError for a trunk that gives other numbers in both layouts, that is not causal, or that draws numbers.
     """
     rows = probe_rows(vocabulary, device)
     alone = [_alone(trunk, row, role) for row in rows]
+    random = relative_gap(_alone(trunk, rows[0], role), alone[0])
+    if not random <= rounding(alone[0].dtype):
+        raise ModelError(
+            f"{role}: {type(trunk).__name__} is random: for the same tokens it gives other numbers each time (relative "
+            f"gap {random:.2g}). Switch the noise off. It is in evaluation mode here, so look for dropout that asks "
+            "no mode: F.dropout with training=True, a module whose train() always goes into training mode, hooks."
+        )
     ahead = relative_gap(_alone(trunk, rows[0][:LEAD], role), alone[0][:LEAD])
     if not ahead <= rounding(alone[0].dtype):
         raise ModelError(

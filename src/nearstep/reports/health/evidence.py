@@ -138,3 +138,9 @@ class RunEvidence:
         if len(whole) != len(lengths):
             return NOTHING
         return Series(whole.updates, whole.values / np.maximum(lengths.values, 1))
+
+
+def has_no_stop(evidence: RunEvidence) -> bool:
+    """Whether the run has no stop token on purpose."""
+    settings = evidence.settings
+    return bool(settings) and settings.get("stop_token") is None and not settings.get("stop_token_id")

@@ -2,22 +2,16 @@
 
 import numpy as np
 
-from nearstep.reports.health.evidence import RunEvidence, Series
+from nearstep.reports.health.evidence import RunEvidence, Series, has_no_stop
 from nearstep.reports.health.rule import Level, Rule, Seen, Thresholds
 
 
 def _never_ends(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     ended = evidence.series("val/num_eos_tokens")
-    if len(ended) < 2 or _has_no_stop(evidence) or ended.values.max() > limits["share"]:
+    if len(ended) < 2 or has_no_stop(evidence) or ended.values.max() > limits["share"]:
         return None
     text = f"of the responses of {len(ended)} updates {ended.values.mean():.1%} ended with a stop token"
     return Seen("error", int(ended.updates[0]), text)
-
-
-def _has_no_stop(evidence: RunEvidence) -> bool:
-    """Whether the run has no stop token on purpose."""
-    settings = evidence.settings
-    return bool(settings) and settings.get("stop_token") is None and not settings.get("stop_token_id")
 
 
 def _endings_lost(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
@@ -31,7 +25,13 @@ def _endings_lost(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
 
 def _cut_off(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     cut = evidence.series("response/truncated")
-    if len(cut) < 3 or _has_no_stop(evidence) or cut.end < limits["warn"]:
+    if len(cut) < 3 or has_no_stop(evidence):
+        return None
+    if cut.end < limits["warn"] and cut.values[0] >= limits["error"]:
+        # Rambling that was unlearned, or answers that fit no longer: the curves look the same.
+        text = f"{cut.values[0]:.0%} of the responses of update {cut.updates[0]} were cut off, {cut.end:.0%} are now"
+        return Seen("info", int(cut.updates[0]), f"{text}: the policy has learned to be shorter. Is that wanted?")
+    if cut.end < limits["warn"]:
         return None
     level: Level = "error" if cut.end >= limits["error"] else "warn"
     text = f"{cut.end:.0%} of the responses are cut off in the last {cut.ends} updates"
@@ -163,7 +163,8 @@ RULES = (
         title="Responses are cut off: response_length is too short for them",
         watches=("response/truncated", "response/length_mean"),
         limits={"warn": 0.4, "error": 0.7},
-        when="{warn} of the responses of the last updates are cut off: warn; {error}: error",
+        when="{warn} of the responses of the last updates are cut off: warn; {error}: error; {error} of those of the "
+        "first update alone: info",
         look_at="sample completions: are answers cut in the middle? response/length_mean beside response_length",
         next="raise response_length; mask_truncated_completions keeps cut rows out of the loss, missing_eos_penalty "
         "makes "

@@ -1,8 +1,10 @@
 """Rules on the reward: whether it teaches anything, whether the policy follows it, and what it really asks for."""
 
+import math
+
 import numpy as np
 
-from nearstep.reports.health.evidence import RunEvidence, Series
+from nearstep.reports.health.evidence import RunEvidence, Series, has_no_stop
 from nearstep.reports.health.rule import Level, Rule, Seen, Thresholds
 
 
@@ -22,12 +24,19 @@ def _no_spread(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
         return None
     last = spread.values[-max(3, spread.ends) :]
     scale = max(float(np.abs(score.values).max()), 1e-9) if len(score) else 1.0
-    if (last > limits["share"] * scale).any():
-        return None
     flat = spread.values <= limits["share"] * scale
     if flat.all():
         text = f"all scores of an update are alike, in every one of {len(spread)} updates"
         return Seen("error", int(spread.updates[0]), text)
+    early = flat[: len(flat) // 2]  # later on all may be learned
+    if len(flat) >= limits["updates"] and early.mean() >= limits["early"]:
+        text = (
+            f"in {early.sum()} of the first {len(early)} updates all scores are alike, and nothing was learned from "
+            "them: few responses get another score than the rest"
+        )
+        return Seen("warn", spread.first_where(flat), text)
+    if (last > limits["share"] * scale).any():
+        return None
     text = (
         f"all scores are alike in the last {len(last)} updates, at {score.end:.3g}: nothing is left to learn from them"
     )
@@ -58,14 +67,18 @@ def _negative_weight(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
 
 
 def _inverted(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
-    cut, shuffled = evidence.series("objective/own_over_cut"), evidence.series("objective/own_over_shuffled")
-    if not len(cut) or not len(shuffled) or max(cut.values[0], shuffled.values[0]) >= limits["share"]:
+    found = [evidence.series(f"objective/own_over_{damage}").values for damage in ("cut", "shuffled", "swapped")]
+    shares = [float(values[0]) if len(values) else math.nan for values in found]
+    told = ("they are cut in half", "their tokens are shuffled", "the answer to another prompt stands in their place")
+    below = (limits["share"], limits["share"], limits["swapped"])
+    preferred = [share < limit for share, limit in zip(shares, below, strict=True)]
+    # A stump is no whole answer, and what a reward says of halves of it means nothing by itself.
+    ended = evidence.series("val/num_eos_tokens")
+    whole = has_no_stop(evidence) or not len(ended) or ended.values[0] >= limits["ended"]
+    if sum(preferred) < 2 or any(share > limits["against"] for share in shares) or not (whole or preferred[2]):
         return None
-    text = (
-        f"of the policy's first answers the reward prefers {1 - cut.values[0]:.0%} when they are cut in half, and "
-        f"{1 - shuffled.values[0]:.0%} when their tokens are shuffled"
-    )
-    return Seen("error", 1, text)
+    parts = [f"{1 - share:.0%} when {how}" for share, how, is_so in zip(shares, told, preferred, strict=True) if is_so]
+    return Seen("error", 1, f"of the policy's first answers the reward prefers {', and '.join(parts)}")
 
 
 def _against_the_reward(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
@@ -117,6 +130,9 @@ def _entropy_bonus(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     bonus, entropy = evidence.number("entropy_coef"), evidence.series("policy/entropy_avg")
     if bonus <= 0 or len(entropy) < 3 or entropy.end < limits["factor"] * entropy.start:
         return None
+    high = entropy.first_where(entropy.values >= limits["factor"] * entropy.start)
+    if (entropy.values[1:] >= limits["factor"] * entropy.values[:-1])[entropy.updates[1:] <= high].any():
+        return None  # a bonus works from step to step; an update that does it at once was too large
     _, change = score_change(evidence)
     level: Level = "error" if change < limits["deviations"] else "warn"
     text = (
@@ -124,7 +140,7 @@ def _entropy_bonus(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
         "the "
         f"score changes by {change:+.2g} standard deviations"
     )
-    return Seen(level, entropy.first_where(entropy.values >= limits["factor"] * entropy.start), text)
+    return Seen(level, high, text)
 
 
 def _out_of_range(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
@@ -149,9 +165,17 @@ RULES = (
     Rule(
         name="inverted",
         title="The sign of the reward is swapped: it prefers damaged answers",
-        watches=("objective/own_over_cut", "objective/own_over_shuffled"),
-        limits={"share": 0.4},
-        when="both objective/own_over_cut and objective/own_over_shuffled are below {share}: error",
+        watches=(
+            "objective/own_over_cut",
+            "objective/own_over_shuffled",
+            "objective/own_over_swapped",
+            "val/num_eos_tokens",
+        ),
+        limits={"share": 0.4, "swapped": 0.3, "against": 0.7, "ended": 0.5},
+        when="two of three are so, and none is above {against}: objective/own_over_cut is below {share}, "
+        "objective/own_over_shuffled is, objective/own_over_swapped is below {swapped} (two standard errors from a "
+        "half, as {against} is). Where less than {ended} of the first responses ended, the last must be so: a stump "
+        "is no whole answer. Error",
         look_at="the sign of the reward's output, which label of a classifier it is, its score on chosen and rejected "
         "answers of a preference file (nearstep score)",
         next="turn the sign round, or take the other label",
@@ -173,11 +197,12 @@ RULES = (
         name="no_spread",
         title="The reward says the same of every response: there is nothing to learn",
         watches=("objective/scores_std", "gate/scores_std", "objective/scores"),
-        limits={"share": 1e-6},
-        when="objective/scores_std (with a gate gate/scores_std) stays below {share} of the scores in every update: "
-        "error; in the last ones: warn",
+        limits={"share": 1e-6, "updates": 8, "early": 0.25},
+        when="objective/scores_std (with a gate gate/scores_std) stays below {share} of the scores in every update: error; in the last ones, or, "
+        "after {updates} updates or more, in {early} of those of the first half: warn",
         look_at="reward/… of each part; prompts on which every answer is right, or every answer wrong",
-        next="mend the reward, take prompts on which answers differ, or end the run where all is learned",
+        next="mend the reward, take prompts on which answers differ, more episodes in an update or more responses to a "
+        "prompt, or end the run where all is learned",
         check=_no_spread,
         follows=("steps_too_large",),
     ),
@@ -186,9 +211,8 @@ RULES = (
         title="The entropy bonus is too large: the policy becomes random",
         watches=("policy/entropy_avg", "objective/scores_raw"),
         limits={"factor": 2.0, "deviations": 0.25},
-        when="entropy_coef is above 0 and the entropy per token comes to {factor} times its start: warn; error unless "
-        "the "
-        "score rises by {deviations} standard deviations",
+        when="entropy_coef is above 0 and the entropy per token comes to {factor} times its start, but not in one "
+        "update: warn; error unless the score rises by {deviations} standard deviations",
         look_at="entropy_coef; policy/entropy_avg beside objective/scores; sample completions",
         next="divide entropy_coef by 10, or leave it at 0 (PPO of language models is usually without)",
         check=_entropy_bonus,

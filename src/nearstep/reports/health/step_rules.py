@@ -173,6 +173,7 @@ RULES = (
             "wrong_reference",
             "never_ends",
             "inverted",
+            "entropy_bonus",
             "against_the_reward",
         ),
     ),

@@ -43,7 +43,7 @@ ALERTS_SHOWN = 200
 class Content:
     """Everything a page shows of the run in `folder`, at most `max_samples` episodes; little where there is none yet.
 
-    Reading raises DataError for a line that is no JSON object.
+    Reading raises DataError for a line that is no record of its file.
     """
 
     def __init__(self, folder: Path, max_samples: int = MOST_SAMPLES) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nearstep.reports.run_folder import Line, json_object
+from nearstep.reports.run_folder import Line, record_object
 
 
 @dataclass
@@ -30,7 +30,7 @@ class GrowingFile:
     def new_lines(self) -> Iterator[Line]:
         """The whole lines since the last look; a file that is missing has none.
 
-        Raises DataError for a line that is no JSON object.
+        Raises DataError for a line that is no record of this file.
         """
         try:
             file = self.path.open("rb")
@@ -42,4 +42,4 @@ class GrowingFile:
                 if not line.endswith(b"\n"):
                     return  # it is being written
                 self._read, self._last, self._number = self._read + len(line), line, self._number + 1
-                yield json_object(line, self.path, self._number)
+                yield record_object(line, self.path, self._number)
