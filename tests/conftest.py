@@ -10,22 +10,27 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for name in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(name, None)
 
-from jaxtyping import install_import_hook
-
 # `make check` has beartype; a machine that is only there to try kernels may lack it.
 SHAPES_CHECKED = importlib.util.find_spec("beartype") is not None
 if SHAPES_CHECKED:
-    install_import_hook("nearstep", "beartype.beartype")
+    from tests import shapes
+
+    shapes.install()
 
 import hypothesis
 import pytest
 import torch
 
+from tests.cpu_seconds import CpuSeconds
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(CpuSeconds(config))
 
 
 def pytest_report_header():
