@@ -3,6 +3,10 @@
 import importlib.util
 import os
 
+import pytest
+
+from tests.cpu_seconds import CpuSeconds
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -12,25 +16,27 @@ for name in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBL
 
 # `make check` has beartype; a machine that is only there to try kernels may lack it.
 SHAPES_CHECKED = importlib.util.find_spec("beartype") is not None
-if SHAPES_CHECKED:
-    from tests import shapes
-
-    shapes.install()
-
-import hypothesis
-import pytest
-import torch
-
-from tests.cpu_seconds import CpuSeconds
-from tests.tiny import byte_tokenizer, tiny_causal_lm
-
-torch.set_num_threads(1)
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config):
     config.pluginmanager.register(CpuSeconds(config))
+    only_deals_to_workers = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if not only_deals_to_workers:
+        prepare()
+
+
+def prepare():
+    """All that takes seconds to import; the shape checker must be there before nearstep is."""
+    if SHAPES_CHECKED:
+        from tests import shapes
+
+        shapes.install()
+    import hypothesis
+    import torch
+
+    torch.set_num_threads(1)
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
 
 
 def pytest_report_header():
@@ -39,9 +45,13 @@ def pytest_report_header():
 
 @pytest.fixture(scope="session")
 def tokenizer():
+    from tests.tiny import byte_tokenizer
+
     return byte_tokenizer()
 
 
 @pytest.fixture
 def policy():
+    from tests.tiny import tiny_causal_lm
+
     return tiny_causal_lm()

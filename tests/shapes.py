@@ -1,8 +1,8 @@
-"""Shapes and types of nearstep, checked at every call: jaxtyping's import hook, at half of its price.
+"""Types and shapes of nearstep, checked at every call: jaxtyping's import hook, at half of its price.
 
-The hook puts `jaxtyping.jaxtyped(typechecker=beartype)` on every function, which binds the arguments of each call, checks
-them twice, and does so where nothing has a shape as well: 45 % of what the tests of training cost. Here a function without
-shapes is beartype's alone, and one with shapes is checked once, in one context, so that a name means one size throughout.
+The hook puts `jaxtyping.jaxtyped(typechecker=beartype)` on every function. That binds the arguments of each call, and
+checks them twice, also where nothing has a shape: 45 % of what the tests of training cost. Here a function without
+shapes is beartype's alone, and one with shapes is checked once, in one context: a name means one size throughout.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ THEIRS = jaxtyping.jaxtyped
 
 
 def install() -> None:
-    """Check nearstep, which must not have been imported. If the hook comes to use another name, it is slow, and right."""
+    """Check nearstep, which must not have been imported; should the hook come to use another name, it is slow again."""
     jaxtyping.install_import_hook("nearstep", "beartype.beartype")
     jaxtyping.jaxtyped = lambda *, typechecker: functools.partial(checked, typechecker=typechecker)
 

@@ -56,6 +56,27 @@ def test_other_errors_pass():
         raise KeyError
 
 
+class Large:
+    """Its text would be that of whole models."""
+
+    shown = 0
+
+    def __repr__(self):
+        self.shown += 1
+        return ""
+
+    def to_come(self):
+        return ""
+
+
+def test_what_is_awaited_is_never_written_out():
+    """signal.getsignal makes a text of the handler, and the handler knows all that is awaited."""
+    large = Large()
+    with waiting("the moon", large.to_come), waiting("the tide"):
+        pass
+    assert not large.shown
+
+
 def look(dog, seconds):
     """Let the watchdog live through so many seconds."""
     for _ in range(round(seconds / 0.1)):
