@@ -1,8 +1,7 @@
 """Which tests stand for which of the 35 checks of reliability, and how many pass: `make reliability`.
 
 All of them take hours. `make reliability ARGS="--only R01 R03"` runs some, and what they find stands beside what
-earlier sittings found; `ARGS=--table` writes the table anew. A check that only other code has passed is marked, and does
-not count.
+earlier sittings found; `ARGS=--table` writes the table anew. What only other code has passed is marked, not counted.
 """
 
 import argparse
