@@ -9,6 +9,11 @@ from nearstep.rewards.workers.pool import WorkerPool
 from nearstep.rewards.workers.source import WorkerReward, function_spec
 
 
+def low_ids(completion_ids, **kwargs):
+    """Share of tokens with an id below 100: varies from row to row, and is easy to learn."""
+    return [sum(token < 100 for token in ids) / len(ids) for ids in completion_ids]
+
+
 def texts(completions: list[str], **columns: list[object]) -> RewardBatch:
     """A batch of plain texts, one token per byte, all of them ended."""
     rows = len(completions)

@@ -75,9 +75,11 @@ def test_what_cannot_work_is_refused_before_any_weight_is_loaded(given, error, c
         trainer_of(tmp_path, reward_funcs=[low_ids, given])
 
 
-def test_in_worker_processes_they_say_the_same(tmp_path):
-    folder = save_classifier(tmp_path / "mood", ["negative", "positive"])
-    given = ["rouge:reference=summary", LengthTarget(words=3), f"sentiment:model={folder}"]
+@pytest.mark.parametrize("with_model", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_in_worker_processes_they_say_the_same(tmp_path, with_model):
+    given = ["rouge:reference=summary", LengthTarget(words=3)]
+    if with_model:
+        given.append(f"sentiment:model={save_classifier(tmp_path / 'mood', ['negative', 'positive'])}")
     for place, changes in {"here": {}, "there": {"reward_workers": 1, "reward_timeout_seconds": 60.0}}.items():
         config = settings(tmp_path / place, total_episodes=8, **changes)
         trainer_of(tmp_path / place, reward_funcs=given, config=config).train()
