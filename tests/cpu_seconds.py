@@ -34,7 +34,8 @@ class CpuSeconds:
         return report
 
     def pytest_runtest_logreport(self, report) -> None:
-        self.by_file[report.nodeid.partition("::")[0]] += report.cpu_seconds
+        # xdist makes the report of a test whose worker has crashed, and has not measured it.
+        self.by_file[report.nodeid.partition("::")[0]] += getattr(report, "cpu_seconds", 0.0)
 
     def pytest_sessionfinish(self) -> None:
         if hasattr(self.config, "workeroutput"):
