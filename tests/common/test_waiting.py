@@ -14,6 +14,7 @@ import torch
 from nearstep.common.errors import LostProcessError, TrainingError, WaitError
 from nearstep.common.waiting import WATCHDOG, Wait, Watchdog, closing_soon, listed, waiting
 from tests.checkpoint.saved_runs import trainer_of
+from tests.rewards.light import hangs
 from tests.rewards.test_workers import comes_true
 from tests.scale.test_launcher import state
 
@@ -191,10 +192,6 @@ def test_closing_is_a_wait():
 
 def test_many_names_are_cut():
     assert listed([*range(20)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 12 more"
-
-
-def hangs(completions, **columns):
-    time.sleep(60)
 
 
 async def never(completions, **columns):

@@ -1,6 +1,7 @@
 """Rewards in worker processes for the tests; imports no torch, so that fresh processes start at once."""
 
 import os
+import time
 
 from nearstep.rewards.batch import RewardBatch
 from nearstep.rewards.functions import FunctionReward
@@ -12,6 +13,10 @@ from nearstep.rewards.workers.source import WorkerReward, function_spec
 def low_ids(completion_ids, **kwargs):
     """Share of tokens with an id below 100: varies from row to row, and is easy to learn."""
     return [sum(token < 100 for token in ids) / len(ids) for ids in completion_ids]
+
+
+def hangs(completions, **columns):
+    time.sleep(60)
 
 
 def texts(completions: list[str], **columns: list[object]) -> RewardBatch:
