@@ -27,7 +27,7 @@ test: $(INSTALLED)  ## every test that takes seconds
 test-slow: $(INSTALLED)  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
 
-reliability: $(INSTALLED)  ## the 35 checks of reliability, one after another: kills, faults, long runs; some hours
+reliability: $(INSTALLED)  ## the 35 checks of reliability, some hours; some of them with ARGS="--only R01 R03"
 	$(BIN)/python -m tests.reliability.scoreboard $(ARGS)
 
 test-families: $(INSTALLED)  ## every decoder family of transformers, in each role and each way that people bring it

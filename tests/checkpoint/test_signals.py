@@ -33,24 +33,35 @@ class Sends(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("moment", ["begin", "end"])
-@pytest.mark.parametrize(("number", "left"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
-def test_a_signal_saves_within_the_update_and_the_run_goes_on(tmp_path, capfd, number, left, moment):
-    unbroken = trainer_of(tmp_path / "unbroken", save_steps=None)
-    unbroken.train()
-    stopped = trainer_of(tmp_path / "stopped", save_steps=None, given={"callbacks": [Sends(number, moment)]})
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """What a run that nothing stops ends with, and its records."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    trainer = trainer_of(folder, save_steps=None)
+    trainer.train()
+    return everything(trainer), records(folder)
+
+
+@pytest.mark.parametrize(("number", "left", "moment"), [
+    (signal.SIGTERM, SystemExit, "end"), (signal.SIGINT, KeyboardInterrupt, "begin"),
+    pytest.param(signal.SIGTERM, SystemExit, "begin", marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, KeyboardInterrupt, "end", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_signal_saves_within_the_update_and_the_run_goes_on(tmp_path, capfd, unbroken, number, left, moment):
+    stopped = trainer_of(tmp_path, save_steps=None, given={"callbacks": [Sends(number, moment)]})
     before = signal.getsignal(number)
     with pytest.raises(left) as ended:
         stopped.train()
     assert signal.getsignal(number) is before
     assert left is KeyboardInterrupt or ended.value.code == 143
     assert f"{number.name}: the run saves a checkpoint and ends after this update" in capfd.readouterr().err
-    assert [path.name for path in checkpoints(tmp_path / "stopped")] == ["checkpoint-2"]
-    assert not (tmp_path / "stopped" / "policy").exists()
-    resumed = trainer_of(tmp_path / "stopped", save_steps=None, resume="auto")
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
+    assert not (tmp_path / "policy").exists()
+    resumed = trainer_of(tmp_path, save_steps=None, resume="auto")
     resumed.train()
-    assert_same_bits(everything(resumed), everything(unbroken))
-    assert records(tmp_path / "stopped") == records(tmp_path / "unbroken")
+    expected, written = unbroken
+    assert_same_bits(everything(resumed), expected)
+    assert records(tmp_path) == written
 
 
 @pytest.mark.parametrize("launched", [True, False])

@@ -14,6 +14,7 @@ import torch
 from nearstep.common.errors import LostProcessError, TrainingError, WaitError
 from nearstep.common.waiting import WATCHDOG, Wait, Watchdog, closing_soon, listed, waiting
 from tests.checkpoint.saved_runs import trainer_of
+from tests.rewards.light import hangs
 from tests.rewards.test_workers import comes_true
 from tests.scale.test_launcher import state
 
@@ -54,6 +55,27 @@ def test_what_the_interrupted_makes_of_it_is_its_cause():
 def test_other_errors_pass():
     with pytest.raises(KeyError), waiting("the moon"):
         raise KeyError
+
+
+class Large:
+    """Its text would be that of whole models."""
+
+    shown = 0
+
+    def __repr__(self):
+        self.shown += 1
+        return ""
+
+    def to_come(self):
+        return ""
+
+
+def test_what_is_awaited_is_never_written_out():
+    """signal.getsignal makes a text of the handler, and the handler knows all that is awaited."""
+    large = Large()
+    with waiting("the moon", large.to_come), waiting("the tide"):
+        pass
+    assert not large.shown
 
 
 def look(dog, seconds):
@@ -183,10 +205,6 @@ def test_closing_is_a_wait():
 
 def test_many_names_are_cut():
     assert listed([*range(20)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 12 more"
-
-
-def hangs(completions, **columns):
-    time.sleep(60)
 
 
 async def never(completions, **columns):

@@ -1,21 +1,12 @@
 """Two gloo processes train the reward model that one trains, write it once, and report the same."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
+from tests import two_ranks
 from tests.reward_modeling import two_processes
-
-
-def start_two(folder):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launcher, "-m", "tests.reward_modeling.two_processes", str(folder), "6"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +15,7 @@ def runs(tmp_path_factory):
     base = tmp_path_factory.mktemp("processes")
     one, two = base / "one", base / "two"
     two_processes.main(one, 12)
-    done = start_two(two)
+    done = two_ranks.start("tests.reward_modeling.two_processes", two, 6)
     assert done.returncode == 0, done.stdout + done.stderr
     return one, two, done.stdout
 

@@ -1,12 +1,22 @@
 """Rewards in worker processes for the tests; imports no torch, so that fresh processes start at once."""
 
 import os
+import time
 
 from nearstep.rewards.batch import RewardBatch
 from nearstep.rewards.functions import FunctionReward
 from nearstep.rewards.loading import load_function
 from nearstep.rewards.workers.pool import WorkerPool
 from nearstep.rewards.workers.source import WorkerReward, function_spec
+
+
+def low_ids(completion_ids, **kwargs):
+    """Share of tokens with an id below 100: varies from row to row, and is easy to learn."""
+    return [sum(token < 100 for token in ids) / len(ids) for ids in completion_ids]
+
+
+def hangs(completions, **columns):
+    time.sleep(60)
 
 
 def texts(completions: list[str], **columns: list[object]) -> RewardBatch:

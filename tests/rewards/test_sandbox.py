@@ -183,6 +183,7 @@ import numpy; assert (numpy.eye(20) @ numpy.ones(20)).sum() == 20
 def test_the_filter_of_a_machine_without_a_table_is_no_filter(monkeypatch):
     assert len(call_filter("aarch64")) % 8 == len(call_filter("x86_64")) % 8 == 0
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")  # it may not be installed here
     with pytest.raises(RewardError, match=r"not run.*x86_64 and aarch64 alone.*riscv64.*isolation='process'"):
         run("")
 

@@ -1,25 +1,15 @@
 """Two gloo processes give the numbers of one: weights, metrics, and every episode on record."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
+from tests import two_ranks
 from tests.scale import two_processes
 
 WALL_CLOCK = ("eps", "seconds", "tokens_per_second")
 PLACES = [".", "one_trunk", "groups", "several", "adapting", "critic", "refilled", "replaced", "auxiliary"]
-
-
-def start_two(folder, saved):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launcher, "-m", "tests.scale.two_processes", str(folder), str(saved)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +19,8 @@ def runs(tmp_path_factory):
     for folder in (one, two):
         folder.mkdir()
     two_processes.main(one)
-    start_two(two, one / "adapting" / "checkpoint-1")
+    done = two_ranks.start("tests.scale.two_processes", two, one / "adapting" / "checkpoint-1")
+    assert done.returncode == 0, done.stdout + done.stderr
     two_processes.resume(one, two / "adapting" / "checkpoint-1")
     return one, two
 

@@ -1,6 +1,5 @@
 """What one of several processes does in test_two_processes: whole runs in float64, weights and numbers to files."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -78,11 +77,12 @@ def some_unscored(completion_ids, **kwargs):
     return [None if ids[0] % 4 == 0 else sum(token % 7 for token in ids) / len(ids) for ids in completion_ids]
 
 
-def main(folder: Path, saved_by_other: Path | None = None) -> None:
+def main(where: Path | str, saved_by_other: Path | str | None = None) -> None:
     """Nine episodes over the processes in four minibatches: a critic, one on the policy's trunk, shared groups.
 
     `saved_by_other` is a checkpoint that another number of processes has written; a run goes on from it.
     """
+    folder = Path(where)
     play(folder, whiten_rewards=True, dump_rollouts=str(folder / "dumped"))
     play(folder / "critic", vf_pretrain_rollouts=str(folder / "dumped"), **CRITIC)
     play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1, value_head="ensemble")
@@ -95,7 +95,7 @@ def main(folder: Path, saved_by_other: Path | None = None) -> None:
     play(folder / "auxiliary", parts={"teacher_model": teacher, "ptx_dataset": TEXTS}, **AUXILIARY)
     play(folder / "evaluated", held_out=HELD_OUT, **EVALUATED)
     if saved_by_other is not None:
-        resume(folder, saved_by_other)
+        resume(folder, Path(saved_by_other))
     under_ddp(folder)
     master_weights(folder)
     dist_close()
@@ -177,7 +177,3 @@ def ranks() -> tuple[int, int]:
 def dist_close() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))

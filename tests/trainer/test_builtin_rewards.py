@@ -1,6 +1,7 @@
 """Built-in rewards in a run: by name and as objects, beside functions; refused before any weight is loaded."""
 
 import json
+import shlex
 
 import pytest
 
@@ -74,9 +75,11 @@ def test_what_cannot_work_is_refused_before_any_weight_is_loaded(given, error, c
         trainer_of(tmp_path, reward_funcs=[low_ids, given])
 
 
-def test_in_worker_processes_they_say_the_same(tmp_path):
-    folder = save_classifier(tmp_path / "mood", ["negative", "positive"])
-    given = ["rouge:reference=summary", LengthTarget(words=3), f"sentiment:model={folder}"]
+@pytest.mark.parametrize("with_model", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_in_worker_processes_they_say_the_same(tmp_path, with_model):
+    given = ["rouge:reference=summary", LengthTarget(words=3)]
+    if with_model:
+        given.append(f"sentiment:model={save_classifier(tmp_path / 'mood', ['negative', 'positive'])}")
     for place, changes in {"here": {}, "there": {"reward_workers": 1, "reward_timeout_seconds": 60.0}}.items():
         config = settings(tmp_path / place, total_episodes=8, **changes)
         trainer_of(tmp_path / place, reward_funcs=given, config=config).train()
@@ -89,9 +92,9 @@ def test_a_file_is_scored_by_them(tmp_path, capsys):
     byte_tokenizer().save_pretrained(tmp_path / "policy")
     rows = [{"prompt": "Say: ", "completion": text, "answer": 7} for text in ("It is 7", "3 + 4 = 8")]
     (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = f"""score --input {tmp_path}/said.jsonl --model_name_or_path {tmp_path}/policy
-        --output {tmp_path}/scores.jsonl --reward_funcs numeric_answer arithmetic --reward_weights 1 0.5""".split()
-    assert main(words) == 0, capsys.readouterr().err
+    words = f"""score --input '{tmp_path}/said.jsonl' --model_name_or_path '{tmp_path}/policy' --output
+        '{tmp_path}/scores.jsonl' --reward_funcs numeric_answer arithmetic --reward_weights 1 0.5"""
+    assert main(shlex.split(words)) == 0, capsys.readouterr().err
     lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [line["scores"] for line in lines] == [
         {"numeric_answer": 1.0, "arithmetic": 0.0},
@@ -109,9 +112,9 @@ def test_from_the_command_line(tmp_path, capsys):
         "reward_funcs: [readability, length_target:words=3, 'regex:pattern=.{1,9}', 'keywords:words=a,b']\n"
         "reward_weights: [1, 0.5, 0.5, 1]\n"
     )
-    words = f"""ppo --config {file} --model_name_or_path {tmp_path}/policy --dataset_name {data}
-        --output_dir {tmp_path}/run --response_length 6
+    words = f"""ppo --config '{file}' --model_name_or_path '{tmp_path}/policy' --dataset_name '{data}'
+        --output_dir '{tmp_path}/run' --response_length 6
         --total_episodes 8 --batch_size 4 --per_device_train_batch_size 4 --learning_rate 1e-3
-        --num_sample_generations 0""".split()
-    assert main(words) == 0, capsys.readouterr().err
+        --num_sample_generations 0"""
+    assert main(shlex.split(words)) == 0, capsys.readouterr().err
     assert list(rollouts(tmp_path / "run")[0]["scores"]) == ["readability", "length_target", "regex", "keywords"]

@@ -7,14 +7,10 @@ import torch
 from nearstep import PPOConfig
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
+from tests.rewards.light import low_ids
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 PROMPTS = ["a", "bc", "def", "ghij", "klmno", "pq", "r", "stuvwx"]
-
-
-def low_ids(completion_ids, **kwargs):
-    """Share of tokens with an id below 100: varies from row to row, and is easy to learn."""
-    return [sum(token < 100 for token in ids) / len(ids) for ids in completion_ids]
 
 
 def settings(folder: Path, **changes) -> PPOConfig:

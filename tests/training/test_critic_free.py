@@ -34,10 +34,10 @@ RULES, REGIONS = ("group_mean", "group_normalized", "leave_one_out", "batch_norm
 
 @pytest.mark.parametrize(
     ("advantage", "region"),
-    [  # two rules and either region always, all of their pairs in the slow lane
-        pytest.param(rule, region, marks=[] if (row + column) % 2 and row < 2 else pytest.mark.slow)
-        for row, rule in enumerate(RULES)
-        for column, region in enumerate(REGIONS)
+    [  # one pair always, all of them in the slow lane
+        pytest.param(rule, region, marks=[] if (rule, region) == ("group_normalized", "clip") else pytest.mark.slow)
+        for rule in RULES
+        for region in REGIONS
     ],
 )
 def test_learning_without_a_critic(tmp_path, advantage, region):

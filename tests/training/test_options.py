@@ -268,14 +268,8 @@ def test_moments_survive_in_the_state_as_plain_numbers():
     assert dataclasses.asdict(state)["score_moments"] == {"count": 2.0, "mean": 1.0, "squares": 0.5}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("cispo", marks=pytest.mark.slow),
-        "gspo",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dapo", "vapo")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cispo", "gspo", "dapo", "vapo"])
 def test_recipes_learn(tmp_path, name):
     """From a third of low tokens to nearly all, each with its own way to hold the policy."""
     changes: dict[str, object] = {

@@ -139,10 +139,10 @@ REGIONS, SCHEDULES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl", "unbounded
 
 @pytest.mark.parametrize(
     ("region", "critic"),
-    [  # two regions and either schedule always, all of their pairs in the slow lane
-        pytest.param(region, critic, marks=[] if (row + column) % 2 and row < 2 else pytest.mark.slow)
-        for row, region in enumerate(REGIONS)
-        for column, critic in enumerate(SCHEDULES)
+    [  # one pair always, all of them in the slow lane
+        pytest.param(region, critic, marks=[] if (region, critic) == ("binary_tv", "decoupled") else pytest.mark.slow)
+        for region in REGIONS
+        for critic in SCHEDULES
     ],
 )
 def test_every_region_learns_with_either_schedule(tmp_path, region, critic):

@@ -34,29 +34,35 @@ def without_secrets(value: Any) -> Any:
 
     Of mappings and lists every text; anything else is as it was.
     """
+    return _without(value, _secrets_of_the_environment())
+
+
+def _without(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, str):
         value = _BEARER.sub(rf"\1 {HIDDEN}", _QUERY.sub(rf"\1{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", value)))
         value = _TOKEN.sub(HIDDEN, value)
-        for secret in _secrets_of_the_environment():
+        for secret in secrets:
             value = value.replace(secret, HIDDEN)
         return value
     if isinstance(value, Mapping):
-        return {name: without_secrets(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(without_secrets, value)) if type(value) in (list, tuple) else value
+        return {name: _without(each, secrets) for name, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_without(each, secrets) for each in value)
     return value
 
 
 def public_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as they may be kept: an address of a server without what may be a secret, the rest likewise."""
-    return {name: public_setting(name, value) for name, value in values.items()}
+    secrets = _secrets_of_the_environment()
+    return {
+        name: _without(value, secrets) if _kept_as_text(name, value) else public_address(value)
+        for name, value in values.items()
+    }
 
 
-def public_setting(name: str, value: Any) -> Any:
-    """The value of one setting as it may be kept."""
-    if isinstance(value, str) and may_hold_a_secret(name):
-        return public_address(value) if "://" in value else without_secrets(value)
-    return without_secrets(value)
+def _kept_as_text(name: str, value: Any) -> bool:
+    """Whether it is no address that may log in."""
+    return not (isinstance(value, str) and "://" in value and may_hold_a_secret(name))
 
 
 def may_hold_a_secret(name: str) -> bool:

@@ -50,7 +50,7 @@ class Wait:
         return min(max(0.1 * self.limit_seconds, 0.2), 5.0)
 
 
-@dataclass
+@dataclass(repr=False)  # signal.getsignal shows the handler on its way, and with it all that is awaited: whole models
 class Watchdog:
     """One thread that looks at all waits of this process, and at what the run depends on beside them.
 

@@ -1,6 +1,7 @@
 """What the README.md beside a saved model says: the facts of the run, nothing that was not measured."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -218,6 +219,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(escape_cell(cell) for cell in line) + " |\n" for line in lines)
 
 
+@functools.cache  # each reads a file, and a card is written with every save
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -198,8 +198,8 @@ RULES = (
         title="The reward says the same of every response: there is nothing to learn",
         watches=("objective/scores_std", "gate/scores_std", "objective/scores"),
         limits={"share": 1e-6, "updates": 8, "early": 0.25},
-        when="objective/scores_std (with a gate gate/scores_std) stays below {share} of the scores in every update: error; in the last ones, or, "
-        "after {updates} updates or more, in {early} of those of the first half: warn",
+        when="objective/scores_std (with a gate gate/scores_std) stays below {share} of the scores in every update: "
+        "error; in the last ones, or, after {updates} updates or more, in {early} of those of the first half: warn",
         look_at="reward/… of each part; prompts on which every answer is right, or every answer wrong",
         next="mend the reward, take prompts on which answers differ, more episodes in an update or more responses to a "
         "prompt, or end the run where all is learned",
