@@ -28,7 +28,7 @@ from nearstep.reports.metrics import escape_cell
 FILES = REPOSITORY / "recipes"
 PAGES = REPOSITORY / "docs" / "recipes"
 PARTS = ("Why", "Objective", "Here", "Look first")
-AXES = ("trust_region", "advantage", "critic_schedule", "kl_controller", "loss_aggregation")
+AXES = ("trust_region", "advantage", "value_head", "critic_schedule", "kl_controller", "loss_aggregation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,8 @@ def _shown(value: object) -> str:
 def _objects(recipe: RecipeFile) -> Iterator[str]:
     """What stands on each axis that is not PPO's, as its docstring says it, and where."""
     plain = objects(PPOConfig(output_dir="run"))
-    chosen = objects(PPOConfig(output_dir="run", **RECIPES[recipe.name]))  # type: ignore[arg-type]
+    declared = {"value_min": 0.0, "value_max": 1.0} if _needs_range(recipe) else {}
+    chosen = objects(PPOConfig(output_dir="run", **RECIPES[recipe.name], **declared))  # type: ignore[arg-type]
     other = {axis: found for axis, found in chosen.items() if found != plain[axis]}
     if not other:
         yield "The objects on the axes are PPO's: the settings alone differ."

@@ -10,11 +10,13 @@ from transformers import HfArgumentParser
 
 import nearstep
 from nearstep.cli.main import COMMANDS, main
+from nearstep.config.axes import RANGED_HEADS
 from nearstep.config.recipes import RECIPES
 from nearstep.config.settings import from_mapping
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 PPO = COMMANDS[0]
+RANGE = ["--value_min", "0", "--value_max", "5"]
 FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
 
@@ -56,8 +58,9 @@ def test_every_recipe_has_a_file():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_by_name_runs(name, given, tmp_path):
-    shorter = ["--vf_warmup_updates", "1"] if name == "vapo" else []
-    assert main(["ppo", "--recipe", name, *given, *shorter]) == 0
+    changed = ["--vf_warmup_updates", "1"] if "vf_warmup_updates" in RECIPES[name] else []
+    changed += RANGE if RECIPES[name].get("value_head") in RANGED_HEADS else []
+    assert main(["ppo", "--recipe", name, *given, *changed]) == 0
     assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -79,6 +82,7 @@ def test_a_long_warm_up_of_the_learning_rate_is_told(given, capsys):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_recipe_file_holds_the_preset(file, given):
+    given = [*given, *(RANGE if RECIPES[file.stem].get("value_head") in RANGED_HEADS else [])]
     assert PPO.read([*given, "--config", str(file)]) == PPO.read([*given, "--recipe", file.stem])
 
 

@@ -8,12 +8,12 @@ from nearstep.algorithm.precision import wide
 from nearstep.algorithm.trust_regions import TokenLogprobs
 
 
-def share_by_age(policy_versions: Int[Tensor, " rows"], update: int) -> Float[Tensor, " rows"]:
-    """How far the policy before an update lies on the way from the one that sampled a row to the one after it.
+def share_by_age(policy_versions: Int[Tensor, " actions"], update: int) -> Float[Tensor, " actions"]:
+    """How far the policy before an update lies on the way from the one that sampled an action to the one after it.
 
     a = (v_prox − v_μ) / (v_now − v_μ). A version is the number of the update before which the weights were so: those
     that sampled have v_μ, the proximal ones are those of this update, and its steps lead to v_now = update + 1. So
-    a = age / (age + 1): 0 for rows of this update, which keep what was recorded, ½ for those of the one before.
+    a = age / (age + 1): 0 for actions of this update, which keep what was recorded, ½ for those of the one before.
     Source: A-3PO (2512.06547), as AReaL has it (`prox_logp_method = loglinear`, v_prox = v_now − 1).
     """
     age = (update - policy_versions).clamp(min=0).double()

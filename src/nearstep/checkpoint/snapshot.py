@@ -18,7 +18,13 @@ from nearstep.training.state import State, Steps
 FOLDER = "training"
 VALUES = "state.json"
 STATE_FIELDS = tuple(field.name for field in fields(State) if field.compare)
-ADDED_LATER: Mapping[str, Any] = {"part_moments": {}}  # what checkpoints of earlier versions lack, as it stood then
+# What checkpoints of earlier versions lack, as it stood then.
+ADDED_LATER: Mapping[str, Any] = {
+    "part_moments": {},
+    "critic_is_ready": False,
+    "critic_is_pretrained": False,
+    "selection": None,
+}
 
 
 @dataclass(frozen=True)

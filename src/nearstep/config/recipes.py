@@ -39,6 +39,47 @@ VAPO: Mapping[str, object] = {
     "nll_coef": 0.1,
 }  # fmt: skip
 
+# BPCO (2608.23566, at second hand): the critic is trained first and on whole returns, its values lie in the range of
+# the rewards, and advantages are not whitened. The range is the user's: value_min, value_max.
+BPCO: Mapping[str, object] = {
+    "trust_region": "binary_tv", "divergence_low": 0.2, "divergence_high": 0.2, "value_head": "bounded",
+    "lam_critic": 1.0, "lam_length_alpha": 0.4, "whiten_advantages": False, "vf_warmup_updates": 15,
+    "learning_rate": 1e-6, "vf_learning_rate": 1e-5, "kl_coef": 0.0, "temperature": 1.0,
+}  # fmt: skip
+
+# SAO (2607.07508, at second hand): one response a prompt, a two-sided band, two critic steps for one of the policy, and
+# a critic whose attention stays as it was.
+SAO: Mapping[str, object] = {
+    "trust_region": "dis", "critic": "decoupled", "num_ppo_epochs": 1, "num_vf_epochs": 2, "vf_frozen": ("*attn.*",),
+    "lam_critic": 1.0, "lam_length_alpha": 0.05, "vf_warmup_updates": 10,
+    "learning_rate": 1e-6, "vf_learning_rate": 5e-6, "kl_coef": 0.0, "temperature": 1.0,
+}  # fmt: skip
+
+# PACT (2609.26355, at second hand): the critic comes after the policy, on targets weighted by what the policy's steps
+# changed, and learns by cross-entropy. The range of returns is the user's: value_min, value_max.
+PACT: Mapping[str, object] = {
+    "critic": "decoupled", "vf_reweight": "ratio", "vf_reweight_low": 0.0, "vf_reweight_high": 6.0, "value_head": "bce",
+    "lam": 1.0, "kl_coef": 0.0, "temperature": 1.0,
+}  # fmt: skip
+
+# DRPO (2606.09821): a token is damped by how far its probability has moved, and pulled back beyond the border.
+DRPO: Mapping[str, object] = {
+    "trust_region": "drpo", "region_threshold": 12.5, "kl_coef": 0.0, "temperature": 1.0,
+}  # fmt: skip
+
+# CPPO (2606.10968): early tokens have the smaller bound, and what a row has moved so far counts.
+CPPO: Mapping[str, object] = {
+    "trust_region": "cppo", "region_threshold": 0.15, "cppo_floor": 0.8, "kl_coef": 0.0, "temperature": 1.0,
+}  # fmt: skip
+
+# ScaleRL (2510.13786): capped importance weights, advantages scaled over the batch, rows count alike, and groups whose
+# responses all score alike train nothing.
+SCALE_RL: Mapping[str, object] = {
+    "trust_region": "cispo", "region_low": 0.0, "region_high": 5.0, "advantage": "group_mean",
+    "whiten_advantages": True, "loss_aggregation": "sequence_mean", "num_generations": 16, "gate": "score_range",
+    "num_ppo_epochs": 1, "kl_coef": 0.0, "temperature": 1.0,
+}  # fmt: skip
+
 RECIPES: Mapping[str, Mapping[str, object]] = {
     "decoupled": DECOUPLED,
     "divergence": DIVERGENCE,
@@ -47,6 +88,12 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
     "gspo": GSPO,
     "dapo": DAPO,
     "vapo": VAPO,
+    "bpco": BPCO,
+    "sao": SAO,
+    "pact": PACT,
+    "drpo": DRPO,
+    "cppo": CPPO,
+    "scale_rl": SCALE_RL,
 }
 
 

@@ -8,7 +8,7 @@ from nearstep.algorithm.correction import CorrectionRule
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.algorithm.ragged import row_numbers, sum_by_row
 from nearstep.algorithm.statistics import whiten
-from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs
+from nearstep.algorithm.trust_regions import TokenLogprobs
 from nearstep.metrics import ExplainedVariance, Max, Mean, Metric, Metrics, Std
 from nearstep.models.forward.action_logprobs import ActionLogprobs
 from nearstep.models.forward.forward import (
@@ -29,7 +29,7 @@ from nearstep.training.credit import (
     token_rewards,
 )
 from nearstep.training.frozen_passes import PassLimits, reference_logprobs
-from nearstep.training.mismatch import checked_importance, importance_metrics, mismatch_metrics
+from nearstep.training.mismatch import action_rows, checked_importance, importance_metrics, mismatch_metrics
 from nearstep.training.recipe import Recipe
 from nearstep.training.response_metrics import response_metrics, score_metrics
 from nearstep.training.state import State
@@ -167,14 +167,16 @@ def anchor_logprobs(
     recorded = TokenLogprobs(rollout.logprobs, None if rollout.top is None else rollout.top.logprobs)
     if computed is None:
         return recorded, torch.ones_like(rollout.logprobs)
-    rows = ActionRows(rollout.action_counts, rollout.policy_version)
+    rows = action_rows(rollout)
     return computed, checked_importance(correction, computed.sampled, recorded.sampled, rows)
 
 
 def anchor_share(rollout: Rollout, update: int) -> Tensor:
     """How far an interpolated anchor lies from the engine's log-probs towards the current ones, by action."""
-    shares = share_by_age(rollout.policy_version, update).to(rollout.logprobs.dtype)
-    return shares[row_numbers(rollout.action_counts)]
+    versions = rollout.action_versions
+    if versions is None:
+        versions = rollout.policy_version[row_numbers(rollout.action_counts)]
+    return share_by_age(versions, update).to(rollout.logprobs.dtype)
 
 
 def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
@@ -222,7 +224,7 @@ def _describe_mismatch(experience: Experience, correction: CorrectionRule) -> di
     """Engine against trainer over all rows, before the first step, and what the correction makes of it."""
     rollout = experience.rollout
     trainer, engine = experience.old_logprobs, rollout.logprobs
-    rows = ActionRows(rollout.action_counts, rollout.policy_version)
+    rows = action_rows(rollout)
     return {
         **mismatch_metrics(trainer, engine, rollout.action_counts),
         **importance_metrics(correction, experience.importance, trainer, engine, rows),

@@ -14,6 +14,11 @@ from nearstep.training.axis_results import importance_problem
 FAR = 2.0  # a token whose ratio is beyond it, or below 1 / it, is one that the usual corrections change
 
 
+def action_rows(rollout: Rollout) -> ActionRows:
+    """How the actions of a rollout lie in rows and turns, and which weights sampled them."""
+    return ActionRows(rollout.action_counts, rollout.policy_version, rollout.action_versions, rollout.turn_starts)
+
+
 def mismatch_metrics(
     trainer: Float[Tensor, " actions"], engine: Float[Tensor, " actions"], action_counts: Int[Tensor, " rows"]
 ) -> dict[str, Metric]:

@@ -13,7 +13,7 @@ from nearstep.algorithm.correction import UNCORRECTED, CorrectionRule
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.algorithm.losses import policy_loss, probability_ratio, sequence_anchor
 from nearstep.algorithm.ragged import run_lengths
-from nearstep.algorithm.trust_regions import ActionRows, LogsOwnLoss, TokenLogprobs, TrustRegion
+from nearstep.algorithm.trust_regions import LogsOwnLoss, TokenLogprobs, TrustRegion
 from nearstep.algorithm.value_heads import MeasuresStates, ValueHead, ValueTargets
 from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
@@ -27,7 +27,7 @@ from nearstep.models.forward.forward import (
 )
 from nearstep.training.auxiliary import auxiliary_terms
 from nearstep.training.axis_results import region_problem, state_numbers_problem, weights_problem
-from nearstep.training.mismatch import checked_importance, importance_metrics, mismatch_metrics
+from nearstep.training.mismatch import action_rows, checked_importance, importance_metrics, mismatch_metrics
 from nearstep.training.profiles import masked_by_place
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
@@ -159,7 +159,7 @@ def weights_at(micro: Experience, now: ActionLogprobs, terms: PolicyTerms) -> Lo
     """
     fixed = TokenLogprobs(now.sampled.detach(), None if now.top is None else now.top.detach())
     rollout, counts, turns = micro.rollout, micro.rollout.action_counts, micro.rollout.turn_starts
-    rows = ActionRows(counts, rollout.policy_version, rollout.action_versions, turns)
+    rows = action_rows(rollout)
     importance, share = micro.importance, micro.anchor_share
     token_anchor = TokenLogprobs(micro.old_logprobs, micro.old_top)
     if share is not None:
@@ -219,7 +219,7 @@ def _policy_metrics(
         metrics["policy/surprise_gap"] = Mean.of(surprise)
         metrics["policy/surprise_error"] = StandardError.of(surprise)
     if micro.anchor_share is not None:
-        rows = ActionRows(micro.rollout.action_counts, micro.rollout.policy_version)
+        rows = action_rows(micro.rollout)
         metrics |= importance_metrics(terms.correction, at.importance, at.token_anchor.sampled, recorded, rows)
     return Metrics(metrics)
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 
 from nearstep.algorithm.correction import Correction
-from nearstep.algorithm.trust_regions import ActionRows
 from nearstep.metrics import EffectiveSampleSize, Mean, Metrics
 from nearstep.training.frozen_passes import PassLimits, logprobs_under
+from nearstep.training.mismatch import action_rows
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import RatioBand
 from nearstep.types import Experience
@@ -23,8 +23,9 @@ def reweighted(experience: Experience, band: RatioBand, r: Recipe) -> tuple[Expe
     """
     old = experience.old_logprobs
     now = logprobs_under(r.models.policy, experience.rollout, r.sampling, PassLimits.of(r)) if len(experience) else old
-    rows = ActionRows(experience.rollout.action_counts, experience.rollout.policy_version)
-    weights = Correction(action="mask", low=band.low, high=band.high).importance(now, old, rows)
+    weights = Correction(action="mask", low=band.low, high=band.high).importance(
+        now, old, action_rows(experience.rollout)
+    )
     metrics = Metrics(
         {
             "value/weight_avg": Mean.of(weights),
