@@ -40,11 +40,10 @@ def with_checks(function):
     copy = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
-    functools.update_wrapper(copy, function)
-    del copy.__wrapped__
+    copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
     copy.__kwdefaults__ = function.__kwdefaults__
     copy.__annotations__ = {name: resolved(hint, function) for name, hint in function.__annotations__.items()}
-    checks = typed(copy)
+    checks = functools.update_wrapper(typed(copy), function)
     if not any("jaxtyping" in repr(hint) for hint in copy.__annotations__.values()):
         return checks
 

@@ -92,5 +92,5 @@ def test_a_check_without_tests_has_failed():
 
 def test_an_unknown_check_is_refused(sitting, capsys):
     with pytest.raises(SystemExit):
-        sitting(["--only", "R99"], "old")
-    assert "R99" in capsys.readouterr().err
+        sitting(["--only", "none"], "old")
+    assert "'none'" in capsys.readouterr().err
