@@ -10,6 +10,7 @@ from nearstep.algorithm.trust_regions import ActionRows
 from nearstep.common.errors import TrainingError
 from nearstep.metrics import EffectiveSampleSize, Max, Mean, Metric
 from nearstep.training.axis_results import importance_problem
+from nearstep.types import Rollout
 
 FAR = 2.0  # a token whose ratio is beyond it, or below 1 / it, is one that the usual corrections change
 
