@@ -53,7 +53,7 @@ BUGS = (
         "rollout.finished & (rollout.action_counts < config.response_length)", "torch.ones_like(rollout.finished)",
         CREDIT),
     Bug("a truncated row is not bootstrapped", "training/credit.py",
-        "rewarded.after_eos | ~rollout.finished if", "rewarded.after_eos if", CREDIT),
+        "rewarded.after_eos | ~episodes.finished if", "rewarded.after_eos if", CREDIT),
     Bug("the missing-EOS penalty goes to rows that ended", "algorithm/shaping.py",
         "torch.where(finished, scores, scores - missing_eos_penalty)",
         "torch.where(finished, scores - missing_eos_penalty, scores)", SUMS + CREDIT),
