@@ -64,7 +64,7 @@ def test_at_the_limit_what_was_dropped_last_trains_nothing(tmp_path):
     assert sampled.kept.tolist() == [True] * 4 + [False] * 4
     assert sampled.episodes == 14
     _, rollout, scores = sampled.batch
-    experience = make_experience(rollout, scores, recipe, state, sampled.kept)
+    experience = make_experience(rollout, scores, recipe, state, kept=sampled.kept)
     assert experience.trained.tolist() == sampled.kept.tolist()
 
 
@@ -78,7 +78,7 @@ def test_without_a_fill_dropped_groups_stay_and_train_nothing(tmp_path):
 def test_copies_take_the_numbers_of_the_groups_that_they_replace(tmp_path):
     recipe, state, sampled = one_update(tmp_path, differing("bc", "ghij"), **REPLACE)
     prompts, rollout, scores = sampled.batch
-    experience = make_experience(rollout, scores, recipe, state, sampled.kept)
+    experience = make_experience(rollout, scores, recipe, state, kept=sampled.kept)
     assert sampled.with_stand_ins(experience).prompt_numbers[8:].tolist() == [0, 0, 2, 2]
     trained = sampled.with_stand_ins(experience)
     trained = trained.select(trained.trained.nonzero().squeeze(-1))
@@ -98,7 +98,7 @@ def test_two_groups_twice_teach_what_two_groups_teach(tmp_path):
             tmp_path / name, differing("bc", "ghij"), **{**REPLACE, "gate_fill": fill, "optim": "sgd"}
         )
         _, rollout, scores = sampled.batch
-        experience = make_experience(rollout, scores, recipe, state, sampled.kept)
+        experience = make_experience(rollout, scores, recipe, state, kept=sampled.kept)
         update(sampled.with_stand_ins(experience), recipe.schedule.phases(1), recipe)
         weights.append(torch.cat([each.detach().flatten() for each in recipe.models.policy.model.parameters()]))
     start = torch.cat([p.detach().flatten() for p in small_recipe(tmp_path / "c").models.policy.model.parameters()])
@@ -111,7 +111,7 @@ def test_dropped_rows_count_in_no_whitening(tmp_path):
         tmp_path, differing("bc"), **{**GROUPS, "advantage": "batch_normalized", "gate": "score_range"}
     )
     _, rollout, scores = sampled.batch
-    experience = make_experience(rollout, scores, recipe, state, sampled.kept)
+    experience = make_experience(rollout, scores, recipe, state, kept=sampled.kept)
     kept = sampled.kept.repeat_interleave(rollout.action_counts)
     assert experience.advantages[kept].mean().abs() < 1e-6
     assert experience.advantages[kept].std() == pytest.approx(1, rel=1e-4)
@@ -140,10 +140,10 @@ def test_the_value_of_a_prompt_is_that_of_the_first_state(tmp_path):
     recipe = small_recipe(tmp_path, num_generations=2, max_tokens_per_microbatch=30)
     with torch.no_grad():
         recipe.models.critic.head.weight.normal_(generator=torch.Generator().manual_seed(0))
-    _, rollout, _ = play(recipe)
+    prompts, rollout, scores = play(recipe)
     _, states = before_first_step(rollout, recipe)
     first = rollout.action_counts.cumsum(0) - rollout.action_counts
-    found = prompt_values(rollout, recipe)
+    found = prompt_values(ScoredRows(prompts, rollout, scores), recipe)
     assert found.abs().max() > 1e-3
     torch.testing.assert_close(found, states.before_actions[first], atol=1e-5, rtol=1e-5)
 

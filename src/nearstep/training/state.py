@@ -117,7 +117,7 @@ class State:
         wanted = config.vf_warmup_until
         if wanted is None or self.critic_is_ready or self.update >= config.vf_warmup_updates:
             return
-        counted = scores.scored.repeat_interleave(experience.rollout.action_counts)
+        counted = scores.scored.repeat_interleave(experience.rollout.by_episode().action_counts)
         here = ExplainedVariance.of(experience.returns[counted], experience.values[counted]).cpu()
         explained = sum(backend.gather(Metrics({EXPLAINED: here})), start=Metrics()).numbers().get(EXPLAINED)
         self.critic_is_ready = explained is not None and explained >= wanted
