@@ -81,14 +81,9 @@ def annotate(
     other = dense_rewards(scores, rollout).to(shaped.dtype)
     if config.kl_in == "reward" and ref_logprobs is not None:
         other = other - kl_coef * kl_estimate(rollout.logprobs, ref_logprobs, config.kl_estimator)
-    rewarded = token_rewards(
-        shaped,
-        other,
-        counted,
-        episodes,
-        after_eos=rows_scored_after_eos(last, config, has_critic=r.models.critic is not None),
-        whiten_with=r.backend.add_up if config.whiten_rewards else None,
-    )
+    after_eos = rows_scored_after_eos(last, config, has_critic=r.models.critic is not None)
+    whiten_with = r.backend.add_up if config.whiten_rewards else None
+    rewarded = token_rewards(shaped, other, counted, episodes, after_eos=after_eos, whiten_with=whiten_with)
     inputs = credit_inputs(
         rewarded, states, scores, rollout, config, r.backend,
         counted=counted, update=state.update, first_row=first_row, critic_is_ready=state.critic_is_ready,
