@@ -46,7 +46,8 @@ class CpuSeconds:
         self.of_workers += getattr(node, "workeroutput", {}).get("cpu_seconds", 0.0)
 
     def pytest_terminal_summary(self, terminalreporter) -> None:
-        total = spent() + self.of_workers
+        # Workers have ended by now or have not: they have said themselves what they took.
+        total = sum(os.times()[:2]) + self.of_workers if self.of_workers else spent()
         terminalreporter.section("processor seconds")
         terminalreporter.write_line(
             f"{total:.0f} in all, {total - self.by_file.total():.0f} of them to start and to collect "

@@ -105,9 +105,9 @@ def test_a_disk_that_takes_no_more_is_told_by_whatever_library_meets_it(tmp_path
             trainer.recipe.checkpoint.save_final(trainer.state)
         with pytest.raises(OSError, match="I/O error"):
             files.write_tensors(tmp_path / "a", {"a": torch.zeros(1000)})
-        dumped = trainer.recipe.rewards.folder
+        dumped, cpu = trainer.recipe.rewards.folder, torch.device("cpu")
         with pytest.raises(TrainingError, match=r"dump_rollouts: .* cannot be written"):
-            dumped.write(2, dumped.rollout(1, torch.device("cpu")), dumped.scores(1, torch.device("cpu")))
+            dumped.write(2, 0, dumped.rollout(1, 0, cpu), dumped.scores(1, 0, cpu))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1"]

@@ -23,6 +23,8 @@ def refuse(*given, **named):
 
 
 def test_train_save_resume_evaluate_and_export_without_unpickling_r28(tmp_path, monkeypatch):
+    import datasets  # noqa: F401 (what it imports derives classes of pickle's)
+
     for module, names in ((pickle, ("load", "loads", "Unpickler", "_Unpickler")), (torch, ("load",))):
         for name in names:
             monkeypatch.setattr(module, name, refuse)

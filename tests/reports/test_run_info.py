@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 
 from nearstep import DecoupledPPOConfig, PPOConfig
+from nearstep.config.axes import RANGED_HEADS
 from nearstep.config.recipes import RECIPES, recipe_of
 from nearstep.reports.reporter import Reporter
 from nearstep.reports.run_folder import RunFolder
@@ -54,7 +55,8 @@ def test_a_recipe_is_known_by_its_settings():
     assert recipe_of(PPOConfig()) is None
     assert recipe_of(DecoupledPPOConfig(learning_rate=1e-4)) == "decoupled"
     for name, recipe in RECIPES.items():
-        assert recipe_of(PPOConfig(**recipe)) == name
+        declared = {"value_min": 0.0, "value_max": 1.0} if recipe.get("value_head") in RANGED_HEADS else {}
+        assert recipe_of(PPOConfig(**recipe, **declared)) == name
     assert recipe_of(PPOConfig(**{**RECIPES["dapo"], "kl_coef": 0.1})) is None
 
 

@@ -106,13 +106,6 @@ MEANINGS: dict[str, str] = {
     "auxiliary/<name>": "a loss of your own: its sum divided by its count, without its coef.",
     "value/grad_norm": "L2 norm of the critic's gradient before it is cut to max_grad_norm, mean over steps. With "
     "critic_trunk = shared of its head alone.",
-    "val/clipfrac_avg": "share of tokens where the clip decided the value loss. Of a linear head.",
-    "val/target_out_of_range": "share of tokens whose return lies outside value_min and value_max, and was held at the "
-    "nearer end. Above 0 the critic learns something else than the returns: widen the range.",
-    "val/value_entropy": "value_head = hl_gauss: mean entropy of the bins, in nats; log(value_bins) at the start.",
-    "val/quantile_std": "value_head = quantile: mean over tokens of the standard deviation of the quantiles.",
-    "val/ensemble_std": "value_head = ensemble: mean over tokens of the standard deviation of the members' values: how "
-    "far they disagree. 0 at the start.",
     "value/optimizer_steps": "optimizer steps of the critic so far, those on vf_pretrain_rollouts included.",
     "value/pretrain_explained_variance": "in update 1: 1 − Var(R − V) / Var(R) over the rows of vf_pretrain_rollouts "
     "in the last pass over them, each update's before the steps on it.",
@@ -122,6 +115,13 @@ MEANINGS: dict[str, str] = {
     "value/weight_dropped": "share of those states whose ratio is outside.",
     "value/weight_effective": "(Σw)² / (n Σw²) of those weights: the share of the states that is left. Near 1; where "
     "it falls, the critic learns from few of them.",
+    "val/clipfrac_avg": "share of tokens where the clip decided the value loss. Of a linear head.",
+    "val/target_out_of_range": "share of tokens whose return lies outside value_min and value_max, and was held at the "
+    "nearer end. Above 0 the critic learns something else than the returns: widen the range.",
+    "val/value_entropy": "value_head = hl_gauss: mean entropy of the bins, in nats; log(value_bins) at the start.",
+    "val/quantile_std": "value_head = quantile: mean over tokens of the standard deviation of the quantiles.",
+    "val/ensemble_std": "value_head = ensemble: mean over tokens of the standard deviation of the members' values: how "
+    "far they disagree. 0 at the start.",
     "val/ratio": "mean of ρ per token. Stays near 1; above 2 or below 0.1 the steps are too large.",
     "val/ratio_clamped": "mean per token of ρ as the loss uses it: clipped to 1 ± cliprange, or at most ratio_cap.",
     "val/ratio_var": "variance of ρ over tokens, E[ρ²] − E[ρ]². Below about 0.1 in a calm run.",
