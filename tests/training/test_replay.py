@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from nearstep import ConfigError, DataError
-from nearstep.training.rollout_origin import updates_of
+from nearstep.training.rollout_origin import RolloutOrigin, updates_of
 from tests.checkpoint.saved_runs import assert_same_bits, everything, trainer_of
 
 
