@@ -35,6 +35,24 @@ def test_a_warm_up_of_episodes_of_several_rows_ends_by_what_is_explained_of_the_
     assert state.critic_is_ready
 
 
+def test_a_warm_up_ends_by_what_the_values_of_all_processes_explain(tmp_path, monkeypatch):
+    """The values of this process are right, those of the other are far off."""
+    recipe = small_recipe(tmp_path, vf_warmup_updates=2, vf_warmup_until=0.5)
+    _, rollout, scores = play(recipe)
+    state = State(update=1)
+    rows = make_experience(rollout, scores, recipe, state)
+    right = replace(rows, values=rows.returns)
+    off = replace(rows, values=rows.returns + torch.linspace(-90, 90, len(rows.returns)))
+    said = []
+    monkeypatch.setattr(type(recipe.backend), "gather", lambda _, own: said.append(own) or [*said])
+    for experience in (off, right):
+        state.watch_critic(experience, scores, recipe.config, recipe.backend)
+        assert not state.critic_is_ready
+    said.clear()
+    state.watch_critic(right, scores, recipe.config, recipe.backend)
+    assert state.critic_is_ready
+
+
 @pytest.mark.parametrize("given", [{"whiten_advantages": False}, {"whiten_rewards": True}])
 def test_what_a_gate_drops_counts_in_no_mean(tmp_path, given):
     """The mean that takes the place of values, and the variance of rewards, are those of the rows that train."""
