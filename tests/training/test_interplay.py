@@ -53,6 +53,24 @@ def test_a_warm_up_ends_by_what_the_values_of_all_processes_explain(tmp_path, mo
     assert state.critic_is_ready
 
 
+def test_moments_of_parts_are_those_of_all_processes_also_of_one_that_has_no_row_of_a_round(tmp_path, monkeypatch):
+    """Every process must ask for the same sums: one that did not would leave the others waiting."""
+    recipe = small_recipe(tmp_path, normalize_scores="scale", normalize_scores_apart=True)
+    scores = Scores(torch.tensor([1.0, 5.0]), {"one": torch.tensor([1.0, 2.0]), "two": torch.tensor([0.0, 3.0])})
+    asked: dict[str, list] = {"here": [], "there": []}
+    found = {}
+    for name, own in (("here", scores), ("there", Scores(torch.zeros(0)))):
+        monkeypatch.setattr(type(recipe.backend), "gather", lambda _, own: [["two", "one"], []])
+        monkeypatch.setattr(
+            type(recipe.backend), "add_up", lambda _, own, name=name: asked[name].append(own.shape) or 2 * own
+        )
+        found[name] = State()
+        found[name].update_score_moments(own, recipe.config, recipe.backend)
+    assert asked["here"] == asked["there"]
+    assert {name: moments.count for name, moments in found["here"].part_moments.items()} == {"one": 4, "two": 4}
+    assert list(found["there"].part_moments) == ["one", "two"]
+
+
 @pytest.mark.parametrize("given", [{"whiten_advantages": False}, {"whiten_rewards": True}])
 def test_what_a_gate_drops_counts_in_no_mean(tmp_path, given):
     """The mean that takes the place of values, and the variance of rewards, are those of the rows that train."""

@@ -70,9 +70,11 @@ class State:
         if config.normalize_scores == "none":
             return
         if config.normalize_scores_apart:
+            names = sorted({name for there in backend.gather([*scores.parts]) for name in there})
+            nothing = torch.full_like(scores.total, torch.nan)  # of a process that has no row of this round
+            parts = {name: scores.parts.get(name, nothing) for name in names}
             found = {
-                name: Moments.of(part[scores.scored & ~part.isnan()], backend.add_up)
-                for name, part in sorted(scores.parts.items())
+                name: Moments.of(part[scores.scored & ~part.isnan()], backend.add_up) for name, part in parts.items()
             }
             self.part_moments = {name: self.part_moments.get(name, Moments()) + each for name, each in found.items()}
         else:
