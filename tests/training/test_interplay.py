@@ -112,3 +112,12 @@ def test_states_are_reweighted_against_an_interpolated_anchor_where_it_stands(tm
     found, _ = reweighted(replace(rows, old_logprobs=now - ratio.log()), RatioBand(), recipe)
     expected = torch.where(_rows(rollout) < 4, 4.0, 2.0).double()
     torch.testing.assert_close(found.value_weights, expected, atol=1e-6, rtol=0)
+
+
+def test_rows_of_an_episode_have_the_numbers_of_their_prompt_and_their_response(tmp_path):
+    """Two responses to each of four prompts, each of two rows: what an ensemble and minibatches go by."""
+    recipe = small_recipe(tmp_path, parts={"engine": TwoSegments}, num_generations=2)
+    _, rollout, scores = play(recipe)
+    rows = make_experience(rollout, scores, recipe)
+    assert rows.sample_numbers.tolist() == [0, 0, 1, 1] * 4
+    assert rows.prompt_numbers.tolist() == [number for number in range(4) for _ in range(4)]
