@@ -4,8 +4,8 @@
 
 Two tasks. `sorting`: a small Llama sorts 24 letters, 25 tokens a response, right (1) or wrong (0); it has learned that
 from teachers who slip, and is right about once in three. `demo`: the demo's summaries, scored by its reward model. A
-run has as many responses as any other, each prompt answered once, but for recipes of groups, which need 8 answers and
-so see an eighth of the prompts.
+run trains on as many responses as any other, each prompt answered once, but for recipes of groups, which need 8 or 16
+answers and so see as many times fewer prompts. A recipe that refills (dapo) generates more: the table says how many.
 
 Three regimes: `exact`, where the engine is the trainer; `stale`, where it plays the weights of 4 updates ago; and
 `rounded`, where its matrices have 8 bits (float8 e5m2), as in `benchmarks.stability`. The demo is played with the exact
@@ -38,6 +38,7 @@ from benchmarks.drift.task import beginner, is_right, questions, tokenizer
 from benchmarks.harness.machine import REPOSITORY, machine
 from benchmarks.harness.results import RESULTS, table, write_results
 from nearstep import PPOConfig, PPOTrainer
+from nearstep.config.axes import RANGED_HEADS
 from nearstep.config.recipes import RECIPES
 from nearstep.demo.prepare import DemoScale, Folders, prepare_world
 from nearstep.reports.run_folder import RunFolder
@@ -116,7 +117,7 @@ def _demo(seed: int) -> Mapping[str, Any]:
 
 TASKS: Mapping[str, Task] = {
     "sorting": Task(60, 128, LETTERS + 1, 1e-4, (0.0, 1.0), tuple(REGIMES), _sorting, {"missing_eos_penalty": None}),
-    "demo": Task(30, 64, 48, 3e-4, (-8.0, 8.0), ("exact",), _demo, {"reward_clip": 8.0}),
+    "demo": Task(30, 64, 48, 3e-4, (-5.0, 5.0), ("exact",), _demo, {"reward_clip": 5.0}),
 }
 
 
@@ -148,7 +149,7 @@ class Run:
 SCORE, VARIANCE, BIAS = "objective/scores", "val/explained_variance", "val/value_bias"
 METRICS = (
     SCORE, VARIANCE, BIAS, "policy/mismatch_kl", "policy/clipfrac_avg", "policy/entropy_avg", "response/length_mean",
-    "val/effective_sample_size",
+    "val/effective_sample_size", "episode",
 )  # fmt: skip
 
 
@@ -163,7 +164,7 @@ def settings_of(recipe: str, task: Task) -> dict[str, Any]:
     longest = int(task.updates * WARM_UP_SHARE)
     if "vf_warmup_updates" in chosen:
         settings["vf_warmup_updates"] = min(int(str(chosen["vf_warmup_updates"])), longest)
-    if chosen.get("value_head") in ("bounded", "bce", "hl_gauss"):
+    if chosen.get("value_head") in RANGED_HEADS:
         settings["value_min"], settings["value_max"] = task.score_range
     return settings
 
@@ -221,7 +222,7 @@ def page(found: Sequence[Run], updates: Mapping[str, int]) -> str:
 
 COLUMNS = (
     "recipe", "reward at the end", "each seed", "collapsed", "explained variance", "bias", "mismatch KL", "dropped",
-    "core seconds",
+    "responses", "core seconds",
 )  # fmt: skip
 
 
@@ -233,6 +234,7 @@ def _cells(recipe: str, found: Sequence[Run]) -> list[str]:
         recipe, f"{fmean(rewards):.3f}{spread}", " ".join(f"{reward:.2f}" for reward in rewards),
         f"{sum(run.collapsed for run in own)} of {len(own)}", _mean(own, VARIANCE), _mean(own, BIAS),
         _mean(own, "policy/mismatch_kl"), _mean(own, "policy/clipfrac_avg"),
+        f"{fmean(run.curves['episode'][-1] for run in own):.0f}",
         f"{fmean(run.seconds for run in own):.0f}",
     ]  # fmt: skip
 
