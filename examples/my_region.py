@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from nearstep import ActionRows, TokenLogprobs
 from nearstep.algorithm.losses import probability_ratio
-from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Run it with `python examples/own_loop.py POLICY_FOLDER PROMPTS_FILE`.
 import sys
 from collections.abc import Sequence
 
-from nearstep import PPOConfig, RunInputs, assemble, generate, make_experience, update
+from nearstep import PPOConfig, RunInputs, State, assemble, generate, make_experience, update
 
 
 def brevity(completions: Sequence[str], **columns: object) -> list[float]:
@@ -23,16 +23,18 @@ def main(policy: str, prompts_file: str, updates: int = 3) -> list[float]:
         total_episodes=8 * updates,
         learning_rate=1e-4,
     )
-    run = assemble(config, RunInputs(reward_funcs=[brevity]))
+    run, state = assemble(config, RunInputs(reward_funcs=[brevity])), State()
     history = []
-    for number, prompts in enumerate(run.prompts.batches(after=0, until=updates), start=1):
-        rollout = generate(prompts, run, version=number)
+    for prompts in run.prompts.batches(after=0, until=updates):
+        state.begin_update()
+        rollout = generate(prompts, run, version=state.update)
         scores = run.rewards(prompts, rollout)
-        experience = make_experience(rollout, scores, run)
-        update(experience, run.schedule.phases(number), run)
+        experience = make_experience(rollout, scores, run, state, prompts=prompts)
+        _, steps = update(experience, run.schedule.phases(state.update), run)
         run.learners.end_update()
+        state.end_update(run.batch, steps, config.max_broken_updates)
         history.append(float(scores.total.mean()))
-        print(f"update {number}: mean score {history[-1]:.3f}")
+        print(f"update {state.update}: mean score {history[-1]:.3f}")
     return history
 
 

@@ -4,6 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nearstep.algorithm.advantage_rules import Credit, CreditInputs
+    from nearstep.algorithm.aggregation import MinibatchCounts
+    from nearstep.algorithm.correction import Correction, Corrections
+    from nearstep.algorithm.kl_controllers import MeasuredKL
+    from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs
+    from nearstep.algorithm.value_heads import ValueTargets
     from nearstep.assembly.inputs import RunInputs
     from nearstep.assembly.run import assemble
     from nearstep.common.errors import (
@@ -21,17 +27,21 @@ if TYPE_CHECKING:
     from nearstep.config.ppo import PPOConfig
     from nearstep.config.recipes import DecoupledPPOConfig, DivergencePPOConfig, TRLParityConfig
     from nearstep.config.reward_model import RewardConfig
+    from nearstep.data.samplers import Draw
     from nearstep.evaluation.run_eval import run_eval
     from nearstep.metrics import Metrics
+    from nearstep.models.forward.action_logprobs import ActionLogprobs
     from nearstep.reports.run_records import RunRecords, read_run
     from nearstep.reward_modeling.trainer import RewardModelTrainer
     from nearstep.rewards.judging import load_judge
     from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings
     from nearstep.trainer import PPOTrainer
     from nearstep.training.experience import make_experience
+    from nearstep.training.gates import FinishedGroups
     from nearstep.training.generation import generate
     from nearstep.training.loop import train
     from nearstep.training.recipe import Recipe
+    from nearstep.training.schedules import Phase, RatioBand
     from nearstep.training.state import State
     from nearstep.training.update import update
     from nearstep.types import Experience, Prompts, Rollout, Scores
@@ -69,6 +79,22 @@ _HOMES = {
     "Scores": "nearstep.types",
     "Experience": "nearstep.types",
     "Metrics": "nearstep.metrics",
+    # What the members of objects of your own are given and return.
+    "ActionRows": "nearstep.algorithm.trust_regions",
+    "TokenLogprobs": "nearstep.algorithm.trust_regions",
+    "Credit": "nearstep.algorithm.advantage_rules",
+    "CreditInputs": "nearstep.algorithm.advantage_rules",
+    "MeasuredKL": "nearstep.algorithm.kl_controllers",
+    "MinibatchCounts": "nearstep.algorithm.aggregation",
+    "ValueTargets": "nearstep.algorithm.value_heads",
+    "Correction": "nearstep.algorithm.correction",
+    "Corrections": "nearstep.algorithm.correction",
+    "Draw": "nearstep.data.samplers",
+    "FinishedGroups": "nearstep.training.gates",
+    "Phase": "nearstep.training.schedules",
+    "RatioBand": "nearstep.training.schedules",
+    "ActionLogprobs": "nearstep.models.forward.action_logprobs",
+    # Errors.
     "NearstepError": "nearstep.common.errors",
     "ConfigError": "nearstep.common.errors",
     "ConformanceError": "nearstep.common.errors",
@@ -80,24 +106,36 @@ _HOMES = {
 }
 
 __all__ = [
+    "ActionLogprobs",
+    "ActionRows",
     "Capabilities",
     "CheckpointError",
     "ConfigError",
     "ConformanceError",
+    "Correction",
+    "Corrections",
+    "Credit",
+    "CreditInputs",
     "DataError",
     "DecoupledPPOConfig",
     "DivergencePPOConfig",
+    "Draw",
     "EngineSettings",
     "EvalConfig",
     "Experience",
+    "FinishedGroups",
     "GenerationSettings",
     "JudgeConfig",
+    "MeasuredKL",
     "Metrics",
+    "MinibatchCounts",
     "ModelError",
     "NearstepError",
     "PPOConfig",
     "PPOTrainer",
+    "Phase",
     "Prompts",
+    "RatioBand",
     "Recipe",
     "RewardConfig",
     "RewardError",
@@ -108,7 +146,9 @@ __all__ = [
     "Scores",
     "State",
     "TRLParityConfig",
+    "TokenLogprobs",
     "TrainingError",
+    "ValueTargets",
     "__version__",
     "assemble",
     "generate",

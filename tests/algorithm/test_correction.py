@@ -163,3 +163,14 @@ def test_top_tokens_of_an_interpolated_anchor_are_no_more_than_certain():
     torch.testing.assert_close(found.top[1:], (engine + now)[1:] / 2)
     assert bool((found.top.exp().sum(-1) <= 1 + 1e-12).all())
     assert found.top[0, -1] == -torch.inf
+
+
+@pytest.mark.parametrize("level", ["row", "token", "row_mean"])
+def test_the_limits_themselves_are_inside(level):
+    """Where engine and trainer agree the ratio is 1 and its k2 and k3 are 0, to the last bit."""
+    for rule in (
+        Correction(level, "mask", low=1.0, high=1.0),
+        Correction(level, "reject", "k2", high=0.0),
+        Correction(level, "reject", "k3", high=0.0),
+    ):
+        assert rule.importance(ENGINE, ENGINE, ROWS).tolist() == [1.0] * 6

@@ -65,6 +65,10 @@ def test_the_table_has_at_most_four_numbers_and_counts_what_will_happen():
             WarmUp(Joint(2), 3, 4),
             ("50", "of the policy, on 4 rows each; the critic takes 110, alone in the first 3 updates"),
         ),
+        (
+            WarmUp(Joint(2), 3, 4, until=0.5),
+            ("≥ 50", "of the policy, on 4 rows each; the critic takes 110, alone in the first 3 updates at most"),
+        ),
         (Decoupled(2, 1, 3, 8), ("80", "of the policy, on 4 rows each; the critic takes 15")),
     ]:
         table = with_steps(schedule, **settings)

@@ -265,8 +265,9 @@ def test_the_warm_up_ends_after_the_update_that_explains_enough(tmp_path):
 
 def test_targets_have_the_lambda_of_the_warm_up_until_its_end():
     rule = GAE(1.0, 0.5, lam_critic=0.25, warmup_updates=3, warmup_lam=1.0)
-    assert [rule.critic_lam(number) for number in (0, 1, 3, 4)] == [1.0, 1.0, 1.0, 0.25]
-    assert rule.critic_lam(2, critic_is_ready=True) == 0.25
+    in_update = [replace(inputs_of([3.0, 3, 1]), update=number) for number in (0, 1, 3, 4)]
+    assert [rule.critic_lam(inputs) for inputs in in_update] == [1.0, 1.0, 1.0, 0.25]
+    assert rule.critic_lam(replace(in_update[1], critic_is_ready=True)) == 0.25
     assert rule.credit(replace(inputs_of([3.0, 3, 1]), update=2)).targets.tolist() == pytest.approx([1.0, 1, 3])
     ready = replace(inputs_of([3.0, 3, 1]), update=2, critic_is_ready=True)
     assert rule.credit(ready).targets.tolist() == pytest.approx([3 - 0.25 * 2, 1, 3])

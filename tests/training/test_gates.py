@@ -47,6 +47,9 @@ def test_by_the_gap_of_the_value():
     assert ValueGap(0.1).keep(some).tolist() == [True, False, True, False, True]
     assert ValueGap(0.6).keep(some).tolist() == [False, False, True, False, False]
     assert ValueGap(share=0.4).keep(some).tolist() == [True, False, True, False, False]  # a tie: the first
+    assert ValueGap(share=0.5).keep(some).tolist() == [True, False, True, False, True]  # of five at least a half
+    ten = groups([[0.0]] * 10, values=[[0.0]] * 10, returns=[[float(place)] for place in range(10)])
+    assert ValueGap(low=-1.0, share=0.7).keep(ten).tolist() == [False] * 3 + [True] * 7
     assert ValueGap(0.6, share=0.8).keep(some).tolist() == [False, False, True, False, False]
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from nearstep import ConfigError, DataError
-from nearstep.training.rollout_origin import updates_of
+from nearstep.training.rollout_origin import RolloutOrigin, updates_of
 from tests.checkpoint.saved_runs import assert_same_bits, everything, trainer_of
 
 
@@ -110,3 +110,13 @@ def test_rollouts_may_be_trained_from_again_behind_a_gate_that_samples_nothing(t
     trainer.recipe.engine.engine.generate = forbidden
     assert trainer.train().updates == 2
     assert trainer.history()[0]["gate/empty"] == 0.5
+
+
+def test_a_folder_from_before_samplers_and_refills_was_sampled_without():
+    older = RolloutOrigin(1, 8, "", 0, {"seed": 42})
+    plain, chosen = {"seed": 42, "sampler": "auto", "gate_fill": None}, {"sampler": "difficulty", "gate_fill": "refill"}
+    assert [*older.differences(RolloutOrigin(1, 8, "", 0, plain))] == []
+    assert [*older.differences(RolloutOrigin(1, 8, "", 0, plain | chosen))] == [
+        "sampler: 'auto' → 'difficulty'",
+        "gate_fill: None → 'refill'",
+    ]

@@ -40,7 +40,7 @@ class CreditInputs:
     action_counts: Int[Tensor, " rows"]
     final_values: Float[Tensor, " rows"]  # V of the state after the last action where something follows it, else 0
     final_advantages: Float[Tensor, " rows"]  # A of a step after the last action (score_position=after_eos), else 0
-    scored: Bool[Tensor, " rows"]  # false where no reward source answered: such a row counts in no statistic
+    scored: Bool[Tensor, " rows"]  # false where no reward source answered, or a gate drops it: counts nowhere
     update: int  # number of this update, from 1; 0 where the critic trains before the first one
     response_length: int  # most actions that a row, or a segment of one, may have
     turn_starts: Bool[Tensor, " actions"] | None = None  # first actions of turns; None where each row is one turn
@@ -69,6 +69,10 @@ class CreditInputs:
     def to_actions(self, row_values: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " actions"]:
         """Every action gets the value of its row."""
         return row_values[row_numbers(self.action_counts)]
+
+    def in_warm_up(self, updates: int) -> bool:
+        """Whether the critic trains alone yet, by a warm-up of at most so many updates; before the first it does."""
+        return self.update <= updates and not self.critic_is_ready
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,8 @@ class GAE:
     """Generalised advantage estimation (1506.02438); the critic's targets may have a λ of their own.
 
     `lam_length_alpha` takes the policy's λ from the length of the row instead of `lam` (VAPO, 2504.05118); the critic
-    keeps `lam_critic`, or `lam` where none is given. Before the first update and in the first `warmup_updates` its
-    targets have `warmup_lam`.
+    keeps `lam_critic`, or `lam` where none is given. Before the first update and in the first `warmup_updates`, or
+    until the critic is ready, its targets have `warmup_lam`.
     """
 
     gamma: float = 1.0
@@ -118,7 +122,7 @@ class GAE:
     def credit(self, inputs: CreditInputs) -> Credit:
         """Advantages by the policy's λ; targets are values plus advantages by the critic's λ."""
         advantages = self._walk(inputs, self.policy_lam(inputs.action_counts))
-        lam = self.critic_lam(inputs.update, critic_is_ready=inputs.critic_is_ready)
+        lam = self.critic_lam(inputs)
         gaps = advantages if lam is None else self._walk(inputs, lam)
         return Credit(advantages, gaps + inputs.values)
 
@@ -126,9 +130,9 @@ class GAE:
         """λ of the policy's advantages: fixed, or by the length of the row."""
         return self.lam if self.lam_length_alpha is None else length_adaptive_lam(action_counts, self.lam_length_alpha)
 
-    def critic_lam(self, update: int, *, critic_is_ready: bool = False) -> float | None:
-        """λ of the critic's targets in an update, where it is not the policy's."""
-        if update <= self.warmup_updates and not critic_is_ready:
+    def critic_lam(self, inputs: CreditInputs) -> float | None:
+        """λ of the critic's targets, where it is not the policy's."""
+        if inputs.in_warm_up(self.warmup_updates):
             return self.warmup_lam
         if self.lam_critic is None and self.lam_length_alpha is not None:
             return self.lam

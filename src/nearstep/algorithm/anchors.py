@@ -3,7 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearstep.algorithm.correction import log_ratios
+from nearstep.algorithm.kl import log_ratios
 from nearstep.algorithm.precision import wide
 from nearstep.algorithm.trust_regions import TokenLogprobs
 

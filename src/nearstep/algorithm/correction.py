@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearstep.algorithm.kl import LOG_RATIO_LIMIT
+from nearstep.algorithm.kl import LOG_RATIO_LIMIT, log_ratios
 from nearstep.algorithm.precision import wide
 from nearstep.algorithm.ragged import row_numbers, sum_by_row
 from nearstep.algorithm.trust_regions import ActionRows
@@ -117,11 +117,6 @@ class Corrections:
 
 
 UNCORRECTED = Corrections()
-
-
-def log_ratios(trainer: Float[Tensor, "*shape"], engine: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """log π_old − log μ at every sampled token, held within ±20, in float32 at least."""
-    return (wide(trainer) - wide(engine)).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
 def unlimited(rule: CorrectionRule) -> CorrectionRule:

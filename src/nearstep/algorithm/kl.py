@@ -24,6 +24,11 @@ def adapted_kl_coef(kl_coef: float, kl: float, *, target: float, horizon: int, e
     return kl_coef * (1 + error * episodes / horizon)
 
 
+def log_ratios(logprobs: Float[Tensor, "*shape"], old_logprobs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """log π − log π_old at every token, held within ±20, in float32 at least."""
+    return (wide(logprobs) - wide(old_logprobs)).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+
+
 def kl_estimate(
     logprobs: Float[Tensor, " actions"], ref_logprobs: Float[Tensor, " actions"], estimator: KLEstimator
 ) -> Float[Tensor, " actions"]:

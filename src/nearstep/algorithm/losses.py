@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearstep.algorithm.kl import LOG_RATIO_LIMIT
+from nearstep.algorithm.kl import log_ratios
 from nearstep.algorithm.precision import wide
 from nearstep.algorithm.ragged import row_numbers, sum_by_row
 
@@ -17,7 +17,7 @@ def probability_ratio(
     logprobs: Float[Tensor, " actions"], old_logprobs: Float[Tensor, " actions"]
 ) -> Float[Tensor, " actions"]:
     """π / π_old at each sampled token; the log-ratio is held within ±20 so that it stays finite."""
-    return (wide(logprobs) - wide(old_logprobs)).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    return log_ratios(logprobs, old_logprobs).exp()
 
 
 def policy_loss(

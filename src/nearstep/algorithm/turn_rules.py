@@ -61,7 +61,7 @@ def turn_returns(
 class TurnGAE:
     """Generalised advantage estimation by turn (Turn-PPO, 2512.17008); the critic's targets may have a λ of their own.
 
-    In the first `warmup_updates` the targets have `warmup_lam`.
+    Before the first update and in the first `warmup_updates`, or until the critic is ready, they have `warmup_lam`.
     """
 
     gamma: float = 0.99
@@ -76,7 +76,7 @@ class TurnGAE:
         """Each token has its turn's advantage; targets are by the critic's λ."""
         starts = places_in_row(inputs.action_counts) == 0 if inputs.turn_starts is None else inputs.turn_starts
         advantages = self._walk(inputs, starts, self.lam)
-        lam = self.warmup_lam if inputs.update <= self.warmup_updates else self.lam_critic
+        lam = self.warmup_lam if inputs.in_warm_up(self.warmup_updates) else self.lam_critic
         gaps = advantages if lam is None else self._walk(inputs, starts, lam)
         return Credit(advantages, turn_returns(gaps, inputs.rewards, inputs.values, starts))
 

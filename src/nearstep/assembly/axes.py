@@ -52,7 +52,7 @@ class Axes:
     """The choice on each axis, checked."""
 
     trust_region: TrustRegion
-    ratio_limit: float | None  # largest importance weight of a token
+    ratio_limit: float | None  # largest ratio that a token's loss counts with
     advantage: Advantage
     whiten_advantages: bool
     kl_controller: KLController
@@ -107,7 +107,7 @@ def trust_region(config: PPOConfig, own: object = None) -> TrustRegion:
 
 
 def ratio_limit(config: PPOConfig, region: TrustRegion) -> float | None:
-    """The largest importance weight: ratio_cap if given, else 20 for divergences and none for the others."""
+    """The largest ratio that counts: ratio_cap if given, else 20 for divergences and none for the others."""
     if config.ratio_cap is None and isinstance(region, DIVERGENCE_REGIONS):
         return DIVERGENCE_RATIO_LIMIT
     return config.ratio_cap

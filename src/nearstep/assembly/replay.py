@@ -87,7 +87,7 @@ def replay_row(config: PPOConfig, run: Path, *, update: int, row: int, inputs: R
         state.begin_update()
         sampled = sample(drawn, r, state)
         prompts, rollout, scores = sampled.batch
-        experience = make_experience(rollout, scores, r, state, prompts, sampled.kept)
+        experience = make_experience(rollout, scores, r, state, prompts=prompts, kept=sampled.kept)
         r.rewards.close()
         r.engine.close()
     if row >= len(experience):

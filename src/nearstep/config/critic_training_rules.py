@@ -36,6 +36,12 @@ def critic_training_problems(config: AllSettings, *, schedule: str, own_advantag
             "one out",
             ("vf_pretrain_rollouts", "critic_columns"),
         )
+    if config.vf_pretrain_rollouts is not None and config.normalize_scores_apart:
+        yield Problem(
+            "normalize_scores_apart scales every reward by itself, and vf_pretrain_rollouts has their sums alone: "
+            "leave one out",
+            ("vf_pretrain_rollouts", "normalize_scores_apart"),
+        )
     if config.baseline_fallback != "none" and own_advantage:
         yield Problem(
             "baseline_fallback belongs to advantage = gae: put your own rule into "

@@ -188,7 +188,9 @@ class PolicySettings(Settings):
         None, "no further epoch once policy/approxkl_avg of one is above 1.5 × this", above=0
     )
     ratio_cap: float | None = option(
-        None, "largest importance weight of a token; if not given 20 for divergences, no limit for clip", above=0
+        None,
+        "largest ratio that a token's loss counts with; if not given 20 for divergences, no limit for the others",
+        above=0,
     )
 
 

@@ -69,7 +69,7 @@ class GoodRowsNLL:
 
 def _good_actions(experience: Experience) -> Bool[Tensor, " actions"]:
     assert experience.good is not None, "rows are marked where this loss is in use"
-    return experience.good.repeat_interleave(experience.rollout.action_counts)
+    return experience.of_actions(experience.good)
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,10 @@ class BatchSizes:
             return []
         smallest, largest = self.batch // self.minibatches, math.ceil(self.batch / self.minibatches)
         rows = f"{smallest}" if smallest == largest else f"{smallest} or {largest}"
-        limit = " at most" if planned.may_end_early else ""
+        limit, least = (" at most", "≥ ") if planned.may_end_early else ("", "")
         alone = f", alone in the first {planned.critic_only} updates{limit}" if planned.critic_only else ""
         critic = f"; the critic takes {planned.critic:,}{alone}" if planned.critic else ""
-        return [("optimizer steps", f"{planned.policy:,}", f"of the policy, on {rows} rows each{critic}")]
+        return [("optimizer steps", f"{least}{planned.policy:,}", f"of the policy, on {rows} rows each{critic}")]
 
     def passes(self, updates: int) -> float:
         """Passes over the prompts that so many updates make; of a stream the share of the run."""

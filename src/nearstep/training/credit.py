@@ -141,13 +141,15 @@ def credit_inputs(
     config: PPOConfig,
     backend: Backend,
     *,
+    counted: Bool[Tensor, " episodes"],
     update: int,
     first_row: int,
     critic_is_ready: bool,
 ) -> CreditInputs:
     """What a rule for advantages is given. A state after the last action has a value where something follows it.
 
-    Everything is by episode: the segments of one, where it has several, are one row.
+    Everything is by episode: the segments of one, where it has several, are one row. Episodes that are not `counted`
+    have no score, or do not train for a gate.
     """
     episodes = rollout.by_episode()
     has_future = rewarded.after_eos | ~episodes.finished if config.bootstrap_truncated else rewarded.after_eos
@@ -163,7 +165,7 @@ def credit_inputs(
         action_counts=episodes.action_counts,
         final_values=final_values,
         final_advantages=torch.where(rewarded.after_eos, rewarded.final_rewards - final_values, 0),
-        scored=scores.scored,
+        scored=counted,
         update=update,
         response_length=config.response_length,
         turn_starts=episodes.turn_starts,

@@ -58,7 +58,7 @@ class CriticText:
         if prompts is None:
             raise TrainingError(
                 "critic_columns: the critic reads columns of the prompts, and none were given: pass them, "
-                "make_experience(rollout, scores, recipe, state, prompts)"
+                "make_experience(rollout, scores, recipe, state, prompts=prompts)"
             )
         written = self._written(prompts)
         leads, cut = [], []

@@ -1,12 +1,13 @@
 """How a scored rollout becomes experience: log-probs of the reference, values, rewards, advantages, returns."""
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from nearstep.algorithm.anchors import share_by_age
 from nearstep.algorithm.correction import CorrectionRule
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
-from nearstep.algorithm.ragged import row_numbers, sum_by_row
+from nearstep.algorithm.ragged import sum_by_row
 from nearstep.algorithm.statistics import whiten
 from nearstep.algorithm.trust_regions import TokenLogprobs
 from nearstep.metrics import ExplainedVariance, Max, Mean, Metric, Metrics, Std
@@ -36,31 +37,39 @@ from nearstep.training.state import State
 from nearstep.types import CriticLeads, Experience, Prompts, Rollout, Scores
 
 
-@torch.no_grad()
 def make_experience(
     rollout: Rollout,
     scores: Scores,
     r: Recipe,
     state: State | None = None,
+    *,
     prompts: Prompts | None = None,
-    kept: Tensor | None = None,
+    kept: Bool[Tensor, " episodes"] | None = None,
 ) -> Experience:
     """Annotate a rollout with everything an update needs; it stays fixed for every epoch.
 
     `state` carries what earlier updates left behind (moments of the scores, the KL coefficient); without it the run
     begins here. A critic that reads columns of the data set (critic_columns) needs the `prompts`. `kept` are the
-    episodes that a gate lets train, all if not given: the others count in no whitening.
+    episodes that a gate lets train, all if not given: the others count in no statistic that advantages depend on.
     """
     if state is None:
         state = State()
         state.begin_update()
         state.update_score_moments(scores, r.config, r.backend)
-    return with_auxiliary_inputs(_annotated(rollout, scores, r, state, prompts, kept), scores, r)
+    return with_auxiliary_inputs(annotate(rollout, scores, r, state, prompts, kept), scores, r)
 
 
-def _annotated(
-    rollout: Rollout, scores: Scores, r: Recipe, state: State, prompts: Prompts | None, kept: Tensor | None
+@torch.no_grad()
+def annotate(
+    rollout: Rollout,
+    scores: Scores,
+    r: Recipe,
+    state: State,
+    prompts: Prompts | None = None,
+    kept: Bool[Tensor, " episodes"] | None = None,
 ) -> Experience:
+    """What PPO itself needs: all but the inputs of auxiliary losses."""
+    counted = scores.scored if kept is None else scores.scored & kept
     config, first_row = r.config, first_episode(rollout, r.backend)
     episodes, last = rollout.by_episode(), rollout.last_segments()
     ref_logprobs = reference_logprobs(rollout, r)
@@ -72,25 +81,17 @@ def _annotated(
     other = dense_rewards(scores, rollout).to(shaped.dtype)
     if config.kl_in == "reward" and ref_logprobs is not None:
         other = other - kl_coef * kl_estimate(rollout.logprobs, ref_logprobs, config.kl_estimator)
-    rewarded = token_rewards(
-        shaped,
-        other,
-        scores.scored,
-        episodes,
-        after_eos=rows_scored_after_eos(last, config, has_critic=r.models.critic is not None),
-        whiten_with=r.backend.add_up if config.whiten_rewards else None,
-    )
+    after_eos = rows_scored_after_eos(last, config, has_critic=r.models.critic is not None)
+    whiten_with = r.backend.add_up if config.whiten_rewards else None
+    rewarded = token_rewards(shaped, other, counted, episodes, after_eos=after_eos, whiten_with=whiten_with)
     inputs = credit_inputs(
         rewarded, states, scores, rollout, config, r.backend,
-        update=state.update, first_row=first_row, critic_is_ready=state.critic_is_ready,
+        counted=counted, update=state.update, first_row=first_row, critic_is_ready=state.critic_is_ready,
     )  # fmt: skip
     credit = give_credit(r.advantage, inputs, has_token_rewards=scores.dense is not None)
     advantages = credit.advantages
     if r.whiten_advantages:
-        counted = inputs.to_actions(scores.scored if kept is None else scores.scored & kept)
-        advantages = whiten(advantages, counted=counted, add_up=r.backend.add_up)
-    learnable = last.finished if config.mask_truncated_completions else torch.ones_like(last.finished)
-    learnable = learnable if kept is None else learnable & kept
+        advantages = whiten(advantages, counted=inputs.to_actions(counted), add_up=r.backend.add_up)
     numbers = torch.arange(first_row, first_row + len(last), device=rollout.tokens.device)
     return Experience(
         rollout=rollout,
@@ -109,12 +110,12 @@ def _annotated(
         final_values=at_last_rows(inputs.final_values, rollout),
         final_returns=at_last_rows(rewarded.final_rewards, rollout),
         train_final=at_last_rows(rewarded.after_eos, rollout),
-        trained=on_all_rows(scores.scored & learnable, rollout),
+        trained=on_all_rows(counted & last.finished if config.mask_truncated_completions else counted, rollout),
         kl_coef=kl_coef,
         explained_variance=credit.explained_variance,
         fell_back=credit.fell_back,
         critic_leads=leads,
-        anchor_share=anchor_share(rollout, state.update) if config.anchor == "interpolated" else None,
+        anchor_share=_anchor_share(rollout, state.update) if config.anchor == "interpolated" else None,
     )
 
 
@@ -171,12 +172,9 @@ def anchor_logprobs(
     return computed, checked_importance(correction, computed.sampled, recorded.sampled, rows)
 
 
-def anchor_share(rollout: Rollout, update: int) -> Tensor:
+def _anchor_share(rollout: Rollout, update: int) -> Tensor:
     """How far an interpolated anchor lies from the engine's log-probs towards the current ones, by action."""
-    versions = rollout.action_versions
-    if versions is None:
-        versions = rollout.policy_version[row_numbers(rollout.action_counts)]
-    return share_by_age(versions, update).to(rollout.logprobs.dtype)
+    return share_by_age(rollout.versions, update).to(rollout.logprobs.dtype)
 
 
 def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:

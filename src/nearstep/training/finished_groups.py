@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearstep.algorithm.ragged import places_in_row, row_groups, row_numbers, sum_by_row
+from nearstep.algorithm.ragged import places_in_row, row_numbers, sum_by_row
 from nearstep.algorithm.shaping import add_scores
 from nearstep.models.forward.forward import rollout_values
 from nearstep.training.credit import shape_scores
 from nearstep.training.experience import dense_rewards
+from nearstep.training.frozen_passes import PassLimits
 from nearstep.training.gates import FinishedGroups
 from nearstep.training.joining import ScoredRows
 from nearstep.training.recipe import Recipe
@@ -51,11 +52,8 @@ def _column(by_name: dict[str, Tensor], name: str) -> Tensor:
 
 def first_returns(rows: ScoredRows, r: Recipe, state: State) -> Float[Tensor, " rows"]:
     """Σ γ^t reward of each row from its first action on, without a KL penalty; NaN for a row that was not scored."""
-    rollout, scores = rows.rollout, rows.scores
-    counts, shaped = (
-        rollout.action_counts,
-        shape_scores(scores, rollout, r.config, state.score_moments, state.part_moments),
-    )
+    rollout, scores, counts = rows.rollout, rows.scores, rows.rollout.action_counts
+    shaped = shape_scores(scores, rollout, r.config, state.score_moments, state.part_moments)
     rewards = add_scores(dense_rewards(scores, rollout), shaped, counts, at_last=torch.ones_like(rollout.finished))
     discounts = r.config.gamma ** places_in_row(counts).double()
     returns = sum_by_row(rewards.double() * discounts, counts).to(shaped.dtype)
@@ -73,10 +71,7 @@ def prompt_values(rows: ScoredRows, r: Recipe) -> Float[Tensor, " rows"]:
     rollout = rows.rollout
     leads = None if r.critic_text is None else r.critic_text.leads(rows.prompts, rollout)
     begun = first_actions(rollout if leads is None else rollout.with_leads(leads))
-    lengths, shared = torch.stack([begun.row_lengths, begun.shared_prompts]).tolist()
-    groups = row_groups(lengths, r.batch.micro_tokens, r.config.local_rollout_forward_batch_size, shared)
-    parts = [begun.select(torch.arange(part.start, part.stop, device=rollout.tokens.device)) for part in groups]
-    values = torch.cat([rollout_values(critic, part).before_actions for part in parts])
+    values = torch.cat([rollout_values(critic, part).before_actions for part in PassLimits.of(r).parts(begun)])
     return values.new_full((len(rollout),), torch.nan).masked_scatter(begun.action_counts > 0, values)
 
 

@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nearstep.algorithm.ragged import row_groups
 from nearstep.common.errors import TrainingError
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.models.roles import Policy, Reference
 from nearstep.training.recipe import Recipe
-from nearstep.types import Rollout, row_groups
+from nearstep.types import Rollout
 
 
 @dataclass(frozen=True)

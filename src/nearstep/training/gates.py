@@ -103,7 +103,7 @@ class ValueGap:
         assert groups.values is not None
         gap = (groups.returns - groups.values).abs().nanmean(1)
         gap = torch.where(gap > self.low, gap, -math.inf)  # NaN, too: where nothing was scored
-        most = math.ceil(self.share * len(gap))
+        most = math.ceil(self.share * len(gap) - 1e-9)  # 0.7 of ten is seven, though 0.7 × 10 is a little more
         first = torch.zeros(len(gap), dtype=torch.bool, device=gap.device)
         first[gap.argsort(descending=True, stable=True)[:most]] = True
         return first & gap.isfinite()

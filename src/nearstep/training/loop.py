@@ -35,7 +35,7 @@ def train(r: Recipe, state: State) -> None:
         prompts, rollout, scores = sampled.batch
         state.watch_spread(scores, r.backend)
         with r.clock("experience"):
-            experience = make_experience(rollout, scores, r, state, prompts, sampled.kept)  # 3 annotate
+            experience = make_experience(rollout, scores, r, state, prompts=prompts, kept=sampled.kept)  # 3 annotate
             probed = probes.look(prompts, experience, state.update)
         with r.clock("update"):
             phases = phases_now(r.schedule, state.update, critic_is_ready=state.critic_is_ready)

@@ -3,8 +3,8 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearstep.algorithm.correction import UNCORRECTED, CorrectionRule, log_ratios, unlimited
-from nearstep.algorithm.kl import kl_estimate
+from nearstep.algorithm.correction import UNCORRECTED, CorrectionRule, unlimited
+from nearstep.algorithm.kl import kl_estimate, log_ratios
 from nearstep.algorithm.ragged import sum_by_row
 from nearstep.algorithm.trust_regions import ActionRows
 from nearstep.common.errors import TrainingError

@@ -48,7 +48,7 @@ class PolicyTerms:
     """What the policy's loss is made of."""
 
     trust_region: TrustRegion
-    ratio_limit: float | None  # largest importance weight of a token
+    ratio_limit: float | None  # largest ratio that a token's loss counts with
     ratio_level: Literal["token", "turn", "sequence"]
     aggregation: LossAggregation
     kl_estimator: KLEstimator | None  # of the KL as a term of the loss; None where it is none

@@ -8,7 +8,7 @@ from nearstep.common.errors import TrainingError
 from nearstep.common.random_streams import stream
 from nearstep.common.telling import tell
 from nearstep.metrics import ExplainedVariance, Metrics
-from nearstep.training.experience import make_experience
+from nearstep.training.experience import annotate
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
 from nearstep.training.state import State, Steps
@@ -51,7 +51,7 @@ def _one_pass(epoch: int, stored: StoredRollouts, past: State, r: Recipe) -> tup
     draws = stream(r.config.seed, "pretraining", epoch)
     for place, number in enumerate(torch.randperm(len(updates), generator=draws).tolist()):
         rollout, scores = stored.share(updates[number], r.backend)
-        experience = make_experience(rollout, scores, r, past)
+        experience = annotate(rollout, scores, r, past)
         experience = experience.select(experience.trained.nonzero().squeeze(-1))
         if sum(r.backend.gather(len(experience))) == 0:
             continue

@@ -16,7 +16,7 @@ from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.models.roles import Policy
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
-from nearstep.training.schedules import CriticSchedule, planned_steps
+from nearstep.training.schedules import CriticSchedule, planned_steps, without_warm_up
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,12 @@ class Pretraining:
 
 
 def steps_before(update: int, schedule: CriticSchedule, minibatches: int) -> int:
-    """Optimizer steps of the policy that are planned before an update; those that an early stop saves count as well."""
-    return planned_steps(schedule, update - 1, minibatches).policy
+    """Optimizer steps of the policy that a schedule plans before an update.
+
+    Those that an early stop saves count as well, and so do those of a warm-up as if there were none: it may end early,
+    and no step's texts depend on when.
+    """
+    return planned_steps(without_warm_up(schedule), update - 1, minibatches).policy
 
 
 def pretraining_losses(

@@ -168,7 +168,7 @@ class Recipe:
     generation: GenerationSettings  # of training; evaluation has its own
     rewards: RewardModule
     trust_region: TrustRegion
-    ratio_limit: float | None  # largest importance weight of a token
+    ratio_limit: float | None  # largest ratio that a token's loss counts with
     correction: CorrectionRule  # for an engine that is not quite the trainer
     advantage: Advantage
     whiten_advantages: bool

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import torch
 
+from nearstep.algorithm.anchors import interpolated
 from nearstep.algorithm.correction import Correction
+from nearstep.algorithm.trust_regions import TokenLogprobs
 from nearstep.metrics import EffectiveSampleSize, Mean, Metrics
 from nearstep.training.frozen_passes import PassLimits, logprobs_under
 from nearstep.training.mismatch import action_rows
@@ -18,11 +20,14 @@ def reweighted(experience: Experience, band: RatioBand, r: Recipe) -> tuple[Expe
     """The experience with a weight for the state before every action, fixed for all epochs, and what they are like.
 
     The weight is π/π_old of the action taken there, π the policy as it is now (one more forward pass) and π_old what
-    ratios are taken against: a sample of the old policy's then stands for what the new one would do. Outside the band
-    it is 0. Of each token alone, whatever ratio_level is. Source: PACT (2609.26355, at second hand).
+    ratios are taken against (an interpolated anchor where it stands now): a sample of the old policy's then stands for
+    what the new one would do. Outside the band it is 0. Of each token alone, whatever ratio_level is. Source: PACT
+    (2609.26355, at second hand).
     """
-    old = experience.old_logprobs
+    old, share = experience.old_logprobs, experience.anchor_share
     now = logprobs_under(r.models.policy, experience.rollout, r.sampling, PassLimits.of(r)) if len(experience) else old
+    if share is not None:
+        old = interpolated(TokenLogprobs(old), TokenLogprobs(now), share).sampled
     weights = Correction(action="mask", low=band.low, high=band.high).importance(
         now, old, action_rows(experience.rollout)
     )

@@ -16,6 +16,7 @@ SAMPLING = (
     "max_prompt_length", "shuffle_dataset", "shuffle_buffer",
     "sampler", "pool_borders", "pool_weights",
 )  # fmt: skip
+AS_BEFORE = {"sampler": "auto", "gate_fill": None}  # of folders from before these settings: what was sampled then
 REFILLING = ("gate_fill", "gate", "gate_low", "gate_high", "gate_share", "refill_rounds")  # only with a refill
 
 
@@ -55,7 +56,7 @@ class RolloutOrigin:
             yield f"number of processes: {self.processes} → {now.processes}"
         if self.batch != now.batch:
             yield f"batch_size: {self.batch} → {now.batch}"
-        for name, value in self.settings.items():
+        for name, value in (AS_BEFORE | self.settings).items():
             if value != now.settings.get(name):
                 yield f"{name}: {shorten(value)} → {shorten(now.settings.get(name))}"
         if self.data != now.data:

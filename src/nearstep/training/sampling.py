@@ -139,12 +139,12 @@ def _keeps(gate: Gate | None, groups: FinishedGroups) -> Bool[Tensor, " groups"]
 def stand_ins(kept: Bool[Tensor, " groups"], seed: int, update: int) -> dict[int, int]:
     """For each place of the batch that was dropped a kept one, drawn by the seed: each as often as any other, but for
     one time. Nothing where none was kept."""
-    good: list[int] = kept.nonzero().flatten().tolist()
-    if not good:
+    there: list[int] = kept.nonzero().flatten().tolist()
+    if not there:
         return {}
-    order = torch.randperm(len(good), generator=stream(seed, "stand-ins", update)).tolist()
-    gone: list[int] = (~kept).nonzero().flatten().tolist()
-    return {place: good[order[number % len(good)]] for number, place in enumerate(gone)}
+    order = torch.randperm(len(there), generator=stream(seed, "stand-ins", update)).tolist()
+    dropped: list[int] = (~kept).nonzero().flatten().tolist()
+    return {place: there[order[number % len(there)]] for number, place in enumerate(dropped)}
 
 
 def gate_metrics(kept: Bool[Tensor, " groups"], rounds: Sequence[FinishedGroups]) -> Metrics:

@@ -104,9 +104,12 @@ class Joint:
 
 def phases_now(schedule: CriticSchedule, update: int, *, critic_is_ready: bool) -> list[Phase]:
     """What happens after the rollout of an update. Once the critic is ready its warm-up is over, wherever it stands."""
-    if critic_is_ready and isinstance(schedule, WarmUp):
-        schedule = schedule.schedule
-    return schedule.phases(update)
+    return (without_warm_up(schedule) if critic_is_ready else schedule).phases(update)
+
+
+def without_warm_up(schedule: CriticSchedule) -> CriticSchedule:
+    """What goes on after the warm-up; the schedule itself where it has none."""
+    return schedule.schedule if isinstance(schedule, WarmUp) else schedule
 
 
 def reweighting_problem(phases: Sequence[Phase]) -> str | None:

@@ -70,9 +70,11 @@ class State:
         if config.normalize_scores == "none":
             return
         if config.normalize_scores_apart:
+            names = sorted({name for there in backend.gather([*scores.parts]) for name in there})
+            nothing = torch.full_like(scores.total, torch.nan)  # of a process that has no row of this round
+            parts = {name: scores.parts.get(name, nothing) for name in names}
             found = {
-                name: Moments.of(part[scores.scored & ~part.isnan()], backend.add_up)
-                for name, part in sorted(scores.parts.items())
+                name: Moments.of(part[scores.scored & ~part.isnan()], backend.add_up) for name, part in parts.items()
             }
             self.part_moments = {name: self.part_moments.get(name, Moments()) + each for name, each in found.items()}
         else:
@@ -117,7 +119,7 @@ class State:
         wanted = config.vf_warmup_until
         if wanted is None or self.critic_is_ready or self.update >= config.vf_warmup_updates:
             return
-        counted = scores.scored.repeat_interleave(experience.rollout.action_counts)
+        counted = scores.scored.repeat_interleave(experience.rollout.by_episode().action_counts)
         here = ExplainedVariance.of(experience.returns[counted], experience.values[counted]).cpu()
         explained = sum(backend.gather(Metrics({EXPLAINED: here})), start=Metrics()).numbers().get(EXPLAINED)
         self.critic_is_ready = explained is not None and explained >= wanted

@@ -135,6 +135,8 @@ def _warn_of_skipped_step(minibatch: Experience, metrics: Metrics, update: int) 
         "log-probs at sampling": minibatch.old_logprobs,
         "log-probs of the reference": minibatch.ref_logprobs,
         "log-probs of the teacher": minibatch.teacher_logprobs,
+        "weights of the correction": minibatch.importance,
+        "weights of states": minibatch.value_weights,
         "values": minibatch.values,
         "rewards": minibatch.rewards,
         "advantages": minibatch.advantages,
