@@ -81,7 +81,7 @@ WRONG = {
     ),
     "one ratio for tokens that are compared": (
         {"ratio_level": "turn", "trust_region": "sat"},
-        "trust_region = sat compares the ratios of a row's tokens: with ratio_level = turn use one of clip, unbounded, ",
+        "trust_region = sat compares the ratios of a row's tokens: with ratio_level = turn use one of clip, ",
     ),
     "floor above cap": (
         {"anchor": "recomputed", "correction_low": 3, "correction_high": 2},
