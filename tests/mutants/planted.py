@@ -82,7 +82,7 @@ BUGS = (
         "kl / target - 1", "1 - kl / target", ("tests/algorithm/test_options.py",)),
     # Policy and critic
     Bug("the ratio is upside down", "algorithm/losses.py",
-        "(wide(logprobs) - wide(old_logprobs)).clamp(", "(wide(old_logprobs) - wide(logprobs)).clamp(", LOSSES),
+        "log_ratios(logprobs, old_logprobs).exp()", "log_ratios(old_logprobs, logprobs).exp()", LOSSES),
     Bug("clipped on the wrong side", "algorithm/trust_regions.py",
         "(advantages > 0) & (ratio > 1 + self.high)", "(advantages < 0) & (ratio > 1 + self.high)", LOSSES),
     Bug("the divergence mask has the wrong sign", "algorithm/trust_regions.py",
