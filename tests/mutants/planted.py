@@ -81,7 +81,7 @@ BUGS = (
     Bug("the adaptive coefficient runs away from its target", "algorithm/kl.py",
         "kl / target - 1", "1 - kl / target", ("tests/algorithm/test_options.py",)),
     # Policy and critic
-    Bug("the ratio is upside down", "algorithm/losses.py",
+    Bug("the ratio is upside down", "algorithm/kl.py",
         "(wide(logprobs) - wide(old_logprobs)).clamp(", "(wide(old_logprobs) - wide(logprobs)).clamp(", LOSSES),
     Bug("clipped on the wrong side", "algorithm/trust_regions.py",
         "(advantages > 0) & (ratio > 1 + self.high)", "(advantages < 0) & (ratio > 1 + self.high)", LOSSES),
