@@ -54,6 +54,7 @@ def rounded(weights: dict[str, Tensor], precision: torch.dtype) -> dict[str, Ten
 
 
 def _rounded(matrix: Tensor, precision: torch.dtype) -> Tensor:
-    largest = matrix.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)
+    least = torch.finfo(matrix.dtype).tiny * 1e6  # a row of zeros, as of adapters at their start, stays one
+    largest = matrix.abs().amax(dim=1, keepdim=True).clamp(min=least)
     scale = torch.finfo(precision).max / largest if torch.finfo(precision).bits == 8 else torch.ones_like(largest)
     return (matrix * scale).to(precision).to(matrix.dtype) / scale

@@ -100,10 +100,12 @@ def test_a_critic_on_the_policys_weights_runs(flags, given, tmp_path):
     assert (tmp_path / "out" / "value" / "config.json").is_file()
 
 
-def test_file_beats_recipe_and_flag_beats_both(given, tmp_path):
+def test_file_beats_recipe_and_flag_beats_both(given, tmp_path, capsys):
     (tmp_path / "run.yaml").write_text("temperature: 0.5\nkl-coef: 0.3\n")
     settings = PPO.read(["--recipe", "divergence", "--config", str(tmp_path / "run.yaml"), "--kl_coef", "0.4", *given])
     assert (settings.trust_region, settings.temperature, settings.kl_coef) == ("binary_tv", 0.5, 0.4)
+    said = f"--recipe divergence: {tmp_path / 'run.yaml'} has other values of temperature, and they hold"
+    assert said in capsys.readouterr().err
 
 
 def test_an_unknown_recipe_names_the_nearest(given, capsys):

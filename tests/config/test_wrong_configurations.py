@@ -79,6 +79,10 @@ WRONG = {
         {"ratio_level": "sequence", "trust_region": "topk_kl"},
         "trust_region = topk_kl compares distributions of single tokens",
     ),
+    "one ratio for tokens that are compared": (
+        {"ratio_level": "turn", "trust_region": "sat"},
+        "trust_region = sat compares the ratios of a row's tokens: with ratio_level = turn use one of clip, ",
+    ),
     "floor above cap": (
         {"anchor": "recomputed", "correction_low": 3, "correction_high": 2},
         "correction_low = 3 is above correction_high = 2",

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from nearstep import ModelError, PPOConfig
+from nearstep.algorithm.value_heads import LinearHead
 from nearstep.models.adapter_methods import METHODS
 from nearstep.models.adapters import (
     POLICY_TASKS,
@@ -144,7 +145,7 @@ def test_a_critic_under_adapters_stands_on_the_weights_as_they_were(kind):
     model = start()
     before = copy.deepcopy(model.model)
     adapted = moved(add_adapters(model, lora(**LORA[kind]), seed=0))
-    critic = critic_under_adapters(adapted, lora(**LORA[kind]), 257, seed=0)
+    critic = critic_under_adapters(adapted, lora(**LORA[kind]), 257, LinearHead(0.2), seed=0)
     states = critic.get_base_model().model(input_ids=IDS[None]).last_hidden_state
     torch.testing.assert_close(states, before(input_ids=IDS[None]).last_hidden_state, atol=1e-5, rtol=1e-5)
     learns = {id(weight) for weight in critic.parameters() if weight.requires_grad}

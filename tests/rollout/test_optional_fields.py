@@ -133,12 +133,12 @@ def test_inputs_beside_tokens_are_refused_where_a_model_would_have_to_read_them(
 
 def test_written_rollouts_keep_all_of_it(tmp_path):
     folder = RolloutFolder(tmp_path, 0, RolloutOrigin(1, 2, "", 0, {}))
-    folder.write(7, GOOD, Scores(torch.tensor([1.0, 2.0])))
-    found = folder.rollout(7, torch.device("cpu"))
+    folder.write(7, 0, GOOD, Scores(torch.tensor([1.0, 2.0])))
+    found = folder.rollout(7, 0, torch.device("cpu"))
     for name in ("action_versions", "episodes", "tokens", "policy_version"):
         assert torch.equal(vars(found)[name], vars(GOOD)[name]), name
     (values,) = found.model_inputs.values()
     assert [None if each is None else each.tolist() for each in values] == [[[1.0] * 3] * 2, None, [0.0]]
-    folder.write(8, replace(GOOD, action_versions=None, episodes=None, model_inputs=None), Scores(torch.zeros(3)))
-    plain = folder.rollout(8, torch.device("cpu"))
+    folder.write(8, 0, replace(GOOD, action_versions=None, episodes=None, model_inputs=None), Scores(torch.zeros(3)))
+    plain = folder.rollout(8, 0, torch.device("cpu"))
     assert (plain.action_versions, plain.episodes, plain.model_inputs) == (None, None, None)

@@ -36,6 +36,11 @@ class Fine:
         return -now.sampled.sum(), Metrics()
 
 
+class CountsInPython(Fine):
+    def count(self, rows):
+        return len(rows.old_logprobs)
+
+
 class NoCount:
     coef, name, needs_log_normalizers = 1.0, "mine", False
 
@@ -96,6 +101,7 @@ def test_a_broken_loss_is_caught(law, loss):
     with pytest.raises(ConformanceError, match=f"breaks the law '{law}'"):
         check_auxiliary_loss(loss)
     assert check_auxiliary_loss(Fine())
+    assert check_auxiliary_loss(CountsInPython())
 
 
 @pytest.fixture(scope="module")

@@ -241,6 +241,11 @@ class Halved(Correction):
         return super().importance(trainer, engine, rows) / 2
 
 
+class Inverted(Correction):
+    def importance(self, trainer, engine, rows):
+        return super().importance(engine, trainer, rows)
+
+
 class Writes(Correction):
     def importance(self, trainer, engine, rows):
         trainer.clamp_(max=0).sub_(1e-3)
@@ -252,6 +257,7 @@ class Writes(Correction):
     [
         (Log(), "one_weight_each"), (Unheld(), "one_weight_each"), (OfTheBatch(), "own_row"), (Halved(), "agreement"),
         (Writes(), "inputs_untouched"), (Correction(low=1.5), "agreement"), (object(), "protocol"),
+        (Inverted(high=2.0), "direction"),
     ],
 )  # fmt: skip
 def test_broken_corrections_are_caught(broken, law):

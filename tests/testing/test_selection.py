@@ -129,6 +129,17 @@ class Moving(Base):
         return groups.scores.nan_to_num(-9).mean(1) > sum(self.seen) / max(len(self.seen), 1)
 
 
+@dataclass
+class Alternating(Base):
+    """Every other round, which nobody saves."""
+
+    rounds: int = 0
+
+    def keep(self, groups):
+        self.rounds += 1
+        return torch.full((len(groups),), self.rounds % 2 == 0)
+
+
 class NoneAtAll(Base):
     def keep(self, groups):
         return groups.scores.nan_to_num(1).mean(1) > 0.5
@@ -152,8 +163,8 @@ class ManyOnly(Base):
 
 @pytest.mark.parametrize(("broken", "law"), [
     (object, "protocol"), (ByRow, "one_bool"), (ManyOnly, "few_groups"), (Random, "repeatable"),
-    (Overwrites, "inputs_untouched"), (Moving, "round_trip"), (NoneAtAll, "nothing_scored"),
-    (First, "order_of_rows"), (AboveTheMean, "own_group"),
+    (Overwrites, "inputs_untouched"), (Moving, "round_trip"), (Alternating, "round_trip"),
+    (NoneAtAll, "nothing_scored"), (First, "order_of_rows"), (AboveTheMean, "own_group"),
 ])  # fmt: skip
 def test_broken_gates_are_caught(broken, law):
     with pytest.raises(ConformanceError, match=f"breaks the law '{law}'"):

@@ -12,6 +12,7 @@ from nearstep import ConfigError, PPOTrainer, RewardError
 from nearstep.algorithm.advantage_rules import GAE, AgainstGroup, Credit, CreditInputs, DiscountedReturn
 from nearstep.algorithm.aggregation import TokenMean
 from nearstep.algorithm.kl_controllers import AdaptiveKL, MeasuredKL, ScheduledKL
+from nearstep.algorithm.row_regions import SAT
 from nearstep.algorithm.trust_regions import BinaryTV, Clip, LoggedLoss, Unbounded
 from nearstep.assembly import axes, corrections, named_axes, selection
 from nearstep.assembly.axis_checks import fitting_schedule
@@ -350,6 +351,8 @@ def test_an_object_and_a_setting_on_one_axis(tmp_path):
         small_recipe(tmp_path, trust_region="binary_tv", parts={"trust_region": Clip()})
     with pytest.raises(ConfigError, match="BinaryTV compares distributions of single tokens"):
         small_recipe(tmp_path, ratio_level="sequence", parts={"trust_region": BinaryTV()})
+    with pytest.raises(ConfigError, match="SAT compares the ratios of a row's tokens"):
+        small_recipe(tmp_path, ratio_level="turn", parts={"trust_region": SAT()})
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,11 @@ from tests.training.runs import play, settings, small_recipe
 RECOMPUTED = {"anchor": "recomputed"}
 
 
+class SquareRoot:
+    def importance(self, trainer, engine, rows):
+        return ((trainer - engine) / 2).exp()
+
+
 def test_what_is_measured_of_a_mismatch_by_hand():
     """Rows of 2 and 1 tokens with ratios 3, 0.8 and 0.25."""
     ratios, counts = (3.0, 0.8, 0.25), torch.tensor([2, 1])
@@ -57,6 +62,10 @@ def test_what_is_measured_of_a_mismatch_by_hand():
     assert of(Correction("row", "reject", high=2.0)) == pytest.approx(
         {"policy/importance_cut": 2 / 3, "policy/importance_ess": 1 / 3}
     )
+    # A rule of the user's is held against the ratio of each token, and rounding is no limit: 3^½, 0.8^½, 0.25^½.
+    assert of(SquareRoot())["policy/importance_cut"] == 1
+    trainer = engine + 1e-6
+    assert of(SquareRoot())["policy/importance_cut"] == 0
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ class Ranged(Absolute):
         (BOUNDED | {"whiten_rewards": True}, "whiten_rewards divides rewards by another number in every update"),
         (BOUNDED | {"normalize_scores": "scale"}, "normalize_scores = scale gives scores none: set reward_clip"),
         (BOUNDED | {"non_eos_penalty": True}, "penalty_reward_value = -1 lies outside value_min = 0 and value_max = 1"),
-        (BOUNDED | {"missing_eos_penalty": 1.5}, "missing_eos_penalty = 1.5 is more than all that lies between"),
-        (BOUNDED | {"overlong_buffer": 4, "overlong_penalty": 2.0}, "overlong_penalty = 2 is more than all that lies"),
+        (BOUNDED | {"missing_eos_penalty": 1.0}, "missing_eos_penalty = 1 takes all that lies between"),
+        (BOUNDED | {"overlong_buffer": 4, "overlong_penalty": 2.0}, "overlong_penalty = 2 takes all that lies"),
         ({"value_head": "ensemble"}, "num_generations must be at least 2"),
         ({"value_head": "ensemble", "num_generations": 3, "value_members": 4}, "num_generations must be at least 4"),
         ({"vf_frozen": ["*attn*"], "critic_trunk": "shared"}, "all but the critic's head are the policy's weights"),
@@ -280,3 +280,9 @@ def test_a_checkpoint_of_another_head_is_refused_also_in_a_fork(tmp_path):
     fork = trainer_of(tmp_path / "b", total_episodes=16, kl_coef=0.0, fork_from=str(tmp_path / "a" / "checkpoint-1"))
     with pytest.raises(CheckpointError, match=r"and this run reads it with a linear head. Keep value_head"):
         fork.train()
+    without = trainer_of(
+        tmp_path / "c", total_episodes=16, kl_coef=0.0, advantage="batch_normalized",
+        fork_from=str(tmp_path / "a" / "checkpoint-1"),
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, match="this run trains policy: keep the settings that say whether there is a"):
+        without.train()

@@ -26,6 +26,7 @@ from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.named_axes import (
     ADVANTAGES,
     COMPARE_PROBABILITIES,
+    COMPARE_TOKENS,
     CRITIC_SCHEDULES,
     DIVERGENCE_RATIO_LIMIT,
     DIVERGENCE_REGIONS,
@@ -71,10 +72,12 @@ def choose_axes(config: PPOConfig, inputs: RunInputs, updates: int) -> Axes:
     controller = kl_controller(config, inputs.kl_controller, updates)
     schedule = critic_schedule(config, inputs.critic_schedule, rule, updates)
     aggregation = loss_aggregation(config, inputs.loss_aggregation)
-    if config.ratio_level != "token" and isinstance(region, COMPARE_PROBABILITIES):
+    if config.ratio_level != "token" and isinstance(region, (*COMPARE_PROBABILITIES, *COMPARE_TOKENS)):
+        compares_tokens = isinstance(region, COMPARE_TOKENS)
+        what = "the ratios of a row's tokens" if compares_tokens else "distributions of single tokens"
         raise ConfigError(
-            f"trust region {type(region).__name__} compares distributions of single tokens: with ratio_level = "
-            f"{config.ratio_level} use Clip or Unbounded"
+            f"trust region {type(region).__name__} compares {what}: with ratio_level = {config.ratio_level} use one "
+            "that looks at the ratio of a token alone, such as Clip"
         )
     if inputs.kl_controller is not None:
         _require_kl(config)

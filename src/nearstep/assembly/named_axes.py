@@ -25,6 +25,7 @@ from nearstep.training.schedules import CriticSchedule, Decoupled, Joint, RatioB
 TV_THRESHOLD, KL_THRESHOLD = 0.15, 0.05  # 2602.04879, sanity test
 DIVERGENCE_REGIONS = (BinaryTV, BinaryKL, TopKTV, TopKKL)
 COMPARE_PROBABILITIES = (*DIVERGENCE_REGIONS, DRPO, CPPO, TRM)  # of single tokens
+COMPARE_TOKENS = (SAT,)  # of a row, which have one ratio at other levels
 DIVERGENCE_RATIO_LIMIT = 20.0
 
 # Every name of config.axes has its line here; a test compares the two.

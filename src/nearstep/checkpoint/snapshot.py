@@ -95,7 +95,12 @@ def put_back(snapshot: Snapshot, learners: Learners, state: State, place: str) -
     """
     wanted = by_network(learners)
     if snapshot.networks.keys() != wanted.keys():
-        raise CheckpointError(f"{place} holds {sorted(snapshot.networks)}, and this run trains {sorted(wanted)}")
+        held, trained = (" and ".join(sorted(networks)) for networks in (snapshot.networks, wanted))
+        raise CheckpointError(
+            f"{place} holds {held}, and this run trains {trained}: "
+            "keep the settings that say whether there is a critic (advantage, critic_trunk), or begin a run of its own "
+            "with the checkpoint's policy/ as model_name_or_path"
+        )
     values: dict[str, Any] = {**ADDED_LATER, **snapshot.state}
     for name in STATE_FIELDS:
         if name not in values:

@@ -36,8 +36,10 @@ def begin_of_run(models: Models, rows: int | None, data: str, updates: int) -> d
 
 def check_same_head(folder: Path, now: Mapping[str, Any]) -> None:
     """Raise CheckpointError where the critic's outputs meant something else when they were saved, also in a fork."""
-    before = files.read_json(folder / BEGUN).get("value_head")
-    if before != now["value_head"]:
+    begun = files.read_json(folder / BEGUN)
+    before = begun.get("value_head")
+    both_have_one = "critic" in begun["weights"] and "critic" in now["weights"]  # else the networks differ
+    if both_have_one and before != now["value_head"]:
         raise CheckpointError(
             f"{folder}: the critic was trained with {shown(before)}, and this run reads it with "
             f"{shown(now['value_head'])}. Keep value_head and its settings: the layer's numbers mean something else"

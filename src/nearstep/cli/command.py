@@ -41,8 +41,8 @@ class Command(Generic[SettingsT]):
         flagged = {current_name(name, old) for name in flags.values}
         mappings = [name for name, kind in self.settings.types.items() if kind == Names]
         file = read_config_file(flags.config_file, mappings) if flags.config_file else {}
-        in_file = file.pop("recipe", None)  # run.yaml has none: it has what the recipe said
-        recipe = flags.recipe if flags.recipe is not None or in_file is None else str(in_file)
+        of_file = file.pop("recipe", None)  # run.yaml has none: it has what the recipe said
+        recipe = flags.recipe if flags.recipe is not None or of_file is None else str(of_file)
         found = [*flags.problems, *self._recipe_problems(recipe)]
         values = {
             **self.recipes.get(recipe or "", {}),
@@ -56,7 +56,16 @@ class Command(Generic[SettingsT]):
             )
         for note in notes:
             tell(str(note.message))
+        in_file = {current_name(name, old) for name in file}
+        if flags.recipe is not None and (over := self._overruled(flags.recipe, settings, in_file - flagged)):
+            tell(f"--recipe {flags.recipe}: {flags.config_file} has other values of {', '.join(over)}, and they hold")
         return settings
+
+    def _overruled(self, recipe: str, settings: SettingsT, in_file: set[str]) -> list[str]:
+        """Settings of a recipe that is given as a flag for which the file says something else."""
+        return [
+            name for name, value in self.recipes[recipe].items() if name in in_file and vars(settings)[name] != value
+        ]
 
     def _recipe_problems(self, recipe: str | None) -> list[Problem]:
         if recipe is None or recipe in self.recipes:

@@ -25,6 +25,11 @@ def fork_words(words: Sequence[str]) -> list[str]:
     given = {word.partition("=")[0].replace("-", "_").replace("__", "--", 1) for word in words[1:]}
     if "--config" in given:
         raise ConfigError(f"--config: a fork takes its settings from {settings}; give what changes as flags")
+    if "--recipe" in given:
+        raise ConfigError(
+            f"--recipe fills in what is not given, and {settings} gives every setting: name those that change, as "
+            "docs/recipes lists them"
+        )
     if "--output_dir" not in given:
         raise ConfigError(f"--output_dir is missing: the folder of the new run; {run} belongs to the old one")
     lacking = not_named(objects_in(settings), [name.removeprefix("--") for name in given])

@@ -21,6 +21,7 @@ LOSS_AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum", "sequence_su
 
 DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl")
 COMPARE_PROBABILITIES = (*DIVERGENCES, "drpo", "cppo", "trm")  # of single tokens
+COMPARE_TOKENS = ("sat",)  # of a row; where all have one ratio, rounding alone would tell them apart
 THRESHOLD_REGIONS = ("spo", "drpo", "cppo", "trm", "vaco")
 BAND_REGIONS = ("dis", "cispo")
 RANGED_HEADS = ("bounded", "bce", "hl_gauss")

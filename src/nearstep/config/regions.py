@@ -7,6 +7,7 @@ from typing import Literal
 from nearstep.config.axes import (
     BAND_REGIONS,
     COMPARE_PROBABILITIES,
+    COMPARE_TOKENS,
     DIVERGENCES,
     THRESHOLD_REGIONS,
     TRUST_REGIONS,
@@ -90,9 +91,11 @@ def region_problems(config: TrustRegionSettings) -> Iterator[Problem]:
             "region_high at least 1",
             ("region_low", "region_high"),
         )
-    if config.ratio_level != "token" and region in COMPARE_PROBABILITIES:
+    if config.ratio_level != "token" and region in (*COMPARE_PROBABILITIES, *COMPARE_TOKENS):
+        what = "distributions of single tokens" if region in COMPARE_PROBABILITIES else "the ratios of a row's tokens"
+        others = [name for name in TRUST_REGIONS if name not in (*COMPARE_PROBABILITIES, *COMPARE_TOKENS)]
         yield Problem(
-            f"trust_region = {region} compares distributions of single tokens: with ratio_level = "
-            f"{config.ratio_level} use clip or unbounded",
+            f"trust_region = {region} compares {what}: with ratio_level = {config.ratio_level} use one of "
+            f"{', '.join(others)}",
             ("ratio_level", "trust_region"),
         )

@@ -73,9 +73,9 @@ def _declared_range(config: AllSettings, named: str) -> Iterator[Problem]:
     if config.overlong_buffer is not None:
         penalties["overlong_penalty"] = config.overlong_penalty
     for name, size in penalties.items():
-        if size > width:
+        if size >= width:  # a reward of one number alone would fit beside a penalty as wide as the range
             yield Problem(
-                f"{name} = {size:g} is more than all that lies between value_min = {low:g} and value_max = {high:g}: "
+                f"{name} = {size:g} takes all that lies between value_min = {low:g} and value_max = {high:g}: "
                 "the range is that of returns with their penalties, so lower value_min",
                 (name, *limits),
             )

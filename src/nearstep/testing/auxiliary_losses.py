@@ -64,7 +64,8 @@ def _finite(loss: AuxiliaryLoss) -> str | None:
 
 def _through_now(loss: AuxiliaryLoss) -> str | None:
     rows = made_up_experience()
-    if loss.count(rows).requires_grad:
+    count: object = loss.count(rows)
+    if isinstance(count, Tensor) and count.requires_grad:
         return "count carries a gradient"
     total, gradients = _differentiated(loss, rows, made_up_logprobs(rows, loss))
     moves = any(bool(each.any()) for each in gradients)

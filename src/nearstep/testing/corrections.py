@@ -19,6 +19,7 @@ COUNTS = (5, 1, 0, 40, 7, 2, 3)
 # From hardly any difference through that of bfloat16 to an engine with other weights, and what underflows.
 SPREADS = (1e-6, 1e-3, 0.05, 0.5, 3.0, 40.0)
 CLOSE = 1e-5
+SLIGHT = 1e-4  # of a log-prob: within the limits of any correction, in rows of any length here
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,16 @@ def _agreement(correction: CorrectionRule) -> str | None:
     return None
 
 
+def _direction(correction: CorrectionRule) -> str | None:
+    for sampled in _samples()[: len(SPREADS)]:
+        engine = sampled.engine.double() - 2 * SLIGHT
+        likelier, rarer = (replace(sampled, trainer=engine + gap, engine=engine) for gap in (SLIGHT, -SLIGHT))
+        weight, other = _importance(correction, likelier), _importance(correction, rarer)
+        if found := _first(likelier, weight < other, weight):
+            return f"{found}, and more where the trainer holds its row for less likely than the engine did"
+    return None
+
+
 def _first(sampled: SampledRows, wrong: Tensor, weight: Tensor) -> str | None:
     """The first action where `wrong` is true, described."""
     places = wrong.nonzero()
@@ -139,4 +150,5 @@ LAWS: tuple[Law[CorrectionRule], ...] = (
     Law("repeatable", "the same log-probs give the same weights again", _repeatable),
     Law("own_row", "a row's weights depend on that row alone, so that micro-batches change nothing", _own_row),
     Law("agreement", "where engine and trainer agree, every weight is 1", _agreement, False),
+    Law("direction", "what the trainer holds for a little likelier than the engine weighs no less", _direction, False),
 )

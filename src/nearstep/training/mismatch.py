@@ -13,6 +13,7 @@ from nearstep.training.axis_results import importance_problem
 from nearstep.types import Rollout
 
 FAR = 2.0  # a token whose ratio is beyond it, or below 1 / it, is one that the usual corrections change
+CUT = 1e-4  # relative change of a weight from which a limit has changed it; rounding does less
 
 
 def action_rows(rollout: Rollout) -> ActionRows:
@@ -48,7 +49,7 @@ def importance_metrics(
         return {}
     free = unlimited(rule).importance(trainer, engine, rows)
     return {
-        "policy/importance_cut": Mean.of((importance != free).float()),
+        "policy/importance_cut": Mean.of(((importance - free).abs() > CUT * free).float()),
         "policy/importance_ess": EffectiveSampleSize.of(importance),
     }
 
