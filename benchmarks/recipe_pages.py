@@ -182,7 +182,26 @@ def index() -> str:
         "Python. Each page says why, the objective, its settings, the code, and what to look at first. How they do at "
         "equal rollouts on two small tasks: [benchmarks/results/recipes.md](../../benchmarks/results/recipes.md)."
     )
-    return "\n\n".join(["# Recipes", about, table(("recipe", "what it is"), rows).rstrip()]) + "\n"
+    parts = ["# Recipes", about, table(("recipe", "what it is"), rows).rstrip(), "## On a small model", SMALL, TRY]
+    return "\n\n".join(parts) + "\n"
+
+
+SMALL = (
+    "Rates and warm-ups of papers are those of models a thousand times as large, and most recipes take no KL penalty, "
+    "which a verifier does not need and a reward model does. After `make demo` this trains in some minutes on a CPU. The "
+    "demo's held-out judge prefers 92 % of its summaries to a person's, 91 % with `--recipe pact` (without "
+    "`vf_warmup_updates` and `vf_learning_rate`), and 57 % of the supervised start's (one seed). With `--kl_coef 0` the "
+    "reward model's score rises further, and its blind spots are found: 4 % are preferred then. The scores of a reward "
+    "model have no range, so `reward_clip` gives them one; the penalty for a missing EOS lies in it. `--recipe sao` "
+    "takes no range."
+)
+TRY = """```bash
+nearstep ppo --recipe bpco --model_name_or_path runs/demo/sft --reward_model_path runs/demo/reward \\
+  --dataset_name runs/demo/prompts.jsonl --response_length 48 --missing_eos_penalty 2 \\
+  --reward_clip 5 --value_min -7 --value_max 5 --kl_in loss --kl_estimator k2 --kl_coef 0.1 \\
+  --learning_rate 5e-4 --vf_learning_rate 1e-3 --vf_warmup_updates 4 \\
+  --per_device_train_batch_size 64 --num_mini_batches 2 --total_episodes 2560 --use_cpu --output_dir runs/bpco
+```"""
 
 
 def main() -> None:

@@ -81,8 +81,8 @@ BUGS = (
     Bug("the adaptive coefficient runs away from its target", "algorithm/kl.py",
         "kl / target - 1", "1 - kl / target", ("tests/algorithm/test_options.py",)),
     # Policy and critic
-    Bug("the ratio is upside down", "algorithm/losses.py",
-        "log_ratios(logprobs, old_logprobs).exp()", "log_ratios(old_logprobs, logprobs).exp()", LOSSES),
+    Bug("the ratio is upside down", "algorithm/kl.py",
+        "(wide(logprobs) - wide(old_logprobs)).clamp(", "(wide(old_logprobs) - wide(logprobs)).clamp(", LOSSES),
     Bug("clipped on the wrong side", "algorithm/trust_regions.py",
         "(advantages > 0) & (ratio > 1 + self.high)", "(advantages < 0) & (ratio > 1 + self.high)", LOSSES),
     Bug("the divergence mask has the wrong sign", "algorithm/trust_regions.py",
