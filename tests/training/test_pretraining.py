@@ -9,6 +9,7 @@ import torch
 
 from nearstep import ConfigError, DataError, RunInputs, TrainingError
 from nearstep.assembly.replay import replay_row
+from nearstep.scale.torch_backend import TorchBackend
 from nearstep.training.experience import make_experience
 from nearstep.training.pretraining import EXPLAINED, LOSS, pretrain_critic
 from nearstep.training.state import State
@@ -199,3 +200,19 @@ def test_rows_that_the_models_cannot_read_are_refused(tmp_path, stored, monkeypa
 def test_a_fork_says_that_it_does_not_pretrain(tmp_path):
     with pytest.warns(UserWarning, match="vf_pretrain_rollouts has no effect with fork_from, for the critic"):
         settings(tmp_path, vf_pretrain_rollouts="somewhere", fork_from="elsewhere")
+
+
+def test_rewards_of_tokens_are_dealt_with_their_rows(tmp_path):
+    def counted(completion_ids, **columns):
+        return [[float(place + row) for place in range(len(ids))] for row, ids in enumerate(completion_ids)]
+
+    folder = tmp_path / "dense"
+    given = {"save_steps": None, "total_episodes": 8, "dump_rollouts": str(folder)}
+    trainer_of(tmp_path / "run", model=tiny_causal_lm(layers=1), given={"reward_funcs": counted}, **given).train()
+    whole, *parts = (
+        StoredRollouts.of(folder).share(1, TorchBackend(rank, processes, torch.device("cpu")))
+        for rank, processes in ((0, 1), (0, 2), (1, 2))
+    )
+    assert [len(rollout) for rollout, _ in parts] == [4, 4]
+    assert torch.equal(torch.cat([scores.dense for _, scores in parts]), whole[1].dense)
+    assert all(len(scores.dense) == len(rollout.logprobs) for rollout, scores in parts)
