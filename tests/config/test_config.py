@@ -98,6 +98,7 @@ def test_every_section_begins_at_a_setting_and_none_is_left_before_the_first():
 WITHOUT_EFFECT = {
     "decode_graphs has no effect with response_length = 1": {"decode_graphs": True, "response_length": 1},
     "lora_r has no effect without use_peft": {"lora_r": 8},
+    "refill_rounds has no effect with gate_fill = none": {"refill_rounds": 3},
     "penalty_reward_value has no effect without non_eos_penalty": {"penalty_reward_value": -2.0},
     "num_train_epochs has no effect beside total_episodes": {"num_train_epochs": 1, "total_episodes": 8},
     "gradient_accumulation_steps has no effect beside batch_size": {"gradient_accumulation_steps": 2, "batch_size": 8},

@@ -116,7 +116,7 @@ def selection_remarks(config: SelectionSettings, *, shuffle_dataset: bool) -> It
         (chosen, gate == "none" or is_own(gate), ("gate_low", "gate_high", "gate_share")),
         (chosen, gate == "value_gap", ("gate_high",)),
         (chosen, gate in ("score_range", "mean_score"), ("gate_share",)),
-        (f"with gate_fill = {config.gate_fill}", gate != "none" and config.gate_fill != "refill", ("refill_rounds",)),
+        (f"with gate_fill = {config.gate_fill}", config.gate_fill != "refill", ("refill_rounds",)),
     )
     if config.sampler != "auto" and not shuffle_dataset:
         yield f"shuffle_dataset has no effect with sampler = {config.sampler}"
