@@ -191,8 +191,8 @@ SMALL = (
     "which a verifier does not need and a reward model does. After `make demo` this trains in some minutes on a CPU. "
     "The demo's held-out judge prefers 92 % of its summaries to a person's, 91 % with `--recipe pact` (without "
     "`vf_warmup_updates` and `vf_learning_rate`), and 57 % of the supervised start's (one seed). With `--kl_coef 0` "
-    "the reward model's score rises further, and its blind spots are found: 4 % are preferred then. The scores of a reward "
-    "model have no range, so `reward_clip` gives them one; the penalty for a missing EOS lies in it. `--recipe sao` "
+    "the reward model's score rises further, and its blind spots are found: 4 % are preferred then. The scores of a "
+    "reward model have no range, so `reward_clip` gives them one; the penalty for a missing EOS lies in it. `--recipe sao` "
     "takes no range."
 )
 TRY = """```bash
