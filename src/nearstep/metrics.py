@@ -194,6 +194,9 @@ class Correlation:
         return covariance / sqrt(variances[0] * variances[1])
 
 
+ROUNDING = 1e-12  # of returns that are alike, for they are sums in float32: its square, beside what values vary
+
+
 @dataclass(frozen=True)
 class ExplainedVariance:
     """How much of the variance of returns the critic explains."""
@@ -214,9 +217,9 @@ class ExplainedVariance:
         return ExplainedVariance(self.residual + other.residual, self.returns + other.returns)
 
     def number(self) -> float | None:
-        """1 − Var(R − V) / Var(R); None where returns do not vary or nothing was counted."""
+        """1 − Var(R − V) / Var(R); None where returns do not vary but for rounding, or nothing was counted."""
         residual, returns = self.residual.number(), self.returns.number()
-        if residual is None or returns is None or returns == 0:
+        if residual is None or returns is None or returns <= ROUNDING * residual:
             return None
         return 1 - residual / returns
 

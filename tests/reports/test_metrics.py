@@ -98,6 +98,11 @@ def test_explained_variance_by_hand():
     assert result == {"explained": pytest.approx(1 - 0.25 / 3.5)}
 
 
+def test_returns_that_differ_by_rounding_alone_have_nothing_to_explain():
+    returns = floats(1.0, 1.0 + 2**-23, 1.0, 1.0)
+    assert explained(returns, floats(0.1, -0.1, 0.0, 0.2)) == {}
+
+
 def test_explained_variance_adds_up_over_a_split():
     returns, values = floats(1.0, 2.0, 3.0, 6.0), floats(0.0, 2.0, 3.0, 5.0)
     split = ExplainedVariance.of(returns[:1], values[:1]) + ExplainedVariance.of(returns[1:], values[1:])
