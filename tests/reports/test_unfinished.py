@@ -127,6 +127,21 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     trainer_of(tmp_path, save_steps=None, total_episodes=16).train()  # it has let go
 
 
+def test_who_begins_late_does_not_write_over_the_cause_of_another_process(tmp_path):
+    one, other = Unfinished(tmp_path, main=True), Unfinished(tmp_path, main=False)
+    other.begin()
+    other.leave(KeyError("price"))
+    one.begin()
+    assert told(tmp_path)["what"] == "KeyError: 'price'"
+    one.leave(LostProcessError("rank 1 ended"))
+    assert told(tmp_path)["what"] == "KeyError: 'price'"
+    one.begin()  # a new try of the same run
+    assert told(tmp_path)["what"].startswith("It runs")
+    one.leave(TrainingError("no space"))
+    Unfinished(tmp_path, main=True).begin()
+    assert told(tmp_path)["what"].startswith("It runs")
+
+
 def test_a_consequence_is_not_written_over_its_cause(tmp_path):
     one, other = Unfinished(tmp_path, main=True), Unfinished(tmp_path, main=False)
     one.begin()

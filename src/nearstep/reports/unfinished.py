@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Unfinished:
     main: bool
     _is_open: bool = False
     _claim: int | None = None  # descriptor of the folder, which is locked
+    _made: str = field(default_factory=lambda: _now(), init=False)  # what was written before is of another run
 
     def claim(self) -> None:
         """Keep other runs out of the folder until this one leaves it; the kernel lets it go with the process.
@@ -63,6 +64,8 @@ class Unfinished:
             with suppress(OSError):  # who writes first tells of it
                 self.folder.mkdir(parents=True, exist_ok=True)
             self.claim()
+            if self._says_why() and str(self._content().get("when")) >= self._made:
+                return  # another process of this run has begun, and failed, before
             self._write(
                 f"It runs, or was killed without a word: process {os.getpid()} on {socket.gethostname()}.",
                 where=HOW_FAR,
@@ -91,6 +94,7 @@ class Unfinished:
         if self._is_open:
             WATCHDOG.last_acts.remove(self.failed)
         self._is_open = False
+        self._made = _now()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -111,7 +115,7 @@ class Unfinished:
         """Nothing where it cannot be written: the run has its own error, or none."""
         content = {
             "what": what,
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "when": _now(),
             "where": where or WATCHDOG.place,
             "go_on": GO_ON,
             "is_cause": is_cause,
@@ -119,3 +123,7 @@ class Unfinished:
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / NAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
