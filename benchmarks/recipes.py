@@ -146,6 +146,7 @@ class Run:
         return last is not None and last < first
 
 
+MEANINGLESS = 1e6  # of a share of the variance: the returns are all alike
 SCORE, VARIANCE, BIAS = "objective/scores", "val/explained_variance", "val/value_bias"
 METRICS = (
     SCORE, VARIANCE, BIAS, "policy/mismatch_kl", "policy/clipfrac_avg", "policy/entropy_avg", "response/length_mean",
@@ -247,7 +248,7 @@ def _cells(recipe: str, found: Sequence[Run]) -> list[str]:
 
 
 def _mean(found: Sequence[Run], metric: str) -> str:
-    values = [value for run in found if (value := run.at_the_end(metric)) is not None]
+    values = [value for run in found if (value := run.at_the_end(metric)) is not None and abs(value) < MEANINGLESS]
     return f"{fmean(values):.3g}" if values else "–"
 
 
