@@ -4,13 +4,14 @@ import errno
 import inspect
 import json
 import resource
+import time
 
 import pytest
 import torch
 from transformers import TrainerCallback
 
 from nearstep import TrainingError
-from nearstep.checkpoint import files
+from nearstep.checkpoint import files, saver
 from nearstep.checkpoint.seal import check_whole, read_manifest
 from nearstep.reports.run_folder import checkpoints
 from tests.checkpoint.saved_runs import assert_same_bits, everything, trainer_of
@@ -134,7 +135,14 @@ class Breaks(TrainerCallback):
                 next(model.parameters())[0, 0] = torch.nan
 
 
-def test_weights_that_are_not_finite_push_no_healthy_checkpoint_out(tmp_path):
+def test_weights_that_are_not_finite_push_no_healthy_checkpoint_out(tmp_path, monkeypatch):
+    written = saver.sealed_folder
+
+    def slowly(*args, **kwargs):  # the thread that writes is still at checkpoint-2 when update 3 is found ill
+        time.sleep(0.5)
+        return written(*args, **kwargs)
+
+    monkeypatch.setattr(saver, "sealed_folder", slowly)
     trainer = trainer_of(tmp_path, save_total_limit=1, given={"callbacks": [Breaks()]})
     with pytest.raises(TrainingError, match=r"update 3: policy: .*weight.* is not finite.*checkpoint-2"):
         trainer.train()

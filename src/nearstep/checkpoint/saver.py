@@ -129,6 +129,7 @@ class Checkpoints:
         snapshot = take_snapshot(self.learners, state, self.remember())
         broken = snapshot.not_finite()
         if broken is not None:
+            self.wait()  # what is still being written may be the last checkpoint that the message names
             raise TrainingError(
                 f"update {state.update}: {broken} is not finite, and is not saved. {self._last_whole()}"
             )
