@@ -255,7 +255,8 @@ def test_a_run_that_goes_on_knows_what_it_was_and_what_was_told(tmp_path):
     for name, records in (("metrics.jsonl", lines[:8]), ("alerts.jsonl", alerts)):
         (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     second = HealthWatch(SETTINGS)
-    second.recall(tmp_path)
+    second.recall(lines[:8], tmp_path, 8)
+    assert second.level == 2
     assert [alert for line in lines[8:] for alert in second.add(line)] == []
     assert second.level == 2
 

@@ -13,7 +13,8 @@ from nearstep.common.errors import TrainingError
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.console import Screen
 from nearstep.reports.records import JsonLines
-from nearstep.reports.reporter import Reporter, sample_updates
+from nearstep.reports.reporter import Reporter
+from nearstep.reports.run_report import sample_updates
 from nearstep.training.evaluated import Sample
 from tests.reports.helpers import make_callbacks, read_jsonl
 

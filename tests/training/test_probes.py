@@ -14,6 +14,7 @@ from nearstep.training.experience import make_experience
 from nearstep.training.probes import Probes, spread
 from nearstep.training.response_metrics import repeated_runs, response_metrics, token_correlation
 from nearstep.training.reward_probe import ProbedAnswers, own_over_damaged
+from nearstep.training.state import State
 from tests.tiny import tiny_causal_lm
 from tests.training.runs import low_ids, play, small_recipe
 
@@ -58,7 +59,7 @@ def test_the_exact_kl_is_told_where_it_is_asked_for(tmp_path):
     recipe = other_reference(tmp_path, kl_exact_rows=3)
     prompts, rollout, scores = play(recipe)
     experience = make_experience(rollout, scores, recipe)
-    shown = Probes(recipe).look(prompts, experience, 2).numbers()
+    shown = Probes(recipe).look(prompts, experience, State(2)).numbers()
     assert set(shown) == {"objective/kl_exact"}
     rows = rollout_exact_kl(recipe.models.policy, recipe.models.reference, rollout, Sampling(1.0))
     rows = torch.stack([part.sum() for part in rows.split(rollout.action_counts.tolist())])
@@ -69,11 +70,11 @@ def test_two_passes_agree_unless_the_model_draws_numbers(tmp_path):
     recipe = small_recipe(tmp_path)
     prompts, rollout, scores = play(recipe)
     experience = make_experience(rollout, scores, recipe)
-    assert Probes(recipe).look(prompts, experience, 1).numbers()["policy/repeat_gap"] == 0
-    assert "policy/repeat_gap" not in Probes(recipe).look(prompts, experience, 2).numbers()
+    assert Probes(recipe).look(prompts, experience, State(1)).numbers()["policy/repeat_gap"] == 0
+    assert "policy/repeat_gap" not in Probes(recipe).look(prompts, experience, State(2)).numbers()
     layer = recipe.models.policy.model.model.layers[0]
     layer.register_forward_hook(lambda layer, given, states: torch.nn.functional.dropout(states, 0.1))
-    assert Probes(recipe).look(prompts, experience, 1).numbers()["policy/repeat_gap"] > 0.01
+    assert Probes(recipe).look(prompts, experience, State(1)).numbers()["policy/repeat_gap"] > 0.01
 
 
 def rising(completion_ids, **columns):
@@ -143,7 +144,7 @@ def test_functions_are_asked_once_more_only_at_the_end_of_a_run_of_some_length(t
     recipe = small_recipe(tmp_path, parts={"reward_funcs": (counted,)}, total_episodes=80)
     prompts, rollout, scores = play(recipe)
     experience, probes = make_experience(rollout, scores, recipe), Probes(recipe)
-    seen = {update: probes.look(prompts, experience, update).numbers() for update in (1, 2, 9, 10)}
+    seen = {update: probes.look(prompts, experience, State(update)).numbers() for update in (1, 2, 9, 10)}
     assert ["objective/own_over_cut" in seen[update] for update in (1, 2, 9, 10)] == [False, False, False, True]
     assert calls == [8] * 8  # the play; then the answers once more, and six kinds of damage
 

@@ -32,10 +32,10 @@ from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.details import Details
 from nearstep.reports.dropped import DroppedRecords
 from nearstep.reports.model_card import RunFacts, model_card
-from nearstep.reports.reporter import Reporter, sample_updates
+from nearstep.reports.reporter import Reporter
 from nearstep.reports.run_folder import DROPPED
 from nearstep.reports.run_info import RunStart, device_name
-from nearstep.reports.run_report import Report
+from nearstep.reports.run_report import Report, sample_updates
 from nearstep.reports.settings_file import settings_text
 from nearstep.rewards.build import on_error
 from nearstep.rewards.combine import Rewards

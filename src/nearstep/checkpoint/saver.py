@@ -13,7 +13,7 @@ from nearstep.checkpoint.export import ModelFolders, Writing
 from nearstep.checkpoint.resume import AUTO, SETTINGS, Resumed, choose_checkpoint, refuse_used, settings_to_keep
 from nearstep.checkpoint.seal import SaveKind, read_manifest, sealed_folder
 from nearstep.checkpoint.snapshot import FOLDER, Snapshot, put_back, read_snapshot, take_snapshot
-from nearstep.checkpoint.start import BEGUN, begin_of_run, check_begin, check_same_head
+from nearstep.checkpoint.start import BEGUN, begin_of_run, check_begin, check_same_head, has_same_data
 from nearstep.checkpoint.writer import BackgroundWriter
 from nearstep.common.errors import CheckpointError, ConfigError, TrainingError
 from nearstep.common.telling import tell
@@ -106,6 +106,8 @@ class Checkpoints:
                 )
             self.recall(snapshot.report)  # before the weights: the start may have to answer again
             put_back(snapshot, self.learners, state, str(folder))
+            if not has_same_data(self.resumed.folder, self._begun):
+                state.first_answers = None  # of a fork: their prompts are not there
             if self.backend.rank == 0 and not self.resumed.is_fork:
                 self._supersede(state.update)
             self.resumed = None  # whoever calls train once more goes on from where the run is

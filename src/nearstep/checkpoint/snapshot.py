@@ -2,7 +2,7 @@
 values."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from nearstep.algorithm.statistics import Moments
 from nearstep.checkpoint import files
 from nearstep.checkpoint.learner_state import first_not_finite, learner_tensors, restore_learner
 from nearstep.common.errors import CheckpointError
+from nearstep.training.first_answers import FirstAnswers
 from nearstep.training.optimizers import Learner, Learners
 from nearstep.training.state import State, Steps
 
 FOLDER = "training"
 VALUES = "state.json"
-STATE_FIELDS = tuple(field.name for field in fields(State) if field.compare)
+ANSWERS = "first_answers"
+STATE_FIELDS = tuple(each.name for each in fields(State) if each.compare)
 # What checkpoints of earlier versions lack, as it stood then.
 ADDED_LATER: Mapping[str, Any] = {
     "part_moments": {},
@@ -29,11 +31,12 @@ ADDED_LATER: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Tensors by network and name, the state of the run, and what the report remembers."""
+    """Tensors by network and name, the state of the run, what the report remembers, and the policy's first answers."""
 
     networks: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any]
     report: Mapping[str, Any]
+    answers: Mapping[str, Tensor] = field(default_factory=dict)  # never changed; none where the run keeps none
 
     def copied(self) -> "Snapshot":
         """The same in memory of its own, on the CPU: training may go on while it is written."""
@@ -44,6 +47,7 @@ class Snapshot:
             },
             self.state,
             self.report,
+            self.answers,
         )
 
     def not_finite(self) -> str | None:
@@ -57,17 +61,19 @@ class Snapshot:
     def write(self, folder: Path) -> None:
         """Write one file of tensors for each network, and one of values that lists the names of all tensors."""
         files.make_folder(folder)
-        for network, tensors in self.networks.items():
-            files.write_tensors(folder / f"{network}.safetensors", tensors)
-        names = {network: sorted(tensors) for network, tensors in self.networks.items()}
+        every = {**self.networks, **({ANSWERS: self.answers} if self.answers else {})}
+        for name, tensors in every.items():
+            files.write_tensors(folder / f"{name}.safetensors", tensors)
+        names = {name: sorted(tensors) for name, tensors in every.items()}
         files.write_text(folder / VALUES, files.as_json({"state": self.state, "report": self.report, "tensors": names}))
 
 
 def take_snapshot(learners: Learners, state: State, report: Mapping[str, Any]) -> Snapshot:
     """The run as it is now; tensors are the run's own."""
     networks = {name: learner_tensors(learner) for name, learner in by_network(learners).items()}
-    values = asdict(state)
-    return Snapshot(networks, {name: values[name] for name in STATE_FIELDS}, report)
+    values = asdict(replace(state, before=None, first_answers=None))
+    answers = {} if state.first_answers is None else vars(state.first_answers)
+    return Snapshot(networks, {name: values[name] for name in STATE_FIELDS}, report, answers)
 
 
 def read_snapshot(folder: Path) -> Snapshot:
@@ -84,7 +90,8 @@ def read_snapshot(folder: Path) -> Snapshot:
         for name in names:
             if name not in networks[network]:
                 raise CheckpointError(f"{file}: {name} is missing")
-    return Snapshot(networks, content["state"], content["report"])
+    answers = networks.pop(ANSWERS, {})
+    return Snapshot(networks, content["state"], content["report"], answers)
 
 
 def put_back(snapshot: Snapshot, learners: Learners, state: State, place: str) -> None:
@@ -113,6 +120,7 @@ def put_back(snapshot: Snapshot, learners: Learners, state: State, place: str) -
         learners.end_update()
     for name in STATE_FIELDS:
         setattr(state, name, values[name])
+    state.first_answers = FirstAnswers(**snapshot.answers) if snapshot.answers else None
 
 
 def by_network(learners: Learners) -> dict[str, Learner]:

@@ -34,6 +34,12 @@ def begin_of_run(models: Models, rows: int | None, data: str, updates: int) -> d
     }  # fmt: skip
 
 
+def has_same_data(folder: Path, now: Mapping[str, Any]) -> bool:
+    """Whether the run of a checkpoint began with the same data."""
+    before = files.read_json(folder / BEGUN)
+    return (before["rows"], before.get("data")) == (now["rows"], now["data"])
+
+
 def check_same_head(folder: Path, now: Mapping[str, Any]) -> None:
     """Raise CheckpointError where the critic's outputs meant something else when they were saved, also in a fork."""
     begun = files.read_json(folder / BEGUN)

@@ -66,6 +66,7 @@ class PromptSource:
     sampler: Sampler = field(default_factory=Passes)
     played: int = field(default=0, init=False)  # prompts that the run has drawn, over all ranks
     _drawn: list[int] = field(default_factory=list, init=False, repr=False)  # numbers of the newest draw
+    _of_update: dict[int, int] = field(default_factory=dict, init=False, repr=False)  # numbers by place in the run
 
     def __len__(self) -> int:
         """Number of prompts that there are."""
@@ -73,7 +74,7 @@ class PromptSource:
 
     def batch(self, update: int) -> Prompts:
         """This rank's rows of an update (from 1), where every update before it took one batch."""
-        self.played = self.plan.played_before(update)
+        self.played, self._of_update = self.plan.played_before(update), {}
         return self.more(range(self.plan.prompts))
 
     def batches(self, *, after: int, until: int, played: int | None = None) -> Iterator[Prompts]:
@@ -83,18 +84,28 @@ class PromptSource:
         """
         self.played = self.plan.played_before(after + 1) if played is None else played
         for _ in range(after, until):
+            self._of_update = {}
             yield self.more(range(self.plan.prompts))
 
     def more(self, places: Sequence[int]) -> Prompts:
         """New prompts for some places of the batch, ascending: this rank's rows of them."""
         plan, first = self.plan, self.played
         self._drawn = numbers_of(self.sampler, self._draw(first, len(places)))
+        self._of_update |= dict(enumerate(self._drawn, start=first))
         self.played += len(places)
         rows = plan.rows_at(places)
         return self.prompts.take(
             [self._drawn[number] for number, _ in rows],
             [(first + number) * plan.num_generations + again for number, again in rows],
         )
+
+    def numbers(self, episodes: Sequence[int]) -> list[int]:
+        """Of episodes of the update that runs, played by this process: the numbers of their prompts in the data."""
+        return [self._of_update[episode // self.plan.num_generations] for episode in episodes]
+
+    def again(self, numbers: Sequence[int], episodes: Sequence[int]) -> Prompts:
+        """The prompts of these numbers once more, one row each."""
+        return self.prompts.take(numbers, episodes)
 
     def seen(self, means: Sequence[float]) -> None:
         """Tell the sampler the mean score of each prompt of the newest draw, over all ranks; NaN where none was

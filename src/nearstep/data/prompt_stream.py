@@ -109,6 +109,17 @@ class StreamSource:
         episodes = [(first + number) * plan.num_generations + again for number, again in rows]
         return prompts_of([read[number] for number, _ in rows], self.columns, episodes)
 
+    def numbers(self, episodes: Sequence[int]) -> list[int]:
+        """How many prompts of the whole run come before that of each episode."""
+        return [episode // self.plan.num_generations for episode in episodes]
+
+    def again(self, numbers: Sequence[int], episodes: Sequence[int]) -> Prompts:
+        """The prompts of these numbers, read from the beginning once more. Not while `batches` reads: one reader at a
+        time."""
+        last = max(numbers, default=-1)
+        read = {number: prompt for number, prompt in enumerate(islice(self._prompts(), last + 1)) if number in numbers}
+        return prompts_of([read[number] for number in numbers], self.columns, episodes)
+
     def seen(self, means: Sequence[float]) -> None:
         """The prompts of a stream come in its order, whatever their scores."""
 

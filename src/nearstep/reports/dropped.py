@@ -23,12 +23,13 @@ class DroppedRecords:
         if self._ended or not records:
             return
         try:
-            self._file = self._file or JsonLines(self.path)
-            self._file.write(records)
+            self._file = self._file or JsonLines(self.path, self.largest_mib)
+            if not self._file.is_full:
+                self._file.write(records)
         except TrainingError as error:
             self._end(f"{error}: it ends here, and the run goes on without it")
             return
-        if self.largest_mib is not None and self._file.size_bytes >= self.largest_mib * 2**20:
+        if self._file.is_full:
             self._end(f"{self.path.name} has reached rollouts_max_mib and ends here")
 
     def close(self) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor
 from nearstep.algorithm.ragged import places_in_row, sum_by_row
 from nearstep.common.errors import TrainingError
 from nearstep.reports.metrics import Numbers
-from nearstep.reports.run_folder import UPDATE
 from nearstep.training.evaluated import Sample
 from nearstep.types import Prompts, Rollout, Scores
 
 Record = Mapping[str, object]
+PLACE = ("update", "episode", "epoch")  # of a line of metrics.jsonl
 BLOCK_BYTES = 1 << 16
 
 
@@ -29,7 +29,8 @@ class JsonLines:
     Raises TrainingError where it cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, largest_mib: float | None = None) -> None:
+        """A file that is to be no larger than `largest_mib`, but for what is written at once."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
@@ -38,11 +39,12 @@ class JsonLines:
         except OSError as error:
             raise TrainingError(f"{path} cannot be written: {error}. Give another place.") from error
         self.path = path
+        self._largest_bytes = math.inf if largest_mib is None else largest_mib * 2**20
 
     @property
-    def size_bytes(self) -> int:
-        """How long the file is."""
-        return self._file.tell()
+    def is_full(self) -> bool:
+        """Whether nothing more is to be written: in a run that goes on it may be so from the beginning."""
+        return self._file.tell() >= self._largest_bytes
 
     def write(self, records: Sequence[Record]) -> None:
         """Append the records, so that a reader sees them at once: all, or none. ValueError for NaN and infinity."""
@@ -72,20 +74,6 @@ def set_aside(path: Path) -> Path | None:
     return path.rename(next(name for name in names if not name.exists()))
 
 
-def cut_after(path: Path, update: int) -> None:
-    """End a file of records with the last one of `update`: what came later is played again."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        end = 0
-        for line in file:
-            found = UPDATE.match(line)
-            if found is None or int(found[1]) > update or not line.endswith(b"\n"):
-                break
-            end += len(line)
-        file.truncate(end)
-
-
 def metrics_record(*, update: int, episode: int, epoch: int | float, numbers: Numbers) -> Record:
     """One line of metrics.jsonl. What is not finite stands as null, and `not_finite` says what it was.
 
@@ -93,7 +81,7 @@ def metrics_record(*, update: int, episode: int, epoch: int | float, numbers: Nu
     {'update': 1, 'episode': 8, 'epoch': 0.5, 'lr': 0.1, 'eps': None, 'not_finite': {'eps': 'nan'}}
     """
     broken = {name: str(float(number)) for name, number in numbers.items() if not math.isfinite(number)}
-    place: Record = {"update": update, "episode": episode, "epoch": epoch}
+    place: Record = dict(zip(PLACE, (update, episode, epoch), strict=True))
     shown = {name: finite(number) for name, number in numbers.items() if name not in place}
     return {**place, **shown, **({"not_finite": broken} if broken else {})}
 

@@ -12,25 +12,16 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.reports import run_folder
 from nearstep.reports.callbacks import Callbacks
 from nearstep.reports.console import Screen
+from nearstep.reports.going_on import logged_before, make_ready, numbers_of
 from nearstep.reports.health.rule import Alert
 from nearstep.reports.health.watch import HealthWatch
 from nearstep.reports.metrics import Numbers
-from nearstep.reports.records import JsonLines, Record, cut_after, metrics_record, sample_records, set_aside
+from nearstep.reports.records import JsonLines, Record, metrics_record, sample_records
 from nearstep.reports.run_info import RunStart
 from nearstep.reports.settings_file import holds_settings, write_settings
 from nearstep.reports.tracker_tables import track_samples
 from nearstep.reports.unfinished import Unfinished
 from nearstep.training.evaluated import Sample
-
-
-def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
-    """Updates (from 1) that show sample completions: at most as many as asked, evenly spread, the last one in.
-
-    >>> sorted(sample_updates(10, 3))
-    [4, 7, 10]
-    """
-    count = min(total_updates, num_sample_generations)
-    return frozenset(-(-total_updates * number // count) for number in range(1, count + 1))
 
 
 class Reporter:
@@ -90,8 +81,18 @@ class Reporter:
             if self._start is not None:
                 self._start.write(Path(self._config.output_dir), batch_table, after)
             self._screen.begin(batch_table, preview)
-            self._health.recall(Path(self._config.output_dir))
+        if after > 0 and not self.history:
+            self._recall(after)
         self._callbacks.begin()
+
+    def _recall(self, after: int) -> None:
+        """Know what a run that goes on has logged and told up to an update, on every process."""
+        folder = Path(self._config.output_dir)
+        self.history = logged_before(folder, after)
+        self._health.recall(self.history, folder, after)
+        if self._outputs is not None:
+            for line in self.history:
+                self._outputs.know(numbers_of(line))
 
     def phase(self, name: str) -> None:
         """A phase of the update begins."""
@@ -207,23 +208,14 @@ class _Outputs:
     def __init__(self, config: PPOConfig, screen: Screen, settings: str, after: int) -> None:
         folder = Path(config.output_dir)
         self.screen = screen
-        kept: dict[str, Path | None] = {}
         # A run that died before its first checkpoint and begins again is the same run: its records begin again too.
         goes_on = after > 0 or (config.resume is not None and holds_settings(folder, settings))
-        for name in run_folder.RECORDS:
-            if goes_on:
-                cut_after(folder / name, after or -1)  # −1: an evaluation of the start is made anew, too
-            else:
-                kept[name] = set_aside(folder / name)
-        if not goes_on:
-            kept[run_folder.INFO] = set_aside(folder / run_folder.INFO)
-        if settings:
-            kept[run_folder.SETTINGS] = write_settings(folder, settings)
+        kept = make_ready(folder, after, goes_on=goes_on)
+        if settings and (place := write_settings(folder, settings)) is not None:
+            kept[run_folder.SETTINGS] = place
         for name, place in kept.items():
-            if place is not None:
-                screen.note(f"{name} of an earlier run is kept as {place.name}")
+            screen.note(f"{name} of an earlier run is kept as {place.name}")
         self._config = config
-        self._largest_bytes = None if config.rollouts_max_mib is None else config.rollouts_max_mib * 2**20
         self._ended: set[Path] = set()  # files that are written no more
         self.open()
         self.models: Path | None = None
@@ -234,16 +226,21 @@ class _Outputs:
         """Open the files, which are continued where they are there."""
         folder, config = Path(self._config.output_dir), self._config
         self.metrics = JsonLines(folder / run_folder.METRICS)
-        self.rollouts = JsonLines(folder / run_folder.ROLLOUTS) if config.log_rollouts else None
+        most = config.rollouts_max_mib
+        self.rollouts = JsonLines(folder / run_folder.ROLLOUTS, most) if config.log_rollouts else None
         self.alerts: JsonLines | None = None  # there is none while there is nothing to tell
         self.samples = JsonLines(folder / run_folder.SAMPLES) if config.num_sample_generations > 0 else None
-        self.tokens = JsonLines(folder / run_folder.TOKENS) if config.record_token_rows > 0 else None
+        self.tokens = JsonLines(folder / run_folder.TOKENS, most) if config.record_token_rows > 0 else None
         self.profiles = JsonLines(folder / run_folder.PROFILES)
         self.evaluations = JsonLines(folder / run_folder.EVAL_ROLLOUTS)
 
     def log(self, *, update: int, episode: int, epoch: int | float, numbers: Numbers) -> None:
         """Record the metrics of an update or an evaluation."""
         self.record(self.metrics, [metrics_record(update=update, episode=episode, epoch=epoch, numbers=numbers)])
+        self.know(numbers)
+
+    def know(self, numbers: Numbers) -> None:
+        """Take in what was logged last."""
         self.latest = {**self.latest, **numbers}
         self._first = {**numbers, **self._first}
 
@@ -260,14 +257,13 @@ class _Outputs:
 
     def record(self, file: JsonLines | None, records: Sequence[Record]) -> None:
         """Append to a file. One that cannot be written, or is full, ends there and is told of; the run goes on."""
-        if file is None or file.path in self._ended:
+        if file is None or file.path in self._ended or file.is_full:
             return
         try:
             file.write(records)
         except TrainingError as error:
             self._end_file(file, f"{error}: it ends here, and the run goes on without it")
-        limit = self._largest_bytes if file in (self.rollouts, self.tokens) else None
-        if limit is not None and file.size_bytes >= limit:
+        if file.is_full:
             self._end_file(file, f"{file.path.name} has reached rollouts_max_mib and ends here")
 
     def _end_file(self, file: JsonLines, why: str) -> None:

@@ -34,6 +34,16 @@ RECENT_UPDATES = 20
 ReportMemory: TypeAlias = Mapping[str, Any]
 
 
+def sample_updates(total_updates: int, num_sample_generations: int) -> frozenset[int]:
+    """Updates (from 1) that show sample completions: at most as many as asked, evenly spread, the last one in.
+
+    >>> sorted(sample_updates(10, 3))
+    [4, 7, 10]
+    """
+    count = min(total_updates, num_sample_generations)
+    return frozenset(-(-total_updates * number // count) for number in range(1, count + 1))
+
+
 @dataclass
 class Report:
     """Between the loop and the reporter: adds up over processes, adds the run's own numbers."""

@@ -26,7 +26,7 @@ def train(r: Recipe, state: State) -> None:
     if started is not None and r.evaluator.has_prompts and r.config.eval_on_start:
         r.report.evaluation(state, started, Due())
     pretrained = pretrain_critic(r, state)
-    probes = Probes(r)
+    probes = Probes.of(r, state)
     for prompts in r.prompts.batches(after=state.update, until=r.batch.updates, played=state.prompts(r.batch)):
         state.begin_update()
         WATCHDOG.begin_update(state.update)
@@ -36,7 +36,7 @@ def train(r: Recipe, state: State) -> None:
         state.watch_spread(scores, r.backend)
         with r.clock("experience"):
             experience = make_experience(rollout, scores, r, state, prompts=prompts, kept=sampled.kept)  # 3 annotate
-            probed = probes.look(prompts, experience, state.update)
+            probed = probes.look(prompts, experience, state)
         with r.clock("update"):
             phases = phases_now(r.schedule, state.update, critic_is_ready=state.critic_is_ready)
             metrics, steps = update(sampled.with_stand_ins(experience), phases, r)  # 4 improve

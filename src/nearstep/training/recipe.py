@@ -45,6 +45,12 @@ class PromptBatches(Protocol):
     def more(self, places: Sequence[int]) -> Prompts:
         """New prompts for these places of the batch that runs (prompts from 0, ascending): this process's rows."""
 
+    def numbers(self, episodes: Sequence[int]) -> list[int]:
+        """Of episodes of the update that runs, played by this process: by which numbers `again` finds their prompts."""
+
+    def again(self, numbers: Sequence[int], episodes: Sequence[int]) -> Prompts:
+        """The prompts of these numbers once more, one row each; asked before `batches`."""
+
     def seen(self, means: Sequence[float]) -> None:
         """The mean score of each prompt that was drawn last, over all processes; NaN where none was scored."""
 

@@ -17,6 +17,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.metrics import ExplainedVariance, Metrics
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
+from nearstep.training.first_answers import FirstAnswers
 from nearstep.types import Experience, Scores
 
 NO_SIGNAL_UPDATES = 5
@@ -52,6 +53,8 @@ class State:
     critic_is_pretrained: bool = False  # on vf_pretrain_rollouts
     part_moments: dict[str, Moments] = field(default_factory=dict)  # of each reward's, with normalize_scores_apart
     selection: Mapping[str, Any] | None = None  # what sampler and gate know; None where they remember nothing
+    # Tensors, of which a checkpoint makes a file of their own; None before update 1, and where nothing is asked later.
+    first_answers: FirstAnswers | None = field(default=None, repr=False, compare=False)
 
     before: "State | None" = field(default=None, repr=False, compare=False)  # while an update runs
 
