@@ -197,7 +197,8 @@ class PPOTrainer:
         except Exception as error:
             self._rescue(error)
             raise
-        if r.interruption.asked:
+        if r.interruption.is_of(r.backend.gather(r.interruption.signal)):
+            r.checkpoint.save_unsaved(self.state)  # the signal may have come after the last look at it
             r.checkpoint.close()
             r.backend.wait_for_all()  # or a process that leaves would end the one that writes
             r.interruption.leave()

@@ -14,7 +14,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import current_name
 from nearstep.reports.run_folder import checkpoints, update_of
 
-SETTINGS = "settings.json"
+SETTINGS, BEGUN = "settings.json", "begun.json"
 AUTO = "auto"
 
 # What may change between a run and its continuation: how far it goes, where and how it is run, shown and saved.
@@ -91,6 +91,31 @@ def refuse_used(run: Path) -> None:
             f"output_dir = {run} holds a run up to update {update_of(found[-1])}: give --resume auto to go on with it, "
             "another output_dir, or remove its checkpoints"
         )
+
+
+def refuse_other(run: Path, chosen: Path) -> None:
+    """Raise ConfigError where the checkpoint lies elsewhere, and the run's folder holds those of another run.
+
+    A copy of one of its own is taken: it has the same settings and began with the same weights and data.
+    """
+    if run.resolve() in chosen.resolve().parents:
+        return
+    for own in reversed(checkpoints(run)):
+        try:
+            here, there = _what_run(own), _what_run(chosen)
+        except CheckpointError:  # the damaged one says nothing; the chosen one is whole
+            continue
+        if here != there:
+            raise ConfigError(
+                f"output_dir = {run} holds another run up to update {update_of(own)} than {chosen} belongs to. Give "
+                "the folder of that run, or a new one"
+            )
+        return
+
+
+def _what_run(checkpoint: Path) -> tuple[object, ...]:
+    begun = files.read_json(checkpoint / BEGUN)
+    return files.read_json(checkpoint / SETTINGS), begun["weights"], begun["rows"], begun.get("data")
 
 
 def settings_to_keep(config: PPOConfig, named: Mapping[str, object]) -> dict[str, Any]:

@@ -10,10 +10,19 @@ from typing import Any, Literal
 
 from nearstep.checkpoint import files
 from nearstep.checkpoint.export import ModelFolders, Writing
-from nearstep.checkpoint.resume import AUTO, SETTINGS, Resumed, choose_checkpoint, refuse_used, settings_to_keep
+from nearstep.checkpoint.resume import (
+    AUTO,
+    BEGUN,
+    SETTINGS,
+    Resumed,
+    choose_checkpoint,
+    refuse_other,
+    refuse_used,
+    settings_to_keep,
+)
 from nearstep.checkpoint.seal import SaveKind, read_manifest, sealed_folder
 from nearstep.checkpoint.snapshot import FOLDER, Snapshot, put_back, read_snapshot, take_snapshot
-from nearstep.checkpoint.start import BEGUN, begin_of_run, check_begin, check_same_head, has_same_data
+from nearstep.checkpoint.start import begin_of_run, check_begin, check_same_head, has_same_data
 from nearstep.checkpoint.writer import BackgroundWriter
 from nearstep.common.errors import CheckpointError, ConfigError, TrainingError
 from nearstep.common.telling import tell
@@ -56,6 +65,7 @@ class Checkpoints:
     _begun: Mapping[str, Any] = field(default_factory=dict)  # what the run began with, once it has begun
     _writer: BackgroundWriter = field(default_factory=BackgroundWriter)
     _saved_at: float = field(default_factory=time.monotonic)
+    _saved_update: int = 0  # of the checkpoint that was begun or loaded last
 
     @property
     def run(self) -> Path:
@@ -81,6 +91,8 @@ class Checkpoints:
         """
         if state.update == 0 and (self.resumed is None or self.resumed.is_fork):
             refuse_used(self.run)
+        elif self.resumed is not None:
+            refuse_other(self.run, self.resumed.folder)
         if not self._begun:
             self._begun = begin_of_run(self.folders.models, self.rows, self.data, self.updates)
         self.backend.wait_for_all()  # or a fast process writes before a slow one has looked
@@ -110,6 +122,7 @@ class Checkpoints:
                 state.first_answers = None  # of a fork: their prompts are not there
             if self.backend.rank == 0 and not self.resumed.is_fork:
                 self._supersede(state.update)
+            self._saved_update = 0 if self.resumed.is_fork else state.update
             self.resumed = None  # whoever calls train once more goes on from where the run is
         self.backend.wait_for_all()
 
@@ -143,8 +156,13 @@ class Checkpoints:
         if self.announce_whole:
             self.wait()
             self.backend.wait_for_all()
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_update = time.monotonic(), state.update
         self.announce(state.update, self.run / f"{CHECKPOINT}{state.update}")
+
+    def save_unsaved(self, state: State) -> None:
+        """See `save`; nothing where the last checkpoint that was begun or loaded is of this update."""
+        if state.update != self._saved_update:
+            self.save(state, "fault")
 
     def rehearse(self, state: State) -> None:
         """Before the first update: try what could fail at the end. Raises TrainingError or ModelError."""

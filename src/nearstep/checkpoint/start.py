@@ -8,12 +8,12 @@ from typing import Any
 from torch import nn
 
 from nearstep.checkpoint import files
+from nearstep.checkpoint.resume import BEGUN
 from nearstep.common.errors import CheckpointError
 from nearstep.models.adapters import is_adapted
 from nearstep.models.roles import Models
 from nearstep.models.stored_head import head_in_words, shown
 
-BEGUN = "begun.json"
 PROBES = 256  # numbers of each tensor that are looked at
 
 

@@ -209,7 +209,8 @@ class _Outputs:
         folder = Path(config.output_dir)
         self.screen = screen
         # A run that died before its first checkpoint and begins again is the same run: its records begin again too.
-        goes_on = after > 0 or (config.resume is not None and holds_settings(folder, settings))
+        own = after > 0 and bool(run_folder.checkpoints(folder))  # a fork has none, and records of others may lie there
+        goes_on = own or (config.resume is not None and holds_settings(folder, settings))
         kept = make_ready(folder, after, goes_on=goes_on)
         if settings and (place := write_settings(folder, settings)) is not None:
             kept[run_folder.SETTINGS] = place

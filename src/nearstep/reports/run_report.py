@@ -181,9 +181,9 @@ class Report:
         if why is None and self.reporter.should_training_stop and not due.stop:
             why = "a callback asked for it after the evaluation (early_stopping_patience, or one of your own)"
         self._tell_of_end(why)
-        found = self.backend.gather((best, why is not None))
-        is_best, stop = (any(each) for each in zip(*found, strict=True))
-        return replace(due, best=due.best or is_best, stop=due.stop or stop)
+        found = self.backend.gather((best, why is not None, self.interruption.asked))
+        is_best, stop, leave = (any(each) for each in zip(*found, strict=True))
+        return replace(due, best=due.best or is_best, save=due.save or leave, stop=due.stop or stop or leave)
 
     def _tell_of_end(self, why: str | None) -> None:
         if why is not None:

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -39,6 +40,11 @@ class Interruption:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
+
+    def is_of(self, signals: Sequence[signal.Signals | None]) -> bool:
+        """Whether the signals of all processes hold one, which then is that of each that had none."""
+        self.signal = self.signal or next((each for each in signals if each is not None), None)
+        return self.asked
 
     def leave(self) -> None:
         """End the process as the signal asked, now that all is saved. Does nothing if there was none."""

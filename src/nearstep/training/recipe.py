@@ -150,6 +150,9 @@ class ModelSaver(Protocol):
     def step(self, state: State, due: Due, *, best: bool) -> None:
         """An update is done: save it if that is due, or if it is the best and such are kept."""
 
+    def save_unsaved(self, state: State) -> None:
+        """Save the run where it stands, unless that was done."""
+
     def save_final(self, state: State) -> None:
         """At its end."""
 
