@@ -1,6 +1,7 @@
 """Small runs that save after every update, and everything of them that must be equal."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -41,8 +42,10 @@ def records(folder: Path) -> dict[str, list[dict[str, object]]]:
     found = {}
     for path in sorted(folder.glob("*.jsonl")):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        found[path.name] = [
-            {name: value for name, value in line.items() if name not in TIMES and not name.startswith("time/")}
-            for line in lines
-        ]
+        found[path.name] = [without_times(line) for line in lines]
     return found
+
+
+def without_times(line: Mapping[str, object]) -> dict[str, object]:
+    """What no clock says."""
+    return {name: value for name, value in line.items() if name not in TIMES and not name.startswith("time/")}

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from nearstep.reports.run_folder import checkpoints
 from nearstep.training.interruption import Interruption
-from tests.checkpoint.saved_runs import assert_same_bits, everything, records, trainer_of
+from tests.checkpoint.saved_runs import ROWS, assert_same_bits, everything, records, trainer_of
 
 
 class Sends(TrainerCallback):
@@ -62,6 +62,33 @@ def test_a_signal_saves_within_the_update_and_the_run_goes_on(tmp_path, capfd, u
     expected, written = unbroken
     assert_same_bits(everything(resumed), expected)
     assert records(tmp_path) == written
+
+
+class SendsWhileEvaluating(TrainerCallback):
+    """Sends this process SIGTERM in its first evaluation."""
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_during_an_evaluation_saves_the_update_before_it(tmp_path):
+    parts = {"callbacks": [SendsWhileEvaluating()], "eval_dataset": ROWS[:2]}
+    with pytest.raises(SystemExit):
+        trainer_of(tmp_path, save_steps=None, eval_steps=2, given=parts).train()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
+
+
+def test_a_signal_after_the_last_update_saves_it(tmp_path):
+    """It comes while samples are written: nothing looks at signals after them."""
+    changed = {"save_steps": None, "num_sample_generations": 1, "total_episodes": 16}
+    stopped = trainer_of(tmp_path, **changed)
+    write, evaluator = stopped.recipe.evaluator.samples, stopped.recipe.evaluator
+    evaluator.samples = lambda engine, state: os.kill(os.getpid(), signal.SIGTERM) or write(engine, state)
+    with pytest.raises(SystemExit):
+        stopped.train()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
+    assert trainer_of(tmp_path, **changed, resume="auto").train().updates == 2
+    assert (tmp_path / "policy").is_dir()
 
 
 @pytest.mark.parametrize("launched", [True, False])
