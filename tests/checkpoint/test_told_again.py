@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nearstep import ConfigError
+from nearstep import CheckpointError, ConfigError
 from nearstep.training.first_answers import FirstAnswers
 from tests.checkpoint.saved_runs import ROWS, records, trainer_of, without_times
 from tests.training.runs import play, small_recipe
@@ -97,3 +97,12 @@ def test_a_checkpoint_of_another_run_goes_on_in_no_folder_but_its_own(tmp_path):
     shutil.copytree(tmp_path / "one" / "checkpoint-1", tmp_path / "kept" / "checkpoint-1")
     copied = trainer_of(tmp_path / "one", total_episodes=16, resume=str(tmp_path / "kept" / "checkpoint-1"))
     assert copied.train().updates == 2
+
+
+def test_the_episodes_of_an_update_stay_whatever_makes_them(tmp_path):
+    """Without batch_size they come from what is free to change, the number of processes among it."""
+    trainer_of(tmp_path, total_episodes=16).train()
+    longer = {"total_episodes": 24, "resume": "auto", "per_device_train_batch_size": 4}
+    with pytest.raises(CheckpointError, match=r"has 8 episodes, and now it would have 4 .*Give --batch_size 8"):
+        trainer_of(tmp_path, **longer).train()
+    assert trainer_of(tmp_path, **longer, batch_size=8).train().updates == 3

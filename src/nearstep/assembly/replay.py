@@ -12,6 +12,7 @@ from rich.table import Table
 
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
+from nearstep.checkpoint.start import batch_of_run
 from nearstep.common.errors import ConfigError
 from nearstep.config.ppo import PPOConfig
 from nearstep.reports.run_folder import CHECKPOINT
@@ -68,14 +69,17 @@ def replay_row(config: PPOConfig, run: Path, *, update: int, row: int, inputs: R
     ConfigError where the checkpoint or the row is not there.
     """
     before = run / f"{CHECKPOINT}{update - 1}"
-    if update > 1 and not before.is_dir():
+    fork = _forked_after(config, update - 1)
+    is_of_fork = fork is not None and not before.is_dir()  # then the fork's first update, or one of its parent's
+    if update > 1 and not before.is_dir() and not is_of_fork:
         raise ConfigError(
             f"update {update} is computed from {before.name}, and {run} has none. Give an update after a checkpoint"
         )
     with tempfile.TemporaryDirectory() as elsewhere:
         settings = replace(
-            config, output_dir=elsewhere, resume=None if update == 1 else str(before), fork_from=None, report_to=(),
-            push_to_hub=False, dump_rollouts=None,
+            config, output_dir=elsewhere, resume=None if update == 1 or is_of_fork else str(before),
+            fork_from=fork if is_of_fork else None, report_to=(), push_to_hub=False, dump_rollouts=None,
+            batch_size=config.batch_size or batch_of_run(run),  # here runs one process, there it may have been several
         )  # fmt: skip
         r = assemble(settings, inputs)
         state = State()
@@ -103,6 +107,12 @@ def replay_row(config: PPOConfig, run: Path, *, update: int, row: int, inputs: R
         texts=[r.tokenizer.decode([number]) for number in ids],
         tokens=tokens,
     )
+
+
+def _forked_after(config: PPOConfig, update: int) -> str | None:
+    """The checkpoint that the run was forked from, if it stands after an update."""
+    place = config.fork_from
+    return place if place is not None and Path(place).name == f"{CHECKPOINT}{update}" else None
 
 
 def _shown(value: float | bool | None) -> str:

@@ -154,6 +154,7 @@ def _checkpoints(
         folders=ModelFolders(chosen.models, checked.tokenizer, checked.backend, card),
         learners=learners,
         updates=checked.batch.updates,
+        batch=checked.batch.batch,
         rows=checked.batch.dataset_rows,
         data=checked.data,
         named=named,

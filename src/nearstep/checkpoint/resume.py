@@ -29,7 +29,9 @@ FREE_SETTINGS = frozenset({
     "save_steps", "save_minutes", "save_total_limit", "keep_steps", "keep_best", "on_save_error", "max_broken_updates",
     "wait_timeout_seconds",
     "push_to_hub", "hub_model_id",
-    "per_device_train_batch_size", "max_tokens_per_microbatch", "local_rollout_forward_batch_size",
+    # Of these only the batch that they make counts, together with the number of processes: `check_begin` looks at it.
+    "batch_size", "gradient_accumulation_steps", "per_device_train_batch_size",
+    "max_tokens_per_microbatch", "local_rollout_forward_batch_size",
     "gradient_checkpointing",
     "reward_url", "reward_url_token_env", "reward_url_timeout_seconds", "reward_url_retries", "reward_url_batch_size",
     "reward_workers", "reward_timeout_seconds",

@@ -51,6 +51,7 @@ class Checkpoints:
     folders: ModelFolders
     learners: Learners
     updates: int  # of the whole run
+    batch: int  # episodes of an update
     rows: int | None  # of the data; None for a stream
     data: str  # hash of it
     named: Mapping[str, object]  # settings that Python's arguments gave: names of models and data
@@ -94,7 +95,9 @@ class Checkpoints:
         elif self.resumed is not None:
             refuse_other(self.run, self.resumed.folder)
         if not self._begun:
-            self._begun = begin_of_run(self.folders.models, self.rows, self.data, self.updates)
+            self._begun = begin_of_run(
+                self.folders.models, self.rows, self.data, updates=self.updates, batch=self.batch
+            )
         self.backend.wait_for_all()  # or a fast process writes before a slow one has looked
         if self.backend.rank == 0:
             for left in self.run.glob(f".{CHECKPOINT}*"):

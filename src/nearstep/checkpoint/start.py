@@ -8,17 +8,19 @@ from typing import Any
 from torch import nn
 
 from nearstep.checkpoint import files
-from nearstep.checkpoint.resume import BEGUN
+from nearstep.checkpoint.resume import BEGUN, SETTINGS
 from nearstep.common.errors import CheckpointError
 from nearstep.models.adapters import is_adapted
 from nearstep.models.roles import Models
 from nearstep.models.stored_head import head_in_words, shown
+from nearstep.reports.run_folder import checkpoints
 
 PROBES = 256  # numbers of each tensor that are looked at
 
 
-def begin_of_run(models: Models, rows: int | None, data: str, updates: int) -> dict[str, Any]:
-    """What a run begins with, before a weight has moved: a hash of each role, rows and hash of its data, its length."""
+def begin_of_run(models: Models, rows: int | None, data: str, *, updates: int, batch: int) -> dict[str, Any]:
+    """What a run begins with, before a weight has moved: a hash of each role, rows and hash of its data, its length and
+    the episodes of an update."""
     roles: dict[str, nn.Module | None] = {
         "policy": models.policy.model,
         "reference": None if models.reference is None else models.reference.policy.model,
@@ -31,7 +33,14 @@ def begin_of_run(models: Models, rows: int | None, data: str, updates: int) -> d
     head = None if critic is None else head_in_words(critic.value_head)
     return {
         "weights": hashes, "adapters": adapters, "value_head": head, "rows": rows, "data": data, "updates": updates,
+        "batch": batch,
     }  # fmt: skip
+
+
+def batch_of_run(run: Path) -> int | None:
+    """Episodes of an update of a run, as its checkpoints say; None where none does."""
+    found = (files.read_json(folder / BEGUN).get("batch") for folder in checkpoints(run) if (folder / BEGUN).is_file())
+    return next((batch for batch in found if isinstance(batch, int)), None)
 
 
 def has_same_data(folder: Path, now: Mapping[str, Any]) -> bool:
@@ -80,6 +89,13 @@ def check_begin(folder: Path, now: Mapping[str, Any], courses: str) -> list[str]
         raise CheckpointError(
             f"{folder}: the data has as many rows as when the run began, but not the same: prompts, their order, "
             "columns that rewards read, or texts of ptx_dataset_name have changed. Give the same data, or fork it"
+        )
+    batch = before.get("batch", files.read_json(folder / SETTINGS).get("batch_size"))
+    if batch is not None and batch != now["batch"]:
+        raise CheckpointError(
+            f"{folder}: an update of this run has {batch} episodes, and now it would have {now['batch']} (without "
+            "batch_size they are per_device_train_batch_size × gradient_accumulation_steps × processes). Give "
+            f"--batch_size {batch}, or fork it"
         )
     if before["updates"] != now["updates"] and courses:
         return [
