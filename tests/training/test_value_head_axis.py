@@ -9,7 +9,8 @@ import torch
 
 from nearstep import CheckpointError, ConfigError, PPOConfig
 from nearstep.algorithm.kl_controllers import FixedKL
-from nearstep.algorithm.value_heads import BCEHead, BoundedHead, LinearHead, QuantileHead, outside
+from nearstep.algorithm.several_outputs import QuantileHead
+from nearstep.algorithm.value_heads import BCEHead, BoundedHead, LinearHead, outside
 from nearstep.cli.main import main
 from nearstep.common.errors import ConformanceError
 from nearstep.testing.kinds import kind_of

@@ -6,6 +6,7 @@ from nearstep.algorithm.advantage_rules import Advantage, advantage_name
 from nearstep.algorithm.aggregation import LossAggregation
 from nearstep.algorithm.correction import UNCORRECTED, CorrectionRule
 from nearstep.algorithm.kl_controllers import KLController
+from nearstep.algorithm.several_outputs import HasMembers
 from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.algorithm.value_heads import (
     LinearHead,
@@ -187,6 +188,13 @@ def value_head(config: PPOConfig, own: object, rule: Advantage, *, kl_penalty: b
     else:
         found, what = own_object("value head", "value_head", config, config.value_head, own)
         head = fitting_value_head(found, what)
+    if config.critic_models == 1 and not isinstance(head, HasMembers):
+        for name in ("advantage_mask_share", "entropy_mask_share"):
+            if vars(config)[name] > 0:
+                raise ConfigError(
+                    f"{name} goes by how far the members of a critic disagree, and {what} has none: give it "
+                    "by_member(outputs), or set critic_models = 2"
+                )
     if head.value_range is not None:
         problem = next(range_problems(config, what, kl_penalty=kl_penalty), None)
         if problem is not None:

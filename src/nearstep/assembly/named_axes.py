@@ -7,18 +7,11 @@ from nearstep.algorithm.aggregation import LossAggregation, SequenceMean, Sequen
 from nearstep.algorithm.baselines import ExplainedBaseline
 from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, KLController, ScheduledKL
 from nearstep.algorithm.row_regions import CPPO, SAT, TRM, VACO
+from nearstep.algorithm.several_outputs import EnsembleHead, QuantileHead
 from nearstep.algorithm.soft_regions import CISPO, DIS, DRPO, SAPO, SPO
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TopKKL, TopKTV, TrustRegion, Unbounded
 from nearstep.algorithm.turn_rules import TurnGAE
-from nearstep.algorithm.value_heads import (
-    BCEHead,
-    BoundedHead,
-    EnsembleHead,
-    HLGaussHead,
-    LinearHead,
-    QuantileHead,
-    ValueHead,
-)
+from nearstep.algorithm.value_heads import BCEHead, BoundedHead, HLGaussHead, LinearHead, ValueHead
 from nearstep.config.ppo import PPOConfig
 from nearstep.training.schedules import CriticSchedule, Decoupled, Joint, RatioBand
 

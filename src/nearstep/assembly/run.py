@@ -232,7 +232,7 @@ def _card(
         policy=names.policy,
         reference=names.reference,
         critic=names.critic,
-        critic_made_here=chosen.models.critic is not None and is_made_here(inner_model(chosen.models.critic.model)),
+        critic_made_here=chosen.critic_model is not None and is_made_here(inner_model(chosen.critic_model)),
         value_head=_head_in_words(chosen.models),
         has_reference=chosen.models.reference is not None,
         rewards=rewards.names,
@@ -245,7 +245,7 @@ def _card(
 
 
 def _head_in_words(models: Models) -> str | None:
-    stored = None if models.critic is None else head_in_words(models.critic.value_head)
+    stored = None if models.critic is None else head_in_words(models.critic.members[0].value_head)
     return None if stored is None else shown(stored)
 
 

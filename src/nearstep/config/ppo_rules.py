@@ -26,6 +26,7 @@ from nearstep.config.rewards import compares_groups, reward_problems, reward_rem
 from nearstep.config.sections import AllSettings, KLSettings
 from nearstep.config.selection import selection_problems, selection_remarks
 from nearstep.config.settings import Problem, without_effect
+from nearstep.config.several_critics import SEVERAL_CRITICS
 from nearstep.config.turns import turn_remarks
 from nearstep.config.value_head_rules import value_head_problems, value_head_remarks
 from nearstep.config.value_heads import VALUE_HEAD_SETTINGS
@@ -34,7 +35,7 @@ CRITIC_SETTINGS = (
     "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_schedule",
     "critic_trunk", "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency",
     "vf_warmup_updates", "vf_warmup_lam", "lam_length_alpha", "critic_columns",
-    *VALUE_HEAD_SETTINGS, *CRITIC_TRAINING,
+    *VALUE_HEAD_SETTINGS, *SEVERAL_CRITICS, *CRITIC_TRAINING,
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from nearstep.config.rewards import RewardSettings
 from nearstep.config.saving import SavingSettings
 from nearstep.config.selection import SelectionSettings
 from nearstep.config.settings import Settings, option
+from nearstep.config.several_critics import SeveralCriticsSettings
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
 from nearstep.config.turns import TurnSettings
 from nearstep.config.value_heads import ValueHeadSettings
@@ -265,6 +266,7 @@ class AllSettings(
     BatchSettings,
     CriticTextSettings,
     CriticTrainingSettings,
+    SeveralCriticsSettings,
     ValueHeadSettings,
     CriticSettings,
     AuxiliarySettings,

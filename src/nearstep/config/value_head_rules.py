@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from nearstep.config.axes import RANGED_HEADS, VALUE_HEADS, name_problems
+from nearstep.config.axes import RANGED_HEADS, VALUE_HEADS, is_own, name_problems
 from nearstep.config.sections import AllSettings
 from nearstep.config.settings import Problem, without_effect
 
@@ -48,6 +48,36 @@ def value_head_problems(config: AllSettings, *, kl_penalty: bool) -> Iterator[Pr
             "it: use critic_trunk = separate or adapter",
             ("vf_frozen", "critic_trunk"),
         )
+    yield from _several_critics_problems(config)
+
+
+def _several_critics_problems(config: AllSettings) -> Iterator[Problem]:
+    count, masks = config.critic_models, ("advantage_mask_share", "entropy_mask_share")
+    if count > 1 and config.num_generations < count:
+        yield Problem(
+            f"critic_models = {count} trains each critic on other responses to every prompt: num_generations must be "
+            f"at least {count}",
+            ("critic_models", "num_generations"),
+        )
+    if count > 1 and config.critic_trunk != "separate":
+        yield Problem(
+            f"critic_models = {count} are models of their own, and with critic_trunk = {config.critic_trunk} the "
+            "critic is made from the policy's weights: use critic_trunk = separate, or value_head = ensemble",
+            ("critic_models", "critic_trunk"),
+        )
+    if count > 1 and config.value_head == "ensemble":
+        yield Problem(
+            f"critic_models = {count} and value_head = ensemble both make the value a mean of several: give one",
+            ("critic_models", "value_head"),
+        )
+    one = count == 1 and config.value_head != "ensemble" and not is_own(config.value_head)
+    for name in masks:
+        if one and vars(config)[name] > 0:
+            yield Problem(
+                f"{name} goes by how far several critics disagree, and here is one: set critic_models = 2, or "
+                "value_head = ensemble",
+                (name, "critic_models", "value_head"),
+            )
 
 
 def _declared_range(config: AllSettings, named: str) -> Iterator[Problem]:
@@ -91,4 +121,5 @@ def value_head_remarks(config: AllSettings) -> Iterator[str]:
         (chosen, head != "quantile", ("value_quantiles", "value_huber")),
         (chosen, head != "ensemble", ("value_members",)),
         (f"{chosen}, which does not clip values", head != "linear", ("cliprange_value",)),
+        ("without entropy_coef", config.entropy_coef == 0, ("entropy_mask_share",)),
     )

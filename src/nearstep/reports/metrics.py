@@ -120,6 +120,11 @@ MEANINGS: dict[str, str] = {
     "nearer end. Above 0 the critic learns something else than the returns: widen the range.",
     "val/value_entropy": "value_head = hl_gauss: mean entropy of the bins, in nats; log(value_bins) at the start.",
     "val/quantile_std": "value_head = quantile: mean over tokens of the standard deviation of the quantiles.",
+    "val/disagreement": "mean over tokens of the standard deviation of what the critic's members say (critic_models, "
+    "value_head = ensemble), at rollout. Where it falls to 0 they have become one critic.",
+    "val/advantage_masked": "advantage_mask_share: share of tokens that have no advantage, for the critic's members "
+    "agree most there. 0 while all say the same, as before their first step.",
+    "val/entropy_masked": "entropy_mask_share: share of tokens without an entropy bonus.",
     "val/ensemble_std": "value_head = ensemble: mean over tokens of the standard deviation of the members' values: how "
     "far they disagree. 0 at the start.",
     "val/ratio": "mean of ρ per token. Stays near 1; above 2 or below 0.1 the steps are too large.",

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from nearstep.algorithm.agreement import MemberValues
 from nearstep.algorithm.anchors import share_by_age
 from nearstep.algorithm.correction import CorrectionRule
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
@@ -18,6 +19,8 @@ from nearstep.models.forward.forward import (
     rollout_logprobs_and_outputs,
     rollout_values,
 )
+from nearstep.models.roles import Critic
+from nearstep.training.agreement import agreement_metrics, with_agreement
 from nearstep.training.auxiliary_inputs import auxiliary_metrics, with_auxiliary_inputs
 from nearstep.training.credit import (
     at_last_rows,
@@ -56,7 +59,7 @@ def make_experience(
         state = State()
         state.begin_update()
         state.update_score_moments(scores, r.config, r.backend)
-    return with_auxiliary_inputs(annotate(rollout, scores, r, state, prompts, kept), scores, r)
+    return with_auxiliary_inputs(with_agreement(annotate(rollout, scores, r, state, prompts, kept), r), scores, r)
 
 
 @torch.no_grad()
@@ -93,10 +96,11 @@ def annotate(
     if r.whiten_advantages:
         advantages = whiten(advantages, counted=inputs.to_actions(counted), add_up=r.backend.add_up)
     numbers = torch.arange(first_row, first_row + len(last), device=rollout.tokens.device)
+    samples = on_all_rows(numbers % config.num_generations, rollout)
     return Experience(
         rollout=rollout,
         prompt_numbers=on_all_rows(numbers // config.num_generations, rollout),
-        sample_numbers=on_all_rows(numbers % config.num_generations, rollout),
+        sample_numbers=samples,
         scores=at_last_rows(shaped, rollout),
         old_logprobs=old.sampled,
         old_top=old.top,
@@ -116,7 +120,14 @@ def annotate(
         fell_back=credit.fell_back,
         critic_leads=leads,
         anchor_share=_anchor_share(rollout, state.update) if config.anchor == "interpolated" else None,
+        members=_members(states, samples, rollout),
     )
+
+
+def _members(states: StateValues, samples: Tensor, rollout: Rollout) -> MemberValues | None:
+    if states.by_member is None or states.final_by_member is None:
+        return None
+    return MemberValues.of(states.by_member, states.final_by_member, samples, rollout.action_counts)
 
 
 def dense_rewards(scores: Scores, rollout: Rollout) -> Tensor:
@@ -134,7 +145,7 @@ def before_first_step(
     logprobs: list[ActionLogprobs] = []
     values: list[StateValues] = []
     for part in PassLimits.of(r).parts(rollout):
-        if critic is not None and anew and r.models.one_trunk:
+        if isinstance(critic, Critic) and anew and r.models.one_trunk:
             part_logprobs, outputs = rollout_logprobs_and_outputs(policy, critic, part, r.sampling)
             logprobs.append(part_logprobs)
             values.append(outputs.values(critic.value_head))
@@ -145,7 +156,7 @@ def before_first_step(
             values.append(_no_values(part) if critic is None else rollout_values(critic, part))
     if critic is not None and leads is not None:
         values = [rollout_values(critic, part) for part in PassLimits.of(r).parts(rollout.with_leads(leads))]
-    states = StateValues(torch.cat([v.before_actions for v in values]), torch.cat([v.final for v in values]))
+    states = StateValues.joined(values)
     if not anew:
         return None, states
     top = None if rollout.top is None else torch.cat([each.top for each in logprobs if each.top is not None])
@@ -209,6 +220,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         )
         if experience.critic_leads is not None:
             metrics["val/critic_text_cut"] = Mean.of(experience.critic_leads.cut.float())
+        metrics |= agreement_metrics(experience)
         metrics["val/value_bias"] = Mean.of((experience.values - experience.returns)[of_scored])
         metrics["val/return_std"] = Std.of(experience.returns[of_scored])
     if experience.fell_back is not None and experience.explained_variance is not None:
