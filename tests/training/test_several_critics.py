@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nearstep import ConfigError, PPOConfig, read_run
+from nearstep import ConfigError, PPOConfig
 from nearstep.algorithm.agreement import MemberValues, disagreement, highest, lowest
 from nearstep.algorithm.several_outputs import EnsembleHead
 from nearstep.algorithm.value_heads import LinearHead
 from nearstep.models.forward.forward import StateOutputs, rollout_outputs, rollout_values
+from nearstep.reports.run_folder import RunFolder
 from nearstep.training.experience import make_experience
 from nearstep.training.loop import train
 from nearstep.training.objectives import Divisors, losses, shares, value_objective
@@ -71,7 +72,7 @@ def test_the_value_is_the_mean_and_each_learns_from_its_own_responses(tmp_path):
     torch.testing.assert_close(experience.values, (each[0].before_actions + each[1].before_actions) / 2)
     gap = (each[0].before_actions - each[1].before_actions).abs() / 2
     torch.testing.assert_close(experience.members.disagreement, gap)
-    assert float(gap.min()) > 0
+    assert float(gap.detach().min()) > 0
     assert experience.sample_numbers.tolist() == [0, 1, 2, 3] * 2
     mine = dict(zip((0, 1), (rows.sample_numbers.tolist() for _, rows in shares(experience, recipe.models.critic)), strict=True))
     assert mine == {0: [0, 2, 0, 2], 1: [1, 3, 1, 3]}
@@ -167,7 +168,7 @@ def test_the_heads_of_an_ensemble_disagree_too(tmp_path):
     experience = make_experience(rollout, scores, recipe)
     outputs = rollout_outputs(recipe.models.critic, rollout).before_actions
     torch.testing.assert_close(experience.members.disagreement.float(), (outputs[:, 0] - outputs[:, 1]).abs() / 2)
-    assert int(experience.members.agreed.sum()) == int(0.2 * len(outputs))
+    assert 4 < int(experience.members.agreed.sum()) <= int(0.2 * len(outputs))  # less where responses begin alike
     assert EnsembleHead(2).by_member(outputs) is not None
 
 
@@ -177,9 +178,7 @@ def test_the_heads_of_an_ensemble_disagree_too(tmp_path):
         ({"critic_models": 2}, "critic_models = 2 trains each critic on other responses to every prompt: num_gen"),
         (TWO | {"critic_trunk": "shared"}, "with critic_trunk = shared the critic is made from the policy's weights"),
         (TWO | {"value_head": "ensemble"}, "both make the value a mean of several: give one"),
-        ({"advantage_mask_share": 0.2}, "advantage_mask_share goes by how far several critics disagree"),
-        ({"entropy_mask_share": 0.2}, "entropy_mask_share goes by how far several critics disagree"),
-        (TWO | {"advantage_mask_share": 1.0}, "advantage_mask_share = 1.0 must be below 1"),
+        (TWO | {"advantage_mask_share": 1.0}, "advantage_mask_share = 1.0 must be at least 0 and below 1"),
     ],
 )
 def test_what_clashes_is_refused(given, said):
@@ -196,11 +195,12 @@ def test_a_bonus_that_is_not_there_cannot_be_masked(tmp_path):
         PPOConfig(advantage="group_mean", **TWO, advantage_mask_share=0.1)
     idle = [str(each.message).split()[0] for each in told if "has no effect" in str(each.message)]
     assert idle == ["critic_models", "advantage_mask_share"]
-    with pytest.raises(ConfigError, match="and value head LinearHead has none: give it by_member"):
-        small_recipe(
-            tmp_path, num_generations=4, advantage_mask_share=0.2, value_head="nearstep.py:x",
-            parts={"value_head": LinearHead()},
-        )  # fmt: skip
+    with pytest.raises(ConfigError, match="and value head LinearHead has none: set critic_models = 2"):
+        small_recipe(tmp_path, num_generations=4, advantage_mask_share=0.2, parts={"value_head": LinearHead()})
+    with pytest.raises(ConfigError, match="entropy_mask_share goes by how far .* and value_head = linear has none"):
+        small_recipe(tmp_path, num_generations=4, entropy_mask_share=0.2, entropy_coef=0.1)
+    given = {"parts": {"value_head": EnsembleHead(2)}, "num_generations": 4, "advantage_mask_share": 0.2}
+    assert small_recipe(tmp_path, **given).models.critic.value_head == EnsembleHead(2)
 
 
 def test_critics_go_on_with_the_same_bits_and_their_folders_begin_another_run(tmp_path):
@@ -214,7 +214,7 @@ def test_critics_go_on_with_the_same_bits_and_their_folders_begin_another_run(tm
     assert records(tmp_path / "a") == written
     assert len({name for name in expected if "score" in name and name.endswith(":weight")}) == 2
 
-    folder = read_run(tmp_path / "a").value
+    folder = RunFolder(tmp_path / "a").value
     assert sorted(path.name for path in folder.iterdir()) == ["critic_1", "critic_2"]
     again = trainer_of(tmp_path / "b", **TWO, value_model_path=str(folder), total_episodes=8)
     for one, other in zip(unbroken.value_model.parameters(), again.value_model.parameters(), strict=True):

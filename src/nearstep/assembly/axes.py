@@ -192,8 +192,8 @@ def value_head(config: PPOConfig, own: object, rule: Advantage, *, kl_penalty: b
         for name in ("advantage_mask_share", "entropy_mask_share"):
             if vars(config)[name] > 0:
                 raise ConfigError(
-                    f"{name} goes by how far the members of a critic disagree, and {what} has none: give it "
-                    "by_member(outputs), or set critic_models = 2"
+                    f"{name} goes by how far the members of a critic disagree, and {what} has none: set critic_models "
+                    "= 2 or value_head = ensemble, or give a head of your own by_member(outputs)"
                 )
     if head.value_range is not None:
         problem = next(range_problems(config, what, kl_penalty=kl_penalty), None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from nearstep.config.axes import RANGED_HEADS, VALUE_HEADS, is_own, name_problems
+from nearstep.config.axes import RANGED_HEADS, VALUE_HEADS, name_problems
 from nearstep.config.sections import AllSettings
 from nearstep.config.settings import Problem, without_effect
 
@@ -52,7 +52,7 @@ def value_head_problems(config: AllSettings, *, kl_penalty: bool) -> Iterator[Pr
 
 
 def _several_critics_problems(config: AllSettings) -> Iterator[Problem]:
-    count, masks = config.critic_models, ("advantage_mask_share", "entropy_mask_share")
+    count = config.critic_models
     if count > 1 and config.num_generations < count:
         yield Problem(
             f"critic_models = {count} trains each critic on other responses to every prompt: num_generations must be "
@@ -70,14 +70,6 @@ def _several_critics_problems(config: AllSettings) -> Iterator[Problem]:
             f"critic_models = {count} and value_head = ensemble both make the value a mean of several: give one",
             ("critic_models", "value_head"),
         )
-    one = count == 1 and config.value_head != "ensemble" and not is_own(config.value_head)
-    for name in masks:
-        if one and vars(config)[name] > 0:
-            yield Problem(
-                f"{name} goes by how far several critics disagree, and here is one: set critic_models = 2, or "
-                "value_head = ensemble",
-                (name, "critic_models", "value_head"),
-            )
 
 
 def _declared_range(config: AllSettings, named: str) -> Iterator[Problem]:
