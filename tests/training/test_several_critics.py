@@ -74,7 +74,9 @@ def test_the_value_is_the_mean_and_each_learns_from_its_own_responses(tmp_path):
     torch.testing.assert_close(experience.members.disagreement, gap)
     assert float(gap.detach().min()) > 0
     assert experience.sample_numbers.tolist() == [0, 1, 2, 3] * 2
-    mine = dict(zip((0, 1), (rows.sample_numbers.tolist() for _, rows in shares(experience, recipe.models.critic)), strict=True))
+    mine = dict(
+        zip((0, 1), (rows.sample_numbers.tolist() for _, rows in shares(experience, recipe.models.critic)), strict=True)
+    )
     assert mine == {0: [0, 2, 0, 2], 1: [1, 3, 1, 3]}
 
     divisors = divisors_of(experience, recipe.loss_aggregation, recipe.backend)
@@ -139,10 +141,10 @@ def test_masks_leave_out_what_they_say(tmp_path):
     # What entropy adds to the loss comes from the others alone.
     both = Phase(1, 1, policy=True, critic=False)
     divisors = divisors_of(experience, recipe.loss_aggregation, recipe.backend)
-    (found, metrics), = losses(experience, both, divisors, recipe, first=False)
+    ((found, metrics),) = losses(experience, both, divisors, recipe, first=False)
     no_bonus = replace(experience, members=replace(experience.members, entropy_weights=torch.zeros_like(spread)))
-    (bare, _), = losses(no_bonus, both, divisors, recipe, first=False)
-    (whole, _), = losses(replace(experience, members=None), both, divisors, recipe, first=False)
+    ((bare, _),) = losses(no_bonus, both, divisors, recipe, first=False)
+    ((whole, _),) = losses(replace(experience, members=None), both, divisors, recipe, first=False)
     assert float(bare) > float(found) > float(whole)
     entropy = metrics.numbers()["policy/entropy_avg"]
     assert float(bare - whole) == pytest.approx(0.1 * entropy, rel=1e-4)
@@ -197,7 +199,7 @@ def test_a_bonus_that_is_not_there_cannot_be_masked(tmp_path):
     assert idle == ["critic_models", "advantage_mask_share"]
     with pytest.raises(ConfigError, match="and value head LinearHead has none: set critic_models = 2"):
         small_recipe(tmp_path, num_generations=4, advantage_mask_share=0.2, parts={"value_head": LinearHead()})
-    with pytest.raises(ConfigError, match="entropy_mask_share goes by how far .* and value_head = linear has none"):
+    with pytest.raises(ConfigError, match=r"entropy_mask_share goes by how far .* and value_head = linear has none"):
         small_recipe(tmp_path, num_generations=4, entropy_mask_share=0.2, entropy_coef=0.1)
     given = {"parts": {"value_head": EnsembleHead(2)}, "num_generations": 4, "advantage_mask_share": 0.2}
     assert small_recipe(tmp_path, **given).models.critic.value_head == EnsembleHead(2)

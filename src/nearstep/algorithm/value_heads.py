@@ -27,6 +27,7 @@ class ValueTargets:
     targets: Float[Tensor, " states"]  # the returns
     old_values: Float[Tensor, " states"]  # at rollout
     samples: Int[Tensor, " states"]  # which of the responses to its prompt the state belongs to, from 0
+    columns: Float[Tensor, "states columns"] | None = None  # the returns of each reward apart, where these are known
 
 
 @runtime_checkable

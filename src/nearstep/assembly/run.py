@@ -65,7 +65,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
 def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     tell("reading the prompts …")
     checked = check_inputs(config, inputs)
-    axes = choose_axes(config, inputs, checked.batch.updates)
+    axes = choose_axes(config, inputs, checked.batch.updates, rewards=len(checked.specs))
     checked = checked.with_steps_of(axes.critic_schedule)
     selection, prompts, selection_notes = choose_selection(config, inputs, checked, axes.advantage)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts

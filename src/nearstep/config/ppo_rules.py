@@ -11,6 +11,7 @@ from nearstep.config.axes import (
     GROUP_RULES,
     KL_CONTROLLERS,
     LOSS_AGGREGATIONS,
+    RULES_BY_PART,
     TRUST_REGIONS,
     is_own,
     name_problems,
@@ -226,9 +227,10 @@ def _advantage_problems(config: AllSettings) -> Iterator[Problem]:
         "non_eos_penalty": config.non_eos_penalty,
         "whiten_rewards": config.whiten_rewards,
     }
-    for name in (name for name, is_set in changed.items() if config.advantage == "gdpo" and is_set):
+    for name in (name for name, is_set in changed.items() if config.advantage in RULES_BY_PART and is_set):
         yield Problem(
-            f"advantage = gdpo normalises every part of the reward apart, and {name} changes their sum: leave it out",
+            f"advantage = {config.advantage} normalises every part of the reward apart, and {name} changes their sum: "
+            "leave it out",
             ("advantage", name),
         )
     if config.advantage == "batch_normalized" and config.whiten_advantages is False:

@@ -160,8 +160,9 @@ class AdvantageSettings(Settings):
     )
     advantage: str = option(
         "gae",
-        f"{listed(ADVANTAGES)}. gae needs a critic, and so does turn_gae, which counts turns of a response instead of "
-        "tokens; the others named here have none: a row against its group, or returns against the batch",
+        f"{listed(ADVANTAGES)}. gae needs a critic, and so do turn_gae, which counts turns of a response instead of "
+        "tokens, and gae_by_reward, whose critic has a value for each of several rewards; the others named here have "
+        "none: a row against its group, or returns against the batch",
         is_place=True,
     )
 

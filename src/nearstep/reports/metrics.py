@@ -48,6 +48,8 @@ MEANINGS: dict[str, str] = {
     "with.",
     "reward/<name>": "mean of one part of the reward, before its weight, over the episodes where it applied.",
     "reward/<name>_std": "standard deviation of that part over the same episodes.",
+    "reward/<name>_explained": "advantage = gae_by_reward: 1 − Var(R − V) / Var(R) of that part alone, over tokens of "
+    "scored responses.",
     "reward/<name>_none": "share of episodes where that part did not apply (the function gave None).",
     "reward/<name>_failed": "share of episodes on which that part failed: left out of the update, or asked about "
     "again. Absent with on_reward_error=raise, where a failure ends the run.",
@@ -229,7 +231,7 @@ def meaning(name: str) -> str:
     if group == "eval":
         return _evaluation_meaning(rest)
     if group == "reward":
-        ending = next((ending for ending in ("_std", "_none", "_failed") if rest.endswith(ending)), "")
+        ending = next((ending for ending in ("_std", "_none", "_failed", "_explained") if rest.endswith(ending)), "")
         return MEANINGS[f"reward/<name>{ending}"]
     if group == "auxiliary":
         return MEANINGS["auxiliary/<name>"]

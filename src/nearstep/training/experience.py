@@ -4,8 +4,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from nearstep.algorithm.advantage_rules import Credit, CreditInputs
 from nearstep.algorithm.agreement import MemberValues
 from nearstep.algorithm.anchors import share_by_age
+from nearstep.algorithm.by_reward import RewardColumns
 from nearstep.algorithm.correction import CorrectionRule
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.algorithm.ragged import sum_by_row
@@ -121,7 +123,14 @@ def annotate(
         critic_leads=leads,
         anchor_share=_anchor_share(rollout, state.update) if config.anchor == "interpolated" else None,
         members=_members(states, samples, rollout),
+        by_reward=_columns(states, credit, inputs),
     )
+
+
+def _columns(states: StateValues, credit: Credit, inputs: CreditInputs) -> RewardColumns | None:
+    if states.columns is None or credit.target_columns is None:
+        return None
+    return RewardColumns(tuple(part.name for part in inputs.parts), states.columns, credit.target_columns)
 
 
 def _members(states: StateValues, samples: Tensor, rollout: Rollout) -> MemberValues | None:
@@ -220,7 +229,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         )
         if experience.critic_leads is not None:
             metrics["val/critic_text_cut"] = Mean.of(experience.critic_leads.cut.float())
-        metrics |= agreement_metrics(experience)
+        metrics |= {**agreement_metrics(experience), **_describe_columns(experience, of_scored)}
         metrics["val/value_bias"] = Mean.of((experience.values - experience.returns)[of_scored])
         metrics["val/return_std"] = Std.of(experience.returns[of_scored])
     if experience.fell_back is not None and experience.explained_variance is not None:
@@ -228,6 +237,18 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         metrics["val/return_explained_variance"] = Max.of(torch.tensor([experience.explained_variance]).double())
     signs = {**response_metrics(experience.rollout), **score_metrics(experience, shaped, scored)}
     return Metrics({**metrics, **signs}) + _describe_parts(scores)
+
+
+def _describe_columns(experience: Experience, of_scored: Tensor) -> dict[str, Metric]:
+    """How well the critic knows each reward, where it has a value for each."""
+    columns = experience.by_reward
+    if columns is None:
+        return {}
+    returns, values = columns.returns[of_scored].unbind(-1), columns.values[of_scored].unbind(-1)
+    return {
+        f"reward/{name}_explained": ExplainedVariance.of(returns[number], values[number])
+        for number, name in enumerate(columns.names)
+    }
 
 
 def _describe_mismatch(experience: Experience, correction: CorrectionRule) -> dict[str, Metric]:

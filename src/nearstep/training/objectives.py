@@ -249,6 +249,7 @@ def value_objective(micro: Experience, now: StateOutputs, head: ValueHead) -> tu
         targets=torch.cat([micro.returns, micro.final_returns[final]]),
         old_values=torch.cat([old, old_final[final]]),
         samples=torch.cat([micro.of_actions(micro.sample_numbers), micro.sample_numbers[final]]),
+        columns=None if micro.by_reward is None else micro.by_reward.returns,  # no final state is trained then
     )
     loss = head.loss(outputs, learned)
     _require_none("value head", head, state_numbers_problem(loss, len(outputs), "loss"))

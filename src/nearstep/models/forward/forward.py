@@ -1,13 +1,14 @@
 """The forward pass: rows through a trunk, then a head only where something is asked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nearstep.algorithm.by_reward import HasColumns
 from nearstep.algorithm.precision import wide
 from nearstep.algorithm.several_outputs import HasMembers
 from nearstep.algorithm.value_heads import ValueHead
@@ -99,17 +100,20 @@ class StateValues:
     # What each of several says whose mean the values are; None where there is one.
     by_member: Float[Tensor, "actions members"] | None = None
     final_by_member: Float[Tensor, "rows members"] | None = None
+    # What it says of each reward apart; None where it has one value for all.
+    columns: Float[Tensor, "actions columns"] | None = None
+    final_columns: Float[Tensor, "rows columns"] | None = None
 
     @staticmethod
     def joined(parts: "Sequence[StateValues]") -> "StateValues":
         """Those of rows that went through the critic apart, in this order."""
-        members = [(part.by_member, part.final_by_member) for part in parts]
-        before, final = ([each for each in column if each is not None] for column in zip(*members, strict=True))
         return StateValues(
             torch.cat([part.before_actions for part in parts]),
             torch.cat([part.final for part in parts]),
-            torch.cat(before) if before else None,
-            torch.cat(final) if final else None,
+            _joined([part.by_member for part in parts]),
+            _joined([part.final_by_member for part in parts]),
+            _joined([part.columns for part in parts]),
+            _joined([part.final_columns for part in parts]),
         )
 
     @staticmethod
@@ -122,6 +126,11 @@ class StateValues:
         return StateValues(before.mean(-1), final.mean(-1), before, final)
 
 
+def _joined(parts: "Sequence[Tensor | None]") -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
+
+
 @dataclass(frozen=True)
 class StateOutputs:
     """What the critic's last layer gives of the same states: the numbers that a value is made of."""
@@ -130,11 +139,15 @@ class StateOutputs:
     final: Float[Tensor, "rows outputs"]
 
     def values(self, head: ValueHead) -> StateValues:
-        """Their values, and those of the members where the head has some."""
-        values, final = head.values(self.before_actions), head.values(self.final)
-        if not isinstance(head, HasMembers):
-            return StateValues(values, final)
-        return StateValues(values, final, head.by_member(self.before_actions), head.by_member(self.final))
+        """Their values, and those of members, or of rewards, where the head has some."""
+        found = StateValues(head.values(self.before_actions), head.values(self.final))
+        if isinstance(head, HasMembers):
+            before, final = head.by_member(self.before_actions), head.by_member(self.final)
+            found = replace(found, by_member=before, final_by_member=final)
+        if isinstance(head, HasColumns):
+            before, final = head.columns(self.before_actions), head.columns(self.final)
+            found = replace(found, columns=before, final_columns=final)
+        return found
 
 
 def rollout_logprobs(
