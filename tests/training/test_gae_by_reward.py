@@ -104,7 +104,6 @@ def test_in_a_run_each_column_learns_its_own_reward(tmp_path):
     torch.testing.assert_close(
         columns.returns[:, 0] + 2 * columns.returns[:, 1] + columns.returns[:, 2], experience.returns
     )
-    assert len(starts) == 8
     assert experience.select(torch.tensor([3])).by_reward.values.shape == (int(rollout.action_counts[3]), 3)
     with recipe.report.reporter as reporter:
         train(recipe, State())

@@ -222,11 +222,9 @@ def _advantage_problems(config: AllSettings) -> Iterator[Problem]:
             ("advantage", "num_generations"),
         )
     changed = {
-        "normalize_scores": config.normalize_scores != "none",
-        "reward_clip": config.reward_clip is not None,
-        "non_eos_penalty": config.non_eos_penalty,
-        "whiten_rewards": config.whiten_rewards,
-    }
+        "normalize_scores": config.normalize_scores != "none", "reward_clip": config.reward_clip is not None,
+        "non_eos_penalty": config.non_eos_penalty, "whiten_rewards": config.whiten_rewards,
+    }  # fmt: skip
     for name in (name for name, is_set in changed.items() if config.advantage in RULES_BY_PART and is_set):
         yield Problem(
             f"advantage = {config.advantage} normalises every part of the reward apart, and {name} changes their sum: "
