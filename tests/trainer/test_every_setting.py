@@ -201,7 +201,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "num_ppo_epochs": ({}, 1),
     "num_mini_batches": ({}, 2),
     "trust_region": ({}, "{models}/region.py:nothing"),
-    "ratio_level": ({"cliprange": 1e-3}, "sequence"),
+    "ratio_level": ({"cliprange": 1e-3}, "row"),
     "cliprange": ({}, 0.01),
     "cliprange_high": ({}, 0.01),
     "dual_clip": ({}, 1.01),

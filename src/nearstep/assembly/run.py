@@ -15,7 +15,7 @@ from nearstep.assembly.fitting_roles import require_tokens
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models
 from nearstep.assembly.rows import own_modules
-from nearstep.assembly.selection import choose_selection
+from nearstep.assembly.selection import choose_selection, require_one_row
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.saver import Checkpoints
 from nearstep.common.telling import quiet_libraries, tell
@@ -72,6 +72,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     notes = [*axes.notes, *check_warm_ups(config, batch)]
     origin = checked.rollout_origin(config, axes.trust_region.top_k)
     engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary)
+    require_one_row(selection, engine)
     auxiliary = auxiliary_of(config, inputs, checked)
     checked = with_texts(checked, auxiliary)
     tell("loading the models …")

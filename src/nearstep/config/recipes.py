@@ -20,7 +20,7 @@ CISPO: Mapping[str, object] = {"trust_region": "unbounded", "ratio_cap": 5.0, "k
 
 # GSPO (2507.18071): one ratio for a response, clipped far closer to 1, against the other responses to the prompt.
 GSPO: Mapping[str, object] = {
-    "ratio_level": "sequence", "cliprange": 3e-4, "cliprange_high": 4e-4, "loss_aggregation": "sequence_mean",
+    "ratio_level": "row", "cliprange": 3e-4, "cliprange_high": 4e-4, "loss_aggregation": "sequence_mean",
     "advantage": "group_normalized", "num_generations": 8, "kl_coef": 0.0, "temperature": 1.0,
 }  # fmt: skip
 

@@ -50,7 +50,7 @@ class PolicyTerms:
 
     trust_region: TrustRegion
     ratio_limit: float | None  # largest ratio that a token's loss counts with
-    ratio_level: Literal["token", "turn", "sequence"]
+    ratio_level: Literal["token", "turn", "row"]
     aggregation: LossAggregation
     kl_estimator: KLEstimator | None  # of the KL as a term of the loss; None where it is none
     entropy_coef: float
@@ -159,7 +159,7 @@ class LossWeights:
     """What the loss of every action is made with, at the policy as it is now. Nothing here carries a gradient."""
 
     token_anchor: TokenLogprobs  # what the ratio of each token is taken against
-    anchor: TokenLogprobs  # what the loss takes it against: with ratio_level = sequence all of a row have one ratio
+    anchor: TokenLogprobs  # what the loss takes it against: with ratio_level = row all of a row have one ratio
     region: Tensor  # the trust region's weight on the gradient
     importance: Tensor  # the correction's on the loss
 
@@ -179,7 +179,7 @@ def weights_at(micro: Experience, now: ActionLogprobs, terms: PolicyTerms) -> Lo
         importance = checked_importance(terms.correction, token_anchor.sampled, rollout.logprobs, rows)
     anchor = token_anchor
     if terms.ratio_level != "token":
-        lengths = counts if terms.ratio_level == "sequence" else run_lengths(turns)
+        lengths = counts if terms.ratio_level == "row" else run_lengths(turns)
         anchor = TokenLogprobs(sequence_anchor(fixed.sampled, anchor.sampled, lengths), anchor.top)
     weight = terms.trust_region.weight(fixed, anchor, micro.advantages, rows)
     _require_none("trust region", terms.trust_region, region_problem(weight, len(micro.advantages)))
