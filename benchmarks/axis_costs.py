@@ -23,15 +23,8 @@ from benchmarks.harness.machine import machine
 from benchmarks.harness.results import RESULTS, table, write_results
 from benchmarks.harness.workload import Workload, arbitrary_reward, causal_model, text_of, tokenizer
 from nearstep import PPOConfig, Recipe, RunInputs, assemble, make_experience, update
-from nearstep.algorithm.value_heads import (
-    BCEHead,
-    BoundedHead,
-    EnsembleHead,
-    HLGaussHead,
-    LinearHead,
-    QuantileHead,
-    ValueHead,
-)
+from nearstep.algorithm.several_outputs import EnsembleHead, QuantileHead
+from nearstep.algorithm.value_heads import BCEHead, BoundedHead, HLGaussHead, LinearHead, ValueHead
 from nearstep.assembly.named_axes import TRUST_REGIONS
 from nearstep.models.roles import make_critic
 from nearstep.models.shared_trunk import classifier_around

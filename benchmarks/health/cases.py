@@ -41,7 +41,7 @@ HEALTHY = (
         "--recipe gspo, 4 samples",
         settings={
             **GROUPS,
-            "ratio_level": "sequence",
+            "ratio_level": "row",
             "cliprange": 3e-4,
             "cliprange_high": 4e-4,
             "loss_aggregation": "sequence_mean",

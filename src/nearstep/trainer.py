@@ -135,7 +135,8 @@ class PPOTrainer:
 
     @property
     def value_model(self) -> nn.Module | None:
-        """The critic with its current weights; None if advantages need none. Its trunk may be the policy's."""
+        """The critic with its current weights, a ModuleList of several; None if advantages need none. Its trunk may be
+        the policy's."""
         return None if self.recipe.models.critic is None else self.recipe.models.critic.model
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None) -> TrainOutput:

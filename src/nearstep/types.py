@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from nearstep.algorithm.agreement import MemberValues
+from nearstep.algorithm.by_reward import RewardColumns
 from nearstep.algorithm.critic_leads import CriticLeads as CriticLeads
 from nearstep.algorithm.critic_leads import swap_leads
 from nearstep.algorithm.ragged import lead_lengths, row_numbers, shared_leads, sum_by_row, take_rows, turn_starts
@@ -240,6 +242,8 @@ class Experience:
     anchor_share: Float[Tensor, " actions"] | None = None
     good: Bool[Tensor, " rows"] | None = None  # rows whose likelihood is raised; None where none is
     teacher_logprobs: Float[Tensor, " actions"] | None = None  # None where there is no teacher
+    members: MemberValues | None = None  # None where the critic's value is not the mean of several
+    by_reward: RewardColumns | None = None  # None where the critic has one value for all rewards
 
     def __len__(self) -> int:
         return len(self.rollout)
@@ -276,6 +280,8 @@ class Experience:
             anchor_share=None if self.anchor_share is None else self.anchor_share[actions],
             good=None if self.good is None else self.good[rows],
             teacher_logprobs=None if self.teacher_logprobs is None else self.teacher_logprobs[actions],
+            members=None if self.members is None else self.members.select(rows, actions),
+            by_reward=None if self.by_reward is None else self.by_reward.select(actions),
         )
 
     def of_actions(self, row_values: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " actions"]:

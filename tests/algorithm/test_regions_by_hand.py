@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from nearstep.algorithm.divergences import topk_kl, topk_tv
 from nearstep.algorithm.row_regions import CPPO, SAT, TRM, VACO
 from nearstep.algorithm.soft_regions import CISPO, DIS, DRPO, SAPO, SPO
-from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs
+from nearstep.algorithm.trust_regions import ActionRows, TokenLogprobs, TopKKL, TopKTV
 
 
 def weights(region, now, old, advantages, counts=None):
@@ -81,3 +82,54 @@ def test_sat_narrows_the_band_of_the_tokens_that_moved_most():
     assert weights(SAT(), [*row, 0.35], [0.5] * 11, [1] * 11, [11]) == [1] * 11
     assert weights(SAT(), [*row, 0.35], [0.5] * 11, [1] * 9 + [1, -1], [11]) == [1] * 10 + [0]
     assert weights(SAT(contraction=1.0), row, [0.5] * 10, [1] * 10, [10]) == [1] * 10
+
+
+def over_top(region, now, old, sampled, advantages):
+    """The same from probabilities of two top tokens, and of the sampled token before and after."""
+    policies = [
+        TokenLogprobs(
+            torch.tensor([pair[number] for pair in sampled], dtype=torch.float64).log(),
+            torch.tensor([top] * len(sampled), dtype=torch.float64).log(),
+        )
+        for number, top in enumerate((now, old))
+    ]
+    counts = torch.ones(len(sampled), dtype=torch.long)
+    rows = ActionRows(counts, torch.zeros_like(counts))
+    return region.weight(*policies, torch.tensor(advantages, dtype=torch.float64), rows).tolist()
+
+
+OLD, NOW = [0.5, 0.3], [0.35, 0.3]  # what is left is .2, and now .35
+TV = (0.15 + 0 + 0.15) / 2
+KL = 0.5 * math.log(0.5 / 0.35) + 0.2 * math.log(0.2 / 0.35)  # .0664; the other way round it is .0710
+MOVES = [(0.35, 0.5), (0.35, 0.5), (0.2, 0.1), (0.2, 0.1)]  # the first top token, and one of those that are left
+
+
+def test_divergences_over_top_tokens():
+    now, old = (torch.tensor([top], dtype=torch.float64).log() for top in (NOW, OLD))
+    assert topk_tv(now, old).item() == pytest.approx(TV, abs=1e-12)
+    assert topk_kl(now, old).item() == pytest.approx(KL, abs=1e-12)
+    assert pytest.approx(0.0664143126) == KL
+    # Of one token they are the binary ones.
+    assert topk_tv(now[:, :1], old[:, :1]).item() == pytest.approx(0.15, abs=1e-12)
+    one = 0.5 * math.log(0.5 / 0.35) + 0.5 * math.log(0.5 / 0.65)
+    assert topk_kl(now[:, :1], old[:, :1]).item() == pytest.approx(one, abs=1e-12)
+    # Where nothing is left of a mass of .2 it counts as 1e-12.
+    gone = torch.tensor([[0.7, 0.3]], dtype=torch.float64).log()
+    by_hand = 0.5 * math.log(0.5 / 0.7) + 0.2 * (math.log(0.2) - math.log(1e-12))
+    assert topk_kl(gone, old).item() == pytest.approx(by_hand, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("region", "expected"),
+    [  # advantages −1, +1, +1, −1: away, back, away, back
+        (TopKTV(0.14, 0.14, 2), [0, 1, 0, 1]),
+        (TopKTV(0.16, 0.14, 2), [1, 1, 0, 1]),
+        (TopKTV(0.14, 0.16, 2), [0, 1, 1, 1]),
+        (TopKKL(0.066, 0.066, 2), [0, 1, 0, 1]),
+        (TopKKL(0.068, 0.066, 2), [1, 1, 0, 1]),
+        (TopKKL(0.066, 0.068, 2), [0, 1, 1, 1]),
+    ],
+    ids=repr,
+)
+def test_regions_over_top_tokens(region, expected):
+    assert over_top(region, NOW, OLD, MOVES, [-1, 1, 1, -1]) == expected

@@ -8,15 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearstep.algorithm.losses import value_loss
-from nearstep.algorithm.value_heads import (
-    BCEHead,
-    BoundedHead,
-    EnsembleHead,
-    HLGaussHead,
-    LinearHead,
-    QuantileHead,
-    ValueTargets,
-)
+from nearstep.algorithm.several_outputs import EnsembleHead, QuantileHead
+from nearstep.algorithm.value_heads import BCEHead, BoundedHead, HLGaussHead, LinearHead, ValueTargets
 
 HEADS = (
     LinearHead(), BoundedHead(-1.0, 3.0), BCEHead(-1.0, 3.0), HLGaussHead(-1.0, 3.0, 5), QuantileHead(4, 0.5),

@@ -76,7 +76,7 @@ WRONG = {
     "a penalty on what is not measured": ({"measure_kl": False}, "a KL penalty needs the KL"),
     "nothing to adapt": ({"kl_target": 6, "kl_coef": 0}, "kl_coef = 0 stays 0"),
     "one ratio for a row of distributions": (
-        {"ratio_level": "sequence", "trust_region": "topk_kl"},
+        {"ratio_level": "row", "trust_region": "topk_kl"},
         "trust_region = topk_kl compares distributions of single tokens",
     ),
     "one ratio for tokens that are compared": (

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from nearstep.algorithm.value_heads import BoundedHead, EnsembleHead, HLGaussHead, LinearHead, QuantileHead
+from nearstep.algorithm.several_outputs import EnsembleHead, QuantileHead
+from nearstep.algorithm.value_heads import BoundedHead, HLGaussHead, LinearHead
 from nearstep.common.errors import ModelError
 from nearstep.models.forward.forward import rollout_outputs, rollout_values
 from nearstep.models.frozen_weights import freeze

@@ -63,6 +63,11 @@ class NoPair(Fine):
         return -now.sampled.sum()
 
 
+class NotANumber(Fine):
+    def loss(self, micro, now):
+        return now.sampled.sum() * torch.nan, Metrics()
+
+
 class OneForEach(Fine):
     def loss(self, micro, now):
         return -now.sampled, Metrics()
@@ -90,7 +95,8 @@ class Writes(Fine):
 
 
 BROKEN = {
-    "protocol": [NoCount()], "one_sum": [NoPair(), OneForEach()], "adds_up": [AMean(), CountsBatches(), Random()],
+    "protocol": [NoCount()], "one_sum": [NoPair(), OneForEach(), NotANumber()],
+    "adds_up": [AMean(), CountsBatches(), Random()],
     "finite": [Overflows()], "through_now": [NoGradient()], "inputs_untouched": [Writes()],
 }  # fmt: skip
 

@@ -10,15 +10,9 @@ from nearstep.algorithm.advantage_rules import GAE, GDPO, AgainstGroup, Credit, 
 from nearstep.algorithm.aggregation import SequenceMean, SequenceSum, TokenMean, TokenSum
 from nearstep.algorithm.correction import Correction, Corrections
 from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, ScheduledKL
+from nearstep.algorithm.several_outputs import EnsembleHead, QuantileHead
 from nearstep.algorithm.turn_rules import TurnGAE
-from nearstep.algorithm.value_heads import (
-    BCEHead,
-    BoundedHead,
-    EnsembleHead,
-    HLGaussHead,
-    LinearHead,
-    QuantileHead,
-)
+from nearstep.algorithm.value_heads import BCEHead, BoundedHead, HLGaussHead, LinearHead
 from nearstep.common.errors import ConformanceError
 from nearstep.testing import advantages, aggregations, corrections, kl_controllers, value_heads
 from nearstep.testing.kinds import kind_of

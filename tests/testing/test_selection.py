@@ -86,9 +86,32 @@ class SavesKeys(Counts):
         (self.place,) = state["place"]
 
 
+@dataclass
+class Shares:
+    """Its state is what it goes on counting in."""
+
+    counts: dict = field(default_factory=lambda: {"place": 0})
+
+    def choose(self, draw):
+        self.counts["place"] += draw.count
+        return [(self.counts["place"] + number) % draw.prompts for number in range(draw.count)]
+
+    def state_dict(self):
+        return self.counts
+
+    def load_state_dict(self, state):
+        self.counts = dict(state)
+
+
+class SavesAlone(Counts):
+    def state_dict(self):
+        return {"place": self.place}
+
+
 @pytest.mark.parametrize(("broken", "law"), [
     (object, "protocol"), (OneTooHigh, "numbers"), (Global, "repeatable"), (Learns, "remembers"),
     (Counts, "round_trip"), (SavesKeys, "round_trip"), (LearnsAndSavesHalf, "goes_back"), (NotAll, "covers"),
+    (Shares, "own_copy"), (SavesAlone, "remembers"),
 ])  # fmt: skip
 def test_broken_samplers_are_caught(broken, law):
     with pytest.raises(ConformanceError, match=f"breaks the law '{law}'"):
@@ -140,6 +163,23 @@ class Alternating(Base):
         return torch.full((len(groups),), self.rounds % 2 == 0)
 
 
+@dataclass
+class SharesItsState(Base):
+    """Keeps every second time, and its state is what it goes on writing into."""
+
+    state: dict = field(default_factory=lambda: {"asked": 0})
+
+    def keep(self, groups):
+        self.state["asked"] += 1
+        return super().keep(groups)
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state = dict(state)
+
+
 class NoneAtAll(Base):
     def keep(self, groups):
         return groups.scores.nan_to_num(1).mean(1) > 0.5
@@ -164,7 +204,7 @@ class ManyOnly(Base):
 @pytest.mark.parametrize(("broken", "law"), [
     (object, "protocol"), (ByRow, "one_bool"), (ManyOnly, "few_groups"), (Random, "repeatable"),
     (Overwrites, "inputs_untouched"), (Moving, "round_trip"), (Alternating, "round_trip"),
-    (NoneAtAll, "nothing_scored"), (First, "order_of_rows"), (AboveTheMean, "own_group"),
+    (SharesItsState, "own_copy"), (NoneAtAll, "nothing_scored"), (First, "order_of_rows"), (AboveTheMean, "own_group"),
 ])  # fmt: skip
 def test_broken_gates_are_caught(broken, law):
     with pytest.raises(ConformanceError, match=f"breaks the law '{law}'"):

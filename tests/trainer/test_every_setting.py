@@ -94,6 +94,7 @@ READS = {"dataset_name": "{models}/two.jsonl", "critic_columns": ["query"]}
 DECOUPLED = {"critic": "decoupled", "vf_learning_rate": 1e-3}
 LORA = {"use_peft": True}
 GATED = {"num_generations": 4, "gate": "score_range", "gate_low": 0.3, "batch_size": 16}
+PARTED = {"critic_models": 2, "num_generations": 4, "total_episodes": 24}  # after an update they are no longer alike
 TEACHER = {"teacher_model_path": "{models}/other"}
 TEXTS = {"ptx_dataset_name": ["{models}/texts.jsonl"]}
 TWO_REWARDS = ["{models}/rewards.py:low", "{models}/rewards.py:length"]
@@ -200,7 +201,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "num_ppo_epochs": ({}, 1),
     "num_mini_batches": ({}, 2),
     "trust_region": ({}, "{models}/region.py:nothing"),
-    "ratio_level": ({"cliprange": 1e-3}, "sequence"),
+    "ratio_level": ({"cliprange": 1e-3}, "row"),
     "cliprange": ({}, 0.01),
     "cliprange_high": ({}, 0.01),
     "dual_clip": ({}, 1.01),
@@ -254,6 +255,9 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "value_huber": ({"value_head": "quantile"}, 0.5),
     "value_members": ({"value_head": "ensemble", "num_generations": 4}, 3),
     "vf_frozen": ({}, ["*self_attn*"]),
+    "critic_models": ({"num_generations": 4}, 2),
+    "advantage_mask_share": (PARTED, 0.3),
+    "entropy_mask_share": (PARTED | {"entropy_coef": 0.5}, 0.3),
     "vf_coef": ({}, 1.0),
     "vf_learning_rate": ({}, 1e-4),
     "num_vf_epochs": (DECOUPLED, 3),

@@ -198,7 +198,7 @@ class PlainPPO:
     def token_losses(self, now: Tensor, row: Row) -> tuple[Tensor, dict[str, Tensor]]:
         c, advantages = self.config, row.advantages
         log_ratio = now - row.old
-        if c.ratio_level == "sequence":  # GSPO-token: the row's ratio, with the gradient of each token
+        if c.ratio_level == "row":  # GSPO-token: the row's ratio, with the gradient of each token
             log_ratio = log_ratio.mean().detach() + now - now.detach()
         ratio = log_ratio.exp()
         if c.trust_region == "clip":

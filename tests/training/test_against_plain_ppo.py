@@ -144,7 +144,7 @@ def test_entropy_reaches_a_shared_trunk(tmp_path):
 
 def test_a_clip_sees_the_ratio_of_the_sequence(tmp_path):
     _, lines = compare(
-        tmp_path, ratio_level="sequence", cliprange=0.05, cliprange_high=0.1, dual_clip=1.3, num_ppo_epochs=3,
+        tmp_path, ratio_level="row", cliprange=0.05, cliprange_high=0.1, dual_clip=1.3, num_ppo_epochs=3,
         loss_aggregation="sequence_mean", learning_rate=0.01,
     )  # fmt: skip
     assert 0.05 < lines[0]["policy/clipfrac_avg"] < 0.6

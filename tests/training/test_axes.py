@@ -350,7 +350,7 @@ def test_an_object_and_a_setting_on_one_axis(tmp_path):
     with pytest.raises(ConfigError, match="trust_region: an object was passed, and the settings say"):
         small_recipe(tmp_path, trust_region="binary_tv", parts={"trust_region": Clip()})
     with pytest.raises(ConfigError, match="BinaryTV compares distributions of single tokens"):
-        small_recipe(tmp_path, ratio_level="sequence", parts={"trust_region": BinaryTV()})
+        small_recipe(tmp_path, ratio_level="row", parts={"trust_region": BinaryTV()})
     with pytest.raises(ConfigError, match="SAT compares the ratios of a row's tokens"):
         small_recipe(tmp_path, ratio_level="turn", parts={"trust_region": SAT()})
 

@@ -263,6 +263,13 @@ def test_the_warm_up_ends_after_the_update_that_explains_enough(tmp_path):
     assert not last.critic_is_ready
 
 
+def test_a_warm_up_of_the_whole_run_needs_an_early_end(tmp_path):
+    with pytest.raises(ConfigError, match="vf_warmup_updates = 3: in these only the critic trains"):
+        small_recipe(tmp_path, vf_warmup_updates=3)
+    told = small_recipe(tmp_path, vf_warmup_updates=3, vf_warmup_until=0.5).introduction
+    assert "are all of the run's 3 updates: the policy trains only if the critic explains 0.5 of the returns" in told
+
+
 def test_targets_have_the_lambda_of_the_warm_up_until_its_end():
     rule = GAE(1.0, 0.5, lam_critic=0.25, warmup_updates=3, warmup_lam=1.0)
     in_update = [replace(inputs_of([3.0, 3, 1]), update=number) for number in (0, 1, 3, 4)]

@@ -253,7 +253,7 @@ def test_without_limits_no_weight_is_cut_and_recorded_log_probs_have_none(tmp_pa
 
 
 def test_a_sequence_ratio_is_the_same_for_all_tokens_of_a_row(tmp_path):
-    recipe = recipe_of(tmp_path, ratio_level="sequence", cliprange=3e-4, cliprange_high=4e-4, trust_region="unbounded")
+    recipe = recipe_of(tmp_path, ratio_level="row", cliprange=3e-4, cliprange_high=4e-4, trust_region="unbounded")
     experience = moved_experience(recipe)
     _, metrics = policy_objective(experience, says_now(experience, recipe), PolicyTerms.of(recipe), first=True)
     now = rollout_logprobs(recipe.models.policy, experience.rollout, recipe.sampling).sampled

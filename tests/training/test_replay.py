@@ -53,7 +53,8 @@ def dumped(tmp_path_factory):
     ({"temperature": 0.5, "response_length": 3}, "  response_length: 6 → 3\n  temperature: 1.0 → 0.5\n"),
     ({"num_generations": 2}, "  num_generations: 1 → 2"),
     ({"sampler": "in_order"}, "  sampler: 'auto' → 'in_order'\nGive"),
-    ({"gate": "mean_score", "gate_low": 0.1, "gate_fill": "refill"}, "  gate_fill: None → 'refill'\n  gate: None →"),
+    ({"gate": "mean_score", "gate_low": 0.1, "gate_fill": "refill"}, 
+     "  this run refills (gate_fill = 'refill', gate = 'mean_score', gate_low = 0.1, refill_rounds = "),
     ({"trust_region": "topk_tv", "divergence_top_k": 3}, "trust_region compares: 0 are written → 3"),
     ({"given": {"train_dataset": [{"prompt": text} for text in "abcdefgh"]}}, "  the prompts or their columns"),
 ])  # fmt: skip
@@ -117,6 +118,18 @@ def test_a_folder_from_before_samplers_and_refills_was_sampled_without():
     plain, chosen = {"seed": 42, "sampler": "auto", "gate_fill": None}, {"sampler": "difficulty", "gate_fill": "refill"}
     assert [*older.differences(RolloutOrigin(1, 8, "", 0, plain))] == []
     assert [*older.differences(RolloutOrigin(1, 8, "", 0, plain | chosen))] == [
+        "this run refills (gate_fill = 'refill'), and these rollouts have no further rounds to take from",
         "sampler: 'auto' → 'difficulty'",
-        "gate_fill: None → 'refill'",
     ]
+
+
+def test_rollouts_that_were_refilled_say_for_which_gate():
+    refilled = {"gate_fill": "refill", "gate": "score_range", "gate_low": 0.1, "refill_rounds": 2}
+    without = dict.fromkeys(refilled)  # whatever gate that run has, its rows are those of the first round
+    there = RolloutOrigin(1, 8, "", 0, refilled)
+    assert [*there.differences(RolloutOrigin(1, 8, "", 0, without))] == [
+        "these rollouts were refilled (gate_fill = 'refill', gate = 'score_range', gate_low = 0.1, refill_rounds = 2): "
+        "which prompts came in further rounds depends on that gate, and this run does not refill"
+    ]
+    other = [*there.differences(RolloutOrigin(1, 8, "", 0, refilled | {"gate_low": 0.2}))]
+    assert other == ["gate_low: 0.1 → 0.2"]

@@ -109,7 +109,7 @@ def rollout_of_line(line, by_episode):
 
 
 def test_a_row_has_one_ratio_where_the_region_is_one_of_sequences(tmp_path):
-    recipe = small_recipe(tmp_path, ratio_level="sequence", cliprange=1e-4, learning_rate=1e-2, total_episodes=8)
+    recipe = small_recipe(tmp_path, ratio_level="row", cliprange=1e-4, learning_rate=1e-2, total_episodes=8)
     with recipe.report:
         train(recipe, State())
     for line in records(tmp_path, "tokens.jsonl"):

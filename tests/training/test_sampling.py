@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from nearstep import ConfigError
+from nearstep.assembly.selection import require_one_row
+from nearstep.rollout.engine import Capabilities
 from nearstep.training.experience import before_first_step, make_experience
 from nearstep.training.finished_groups import first_returns, prompt_values
+from nearstep.training.gates import ScoreRange
 from nearstep.training.joining import ScoredRows, joined
 from nearstep.training.sampling import sample
+from nearstep.training.selection import Selection
 from nearstep.training.state import State
 from nearstep.training.update import update
 from nearstep.types import Scores
@@ -276,6 +280,16 @@ class Forgetful:
 
     def seen(self, numbers, means):
         pass
+
+
+def test_gates_and_episodes_of_several_rows_are_refused_before_a_run():
+    class InRows:
+        def capabilities(self):
+            return Capabilities(several_rows=True)
+
+    require_one_row(Selection(), InRows())
+    with pytest.raises(ConfigError, match="gate ScoreRange looks at episodes of one row, and the engine InRows gives"):
+        require_one_row(Selection(gate=ScoreRange()), InRows())
 
 
 def test_a_sampler_that_would_forget_is_refused(tmp_path):

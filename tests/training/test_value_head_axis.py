@@ -9,7 +9,8 @@ import torch
 
 from nearstep import CheckpointError, ConfigError, PPOConfig
 from nearstep.algorithm.kl_controllers import FixedKL
-from nearstep.algorithm.value_heads import BCEHead, BoundedHead, LinearHead, QuantileHead, outside
+from nearstep.algorithm.several_outputs import QuantileHead
+from nearstep.algorithm.value_heads import BCEHead, BoundedHead, LinearHead, outside
 from nearstep.cli.main import main
 from nearstep.common.errors import ConformanceError
 from nearstep.testing.kinds import kind_of
@@ -196,6 +197,11 @@ class Median(Sound):
         return (self.values(outputs) - learned.targets).abs()
 
 
+class Pulled(Sound):
+    def loss(self, outputs, learned):
+        return super().loss(outputs, learned) + (self.values(outputs) - learned.old_values).square() / 4
+
+
 class Measured(Sound):
     def measures(self, outputs, learned):
         return {"mean_of_all": outputs.mean()}
@@ -214,6 +220,7 @@ class Measured(Sound):
         (Stuck(), "gradient", "no output has a gradient"),
         (InPlace(), "inputs_untouched", "changed in place"),
         (Biased(), "learns", "taught a return of 0.6 it says 0.8"),
+        (Pulled(), "not_pulled", "where it said -0.4.* at rollout, a step moves it to"),
         (Median(), "mean", "on average, it says -0.59"),
         (QuantileHead(16, 1.0), "mean", "it says -0.2"),  # expectiles of two returns
         (object(), "protocol", "a object without outputs, starts_at_zero, value_range, values, loss"),

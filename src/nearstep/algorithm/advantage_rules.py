@@ -51,6 +51,9 @@ class CreditInputs:
     add_up: AddUp = alone  # sums a tensor over all processes
     critic_is_ready: bool = False  # it has come to explain enough: its warm-up ended before the last update for it
     parts: tuple["RewardPart", ...] = ()  # what the sources gave to whole rows, in the same order on all processes
+    # The critic's of each reward, then of the rest, as `values` and `final_values`; None where it has one for all.
+    value_columns: Float[Tensor, "actions columns"] | None = None
+    final_value_columns: Float[Tensor, "rows columns"] | None = None
 
     @property
     def row_totals(self) -> Float[Tensor, " rows"]:
@@ -83,6 +86,7 @@ class Credit:
     targets: Float[Tensor, " actions"] | None = None
     explained_variance: float | None = None  # of the returns, over all processes; None unless it decides something
     fell_back: bool | None = None  # whether a mean has taken the place of the values; None where the rule never does so
+    target_columns: Float[Tensor, "actions columns"] | None = None  # targets of each reward apart, then of the rest
 
 
 @runtime_checkable

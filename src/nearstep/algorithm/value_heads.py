@@ -27,6 +27,7 @@ class ValueTargets:
     targets: Float[Tensor, " states"]  # the returns
     old_values: Float[Tensor, " states"]  # at rollout
     samples: Int[Tensor, " states"]  # which of the responses to its prompt the state belongs to, from 0
+    columns: Float[Tensor, "states columns"] | None = None  # the returns of each reward apart, where these are known
 
 
 @runtime_checkable
@@ -207,79 +208,6 @@ class HLGaussHead:
         return torch.linspace(self.low, self.high, self.bins + 1, dtype=like.dtype, device=like.device)
 
 
-@dataclass(frozen=True)
-class QuantileHead:
-    """Quantiles of the return at the middles of equal shares, learned by quantile regression with a Huber loss; the
-    value is their mean (QR-DQN, 1710.10044, eq. 9 and 10).
-
-    Their mean is the mean of the returns only where `huber` is small beside their spread: with `huber` = 1, returns of
-    0 and of 1 (one in ten) give 0.18, with 0 they give 0.1.
-    """
-
-    quantiles: int = 32
-    huber: float = 0.0  # error up to which the loss is quadratic; 0 is plain quantile regression
-    starts_at_zero: ClassVar[bool] = True
-    value_range: ClassVar[None] = None
-
-    @property
-    def outputs(self) -> int:
-        """One for each quantile."""
-        return self.quantiles
-
-    def values(self, outputs: Float[Tensor, "states outputs"]) -> Float[Tensor, " states"]:
-        """The mean of the quantiles."""
-        return wide(outputs).mean(-1)
-
-    def loss(self, outputs: Float[Tensor, "states outputs"], learned: ValueTargets) -> Float[Tensor, " states"]:
-        """Mean over quantiles of |τ − 1{u < 0}|·H(u), u = R − quantile; H(u) is u² / (2·huber) up to huber, and
-        |u| − huber / 2 beyond."""
-        quantiles = wide(outputs)
-        errors = learned.targets[:, None] - quantiles
-        levels = (torch.arange(self.quantiles, dtype=errors.dtype, device=errors.device) + 0.5) / self.quantiles
-        size = errors.abs()
-        if self.huber > 0:
-            size = torch.where(size <= self.huber, errors.square() / (2 * self.huber), size - self.huber / 2)
-        return ((levels - (errors.detach() < 0).to(errors.dtype)).abs() * size).mean(-1)
-
-    def measures(
-        self, outputs: Float[Tensor, "states outputs"], learned: ValueTargets
-    ) -> Mapping[str, Float[Tensor, " states"]]:
-        """The spread of the quantiles."""
-        return {"quantile_std": spread(outputs)}
-
-
-@dataclass(frozen=True)
-class EnsembleHead:
-    """Several linear heads on one trunk, each trained on other responses of every prompt; the value is their mean.
-
-    After AsyPPO (2510.01656), which has two small models of their own where this has heads on one trunk.
-    """
-
-    members: int = 2
-    starts_at_zero: ClassVar[bool] = False
-    value_range: ClassVar[None] = None
-
-    @property
-    def outputs(self) -> int:
-        """One for each member."""
-        return self.members
-
-    def values(self, outputs: Float[Tensor, "states outputs"]) -> Float[Tensor, " states"]:
-        """The mean of the members."""
-        return wide(outputs).mean(-1)
-
-    def loss(self, outputs: Float[Tensor, "states outputs"], learned: ValueTargets) -> Float[Tensor, " states"]:
-        """½·(V − R)² of the one member that learns from the state: response number modulo members."""
-        member = (learned.samples % self.members)[:, None]
-        return (wide(outputs).gather(-1, member).squeeze(-1) - learned.targets).square() / 2
-
-    def measures(
-        self, outputs: Float[Tensor, "states outputs"], learned: ValueTargets
-    ) -> Mapping[str, Float[Tensor, " states"]]:
-        """How far the members disagree."""
-        return {"ensemble_std": spread(outputs)}
-
-
 def held(targets: Float[Tensor, " states"], low: float, high: float) -> Float[Tensor, " states"]:
     """Targets within the range: one outside counts as its nearer end."""
     return targets.clamp(low, high)
@@ -289,9 +217,3 @@ def outside(targets: Float[Tensor, " states"], low: float, high: float) -> Float
     """1 where a target lies outside the range by more than rounding."""
     slack = OUTSIDE * (high - low)
     return ((targets < low - slack) | (targets > high + slack)).float()
-
-
-def spread(outputs: Float[Tensor, "states outputs"]) -> Float[Tensor, " states"]:
-    """Standard deviation of the outputs of each state."""
-    outputs = wide(outputs)
-    return (outputs - outputs.mean(-1, keepdim=True)).square().mean(-1).sqrt()

@@ -4,8 +4,10 @@ from dataclasses import dataclass, fields
 
 from nearstep.algorithm.advantage_rules import Advantage, advantage_name
 from nearstep.algorithm.aggregation import LossAggregation
+from nearstep.algorithm.by_reward import GAEByReward, RewardsHead
 from nearstep.algorithm.correction import UNCORRECTED, CorrectionRule
 from nearstep.algorithm.kl_controllers import KLController
+from nearstep.algorithm.several_outputs import HasMembers
 from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.algorithm.value_heads import (
     LinearHead,
@@ -65,8 +67,9 @@ class Axes:
     notes: tuple[str, ...]  # what the user should know of objects of their own
 
 
-def choose_axes(config: PPOConfig, inputs: RunInputs, updates: int) -> Axes:
-    """Every axis by the user's object, else by the settings. Raises ConfigError for what does not fit."""
+def choose_axes(config: PPOConfig, inputs: RunInputs, updates: int, *, rewards: int = 1) -> Axes:
+    """Every axis by the user's object, else by the settings, in a run with so many rewards. Raises ConfigError for what
+    does not fit."""
     region = trust_region(config, inputs.trust_region)
     rule = advantage(config, inputs.advantage)
     controller = kl_controller(config, inputs.kl_controller, updates)
@@ -82,7 +85,7 @@ def choose_axes(config: PPOConfig, inputs: RunInputs, updates: int) -> Axes:
     if inputs.kl_controller is not None:
         _require_kl(config)
     kl_penalty = may_have_kl_penalty(config) or inputs.kl_controller is not None
-    head = value_head(config, inputs.value_head, rule, kl_penalty=kl_penalty)
+    head = value_head(config, inputs.value_head, rule, kl_penalty=kl_penalty, rewards=rewards)
     return Axes(
         trust_region=region,
         ratio_limit=ratio_limit(config, region),
@@ -175,23 +178,46 @@ def loss_aggregation(config: PPOConfig, own: object = None) -> LossAggregation:
     )
 
 
-def value_head(config: PPOConfig, own: object, rule: Advantage, *, kl_penalty: bool) -> ValueHead:
+def value_head(config: PPOConfig, own: object, rule: Advantage, *, kl_penalty: bool, rewards: int = 1) -> ValueHead:
     """What the critic's outputs mean; a linear head where there is no critic. Raises ConfigError for an object that is
     no head, or that has a range which the returns have not."""
     if not rule.needs_critic:
         if own is not None:
             raise ConfigError(f"value_head: advantage {advantage_name(rule)} has no critic; leave it out")
         return LinearHead(config.cliprange_value)
+    if isinstance(rule, GAEByReward):
+        return _head_by_reward(config, own, rewards)
     if own is None and config.value_head in VALUE_HEADS:
         head, what = VALUE_HEADS[config.value_head](config), f"value_head = {config.value_head}"
     else:
         found, what = own_object("value head", "value_head", config, config.value_head, own)
         head = fitting_value_head(found, what)
+    if config.critic_models == 1 and not isinstance(head, HasMembers):
+        for name in ("advantage_mask_share", "entropy_mask_share"):
+            if vars(config)[name] > 0:
+                raise ConfigError(
+                    f"{name} goes by how far the members of a critic disagree, and {what} has none: set critic_models "
+                    "= 2 or value_head = ensemble, or give a head of your own by_member(outputs)"
+                )
     if head.value_range is not None:
         problem = next(range_problems(config, what, kl_penalty=kl_penalty), None)
         if problem is not None:
             raise ConfigError(problem.text)
     return head
+
+
+def _head_by_reward(config: PPOConfig, own: object, rewards: int) -> RewardsHead:
+    """A value for each reward. Raises ConfigError beside another head, and where there is one reward."""
+    if own is not None:
+        raise ConfigError(
+            "value_head: with advantage gae_by_reward the critic has a value for each reward; leave it out"
+        )
+    if rewards < 2:
+        raise ConfigError("advantage = gae_by_reward is for several rewards, and the run has one: use advantage = gae")
+    weights = config.reward_weights or (1.0,) * rewards
+    if len(weights) != rewards:
+        raise ConfigError(f"reward_weights has {len(weights)} numbers for {rewards} rewards: give one for each")
+    return RewardsHead(tuple(weights))
 
 
 def correction(config: PPOConfig, own: object = None) -> CorrectionRule:

@@ -6,7 +6,7 @@ from nearstep.common.errors import DataError, cut
 from nearstep.common.spelling import nearest
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts
-from nearstep.models.roles import Critic
+from nearstep.models.roles import Critic, Critics
 from nearstep.training.critic_text import CriticText
 
 SHOWN = 400  # characters
@@ -26,7 +26,7 @@ def check_critic_columns(config: PPOConfig, run_prompts: RunPrompts) -> None:
 
 
 def critic_text_of(
-    config: PPOConfig, tokenizer: PreTrainedTokenizerBase, critic: Critic | None, run_prompts: RunPrompts
+    config: PPOConfig, tokenizer: PreTrainedTokenizerBase, critic: Critic | Critics | None, run_prompts: RunPrompts
 ) -> tuple[CriticText | None, list[str]]:
     """What a privileged critic reads, and a sentence that shows it around the first prompt; None without one."""
     critic_text = CriticText.of(config, tokenizer, critic)

@@ -13,6 +13,7 @@ from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapter_folders import holds_adapters
 from nearstep.models.adapters import check_adapted, is_adapted
+from nearstep.models.critic_folders import critics_in, require_as_many
 from nearstep.models.limits import Limits
 from nearstep.models.load import check_folder, family_of
 from nearstep.models.quantised import check_quantised
@@ -50,6 +51,9 @@ def fitting_limits(
     if config.critic_trunk != "separate":
         del others["value_model"]  # on the policy's trunk there is none to give
     for role, given in others.items():
+        folders = critics_in(given) if role == "value_model" else []
+        require_as_many(given, folders, config.critic_models)
+        given = folders[0] if folders else given
         if given is not None and given != policy and _is_readable(given):
             limits = _narrowed(limits, role, given, tokenizer, config)
     return limits

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from nearstep.common.given import (
     entries,
     given_adapters,
@@ -19,6 +21,7 @@ from nearstep.common.given import (
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.tokenizers import load_tokenizer
 from nearstep.reports.settings_file import GivenInPython
+from nearstep.rewards.build import reward_tokenizer
 
 SEVERAL = ("reward_model", "reward_funcs", "callbacks", "auxiliary_losses")
 # Where a name that was passed stands in the settings.
@@ -107,3 +110,11 @@ class RunInputs:
         elif isinstance(self.model, str):
             words["sft_model_path" if config.model_name_or_path else "model_name_or_path"] = policy
         return GivenInPython(words, unnamed(parts))
+
+
+def reader_of(
+    reward_model: PreTrainedModel, config: PPOConfig, inputs: RunInputs, policy: PreTrainedTokenizerBase
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that a reward model reads with."""
+    trusted = config.trust
+    return reward_tokenizer(reward_model, inputs.reward_tokenizer, policy, trust=trusted)

@@ -1,60 +1,44 @@
 """Which models, tokenizers and functions have which role, given the settings and the user's objects."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from nearstep.algorithm.value_heads import ValueHead
 from nearstep.assembly.axes import Axes
-from nearstep.assembly.inputs import RunInputs
+from nearstep.assembly.critics import adapted_critic, critic_role, critics_of, pad_token
+from nearstep.assembly.inputs import RunInputs, reader_of
 from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
 from nearstep.assembly.reference import reference_of
 from nearstep.assembly.rows import how_rows_run
 from nearstep.assembly.teacher import teacher_of
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
-from nearstep.models.adapter_folders import holds_adapters
 from nearstep.models.adapters import (
-    adapters_of,
     add_adapters,
     as_peft_model,
     is_adapted,
     lora_from,
     require_learning,
-    with_adapters_merged,
 )
 from nearstep.models.dtypes import DTYPES, without_float16
-from nearstep.models.frozen_weights import freeze
 from nearstep.models.head_bias import bias_note
-from nearstep.models.load import (
-    check_folder,
-    critic_from_trunk,
-    load_adapted_scalar_model,
-    load_scalar_model,
-    with_value_head,
-)
-from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import (
     Critic,
+    Critics,
     Models,
-    inner_model,
-    make_critic,
     make_policy,
-    transformers_model,
 )
-from nearstep.models.shared_trunk import critic_on_trunk, critic_under_adapters
+from nearstep.models.shared_trunk import critic_on_trunk
 from nearstep.models.tokenizers import name_or_path
 from nearstep.rewards.build import (
     RewardModelOptions,
     RewardSpec,
     load_reward_model,
     make_sources,
-    reward_tokenizer,
 )
-from nearstep.rewards.identity import TokenizerIdentity, same_tokens
+from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rewards.protocol import RewardSource
 from nearstep.scale.backend import Backend
 
@@ -67,6 +51,11 @@ class BuiltModels:
     sources: list[RewardSource]
     names: "ModelOrigins"
     notes: list[str]
+
+    @property
+    def critic_model(self) -> nn.Module | None:
+        """The critic's own model, that of the first where there are several; None without a critic."""
+        return None if self.models.critic is None else self.models.critic.members[0].model
 
 
 @dataclass(frozen=True)
@@ -115,35 +104,35 @@ def build_models(
     notes += [note for model in loaded if model is not None for note in bias_note(model, "reward_model")]
     separate = needs_critic and config.critic_trunk == "separate"
     head = axes.value_head
-    critic = _critic(config, inputs, plain, first, tokenizer, head, notes) if separate else None
+    critic = critics_of(config, inputs, plain, first, tokenizer, head, notes) if separate else None
     model = backend.place(_adapted(plain, config, inputs))
     if needs_critic and config.critic_trunk == "adapter":
-        critic = _critic_under_adapters(config, inputs, model, tokenizer, head, notes)
+        critic = adapted_critic(config, inputs, model, tokenizer, head, notes)
     policy = make_policy(
         model, autocast=config.bf16, checkpointing=config.gradient_checkpointing, vocabulary=vocabulary
     )
     sources = make_sources(
         config,
         list(zip(specs, loaded, strict=True)),
-        lambda model: _reader_of(model, config, inputs, tokenizer),
+        lambda model: reader_of(model, config, inputs, tokenizer),
         TokenizerIdentity.of(tokenizer),
         options,
     )
     reference = reference_of(
         config, inputs, policy, backend, notes, kl_penalty=axes.kl_penalty, fresh_adapters=not is_adapted(plain)
     )
-    value = None
+    value: Critic | Critics | None = None
     if critic is not None:
-        value = _critic_role(backend.place(critic), config, head, notes)
+        value = critic_role(backend.place(critic), config, head, notes)
     elif needs_critic:
-        value = critic_on_trunk(policy, _pad(tokenizer), head)
+        value = critic_on_trunk(policy, pad_token(tokenizer), head)
         notes.append("The critic is a head of zeros on the policy's trunk.")
     models = Models(policy, reference, value, teacher_of(config, inputs, policy, backend, notes))
     notes += how_rows_run(models, autocast=config.bf16)
     names = ModelOrigins(
         policy=name_or_path(policy.model),
         reference=None if reference is None else name_or_path(reference.policy.model),
-        critic=None if value is None else name_or_path(value.model),
+        critic=None if value is None else name_or_path(value.members[0].model),
     )
     return BuiltModels(models, sources, names, notes)
 
@@ -194,90 +183,3 @@ def _adapted(model: nn.Module, config: PPOConfig, inputs: RunInputs) -> nn.Modul
     if inputs.peft_config is not None:
         return add_adapters(model, inputs.peft_config, seed=config.seed)
     return add_adapters(model, lora_from(config), seed=config.seed) if config.use_peft else model
-
-
-def _critic(
-    config: PPOConfig,
-    inputs: RunInputs,
-    policy: nn.Module,
-    reward_model: PreTrainedModel | None,
-    tokenizer: PreTrainedTokenizerBase,
-    head: ValueHead,
-    notes: list[str],
-) -> nn.Module:
-    """The critic as given, else started from a reward model that reads the same ids, else from the policy's trunk."""
-    given = inputs.value_model if inputs.value_model is not None else config.value_model_path
-    critic: nn.Module
-    if isinstance(given, nn.Module):
-        critic = as_peft_model(given)
-        require_learning(critic, "value_model")
-        notes += bias_note(inner_model(critic), "value_model")
-        return without_float16(critic, "value_model", notes)
-    if given is not None:
-        check_folder(given, "value_model")
-        load = load_adapted_scalar_model if holds_adapters(given) else load_scalar_model
-        critic = load(given, role="value_model", dtype=DTYPES[config.dtype], trust=config.trust, value_head=head)
-        notes += bias_note(inner_model(critic), "value_model")
-        return critic
-    if reward_model is not None and is_decoder(reward_model):
-        own = _reader_of(reward_model, config, inputs, tokenizer)
-        if same_tokens(own, tokenizer):
-            new = ", its head at zero" if head.starts_at_zero else ""
-            notes.append(f"The critic starts from the reward model{new}.")
-            started = with_value_head(
-                copy.deepcopy(reward_model).requires_grad_(True), head, at_zero=head.starts_at_zero
-            )
-            return without_float16(started, "value_model", notes)
-        notes.append(
-            "The reward model has another tokenizer, so the critic starts from the policy's trunk, its head at zero."
-        )
-    else:
-        notes.append("The critic starts from the policy's trunk, its head at zero.")
-    if not isinstance(inner_model(policy), PreTrainedModel):
-        raise ModelError(
-            f"value_model: no critic can be made from a {type(policy).__name__}, which is no transformers model. Pass "
-            "value_model, a module that maps ids and mask to one number a token, or use an advantage without a critic."
-        )
-    start = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
-    critic = critic_from_trunk(start, _pad(tokenizer), head)
-    return critic
-
-
-def _critic_role(model: nn.Module, config: PPOConfig, head: ValueHead, notes: list[str]) -> Critic:
-    """A critic with a model, or adapters, of its own; what vf_frozen names does not train."""
-    critic = make_critic(model, autocast=config.bf16, checkpointing=config.gradient_checkpointing, value_head=head)
-    notes += freeze(critic.model, config.vf_frozen)
-    return critic
-
-
-def _reader_of(
-    reward_model: PreTrainedModel, config: PPOConfig, inputs: RunInputs, policy: PreTrainedTokenizerBase
-) -> PreTrainedTokenizerBase:
-    """The tokenizer that a reward model reads with."""
-    trusted = config.trust
-    return reward_tokenizer(reward_model, inputs.reward_tokenizer, policy, trust=trusted)
-
-
-def _critic_under_adapters(
-    config: PPOConfig,
-    inputs: RunInputs,
-    policy: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    head: ValueHead,
-    notes: list[str],
-) -> nn.Module:
-    """A critic on the policy's frozen weights. Raises ConfigError where the policy has no adapters over them."""
-    if not is_adapted(policy):
-        raise ConfigError(
-            "critic_trunk = adapter: the critic uses the frozen weights under the policy's adapters, and it has none. "
-            "Set use_peft, pass peft_config, or use critic_trunk = separate or shared"
-        )
-    notes.append("The critic has adapters of its own on the policy's frozen weights, its head at zero.")
-    chosen = inputs.peft_config if inputs.peft_config is not None else adapters_of(policy)
-    return critic_under_adapters(policy, chosen, _pad(tokenizer), head, seed=config.seed)
-
-
-def _pad(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that a critic's folder names as padding."""
-    pad: int | None = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return pad

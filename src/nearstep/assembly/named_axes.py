@@ -5,20 +5,14 @@ from collections.abc import Callable, Mapping
 from nearstep.algorithm.advantage_rules import GAE, GDPO, Advantage, AgainstGroup, DiscountedReturn
 from nearstep.algorithm.aggregation import LossAggregation, SequenceMean, SequenceSum, TokenMean, TokenSum
 from nearstep.algorithm.baselines import ExplainedBaseline
+from nearstep.algorithm.by_reward import GAEByReward
 from nearstep.algorithm.kl_controllers import AdaptiveKL, FixedKL, KLController, ScheduledKL
 from nearstep.algorithm.row_regions import CPPO, SAT, TRM, VACO
+from nearstep.algorithm.several_outputs import EnsembleHead, QuantileHead
 from nearstep.algorithm.soft_regions import CISPO, DIS, DRPO, SAPO, SPO
 from nearstep.algorithm.trust_regions import BinaryKL, BinaryTV, Clip, TopKKL, TopKTV, TrustRegion, Unbounded
 from nearstep.algorithm.turn_rules import TurnGAE
-from nearstep.algorithm.value_heads import (
-    BCEHead,
-    BoundedHead,
-    EnsembleHead,
-    HLGaussHead,
-    LinearHead,
-    QuantileHead,
-    ValueHead,
-)
+from nearstep.algorithm.value_heads import BCEHead, BoundedHead, HLGaussHead, LinearHead, ValueHead
 from nearstep.config.ppo import PPOConfig
 from nearstep.training.schedules import CriticSchedule, Decoupled, Joint, RatioBand
 
@@ -47,17 +41,8 @@ TRUST_REGIONS: Mapping[str, Callable[[PPOConfig], TrustRegion]] = {
     "sat": lambda c: SAT(*_clip_range(c), c.sat_share, c.sat_contraction),
 }
 ADVANTAGES: Mapping[str, Callable[[PPOConfig], Advantage]] = {
-    "gae": lambda c: _with_fallback(
-        c,
-        GAE(
-            c.gamma,
-            c.lam,
-            c.lam_length_alpha,
-            c.lam_critic,
-            warmup_updates=c.vf_warmup_updates,
-            warmup_lam=c.vf_warmup_lam,
-        ),
-    ),
+    "gae": lambda c: _with_fallback(c, _gae(c)),
+    "gae_by_reward": lambda c: GAEByReward(_gae(c)),
     "turn_gae": lambda c: TurnGAE(
         c.turn_gamma, c.turn_lam, c.lam_critic, warmup_updates=c.vf_warmup_updates, warmup_lam=c.vf_warmup_lam
     ),
@@ -93,6 +78,17 @@ VALUE_HEADS: Mapping[str, Callable[[PPOConfig], ValueHead]] = {
     "quantile": lambda c: QuantileHead(c.value_quantiles, c.value_huber),
     "ensemble": lambda c: EnsembleHead(c.value_members),
 }
+
+
+def _gae(config: PPOConfig) -> GAE:
+    return GAE(
+        config.gamma,
+        config.lam,
+        config.lam_length_alpha,
+        config.lam_critic,
+        warmup_updates=config.vf_warmup_updates,
+        warmup_lam=config.vf_warmup_lam,
+    )
 
 
 def _with_fallback(config: PPOConfig, rule: Advantage) -> Advantage:

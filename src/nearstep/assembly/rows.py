@@ -11,7 +11,7 @@ def how_rows_run(models: Models, *, autocast: bool) -> list[str]:
     policy, reference, critic, teacher = models.policy, models.reference, models.critic, models.teacher
     others = {
         "reference": None if reference is None else reference.policy.layout,
-        "critic": None if critic is None else critic.layout,
+        "critic": None if critic is None else critic.members[0].layout,
         "teacher": None if teacher is None else teacher.policy.layout,
     }
     notes = [
@@ -27,6 +27,6 @@ def how_rows_run(models: Models, *, autocast: bool) -> list[str]:
 
 def own_modules(models: Models) -> dict[str, str]:
     """The classes of saved models that are modules of the user's own, by the name of their folder."""
-    saved = {"policy": models.policy.model, "value": None if models.critic is None else models.critic.model}
+    saved = {"policy": models.policy.model, "value": None if models.critic is None else models.critic.members[0].model}
     inner = {name: inner_model(model) for name, model in saved.items() if model is not None}
     return {name: type(model).__name__ for name, model in inner.items() if not isinstance(model, PreTrainedModel)}

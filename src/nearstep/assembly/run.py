@@ -15,7 +15,7 @@ from nearstep.assembly.fitting_roles import require_tokens
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models
 from nearstep.assembly.rows import own_modules
-from nearstep.assembly.selection import choose_selection
+from nearstep.assembly.selection import choose_selection, require_one_row
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.saver import Checkpoints
 from nearstep.common.telling import quiet_libraries, tell
@@ -65,13 +65,14 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
 def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     tell("reading the prompts …")
     checked = check_inputs(config, inputs)
-    axes = choose_axes(config, inputs, checked.batch.updates)
+    axes = choose_axes(config, inputs, checked.batch.updates, rewards=len(checked.specs))
     checked = checked.with_steps_of(axes.critic_schedule)
     selection, prompts, selection_notes = choose_selection(config, inputs, checked, axes.advantage)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     notes = [*axes.notes, *check_warm_ups(config, batch)]
     origin = checked.rollout_origin(config, axes.trust_region.top_k)
     engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary)
+    require_one_row(selection, engine)
     auxiliary = auxiliary_of(config, inputs, checked)
     checked = with_texts(checked, auxiliary)
     tell("loading the models …")
@@ -233,7 +234,7 @@ def _card(
         policy=names.policy,
         reference=names.reference,
         critic=names.critic,
-        critic_made_here=chosen.models.critic is not None and is_made_here(inner_model(chosen.models.critic.model)),
+        critic_made_here=chosen.critic_model is not None and is_made_here(inner_model(chosen.critic_model)),
         value_head=_head_in_words(chosen.models),
         has_reference=chosen.models.reference is not None,
         rewards=rewards.names,
@@ -246,7 +247,7 @@ def _card(
 
 
 def _head_in_words(models: Models) -> str | None:
-    stored = None if models.critic is None else head_in_words(models.critic.value_head)
+    stored = None if models.critic is None else head_in_words(models.critic.members[0].value_head)
     return None if stored is None else shown(stored)
 
 

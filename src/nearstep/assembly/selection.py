@@ -13,6 +13,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.data.prompt_source import PromptSource
 from nearstep.data.prompt_stream import StreamSource
 from nearstep.data.samplers import DifficultyPools, Passes, Sampler
+from nearstep.rollout.engine import RolloutEngine
 from nearstep.training.gates import Gate, MeanScore, ScoreRange, ValueGap
 from nearstep.training.selection import Selection
 
@@ -62,6 +63,17 @@ def choose_selection(
             "episodes are generated than are counted above."
         )
     return Selection(chosen, found, config.gate_fill, config.refill_rounds, checked.data), prompts, notes
+
+
+def require_one_row(selection: Selection, engine: RolloutEngine) -> None:
+    """Raise ConfigError where an engine gives episodes several rows, and something looks at scores of single rows."""
+    if selection.looks_at_scores and engine.capabilities().several_rows:
+        gate, sampler = selection.gate, selection.sampler
+        what = f"sampler {type(sampler).__name__}" if gate is None else f"gate {type(gate).__name__}"
+        raise ConfigError(
+            f"{what} looks at episodes of one row, and the engine {type(engine).__name__} gives some several: leave it "
+            "out, or use an engine that gives each one row"
+        )
 
 
 def sampler(config: PPOConfig, own: object = None) -> Sampler:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.models.adapters import is_adapted, with_adapters_merged
+from nearstep.models.critic_folders import NAME
 from nearstep.models.head_bias import store_bias
 from nearstep.models.output_layers import linear_head
-from nearstep.models.roles import Models, inner_model
+from nearstep.models.roles import Critic, Critics, Models, inner_model
 from nearstep.models.saving import padding_token, rehearse, require_space, write_each, write_into, write_model
 from nearstep.models.shared_trunk import whole_critic
 from nearstep.scale.backend import Backend
@@ -38,9 +39,9 @@ class ModelFolders:
         policy, critic = self.models.policy, self.models.critic
         places = [(run / "policy", policy.model)]
         rehearse(run / "policy", "model", policy.model, self.tokenizer, self.card(state, "policy"))
-        if critic is not None:
-            places.append((run / "value", critic.model))
-            rehearse(run / "value", "value_model", critic.model, self.tokenizer, self.card(state, "value"))
+        for place, member in _places(critic):
+            places.append((run / place, member.model))
+            rehearse(run / place, "value_model", member.model, self.tokenizer, self.card(state, "value"))
         require_space(places)
 
     def copied(self, state: State) -> Writing:
@@ -50,7 +51,9 @@ class ModelFolders:
         """
         policy, critic = self.models.policy.model, self.models.critic
         policy_weights = _copies(self.backend.weights_to_save(policy))
-        critic_weights = None if critic is None else _copies(self.backend.weights_to_save(critic.model))
+        critics = [
+            (place, member, _copies(self.backend.weights_to_save(member.model))) for place, member in _places(critic)
+        ]
         if self.backend.rank != 0:
             return lambda folder: None
         card = self.card(state, "policy")
@@ -61,15 +64,21 @@ class ModelFolders:
         else:
             parts.append(self._part("policy_adapter", policy, policy_weights, card))
             parts.append(self._part("policy", merged, None, card))
-        if critic is not None and not isinstance(inner_model(critic.model), PreTrainedModel):
-            parts.append(self._part("value", critic.model, critic_weights, self.card(state, "value")))
-        elif critic is not None:
-            whole = whole_critic(critic, merged if self.models.one_trunk else None)
-            whole.config.get_text_config().pad_token_id = padding_token(self.tokenizer)
-            head = linear_head(whole, "value_model", critic.value_head.outputs)
-            weights = store_bias(whole, head, critic_weights if whole is critic.model else None)
-            parts.append(self._part("value", whole, _copies(weights), self.card(state, "value")))
+        card = self.card(state, "value") if critics else card
+        parts += [self._critic(place, member, weights, merged, card) for place, member, weights in critics]
         return lambda folder: write_each([partial(part, folder) for part in parts])
+
+    def _critic(
+        self, place: str, critic: Critic, weights: dict[str, Tensor] | None, merged: PreTrainedModel | None, card: str
+    ) -> Writing:
+        """Writes one critic; `merged` is the policy with its adapters merged, None where it has none."""
+        if not isinstance(inner_model(critic.model), PreTrainedModel):
+            return self._part(place, critic.model, weights, card)
+        whole = whole_critic(critic, merged if self.models.one_trunk else None)
+        whole.config.get_text_config().pad_token_id = padding_token(self.tokenizer)
+        head = linear_head(whole, "value_model", critic.value_head.outputs)
+        stored = store_bias(whole, head, weights if whole is critic.model else None)
+        return self._part(place, whole, _copies(stored), card)
 
     def export_policy(self, folder: Path, state: State) -> None:
         """Write the policy alone, as a model folder of its own at `folder`."""
@@ -81,8 +90,15 @@ class ModelFolders:
             write_into(folder, whole, weights, self.tokenizer, self.card(state, "policy"))
         self.backend.wait_for_all()
 
-    def _part(self, role: str, model: nn.Module, weights: dict[str, Tensor] | None, card: str) -> Writing:
-        return lambda folder: write_model(folder / role, model, weights, self.tokenizer, card)
+    def _part(self, place: str, model: nn.Module, weights: dict[str, Tensor] | None, card: str) -> Writing:
+        return lambda folder: write_model(folder / place, model, weights, self.tokenizer, card)
+
+
+def _places(critic: Critic | Critics | None) -> list[tuple[str, Critic]]:
+    """Each critic with its folder: `value`, or one in it for each where there are several."""
+    if isinstance(critic, Critics):
+        return [(f"value/{NAME}{number}", member) for number, member in enumerate(critic.members, start=1)]
+    return [] if critic is None else [("value", critic)]
 
 
 def _copies(weights: dict[str, Tensor] | None) -> dict[str, Tensor] | None:

@@ -30,7 +30,7 @@ def begin_of_run(models: Models, rows: int | None, data: str, *, updates: int, b
     critic = models.critic
     hashes = {role: _hash(model) for role, model in roles.items() if model is not None}
     adapters = is_adapted(models.policy.model)
-    head = None if critic is None else head_in_words(critic.value_head)
+    head = None if critic is None else head_in_words(critic.members[0].value_head)
     return {
         "weights": hashes, "adapters": adapters, "value_head": head, "rows": rows, "data": data, "updates": updates,
         "batch": batch,

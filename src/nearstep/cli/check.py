@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nearstep.common.errors import ConfigError, shorten
+from nearstep.config.kinds import Kind
 from nearstep.config.settings import Problem, Settings, accepts_old_names, option
 
 if TYPE_CHECKING:
@@ -19,23 +20,7 @@ class CheckOptions(Settings):
     """Settings of the check."""
 
     object: str | None = option(None, "what to check: path/to/file.py:Name", is_place=True)
-    kind: Literal[
-        "auto",
-        "trust_region",
-        "advantage",
-        "kl_controller",
-        "critic_schedule",
-        "loss_aggregation",
-        "value_head",
-        "correction",
-        "sampler",
-        "gate",
-        "auxiliary_loss",
-        "reward",
-        "judge",
-        "engine",
-        "backend",
-    ] = option("auto", "which axis it is for; auto tells it from its members")
+    kind: Literal["auto", Kind] = option("auto", "which axis it is for; auto tells it from its members")
     skip: tuple[str, ...] = option((), "laws that it is not held to, by name; those that training relies on stay")
     rows: str | None = option(
         None,

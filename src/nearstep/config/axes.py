@@ -10,7 +10,7 @@ TRUST_REGIONS = (
     "spo", "drpo", "sapo", "dis", "cispo", "cppo", "trm", "vaco", "sat",
 )  # fmt: skip
 ADVANTAGES = (
-    "gae", "turn_gae", "group_mean", "group_normalized", "leave_one_out", "gdpo", "batch_normalized",
+    "gae", "turn_gae", "gae_by_reward", "group_mean", "group_normalized", "leave_one_out", "gdpo", "batch_normalized",
 )  # fmt: skip
 KL_CONTROLLERS = ("auto", "fixed", "adaptive", "scheduled")
 CRITIC_SCHEDULES = ("joint", "decoupled")
@@ -25,7 +25,8 @@ COMPARE_TOKENS = ("sat",)  # of a row; where all have one ratio, rounding alone 
 THRESHOLD_REGIONS = ("spo", "drpo", "cppo", "trm", "vaco")
 BAND_REGIONS = ("dis", "cispo")
 RANGED_HEADS = ("bounded", "bce", "hl_gauss")
-CRITIC_RULES = ("gae", "turn_gae")  # advantages that need a critic
+CRITIC_RULES = ("gae", "turn_gae", "gae_by_reward")  # advantages that need a critic
+RULES_BY_PART = ("gdpo", "gae_by_reward")  # normalise every part of the reward apart
 GROUP_RULES = ("group_mean", "group_normalized", "leave_one_out", "gdpo")
 
 

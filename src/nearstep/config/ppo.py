@@ -27,6 +27,7 @@ from nearstep.config.sections import (
 )
 from nearstep.config.selection import SelectionSettings
 from nearstep.config.settings import Problem, accepts_old_names, sections
+from nearstep.config.several_critics import SeveralCriticsSettings
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
 from nearstep.config.turns import TurnSettings
 from nearstep.config.value_heads import ValueHeadSettings
@@ -70,6 +71,7 @@ SECTIONS = sections(
     ("Auxiliary losses", AuxiliarySettings),
     ("Critic", CriticSettings),
     ("Value head", ValueHeadSettings),
+    ("Several critics", SeveralCriticsSettings),
     ("Critic's training", CriticTrainingSettings),
     ("Privileged critic", CriticTextSettings),
     ("Batches", BatchSettings),

@@ -11,6 +11,7 @@ from nearstep.config.axes import (
     GROUP_RULES,
     KL_CONTROLLERS,
     LOSS_AGGREGATIONS,
+    RULES_BY_PART,
     TRUST_REGIONS,
     is_own,
     name_problems,
@@ -26,6 +27,7 @@ from nearstep.config.rewards import compares_groups, reward_problems, reward_rem
 from nearstep.config.sections import AllSettings, KLSettings
 from nearstep.config.selection import selection_problems, selection_remarks
 from nearstep.config.settings import Problem, without_effect
+from nearstep.config.several_critics import SEVERAL_CRITICS
 from nearstep.config.turns import turn_remarks
 from nearstep.config.value_head_rules import value_head_problems, value_head_remarks
 from nearstep.config.value_heads import VALUE_HEAD_SETTINGS
@@ -34,7 +36,7 @@ CRITIC_SETTINGS = (
     "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_schedule",
     "critic_trunk", "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency",
     "vf_warmup_updates", "vf_warmup_lam", "lam_length_alpha", "critic_columns",
-    *VALUE_HEAD_SETTINGS, *CRITIC_TRAINING,
+    *VALUE_HEAD_SETTINGS, *SEVERAL_CRITICS, *CRITIC_TRAINING,
 )  # fmt: skip
 
 
@@ -220,14 +222,13 @@ def _advantage_problems(config: AllSettings) -> Iterator[Problem]:
             ("advantage", "num_generations"),
         )
     changed = {
-        "normalize_scores": config.normalize_scores != "none",
-        "reward_clip": config.reward_clip is not None,
-        "non_eos_penalty": config.non_eos_penalty,
-        "whiten_rewards": config.whiten_rewards,
-    }
-    for name in (name for name, is_set in changed.items() if config.advantage == "gdpo" and is_set):
+        "normalize_scores": config.normalize_scores != "none", "reward_clip": config.reward_clip is not None,
+        "non_eos_penalty": config.non_eos_penalty, "whiten_rewards": config.whiten_rewards,
+    }  # fmt: skip
+    for name in (name for name, is_set in changed.items() if config.advantage in RULES_BY_PART and is_set):
         yield Problem(
-            f"advantage = gdpo normalises every part of the reward apart, and {name} changes their sum: leave it out",
+            f"advantage = {config.advantage} normalises every part of the reward apart, and {name} changes their sum: "
+            "leave it out",
             ("advantage", name),
         )
     if config.advantage == "batch_normalized" and config.whiten_advantages is False:

@@ -20,7 +20,7 @@ CISPO: Mapping[str, object] = {"trust_region": "unbounded", "ratio_cap": 5.0, "k
 
 # GSPO (2507.18071): one ratio for a response, clipped far closer to 1, against the other responses to the prompt.
 GSPO: Mapping[str, object] = {
-    "ratio_level": "sequence", "cliprange": 3e-4, "cliprange_high": 4e-4, "loss_aggregation": "sequence_mean",
+    "ratio_level": "row", "cliprange": 3e-4, "cliprange_high": 4e-4, "loss_aggregation": "sequence_mean",
     "advantage": "group_normalized", "num_generations": 8, "kl_coef": 0.0, "temperature": 1.0,
 }  # fmt: skip
 
@@ -62,6 +62,13 @@ PACT: Mapping[str, object] = {
     "lam": 1.0, "kl_coef": 0.0, "temperature": 1.0,
 }  # fmt: skip
 
+# AsyPPO (2510.01656, the shares at second hand): two critics, each trained on other responses to a prompt; where they
+# agree most the policy learns nothing, where they disagree most no entropy is added. Small critics: value_model_path.
+ASYPPO: Mapping[str, object] = {
+    "critic_models": 2, "num_generations": 8, "advantage_mask_share": 0.2, "entropy_mask_share": 0.2,
+    "entropy_coef": 1e-3, "kl_coef": 0.0, "temperature": 1.0,
+}  # fmt: skip
+
 # DRPO (2606.09821): a token is damped by how far its probability has moved, and pulled back beyond the border.
 DRPO: Mapping[str, object] = {
     "trust_region": "drpo", "region_threshold": 12.5, "kl_coef": 0.0, "temperature": 1.0,
@@ -91,6 +98,7 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
     "bpco": BPCO,
     "sao": SAO,
     "pact": PACT,
+    "asyppo": ASYPPO,
     "drpo": DRPO,
     "cppo": CPPO,
     "scale_rl": SCALE_RL,

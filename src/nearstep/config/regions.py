@@ -21,7 +21,7 @@ class TrustRegionSettings(Settings):
     """How far a step may go."""
 
     trust_region: str = option("clip", f"how far a step may go: {listed(TRUST_REGIONS)}", is_place=True)
-    ratio_level: Literal["token", "turn", "sequence"] = option(
+    ratio_level: Literal["token", "turn", "row"] = option(
         "token",
         "what has a ratio of its own: every token, or a turn or a whole response (the geometric mean of its tokens)",
     )

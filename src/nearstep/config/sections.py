@@ -23,6 +23,7 @@ from nearstep.config.rewards import RewardSettings
 from nearstep.config.saving import SavingSettings
 from nearstep.config.selection import SelectionSettings
 from nearstep.config.settings import Settings, option
+from nearstep.config.several_critics import SeveralCriticsSettings
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
 from nearstep.config.turns import TurnSettings
 from nearstep.config.value_heads import ValueHeadSettings
@@ -159,8 +160,9 @@ class AdvantageSettings(Settings):
     )
     advantage: str = option(
         "gae",
-        f"{listed(ADVANTAGES)}. gae needs a critic, and so does turn_gae, which counts turns of a response instead of "
-        "tokens; the others named here have none: a row against its group, or returns against the batch",
+        f"{listed(ADVANTAGES)}. gae needs a critic, and so do turn_gae, which counts turns of a response instead of "
+        "tokens, and gae_by_reward, whose critic has a value for each of several rewards; the others named here have "
+        "none: a row against its group, or returns against the batch",
         is_place=True,
     )
 
@@ -265,6 +267,7 @@ class AllSettings(
     BatchSettings,
     CriticTextSettings,
     CriticTrainingSettings,
+    SeveralCriticsSettings,
     ValueHeadSettings,
     CriticSettings,
     AuxiliarySettings,

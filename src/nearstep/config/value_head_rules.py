@@ -48,6 +48,44 @@ def value_head_problems(config: AllSettings, *, kl_penalty: bool) -> Iterator[Pr
             "it: use critic_trunk = separate or adapter",
             ("vf_frozen", "critic_trunk"),
         )
+    yield from _several_critics_problems(config)
+    if config.advantage == "gae_by_reward":
+        yield from _by_reward_problems(config)
+
+
+def _several_critics_problems(config: AllSettings) -> Iterator[Problem]:
+    count = config.critic_models
+    if count > 1 and config.num_generations < count:
+        yield Problem(
+            f"critic_models = {count} trains each critic on other responses to every prompt: num_generations must be "
+            f"at least {count}",
+            ("critic_models", "num_generations"),
+        )
+    if count > 1 and config.critic_trunk != "separate":
+        yield Problem(
+            f"critic_models = {count} are models of their own, and with critic_trunk = {config.critic_trunk} the "
+            "critic is made from the policy's weights: use critic_trunk = separate, or value_head = ensemble",
+            ("critic_models", "critic_trunk"),
+        )
+    if count > 1 and config.value_head == "ensemble":
+        yield Problem(
+            f"critic_models = {count} and value_head = ensemble both make the value a mean of several: give one",
+            ("critic_models", "value_head"),
+        )
+
+
+def _by_reward_problems(config: AllSettings) -> Iterator[Problem]:
+    """What a critic with a value for each reward cannot do beside it."""
+    clashes = {
+        "value_head": (config.value_head != "linear", "the critic has a head of its own then, a value for each reward"),
+        "critic_models": (config.critic_models > 1, "one critic has a value for each reward"),
+        "score_position": (config.score_position == "after_eos", "rewards stand on the last token"),
+        "baseline_fallback": (config.baseline_fallback != "none", "it belongs to advantage = gae"),
+        "vf_pretrain_rollouts": (config.vf_pretrain_rollouts is not None, "these have the sums of rewards alone"),
+    }
+    for name, (is_set, why) in clashes.items():
+        if is_set:
+            yield Problem(f"{name} and advantage = gae_by_reward: {why}. Leave one out", (name, "advantage"))
 
 
 def _declared_range(config: AllSettings, named: str) -> Iterator[Problem]:
@@ -91,4 +129,6 @@ def value_head_remarks(config: AllSettings) -> Iterator[str]:
         (chosen, head != "quantile", ("value_quantiles", "value_huber")),
         (chosen, head != "ensemble", ("value_members",)),
         (f"{chosen}, which does not clip values", head != "linear", ("cliprange_value",)),
+        ("with advantage = gae_by_reward", config.advantage == "gae_by_reward", ("cliprange_value",)),
+        ("without entropy_coef", config.entropy_coef == 0, ("entropy_mask_share",)),
     )

@@ -120,6 +120,19 @@ class Critic:
         (head,) = named_heads(inner)
         return head
 
+    @property
+    def members(self) -> "tuple[Critic, ...]":
+        """Itself."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class Critics:
+    """Several critics with a model each, every one trained on other responses to a prompt; the value is their mean."""
+
+    members: tuple[Critic, ...]
+    model: nn.ModuleList  # those of the members, in this order
+
 
 @dataclass(frozen=True)
 class Models:
@@ -127,13 +140,13 @@ class Models:
 
     policy: Policy
     reference: Reference | None  # None where no KL is measured
-    critic: Critic | None  # None where advantages need none
+    critic: Critic | Critics | None  # None where advantages need none
     teacher: Reference | None = None  # the frozen policy that this one is drawn to; None without distillation
 
     @property
     def one_trunk(self) -> bool:
         """Whether the critic is a head on the policy's own trunk, so that one pass gives log-probs and values."""
-        return self.critic is not None and self.critic.trunk is self.policy.trunk
+        return isinstance(self.critic, Critic) and self.critic.trunk is self.policy.trunk
 
 
 def inner_model(model: nn.Module) -> nn.Module:

@@ -48,6 +48,8 @@ MEANINGS: dict[str, str] = {
     "with.",
     "reward/<name>": "mean of one part of the reward, before its weight, over the episodes where it applied.",
     "reward/<name>_std": "standard deviation of that part over the same episodes.",
+    "reward/<name>_explained": "advantage = gae_by_reward: 1 − Var(R − V) / Var(R) of that part alone, over tokens of "
+    "scored responses.",
     "reward/<name>_none": "share of episodes where that part did not apply (the function gave None).",
     "reward/<name>_failed": "share of episodes on which that part failed: left out of the update, or asked about "
     "again. Absent with on_reward_error=raise, where a failure ends the run.",
@@ -120,6 +122,11 @@ MEANINGS: dict[str, str] = {
     "nearer end. Above 0 the critic learns something else than the returns: widen the range.",
     "val/value_entropy": "value_head = hl_gauss: mean entropy of the bins, in nats; log(value_bins) at the start.",
     "val/quantile_std": "value_head = quantile: mean over tokens of the standard deviation of the quantiles.",
+    "val/disagreement": "mean over tokens of the standard deviation of what the critic's members say (critic_models, "
+    "value_head = ensemble), at rollout. Where it falls to 0 they have become one critic.",
+    "val/advantage_masked": "advantage_mask_share: share of tokens that have no advantage, for the critic's members "
+    "agree most there. 0 while all say the same, as before their first step.",
+    "val/entropy_masked": "entropy_mask_share: share of tokens without an entropy bonus.",
     "val/ensemble_std": "value_head = ensemble: mean over tokens of the standard deviation of the members' values: how "
     "far they disagree. 0 at the start.",
     "val/ratio": "mean of ρ per token. Stays near 1; above 2 or below 0.1 the steps are too large.",
@@ -224,7 +231,7 @@ def meaning(name: str) -> str:
     if group == "eval":
         return _evaluation_meaning(rest)
     if group == "reward":
-        ending = next((ending for ending in ("_std", "_none", "_failed") if rest.endswith(ending)), "")
+        ending = next((ending for ending in ("_std", "_none", "_failed", "_explained") if rest.endswith(ending)), "")
         return MEANINGS[f"reward/<name>{ending}"]
     if group == "auxiliary":
         return MEANINGS["auxiliary/<name>"]

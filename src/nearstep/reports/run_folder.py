@@ -161,7 +161,7 @@ class RunFolder:
 
     @property
     def value(self) -> Path | None:
-        """The critic as a model folder, in the same way."""
+        """The critic as a model folder, in the same way; a folder of such folders where there are several."""
         return self._model("value")
 
     @property
@@ -185,7 +185,8 @@ class RunFolder:
 
     def _model(self, role: str) -> Path | None:
         folders = [self.path / role, *(folder / role for folder in reversed(self.checkpoints))]
-        return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+        files = ("config.json", "critic_1/config.json")  # there may be several critics
+        return next((folder for folder in folders if any((folder / file).is_file() for file in files)), None)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -50,6 +50,7 @@ class Capabilities:
     limits: bool = False  # keep a limit for each row
     row_ended: bool = False  # call `row_ended` as soon as a row has ended, so that its reward may begin
     own_episode: bool = False  # a response depends on seed, prompt and episode number, not on the rest of the batch
+    several_rows: bool = False  # an episode may have several rows (Rollout.episodes)
 
 
 @runtime_checkable

@@ -30,7 +30,11 @@ def _protocol(loss: AuxiliaryLoss) -> str | None:
 
 def _one_sum(loss: AuxiliaryLoss) -> str | None:
     rows = made_up_experience()
-    return count_problem(float(loss.count(rows))) or sum_problem(loss.loss(rows, made_up_logprobs(rows, loss)))
+    found = loss.loss(rows, made_up_logprobs(rows, loss))
+    problem = count_problem(float(loss.count(rows))) or sum_problem(found)
+    if problem is None and not math.isfinite(float(found[0].detach())):
+        return f"the sum of three ordinary rows is {float(found[0].detach()):g}"
+    return problem
 
 
 def _adds_up(loss: AuxiliaryLoss) -> str | None:
@@ -112,7 +116,7 @@ def _differentiated(loss: AuxiliaryLoss, rows: Experience, now: ActionLogprobs) 
 
 LAWS: tuple[Law[AuxiliaryLoss], ...] = (
     Law("protocol", "it has name, coef, needs_log_normalizers, count(experience) and loss(micro, now)", _protocol),
-    Law("one_sum", "count is a finite number from 0 on, loss one float and Metrics", _one_sum),
+    Law("one_sum", "count is a finite number from 0 on, loss one finite float and Metrics", _one_sum),
     Law(
         "adds_up",
         "count and sum of rows are those of their parts together, so that micro-batches change nothing",

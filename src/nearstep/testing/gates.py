@@ -1,8 +1,6 @@
 """The laws of gates."""
 
 import copy
-import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +11,7 @@ from torch import Tensor
 from nearstep.common.remembering import Measures, Remembers
 from nearstep.testing.kinds import lacks
 from nearstep.testing.law import CheckResult, Law, hold
+from nearstep.testing.remembering import alias_problem, half_a_memory, log_problem, plain_state
 from nearstep.training.gates import FinishedGroups, gate_problem
 
 SIZES = (1, 4)  # responses to a prompt
@@ -53,8 +52,7 @@ def _protocol(gate: Any) -> str | None:
     missing = lacks(gate, "gate")
     if missing is None and not isinstance(gate.needs_values, bool):
         return f"needs_values is {gate.needs_values!r}; it is True or False"
-    halves = {"state_dict", "load_state_dict"} & set(dir(gate))
-    return f"it has {halves.pop()} alone: a state is saved and loaded" if len(halves) == 1 else missing
+    return missing or half_a_memory(gate)
 
 
 def _one_bool(gate: Any) -> str | None:
@@ -140,7 +138,7 @@ def _round_trip(gate: Any) -> str | None:
         for groups in rounds[:before]:
             one.keep(replace(groups, scores=groups.scores + UNLIKE, returns=groups.returns + UNLIKE))
         if isinstance(gate, Remembers):
-            other.load_state_dict(json.loads(json.dumps(dict(one.state_dict()), allow_nan=False)))
+            other.load_state_dict(plain_state(one))
         ours, theirs = ([each.keep(groups).tolist() for groups in rounds[before:]] for each in (one, other))
         if ours != theirs:
             rounds_before = "one round" if before == 1 else "two rounds"
@@ -155,9 +153,19 @@ def _numbers_to_log(gate: Any) -> str | None:
     for groups in _cases(gate):
         measured = copy.deepcopy(gate)
         measured.keep(groups)
-        for name, number in measured.metrics().items():
-            if not isinstance(name, str) or not math.isfinite(number):
-                return f"metrics() holds {name!r}: {number!r}"
+        if problem := log_problem(measured.metrics()):
+            return problem
+    return None
+
+
+def _own_copy(gate: Any) -> str | None:
+    if not isinstance(gate, Remembers):
+        return None
+    for size in SIZES:
+        rounds, tried = [_groups(seed, size, with_values=gate.needs_values) for seed in range(4)], copy.deepcopy(gate)
+        tried.keep(rounds[0])
+        if problem := alias_problem(tried, lambda tried=tried, rounds=rounds: [*map(tried.keep, rounds[1:])]):  # type: ignore[misc]
+            return problem
     return None
 
 
@@ -168,6 +176,7 @@ LAWS: tuple[Law[Any], ...] = (
     Law("repeatable", "the same groups give the same answer on every process", _repeatable),
     Law("inputs_untouched", "nothing is changed in place", _untouched),
     Law("round_trip", "its state goes through JSON, and a resumed run decides as the unbroken one", _round_trip),
+    Law("own_copy", "a state that was given does not change any more", _own_copy),
     Law(
         "metrics",
         "what it logs are finite numbers by name",

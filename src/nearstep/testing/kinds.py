@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Literal, TypeAlias, get_args
 
 from nearstep.algorithm.advantage_rules import Advantage
 from nearstep.algorithm.aggregation import LossAggregation
@@ -12,6 +11,7 @@ from nearstep.algorithm.trust_regions import TrustRegion
 from nearstep.algorithm.value_heads import ValueHead
 from nearstep.assembly.auxiliary_checks import MEMBERS as AUXILIARY_MEMBERS
 from nearstep.common.errors import ConfigError, shorten
+from nearstep.config.kinds import KINDS, Kind
 from nearstep.data.samplers import Sampler
 from nearstep.judges.function import Compares, Grades
 from nearstep.judges.protocol import JudgeSource
@@ -24,23 +24,6 @@ from nearstep.training.auxiliary import AuxiliaryLoss
 from nearstep.training.gates import Gate
 from nearstep.training.schedules import CriticSchedule
 
-Kind: TypeAlias = Literal[
-    "trust_region",
-    "advantage",
-    "kl_controller",
-    "critic_schedule",
-    "loss_aggregation",
-    "value_head",
-    "correction",
-    "sampler",
-    "gate",
-    "auxiliary_loss",
-    "reward",
-    "judge",
-    "engine",
-    "backend",
-]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 PROTOCOLS: Mapping[Kind, type] = {
     "trust_region": TrustRegion,
     "advantage": Advantage,

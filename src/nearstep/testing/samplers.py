@@ -1,7 +1,6 @@
 """The laws of samplers."""
 
 import copy
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from nearstep.common.remembering import Measures, Remembers
 from nearstep.data.samplers import Draw, SeesScores, draw_problem
 from nearstep.testing.kinds import lacks
 from nearstep.testing.law import CheckResult, Law, hold
+from nearstep.testing.remembering import alias_problem, half_a_memory, log_problem, plain_state
 
 DATA = (((7,), (7.0,)), ((5, 3), (1.0, 2.0)), ((1,), (1.0,)))  # sizes of the data sets, and their shares
 COUNTS = (4, 1, 3, 9)  # prompts of one draw after another; the last may be more than there are
@@ -48,10 +48,6 @@ class DrawTrial:
             self.sampler.seen(found, [MEANS[(self.first + place) % len(MEANS)] for place in range(len(found))])
         return found
 
-    def plain_state(self) -> Any:
-        """The state as a checkpoint would give it back."""
-        return json.loads(json.dumps(dict(self.sampler.state_dict()), allow_nan=False))
-
 
 def _trials(sampler: Any) -> Iterator[DrawTrial]:
     for sizes, shares in DATA:
@@ -82,7 +78,7 @@ def _repeatable(sampler: Any) -> str | None:
 def _remembers(sampler: Any) -> str | None:
     if isinstance(sampler, SeesScores) and not isinstance(sampler, Remembers):
         return "it has seen(numbers, means) and lacks state_dict() or load_state_dict(state)"
-    return None
+    return half_a_memory(sampler)
 
 
 def _round_trip(sampler: Any) -> str | None:
@@ -91,10 +87,10 @@ def _round_trip(sampler: Any) -> str | None:
             for count in COUNTS[:number]:
                 one.draw(count)
             if isinstance(sampler, Remembers):
-                state = one.plain_state()
+                state = plain_state(one.sampler)
                 other.sampler.load_state_dict(state)
-                if other.plain_state() != state:
-                    return f"its state was {state}, and after load_state_dict it is {other.plain_state()}"
+                if (now := plain_state(other.sampler)) != state:
+                    return f"its state was {state}, and after load_state_dict it is {now}"
             other.first = one.first
             ours, theirs = ([trial.draw(count) for count in COUNTS[number:]] for trial in (one, other))
             if ours != theirs:
@@ -107,7 +103,7 @@ def _goes_back(sampler: Any) -> str | None:
         return None
     for trial in _trials(sampler):
         trial.draw(1)
-        state, first = trial.plain_state(), trial.first
+        state, first = plain_state(trial.sampler), trial.first
         once = trial.draw(3)
         trial.sampler.load_state_dict(state)
         trial.first = first
@@ -120,9 +116,18 @@ def _goes_back(sampler: Any) -> str | None:
 def _numbers_to_log(sampler: Any) -> str | None:
     for trial in _trials(sampler):
         trial.draw(COUNTS[0])
-        for name, number in trial.sampler.metrics().items():
-            if not isinstance(name, str) or not math.isfinite(number):
-                return f"metrics() holds {name!r}: {number!r}"
+        if problem := log_problem(trial.sampler.metrics()):
+            return problem
+    return None
+
+
+def _own_copy(sampler: Any) -> str | None:
+    if not isinstance(sampler, Remembers):
+        return None
+    for trial in _trials(sampler):
+        trial.draw(2)
+        if problem := alias_problem(trial.sampler, lambda trial=trial: [trial.draw(count) for count in COUNTS]):  # type: ignore[misc]
+            return problem
     return None
 
 
@@ -142,6 +147,7 @@ LAWS: tuple[Law[Any], ...] = (
     Law("repeatable", "the same draws after the same scores give the same numbers", _repeatable),
     Law("remembers", "what it learns from scores has a state that is saved", _remembers),
     Law("round_trip", "a state goes through JSON, and a resumed run draws as the unbroken one", _round_trip),
+    Law("own_copy", "a state that was given does not change any more", _own_copy),
     Law("goes_back", "load_state_dict forgets what came later", _goes_back),
     Law(
         "metrics",

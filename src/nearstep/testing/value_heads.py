@@ -19,6 +19,7 @@ FAR = 40.0  # outputs at which a sigmoid in float32 is 0 or 1
 NO_RANGE = (-1.0, 1.0)  # of the returns here, for a head that has none
 STEPS, STEP_SIZE, SMALL_STEP = 250, 0.1, 1e-3
 CLOSE, NEAR = 1e-4, 0.03  # as shares of the range
+PULLED = 2e-3  # likewise: how far a step may move a value that is right
 LOW_RETURN, HIGH_RETURN = 0.2, 0.8  # as shares of it too
 
 
@@ -181,12 +182,39 @@ def _mean(head: ValueHead) -> str | None:
     return _not_near(_trained(head, targets), mean, high - low, f"{words}, {mean:.4g} on average,")
 
 
+def _not_pulled(head: ValueHead) -> str | None:
+    """Where the value is the return already, what it was at rollout must not move it away."""
+    low, high = _range(head)
+    targets = torch.full((STATES,), low + HIGH_RETURN * (high - low), dtype=torch.float64)
+    layer = _taught(head, targets)
+    start = _value(head, layer)
+    for share in (-0.5, 0.5):
+        moving = layer.clone().requires_grad_()
+        outputs = moving.expand(STATES, -1)
+        old = head.values(outputs).detach() + share * (high - low)
+        samples = torch.arange(STATES) // (STATES // RESPONSES)
+        head.loss(outputs, ValueTargets(targets, old, samples)).mean().backward()
+        assert moving.grad is not None, "another law says that there is a gradient"
+        after = _value(head, layer - STEP_SIZE * moving.grad)
+        if abs(after - start) > PULLED * (high - low):
+            return (
+                f"taught a return of {float(targets[0]):.4g} it says {start:.4g}; where it said {float(old[0]):.4g} at "
+                f"rollout, a step moves it to {after:.4g}"
+            )
+    return None
+
+
 def _not_near(value: float, wanted: float, width: float, taught: str) -> str | None:
     return None if abs(value - wanted) <= NEAR * width else f"{taught} it says {value:.4g}"
 
 
 def _trained(head: ValueHead, targets: Tensor) -> float:
     """The value once the outputs, the same for all states, have learned from these returns."""
+    return _value(head, _taught(head, targets))
+
+
+def _taught(head: ValueHead, targets: Tensor) -> Tensor:
+    """The outputs then."""
     layer = torch.zeros(head.outputs, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([layer], lr=STEP_SIZE)
     for step in range(STEPS):
@@ -194,7 +222,7 @@ def _trained(head: ValueHead, targets: Tensor) -> float:
         optimizer.zero_grad()
         _mean_loss(head, layer, targets).backward()
         optimizer.step()
-    return _value(head, layer.detach())
+    return layer.detach()
 
 
 def _mean_loss(head: ValueHead, layer: Tensor, targets: Tensor) -> Tensor:
@@ -246,5 +274,6 @@ LAWS: tuple[Law[ValueHead], ...] = (
     ),
     _law("toward", "from outputs of 0 a small step moves the value toward the return", _toward),
     _law("learns", "taught one return, the value comes to be that return", _learns, universal=False),
+    _law("not_pulled", "what it was at rollout does not move a value that is right", _not_pulled, universal=False),
     _law("mean", "taught several returns, the value comes to be their mean", _mean, universal=False),
 )

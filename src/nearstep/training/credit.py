@@ -154,7 +154,10 @@ def credit_inputs(
     episodes = rollout.by_episode()
     has_future = rewarded.after_eos | ~episodes.finished if config.bootstrap_truncated else rewarded.after_eos
     final = states.final if rollout.episodes is None else states.final[rollout.ends_episode]
-    final_values = torch.where(has_future, final, 0)
+    final_values, columns = torch.where(has_future, final, 0), states.final_columns
+    if columns is not None:
+        columns = columns if rollout.episodes is None else columns[rollout.ends_episode]
+        columns = torch.where(has_future[:, None], columns, 0)
 
     def gather_rows(row_values: Tensor) -> Tensor:
         return torch.cat([share.to(row_values.device) for share in backend.gather(row_values.cpu())])
@@ -175,7 +178,18 @@ def credit_inputs(
         gather_rows=gather_rows,
         add_up=backend.add_up,
         critic_is_ready=critic_is_ready,
-        parts=tuple(RewardPart(name, scores.weights.get(name, 1.0), values) for name, values in scores.parts.items()),
+        parts=tuple(RewardPart(name, scores.weights.get(name, 1.0), scores.parts[name]) for name in _in_order(scores)),
+        value_columns=states.columns,
+        final_value_columns=columns,
+    )
+
+
+def _in_order(scores: Scores) -> list[str]:
+    """The parts in the order of the run's rewards: in files they may stand in another."""
+    return (
+        sorted(scores.parts, key=list(scores.weights).index)
+        if scores.weights.keys() == scores.parts.keys()
+        else [*scores.parts]
     )
 
 

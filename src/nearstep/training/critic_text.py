@@ -17,7 +17,7 @@ from nearstep.common.errors import TrainingError
 from nearstep.config.critic_text import PROMPT, CriticTextSettings
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.limits import Limits
-from nearstep.models.roles import Critic, inner_model
+from nearstep.models.roles import Critic, Critics, inner_model
 from nearstep.types import CriticLeads, Prompts, Rollout
 
 
@@ -38,11 +38,13 @@ class CriticText:
     positions: int | None  # of the critic; None where there is no limit
 
     @staticmethod
-    def of(config: PPOConfig, tokenizer: PreTrainedTokenizerBase, critic: Critic | None) -> "CriticText | None":
+    def of(
+        config: PPOConfig, tokenizer: PreTrainedTokenizerBase, critic: Critic | Critics | None
+    ) -> "CriticText | None":
         """As the settings say; None where the critic reads what the policy does."""
         if critic is None or not config.critic_columns:
             return None
-        model, (before, behind) = inner_model(critic.model), texts_around_prompt(config)
+        model, (before, behind) = inner_model(critic.members[0].model), texts_around_prompt(config)
         return CriticText(
             config.critic_columns,
             before,

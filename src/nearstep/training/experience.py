@@ -4,7 +4,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from nearstep.algorithm.advantage_rules import Credit, CreditInputs
+from nearstep.algorithm.agreement import MemberValues
 from nearstep.algorithm.anchors import share_by_age
+from nearstep.algorithm.by_reward import RewardColumns
 from nearstep.algorithm.correction import CorrectionRule
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.algorithm.ragged import sum_by_row
@@ -18,6 +21,8 @@ from nearstep.models.forward.forward import (
     rollout_logprobs_and_outputs,
     rollout_values,
 )
+from nearstep.models.roles import Critic
+from nearstep.training.agreement import agreement_metrics, with_agreement
 from nearstep.training.auxiliary_inputs import auxiliary_metrics, with_auxiliary_inputs
 from nearstep.training.credit import (
     at_last_rows,
@@ -56,7 +61,7 @@ def make_experience(
         state = State()
         state.begin_update()
         state.update_score_moments(scores, r.config, r.backend)
-    return with_auxiliary_inputs(annotate(rollout, scores, r, state, prompts, kept), scores, r)
+    return with_auxiliary_inputs(with_agreement(annotate(rollout, scores, r, state, prompts, kept), r), scores, r)
 
 
 @torch.no_grad()
@@ -93,10 +98,11 @@ def annotate(
     if r.whiten_advantages:
         advantages = whiten(advantages, counted=inputs.to_actions(counted), add_up=r.backend.add_up)
     numbers = torch.arange(first_row, first_row + len(last), device=rollout.tokens.device)
+    samples = on_all_rows(numbers % config.num_generations, rollout)
     return Experience(
         rollout=rollout,
         prompt_numbers=on_all_rows(numbers // config.num_generations, rollout),
-        sample_numbers=on_all_rows(numbers % config.num_generations, rollout),
+        sample_numbers=samples,
         scores=at_last_rows(shaped, rollout),
         old_logprobs=old.sampled,
         old_top=old.top,
@@ -116,7 +122,21 @@ def annotate(
         fell_back=credit.fell_back,
         critic_leads=leads,
         anchor_share=_anchor_share(rollout, state.update) if config.anchor == "interpolated" else None,
+        members=_members(states, samples, rollout),
+        by_reward=_columns(states, credit, inputs),
     )
+
+
+def _columns(states: StateValues, credit: Credit, inputs: CreditInputs) -> RewardColumns | None:
+    if states.columns is None or credit.target_columns is None:
+        return None
+    return RewardColumns(tuple(part.name for part in inputs.parts), states.columns, credit.target_columns)
+
+
+def _members(states: StateValues, samples: Tensor, rollout: Rollout) -> MemberValues | None:
+    if states.by_member is None or states.final_by_member is None:
+        return None
+    return MemberValues.of(states.by_member, states.final_by_member, samples, rollout.action_counts)
 
 
 def dense_rewards(scores: Scores, rollout: Rollout) -> Tensor:
@@ -134,7 +154,7 @@ def before_first_step(
     logprobs: list[ActionLogprobs] = []
     values: list[StateValues] = []
     for part in PassLimits.of(r).parts(rollout):
-        if critic is not None and anew and r.models.one_trunk:
+        if isinstance(critic, Critic) and anew and r.models.one_trunk:
             part_logprobs, outputs = rollout_logprobs_and_outputs(policy, critic, part, r.sampling)
             logprobs.append(part_logprobs)
             values.append(outputs.values(critic.value_head))
@@ -145,7 +165,7 @@ def before_first_step(
             values.append(_no_values(part) if critic is None else rollout_values(critic, part))
     if critic is not None and leads is not None:
         values = [rollout_values(critic, part) for part in PassLimits.of(r).parts(rollout.with_leads(leads))]
-    states = StateValues(torch.cat([v.before_actions for v in values]), torch.cat([v.final for v in values]))
+    states = StateValues.joined(values)
     if not anew:
         return None, states
     top = None if rollout.top is None else torch.cat([each.top for each in logprobs if each.top is not None])
@@ -209,6 +229,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         )
         if experience.critic_leads is not None:
             metrics["val/critic_text_cut"] = Mean.of(experience.critic_leads.cut.float())
+        metrics |= {**agreement_metrics(experience), **_describe_columns(experience, of_scored)}
         metrics["val/value_bias"] = Mean.of((experience.values - experience.returns)[of_scored])
         metrics["val/return_std"] = Std.of(experience.returns[of_scored])
     if experience.fell_back is not None and experience.explained_variance is not None:
@@ -216,6 +237,18 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
         metrics["val/return_explained_variance"] = Max.of(torch.tensor([experience.explained_variance]).double())
     signs = {**response_metrics(experience.rollout), **score_metrics(experience, shaped, scored)}
     return Metrics({**metrics, **signs}) + _describe_parts(scores)
+
+
+def _describe_columns(experience: Experience, of_scored: Tensor) -> dict[str, Metric]:
+    """How well the critic knows each reward, where it has a value for each."""
+    columns = experience.by_reward
+    if columns is None:
+        return {}
+    returns, values = columns.returns[of_scored].unbind(-1), columns.values[of_scored].unbind(-1)
+    return {
+        f"reward/{name}_explained": ExplainedVariance.of(returns[number], values[number])
+        for number, name in enumerate(columns.names)
+    }
 
 
 def _describe_mismatch(experience: Experience, correction: CorrectionRule) -> dict[str, Metric]:

@@ -25,6 +25,7 @@ from nearstep.models.forward.forward import (
     rollout_logprobs_and_outputs,
     rollout_outputs,
 )
+from nearstep.models.roles import Critic, Critics
 from nearstep.training.auxiliary import auxiliary_terms
 from nearstep.training.axis_results import region_problem, state_numbers_problem, weights_problem
 from nearstep.training.mismatch import action_rows, checked_importance, importance_metrics, mismatch_metrics
@@ -49,7 +50,7 @@ class PolicyTerms:
 
     trust_region: TrustRegion
     ratio_limit: float | None  # largest ratio that a token's loss counts with
-    ratio_level: Literal["token", "turn", "sequence"]
+    ratio_level: Literal["token", "turn", "row"]
     aggregation: LossAggregation
     kl_estimator: KLEstimator | None  # of the KL as a term of the loss; None where it is none
     entropy_coef: float
@@ -92,7 +93,7 @@ def losses(
     """
     policy, critic, terms = r.models.policy, r.models.critic, PolicyTerms.of(r)
     entropy, normalizers = terms.entropy_coef != 0, r.auxiliary.log_normalizers
-    if phase.policy and phase.critic and critic is not None and r.models.one_trunk:
+    if phase.policy and phase.critic and isinstance(critic, Critic) and r.models.one_trunk:
         now, outputs = rollout_logprobs_and_outputs(
             policy, critic, micro.rollout, r.sampling, entropy_gradient=entropy, log_normalizers=normalizers
         )
@@ -106,10 +107,20 @@ def losses(
         yield _policy_loss(micro, now, terms, divisors, r, first=first)
     if phase.critic:
         assert critic is not None, "a phase that trains the critic needs one"
-        outputs = rollout_outputs(critic, micro.critic_rollout, head_only=r.models.one_trunk)
-        loss, metrics = value_objective(micro, outputs, critic.value_head)
         weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
-        yield weight * loss / divisors.critic, metrics
+        for member, mine in shares(micro, critic):
+            outputs = rollout_outputs(member, mine.critic_rollout, head_only=r.models.one_trunk)
+            loss, metrics = value_objective(mine, outputs, member.value_head)
+            yield weight * loss / divisors.critic, metrics
+
+
+def shares(micro: Experience, critic: Critic | Critics) -> Iterator[tuple[Critic, Experience]]:
+    """Which rows each critic learns from: all where there is one, else other responses to every prompt."""
+    count = len(critic.members)
+    for number, member in enumerate(critic.members):
+        mine = micro if count == 1 else micro.select((micro.sample_numbers % count == number).nonzero().squeeze(-1))
+        if count == 1 or len(mine) > 0:
+            yield member, mine
 
 
 def _policy_loss(
@@ -136,7 +147,8 @@ def policy_objective(
         # Also where the region leaves a token out: the reference holds the policy everywhere.
         loss = loss + micro.kl_coef * kl_estimate(now.sampled, micro.ref_logprobs, terms.kl_estimator)
     if terms.entropy_coef != 0:
-        loss = loss - terms.entropy_coef * now.entropy
+        kept = None if micro.members is None else micro.members.entropy_weights
+        loss = loss - terms.entropy_coef * (now.entropy if kept is None else kept * now.entropy)
     weights = terms.aggregation.weights(micro.rollout.action_counts)
     _require_none("loss aggregation", terms.aggregation, weights_problem(weights, len(loss)))
     return (weights * loss).sum(), metrics
@@ -147,7 +159,7 @@ class LossWeights:
     """What the loss of every action is made with, at the policy as it is now. Nothing here carries a gradient."""
 
     token_anchor: TokenLogprobs  # what the ratio of each token is taken against
-    anchor: TokenLogprobs  # what the loss takes it against: with ratio_level = sequence all of a row have one ratio
+    anchor: TokenLogprobs  # what the loss takes it against: with ratio_level = row all of a row have one ratio
     region: Tensor  # the trust region's weight on the gradient
     importance: Tensor  # the correction's on the loss
 
@@ -167,7 +179,7 @@ def weights_at(micro: Experience, now: ActionLogprobs, terms: PolicyTerms) -> Lo
         importance = checked_importance(terms.correction, token_anchor.sampled, rollout.logprobs, rows)
     anchor = token_anchor
     if terms.ratio_level != "token":
-        lengths = counts if terms.ratio_level == "sequence" else run_lengths(turns)
+        lengths = counts if terms.ratio_level == "row" else run_lengths(turns)
         anchor = TokenLogprobs(sequence_anchor(fixed.sampled, anchor.sampled, lengths), anchor.top)
     weight = terms.trust_region.weight(fixed, anchor, micro.advantages, rows)
     _require_none("trust region", terms.trust_region, region_problem(weight, len(micro.advantages)))
@@ -231,11 +243,13 @@ def value_objective(micro: Experience, now: StateOutputs, head: ValueHead) -> tu
     Raises TrainingError where the head returns no losses for the states.
     """
     final = micro.train_final
-    outputs = torch.cat([now.before_actions, now.final[final]])
+    outputs, members = torch.cat([now.before_actions, now.final[final]]), micro.members
+    old, old_final = (micro.values, micro.final_values) if members is None else (members.own, members.final_own)
     learned = ValueTargets(
         targets=torch.cat([micro.returns, micro.final_returns[final]]),
-        old_values=torch.cat([micro.values, micro.final_values[final]]),
+        old_values=torch.cat([old, old_final[final]]),
         samples=torch.cat([micro.of_actions(micro.sample_numbers), micro.sample_numbers[final]]),
+        columns=None if micro.by_reward is None else micro.by_reward.returns,  # no final state is trained then
     )
     loss = head.loss(outputs, learned)
     _require_none("value head", head, state_numbers_problem(loss, len(outputs), "loss"))

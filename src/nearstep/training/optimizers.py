@@ -130,7 +130,7 @@ def make_learners(models: Models, config: PPOConfig, critic_learning_rate: float
     policy = make_learner(models.policy.model, config, config.learning_rate, updates)
     if models.critic is None:
         return Learners(policy, None)
-    network = models.critic.head if models.one_trunk else models.critic.model
+    network = models.critic.members[0].head if models.one_trunk else models.critic.model
     course = LearningRateCourse.of_critic(config)
     return Learners(policy, make_learner(network, config, critic_learning_rate, updates, course))
 

@@ -1,7 +1,7 @@
 """What written rollouts were sampled with, and whether a run may train from them or add to them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,28 @@ class RolloutOrigin:
             yield f"number of processes: {self.processes} → {now.processes}"
         if self.batch != now.batch:
             yield f"batch_size: {self.batch} → {now.batch}"
-        for name, value in (AS_BEFORE | self.settings).items():
-            if value != now.settings.get(name):
+        before = AS_BEFORE | self.settings
+        refill = (before.get("gate_fill"), now.settings.get("gate_fill"))
+        if refill[0] != refill[1]:
+            yield _why_refilled_otherwise(before if refill[0] else now.settings, written=refill[0] is not None)
+        for name, value in before.items():
+            if value != now.settings.get(name) and not (name in REFILLING and refill[0] != refill[1]):
                 yield f"{name}: {shorten(value)} → {shorten(now.settings.get(name))}"
         if self.data != now.data:
             yield "the prompts or their columns: other rows, or the same in another order"
         if now.top_tokens > self.top_tokens:
             yield f"most probable tokens that trust_region compares: {self.top_tokens} are written → {now.top_tokens}"
+
+
+def _why_refilled_otherwise(refilled: Mapping[str, Any], *, written: bool) -> str:
+    """One sentence where one of two runs samples new prompts in the place of groups that its gate drops."""
+    gate = ", ".join(f"{name} = {shorten(refilled.get(name))}" for name in REFILLING if refilled.get(name) is not None)
+    if written:
+        return (
+            f"these rollouts were refilled ({gate}): which prompts came in further rounds depends on that gate, and "
+            "this run does not refill"
+        )
+    return f"this run refills ({gate}), and these rollouts have no further rounds to take from"
 
 
 def check_replay(folder: Path, now: RolloutOrigin, *, rank: int, after: int, updates: int) -> None:

@@ -35,7 +35,7 @@ class TokenNumbers:
     advantage: Float[Tensor, " actions"]  # before whitening
     whitened_advantage: Float[Tensor, " actions"]  # what the loss multiplies with
     return_: Float[Tensor, " actions"] | None
-    ratio: Float[Tensor, " actions"]  # π / π_old now; with ratio_level = turn or sequence that of the turn or row
+    ratio: Float[Tensor, " actions"]  # π / π_old now; with ratio_level = turn or row that of the turn or row
     region_weight: Float[Tensor, " actions"]  # the trust region's: 0 where the token may not move
     entropy: Float[Tensor, " actions"]  # of the policy as it is now
 

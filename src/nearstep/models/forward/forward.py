@@ -1,13 +1,16 @@
 """The forward pass: rows through a trunk, then a head only where something is asked."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nearstep.algorithm.by_reward import HasColumns
 from nearstep.algorithm.precision import wide
+from nearstep.algorithm.several_outputs import HasMembers
 from nearstep.algorithm.value_heads import ValueHead
 from nearstep.models.attention.interface import AttentionPlan
 from nearstep.models.distribution import Sampling
@@ -54,6 +57,14 @@ class ValueRole(ScalarRole, Protocol):
     def value_head(self) -> ValueHead: ...
 
 
+@runtime_checkable
+class SeveralValueRoles(Protocol):
+    """Critics whose mean is the value; a critic by itself is its only member."""
+
+    @property
+    def members(self) -> Sequence[ValueRole]: ...
+
+
 def states_at(
     role: CausalRole | ScalarRole,
     tokens: Int[Tensor, " tokens"],
@@ -86,6 +97,38 @@ class StateValues:
 
     before_actions: Float[Tensor, " actions"]
     final: Float[Tensor, " rows"]
+    # What each of several says whose mean the values are; None where there is one.
+    by_member: Float[Tensor, "actions members"] | None = None
+    final_by_member: Float[Tensor, "rows members"] | None = None
+    # What it says of each reward apart; None where it has one value for all.
+    columns: Float[Tensor, "actions columns"] | None = None
+    final_columns: Float[Tensor, "rows columns"] | None = None
+
+    @staticmethod
+    def joined(parts: "Sequence[StateValues]") -> "StateValues":
+        """Those of rows that went through the critic apart, in this order."""
+        return StateValues(
+            torch.cat([part.before_actions for part in parts]),
+            torch.cat([part.final for part in parts]),
+            _joined([part.by_member for part in parts]),
+            _joined([part.final_by_member for part in parts]),
+            _joined([part.columns for part in parts]),
+            _joined([part.final_columns for part in parts]),
+        )
+
+    @staticmethod
+    def mean(found: "Sequence[StateValues]") -> "StateValues":
+        """That of several critics of the same rows, and what each of them says; of one critic its own."""
+        if len(found) == 1:
+            return found[0]
+        before = torch.stack([each.before_actions for each in found], dim=-1)
+        final = torch.stack([each.final for each in found], dim=-1)
+        return StateValues(before.mean(-1), final.mean(-1), before, final)
+
+
+def _joined(parts: "Sequence[Tensor | None]") -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -96,8 +139,15 @@ class StateOutputs:
     final: Float[Tensor, "rows outputs"]
 
     def values(self, head: ValueHead) -> StateValues:
-        """Their values."""
-        return StateValues(head.values(self.before_actions), head.values(self.final))
+        """Their values, and those of members, or of rewards, where the head has some."""
+        found = StateValues(head.values(self.before_actions), head.values(self.final))
+        if isinstance(head, HasMembers):
+            before, final = head.by_member(self.before_actions), head.by_member(self.final)
+            found = replace(found, by_member=before, final_by_member=final)
+        if isinstance(head, HasColumns):
+            before, final = head.columns(self.before_actions), head.columns(self.final)
+            found = replace(found, columns=before, final_columns=final)
+        return found
 
 
 def rollout_logprobs(
@@ -113,9 +163,10 @@ def rollout_logprobs(
     return _logprobs(policy, before, rollout, sampling, entropy_gradient, log_normalizers)
 
 
-def rollout_values(critic: ValueRole, rollout: Rollout) -> StateValues:
-    """Values of every state of a rollout, in float32 at least."""
-    return rollout_outputs(critic, rollout).values(critic.value_head)
+def rollout_values(critic: ValueRole | SeveralValueRoles, rollout: Rollout) -> StateValues:
+    """Values of every state of a rollout, in float32 at least: the mean where there are several critics."""
+    members = critic.members if isinstance(critic, SeveralValueRoles) else (critic,)
+    return StateValues.mean([rollout_outputs(each, rollout).values(each.value_head) for each in members])
 
 
 def rollout_outputs(critic: ScalarRole, rollout: Rollout, *, head_only: bool = False) -> StateOutputs:
