@@ -232,5 +232,5 @@ def _left_alone() -> Iterator[None]:
         try:
             yield
         finally:
-            torch.set_num_threads = set_num_threads  # type: ignore[method-assign]
+            torch.set_num_threads = set_num_threads
             torch.set_default_dtype(dtype)

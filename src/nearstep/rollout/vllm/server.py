@@ -6,25 +6,22 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from nearstep.common.errors import ConfigError, TrainingError
+from nearstep.common.errors import ConfigError, LostEngineError, TrainingError
 from nearstep.common.plugins import need_package
 from nearstep.common.waiting import say
 from nearstep.models.roles import Policy
 from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEngine, RowEnded
 from nearstep.rollout.engine_settings import EngineSettings
-from nearstep.rollout.vllm.client import RPC, ServerClient, ServerLost
+from nearstep.rollout.vllm.client import RPC, ServerClient
 from nearstep.rollout.vllm.requests import RowAnswer, RowRequest, rollout_of_answers, row_requests
 from nearstep.rollout.vllm.server_facts import ServerFacts
 from nearstep.rollout.vllm.weights import folder_weights, whole_model, write_configuration
 from nearstep.types import Prompts, Rollout
-
-T = TypeVar("T")
 
 RELOAD_SECONDS = 600.0  # most for reading weights from the folder: of a large model they are many
 PAUSE_SECONDS = 0.5  # between two looks whether a lost server is back
@@ -110,7 +107,7 @@ class VLLMServerEngine:
         loaded = self.client.get("/weight_info")["weight_version"]
         if loaded != self._version:
             answers.clear()
-            raise ServerLost(
+            raise LostEngineError(
                 f"{self.client.shown} has the weights {loaded!r} after the rollout and had {self._version!r} before "
                 "it: it was started anew, or another run uses it. Give each run a server of its own"
             )
@@ -142,9 +139,9 @@ class VLLMServerEngine:
             try:
                 act()
                 return
-            except ServerLost as lost:
+            except LostEngineError as lost:
                 if left == 0:
-                    raise ServerLost(
+                    raise LostEngineError(
                         f"{lost}. {retries} further tries did not help. Look at its log; start it again, and go on "
                         "with --resume auto; or let the built-in engine go on by engine_fallback = transformers"
                     ) from None
@@ -157,7 +154,7 @@ class VLLMServerEngine:
         """Give a server that is back the weights; that it is not shows at the next try."""
         try:
             self._publish()
-        except ServerLost as lost:
+        except LostEngineError as lost:
             say(str(lost))
 
     def _await_server(self) -> None:
@@ -168,7 +165,7 @@ class VLLMServerEngine:
             try:
                 self.client.get("/health")
                 return
-            except ServerLost:
+            except LostEngineError:
                 continue
 
 
