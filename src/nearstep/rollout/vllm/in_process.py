@@ -51,7 +51,7 @@ def require_vllm(wanted: str) -> None:
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
             f"{wanted} needs vLLM, which is not installed here. `make engines` makes an environment with vLLM's CPU "
-            "build beside .venv (.engines); on a GPU: pip install vllm. Without it engine = transformers generates, "
+            "build (runs/engines-env); on a GPU: pip install vllm. Without it engine = transformers generates, "
             "and engine = vllm_server asks a vLLM elsewhere"
         )
 
@@ -185,7 +185,7 @@ def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) 
         from vllm import LLM
 
         try:
-            return LLM(
+            llm = LLM(
                 model=folder,
                 skip_tokenizer_init=True,
                 load_format="dummy",
@@ -200,12 +200,21 @@ def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) 
                 enable_sleep_mode=on_gpu,
                 disable_log_stats=True,
             )
+            _try_out(llm)
         except (ValueError, RuntimeError, NotImplementedError, AssertionError, KeyError) as error:
             raise ModelError(
-                f"vLLM does not start for {type(model).__name__}: {type(error).__name__}: {shorten(error, 400)}. "
+                f"vLLM does not run {type(model).__name__}: {type(error).__name__}: {shorten(error, 400)}. "
                 "Where the memory of vllm_cache_gib is too small, raise it; where vLLM does not know the model, use "
                 "engine = transformers"
             ) from error
+    return llm
+
+
+def _try_out(llm: Any) -> None:
+    """A token of a short prompt: kernels that do not take the model say so here, and not in the first rollout."""
+    request = RowRequest((0,), 1, 0, 1.0, 1.0, 0, (), 0)
+    for _ in _played(llm.llm_engine, [request]):
+        pass
 
 
 @contextmanager
