@@ -133,5 +133,3 @@ def settings_for(url, folder, *, timeout=5.0, retries=1, max_rows=3):
 
     server = VLLMServerSettings(url, str(folder), timeout_seconds=timeout, retries=retries)
     return EngineSettings(max_rows=max_rows, server=server)
-
-

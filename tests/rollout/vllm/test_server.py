@@ -162,7 +162,8 @@ def test_a_silent_server_is_told_in_seconds_and_what_is_missing_asked_again(tmp_
         told = []
         rollout = play(engine, PROMPTS, SETTINGS, lambda row, ids, finished: told.append(row))
         released.set()
-    assert "GET /is_sleeping had no answer within 0.4 s (engine_timeout_seconds); 1 tries left" in capsys.readouterr().err
+    told_of = capsys.readouterr().err
+    assert "GET /is_sleeping had no answer within 0.4 s (engine_timeout_seconds); 1 tries left" in told_of
     assert torch.equal(rollout.tokens, expected.tokens)
     assert sorted(told) == ALL
     assert len(server.bodies) == len(PROMPTS)  # three before, and the two that hung
