@@ -22,6 +22,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.reports.run_folder import CHECKPOINT, checkpoints, update_of
 from nearstep.reports.run_report import ReportMemory
 from nearstep.scale.backend import Backend
+from nearstep.training.ahead import RolloutStream
 from nearstep.training.courses import moving_courses
 from nearstep.training.optimizers import Learners
 from nearstep.training.recipe import Due
@@ -51,6 +52,7 @@ class Checkpoints:
     announce: Callable[[int, Path], None]  # called with every saved folder
     announce_whole: bool  # whether who hears of a folder reads it at once, so that it is awaited
     resumed: Resumed | None = None  # what the run goes on from; None for a new one, and once it is loaded
+    ahead: RolloutStream | None = None  # rows that were sampled ahead; None where none are
     parent: str | None = None  # seal of the checkpoint that the run was forked from
     failed: int = 0  # saves that did not succeed, with on_save_error = continue
     _begun: Mapping[str, Any] = field(default_factory=dict)  # what the run began with, once it has begun
@@ -106,6 +108,8 @@ class Checkpoints:
                 )
             self.recall(snapshot.report)  # before the weights: the start may have to answer again
             put_back(snapshot, self.learners, state, str(folder))
+            if self.ahead is not None and snapshot.ahead is not None and not self.resumed.is_fork:
+                self.ahead.recall(*snapshot.ahead)
             if self.backend.rank == 0 and not self.resumed.is_fork:
                 self._supersede(state.update)
             self.resumed = None  # whoever calls train once more goes on from where the run is
@@ -126,7 +130,7 @@ class Checkpoints:
 
         Raises TrainingError for weights that are not finite, and where this or the last save failed.
         """
-        snapshot = take_snapshot(self.learners, state, self.remember())
+        snapshot = take_snapshot(self.learners, state, self.remember(), self.ahead)
         broken = snapshot.not_finite()
         if broken is not None:
             self.wait()  # what is still being written may be the last checkpoint that the message names

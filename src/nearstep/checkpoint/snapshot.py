@@ -12,11 +12,13 @@ from nearstep.algorithm.statistics import Moments
 from nearstep.checkpoint import files
 from nearstep.checkpoint.learner_state import first_not_finite, learner_tensors, restore_learner
 from nearstep.common.errors import CheckpointError
+from nearstep.training.ahead import RolloutStream
 from nearstep.training.optimizers import Learner, Learners
 from nearstep.training.state import State, Steps
 
 FOLDER = "training"
 VALUES = "state.json"
+AHEAD = "ahead.safetensors"
 STATE_FIELDS = tuple(field.name for field in fields(State) if field.compare)
 # What checkpoints of earlier versions lack, as it stood then.
 ADDED_LATER: Mapping[str, Any] = {
@@ -29,11 +31,13 @@ ADDED_LATER: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Tensors by network and name, the state of the run, and what the report remembers."""
+    """Tensors by network and name, the state of the run, what the report remembers, and what was sampled ahead: plain
+    values and the finished rows, None where nothing is."""
 
     networks: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any]
     report: Mapping[str, Any]
+    ahead: tuple[Mapping[str, Any], Mapping[str, Tensor]] | None = None
 
     def copied(self) -> "Snapshot":
         """The same in memory of its own, on the CPU: training may go on while it is written."""
@@ -44,6 +48,7 @@ class Snapshot:
             },
             self.state,
             self.report,
+            self.ahead,
         )
 
     def not_finite(self) -> str | None:
@@ -60,14 +65,21 @@ class Snapshot:
         for network, tensors in self.networks.items():
             files.write_tensors(folder / f"{network}.safetensors", tensors)
         names = {network: sorted(tensors) for network, tensors in self.networks.items()}
-        files.write_text(folder / VALUES, files.as_json({"state": self.state, "report": self.report, "tensors": names}))
+        values = {"state": self.state, "report": self.report, "tensors": names}
+        if self.ahead is not None:
+            values["ahead"] = self.ahead[0]
+            files.write_tensors(folder / AHEAD, self.ahead[1])
+        files.write_text(folder / VALUES, files.as_json(values))
 
 
-def take_snapshot(learners: Learners, state: State, report: Mapping[str, Any]) -> Snapshot:
+def take_snapshot(
+    learners: Learners, state: State, report: Mapping[str, Any], ahead: RolloutStream | None = None
+) -> Snapshot:
     """The run as it is now; tensors are the run's own."""
     networks = {name: learner_tensors(learner) for name, learner in by_network(learners).items()}
     values = asdict(state)
-    return Snapshot(networks, {name: values[name] for name in STATE_FIELDS}, report)
+    remembered = None if ahead is None else ahead.memory()
+    return Snapshot(networks, {name: values[name] for name in STATE_FIELDS}, report, remembered)
 
 
 def read_snapshot(folder: Path) -> Snapshot:
@@ -84,7 +96,8 @@ def read_snapshot(folder: Path) -> Snapshot:
         for name in names:
             if name not in networks[network]:
                 raise CheckpointError(f"{file}: {name} is missing")
-    return Snapshot(networks, content["state"], content["report"])
+    ahead = (content["ahead"], files.read_tensors(folder / AHEAD)) if "ahead" in content else None
+    return Snapshot(networks, content["state"], content["report"], ahead)
 
 
 def put_back(snapshot: Snapshot, learners: Learners, state: State, place: str) -> None:

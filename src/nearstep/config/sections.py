@@ -24,6 +24,7 @@ from nearstep.config.saving import SavingSettings
 from nearstep.config.selection import SelectionSettings
 from nearstep.config.settings import Settings, option
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+from nearstep.config.staleness import StalenessSettings
 from nearstep.config.turns import TurnSettings
 from nearstep.config.value_heads import ValueHeadSettings
 
@@ -276,6 +277,7 @@ class AllSettings(
     KLSettings,
     ScoreSettings,
     RewardSettings,
+    StalenessSettings,
     SamplingSettings,
     SelectionSettings,
     PromptSettings,
