@@ -62,16 +62,22 @@ def choose(groups: Sequence[GroupUnderWay], rule: StalenessRule, update: int) ->
 
 def _choose_and_wait(groups: Sequence[GroupUnderWay], rule: StalenessRule, update: int) -> Choice:
     """The first that have ended, as far as the window reaches, if all others can still be trained on in time; else
-    those that have the least time; else there is none yet.
+    those of them that have the least time; else there is none yet.
     """
     by_window = _by_window(groups, rule)[: rule.groups]
-    by_time = sorted(groups, key=lambda group: (rule.last_update(group), group.number))
-    for chosen in (by_window, [group for group in by_time if group.finished][: rule.groups]):
-        if len(chosen) == rule.groups and _in_time([group for group in by_time if group not in chosen], rule, update):
-            return Choice(_numbers(chosen))
     if len(by_window) < rule.groups:
         return Choice(None)
-    return Choice(None, awaited=_numbers([group for group in by_time[: rule.groups] if not group.finished]))
+    by_time = sorted(groups, key=lambda group: (rule.last_update(group), group.number))
+    least_time = [group for group in by_time if group.finished][: rule.groups]
+    for chosen in (by_window, least_time):
+        if _in_time([group for group in by_time if group not in chosen], rule, update):
+            return Choice(_numbers(chosen))
+    awaited = [group for group in by_time[: rule.groups] if not group.finished]
+    if awaited:
+        return Choice(None, awaited=_numbers(awaited))
+    # No order keeps all of them in time, which happens only where a run goes on with other numbers than it began with.
+    late = [group for group in by_time if group not in least_time and rule.last_update(group) <= update]
+    return Choice(_numbers(least_time), too_old=_numbers(late))
 
 
 def _choose_and_drop(groups: Sequence[GroupUnderWay], rule: StalenessRule, update: int) -> Choice:
