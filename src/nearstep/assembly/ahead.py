@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.assembly.checked_inputs import CheckedInputs
+from nearstep.assembly.engine import engine_settings
 from nearstep.assembly.inputs import RunInputs
 from nearstep.common.errors import ConfigError
 from nearstep.config.axes import is_own
@@ -16,7 +17,7 @@ from nearstep.models.roles import Policy, inner_model
 from nearstep.models.saving import write_into
 from nearstep.rollout.ahead.link import GenerationLink, GenerationPlan
 from nearstep.rollout.ahead.window import StalenessRule
-from nearstep.rollout.engine import EngineSettings, GenerationSettings, RolloutEngine
+from nearstep.rollout.engine import GenerationSettings, RolloutEngine
 from nearstep.training.ahead import PromptDraws, RolloutStream
 from nearstep.training.clock import Clock
 from nearstep.training.selection import Selection
@@ -40,6 +41,11 @@ def check_ahead(config: PPOConfig, inputs: RunInputs, checked: CheckedInputs, se
         raise ConfigError(
             f"max_staleness = {config.max_staleness}: the generation process makes an engine of its own, which it "
             f"cannot of an object of this process (a {type(given).__name__}). Name it, as file.py:Name, {INSTEAD}"
+        )
+    if config.engine == "vllm_server":
+        raise ConfigError(
+            f"max_staleness = {config.max_staleness} with engine = vllm_server: generation and evaluation would load "
+            f"different weights into one server. Use engine = vllm or transformers, {INSTEAD}"
         )
     if isinstance(selection.sampler, SeesScores):
         raise ConfigError(
@@ -76,14 +82,9 @@ def ahead_of(
             "it takes up new weights between whole responses only."
         )
     name = inputs.engine if isinstance(inputs.engine, str) else config.engine
-    settings = EngineSettings(
-        max_rows=config.local_rollout_forward_batch_size,
-        max_tokens=config.max_tokens_per_microbatch,
-        decode_graphs=config.decode_graphs,
-    )
     plan = GenerationPlan(
         engine=name,
-        engine_settings=settings,
+        engine_settings=engine_settings(config, checked.backend),
         generation=generation,
         chunk_length=config.staleness_chunk,
         trust=config.trust,

@@ -11,8 +11,8 @@ from nearstep.assembly.auxiliary import auxiliary_of, require_part, with_texts
 from nearstep.assembly.axes import Axes, choose_axes, critic_learning_rate
 from nearstep.assembly.checked_inputs import CheckedInputs, check_inputs
 from nearstep.assembly.critic_columns import critic_text_of
+from nearstep.assembly.engine import engine_of
 from nearstep.assembly.evaluation import RunMemory, make_evaluator, stop_rules
-from nearstep.assembly.fitting_roles import require_tokens
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models
 from nearstep.assembly.rows import own_modules
@@ -40,8 +40,7 @@ from nearstep.reports.run_report import Report
 from nearstep.reports.settings_file import settings_text
 from nearstep.rewards.build import on_error
 from nearstep.rewards.combine import Rewards
-from nearstep.rollout.build import make_engine
-from nearstep.rollout.engine import EngineSettings, GenerationSettings, RolloutEngine, require_top_tokens
+from nearstep.rollout.engine import GenerationSettings
 from nearstep.training.ahead import RolloutStream
 from nearstep.training.clock import Clock
 from nearstep.training.interruption import Interruption
@@ -74,7 +73,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     notes = [*axes.notes, *check_warm_ups(config, batch)]
     check_ahead(config, inputs, checked, selection)
     origin = checked.rollout_origin(config, axes.trust_region.top_k)
-    engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary)
+    engine = engine_of(config, inputs, axes.trust_region.top_k, checked)
     auxiliary = auxiliary_of(config, inputs, checked)
     checked = with_texts(checked, auxiliary)
     tell("loading the models …")
@@ -264,20 +263,4 @@ def _generation(config: PPOConfig, checked: CheckedInputs) -> GenerationSettings
         stop_ids=checked.stops.ids,
         seed=config.seed,
         vocabulary=checked.vocabulary,
-    )
-
-
-def _engine(config: PPOConfig, inputs: RunInputs, top_k: int, vocabulary: int) -> RolloutEngine:
-    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens."""
-    require_tokens(top_k, vocabulary)
-    engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
-    require_top_tokens(engine, top_k)
-    return engine
-
-
-def _engine_settings(config: PPOConfig) -> EngineSettings:
-    return EngineSettings(
-        max_rows=config.local_rollout_forward_batch_size,
-        max_tokens=config.max_tokens_per_microbatch,
-        decode_graphs=config.decode_graphs,
     )

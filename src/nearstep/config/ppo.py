@@ -10,6 +10,7 @@ from nearstep.config.correction import CorrectionSettings
 from nearstep.config.critic_text import CriticTextSettings
 from nearstep.config.critic_training import CriticTrainingSettings
 from nearstep.config.data import DataSettings, PromptSettings
+from nearstep.config.engines import EngineChoice
 from nearstep.config.evaluating import EvaluationSettings, evaluation_remarks
 from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import LocalRewardSettings
@@ -64,6 +65,7 @@ SECTIONS = sections(
     ("Prompts", PromptSettings),
     ("Selection", SelectionSettings),
     ("Sampling", SamplingSettings),
+    ("Engine", EngineChoice),
     ("Staleness", StalenessSettings),
     ("Reward", LocalRewardSettings),
     ("Score", ScoreSettings),

@@ -7,7 +7,6 @@ from nearstep.config.axes import (
     ADVANTAGES,
     CRITIC_RULES,
     CRITIC_SCHEDULES,
-    ENGINES,
     GROUP_RULES,
     KL_CONTROLLERS,
     LOSS_AGGREGATIONS,
@@ -20,6 +19,7 @@ from nearstep.config.critic_text import critic_text_problems, critic_text_remark
 from nearstep.config.critic_training import CRITIC_TRAINING
 from nearstep.config.critic_training_rules import critic_training_problems, critic_training_remarks
 from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
+from nearstep.config.engines import engine_problems, engine_remarks
 from nearstep.config.evaluating import evaluation_problems
 from nearstep.config.regions import region_problems, region_remarks
 from nearstep.config.rewards import compares_groups, reward_problems, reward_remarks
@@ -64,12 +64,9 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
         yield from critic_training_problems(config, schedule=schedule, own_advantage=own)
     yield from critic_text_problems(config, trunk=config.critic_trunk)
     yield from _advantage_problems(config)
+    yield from engine_problems(config, use_cpu=config.use_cpu)
     if config.bf16 and config.dtype == "float64":
         yield Problem("bf16 computes in bfloat16 and dtype = float64 asks for more: give one", ("bf16", "dtype"))
-    if config.decode_graphs and config.use_cpu:
-        yield Problem(
-            "decode_graphs replays CUDA graphs and use_cpu leaves the GPU: give one", ("decode_graphs", "use_cpu")
-        )
 
 
 def remarks(config: AllSettings) -> Iterator[str]:
@@ -90,11 +87,10 @@ def remarks(config: AllSettings) -> Iterator[str]:
     yield from critic_text_remarks(config)
     yield from correction_remarks(config, config.engine, config.max_staleness)
     yield from auxiliary_remarks(config)
+    yield from engine_remarks(config, response_length=config.response_length)
     yield from without_effect(
         config,
         ("without use_peft", not config.use_peft, lora),
-        ("with response_length = 1", config.response_length == 1, ("decode_graphs",)),
-        (f"with engine = {config.engine}", config.engine not in ENGINES, ("decode_graphs",)),
         ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
         ("beside total_episodes", config.total_episodes is not None, ("num_train_epochs",)),
         ("beside batch_size", config.batch_size is not None, ("gradient_accumulation_steps",)),
@@ -203,7 +199,6 @@ def _axis_problems(config: AllSettings) -> Iterator[Problem]:
     yield from name_problems("advantage", config.advantage, ADVANTAGES)
     yield from name_problems("kl_controller", config.kl_controller, KL_CONTROLLERS)
     yield from name_problems("critic_schedule", critic_schedule_name(config), CRITIC_SCHEDULES)
-    yield from name_problems("engine", config.engine, ENGINES)
     yield from name_problems("loss_aggregation", config.loss_aggregation, LOSS_AGGREGATIONS)
     if config.critic == "decoupled" and config.critic_schedule not in (None, "decoupled"):
         yield Problem(

@@ -7,7 +7,6 @@ from nearstep.config.auxiliary import AuxiliarySettings
 from nearstep.config.axes import (
     ADVANTAGES,
     CRITIC_SCHEDULES,
-    ENGINES,
     KL_CONTROLLERS,
     LOSS_AGGREGATIONS,
     listed,
@@ -17,6 +16,7 @@ from nearstep.config.correction import CorrectionSettings
 from nearstep.config.critic_text import CriticTextSettings
 from nearstep.config.critic_training import CriticTrainingSettings
 from nearstep.config.data import DataSettings, PromptSettings
+from nearstep.config.engines import EngineChoice
 from nearstep.config.evaluating import EvaluationSettings
 from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import RewardSettings
@@ -69,10 +69,6 @@ class SamplingSettings(Settings):
         None, "ids of the tokens that end a response, instead of stop_token", at_least=0
     )
     num_generations: int = option(1, "responses sampled for each prompt", at_least=1)
-    engine: str = option("transformers", f"what generates the episodes: {listed(ENGINES)}", is_place=True)
-    decode_graphs: bool = option(
-        False, "replay decoding steps from CUDA graphs; needs a GPU, and has not been run on one yet"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +274,7 @@ class AllSettings(
     ScoreSettings,
     RewardSettings,
     StalenessSettings,
+    EngineChoice,
     SamplingSettings,
     SelectionSettings,
     PromptSettings,

@@ -8,10 +8,17 @@ from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.plugins import load_named
 from nearstep.rollout.engine import Capabilities, EngineSettings, RolloutEngine
 from nearstep.rollout.transformers_engine import TransformersEngine
+from nearstep.rollout.vllm.in_process import make_vllm
+from nearstep.rollout.vllm.server import make_vllm_server
 
 MakeEngine: TypeAlias = Callable[[EngineSettings], object]
 
-ENGINES: Mapping[str, MakeEngine] = {"transformers": TransformersEngine}
+# Every name of config.axes has its line here; a test compares the two.
+ENGINES: Mapping[str, MakeEngine] = {
+    "transformers": TransformersEngine,
+    "vllm": make_vllm,
+    "vllm_server": make_vllm_server,
+}
 MEMBERS = ("capabilities", "load", "generate", "close")
 
 
@@ -31,6 +38,8 @@ def make_engine(given: object, settings: EngineSettings) -> RolloutEngine:
         raise ConfigError(f"{what}: {_lacks(found)}. Give an object, or a class or function of EngineSettings")
     try:
         engine: object = found(settings)
+    except ConfigError:  # it says itself what is missing
+        raise
     except Exception as cause:
         raise ConfigError(
             f"{what} could not be built from EngineSettings ({type(cause).__name__}: {shorten(cause)}). It is called "

@@ -13,6 +13,7 @@ from nearstep.common.waiting import listed, waiting
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import Policy
 from nearstep.rollout.checks import check_rollout
+from nearstep.rollout.engine_settings import EngineSettings as EngineSettings
 from nearstep.types import Prompts, Rollout
 
 RowEnded: TypeAlias = Callable[[int, list[int], bool], None]  # row, ids of its response, whether it is finished
@@ -35,15 +36,6 @@ class GenerationSettings:
 
 
 @dataclass(frozen=True)
-class EngineSettings:
-    """What an engine is built from. Everything else comes with each call."""
-
-    max_rows: int = 64  # rows generated at a time
-    max_tokens: int = 16384  # prompt tokens in one forward pass
-    decode_graphs: bool = False  # replay decoding steps from CUDA graphs
-
-
-@dataclass(frozen=True)
 class Capabilities:
     """What an engine can do beyond sampling. A run that needs something else is refused before it begins."""
 
@@ -58,7 +50,9 @@ class Capabilities:
 class RolloutEngine(Protocol):
     """Samples responses from a policy and records what it did. Training, evaluation and samples share one engine.
 
-    The order of calls: `load`, then `generate` any number of times, then `load` again; `close` comes last.
+    The order of calls: `load`, then `generate` any number of times, then `load` again; `close` comes last. The first
+    `load` starts the engine, and `close` stops it. Between `generate` and the next `load` it has nothing to do: one
+    that can give its memory back meanwhile is a SleepingEngine.
     """
 
     def capabilities(self) -> Capabilities:
@@ -86,6 +80,14 @@ class RolloutEngine(Protocol):
         """Stop what `load` started and give its memory back. A later `load` starts it again."""
 
 
+@runtime_checkable
+class SleepingEngine(RolloutEngine, Protocol):
+    """An engine that can give its memory to the update."""
+
+    def sleep(self) -> None:
+        """Give back the memory of weights and caches; the next `load` wakes it. Called again, it does nothing."""
+
+
 @dataclass
 class NumberedEngine:
     """Knows the number of the update whose weights were loaded last."""
@@ -105,6 +107,10 @@ class NumberedEngine:
     def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
         """See RolloutEngine.generate."""
         return self.engine.generate(prompts, settings, row_ended)
+
+    def sleep(self) -> None:
+        """See SleepingEngine.sleep."""
+        rest(self.engine)
 
     def close(self) -> None:
         """See RolloutEngine.close."""
@@ -193,13 +199,20 @@ def load(engine: RolloutEngine, policy: Policy, version: int) -> None:
         engine.load(policy, version)
 
 
+def rest(engine: RolloutEngine) -> None:
+    """All rollouts of an update are there: let the engine sleep until the next load, if it can."""
+    if isinstance(engine, SleepingEngine):
+        with waiting(f"engine {engine_name(engine)} (it gives its memory back)"):
+            engine.sleep()
+
+
 def require_top_tokens(engine: RolloutEngine, top_tokens: int) -> None:
     """Raise ConfigError where top tokens are needed and the engine records none."""
     if top_tokens > 0 and not engine.capabilities().top_tokens:
         raise ConfigError(
             f"the trust region compares the {top_tokens} most probable tokens, and engine {engine_name(engine)} "
             "records none (capabilities().top_tokens). Use a region that reads the sampled token alone, such as clip, "
-            "binary_tv or binary_kl, or an engine that records them, such as transformers"
+            "binary_tv or binary_kl, or an engine that records them: transformers, vllm or vllm_server"
         )
 
 

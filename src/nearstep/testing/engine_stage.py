@@ -10,10 +10,10 @@ from torch import Tensor
 
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.forward import rollout_logprobs
-from nearstep.models.roles import Policy, make_policy
+from nearstep.models.roles import Policy
 from nearstep.rollout.build import make_engine
 from nearstep.rollout.engine import Capabilities, EngineSettings, GenerationSettings, RolloutEngine
-from nearstep.testing.world import PROMPTS, STOP_IDS, VOCABULARY, prompts_of, small_model
+from nearstep.testing.world import PROMPTS, STOP_IDS, VOCABULARY, prompts_of
 from nearstep.types import Rollout, TopLogprobs
 
 VERSION, TOP_K = 4, 5
@@ -30,7 +30,7 @@ class Stage:
 
     given: object
     tolerance: float
-    policy: Policy = field(default_factory=lambda: make_policy(small_model()))
+    policy: Policy
     built: list[RolloutEngine] = field(default_factory=list)
 
     @property

@@ -7,23 +7,27 @@ import torch
 
 from nearstep.common.errors import ConfigError
 from nearstep.models.distribution import Sampling
+from nearstep.models.roles import make_policy
 from nearstep.rewards.functions import function_name
 from nearstep.testing.engine_rows import ends, layout, no_stop, optional_fields
 from nearstep.testing.engine_stage import ALL, SETTINGS, TOLERANCE, TOP_K, VERSION, WITH_TOP, Stage
 from nearstep.testing.law import CheckResult, Law, hold
-from nearstep.testing.world import prompts_of, reset_weights
+from nearstep.testing.world import prompts_of, reset_weights, small_model
 from nearstep.types import Rollout
 
 
-def check_engine(given: object, *, tolerance: float = TOLERANCE, skip: Sequence[str] = ()) -> CheckResult:
+def check_engine(
+    given: object, *, tolerance: float = TOLERANCE, skip: Sequence[str] = (), head_dim: int = 8
+) -> CheckResult:
     """Hold a rollout engine to its laws on a small policy. Raises ConformanceError with the first that is broken.
 
     `given` is the engine, or its class or a function, which is called with EngineSettings. `tolerance` is how far
     recorded log-probs may be from the trainer's, in nats. `trainer_logprobs`, `greedy_tokens`, `most_probable` and
     `new_weights` are not universal: an engine may sample from weights of lower precision, or older ones, and record
-    what it sampled. Laws of what `capabilities()` does not name do not bind. The engine is closed at the end.
+    what it sampled. Laws of what `capabilities()` does not name do not bind. `head_dim` is the width of the small
+    policy's attention heads: some kernels take only wide ones. The engine is closed at the end.
     """
-    stage = Stage(given, tolerance)
+    stage = Stage(given, tolerance, make_policy(small_model(head_dim=head_dim)))
     try:
         return hold(f"engine {_name(given)}", stage, LAWS, skip)
     finally:

@@ -12,8 +12,8 @@ PROMPTS = ([5], [6, 7, 8], [9, 2, 9, 2], [5], [13] * 9)
 SPREAD = 0.6  # weights so large that some tokens are likely and others are not
 
 
-def small_model(seed: int = 0) -> PreTrainedModel:
-    """A random Llama of two layers, which depends on the seed alone."""
+def small_model(seed: int = 0, head_dim: int = 8) -> PreTrainedModel:
+    """A random Llama of two layers, which depends on seed and width of the attention heads alone."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=16,
@@ -21,6 +21,7 @@ def small_model(seed: int = 0) -> PreTrainedModel:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
+        head_dim=head_dim,
         max_position_embeddings=64,
         bos_token_id=None,
         eos_token_id=STOP_IDS[0],

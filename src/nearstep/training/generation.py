@@ -22,7 +22,7 @@ def generate(
     where the trust region compares them; `row_ended` is told of rows as they end, if the engine can. With max_staleness
     the responses are there already. Raises TrainingError where what the engine recorded cannot be trained on.
     """
-    if load_weights:
+    if load_weights and (r.ahead is None or r.config.dump_rollouts is not None):  # files are numbered by what is loaded
         load(r.engine, r.models.policy, version)
     settings = replace(r.generation, top_tokens=r.trust_region.top_k)
     if r.ahead is None:

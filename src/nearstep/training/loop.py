@@ -2,6 +2,7 @@
 
 from nearstep.common.waiting import WATCHDOG
 from nearstep.metrics import Metrics
+from nearstep.rollout.engine import rest
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.pretraining import pretrain_critic
 from nearstep.training.probes import Probes
@@ -32,6 +33,7 @@ def train(r: Recipe, state: State) -> None:
         WATCHDOG.begin_update(state.update)
         r.report.begin_update()
         sampled = sample(prompts, r, state)  # 1 sample, 2 score: again while a gate wants other prompts
+        rest(r.engine)
         prompts, rollout, scores = sampled.batch
         state.watch_spread(scores, r.backend)
         with r.clock("experience"):

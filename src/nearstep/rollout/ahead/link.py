@@ -29,7 +29,8 @@ from nearstep.rollout.ahead.messages import (
 )
 from nearstep.rollout.ahead.shared_weights import SharedWeights
 from nearstep.rollout.ahead.worker import GenerationProcess
-from nearstep.rollout.engine import EngineSettings, GenerationSettings
+from nearstep.rollout.engine import GenerationSettings
+from nearstep.rollout.engine_settings import EngineSettings
 
 LEFT = ".generation-"  # folders of a policy that the process reads once
 

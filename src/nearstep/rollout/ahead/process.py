@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from queue import Empty
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,8 @@ from nearstep.rollout.ahead.messages import (
 )
 from nearstep.rollout.ahead.shared_weights import SharedWeights
 from nearstep.rollout.build import make_engine
-from nearstep.rollout.engine import EngineSettings, GenerationSettings, RolloutEngine
+from nearstep.rollout.engine import GenerationSettings, RolloutEngine
+from nearstep.rollout.engine_settings import EngineSettings, ServerSettings, VLLMSettings
 from nearstep.scale.launcher import end_with
 
 
@@ -65,11 +67,11 @@ def _serve(line: MessageLine, setup: Setup, memory_descriptor: int) -> None:
     torch.set_num_threads(setup.threads)
     WATCHDOG.begin_run(setup.wait_seconds)
     policy = load_copy(setup)
-    engine = make_engine(setup.engine, EngineSettings(**setup.engine_settings))
+    settings = engine_settings(setup.engine_settings)
+    engine = make_engine(setup.engine, settings)
     generation = generation_settings(setup.generation)
-    max_rows = int(setup.engine_settings["max_rows"])
     weights = SharedWeights.of(memory_descriptor, setup.weights)
-    chunks = ChunkedGeneration(engine, generation, setup.chunk_length, max_rows)
+    chunks = ChunkedGeneration(engine, generation, setup.chunk_length, settings.max_rows)
     server = Server(line, policy, engine, weights, chunks)
     line.send(Ready())
     try:
@@ -89,13 +91,16 @@ def load_copy(setup: Setup) -> Policy:
     return make_policy(placed, autocast=setup.autocast, vocabulary=setup.vocabulary)
 
 
-def generation_settings(plain: dict[str, object]) -> GenerationSettings:
+def generation_settings(plain: dict[str, Any]) -> GenerationSettings:
     """Settings from what `asdict` and JSON made of them."""
-    sampling, stop_ids = plain["sampling"], plain["stop_ids"]
-    assert isinstance(sampling, dict)
-    assert isinstance(stop_ids, list)
-    known = {**plain, "sampling": Sampling(**sampling), "stop_ids": tuple(stop_ids)}
-    return GenerationSettings(**known)  # type: ignore[arg-type]
+    sampling, stop_ids = Sampling(**plain["sampling"]), tuple(plain["stop_ids"])
+    return GenerationSettings(**{**plain, "sampling": sampling, "stop_ids": stop_ids})
+
+
+def engine_settings(plain: dict[str, Any]) -> EngineSettings:
+    """The same for what the engine is built from."""
+    vllm, server = VLLMSettings(**plain["vllm"]), ServerSettings(**plain["server"])
+    return EngineSettings(**{**plain, "vllm": vllm, "server": server})
 
 
 @dataclass

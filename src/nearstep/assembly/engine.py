@@ -1,0 +1,51 @@
+"""The engine of a run: the user's, or the one that the settings name; what it is built from."""
+
+from pathlib import Path
+
+from nearstep.assembly.checked_inputs import CheckedInputs
+from nearstep.assembly.fitting_roles import require_tokens
+from nearstep.assembly.inputs import RunInputs
+from nearstep.common.errors import ConfigError
+from nearstep.config.ppo import PPOConfig
+from nearstep.rollout.build import make_engine
+from nearstep.rollout.engine import RolloutEngine, require_top_tokens
+from nearstep.rollout.engine_settings import EngineSettings, ServerSettings, VLLMSettings
+from nearstep.scale.backend import Backend
+
+WEIGHTS = "engine-weights"  # folder of a run, while a server reads weights from it
+
+
+def engine_of(config: PPOConfig, inputs: RunInputs, top_k: int, checked: CheckedInputs) -> RolloutEngine:
+    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens."""
+    require_tokens(top_k, checked.vocabulary)
+    given = config.engine if inputs.engine is None else inputs.engine
+    engine = make_engine(given, engine_settings(config, checked.backend))
+    require_top_tokens(engine, top_k)
+    return engine
+
+
+def engine_settings(config: PPOConfig, backend: Backend) -> EngineSettings:
+    """What the engine of this process is built from. Raises ConfigError where a process has no server of its own."""
+    return EngineSettings(
+        max_rows=config.local_rollout_forward_batch_size,
+        max_tokens=config.max_tokens_per_microbatch,
+        decode_graphs=config.decode_graphs,
+        vllm=VLLMSettings(cache_gib=config.vllm_cache_gib),
+        server=_server(config, backend) if config.engine == "vllm_server" else ServerSettings(),
+    )
+
+
+def _server(config: PPOConfig, backend: Backend) -> ServerSettings:
+    urls = config.engine_url
+    if len(urls) != backend.world_size:
+        raise ConfigError(
+            f"engine_url names {len(urls)} server(s) for {backend.world_size} process(es): each process loads weights "
+            "into a server of its own, so give as many addresses as processes, or use engine = vllm"
+        )
+    folder = config.engine_weights_dir or str(Path(config.output_dir) / WEIGHTS)
+    return ServerSettings(
+        url=urls[backend.rank],
+        weights_dir=str(Path(folder).expanduser().resolve() / f"rank-{backend.rank}"),
+        timeout_seconds=config.engine_timeout_seconds,
+        retries=config.engine_retries,
+    )
