@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nearstep.common.waiting import listed, waiting
 from nearstep.metrics import Max, Mean, Metrics
-from nearstep.rollout.ahead.link import GenerationLink
+from nearstep.rollout.ahead.link import AnswersAhead
 from nearstep.rollout.ahead.messages import Begun, FinishedRow, Worked
 from nearstep.rollout.ahead.rows import as_tensors, from_tensors, rollout_of
 from nearstep.rollout.ahead.window import GroupUnderWay, StalenessRule, choose
@@ -40,7 +40,7 @@ class RolloutStream:
     """
 
     draws: PromptDraws
-    link: GenerationLink
+    link: AnswersAhead
     rule: StalenessRule
     num_generations: int
     clock: Clock
@@ -201,11 +201,13 @@ class RolloutStream:
         self._drawn += self.rule.groups
 
     def _wait_for(self, update: int) -> Batch:
-        awaited: set[int] = set()
+        passed_over: set[int] = set()
         self._hear(None)
         with waiting("the generation process (max_staleness)", self._to_come) as wait:
             while (choice := choose(self._states(update), self.rule, update)).batch is None:
-                awaited.update(choice.awaited)
+                missing = {group.number for group in self._under_way if group.missing}
+                if len(self._under_way) - len(missing) >= self.rule.groups:
+                    passed_over |= missing
                 self._hear(wait)
         numbers, too_old = set(choice.batch), set(choice.too_old)
         groups = tuple(group for group in self._under_way if group.number in numbers)
@@ -215,7 +217,7 @@ class RolloutStream:
             self.link.abandon(unwanted)
         self._under_way = [group for group in self._under_way if group.number not in numbers | too_old]
         dropped = sum(len(group.prompts) for group in left)
-        return Batch(update, groups, dropped, len(awaited & numbers), self._idle_share())
+        return Batch(update, groups, dropped, len(passed_over & numbers), self._idle_share())
 
     def _states(self, update: int) -> list[GroupUnderWay]:
         return [

@@ -38,7 +38,7 @@ class Batch:
     update: int
     groups: tuple[Group, ...]
     dropped: int  # rows that were left behind, too old
-    waited: int  # groups of the batch without which it would have begun earlier, with younger ones
+    waited: int  # groups of the batch that were waited for though as many others had ended
     idle: float | None  # share of the time since the last batch in which the generation process had nothing to do
 
     @property

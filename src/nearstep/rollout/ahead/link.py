@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -47,6 +48,42 @@ class GenerationPlan:
     folder: Path  # where the policy is written for it
     write: Callable[[nn.Module, Path], None]  # writes a model into a folder
     sends_columns: bool  # an engine of the user's may read them
+
+
+@runtime_checkable
+class AnswersAhead(Protocol):
+    """What answers prompts while the trainer does something else."""
+
+    sent: int | None  # version of the weights that were published last, since the start
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has been started."""
+
+    @property
+    def state(self) -> str:
+        """What it does, in words."""
+
+    def start(self) -> None:
+        """Start with the policy as it is now."""
+
+    def publish(self, version: int) -> bool:
+        """Hand over the policy's weights as those of `version`; whether they differ from those before."""
+
+    def has_moved(self) -> bool:
+        """Whether the policy has other weights now than those that were published last."""
+
+    def give(self, prompts: Prompts) -> None:
+        """Rows to be answered with the weights that were published last, or newer ones."""
+
+    def abandon(self, episodes: Sequence[int]) -> None:
+        """Rows that are wanted no longer."""
+
+    def hear(self, wait: Wait | None = None) -> list[Begun | FinishedRow | Worked]:
+        """What has become of rows; with `wait` something is awaited, and told to it."""
+
+    def close(self) -> None:
+        """Stop, and forget what has not ended."""
 
 
 @dataclass

@@ -129,7 +129,7 @@ KINDS: dict[str, Callable[..., Message]] = {
 
 def encode(message: Message) -> bytes:
     """A message as it crosses the line. Raises TypeError for values that JSON does not have."""
-    tensors = {name: value.contiguous() for name, value in vars(message).items() if isinstance(value, Tensor)}
+    tensors = {name: value.clone() for name, value in vars(message).items() if isinstance(value, Tensor)}
     plain = {name: value for name, value in vars(message).items() if name not in tensors}
     text = json.dumps([type(message).__name__, plain]).encode()
     blob = save_tensors(tensors) if tensors else b""

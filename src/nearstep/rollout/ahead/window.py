@@ -43,7 +43,7 @@ class StalenessRule:
 
     def last_update(self, group: GroupUnderWay) -> float:
         """The last update that may train on a group."""
-        return math.inf if group.oldest is None else group.oldest + self.max_staleness
+        return math.inf if group.oldest is None else float(group.oldest + self.max_staleness)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,6 @@ class Choice:
 
     batch: tuple[int, ...] | None  # None where some are still to come
     too_old: tuple[int, ...] = ()  # with the batch gone, no update may train on them any more
-    awaited: tuple[int, ...] = ()  # others would do, but these would become too old
 
 
 def choose(groups: Sequence[GroupUnderWay], rule: StalenessRule, update: int) -> Choice:
@@ -72,9 +71,8 @@ def _choose_and_wait(groups: Sequence[GroupUnderWay], rule: StalenessRule, updat
     for chosen in (by_window, least_time):
         if _in_time([group for group in by_time if group not in chosen], rule, update):
             return Choice(_numbers(chosen))
-    awaited = [group for group in by_time[: rule.groups] if not group.finished]
-    if awaited:
-        return Choice(None, awaited=_numbers(awaited))
+    if any(not group.finished for group in groups):
+        return Choice(None)
     # No order keeps all of them in time, which happens only where a run goes on with other numbers than it began with.
     late = [group for group in by_time if group not in least_time and rule.last_update(group) <= update]
     return Choice(_numbers(least_time), too_old=_numbers(late))
