@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,6 +166,7 @@ class PPOTrainer:
             closing_soon(r.rewards, "rewards"),
             closing_soon(r.evaluator, "judges of evaluation"),
             closing_soon(r.engine, "engine"),
+            nullcontext() if r.ahead is None else closing_soon(r.ahead, "generation process"),
             closing(r.checkpoint),
         ):
             self._run()

@@ -342,6 +342,9 @@ ELSEWHERE = {
     "replay_rollouts": "training/test_replay.py",
     "vf_pretrain_rollouts": "training/test_pretraining.py", "vf_pretrain_epochs": "training/test_pretraining.py",
     "correction_veto": "training/test_correction.py",
+    **dict.fromkeys(
+        ("max_staleness", "staleness_window", "on_stale", "staleness_chunk"), "trainer/test_generation_process.py"
+    ),
 }  # fmt: skip
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",

@@ -68,6 +68,11 @@ def replay_row(config: PPOConfig, run: Path, *, update: int, row: int, inputs: R
     are the objects that the run was given in Python. Raises
     ConfigError where the checkpoint or the row is not there.
     """
+    if config.max_staleness > 0:
+        raise ConfigError(
+            "this run had max_staleness: its rows were sampled by weights of earlier updates, at moments that no "
+            "checkpoint knows, so that none can be computed again"
+        )
     before = run / f"{CHECKPOINT}{update - 1}"
     fork = _forked_after(config, update - 1)
     is_of_fork = fork is not None and not before.is_dir()  # then the fork's first update, or one of its parent's

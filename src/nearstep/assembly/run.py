@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from nearstep.assembly.ahead import ahead_of, check_ahead
 from nearstep.assembly.auxiliary import auxiliary_of, require_part, with_texts
 from nearstep.assembly.axes import Axes, choose_axes, critic_learning_rate
 from nearstep.assembly.checked_inputs import CheckedInputs, check_inputs
@@ -40,6 +41,7 @@ from nearstep.reports.settings_file import settings_text
 from nearstep.rewards.build import on_error
 from nearstep.rewards.combine import Rewards
 from nearstep.rollout.engine import GenerationSettings
+from nearstep.training.ahead import RolloutStream
 from nearstep.training.clock import Clock
 from nearstep.training.interruption import Interruption
 from nearstep.training.objectives import PolicyTerms
@@ -69,6 +71,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     selection, prompts, selection_notes = choose_selection(config, inputs, checked, axes.advantage)
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     notes = [*axes.notes, *check_warm_ups(config, batch)]
+    check_ahead(config, inputs, checked, selection)
     origin = checked.rollout_origin(config, axes.trust_region.top_k)
     engine = engine_of(config, inputs, axes.trust_region.top_k, checked)
     require_one_row(selection, engine)
@@ -91,6 +94,8 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     )
     clock, interruption = Clock(backend.device, begins=reporter.phase), Interruption()
     report = _report(config, checked, reporter, clock, evaluator, interruption, _tracer(config, axes, models, settings))
+    ahead_settings = replace(settings, top_tokens=axes.trust_region.top_k)
+    ahead = ahead_of(config, inputs, checked, models.policy, engine, ahead_settings, prompts, clock, notes)
     engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer, origin)
     memory = RunMemory(report, evaluator, engine)
     return Recipe(
@@ -98,7 +103,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         batch=batch,
         tokenizer=checked.tokenizer,
         models=models,
-        prompts=prompts,
+        prompts=prompts if ahead is None else ahead,
         selection=selection,
         engine=engine,
         generation=settings,
@@ -115,12 +120,13 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         backend=backend,
         clock=clock,
         report=report,
-        checkpoint=_checkpoints(config, checked, chosen, learners, rewards, memory, callbacks, given.settings),
+        checkpoint=_checkpoints(config, checked, chosen, learners, rewards, memory, callbacks, given.settings, ahead),
         interruption=interruption,
         evaluator=evaluator,
         introduction="\n".join([run_prompts.introduction(), *notes]),
         critic_text=critic_text,
         auxiliary=auxiliary,
+        ahead=ahead,
     )
 
 
@@ -146,6 +152,7 @@ def _checkpoints(
     memory: RunMemory,
     callbacks: Callbacks,
     named: Mapping[str, object],
+    ahead: RolloutStream | None,
 ) -> Checkpoints:
     """What saves the run, its models as folders with a card each, and restores it."""
     card = _card(config, chosen, rewards, checked.run_prompts, memory.report.reporter)
@@ -164,6 +171,7 @@ def _checkpoints(
         announce=memory.report.reporter.saved,
         announce_whole=callbacks.read_saved,
         resumed=checked.resumed,
+        ahead=ahead,
     )
 
 

@@ -31,6 +31,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.reports.run_folder import CHECKPOINT, checkpoints, update_of
 from nearstep.reports.run_report import ReportMemory
 from nearstep.scale.backend import Backend
+from nearstep.training.ahead import RolloutStream
 from nearstep.training.courses import moving_courses
 from nearstep.training.optimizers import Learners
 from nearstep.training.recipe import Due
@@ -61,6 +62,7 @@ class Checkpoints:
     announce: Callable[[int, Path], None]  # called with every saved folder
     announce_whole: bool  # whether who hears of a folder reads it at once, so that it is awaited
     resumed: Resumed | None = None  # what the run goes on from; None for a new one, and once it is loaded
+    ahead: RolloutStream | None = None  # rows that were sampled ahead; None where none are
     parent: str | None = None  # seal of the checkpoint that the run was forked from
     failed: int = 0  # saves that did not succeed, with on_save_error = continue
     _begun: Mapping[str, Any] = field(default_factory=dict)  # what the run began with, once it has begun
@@ -123,6 +125,8 @@ class Checkpoints:
             put_back(snapshot, self.learners, state, str(folder))
             if not has_same_data(self.resumed.folder, self._begun):
                 state.first_answers = None  # of a fork: their prompts are not there
+            if self.ahead is not None and snapshot.ahead is not None and not self.resumed.is_fork:
+                self.ahead.recall(*snapshot.ahead)
             if self.backend.rank == 0 and not self.resumed.is_fork:
                 self._supersede(state.update)
             self._saved_update = 0 if self.resumed.is_fork else state.update
@@ -144,7 +148,7 @@ class Checkpoints:
 
         Raises TrainingError for weights that are not finite, and where this or the last save failed.
         """
-        snapshot = take_snapshot(self.learners, state, self.remember())
+        snapshot = take_snapshot(self.learners, state, self.remember(), self.ahead)
         broken = snapshot.not_finite()
         if broken is not None:
             self.wait()  # what is still being written may be the last checkpoint that the message names

@@ -12,6 +12,7 @@ from nearstep.algorithm.statistics import Moments
 from nearstep.checkpoint import files
 from nearstep.checkpoint.learner_state import first_not_finite, learner_tensors, restore_learner
 from nearstep.common.errors import CheckpointError
+from nearstep.training.ahead import RolloutStream
 from nearstep.training.first_answers import FirstAnswers
 from nearstep.training.optimizers import Learner, Learners
 from nearstep.training.state import State, Steps
@@ -19,6 +20,7 @@ from nearstep.training.state import State, Steps
 FOLDER = "training"
 VALUES = "state.json"
 ANSWERS = "first_answers"
+AHEAD = "ahead.safetensors"
 STATE_FIELDS = tuple(each.name for each in fields(State) if each.compare)
 # What checkpoints of earlier versions lack, as it stood then.
 ADDED_LATER: Mapping[str, Any] = {
@@ -31,12 +33,14 @@ ADDED_LATER: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Tensors by network and name, the state of the run, what the report remembers, and the policy's first answers."""
+    """Tensors by network and name, the state of the run, what the report remembers, the policy's first answers, and
+    what was sampled ahead: plain values and the finished rows, None where nothing is."""
 
     networks: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any]
     report: Mapping[str, Any]
     answers: Mapping[str, Tensor] = field(default_factory=dict)  # never changed; none where the run keeps none
+    ahead: tuple[Mapping[str, Any], Mapping[str, Tensor]] | None = None
 
     def copied(self) -> "Snapshot":
         """The same in memory of its own, on the CPU: training may go on while it is written."""
@@ -48,6 +52,7 @@ class Snapshot:
             self.state,
             self.report,
             self.answers,
+            self.ahead,
         )
 
     def not_finite(self) -> str | None:
@@ -65,15 +70,22 @@ class Snapshot:
         for name, tensors in every.items():
             files.write_tensors(folder / f"{name}.safetensors", tensors)
         names = {name: sorted(tensors) for name, tensors in every.items()}
-        files.write_text(folder / VALUES, files.as_json({"state": self.state, "report": self.report, "tensors": names}))
+        values = {"state": self.state, "report": self.report, "tensors": names}
+        if self.ahead is not None:
+            values["ahead"] = self.ahead[0]
+            files.write_tensors(folder / AHEAD, self.ahead[1])
+        files.write_text(folder / VALUES, files.as_json(values))
 
 
-def take_snapshot(learners: Learners, state: State, report: Mapping[str, Any]) -> Snapshot:
+def take_snapshot(
+    learners: Learners, state: State, report: Mapping[str, Any], ahead: RolloutStream | None = None
+) -> Snapshot:
     """The run as it is now; tensors are the run's own."""
     networks = {name: learner_tensors(learner) for name, learner in by_network(learners).items()}
     values = asdict(replace(state, before=None, first_answers=None))
     answers = {} if state.first_answers is None else vars(state.first_answers)
-    return Snapshot(networks, {name: values[name] for name in STATE_FIELDS}, report, answers)
+    remembered = None if ahead is None else ahead.memory()
+    return Snapshot(networks, {name: values[name] for name in STATE_FIELDS}, report, answers, remembered)
 
 
 def read_snapshot(folder: Path) -> Snapshot:
@@ -91,7 +103,8 @@ def read_snapshot(folder: Path) -> Snapshot:
             if name not in networks[network]:
                 raise CheckpointError(f"{file}: {name} is missing")
     answers = networks.pop(ANSWERS, {})
-    return Snapshot(networks, content["state"], content["report"], answers)
+    ahead = (content["ahead"], files.read_tensors(folder / AHEAD)) if "ahead" in content else None
+    return Snapshot(networks, content["state"], content["report"], answers, ahead)
 
 
 def put_back(snapshot: Snapshot, learners: Learners, state: State, place: str) -> None:

@@ -47,7 +47,7 @@ class CorrectionSettings(Settings):
     )
 
 
-def correction_remarks(config: CorrectionSettings, engine: str) -> Iterator[str]:
+def correction_remarks(config: CorrectionSettings, engine: str, max_staleness: int) -> Iterator[str]:
     """Settings that mean nothing beside others."""
     corrected, limits = config.anchor != "sampled", (config.correction_low, config.correction_high)
     yield from without_effect(
@@ -65,8 +65,8 @@ def correction_remarks(config: CorrectionSettings, engine: str) -> Iterator[str]
             FORM,
         ),
     )
-    # What is built in always samples from the newest weights.
-    if config.anchor == "interpolated" and engine in ENGINES:
+    # What is built in samples from the newest weights, unless it runs ahead.
+    if config.anchor == "interpolated" and engine in ENGINES and max_staleness == 0:
         yield (
             f"anchor = interpolated is that of sampled with engine = {engine}, whose rows are never older than "
             "the update that trains on them"

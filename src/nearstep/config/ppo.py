@@ -30,6 +30,7 @@ from nearstep.config.selection import SelectionSettings
 from nearstep.config.settings import Problem, accepts_old_names, sections
 from nearstep.config.several_critics import SeveralCriticsSettings
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+from nearstep.config.staleness import StalenessSettings, staleness_problems, staleness_remarks
 from nearstep.config.turns import TurnSettings
 from nearstep.config.value_heads import ValueHeadSettings
 
@@ -45,12 +46,16 @@ class PPOConfig(AllSettings):
 
     def problems(self) -> Iterator[Problem]:
         """Settings that clash. Types and limits are checked before."""
-        return config_rules.clashes(self)
+        yield from config_rules.clashes(self)
+        yield from staleness_problems(
+            self, sampler=self.sampler, gate_fill=self.gate_fill, replay_rollouts=self.replay_rollouts
+        )
 
     def remarks(self) -> Iterator[str]:
         """Settings without effect, and one whose effect surprises."""
         yield from config_rules.remarks(self)
         yield from evaluation_remarks(self, keep_best=self.keep_best)
+        yield from staleness_remarks(self)
 
 
 SECTIONS = sections(
@@ -62,6 +67,7 @@ SECTIONS = sections(
     ("Selection", SelectionSettings),
     ("Sampling", SamplingSettings),
     ("Engine", EngineChoice),
+    ("Staleness", StalenessSettings),
     ("Reward", LocalRewardSettings),
     ("Score", ScoreSettings),
     ("KL", KLSettings),

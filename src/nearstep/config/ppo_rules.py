@@ -87,7 +87,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
     yield from region_remarks(config)
     yield from turn_remarks(config, config.advantage)
     yield from critic_text_remarks(config)
-    yield from correction_remarks(config, config.engine)
+    yield from correction_remarks(config, config.engine, config.max_staleness)
     yield from auxiliary_remarks(config)
     yield from engine_remarks(config, response_length=config.response_length)
     yield from without_effect(

@@ -25,6 +25,7 @@ from nearstep.config.selection import SelectionSettings
 from nearstep.config.settings import Settings, option
 from nearstep.config.several_critics import SeveralCriticsSettings
 from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+from nearstep.config.staleness import StalenessSettings
 from nearstep.config.turns import TurnSettings
 from nearstep.config.value_heads import ValueHeadSettings
 
@@ -275,6 +276,7 @@ class AllSettings(
     KLSettings,
     ScoreSettings,
     RewardSettings,
+    StalenessSettings,
     EngineChoice,
     SamplingSettings,
     SelectionSettings,

@@ -168,6 +168,17 @@ MEANINGS: dict[str, str] = {
     "gate/scores": "mean score, as the rewards gave it, of all responses sampled in this update, dropped ones too. "
     "objective/scores_raw is that of the batch, which a gate has chosen.",
     "gate/scores_std": "standard deviation of the same scores.",
+    "staleness/age": "with max_staleness: mean over tokens of the updates by which the weights that sampled them are "
+    "behind. At most max_staleness, but in the critic's warm-up.",
+    "staleness/age_max": "largest such age.",
+    "staleness/age_oldest": "mean over responses of the age of their oldest token.",
+    "staleness/age_newest": "mean over responses of the age of their newest token.",
+    "staleness/versions": "mean number of versions of the weights within a response.",
+    "staleness/dropped": "responses left out in this update, since they would have been too old (on_stale = drop).",
+    "staleness/waited": "prompts of the batch that the update waited for though enough others were answered: the window "
+    "did not reach further, or they would have been too old later.",
+    "staleness/idle": "share of the time in which the generation process had nothing to do: it waits for the trainer. "
+    "time/generate is the share in which the trainer waits for it. Where one is high, the other side is the slower.",
     "optimizer/steps": "optimizer steps of the policy so far.",
     "optimizer/skipped_steps": "optimizer steps left out so far, since their gradient was not finite.",
     "health/level": "what the rules of docs/health.md say of the run so far: 0 healthy, 1 watch, 2 ill.",
@@ -179,7 +190,7 @@ MEANINGS: dict[str, str] = {
     "eps": "episodes per second over the last 20 updates.",
     "tokens_per_second": "tokens of prompts and responses per second of this update, over all processes.",
     "seconds": "wall-clock time of this update.",
-    "time/generate": "share of `seconds` spent sampling responses.",
+    "time/generate": "share of `seconds` spent sampling responses, or waiting for those that are sampled ahead.",
     "time/score": "share of `seconds` spent in the rewards.",
     "time/experience": "share of `seconds` spent on log-probs, values and advantages before the update.",
     "time/update": "share of `seconds` spent on optimizer steps.",
@@ -213,6 +224,7 @@ HEADINGS: dict[str, str] = {
     "response": "Responses",
     "sampler": "Sampler",
     "gate": "Gate",
+    "staleness": "Staleness",
     "optimizer": "Optimizer",
     "health": "Health",
     "": "Progress",

@@ -32,6 +32,7 @@ class GenerationSettings:
     top_tokens: int = 0  # how many of the most probable tokens are recorded at every action; needs a capability
     limits: tuple[int, ...] | None = None  # most tokens of each row, not response_length; needs a capability
     vocabulary: int | None = None  # ids from this on are no tokens: they have no probability, whatever their logits
+    begun: tuple[int, ...] | None = None  # last tokens of each prompt that are its response so far; needs a capability
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Capabilities:
     row_ended: bool = False  # call `row_ended` as soon as a row has ended, so that its reward may begin
     own_episode: bool = False  # a response depends on seed, prompt and episode number, not on the rest of the batch
     several_rows: bool = False  # an episode may have several rows (Rollout.episodes)
+    goes_on: bool = False  # go on with rows (settings.begun) as if they had never been broken off
 
 
 @runtime_checkable
@@ -69,7 +71,8 @@ class RolloutEngine(Protocol):
 
         A response may have several turns: what stands between them is recorded, and no action. An episode may have
         several rows, each with a prompt of its own (`Rollout.episodes`); the first begins with the one that is given.
-        `settings.top_tokens`, `settings.limits` and `row_ended` are given only to engines with that capability.
+        `settings.top_tokens`, `settings.limits`, `settings.begun` and `row_ended` are given only to engines with that
+        capability. A row that goes on is answered with the tokens to come, and `limits` count these alone.
         `row_ended` is called from the thread that `generate` runs in, at most once for a row, with what the rollout
         will hold of it; the call returns at once.
         """
@@ -166,6 +169,8 @@ def play(
     require_top_tokens(engine, settings.top_tokens)
     if settings.limits is not None and not can.limits:
         raise ConfigError(f"engine {name} keeps no limits of single rows (capabilities().limits)")
+    if settings.begun is not None and not can.goes_on:
+        raise ConfigError(f"engine {name} cannot go on with rows (capabilities().goes_on)")
     to_come = dict.fromkeys(range(len(prompts)))
     what = f"engine {name} ({len(prompts)} responses)"
     with waiting(what, lambda: f"{len(to_come)} are to come: rows {listed([*to_come])}") as wait:

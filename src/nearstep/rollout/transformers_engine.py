@@ -36,7 +36,7 @@ class TransformersEngine:
 
     def capabilities(self) -> Capabilities:
         """All there are."""
-        return Capabilities(top_tokens=True, limits=True, row_ended=True, own_episode=True)
+        return Capabilities(top_tokens=True, limits=True, row_ended=True, own_episode=True, goes_on=True)
 
     def load(self, policy: Policy, version: int) -> None:
         """Sample from `policy` from now on."""
@@ -54,7 +54,8 @@ class TransformersEngine:
         assert len(limits) == len(prompts), "one limit for each row"
         assert min(limits) > 0, "every row needs room for a token"
         responses = Responses.empty(limits, settings.top_tokens, self.policy.trunk)
-        uniforms = _uniforms(settings.seed, prompts.episodes, limits).to(responses.tokens.device)
+        begun = [0] * len(prompts) if settings.begun is None else list(settings.begun)
+        uniforms = _uniforms(settings.seed, prompts.episodes, limits, begun).to(responses.tokens.device)
         longest = max(len(ids) + limit for ids, limit in zip(prompts.ids, limits, strict=True))
         batch = self._batch(self.policy, min(self.settings.max_rows, len(prompts)), longest)
         waiting = deque(range(len(prompts)))
@@ -112,11 +113,13 @@ def _check_numbers(rollout: Rollout, prompts: Prompts) -> None:
         )
 
 
-def _uniforms(seed: int, episodes: list[int], limits: list[int]) -> Tensor:
-    """The random numbers of every row, from its episode's own stream: [rows, longest limit]."""
+def _uniforms(seed: int, episodes: list[int], limits: list[int], begun: list[int]) -> Tensor:
+    """The random numbers of every row, from its episode's own stream: [rows, longest limit]. A row that goes on takes
+    those behind the ones that its `begun` tokens took."""
     width = max(limits)
     draws = [
-        torch.rand(width, dtype=torch.float64, generator=stream(seed, "sampling", episode)) for episode in episodes
+        torch.rand(first + width, dtype=torch.float64, generator=stream(seed, "sampling", episode))[first:]
+        for episode, first in zip(episodes, begun, strict=True)
     ]
     return torch.stack(draws)
 

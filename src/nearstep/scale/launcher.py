@@ -13,9 +13,14 @@ def end_with_launcher() -> None:
 
     Without it ranks would be left behind, which wait for each other or are stopped. Nothing on systems but Linux.
     """
-    if sys.platform != "linux" or "TORCHELASTIC_RUN_ID" not in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with(os.getppid())
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel kill this process once the one that started it has gone. Nothing on systems but Linux."""
+    if sys.platform != "linux":
         return
-    launcher = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:  # it went in between
+    if os.getppid() != parent:  # it went in between
         os.kill(os.getpid(), signal.SIGKILL)

@@ -19,13 +19,16 @@ def generate(
     """Hand the policy's weights to the engine as those of update number `version`, and sample a response for each row.
 
     Without `load_weights` the engine has them already: the update samples further prompts. Top tokens are recorded
-    where the trust region compares them; `row_ended` is told of rows as they end, if the engine can. Raises
-    TrainingError where what the engine recorded cannot be trained on.
+    where the trust region compares them; `row_ended` is told of rows as they end, if the engine can. With max_staleness
+    the responses are there already. Raises TrainingError where what the engine recorded cannot be trained on.
     """
-    if load_weights:
+    if load_weights and (r.ahead is None or r.config.dump_rollouts is not None):  # files are numbered by what is loaded
         load(r.engine, r.models.policy, version)
     settings = replace(r.generation, top_tokens=r.trust_region.top_k)
-    rollout = play(r.engine, prompts, settings, row_ended, version=version)
+    if r.ahead is None:
+        rollout = play(r.engine, prompts, settings, row_ended, version=version)
+    else:
+        rollout = r.ahead.rollout(prompts, settings)
     if looks_unrecorded(rollout, settings):
         _require_certainty(rollout, r)
     return rollout

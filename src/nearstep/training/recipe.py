@@ -20,6 +20,7 @@ from nearstep.models.roles import Models
 from nearstep.rewards.protocol import RewardModule
 from nearstep.rollout.engine import GenerationSettings, RolloutEngine
 from nearstep.scale.backend import Backend
+from nearstep.training.ahead import RolloutStream
 from nearstep.training.auxiliary import Auxiliary
 from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
@@ -194,6 +195,7 @@ class Recipe:
     introduction: str  # what the user should read before the run: prompts as the model sees them, choices made
     critic_text: CriticText | None = None  # what the critic reads and the policy does not
     auxiliary: Auxiliary = field(default_factory=Auxiliary)  # what the policy minimises beside PPO's loss
+    ahead: RolloutStream | None = None  # samples beside the update, in the place of `prompts`; None in turn with it
 
     @property
     def sampling(self) -> Sampling:

@@ -60,8 +60,10 @@ def sample(prompts: Prompts, r: Recipe, state: State) -> Sampled:
     """
     selection = r.selection
     batch = _play(prompts, r, state)
+    dropped_ahead = 0 if r.ahead is None else r.ahead.dropped
+    found = Metrics() if r.ahead is None else r.ahead.metrics(batch.rollout)
     if not selection.looks_at_scores:
-        return Sampled(batch, torch.ones_like(batch.scores.scored), r.batch.batch)
+        return Sampled(batch, torch.ones_like(batch.scores.scored), r.batch.batch + dropped_ahead, found)
     if batch.rollout.episodes is not None:
         raise TrainingError(
             "gates, and samplers that learn from scores, look at episodes of one row, and the engine gave some of "
@@ -88,8 +90,8 @@ def sample(prompts: Prompts, r: Recipe, state: State) -> Sampled:
     return Sampled(
         batch,
         kept[_places(batch, r)].to(batch.rollout.finished.device),
-        sum(groups.scores.numel() for groups in rounds),
-        gate_metrics(kept, rounds) + selection.metrics() if selection.gate is not None else selection.metrics(),
+        sum(groups.scores.numel() for groups in rounds) + dropped_ahead,
+        found + (Metrics() if selection.gate is None else gate_metrics(kept, rounds)) + selection.metrics(),
         tuple(dropped),
         stand_ins(kept, r.config.seed, state.update) if selection.fill == "replace" else {},
     )
