@@ -40,7 +40,13 @@ from nearstep.reports.settings_file import settings_text
 from nearstep.rewards.build import on_error
 from nearstep.rewards.combine import Rewards
 from nearstep.rollout.build import make_engine
-from nearstep.rollout.engine import EngineSettings, GenerationSettings, RolloutEngine, require_top_tokens
+from nearstep.rollout.engine import (
+    EngineSettings,
+    GenerationSettings,
+    RolloutEngine,
+    require_limits,
+    require_top_tokens,
+)
 from nearstep.training.clock import Clock
 from nearstep.training.interruption import Interruption
 from nearstep.training.objectives import PolicyTerms
@@ -255,6 +261,8 @@ def _generation(config: PPOConfig, checked: CheckedInputs) -> GenerationSettings
         response_length=config.response_length,
         stop_ids=checked.stops.ids,
         seed=config.seed,
+        greedy=not config.do_sample,
+        max_length=config.max_length,
         vocabulary=checked.vocabulary,
     )
 
@@ -264,6 +272,8 @@ def _engine(config: PPOConfig, inputs: RunInputs, top_k: int, vocabulary: int) -
     require_tokens(top_k, vocabulary)
     engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
     require_top_tokens(engine, top_k)
+    if config.max_length is not None:
+        require_limits(engine)
     return engine
 
 

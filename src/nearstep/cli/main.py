@@ -41,7 +41,7 @@ from nearstep.config.judges import JUDGE_SECTIONS, JudgeOptions
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.prepare import PrepareOptions
-from nearstep.config.recipes import RECIPES
+from nearstep.config.recipes import RECIPES, SAME_AS
 from nearstep.config.reward_model import SECTIONS as REWARD_SECTIONS
 from nearstep.config.reward_model import RewardConfig
 from nearstep.scale.launcher import end_with_launcher
@@ -56,6 +56,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         problems=ppo.ppo_problems,
         run=ppo.run_ppo,
         recipes=RECIPES,
+        same_as=SAME_AS,
         note=rewards.NOTE,
     ),
     Command(

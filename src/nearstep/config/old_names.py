@@ -76,6 +76,7 @@ OF_TRAINING = _read(_FILE["training"])
 OF_PREPARE = _read(_FILE["prepare"])
 OF_GENERATION = _read(_FILE["generation"])
 OF_EVALUATION = _read(_FILE["evaluation"])
+OF_CLASSIC = _read(_FILE["classic"])
 # A reward model's own settings, which PPO knows under another name or not at all.
 _OWN = {"max_seq_length", "resume_from_checkpoint", "recipe"}
 OF_REWARD_MODELS = OldNames(
