@@ -46,7 +46,7 @@ def test_a_response_behind_a_long_prompt_is_shorter(trainer):
 
 
 def test_a_prompt_that_leaves_no_token_is_named(trainer):
-    with pytest.raises(DataError, match="longer than 8"):
+    with pytest.raises(DataError, match="at most 8 are allowed"):
         trainer(max_length=9)
     assert len(played(trainer(max_length=9, on_long_prompt="cut_left"))) == 3
 

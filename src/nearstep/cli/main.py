@@ -16,6 +16,7 @@ from nearstep.cli import (
     fork,
     generate,
     judge,
+    migrate,
     ppo,
     prepare,
     replay,
@@ -195,6 +196,16 @@ COMMANDS: tuple[Command[Any], ...] = (
         operand="run",
         needs_operand=False,
         note=doctor.NOTE,
+    ),
+    Command(
+        name="migrate",
+        summary="Read a launch script, settings file or script of TRL, OpenRLHF, verl, MindSpeed-LLM or AlignTune, and "
+        "print ours.",
+        settings=migrate.MigrateOptions,
+        sections=migrate.SECTIONS,
+        run=migrate.run_migrate,
+        operand="file",
+        note=migrate.NOTE,
     ),
     Command(
         name="check",
