@@ -1,4 +1,4 @@
-"""Decoupled PPO: the critic on an optimizer of its own, trained after the policy. All flags of `nearstep ppo` are taken.
+"""Decoupled PPO: the critic on an optimizer of its own, trained after the policy. Takes all flags of `nearstep ppo`.
 
     python examples/scripts/ppo/decoupled.py \\
         --dataset_name runs/demo/prompts.jsonl \\

@@ -1,4 +1,4 @@
-"""Divergence PPO: how far a step may go is said by a divergence, not by a clip. All flags of `nearstep ppo` are taken.
+"""Divergence PPO: a divergence says how far a step may go, not a clip. Takes all flags of `nearstep ppo`.
 
     python examples/scripts/ppo/divergence.py \\
         --dataset_name runs/demo/prompts.jsonl \\

@@ -44,7 +44,7 @@ def generation_settings(start: GenerationSettings, given: Mapping[str, Any]) -> 
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ConfigError(f"generate: {name} = {shorten(value)} must be a whole number, at least 1")
     sampling = Sampling(
-        _number(given, "temperature", 1.0), _number(given, "top_p", 1.0), int(_number(given, "top_k", 0))
+        _number(given, "temperature", 1.0), _number(given, "top_p", 1.0), int(_number(given, "top_k", 0.0))
     )
     if sampling.temperature <= 0 or not 0 < sampling.top_p <= 1:
         raise ConfigError("generate: temperature must be above 0, and top_p above 0 and at most 1")
