@@ -1,11 +1,10 @@
-"""The same with nearstep: text goes in as it is, and what has a default is left out."""
+"""The same with nearstep: text goes in as it is; the reference and the critic are made from what they were here."""
 
 from nearstep import PPOTrainer, TRLParityConfig
 
 config = TRLParityConfig(
     model_name_or_path="policy",
     reward_model_path="reward",
-    value_model_path="reward",
     dataset_name="prompts.jsonl",
     output_dir="ppo",
     learning_rate=3e-6,

@@ -54,9 +54,8 @@ def test_what_a_step_returns(tmp_path):
     assert stats["objective/kl_dist"].tolist() == pytest.approx(kls, abs=1e-4)
     assert stats["objective/kl_coef"] == 0.3
     assert trainer.kl_ctl.value == pytest.approx(0.3 * (1 + min(max(kl / 2 - 1, -0.2), 0.2) * 4 / 100))
-    assert [row.tolist() for row in stats["objective/logprobs"]] == [
-        pytest.approx(row.tolist(), abs=1e-4) for row in own
-    ]
+    for found, row in zip(stats["objective/logprobs"], own, strict=True):
+        assert found.tolist() == pytest.approx(row.tolist(), abs=1e-4)
     assert stats["objective/entropy"] == pytest.approx(-sum(float(row.sum()) for row in own) / 4, abs=1e-3)
     assert stats["ppo/mean_non_score_reward"] == pytest.approx(-0.3 * sum(kls) / 8, abs=1e-4)
     assert stats["ppo/mean_scores"] == pytest.approx(2.5 / 4)
@@ -114,10 +113,8 @@ def test_generate_gives_what_the_old_one_gave(tmp_path):
 
 
 def test_with_adapters_the_reference_is_the_policy_without_them(tmp_path):
-    model = AutoModelForCausalLMWithValueHead.from_pretrained(
-        tiny_causal_lm(layers=1),
-        peft_config=LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
-    )
+    adapters = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    model = AutoModelForCausalLMWithValueHead.from_pretrained(tiny_causal_lm(layers=1), peft_config=adapters)
     trainer = made(tmp_path, model=model)
     first = trainer.step(QUERIES, RESPONSES, SCORES)
     second = trainer.step(QUERIES, RESPONSES, SCORES)

@@ -95,7 +95,8 @@ def _same_models(draft: Draft) -> None:
             "the reward model is the policy's folder, which has no trained head: for a first try --random_reward_head, "
             "whose scores mean nothing, or --reward_funcs length in its place"
         )
-    if draft.settings.get("value_model_path") in (policy, reward) and policy is not None:
+    critic = draft.settings.get("value_model_path")
+    if critic is not None and critic in (policy, reward):
         _critic(draft.settings.pop("value_model_path"), draft)
 
 
