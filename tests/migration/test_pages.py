@@ -100,6 +100,8 @@ def test_a_script_before_becomes_a_command_with_the_settings_of_the_script_after
     printed = migrate(code_of(name, "before"))
     words = words_of(printed) + (["--reward_funcs", "length"] if lacks else [])
     before = PPO.read(words)
+    assert before.dataset_name == ("prompts.jsonl",)
+    assert before.model_name_or_path == "policy"
     same = set(vars(before)) - {
         "reward_funcs", "model_name_or_path", "ref_model_path", "reward_model_path", "value_model_path", "dataset_name"
     }  # fmt: skip

@@ -93,7 +93,7 @@ class ClassicPPOTrainer:
         ref_model: ValueHeadModel | nn.Module | str | Path | None = None,
         tokenizer: Any = None,
         dataset: Any = None,
-        optimizer: None = None,
+        optimizer: object = None,
         data_collator: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         """`ref_model` is the policy as it starts if not given, its adapters off where it has some. `dataset` is what
@@ -182,15 +182,16 @@ class ClassicPPOTrainer:
 
     def step(
         self,
-        queries: Sequence[Tensor],
-        responses: Sequence[Tensor],
-        scores: Sequence[Tensor | float],
-        response_masks: Sequence[Tensor] | None = None,
+        queries: Any,
+        responses: Any,
+        scores: Any,
+        response_masks: Any = None,
     ) -> dict[str, Any]:
-        """Improve the policy on `batch_size` rows: token ids of queries and of responses, a number for each row.
+        """Improve the policy on `batch_size` rows: lists of tensors with the token ids of queries and of responses, and
+        of a number for each row.
 
-        `response_masks` are 1 where the policy chose the token. Returns TRL's statistics. Raises DataError naming the
-        row that cannot be used; of several processes each gives its own rows.
+        `response_masks` are tensors, 1 where the policy chose the token. Returns TRL's statistics. Of several processes
+        each gives its own rows. Raises DataError naming the row that cannot be used.
         """
         began = time.perf_counter()
         size, r, state = self.config.batch_size, self.recipe, self.state

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from nearstep.config.old_names import OF_TRAINING
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import current_name
-from nearstep.migration.draft import Draft
+from nearstep.migration.draft import SettingsDraft
 from nearstep.migration.finish import finish
 from nearstep.migration.foreign import LIBRARIES, Foreign
 
@@ -30,7 +30,7 @@ class Migrated:
 def convert(foreign: Foreign) -> Migrated:
     """Our settings for theirs. Nothing is dropped in silence: what has no counterpart is in `lost`."""
     library = LIBRARIES[foreign.library]
-    draft = Draft(told=list(foreign.notes))
+    draft = SettingsDraft(told=list(foreign.notes))
     special: dict[str, object] = {}
     for given, value in foreign.settings.items():
         name = given.replace("-", "_") if foreign.library != "verl" else given
@@ -64,7 +64,7 @@ def convert(foreign: Foreign) -> Migrated:
     )
 
 
-def _note_absent(given: str, ours: str, value: object, draft: Draft) -> None:
+def _note_absent(given: str, ours: str, value: object, draft: SettingsDraft) -> None:
     """A name that no table knows, or that `nearstep ppo` explains."""
     retired = OF_TRAINING.why_absent(ours)
     if retired is None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Draft:
+class SettingsDraft:
     """What is known so far."""
 
     settings: dict[str, object] = field(default_factory=dict)

@@ -6,14 +6,16 @@ Each function takes what the file says under one `@name` of `libraries.toml` and
 from collections.abc import Callable, Mapping
 
 from nearstep.config.recipes import RECIPES
-from nearstep.migration.draft import Draft, is_true
+from nearstep.migration.draft import SettingsDraft, is_true
 from nearstep.migration.rewards import reward_enabled, reward_file, reward_url
 
 # Prompts of a rollout and size of an optimizer step where the file says neither.
 PROMPTS: Mapping[str, tuple[int, int]] = {"openrlhf": (1024, 128), "verl": (1024, 256)}
 
 
-def finish(library: str, special: Mapping[str, object], draft: Draft, defaults: Mapping[str, object]) -> str | None:
+def finish(
+    library: str, special: Mapping[str, object], draft: SettingsDraft, defaults: Mapping[str, object]
+) -> str | None:
     """Write the settings that `special` means; returns the recipe, if it names one."""
     if "gpus" in special or "nodes" in special:
         _processes(special, draft)
@@ -33,7 +35,7 @@ def finish(library: str, special: Mapping[str, object], draft: Draft, defaults: 
     return draft.recipe
 
 
-def _processes(special: Mapping[str, object], draft: Draft) -> None:
+def _processes(special: Mapping[str, object], draft: SettingsDraft) -> None:
     gpus, nodes = draft.whole(special.get("gpus", 1)), draft.whole(special.get("nodes", 1))
     if gpus is None or nodes is None:
         draft.told.append("the number of processes is not known from the file: torchrun --nproc_per_node")
@@ -43,7 +45,7 @@ def _processes(special: Mapping[str, object], draft: Draft) -> None:
         draft.told.append(f"{nodes} machines: start torchrun on each, with --nnodes {nodes} and --rdzv_endpoint")
 
 
-def _batch(library: str, special: Mapping[str, object], draft: Draft, defaults: Mapping[str, object]) -> None:
+def _batch(library: str, special: Mapping[str, object], draft: SettingsDraft, defaults: Mapping[str, object]) -> None:
     """Prompts × responses of an update, cut into minibatches; and the length of the run in steps."""
     prompts_default, mini_default = PROMPTS.get(library, (None, None))
     generations = draft.whole(draft.settings.get("num_generations", defaults.get("num_generations", 1)))
@@ -68,7 +70,7 @@ def _batch(library: str, special: Mapping[str, object], draft: Draft, defaults: 
             draft.settings.pop("num_train_epochs", None)
 
 
-def _kl_of_verl(special: Mapping[str, object], draft: Draft) -> None:
+def _kl_of_verl(special: Mapping[str, object], draft: SettingsDraft) -> None:
     """verl has a KL in the reward, in the loss, or none, each with a weight of its own."""
     in_reward, in_loss = is_true(special.get("kl_in_reward")), is_true(special.get("kl_in_loss"))
     if in_loss:
@@ -87,7 +89,7 @@ def _kl_of_verl(special: Mapping[str, object], draft: Draft) -> None:
         draft.settings["kl_horizon"] = special.get("kl_horizon", 10000)
 
 
-def _same_models(draft: Draft) -> None:
+def _same_models(draft: SettingsDraft) -> None:
     """Roles for which the policy's own folder stands, as examples have it: no head was trained there."""
     policy, reward = draft.settings.get("model_name_or_path"), draft.settings.get("reward_model_path")
     if policy is not None and reward == policy:
@@ -100,14 +102,14 @@ def _same_models(draft: Draft) -> None:
         _critic(draft.settings.pop("value_model_path"), draft)
 
 
-def _critic(value: object, draft: Draft) -> None:
+def _critic(value: object, draft: SettingsDraft) -> None:
     draft.told.append(
         f"the critic {value} is left out: it starts from the reward model if that reads the same tokens, else from the "
         "policy's trunk. value_model_path takes one that was saved with its head"
     )
 
 
-def _lora(value: object, draft: Draft) -> None:
+def _lora(value: object, draft: SettingsDraft) -> None:
     rank = draft.whole(value)
     if rank is None or rank > 0:
         draft.settings |= {"use_peft": True, "lora_r": value}
@@ -116,10 +118,10 @@ def _lora(value: object, draft: Draft) -> None:
             draft.settings.pop(name, None)
 
 
-def _positive(name: str) -> Callable[[object, Draft], None]:
+def _positive(name: str) -> Callable[[object, SettingsDraft], None]:
     """A setting that −1 or 0 switches off there."""
 
-    def write(value: object, draft: Draft) -> None:
+    def write(value: object, draft: SettingsDraft) -> None:
         number = draft.number(value)
         if number is None or number > 0:
             draft.settings[name] = value
@@ -127,18 +129,18 @@ def _positive(name: str) -> Callable[[object, Draft], None]:
     return write
 
 
-def _switched(name: str, when: object = True) -> Callable[[object, Draft], None]:
+def _switched(name: str, when: object = True) -> Callable[[object, SettingsDraft], None]:
     """A setting that a switch means."""
 
-    def write(value: object, draft: Draft) -> None:
+    def write(value: object, draft: SettingsDraft) -> None:
         if is_true(value):
             draft.settings[name] = when
 
     return write
 
 
-def _tracker(name: str) -> Callable[[object, Draft], None]:
-    def write(value: object, draft: Draft) -> None:
+def _tracker(name: str) -> Callable[[object, SettingsDraft], None]:
+    def write(value: object, draft: SettingsDraft) -> None:
         if value not in (None, False, "None", "null"):
             before = draft.settings.get("report_to", [])
             draft.settings["report_to"] = [*(before if isinstance(before, list) else [before]), name]
@@ -146,29 +148,29 @@ def _tracker(name: str) -> Callable[[object, Draft], None]:
     return write
 
 
-def _trackers(value: object, draft: Draft) -> None:
+def _trackers(value: object, draft: SettingsDraft) -> None:
     names = [str(each) for each in (value if isinstance(value, list) else [value]) if each not in ("console", "none")]
     if names:
         draft.settings["report_to"] = names
 
 
-def _precision(value: object, draft: Draft) -> None:
+def _precision(value: object, draft: SettingsDraft) -> None:
     if value in ("bf16", "bfloat16"):
         draft.settings["bf16"] = True
     elif value not in ("fp32", "float32", "auto"):
         draft.lose("precision", value, "mixed precision is bf16 or none")
 
 
-def _prompt_column(value: object, draft: Draft) -> None:
+def _prompt_column(value: object, draft: SettingsDraft) -> None:
     if value not in ("prompt", "input_ids"):
         draft.settings["columns"] = [f"prompt={value}"]
 
 
-def _answer_column(value: object, draft: Draft) -> None:
+def _answer_column(value: object, draft: SettingsDraft) -> None:
     draft.told.append(f"the column {value} reaches reward functions by its name")
 
 
-def _truncation(value: object, draft: Draft) -> None:
+def _truncation(value: object, draft: SettingsDraft) -> None:
     names = {"left": "cut_left", "error": "error"}
     if value in names:
         draft.settings.setdefault("on_long_prompt", names[str(value)])  # what is filtered out is not cut
@@ -176,8 +178,8 @@ def _truncation(value: object, draft: Draft) -> None:
         draft.lose("data.truncation", value, "prompts keep their last tokens (cut_left), are left out, or are an error")
 
 
-def _pair(first: str, second: str) -> Callable[[object, Draft], None]:
-    def write(value: object, draft: Draft) -> None:
+def _pair(first: str, second: str) -> Callable[[object, SettingsDraft], None]:
+    def write(value: object, draft: SettingsDraft) -> None:
         numbers = value if isinstance(value, list) else str(value).split()
         if len(numbers) == 2:
             draft.settings |= {first: numbers[0], second: numbers[1]}
@@ -185,7 +187,7 @@ def _pair(first: str, second: str) -> Callable[[object, Draft], None]:
     return write
 
 
-def _reward_clip(value: object, draft: Draft) -> None:
+def _reward_clip(value: object, draft: SettingsDraft) -> None:
     numbers = value if isinstance(value, list) else str(value).split()
     limits = [draft.number(each) for each in numbers]
     if len(limits) == 2 and None not in limits and limits[0] == -(limits[1] or 0):
@@ -194,17 +196,17 @@ def _reward_clip(value: object, draft: Draft) -> None:
         draft.lose("reward_clip_range", value, "scores are cut to ± one number, reward_clip")
 
 
-def _actor_and_reference(value: object, draft: Draft) -> None:
+def _actor_and_reference(value: object, draft: SettingsDraft) -> None:
     draft.settings |= {"model_name_or_path": value, "ref_model_path": value}
 
 
-def _beta(value: object, draft: Draft) -> None:
+def _beta(value: object, draft: SettingsDraft) -> None:
     number = draft.number(value)
     if number is None or number > 0:
         draft.settings |= {"kl_coef": value, "kl_in": "loss", "kl_estimator": "k3"}
 
 
-def _scale_rewards(value: object, draft: Draft) -> None:
+def _scale_rewards(value: object, draft: SettingsDraft) -> None:
     if str(value).lower() in ("true", "group"):
         draft.settings["advantage"] = "group_normalized"
     elif str(value).lower() in ("false", "none"):
@@ -213,43 +215,43 @@ def _scale_rewards(value: object, draft: Draft) -> None:
         draft.lose("scale_rewards", value, "advantages are scaled by group, or over the batch (whiten_advantages)")
 
 
-def _generation_steps(value: object, draft: Draft) -> None:
+def _generation_steps(value: object, draft: SettingsDraft) -> None:
     steps, before = draft.whole(value), draft.whole(draft.settings.get("gradient_accumulation_steps", 1))
     if steps and before:
         draft.settings["gradient_accumulation_steps"] = steps
         draft.settings["num_mini_batches"] = max(1, steps // before)
 
 
-def _algorithm(value: object, draft: Draft) -> None:
+def _algorithm(value: object, draft: SettingsDraft) -> None:
     if str(value) in RECIPES:
         draft.recipe = str(value)
     elif str(value) != "ppo":
         draft.lose("algorithm", value, f"there are ppo and the recipes {', '.join(RECIPES)}")
 
 
-def _resume_mode(value: object, draft: Draft) -> None:
+def _resume_mode(value: object, draft: SettingsDraft) -> None:
     if value in ("auto", "resume_path"):
         draft.settings["resume"] = "auto"
 
 
-def _backend(value: object, draft: Draft) -> None:
+def _backend(value: object, draft: SettingsDraft) -> None:
     if value not in ("trl", "auto", "transformers"):
         draft.lose("backend", value, "models are loaded by transformers")
 
 
-def _accelerate(value: object, draft: Draft) -> None:
+def _accelerate(value: object, draft: SettingsDraft) -> None:
     draft.lose("config_file", value, "processes are torchrun's; bf16 = true for mixed precision, no DeepSpeed or FSDP")
 
 
-def _recompute(value: object, draft: Draft) -> None:
+def _recompute(value: object, draft: SettingsDraft) -> None:
     draft.settings["gradient_checkpointing"] = True
 
 
-def _nothing(value: object, draft: Draft) -> None:
+def _nothing(value: object, draft: SettingsDraft) -> None:
     """Read together with others."""
 
 
-FINISHES: Mapping[str, Callable[[object, Draft], None]] = {
+FINISHES: Mapping[str, Callable[[object, SettingsDraft], None]] = {
     "critic": _critic, "reward_url": reward_url, "chat": _switched("prompt_type", "chat"), "lora_rank": _lora,
     "wandb": _tracker("wandb"), "tensorboard": _tracker("tensorboard"), "reward_clip": _reward_clip,
     "clip_pair": _pair("cliprange", "cliprange_high"), "betas": _pair("adam_beta1", "adam_beta2"),

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from nearstep.migration.draft import Draft, is_true
+from nearstep.migration.draft import SettingsDraft, is_true
 
 OURS = "def NAME(completions, **columns) -> list of numbers"
 
 
-def reward_url(value: object, draft: Draft) -> None:
+def reward_url(value: object, draft: SettingsDraft) -> None:
     """OpenRLHF's remote_rm_url: an address, or a file with `reward_func`."""
     places = value if isinstance(value, list) else str(value).split(",")
     if str(places[0]).endswith(".py"):
@@ -26,7 +26,7 @@ def reward_url(value: object, draft: Draft) -> None:
         draft.lose("remote_rm_url", place, "one reward server; functions and models stand beside it")
 
 
-def reward_file(special: Mapping[str, object], draft: Draft) -> None:
+def reward_file(special: Mapping[str, object], draft: SettingsDraft) -> None:
     """verl's custom_reward_function."""
     if special.get("reward_file") in (None, "null"):
         if "reward_model_path" not in draft.settings:
@@ -43,7 +43,7 @@ def reward_file(special: Mapping[str, object], draft: Draft) -> None:
     )
 
 
-def reward_enabled(value: object, draft: Draft) -> None:
+def reward_enabled(value: object, draft: SettingsDraft) -> None:
     """verl's reward_model.enable."""
     if not is_true(value):
         draft.settings.pop("reward_model_path", None)

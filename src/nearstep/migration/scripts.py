@@ -16,11 +16,12 @@ ROLES = {
     "ref_policy": "ref_model_path", "reward_model": "reward_model_path", "value_model": "value_model_path",
 }  # fmt: skip
 OBJECTS = ("reward_funcs", "callbacks", "peft_config")  # arguments that no setting of a file can hold
+FILE_KINDS = ("json", "csv", "parquet", "text")  # of load_dataset, whose files data_files names
 UNKNOWN = object()
 
 
 @dataclass
-class Reading:
+class ScriptReading:
     """What the assignments and calls of a script say."""
 
     values: dict[str, object] = field(default_factory=dict)  # of names that are set to something literal
@@ -63,8 +64,8 @@ def read_script(text: str, name: str) -> Foreign:
     return Foreign(kind, settings, tuple(found.notes))
 
 
-def _reading(tree: ast.Module) -> Reading:
-    found = Reading()
+def _reading(tree: ast.Module) -> ScriptReading:
+    found = ScriptReading()
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             _note_assignment(node.targets[0].id, node.value, found)
@@ -79,51 +80,63 @@ def _reading(tree: ast.Module) -> Reading:
     return found
 
 
-def _note_assignment(name: str, value: ast.expr, found: Reading) -> None:
+def _note_assignment(name: str, value: ast.expr, found: ScriptReading) -> None:
     literal = _literal(value, found.values)
     if literal is not UNKNOWN:
         found.values[name] = literal
         return
-    for call in (node for node in ast.walk(value) if isinstance(node, ast.Call)):
-        if _called(call) in ("from_pretrained", "load_dataset") and call.args:
-            place = _literal(call.args[0], found.values)
-            if isinstance(place, str):
-                found.places[name] = place
-                split = next((word.value for word in call.keywords if word.arg == "split"), None)
-                if split is not None and isinstance(text := _literal(split, found.values), str):
-                    found.values[f"{name}@split"] = text
+    place, split = _loaded(value, found)
+    if place is not None:
+        found.places[name] = place
+        found.values[f"{name}@split"] = split
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):  # dataset = dataset.map(…)
         owner = value.func.value
         if isinstance(owner, ast.Name) and owner.id in found.places:
             found.places[name] = found.places[owner.id]
-            if (split_text := found.values.get(f"{owner.id}@split")) is not None:
-                found.values[f"{name}@split"] = split_text
+            found.values[f"{name}@split"] = found.values.get(f"{owner.id}@split")
 
 
-def _roles(call: ast.Call, found: Reading, settings: dict[str, object]) -> None:
+def _roles(call: ast.Call, found: ScriptReading, settings: dict[str, object]) -> None:
     """Models and data sets that a trainer is given."""
     for word in call.keywords:
         if word.arg is None:
             continue
         setting = {**ROLES, "train_dataset": "dataset_name", "eval_dataset": "eval_dataset_name"}.get(word.arg)
-        place = _place(word.value, found)
+        place, split = _place(word.value, found)
         if setting is not None and place is not None:
             settings.setdefault(setting, place)
-            split = found.values.get(f"{ast.unparse(word.value)}@split")
             if setting == "dataset_name" and split not in (None, "train"):
                 settings.setdefault("dataset_train_split", split)
         elif (setting is not None or word.arg in OBJECTS) and ast.unparse(word.value) != "None":
             found.notes.append(f"{word.arg} = {ast.unparse(word.value)[:80]}: what it is, only the script knows")
 
 
-def _place(node: ast.expr, found: Reading) -> str | None:
+def _loaded(node: ast.expr, found: ScriptReading) -> tuple[str | None, str | None]:
+    """Where a model or data set comes from, and its split, by the first call in an expression that loads one."""
+    for call in (each for each in ast.walk(node) if isinstance(each, ast.Call)):
+        if _called(call) not in ("from_pretrained", "load_dataset") or not call.args:
+            continue
+        words = {word.arg: _literal(word.value, found.values) for word in call.keywords}
+        place = _literal(call.args[0], found.values)
+        if _called(call) == "load_dataset" and place in FILE_KINDS:
+            place = words.get("data_files")
+        if isinstance(place, str):
+            split = words.get("split")
+            return place, split if isinstance(split, str) else None
+    return None, None
+
+
+def _place(node: ast.expr, found: ScriptReading) -> tuple[str | None, str | None]:
     literal = _literal(node, found.values)
     if isinstance(literal, str):
-        return literal
-    return found.places.get(node.id) if isinstance(node, ast.Name) else None
+        return literal, None
+    if isinstance(node, ast.Name) and node.id in found.places:
+        split = found.values.get(f"{node.id}@split")
+        return found.places[node.id], split if isinstance(split, str) else None
+    return _loaded(node, found)
 
 
-def _keywords(call: ast.Call, found: Reading) -> dict[str, object]:
+def _keywords(call: ast.Call, found: ScriptReading) -> dict[str, object]:
     """The keyword arguments of a call; what is computed is noted."""
     settings: dict[str, object] = {}
     for word in call.keywords:
@@ -132,7 +145,7 @@ def _keywords(call: ast.Call, found: Reading) -> dict[str, object]:
             continue
         value = _literal(word.value, found.values)
         if value is UNKNOWN:
-            place = _place(word.value, found)
+            place, _ = _place(word.value, found)
             if place is None:
                 found.notes.append(
                     f"line {word.value.lineno}: {word.arg} = {ast.unparse(word.value)[:80]} is computed when the "

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 _ASSIGNMENT = re.compile(r"(?:export\s+|readonly\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?:\[@\]|\[\*\])?(?::?-([^{}]*))?\}|\$([A-Za-z_]\w*)")
-OPERATORS = ("|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1", "2>", "&>", ">&", "tee")
+OPERATORS = ("|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1", "2>", "&>", ">&")
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -75,7 +75,7 @@ def _with_variables(text: str, known: Mapping[str, str]) -> str:
         name, default = found[1] or found[3], found[2]
         return known.get(name, default if default is not None else found[0])
 
-    return re.sub(r'"(\$\{\w+\[@\]\})"', lambda found: _VARIABLE.sub(value, found[1]), _VARIABLE.sub(value, text))
+    return _VARIABLE.sub(value, re.sub(r'"(\$\{\w+\[@\]\})"', r"\1", text))  # the words of an array stay words
 
 
 def _words(line: str) -> list[str]:

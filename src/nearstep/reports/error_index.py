@@ -22,7 +22,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ErrorEntry:
     """A class of errors."""
 
     kind: type[errors.NearstepError]
@@ -30,11 +30,11 @@ class Entry:
     examples: tuple[Example, ...]
 
 
-def _read() -> tuple[Entry, ...]:
+def _read() -> tuple[ErrorEntry, ...]:
     table = tomllib.loads((files(__package__) / "error_index.toml").read_text(encoding="utf-8"))
     kinds = {**vars(errors), LimitReachedError.__name__: LimitReachedError}
     return tuple(
-        Entry(kinds[each["kind"]], each["when"], tuple(Example(**example) for example in each["examples"]))
+        ErrorEntry(kinds[each["kind"]], each["when"], tuple(Example(**example) for example in each["examples"]))
         for each in table["error"]
     )
 
@@ -58,7 +58,7 @@ def text() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _entry(entry: Entry) -> Iterator[str]:
+def _entry(entry: ErrorEntry) -> Iterator[str]:
     yield f"## {entry.kind.__name__}"
     said = " ".join((entry.kind.__doc__ or "").split())
     yield f"{said} It comes {entry.when}."
