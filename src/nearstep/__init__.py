@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nearstep.algorithm.value_heads import ValueTargets
     from nearstep.assembly.inputs import RunInputs
     from nearstep.assembly.run import assemble
+    from nearstep.classic.factory import create_rl_trainer
     from nearstep.common.errors import (
         CheckpointError,
         ConfigError,
@@ -55,6 +56,7 @@ _HOMES = {
     "DivergencePPOConfig": "nearstep.config.recipes",
     "TRLParityConfig": "nearstep.config.recipes",
     "PPOTrainer": "nearstep.trainer",
+    "create_rl_trainer": "nearstep.classic.factory",
     "read_run": "nearstep.reports.run_records",
     "RunRecords": "nearstep.reports.run_records",
     "RewardConfig": "nearstep.config.reward_model",
@@ -151,6 +153,7 @@ __all__ = [
     "ValueTargets",
     "__version__",
     "assemble",
+    "create_rl_trainer",
     "generate",
     "load_judge",
     "make_experience",

@@ -53,7 +53,7 @@ def test_seed_c_reward_names():
     ("old", "value"),
     [
         ("world_size", 2), ("num_total_batches", 10), ("ds3_gather_for_generation", True), ("dataset_num_proc", 4),
-        ("fp16", False), ("do_sample", True), ("sanity_check", False), ("mini_batch_size", None), ("max_steps", -1),
+        ("fp16", False), ("sanity_check", False), ("mini_batch_size", None), ("max_steps", -1),
         ("stage", "trl_ppo"), ("beta", 0.0),
     ],
 )  # fmt: skip

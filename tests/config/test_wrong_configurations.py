@@ -114,7 +114,8 @@ WRONG = {
         {"decode_graphs": True, "use_cpu": True},
         "decode_graphs replays CUDA graphs and use_cpu leaves the GPU",
     ),
-    "greedy decoding": ({"do_sample": False}, "do_sample = False: PPO learns from sampled responses"),
+    "greedy groups": ({"do_sample": False, "num_generations": 2}, "do_sample = false makes the num_generations = 2"),
+    "no room for a response": ({"max_length": 9, "max_prompt_length": 9}, "leaves no token of max_length = 9"),
     "half precision": ({"fp16": True}, "fp16 = True: float16 loses small gradients; use bf16"),
     "steps": ({"max_steps": 100}, "max_steps = 100: the length of a run is total_episodes"),
     "size that follows": ({"mini_batch_size": 16}, "mini_batch_size = 16: it follows from"),
@@ -148,7 +149,7 @@ def test_there_are_at_least_thirty():
 def test_all_problems_come_in_one_message():
     with pytest.raises(ConfigError) as refusal:
         PPOConfig(
-            kl_coeff=0.1, learning_rate="1e-6", temperature=0, do_sample=False, batch_size=4, num_mini_batches=8,
+            kl_coeff=0.1, learning_rate="1e-6", temperature=0, do_sample=3, batch_size=4, num_mini_batches=8,
             missing_eos_penalty=1, non_eos_penalty=True,
         )  # fmt: skip
     message = str(refusal.value)

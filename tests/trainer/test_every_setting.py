@@ -151,6 +151,8 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "max_prompt_length": ({"on_long_prompt": "cut_left"}, 2),
     "on_long_prompt": ({"max_prompt_length": 3, "on_long_prompt": "drop"}, "cut_left"),
     "response_length": ({}, 5),
+    "max_length": ({}, 7),
+    "do_sample": ({}, False),
     "temperature": ({}, 0.5),
     "top_p": ({}, 0.5),
     "top_k": ({}, 3),
@@ -333,8 +335,9 @@ OF_ENGINES: dict[str, object] = {
     "engine_url": ["http://127.0.0.1:2"], "engine_timeout_seconds": 1.0, "engine_retries": 0,
     "engine_fallback": "transformers", "engine_weights_dir": "elsewhere",
 }  # fmt: skip
-APART = {"use_cpu", "vllm_cache_gib", "decode_graphs", "trust_remote_code", "allow_pickled_weights", "dataset_config",
-         "push_to_hub", "ptx_dataset_config", "hub_model_id", "rollouts_max_mib", *OF_SERVERS, *OF_ENGINES}  # fmt: skip
+APART = {"use_cpu", "vllm_cache_gib", "random_reward_head", "decode_graphs", "trust_remote_code",
+         "allow_pickled_weights", "dataset_config", "push_to_hub", "ptx_dataset_config", "hub_model_id",
+         "rollouts_max_mib", *OF_SERVERS, *OF_ENGINES}  # fmt: skip
 ELSEWHERE = {
     "resume": "checkpoint/test_resume.py", "fork_from": "cli/test_fork_and_replay.py",
     "on_save_error": "checkpoint/test_faults.py", "max_broken_updates": "training/test_update.py",
@@ -566,6 +569,18 @@ def test_allow_pickled_weights(models, tmp_path):
     with pytest.raises(ModelError, match=r"pytorch_model.bin' are a pickle"):
         PPOTrainer(args=PPOConfig(**texts))
     PPOTrainer(args=PPOConfig(**texts, allow_pickled_weights=True))
+
+
+def test_random_reward_head(models, tmp_path):
+    """A policy as reward model is refused, and the refusal names the way to a first try."""
+    texts = {"model_name_or_path": f"{models}/policy", "dataset_name": f"{models}/prompts.jsonl"}
+    texts |= {"reward_model_path": f"{models}/policy", "output_dir": str(tmp_path / "out"), "use_cpu": True}
+    with pytest.raises(ModelError, match="--reward_funcs length, or --random_reward_head: its scores mean nothing"):
+        PPOTrainer(args=PPOConfig(**texts))
+    recipe = PPOTrainer(args=PPOConfig(**texts, random_reward_head=True)).recipe
+    assert "got a random one (random_reward_head): its scores mean nothing" in recipe.introduction
+    trained = texts | {"reward_model_path": f"{models}/scorer", "random_reward_head": True}
+    assert "random_reward_head changed nothing" in PPOTrainer(args=PPOConfig(**trained)).recipe.introduction
 
 
 def test_dataset_config(models, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from nearstep.assembly.inputs import RunInputs
 from nearstep.common.errors import ConfigError
 from nearstep.config.ppo import PPOConfig
 from nearstep.rollout.build import make_engine
-from nearstep.rollout.engine import RolloutEngine, require_top_tokens
+from nearstep.rollout.engine import RolloutEngine, require_limits, require_top_tokens
 from nearstep.rollout.engine_settings import EngineSettings, VLLMServerSettings, VLLMSettings
 from nearstep.rollout.fallback import EngineWithFallback
 from nearstep.scale.backend import Backend
@@ -25,6 +25,8 @@ def engine_of(config: PPOConfig, inputs: RunInputs, top_k: int, checked: Checked
     if inputs.engine is None and config.engine == "vllm_server" and config.engine_fallback != "none":
         engine = EngineWithFallback(engine, make_engine(config.engine_fallback, settings), config.engine_fallback)
     require_top_tokens(engine, top_k)
+    if config.max_length is not None:
+        require_limits(engine)
     return engine
 
 

@@ -58,7 +58,8 @@ def make_evaluator(
 def _sampled(config: PPOConfig, generation: GenerationSettings) -> GenerationSettings:
     """Responses that are sampled, by random numbers that training does not use: the same ones at every evaluation."""
     seed = stream_seed(config.seed if config.eval_seed is None else config.eval_seed, "evaluation")
-    return replace(generation, sampling=Sampling(config.eval_temperature, config.top_p, config.top_k), seed=seed)
+    sampling = Sampling(config.eval_temperature, config.top_p, config.top_k)
+    return replace(generation, sampling=sampling, seed=seed, greedy=False)
 
 
 def _share(config: PPOConfig, checked: CheckedInputs, name: str, prompts: PromptMix) -> EvaluationSet:

@@ -11,6 +11,7 @@ from nearstep.assembly.critics import adapted_critic, critic_role, critics_of, p
 from nearstep.assembly.inputs import RunInputs, reader_of
 from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
 from nearstep.assembly.reference import reference_of
+from nearstep.assembly.reward_head import load_reward_models
 from nearstep.assembly.rows import how_rows_run
 from nearstep.assembly.teacher import teacher_of
 from nearstep.common.errors import ConfigError, ModelError
@@ -35,7 +36,6 @@ from nearstep.models.tokenizers import name_or_path
 from nearstep.rewards.build import (
     RewardModelOptions,
     RewardSpec,
-    load_reward_model,
     make_sources,
 )
 from nearstep.rewards.identity import TokenizerIdentity
@@ -99,7 +99,7 @@ def build_models(
         dtype, config.trust, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed,
         config.chat_template_kwargs,
     )  # fmt: skip
-    loaded = [load_reward_model(entry, options) for entry in specs]
+    loaded = load_reward_models(specs, options, config, _pad(tokenizer), notes)
     first = loaded[0] if loaded else None
     notes += [note for model in loaded if model is not None for note in bias_note(model, "reward_model")]
     separate = needs_critic and config.critic_trunk == "separate"

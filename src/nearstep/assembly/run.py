@@ -264,5 +264,7 @@ def _generation(config: PPOConfig, checked: CheckedInputs) -> GenerationSettings
         response_length=config.response_length,
         stop_ids=checked.stops.ids,
         seed=config.seed,
+        greedy=not config.do_sample,
+        max_length=config.max_length,
         vocabulary=checked.vocabulary,
     )

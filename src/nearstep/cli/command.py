@@ -26,6 +26,7 @@ class Command(Generic[SettingsT]):
     begins: Callable[[SettingsT], str] | None = None  # what is said before heavy libraries are loaded
     problems: Callable[[SettingsT], Iterable[Problem]] = lambda settings: ()
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # settings that belong together, by name
+    same_as: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by recipe: settings that are other ones
     operand: str | None = None  # the setting that a word before all flags gives
     needs_operand: bool = True  # whether the command does nothing without it
     words: Callable[[Sequence[str]], Sequence[str]] = lambda words: words  # into flags, where they say more
@@ -49,6 +50,11 @@ class Command(Generic[SettingsT]):
             **{current_name(name, old): value for name, value in file.items()},
         }
         values = {name: value for name, value in values.items() if name not in flagged}
+        given = values | {current_name(name, old): value for name, value in flags.values.items()}
+        for setting, source in self.same_as.get(recipe or "", {}).items():
+            if source in given and not {setting, "sft_model_path"} & given.keys():
+                values[setting] = given[source]
+                tell(f"recipe {recipe}: {setting} is {source}, {given[source]}")
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always")
             settings = from_mapping(

@@ -16,6 +16,7 @@ from nearstep.cli import (
     fork,
     generate,
     judge,
+    migrate,
     ppo,
     prepare,
     replay,
@@ -43,7 +44,7 @@ from nearstep.config.judges import JUDGE_SECTIONS, JudgeOptions
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.prepare import PrepareOptions
-from nearstep.config.recipes import RECIPES
+from nearstep.config.recipes import RECIPES, SAME_AS
 from nearstep.config.reward_model import SECTIONS as REWARD_SECTIONS
 from nearstep.config.reward_model import RewardConfig
 from nearstep.scale.launcher import end_with_launcher
@@ -58,6 +59,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         problems=ppo.ppo_problems,
         run=ppo.run_ppo,
         recipes=RECIPES,
+        same_as=SAME_AS,
         note=rewards.NOTE,
     ),
     Command(
@@ -205,6 +207,16 @@ COMMANDS: tuple[Command[Any], ...] = (
         operand="run",
         needs_operand=False,
         note=doctor.NOTE,
+    ),
+    Command(
+        name="migrate",
+        summary="Read a launch script, settings file or script of TRL, OpenRLHF, verl, MindSpeed-LLM or AlignTune, and "
+        "print ours.",
+        settings=migrate.MigrateOptions,
+        sections=migrate.SECTIONS,
+        run=migrate.run_migrate,
+        operand="file",
+        note=migrate.NOTE,
     ),
     Command(
         name="check",

@@ -56,8 +56,8 @@ def _plain(value: object) -> object:
         return value
 
 
-def _read(names: Mapping[str, Any]) -> OldNames:
-    """The names of a command as the file has them."""
+def read_names(names: Mapping[str, Any]) -> OldNames:
+    """The names of a command, or of a library, as a file has them."""
     retired = {name: _retired(entry) for name, entry in names["retired"].items()}
     families = tuple((re.compile(entry["names"]), _retired(entry)) for entry in names.get("families", ()))
     return OldNames(names["renamed"], retired, families, names["values"])
@@ -72,10 +72,11 @@ def _retired(entry: str | Mapping[str, Any]) -> Retired:
 
 _FILE = tomllib.loads((files(__package__) / "old_names.toml").read_text(encoding="utf-8"))
 
-OF_TRAINING = _read(_FILE["training"])
-OF_PREPARE = _read(_FILE["prepare"])
-OF_GENERATION = _read(_FILE["generation"])
-OF_EVALUATION = _read(_FILE["evaluation"])
+OF_TRAINING = read_names(_FILE["training"])
+OF_PREPARE = read_names(_FILE["prepare"])
+OF_GENERATION = read_names(_FILE["generation"])
+OF_EVALUATION = read_names(_FILE["evaluation"])
+OF_CLASSIC = read_names(_FILE["classic"])
 # A reward model's own settings, which PPO knows under another name or not at all.
 _OWN = {"max_seq_length", "resume_from_checkpoint", "recipe"}
 OF_REWARD_MODELS = OldNames(

@@ -23,6 +23,7 @@ from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
 from nearstep.config.engines import engine_problems, engine_remarks
 from nearstep.config.evaluating import evaluation_problems
 from nearstep.config.regions import region_problems, region_remarks
+from nearstep.config.responses import response_problems, response_remarks
 from nearstep.config.rewards import compares_groups, reward_problems, reward_remarks
 from nearstep.config.sections import AllSettings, KLSettings
 from nearstep.config.selection import selection_problems, selection_remarks
@@ -56,6 +57,7 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
     yield from _group_problems(config)
     yield from _axis_problems(config)
     yield from _kl_problems(config)
+    yield from response_problems(config)
     yield from region_problems(config)
     yield from correction_problems(config)
     yield from auxiliary_problems(config)
@@ -73,8 +75,7 @@ def clashes(config: AllSettings) -> Iterator[Problem]:
 
 def remarks(config: AllSettings) -> Iterator[str]:
     """Settings without effect, and one whose effect surprises."""
-    if config.stop_token is None and config.stop_token_id is None:
-        yield "without a stop token all response_length tokens of a response are scored and trained on"
+    yield from response_remarks(config)
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
     lora = ("lora_r", "lora_alpha", "lora_target_modules")
     adaptive, adapts = ("kl_target", "kl_horizon"), kl_controller_name(config) == "adaptive"

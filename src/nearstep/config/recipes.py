@@ -87,6 +87,13 @@ SCALE_RL: Mapping[str, object] = {
     "num_ppo_epochs": 1, "kl_coef": 0.0, "temperature": 1.0,
 }  # fmt: skip
 
+# MindSpeed-LLM's `--stage trl_ppo`: 256 tokens for prompt and response together, one pass over each rollout, and greedy
+# responses. `--ref-model` is the actor too.
+MINDSPEED: Mapping[str, object] = {
+    "kl_coef": 0.3, "response_length": 128, "max_length": 256, "do_sample": False, "temperature": 1.0,
+    "num_ppo_epochs": 1, "log_style": "two_line",
+}  # fmt: skip
+
 RECIPES: Mapping[str, Mapping[str, object]] = {
     "decoupled": DECOUPLED,
     "divergence": DIVERGENCE,
@@ -102,7 +109,11 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
     "drpo": DRPO,
     "cppo": CPPO,
     "scale_rl": SCALE_RL,
+    "mindspeed": MINDSPEED,
 }
+
+# By recipe: settings that say nothing there and are those of another one.
+SAME_AS: Mapping[str, Mapping[str, str]] = {"mindspeed": {"model_name_or_path": "ref_model_path"}}
 
 
 def recipe_of(config: PPOConfig) -> str | None:

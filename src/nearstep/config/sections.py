@@ -46,6 +46,9 @@ class RoleSettings(Settings):
         "else from the policy's trunk",
         is_place=True,
     )
+    random_reward_head: bool = option(
+        False, "for a first try: a reward model without a trained head gets a random one, whose scores mean nothing"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,12 @@ class SamplingSettings(Settings):
     """How responses are sampled."""
 
     response_length: int = option(53, "most tokens of a response", at_least=1)
+    max_length: int | None = option(
+        None, "most tokens of prompt and response together: behind a long prompt the response is shorter", at_least=2
+    )
+    do_sample: bool = option(
+        True, "sample responses; false takes the most probable token each time, by which PPO explores nothing"
+    )
     temperature: float = option(0.7, "of sampling and of every log-probability", above=0)
     top_p: float = option(
         1.0,

@@ -149,7 +149,13 @@ class PromptEncoder:
 
 
 def _longest_prompt(config: PPOConfig, limits: Limits) -> int | None:
-    """max_prompt_length, or what the positions of policy, reference and critic leave beside a response."""
+    """max_prompt_length, or what max_length, or else the positions of policy, reference and critic, leave for it."""
+    if config.max_length is not None:
+        if limits.positions is not None and config.max_length > limits.positions:
+            raise ConfigError(
+                f"{limits.role} has {limits.positions} positions: max_length = {config.max_length} is more. Lower it."
+            )
+        return config.max_prompt_length or config.max_length - 1
     if limits.positions is None:
         return config.max_prompt_length
     room = limits.positions - config.response_length

@@ -29,6 +29,7 @@ from nearstep.models.roles import decoder_config, inner_model
 from nearstep.models.stored_head import is_linear, remember_head, require_head
 from nearstep.models.weight_files import reading, weight_arguments
 
+FIRST_TRY = "or for a first try of nearstep ppo --reward_funcs length, or --random_reward_head: its scores mean nothing"
 MODEL_FILES = ("config.json", "adapter_config.json")
 
 
@@ -291,5 +292,5 @@ def check_weights(missing: set[str], name: str, role: str) -> None:
         raise ModelError(
             f"{role}: {name!r} lacks {len(missing)} of the model's tensors ({shown}). They would be random, so "
             "this is refused. Give a folder in which this model was saved after training"
-            + (", or for a first try reward_funcs = length." if role == "reward_model" else ".")
+            + (f", {FIRST_TRY}." if role == "reward_model" else ".")
         )

@@ -1,7 +1,7 @@
 """What an engine must do to generate episodes, and what it may leave out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -31,6 +31,7 @@ class GenerationSettings:
     greedy: bool = False  # take the most probable token, for evaluation
     top_tokens: int = 0  # how many of the most probable tokens are recorded at every action; needs a capability
     limits: tuple[int, ...] | None = None  # most tokens of each row, not response_length; needs a capability
+    max_length: int | None = None  # most tokens of prompt and response; `play` makes limits of it
     vocabulary: int | None = None  # ids from this on are no tokens: they have no probability, whatever their logits
     begun: tuple[int, ...] | None = None  # last tokens of each prompt that are its response so far; needs a capability
 
@@ -166,9 +167,11 @@ def play(
     engine cannot do, and TrainingError for a rollout that cannot be trained on (see rollout.checks).
     """
     can, name = engine.capabilities(), engine_name(engine)
+    if settings.max_length is not None and settings.limits is None:
+        settings = replace(settings, limits=row_limits(prompts.ids, settings.response_length, settings.max_length))
     require_top_tokens(engine, settings.top_tokens)
-    if settings.limits is not None and not can.limits:
-        raise ConfigError(f"engine {name} keeps no limits of single rows (capabilities().limits)")
+    if settings.limits is not None:
+        require_limits(engine)
     if settings.begun is not None and not can.goes_on:
         raise ConfigError(f"engine {name} cannot go on with rows (capabilities().goes_on)")
     to_come = dict.fromkeys(range(len(prompts)))
@@ -215,6 +218,24 @@ def require_top_tokens(engine: RolloutEngine, top_tokens: int) -> None:
             "records none (capabilities().top_tokens). Use a region that reads the sampled token alone, such as clip, "
             "binary_tv or binary_kl, or an engine that records them: transformers, vllm or vllm_server"
         )
+
+
+def require_limits(engine: RolloutEngine) -> None:
+    """Raise ConfigError where rows need a limit each and the engine keeps none."""
+    if not engine.capabilities().limits:
+        raise ConfigError(
+            f"engine {engine_name(engine)} keeps no limits of single rows (capabilities().limits), which max_length "
+            "needs: give response_length and max_prompt_length instead"
+        )
+
+
+def row_limits(prompts: Sequence[Sequence[int]], response_length: int, max_length: int) -> tuple[int, ...]:
+    """Most response tokens behind each prompt; one at least.
+
+    >>> row_limits([[1, 2], [1, 2, 3, 4]], response_length=4, max_length=5)
+    (3, 1)
+    """
+    return tuple(max(1, min(response_length, max_length - len(ids))) for ids in prompts)
 
 
 def looks_unrecorded(rollout: Rollout, settings: GenerationSettings) -> bool:

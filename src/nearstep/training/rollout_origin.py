@@ -13,11 +13,16 @@ NAME = "rollouts.json"
 FORMAT = 1
 SAMPLING = (
     "seed", "num_generations", "response_length", "temperature", "top_p", "top_k", "stop_token", "stop_token_id",
-    "max_prompt_length", "shuffle_dataset", "shuffle_buffer",
+    "max_length", "do_sample", "max_prompt_length", "shuffle_dataset", "shuffle_buffer",
     "sampler", "pool_borders", "pool_weights", "max_staleness",
 )  # fmt: skip
-# Of folders from before these settings: what was sampled then.
-AS_BEFORE = {"sampler": "auto", "gate_fill": None, "max_staleness": 0}
+AS_BEFORE = {
+    "sampler": "auto",
+    "gate_fill": None,
+    "max_length": None,
+    "do_sample": True,
+    "max_staleness": 0,
+}  # of folders from before these settings: what was sampled then
 REFILLING = ("gate_fill", "gate", "gate_low", "gate_high", "gate_share", "refill_rounds")  # only with a refill
 
 

@@ -1,0 +1,24 @@
+# The same with nearstep.
+nearstep ppo \
+    --model_name_or_path policy \
+    --reward_model_path reward \
+    --dataset_name prompts.jsonl \
+    --output_dir openrlhf \
+    --per_device_train_batch_size 4 \
+    --local_rollout_forward_batch_size 4 \
+    --batch_size 16 \
+    --num_generations 2 \
+    --num_mini_batches 2 \
+    --num_ppo_epochs 1 \
+    --num_train_epochs 1 \
+    --max_prompt_length 64 \
+    --on_long_prompt drop \
+    --response_length 16 \
+    --temperature 1.0 \
+    --learning_rate 5e-7 \
+    --vf_learning_rate 9e-6 \
+    --kl_coef 0.01 \
+    --gamma 1.0 \
+    --lam 0.95 \
+    --cliprange 0.2 \
+    --cliprange_value 0.2

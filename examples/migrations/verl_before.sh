@@ -1,0 +1,30 @@
+# verl: PPO with a critic, by overrides of hydra.
+train_file=prompts.jsonl
+python3 -m verl.trainer.main_ppo \
+    algorithm.adv_estimator=gae \
+    data.train_files="['$train_file']" \
+    data.train_batch_size=8 \
+    data.max_prompt_length=64 \
+    data.max_response_length=16 \
+    data.filter_overlong_prompts=True \
+    actor_rollout_ref.model.path=policy \
+    actor_rollout_ref.actor.optim.lr=1e-6 \
+    actor_rollout_ref.actor.ppo_mini_batch_size=4 \
+    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4 \
+    actor_rollout_ref.actor.fsdp_config.param_offload=False \
+    actor_rollout_ref.actor.use_kl_loss=False \
+    actor_rollout_ref.rollout.name=vllm \
+    actor_rollout_ref.rollout.gpu_memory_utilization=0.4 \
+    critic.optim.lr=1e-5 \
+    critic.model.path=policy \
+    reward_model.enable=True \
+    reward_model.model.path=reward \
+    algorithm.use_kl_in_reward=True \
+    algorithm.kl_ctrl.kl_coef=0.001 \
+    trainer.critic_warmup=0 \
+    trainer.logger='["console"]' \
+    trainer.n_gpus_per_node=1 \
+    trainer.nnodes=1 \
+    trainer.save_freq=-1 \
+    trainer.default_local_dir=verl \
+    trainer.total_epochs=1

@@ -1,0 +1,148 @@
+"""`create_rl_trainer`: a trainer in one call, by the names and defaults of AlignTune's guide to PPO."""
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from nearstep.common.errors import ConfigError, shorten
+from nearstep.common.spelling import nearest
+from nearstep.common.telling import tell
+from nearstep.config.old_names import DPPO
+from nearstep.config.ppo import PPOConfig
+from nearstep.config.recipes import RECIPES
+from nearstep.config.settings import current_name
+from nearstep.rewards.functions import function_name
+from nearstep.trainer import PPOTrainer
+
+# What holds where neither the call nor a recipe says anything; the rest are PPOConfig's own defaults.
+DEFAULTS: Mapping[str, object] = {
+    "cliprange": 0.2, "kl_coef": 0.1, "vf_coef": 0.1, "gamma": 1.0, "lam": 0.95, "num_generations": 8,
+    "num_ppo_epochs": 4,
+}  # fmt: skip
+BACKENDS = ("transformers", "trl", "unsloth")
+SHOWN = ("kl_coef", "cliprange", "vf_coef", "gamma", "lam", "num_ppo_epochs", "learning_rate")
+
+
+def create_rl_trainer(
+    model_name: str,
+    dataset_name: str | Sequence[str],
+    algorithm: str = "ppo",
+    backend: str = "transformers",
+    *,
+    reward_model_name: str | None = None,
+    reward_model_path: object = None,
+    reward_functions: Sequence[str | Callable[..., Any]] = (),
+    reward_function_weights: Sequence[int | float] = (),
+    num_epochs: int | float | None = None,
+    batch_size: int | None = None,
+    **settings: object,
+) -> PPOTrainer:
+    """A trainer of PPO: `algorithm` is "ppo" or a recipe such as "decoupled" or "divergence".
+
+    `batch_size` counts prompts, of which each gets `num_generations` responses; an update is on all of them. Without it
+    the batch follows from `per_device_train_batch_size` and so on. `reward_function_weights` belong to
+    `reward_functions`; a reward model beside them weighs 1. `settings` are any others of PPOConfig: what is given wins
+    over the recipe, the recipe over the defaults that seven settings have here (kl_coef 0.1, num_generations 8; the
+    others as in PPOConfig). What was chosen is told. Models as objects are for PPOTrainer.
+
+    Raises ConfigError for an unknown name, algorithm or backend, with the nearest that there is, and what PPOTrainer
+    raises.
+    """
+    _check_backend(backend)
+    recipe = _recipe(algorithm)
+    given = {"model_name_or_path": model_name, "dataset_name": dataset_name, **settings}
+    named = {current_name(name) for name in settings}
+    for name in ("reward_weights", "reward_funcs"):
+        if name in named:
+            raise ConfigError(f"{name}: create_rl_trainer has reward_functions and reward_function_weights for it")
+    chosen = {name: value for name, value in {**DEFAULTS, **recipe}.items() if name not in named} | given
+    functions = _several("reward_functions", reward_functions)
+    if reward_model_name is not None and reward_model_path is not None:
+        raise ConfigError("reward_model_name and reward_model_path are the same setting: give one")
+    reward_model = reward_model_name if reward_model_path is None else reward_model_path
+    weights = _several("reward_function_weights", reward_function_weights)
+    if len(weights) not in (0, len(functions)):
+        raise ConfigError(
+            f"reward_function_weights has {len(weights)} weight(s) for {len(functions)} reward_functions: give one for "
+            "each, or none"
+        )
+    if reward_model is not None:
+        chosen["reward_model_path"] = reward_model
+    if weights:
+        chosen["reward_weights"] = [*([] if reward_model is None else [1.0]), *weights]
+    if num_epochs is not None:
+        chosen["num_train_epochs"] = num_epochs
+    if batch_size is not None:
+        chosen["batch_size"] = _rows(batch_size, chosen)
+    config = PPOConfig(**chosen)  # type: ignore[arg-type]
+    tell(_choice(config, algorithm, backend, functions))
+    return PPOTrainer(args=config, reward_funcs=functions)
+
+
+def _check_backend(backend: str) -> None:
+    """Raise ConfigError for one that is not here."""
+    if backend == "unsloth":
+        there = importlib.util.find_spec("unsloth") is not None
+        lack = "models are not loaded through it yet" if there else "it is not installed (pip install unsloth)"
+        more = "" if there else ", and models are not loaded through it yet either"
+        raise ConfigError(
+            f'backend = unsloth: {lack}{more}. Give backend="transformers", with use_peft=True for adapters and '
+            "bf16=True for speed"
+        )
+    if backend not in BACKENDS:
+        near = nearest(str(backend), BACKENDS)
+        meant = f"did you mean {near}?" if near else f"there are {', '.join(BACKENDS)}"
+        raise ConfigError(f"backend = {shorten(backend)} is unknown; {meant}")
+    if backend == "trl":
+        tell('backend = "trl": TRL has no PPO since 1.13, so it is transformers\' models under the loop of nearstep')
+
+
+def _recipe(algorithm: str) -> Mapping[str, object]:
+    """The settings that an algorithm's name stands for. Raises ConfigError for one that is not here."""
+    name = str(algorithm).lower()
+    if name == "ppo":
+        return {}
+    if name in RECIPES:
+        return RECIPES[name]
+    if name == "dppo":
+        raise ConfigError(f"algorithm = {algorithm}: {DPPO}")
+    near = nearest(name, ("ppo", *RECIPES)) if len(name) > 4 else None  # grpo is no slip for gspo
+    meant = f"did you mean {near}?" if near else f"there are ppo, {', '.join(RECIPES)}"
+    if name == "grpo":
+        meant = 'for GRPO\'s advantage without a critic give algorithm="ppo", advantage="group_normalized"'
+    raise ConfigError(f"algorithm = {shorten(algorithm)} is not here; {meant}")
+
+
+def _several(name: str, value: Any) -> list[Any]:
+    """A list of entries. Raises ConfigError for one entry alone, of which a text would fall into letters."""
+    if value is None:
+        return []
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+        raise ConfigError(f"{name}: got {shorten(value)}; give a list")
+    return list(value)
+
+
+def _rows(prompts: object, chosen: Mapping[str, object]) -> int:
+    """Responses of an update. Raises ConfigError for numbers that are none."""
+    generations = chosen.get("num_generations", 1)
+    for name, number in (("batch_size", prompts), ("num_generations", generations)):
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ConfigError(f"{name} = {shorten(number)} must be a whole number, at least 1")
+    assert isinstance(prompts, int)
+    assert isinstance(generations, int)
+    return prompts * generations
+
+
+def _choice(config: PPOConfig, algorithm: str, backend: str, functions: Sequence[Any]) -> str:
+    """What was chosen, in two lines."""
+    named = [each if isinstance(each, str) else function_name(each) for each in functions]
+    rewards = [each for each in (config.reward_model_path, *named) if each is not None]
+    weights = "" if config.reward_weights is None else f" by {', '.join(f'{each:g}' for each in config.reward_weights)}"
+    numbers = ", ".join(f"{name} = {vars(config)[name]:g}" for name in SHOWN)
+    batch = "" if config.batch_size is None else f"batch_size = {config.batch_size} responses, "
+    return (
+        f"create_rl_trainer: algorithm {algorithm} on backend {backend}; {config.model_name_or_path} on "
+        f"{', '.join(config.dataset_name)} against {', '.join(rewards) or 'no reward'}{weights}, into "
+        f"{config.output_dir}\nnearstep: {batch}num_generations = {config.num_generations}, {numbers}; all others are "
+        "in run.yaml"
+    )

@@ -1,0 +1,1 @@
+"""How launch commands, scripts and settings of other libraries become ours."""

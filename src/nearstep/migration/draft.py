@@ -1,0 +1,35 @@
+"""Settings on their way from another library to ours."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class SettingsDraft:
+    """What is known so far."""
+
+    settings: dict[str, object] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
+    lost: list[tuple[str, object, str]] = field(default_factory=list)
+    processes: int = 1
+    recipe: str | None = None
+
+    def lose(self, name: str, value: object, why: str) -> None:
+        """A setting of theirs has no counterpart."""
+        self.lost.append((name, value, why))
+
+    def number(self, value: object) -> float | None:
+        """A value as a number; None where it is none, such as a variable of the shell."""
+        try:
+            return float(str(value).replace("_", ""))
+        except ValueError:
+            return None
+
+    def whole(self, value: object) -> int | None:
+        """A value as a whole number; None where it is none."""
+        found = self.number(value)
+        return int(found) if found is not None and found.is_integer() else None
+
+
+def is_true(value: object) -> bool:
+    """Whether a switch is on, as words write it."""
+    return str(value).lower() in ("true", "1", "yes", "on")

@@ -1,0 +1,271 @@
+"""What several settings of another library say together: batches, KL penalties, rewards, critics, processes.
+
+Each function takes what the file says under one `@name` of `libraries.toml` and writes our settings into the draft.
+"""
+
+from collections.abc import Callable, Mapping
+
+from nearstep.config.recipes import RECIPES
+from nearstep.migration.draft import SettingsDraft, is_true
+from nearstep.migration.rewards import reward_enabled, reward_file, reward_url
+
+# Prompts of a rollout and size of an optimizer step where the file says neither.
+PROMPTS: Mapping[str, tuple[int, int]] = {"openrlhf": (1024, 128), "verl": (1024, 256)}
+
+
+def finish(
+    library: str, special: Mapping[str, object], draft: SettingsDraft, defaults: Mapping[str, object]
+) -> str | None:
+    """Write the settings that `special` means; returns the recipe, if it names one."""
+    if "gpus" in special or "nodes" in special:
+        _processes(special, draft)
+    for name, value in special.items():
+        if name in FINISHES and value is not None:
+            FINISHES[name](value, draft)
+    _batch(library, special, draft, defaults)
+    _same_models(draft)
+    if library == "verl":
+        _kl_of_verl(special, draft)
+        reward_file(special, draft)
+    elif is_true(special.get("kl_in_loss")):
+        draft.settings["kl_in"] = "loss"
+        if draft.settings.get("kl_estimator", "k1") == "k1":
+            draft.settings["kl_estimator"] = "k2"
+            draft.told.append("kl_estimator: k2, since the gradient of k1 in a loss is 0 on average")
+    return draft.recipe
+
+
+def _processes(special: Mapping[str, object], draft: SettingsDraft) -> None:
+    gpus, nodes = draft.whole(special.get("gpus", 1)), draft.whole(special.get("nodes", 1))
+    if gpus is None or nodes is None:
+        draft.told.append("the number of processes is not known from the file: torchrun --nproc_per_node")
+        return
+    draft.processes = gpus
+    if nodes > 1:
+        draft.told.append(f"{nodes} machines: start torchrun on each, with --nnodes {nodes} and --rdzv_endpoint")
+
+
+def _batch(library: str, special: Mapping[str, object], draft: SettingsDraft, defaults: Mapping[str, object]) -> None:
+    """Prompts × responses of an update, cut into minibatches; and the length of the run in steps."""
+    prompts_default, mini_default = PROMPTS.get(library, (None, None))
+    generations = draft.whole(draft.settings.get("num_generations", defaults.get("num_generations", 1)))
+    prompts = draft.whole(special.get("prompts", prompts_default))
+    if prompts is not None and generations is not None:
+        prompts *= draft.whole(special.get("accumulation", 1)) or 1
+        draft.settings["batch_size"] = prompts * generations
+        draft.told.append(f"batch_size = {prompts} prompts × {generations} responses")
+    rows = draft.whole(draft.settings.get("batch_size"))
+    mini = draft.whole(special.get("mini_prompts"))
+    mini_rows = draft.whole(special.get("mini_rows")) if mini is None or generations is None else mini * generations
+    if mini_rows is None and mini_default is not None and generations is not None:
+        mini_rows = mini_default * (generations if library == "verl" else 1)
+    if rows is not None and mini_rows:
+        draft.settings["num_mini_batches"] = max(1, -(-rows // mini_rows))
+    if special.get("steps") is not None:
+        steps = draft.whole(special["steps"])
+        if steps is None or rows is None:
+            draft.told.append(f"the run has {special['steps']} steps: give total_episodes = steps × batch_size")
+        elif steps > 0:
+            draft.settings["total_episodes"] = steps * rows
+            draft.settings.pop("num_train_epochs", None)
+
+
+def _kl_of_verl(special: Mapping[str, object], draft: SettingsDraft) -> None:
+    """verl has a KL in the reward, in the loss, or none, each with a weight of its own."""
+    in_reward, in_loss = is_true(special.get("kl_in_reward")), is_true(special.get("kl_in_loss"))
+    if in_loss:
+        kind = str(special.get("kl_loss_type", "low_var_kl"))
+        estimator = {"kl": "k2", "k1": "k2", "mse": "k2", "k2": "k2", "abs": "k2"}.get(kind, "k3")
+        draft.settings |= {"kl_in": "loss", "kl_estimator": estimator, "kl_coef": special.get("kl_loss_coef", 0.001)}
+        if in_reward:
+            draft.told.append("a KL both in the reward and in the loss: here it is in the loss alone")
+        if kind in ("kl", "k1", "abs"):
+            draft.told.append(f"kl_loss_type = {kind}: k2, whose gradient is that of the KL")
+    elif not in_reward:
+        draft.settings["kl_coef"] = 0.0
+        draft.settings.pop("kl_estimator", None)
+    if in_reward and not in_loss and special.get("kl_type") == "adaptive":
+        draft.settings["kl_target"] = special.get("kl_target", 0.1)
+        draft.settings["kl_horizon"] = special.get("kl_horizon", 10000)
+
+
+def _same_models(draft: SettingsDraft) -> None:
+    """Roles for which the policy's own folder stands, as examples have it: no head was trained there."""
+    policy, reward = draft.settings.get("model_name_or_path"), draft.settings.get("reward_model_path")
+    if policy is not None and reward == policy:
+        draft.told.append(
+            "the reward model is the policy's folder, which has no trained head: for a first try --random_reward_head, "
+            "whose scores mean nothing, or --reward_funcs length in its place"
+        )
+    critic = draft.settings.get("value_model_path")
+    if critic is not None and critic in (policy, reward):
+        _critic(draft.settings.pop("value_model_path"), draft)
+
+
+def _critic(value: object, draft: SettingsDraft) -> None:
+    draft.told.append(
+        f"the critic {value} is left out: it starts from the reward model if that reads the same tokens, else from the "
+        "policy's trunk. value_model_path takes one that was saved with its head"
+    )
+
+
+def _lora(value: object, draft: SettingsDraft) -> None:
+    rank = draft.whole(value)
+    if rank is None or rank > 0:
+        draft.settings |= {"use_peft": True, "lora_r": value}
+    else:
+        for name in ("lora_alpha", "lora_target_modules"):
+            draft.settings.pop(name, None)
+
+
+def _positive(name: str) -> Callable[[object, SettingsDraft], None]:
+    """A setting that −1 or 0 switches off there."""
+
+    def write(value: object, draft: SettingsDraft) -> None:
+        number = draft.number(value)
+        if number is None or number > 0:
+            draft.settings[name] = value
+
+    return write
+
+
+def _switched(name: str, when: object = True) -> Callable[[object, SettingsDraft], None]:
+    """A setting that a switch means."""
+
+    def write(value: object, draft: SettingsDraft) -> None:
+        if is_true(value):
+            draft.settings[name] = when
+
+    return write
+
+
+def _tracker(name: str) -> Callable[[object, SettingsDraft], None]:
+    def write(value: object, draft: SettingsDraft) -> None:
+        if value not in (None, False, "None", "null"):
+            before = draft.settings.get("report_to", [])
+            draft.settings["report_to"] = [*(before if isinstance(before, list) else [before]), name]
+
+    return write
+
+
+def _trackers(value: object, draft: SettingsDraft) -> None:
+    names = [str(each) for each in (value if isinstance(value, list) else [value]) if each not in ("console", "none")]
+    if names:
+        draft.settings["report_to"] = names
+
+
+def _precision(value: object, draft: SettingsDraft) -> None:
+    if value in ("bf16", "bfloat16"):
+        draft.settings["bf16"] = True
+    elif value not in ("fp32", "float32", "auto"):
+        draft.lose("precision", value, "mixed precision is bf16 or none")
+
+
+def _prompt_column(value: object, draft: SettingsDraft) -> None:
+    if value not in ("prompt", "input_ids"):
+        draft.settings["columns"] = [f"prompt={value}"]
+
+
+def _answer_column(value: object, draft: SettingsDraft) -> None:
+    draft.told.append(f"the column {value} reaches reward functions by its name")
+
+
+def _truncation(value: object, draft: SettingsDraft) -> None:
+    names = {"left": "cut_left", "error": "error"}
+    if value in names:
+        draft.settings.setdefault("on_long_prompt", names[str(value)])  # what is filtered out is not cut
+    else:
+        draft.lose("data.truncation", value, "prompts keep their last tokens (cut_left), are left out, or are an error")
+
+
+def _pair(first: str, second: str) -> Callable[[object, SettingsDraft], None]:
+    def write(value: object, draft: SettingsDraft) -> None:
+        numbers = value if isinstance(value, list) else str(value).split()
+        if len(numbers) == 2:
+            draft.settings |= {first: numbers[0], second: numbers[1]}
+
+    return write
+
+
+def _reward_clip(value: object, draft: SettingsDraft) -> None:
+    numbers = value if isinstance(value, list) else str(value).split()
+    limits = [draft.number(each) for each in numbers]
+    if len(limits) == 2 and None not in limits and limits[0] == -(limits[1] or 0):
+        draft.settings["reward_clip"] = limits[1]
+    else:
+        draft.lose("reward_clip_range", value, "scores are cut to ± one number, reward_clip")
+
+
+def _actor_and_reference(value: object, draft: SettingsDraft) -> None:
+    draft.settings |= {"model_name_or_path": value, "ref_model_path": value}
+
+
+def _beta(value: object, draft: SettingsDraft) -> None:
+    number = draft.number(value)
+    if number is None or number > 0:
+        draft.settings |= {"kl_coef": value, "kl_in": "loss", "kl_estimator": "k3"}
+
+
+def _scale_rewards(value: object, draft: SettingsDraft) -> None:
+    if str(value).lower() in ("true", "group"):
+        draft.settings["advantage"] = "group_normalized"
+    elif str(value).lower() in ("false", "none"):
+        draft.settings["advantage"] = "group_mean"
+    else:
+        draft.lose("scale_rewards", value, "advantages are scaled by group, or over the batch (whiten_advantages)")
+
+
+def _generation_steps(value: object, draft: SettingsDraft) -> None:
+    steps, before = draft.whole(value), draft.whole(draft.settings.get("gradient_accumulation_steps", 1))
+    if steps and before:
+        draft.settings["gradient_accumulation_steps"] = steps
+        draft.settings["num_mini_batches"] = max(1, steps // before)
+
+
+def _algorithm(value: object, draft: SettingsDraft) -> None:
+    if str(value) in RECIPES:
+        draft.recipe = str(value)
+    elif str(value) != "ppo":
+        draft.lose("algorithm", value, f"there are ppo and the recipes {', '.join(RECIPES)}")
+
+
+def _resume_mode(value: object, draft: SettingsDraft) -> None:
+    if value in ("auto", "resume_path"):
+        draft.settings["resume"] = "auto"
+
+
+def _backend(value: object, draft: SettingsDraft) -> None:
+    if value not in ("trl", "auto", "transformers"):
+        draft.lose("backend", value, "models are loaded by transformers")
+
+
+def _accelerate(value: object, draft: SettingsDraft) -> None:
+    draft.lose("config_file", value, "processes are torchrun's; bf16 = true for mixed precision, no DeepSpeed or FSDP")
+
+
+def _recompute(value: object, draft: SettingsDraft) -> None:
+    draft.settings["gradient_checkpointing"] = True
+
+
+def _nothing(value: object, draft: SettingsDraft) -> None:
+    """Read together with others."""
+
+
+FINISHES: Mapping[str, Callable[[object, SettingsDraft], None]] = {
+    "critic": _critic, "reward_url": reward_url, "chat": _switched("prompt_type", "chat"), "lora_rank": _lora,
+    "wandb": _tracker("wandb"), "tensorboard": _tracker("tensorboard"), "reward_clip": _reward_clip,
+    "clip_pair": _pair("cliprange", "cliprange_high"), "betas": _pair("adam_beta1", "adam_beta2"),
+    "prompt_column": _prompt_column, "answer_column": _answer_column, "truncation": _truncation,
+    "filter": _switched("on_long_prompt", "drop"), "warmup": _positive("warmup_steps"), "top_k": _positive("top_k"),
+    "save_freq": _positive("save_steps"), "test_freq": _positive("eval_steps"), "reward_enabled": reward_enabled,
+    "resume_mode": _resume_mode, "actor_and_reference": _actor_and_reference,
+    "no_shuffle": _switched("shuffle_dataset", False), "recompute": _recompute,
+    "accelerate_config": _accelerate, "beta": _beta, "scale_rewards": _scale_rewards,
+    "generation_steps": _generation_steps, "algorithm": _algorithm, "backend": _backend,
+    "trackers": _trackers, "precision": _precision,
+    **dict.fromkeys(
+        ("gpus", "nodes", "prompts", "mini_rows", "mini_prompts", "steps", "accumulation", "kl_in_loss", "kl_loss_coef",
+         "kl_loss_type", "kl_in_reward", "kl_type", "kl_target", "kl_horizon", "reward_file", "reward_name", "stage"),
+        _nothing,
+    ),
+}  # fmt: skip
