@@ -45,7 +45,7 @@ def test_a_command_becomes_torchrun_with_its_own_words(monkeypatch, tmp_path):
     words = ["--model_name_or_path", str(policy), "--dataset_name", str(prompts), "--reward_funcs", "length"]
     with pytest.raises(SystemExit, match="7"):
         main(["ppo", *words, "--nproc", "2", "--dp_shard", "2"])
-    (program, command, environment), = started
+    ((program, command, environment),) = started
     assert program == sys.executable
     assert command[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     assert command[6:] == ["-m", "nearstep", "ppo", *words, "--dp_shard", "2"]

@@ -1,4 +1,4 @@
-"""Networks in pieces (FSDP2, HSDP) give the numbers of one process: every kind of run, of model, of adapter, of type."""
+"""Networks in pieces (FSDP2, HSDP) give the numbers of one process: kinds of runs, of models, of adapters, of types."""
 
 import pytest
 import torch

@@ -332,6 +332,7 @@ ELSEWHERE = {
     "replay_rollouts": "training/test_replay.py",
     "vf_pretrain_rollouts": "training/test_pretraining.py", "vf_pretrain_epochs": "training/test_pretraining.py",
     "correction_veto": "training/test_correction.py",
+    "dp_shard": "scale/test_degrees.py", "dp_replicate": "scale/test_degrees.py", "whole_roles": "scale/test_pieces.py",
 }  # fmt: skip
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",

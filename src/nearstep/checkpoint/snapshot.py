@@ -46,7 +46,9 @@ class Snapshot:
                 whole = whole_tensor(tensor)
                 if main:
                     copies.setdefault(network, {})[name] = whole.to("cpu", copy=True)
-        return Snapshot({name: copies.get(name, {}) for name in self.networks}, self.state, self.report) if main else None
+        if not main:
+            return None
+        return Snapshot({name: copies.get(name, {}) for name in self.networks}, self.state, self.report)
 
     def not_finite(self) -> str | None:
         """The first weight or moment that holds a NaN or an infinity, in this process; None where there is none."""

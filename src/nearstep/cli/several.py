@@ -42,6 +42,6 @@ def become_launcher(processes: int, command: str, words: Sequence[str]) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(  # noqa: S606 (our own interpreter, no shell)
+    os.execve(
         sys.executable, [*launcher, "-m", "nearstep", command, *words], {**os.environ, "OMP_NUM_THREADS": threads}
     )

@@ -190,9 +190,7 @@ class Evaluator:
 
     def _weights(self) -> AbstractContextManager[None]:
         """While policy and reference compute."""
-        return self.backend.gathered(
-            self.policy.model, None if self.reference is None else self.reference.policy.model
-        )
+        return self.backend.gathered(self.policy.model, None if self.reference is None else self.reference.policy.model)
 
     def _load(self, engine: RolloutEngine, state: State) -> None:
         """The weights after an update are those that the next one will use, and have its number."""

@@ -91,9 +91,7 @@ class ShardedBackend:
                 runners |= dict.fromkeys(together, as_it_is)
                 continue
             layers = all(networks[role].one_pass for role in together)
-            found = shard_networks(
-                models, self.mesh, self.device, layers=layers, masters=self.masters, rank=self.rank
-            )
+            found = shard_networks(models, self.mesh, self.device, layers=layers, masters=self.masters, rank=self.rank)
             self.sharded.update(dict.fromkeys(models, found))
             runners |= dict.fromkeys(together, partial(self._run, found))
         return runners

@@ -16,16 +16,14 @@ def own_piece(tensor: Tensor) -> Tensor:
 
 def whole_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor. Every process that holds a piece of it calls this, and gets the whole for a moment."""
-    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor
 
 
 def dealt_like(whole: Tensor, like: Tensor) -> Tensor:
     """A tensor in the pieces in which another of its shape lies. Each process has the whole one and keeps its piece."""
     if not isinstance(like, DTensor) or whole.shape != like.shape:
         return whole
-    return distribute_tensor(
-        whole.to(own_piece(like).device), like.device_mesh, like.placements, src_data_rank=None
-    )
+    return distribute_tensor(whole.to(own_piece(like).device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def norm_of_pieces(gradients: Sequence[Tensor], mesh: DeviceMesh, device: torch.device) -> Tensor:
