@@ -118,7 +118,7 @@ def test_a_missing_member_is_named(words, code, said, mine, capsys):
         (["reward", "--rows", "rows.jsonl"], "reward reward: 8 laws hold"),
         (["Schedule"], "critic schedule Schedule: 8 laws hold"),
         (["SHORT", "--updates", "7"], "critic schedule Decoupled: 8 laws hold"),
-        (["torch_backend", "--kind", "backend"], "backend TorchBackend: 9 laws hold"),
+        (["torch_backend", "--kind", "backend"], "backend TorchBackend: 10 laws hold"),
         (["TransformersEngine"], "engine TransformersEngine: 20 laws hold"),
         (["engine", "--kind", "engine"], "engine engine: 20 laws hold"),
     ],

@@ -33,7 +33,7 @@ def test_what_is_done_and_what_asks_for_nothing_passes(environment, given):
 
 
 @pytest.mark.parametrize(("environment", "words"), [
-    ({"ACCELERATE_USE_DEEPSPEED": "true"}, "ACCELERATE_USE_DEEPSPEED=true asks for DeepSpeed: models are not sharded"),
+    ({"ACCELERATE_USE_DEEPSPEED": "true"}, "ACCELERATE_USE_DEEPSPEED=true asks for DeepSpeed: the networks of"),
     ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "ACCELERATE_DEEPSPEED_ZERO_STAGE=3 asks for DeepSpeed"),
     ({"ACCELERATE_USE_FSDP": "True", "FSDP_VERSION": "2"}, "ACCELERATE_USE_FSDP=True, FSDP_VERSION=2 asks for FSDP"),
     ({"FSDP_SHARDING_STRATEGY": "FULL_SHARD"}, "asks for FSDP"),

@@ -66,6 +66,28 @@ def test_a_run_goes_on_with_another_number_of_processes_r05(runs):
         assert [line["update"] for line in lines(folder / "resumed" / "metrics.jsonl")] == [2, 3]
 
 
+def test_networks_in_pieces_have_the_weights_and_metrics_of_one_process_r04(runs):
+    """Policy and critic on one trunk, each process with a half of every weight (dp_shard = 2)."""
+    one, pieces = torch.load(runs[0] / "one_trunk" / "weights.pt"), torch.load(runs[1] / "sharded" / "weights.pt")
+    for model, state in one.items():
+        assert state.keys() == pieces[model].keys()
+        for name, weights in state.items():
+            assert (weights - pieces[model][name]).abs().max() <= 1e-10, f"{model}: {name}"
+    expected, found = (lines(runs[0] / "one_trunk" / "metrics.jsonl"), lines(runs[1] / "sharded" / "metrics.jsonl"))
+    for first, second in zip(expected, found, strict=True):
+        for name in {name for name in first if not name.startswith("time/")} - {*WALL_CLOCK}:
+            assert first[name] == pytest.approx(second[name], rel=1e-9, abs=1e-9), name
+
+
+def test_one_process_goes_on_from_networks_in_pieces(runs):
+    """The folder holds whole tensors, and no number of processes."""
+    two_processes.play(runs[0] / "joined", **two_processes.ONE_TRUNK, resume=str(runs[1] / "sharded" / "checkpoint-1"))
+    expected, found = (torch.load(runs[0] / place / "weights.pt") for place in ("one_trunk", "joined"))
+    for model, state in expected.items():
+        for name, weights in state.items():
+            assert (weights - found[model][name]).abs().max() <= 1e-10, f"{model}: {name}"
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_metrics_are_the_same_d13(runs, place):
     one, two = (lines(folder / place / "metrics.jsonl") for folder in runs)

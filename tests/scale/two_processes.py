@@ -13,6 +13,7 @@ from nearstep.models.forward import action_logprobs
 from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.models.roles import make_policy
 from nearstep.scale import torch_backend
+from nearstep.scale.shards import whole_tensor
 from nearstep.training.loop import train
 from nearstep.training.optimizers import make_learner
 from nearstep.training.state import State
@@ -29,6 +30,9 @@ SHARED = {
     "response_length": 8, "num_generations": 3,
 }  # fmt: skip
 
+LAYOUT: dict[str, object] = {}  # settings that say how networks lie over the processes
+
+ONE_TRUNK = {"critic_trunk": "shared", "vf_warmup_updates": 1, "value_head": "ensemble"}
 
 # What depends on all episodes of an update: the moments of scores, the KL coefficient, the end of the epochs.
 ADAPTING = {
@@ -83,9 +87,20 @@ def main(where: Path | str, saved_by_other: Path | str | None = None) -> None:
     `saved_by_other` is a checkpoint that another number of processes has written; a run goes on from it.
     """
     folder = Path(where)
+    play_all(folder)
+    if saved_by_other is not None:
+        resume(folder, Path(saved_by_other))
+        play(folder / "sharded", **ONE_TRUNK, save_steps=1, dp_shard=2)
+    under_ddp(folder)
+    master_weights(folder)
+    dist_close()
+
+
+def play_all(folder: Path) -> None:
+    """Every run but one that goes on."""
     play(folder, whiten_rewards=True, dump_rollouts=str(folder / "dumped"))
     play(folder / "critic", vf_pretrain_rollouts=str(folder / "dumped"), **CRITIC)
-    play(folder / "one_trunk", critic_trunk="shared", vf_warmup_updates=1, value_head="ensemble")
+    play(folder / "one_trunk", **ONE_TRUNK)
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv", whiten_advantages=True)
     play(folder / "several", parts={"engine": TwoSegments, "train_dataset": READ}, **SEVERAL)
     play(folder / "adapting", reward=some_unscored, save_steps=1, **ADAPTING)
@@ -94,11 +109,6 @@ def main(where: Path | str, saved_by_other: Path | str | None = None) -> None:
     teacher = tiny_causal_lm("gpt2", dtype=torch.float64, seed=3)
     play(folder / "auxiliary", parts={"teacher_model": teacher, "ptx_dataset": TEXTS}, **AUXILIARY)
     play(folder / "evaluated", held_out=HELD_OUT, **EVALUATED)
-    if saved_by_other is not None:
-        resume(folder, Path(saved_by_other))
-    under_ddp(folder)
-    master_weights(folder)
-    dist_close()
 
 
 def master_weights(folder: Path) -> None:
@@ -126,17 +136,21 @@ def play(folder: Path, reward=low_ids, held_out=None, parts=None, **changes) -> 
     # Processes pack rows otherwise than one does; Llama's norms, which compute in float32, would round otherwise.
     model = tiny_causal_lm("gpt2", dtype=torch.float64)
     given = {"model": model, "reward_funcs": (reward,), "eval_dataset": held_out, **(parts or {})}
-    recipe = small_recipe(folder, parts=given, **SHARED, **changes)
+    recipe = small_recipe(folder, parts=given, **{**SHARED, **LAYOUT, **changes})
     state = State()
     with recipe.report.reporter as reporter:
         train(recipe, state)
         recipe.checkpoint.save_final(state)
         reporter.end()
-    models = {"policy": recipe.models.policy.model.state_dict()}
+    models = {"policy": whole_weights(recipe.models.policy.model)}
     if recipe.models.critic is not None:
-        models["value"] = recipe.models.critic.model.state_dict()
+        models["value"] = whole_weights(recipe.models.critic.model)
     if recipe.backend.rank == 0:
         torch.save(models, folder / "weights.pt")
+
+
+def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: whole_tensor(weights) for name, weights in model.state_dict().items()}
 
 
 def resume(folder: Path, saved: Path) -> None:

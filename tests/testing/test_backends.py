@@ -1,5 +1,6 @@
 """The laws of backends: torch's keeps them on one process and on two, and broken ones are caught."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import torch
 
 from nearstep.common.errors import ConformanceError
 from nearstep.scale import torch_backend as backend_room
+from nearstep.scale.backend import WholeNetwork
 from nearstep.scale.torch_backend import TorchBackend
 from nearstep.testing import check_backend
 from nearstep.testing.backends import LAWS
@@ -62,8 +64,16 @@ class FreshWeights(TorchBackend):
 
 
 class SavesAPart(TorchBackend):
-    def weights_to_save(self, model):
-        return {name: weights[:1] for name, weights in model.state_dict().items()}
+    def whole(self, model):
+        part = copy.deepcopy(model)
+        for weights in part.parameters():
+            weights.data = weights.data[:1]
+        return WholeNetwork(part, is_copy=True)
+
+
+class TwiceTheGradient(TorchBackend):
+    def backward(self, loss):
+        (2 * loss).backward()
 
 
 class ZerosForNobody(TorchBackend):
@@ -92,6 +102,7 @@ BROKEN = {
     "saved": SavesAPart,
     "gradients": ZerosForNobody,
     "norm": SumOfNorms,
+    "spread": TwiceTheGradient,
     "waits": NeverThere,
 }
 

@@ -28,7 +28,7 @@ from nearstep.rewards.build import RewardSpec, reward_specs
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rollout.decode_graphs import require_gpu
 from nearstep.scale.backend import Backend
-from nearstep.scale.torch_backend import torch_backend
+from nearstep.scale.choice import make_backend
 from nearstep.training.batches import BatchSizes, batch_sizes
 from nearstep.training.rollout_origin import RolloutOrigin, check_dump, check_replay
 from nearstep.training.schedules import CriticSchedule, planned_steps
@@ -84,7 +84,7 @@ class CheckedInputs:
 def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     """Everything that can be checked without weights."""
     WATCHDOG.begin_run(config.wait_timeout_seconds)
-    backend = torch_backend(use_cpu=config.use_cpu)
+    backend = make_backend(config)
     if config.decode_graphs:
         require_gpu(backend.device)
     tracker_callbacks(config.report_to, main=backend.rank == 0)

@@ -13,6 +13,7 @@ from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
 from nearstep.assembly.reference import reference_of
 from nearstep.assembly.reward_head import load_reward_models
 from nearstep.assembly.rows import how_rows_run
+from nearstep.assembly.spreading import spread_over
 from nearstep.assembly.teacher import teacher_of
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
@@ -105,7 +106,7 @@ def build_models(
     separate = needs_critic and config.critic_trunk == "separate"
     head = axes.value_head
     critic = critics_of(config, inputs, plain, first, tokenizer, head, notes) if separate else None
-    model = backend.place(_adapted(plain, config, inputs))
+    model = backend.stage(_adapted(plain, config, inputs))
     if needs_critic and config.critic_trunk == "adapter":
         critic = adapted_critic(config, inputs, model, tokenizer, head, notes)
     policy = make_policy(
@@ -123,12 +124,13 @@ def build_models(
     )
     value: Critic | Critics | None = None
     if critic is not None:
-        value = critic_role(backend.place(critic), config, head, notes)
+        value = critic_role(backend.stage(critic), config, head, notes)
     elif needs_critic:
         value = critic_on_trunk(policy, pad_token(tokenizer), head)
         notes.append("The critic is a head of zeros on the policy's trunk.")
     models = Models(policy, reference, value, teacher_of(config, inputs, policy, backend, notes))
     notes += how_rows_run(models, autocast=config.bf16)
+    models = spread_over(backend, models)
     names = ModelOrigins(
         policy=name_or_path(policy.model),
         reference=None if reference is None else name_or_path(reference.policy.model),

@@ -42,7 +42,7 @@ def reference_of(
     if isinstance(given, str):
         given = load_policy(given, role="ref_model", dtype=DTYPES[config.dtype], trust=config.trust)
     if given is not None:
-        model = backend.place(given.requires_grad_(False))
+        model = backend.stage(given.requires_grad_(False))
         reference = make_policy(model, role="ref_model", autocast=config.bf16, vocabulary=policy.vocabulary)
         return Reference(reference, adapters_off=False)
     if not is_adapted(policy.model):

@@ -34,7 +34,7 @@ def teacher_of(
         if shared is not None:
             notes.append("The teacher is its adapters on the frozen weights under the policy's: nothing is copied.")
         given = shared or load_policy(given, role=ROLE, dtype=DTYPES[config.dtype], trust=config.trust)
-    model = backend.place(as_peft_model(given).requires_grad_(False))
+    model = backend.stage(as_peft_model(given).requires_grad_(False))
     teacher = make_policy(model, role=ROLE, autocast=config.bf16, vocabulary=policy.vocabulary)
     return Reference(teacher, adapters_off=False)
 

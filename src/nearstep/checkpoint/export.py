@@ -1,7 +1,7 @@
 """How models are written: whole folders that plain from_pretrained opens, from a copy of their weights."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -16,7 +16,7 @@ from nearstep.models.output_layers import linear_head
 from nearstep.models.roles import Critic, Critics, Models, inner_model
 from nearstep.models.saving import padding_token, rehearse, require_space, write_each, write_into, write_model
 from nearstep.models.shared_trunk import whole_critic
-from nearstep.scale.backend import Backend
+from nearstep.scale.backend import Backend, WholeNetwork
 from nearstep.training.state import State
 
 Role: TypeAlias = Literal["policy", "value"]
@@ -49,44 +49,45 @@ class ModelFolders:
 
         Every process calls this: a backend that shards weights gathers them here.
         """
-        policy, critic = self.models.policy.model, self.models.critic
-        policy_weights = _copies(self.backend.weights_to_save(policy))
-        critics = [
-            (place, member, _copies(self.backend.weights_to_save(member.model))) for place, member in _places(critic)
-        ]
-        if self.backend.rank != 0:
+        policy, critic = self.backend.whole(self.models.policy.model), self.models.critic
+        critics = [(place, member, self.backend.whole(member.model)) for place, member in _places(critic)]
+        if policy is None:
             return lambda folder: None
         card = self.card(state, "policy")
-        merged = with_adapters_merged(policy) if is_adapted(policy) else None
+        merged = with_adapters_merged(policy.model) if is_adapted(policy.model) else None
         parts: list[Writing] = []
         if merged is None:
-            parts.append(self._part("policy", inner_model(policy), policy_weights, card))
+            parts.append(self._part("policy", inner_model(policy.model), _kept(policy), card))
         else:
-            parts.append(self._part("policy_adapter", policy, policy_weights, card))
+            parts.append(self._part("policy_adapter", policy.model, _kept(policy), card))
             parts.append(self._part("policy", merged, None, card))
         card = self.card(state, "value") if critics else card
-        parts += [self._critic(place, member, weights, merged, card) for place, member, weights in critics]
+        parts += [
+            self._critic(place, replace(member, model=value.model), value, merged, card)
+            for place, member, value in critics
+            if value is not None
+        ]
         return lambda folder: write_each([partial(part, folder) for part in parts])
 
     def _critic(
-        self, place: str, critic: Critic, weights: dict[str, Tensor] | None, merged: PreTrainedModel | None, card: str
+        self, place: str, critic: Critic, value: WholeNetwork, merged: PreTrainedModel | None, card: str
     ) -> Writing:
-        """Writes one critic; `merged` is the policy with its adapters merged, None where it has none."""
+        """What writes one critic, whose weights are whole; `merged` is a policy whose adapters are merged."""
         if not isinstance(inner_model(critic.model), PreTrainedModel):
-            return self._part(place, critic.model, weights, card)
+            return self._part(place, critic.model, _kept(value), card)
         whole = whole_critic(critic, merged if self.models.one_trunk else None)
         whole.config.get_text_config().pad_token_id = padding_token(self.tokenizer)
         head = linear_head(whole, "value_model", critic.value_head.outputs)
-        stored = store_bias(whole, head, weights if whole is critic.model else None)
-        return self._part(place, whole, _copies(stored), card)
+        weights = store_bias(whole, head)
+        return self._part(place, whole, weights if value.is_copy else _copies(weights), card)
 
     def export_policy(self, folder: Path, state: State) -> None:
         """Write the policy alone, as a model folder of its own at `folder`."""
-        policy = self.models.policy.model
-        weights = self.backend.weights_to_save(policy)
-        if self.backend.rank == 0:
-            whole = with_adapters_merged(policy) if is_adapted(policy) else inner_model(policy)
-            weights = None if is_adapted(policy) else weights
+        policy = self.backend.whole(self.models.policy.model)
+        if policy is not None:
+            adapted = is_adapted(policy.model)
+            whole = with_adapters_merged(policy.model) if adapted else inner_model(policy.model)
+            weights = None if adapted else policy.model.state_dict()
             write_into(folder, whole, weights, self.tokenizer, self.card(state, "policy"))
         self.backend.wait_for_all()
 
@@ -101,10 +102,14 @@ def _places(critic: Critic | Critics | None) -> list[tuple[str, Critic]]:
     return [] if critic is None else [("value", critic)]
 
 
-def _copies(weights: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+def _kept(network: WholeNetwork) -> dict[str, Tensor]:
+    """Its state dict as it will be when it is written, whatever training does until then."""
+    weights: dict[str, Tensor] = network.model.state_dict()
+    return weights if network.is_copy else _copies(weights)
+
+
+def _copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU; weights that are one tensor under two names stay one, or both would be written."""
-    if weights is None:
-        return None
     copies: dict[tuple[int, tuple[int, ...], tuple[int, ...]], Tensor] = {}
     copied = {}
     for name, tensor in weights.items():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nearstep.common.errors import CheckpointError
+from nearstep.scale.shards import dealt_like, own_piece
 from nearstep.training.optimizers import Learner
 
 WEIGHT = "weight"  # beside an optimizer's own names: exp_avg, exp_avg_sq, step, …
@@ -14,7 +15,8 @@ WEIGHT = "weight"  # beside an optimizer's own names: exp_avg, exp_avg_sq, step,
 def learner_tensors(learner: Learner) -> dict[str, Tensor]:
     """All tensors of a learner as `name of the weight:what`. Where a weight has a float32 master, that is the weight.
 
-    They are the learner's own, not copies. A weight that no step has moved yet has no moments.
+    They are the learner's own, not copies, and in pieces where the weights are. A weight that no step has moved yet has
+    no moments.
     """
     names = weight_names(learner)
     moments = learner.optimizer.state_dict()["state"]
@@ -25,7 +27,7 @@ def learner_tensors(learner: Learner) -> dict[str, Tensor]:
 
 
 def restore_learner(learner: Learner, tensors: Mapping[str, Tensor], place: str) -> None:
-    """Put weights and moments back, as `learner_tensors` gave them.
+    """Put weights and moments back, as `learner_tensors` gave them, but whole; each process keeps its pieces.
 
     Raises CheckpointError, naming the tensor, where one is missing, left over, or of another shape.
     """
@@ -50,19 +52,22 @@ def restore_learner(learner: Learner, tensors: Mapping[str, Tensor], place: str)
             )
     with torch.no_grad():
         for name, parameter in zip(names, learner.parameters, strict=True):
-            parameter.copy_(weights[name])
+            parameter.copy_(dealt_like(weights[name], parameter))
     learner.masters.copy_back()
+    for number, parameter in enumerate(learner.parameters):
+        if number in moments:
+            moments[number] = {what: dealt_like(tensor, parameter) for what, tensor in moments[number].items()}
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of a tensor that holds a NaN or an infinity; None where all are finite."""
+    """The name of a tensor that holds a NaN or an infinity, in its piece here; None where all are finite."""
     if not tensors:
         return None
     # One number for each tensor and one transfer for all: a GPU is asked once.
     names = list(tensors)
-    finite = torch.stack([tensor.isfinite().all().to("cpu", non_blocking=False) for tensor in tensors.values()])
+    finite = torch.stack([own_piece(tensor).isfinite().all().cpu() for tensor in tensors.values()])
     return None if bool(finite.all()) else names[int((~finite).nonzero()[0])]
 
 

@@ -149,15 +149,17 @@ class Checkpoints:
         Raises TrainingError for weights that are not finite, and where this or the last save failed.
         """
         snapshot = take_snapshot(self.learners, state, self.remember(), self.ahead)
-        broken = snapshot.not_finite()
+        own = snapshot.not_finite()
+        found = self.backend.gather(own) if self.backend.in_step else [own]  # pieces of one weight lie on several
+        broken = next(filter(None, found), None)
         if broken is not None:
             self.wait()  # what is still being written may be the last checkpoint that the message names
             raise TrainingError(
                 f"update {state.update}: {broken} is not finite, and is not saved. {self._last_whole()}"
             )
         models, kept, begun = self.folders.copied(state), self._kept(), self._begun
-        if self.backend.rank == 0:
-            copied, update = snapshot.copied(), state.update
+        copied, update = snapshot.copied(main=self.backend.rank == 0), state.update
+        if copied is not None:
             self.wait()
             self._writer.start(lambda: self._write(copied, models, kept, begun, update, kind))
         if self.announce_whole:
@@ -176,7 +178,12 @@ class Checkpoints:
         self.folders.rehearse(self.run, state)
 
     def rescue(self, state: State) -> bool:
-        """After a failure: write the models into the run's folder, if their weights are finite; whether it was done."""
+        """After a failure: write the models into the run's folder, if their weights are finite; whether it was done.
+
+        Not where weights lie in pieces on processes that may be gone: then the last checkpoint is what remains.
+        """
+        if self.backend.in_step:
+            return False
         if take_snapshot(self.learners, state, {}).not_finite() is not None:
             return False
         self.folders.copied(state)(self.run)

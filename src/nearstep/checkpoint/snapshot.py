@@ -12,6 +12,7 @@ from nearstep.algorithm.statistics import Moments
 from nearstep.checkpoint import files
 from nearstep.checkpoint.learner_state import first_not_finite, learner_tensors, restore_learner
 from nearstep.common.errors import CheckpointError
+from nearstep.scale.shards import whole_tensor
 from nearstep.training.ahead import RolloutStream
 from nearstep.training.first_answers import FirstAnswers
 from nearstep.training.optimizers import Learner, Learners
@@ -42,21 +43,23 @@ class Snapshot:
     answers: Mapping[str, Tensor] = field(default_factory=dict)  # never changed; none where the run keeps none
     ahead: tuple[Mapping[str, Any], Mapping[str, Tensor]] | None = None
 
-    def copied(self) -> "Snapshot":
-        """The same in memory of its own, on the CPU: training may go on while it is written."""
-        return Snapshot(
-            {
-                network: {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
-                for network, tensors in self.networks.items()
-            },
-            self.state,
-            self.report,
-            self.answers,
-            self.ahead,
-        )
+    def copied(self, *, main: bool) -> "Snapshot | None":
+        """The same in memory of its own, on the CPU and whole, on the main process: training may go on while it is
+        written. None elsewhere; every process calls this, for tensors in pieces are gathered, one after the other.
+        """
+        copies: dict[str, dict[str, Tensor]] = {}
+        for network, tensors in self.networks.items():
+            for name, tensor in tensors.items():
+                whole = whole_tensor(tensor)
+                if main:
+                    copies.setdefault(network, {})[name] = whole.to("cpu", copy=True)
+        if not main:
+            return None
+        networks = {name: copies.get(name, {}) for name in self.networks}
+        return replace(self, networks=networks)
 
     def not_finite(self) -> str | None:
-        """The first weight or moment that holds a NaN or an infinity; None where there is none."""
+        """The first weight or moment that holds a NaN or an infinity, in this process; None where there is none."""
         for network, tensors in self.networks.items():
             name = first_not_finite(tensors)
             if name is not None:

@@ -14,13 +14,17 @@ from nearstep.models.adapters import is_adapted
 from nearstep.models.roles import Models
 from nearstep.models.stored_head import head_in_words, shown
 from nearstep.reports.run_folder import checkpoints
+from nearstep.scale.shards import whole_tensor
 
 PROBES = 256  # numbers of each tensor that are looked at
 
 
 def begin_of_run(models: Models, rows: int | None, data: str, *, updates: int, batch: int) -> dict[str, Any]:
     """What a run begins with, before a weight has moved: a hash of each role, rows and hash of its data, its length and
-    the episodes of an update."""
+    the episodes of an update.
+
+    The same however weights lie over processes, all of which call this.
+    """
     roles: dict[str, nn.Module | None] = {
         "policy": models.policy.model,
         "reference": None if models.reference is None else models.reference.policy.model,
@@ -109,7 +113,7 @@ def _hash(model: nn.Module) -> str:
     """A hash of names, shapes and some numbers of every tensor: quick for any size, and other for other models."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
-        flat = tensor.detach().flatten()
+        flat = whole_tensor(tensor).detach().flatten()
         probes = flat[:: max(1, flat.numel() // PROBES)].double().cpu().tolist()
         digest.update(f"{name} {list(tensor.shape)} {probes}".encode())
     return digest.hexdigest()

@@ -31,6 +31,7 @@ class Command(Generic[SettingsT]):
     needs_operand: bool = True  # whether the command does nothing without it
     words: Callable[[Sequence[str]], Sequence[str]] = lambda words: words  # into flags, where they say more
     note: str = ""  # the last lines of --help
+    shares_work: bool = False  # whether several processes share its work
 
     def read(self, words: Sequence[str]) -> SettingsT:
         """The settings that the words after the command ask for. Raises ConfigError with every problem."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import Field
 from typing import Any, Literal, get_args, get_origin
 
+from nearstep.cli import several
 from nearstep.cli.command import Command
 from nearstep.config.conversion import OR_NONE, ModelName, Names, TemplateKeywords
 from nearstep.config.options import option_of
@@ -37,6 +38,8 @@ def command_help(command: Command[Any]) -> str:
         *_recipes(command),
         *_entry("--config FILE", "settings from a YAML file, one `name: value` per line; flags beat the file"),
     ]
+    if command.shares_work:
+        lines += _entry(f"{several.FLAG} N", several.MEANING)
     for setting in dataclasses.fields(command.settings):
         if setting.name in titles:
             lines += ["", titles[setting.name]]

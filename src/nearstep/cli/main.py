@@ -1,5 +1,6 @@
 """Where the command line starts: which commands there are, and what a run ends with."""
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from nearstep.cli import (
     score,
     serve_engine,
     serve_reward,
+    several,
     watch,
 )
 from nearstep.cli.broken_pipe import silence_unread_streams
@@ -61,6 +63,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         recipes=RECIPES,
         same_as=SAME_AS,
         note=rewards.NOTE,
+        shares_work=True,
     ),
     Command(
         name="fork",
@@ -72,6 +75,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         run=ppo.run_ppo,
         words=fork.fork_words,
         note=fork.NOTE,
+        shares_work=True,
     ),
     Command(
         name="replay",
@@ -123,6 +127,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         problems=reward.reward_problems,
         run=reward.run_reward,
         note=reward.NOTE,
+        shares_work=True,
     ),
     Command(
         name="generate",
@@ -268,7 +273,12 @@ def _run(command: Command[Any], words: Sequence[str]) -> int:
         print(command_help(command))
         return 0
     try:
+        processes = 1
+        if command.shares_work:
+            processes, words = several.take_processes(words, os.environ)
         settings = command.read(words)
+        if processes > 1:
+            several.become_launcher(processes, command.name, words)
         end_with_launcher()
         if command.begins is not None:
             tell(f"{command.begins(settings)}. Loading torch and transformers …")

@@ -29,8 +29,14 @@ YES = ("1", "true", "yes", "on", "t", "y")
 NOTHING = ("", "no", "none", "false", "0", "1")  # what launchers write for "not asked for"
 # By the beginnings of names: what the variables ask for, and what to do.
 FAMILIES = (
-    ("ACCELERATE_USE_DEEPSPEED|ACCELERATE_DEEPSPEED_", f"DeepSpeed: {SHARDED}, without DeepSpeed in its configuration"),
-    ("ACCELERATE_USE_FSDP|FSDP_", f"FSDP: {SHARDED}, without FSDP in its configuration"),
+    (
+        "ACCELERATE_USE_DEEPSPEED|ACCELERATE_DEEPSPEED_",
+        f"DeepSpeed: {SHARDED}. Give dp_shard = -1, and leave DeepSpeed out of the launcher's configuration",
+    ),
+    (
+        "ACCELERATE_USE_FSDP|FSDP_",
+        f"FSDP: {SHARDED}. Give dp_shard = -1, and leave FSDP out of the launcher's configuration",
+    ),
     ("ACCELERATE_USE_MEGATRON_LM|MEGATRON_LM_", f"Megatron-LM: {SHARDED}"),
     ("ACCELERATE_USE_PARALLELISM_CONFIG|PARALLELISM_CONFIG_", f"parallelism beyond data: {SHARDED}"),
     ("ACCELERATE_DYNAMO_BACKEND", "compiled models: models are not compiled here; leave dynamo out"),

@@ -14,7 +14,8 @@ DPPO = (
     "the name has two meanings: `decoupled` (DecoupledPPOConfig) puts the critic on an optimizer of its own, "
     "`divergence` (DivergencePPOConfig) replaces the clip by a divergence; both are trained by `ppo` (PPOTrainer)"
 )
-SHARDED = "models are not sharded here; start several processes with torchrun"
+# What a launcher asks for that has a setting here.
+SHARDED = "the networks of nearstep ppo are sharded by dp_shard (FSDP2), over the processes of torchrun or --nproc"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from nearstep.config.evaluating import EvaluationSettings, evaluation_remarks
 from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import LocalRewardSettings
 from nearstep.config.saving import SavingSettings
+from nearstep.config.scaling import ScalingSettings
 from nearstep.config.sections import (
     AdvantageSettings,
     AllSettings,
@@ -61,6 +62,7 @@ class PPOConfig(AllSettings):
 SECTIONS = sections(
     ("Run", RunSettings),
     ("Models", ModelSettings),
+    ("Processes", ScalingSettings),
     ("Roles", RoleSettings),
     ("Data", DataSettings),
     ("Prompts", PromptSettings),

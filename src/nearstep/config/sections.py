@@ -21,6 +21,7 @@ from nearstep.config.evaluating import EvaluationSettings
 from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import RewardSettings
 from nearstep.config.saving import SavingSettings
+from nearstep.config.scaling import ScalingSettings
 from nearstep.config.selection import SelectionSettings
 from nearstep.config.settings import Settings, option
 from nearstep.config.several_critics import SeveralCriticsSettings
@@ -292,6 +293,7 @@ class AllSettings(
     PromptSettings,
     DataSettings,
     RoleSettings,
+    ScalingSettings,
     ModelSettings,
     RunSettings,
 ):

@@ -7,6 +7,7 @@ so that every later evaluation says how often it does better than it did then.
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -103,6 +104,10 @@ class Evaluator:
         """
         if self.start is not None or not (self.has_prompts or self.shows_samples):
             return None
+        with self._weights():
+            return self._begin(engine, state)
+
+    def _begin(self, engine: RolloutEngine, state: State) -> Evaluation:
         self._load(engine, state)
         played = {each.name: self._rows(engine, each, compare=True) for each in self.sets}
         sets = {name: [Opponents(row.answer, answer) for row, answer in rows] for name, rows in played.items()}
@@ -112,13 +117,16 @@ class Evaluator:
 
     def evaluate(self, engine: RolloutEngine, state: State) -> Evaluation:
         """Every prompt played with the weights as they are, by all processes, none left out."""
-        self._load(engine, state)
-        return self._evaluation({each.name: [row for row, _ in self._rows(engine, each)] for each in self.sets}, state)
+        with self._weights():
+            self._load(engine, state)
+            played = {each.name: [row for row, _ in self._rows(engine, each)] for each in self.sets}
+        return self._evaluation(played, state)
 
     def samples(self, engine: RolloutEngine, state: State) -> list[Sample]:
         """What the policy answers now to a few prompts, and what it answered before its first update."""
-        self._load(engine, state)
-        now, then = self._samples(engine), self.start.samples if self.start is not None else ()
+        with self._weights():
+            self._load(engine, state)
+            now, then = self._samples(engine), self.start.samples if self.start is not None else ()
         return [
             Sample(
                 query,
@@ -179,6 +187,10 @@ class Evaluator:
             numbers |= {f"{prefix}{metric}": number for metric, number in evaluation_numbers(rows, others).items()}
             records += [_record(state.update, name, row, other) for row, other in zip(rows, others, strict=True)]
         return Evaluation(numbers, records)
+
+    def _weights(self) -> AbstractContextManager[None]:
+        """While policy and reference compute."""
+        return self.backend.gathered(self.policy.model, None if self.reference is None else self.reference.policy.model)
 
     def _load(self, engine: RolloutEngine, state: State) -> None:
         """The weights after an update are those that the next one will use, and have its number."""

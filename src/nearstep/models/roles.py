@@ -16,6 +16,7 @@ from nearstep.algorithm.precision import wide
 from nearstep.algorithm.value_heads import LinearHead, ValueHead
 from nearstep.common.errors import ModelError
 from nearstep.models.adapters import check_adapted
+from nearstep.models.forward.forward import PassRunner, as_it_is
 from nearstep.models.forward.head import Head, LogitShape, OwnLogits, Same
 from nearstep.models.forward.layout import PackedRows, RowLayout, RowTokens
 from nearstep.models.forward.own_pass import recompute_activations
@@ -45,6 +46,7 @@ class Policy:
     layout: RowLayout = field(default_factory=PackedRows)
     reading: LogitShape | OwnLogits = field(default_factory=LogitShape)
     vocabulary: int | None = None  # ids from this on have no probability; None where all logits count
+    run: PassRunner = as_it_is
 
     @property
     def trunk(self) -> nn.Module:
@@ -103,6 +105,7 @@ class Critic:
     autocast: bool = False
     layout: RowLayout = field(default_factory=PackedRows)
     value_head: ValueHead = field(default_factory=LinearHead)
+    run: PassRunner = as_it_is
 
     @property
     def trunk(self) -> nn.Module:

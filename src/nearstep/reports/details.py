@@ -73,7 +73,8 @@ class Details:
         trained = {row: size for row, size in sized if size >= 0}
         chosen = rows_to_trace(trained, self.config.record_token_rows, seed=self.config.seed, update=update)
         mine = [row - first for row in chosen if first <= row < first + len(experience)]
-        found = dict(zip(mine, self._traced(experience, mine), strict=True))
+        with self.backend.gathered(self.tracer.policy.model):
+            found = dict(zip(mine, self._traced(experience, mine), strict=True))
         records = [
             (
                 first + row,

@@ -1,20 +1,42 @@
 """What a backend must do so that one loop runs on one process or on many."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from nearstep.models.forward.forward import PassRunner
+
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class RoleNetwork:
+    """A network of the loop, and whether a pass of rows calls each of its layers once, however many rows they are."""
+
+    model: nn.Module
+    one_pass: bool
+    role: str | None = None  # as whole_roles has it, where its name is another: several critics are all value
+
+
+@dataclass(frozen=True)
+class WholeNetwork:
+    """A network with whole weights, to be written; a copy on the CPU, or the one that trains."""
+
+    model: nn.Module
+    is_copy: bool
 
 
 @runtime_checkable
 class Backend(Protocol):
     """Processes, devices, and what crosses between them.
 
-    A backend that shards weights does so in `place`, gathers them in `weights_to_save`, and takes its own norm in
-    `gradient_norm`; the loop does not change.
+    Networks of the loop are staged when they are loaded, and spread once all of them are ready. A backend that deals
+    out their weights does so in `spread`, gathers them around passes and in `gathered` and `whole`; the loop does not
+    change. Every other model is placed.
     """
 
     @property
@@ -33,8 +55,22 @@ class Backend(Protocol):
     def device(self) -> torch.device:
         """Where this process computes."""
 
+    @property
+    def in_step(self) -> bool:
+        """Whether processes gather weights together, so that they must run as many passes as each other."""
+
     def place(self, model: nn.Module) -> nn.Module:
-        """Put a model on the device (sharded, if this backend shards), with the same weights on every process."""
+        """Put a model on the device, whole, with the same weights on every process."""
+
+    def stage(self, model: nn.Module) -> nn.Module:
+        """Put a network where it is made ready: where it will compute, or beside that until it is spread."""
+
+    def spread(self, networks: Mapping[str, RoleNetwork]) -> Mapping[str, PassRunner]:
+        """Put the networks of the loop where they will compute, with the same weights on every process; what runs the
+        passes of each role. Before any optimizer is made: weights may be other objects afterwards."""
+
+    def gathered(self, *networks: nn.Module | None) -> AbstractContextManager[None]:
+        """While passes without a gradient run, any number on each process: all weights are here. All processes come."""
 
     def add_up(self, values: Tensor) -> Tensor:
         """Sum over processes, the same on all of them."""
@@ -45,14 +81,17 @@ class Backend(Protocol):
     def gather_to_main(self, item: Item) -> list[Item]:
         """What every process passed, in the order of ranks, on rank 0; nothing on the others."""
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss to those of the weights."""
+
     def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Sum the gradients over processes, in place; one that is missing on this process counts as zero."""
 
     def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """Euclidean norm of all gradients together."""
 
-    def weights_to_save(self, model: nn.Module) -> dict[str, Tensor] | None:
-        """The whole state dict on rank 0, None elsewhere."""
+    def whole(self, model: nn.Module) -> WholeNetwork | None:
+        """A network to be written, on rank 0; None elsewhere. All processes call this."""
 
     def wait_for_all(self) -> None:
         """Return once every process has come here."""

@@ -2,8 +2,8 @@
 
 import atexit
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from nearstep.common.telling import LOST_PEER
 from nearstep.common.waiting import WATCHDOG, listed, waiting
 from nearstep.config.launcher import cpu_is_asked_for
+from nearstep.models.forward.forward import PassRunner, as_it_is
+from nearstep.scale.backend import RoleNetwork, WholeNetwork
 from nearstep.scale.launcher import end_with_launcher
 from nearstep.scale.peers import GONE_SECONDS, Peer, end_stopped, who_is_gone
 
@@ -45,17 +47,38 @@ class TorchBackend:
         """Move to the device; rank 0's weights go to every process."""
         model.to(self.device)
         if self.world_size > 1:
-            with self._together("the same weights on all"):
+            with self.together("the same weights on all"):
                 for tensor in (*model.parameters(), *model.buffers()):
                     dist.broadcast(tensor.data, src=0)
         return model
+
+    @property
+    def in_step(self) -> bool:
+        """See Backend.in_step."""
+        return False
+
+    def stage(self, model: nn.Module) -> nn.Module:
+        """See Backend.stage: it will compute where it is."""
+        return self.place(model)
+
+    def spread(self, networks: Mapping[str, RoleNetwork]) -> Mapping[str, PassRunner]:
+        """See Backend.spread: whole networks stay where they were staged."""
+        return dict.fromkeys(networks, as_it_is)
+
+    def gathered(self, *networks: nn.Module | None) -> AbstractContextManager[None]:
+        """See Backend.gathered."""
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """See Backend.backward."""
+        loss.backward()
 
     def add_up(self, values: Tensor) -> Tensor:
         """See Backend.add_up."""
         if self.world_size == 1:
             return values
         total = values.detach().to(self.device, copy=True)
-        with self._together("a sum"):
+        with self.together("a sum"):
             dist.all_reduce(total)
         return total.to(values.device)
 
@@ -64,7 +87,7 @@ class TorchBackend:
         if self.world_size == 1:
             return [item]
         items: list[Item | None] = [None] * self.world_size
-        with self._together("what each has"):
+        with self.together("what each has"):
             dist.all_gather_object(items, item)
         return items  # type: ignore[return-value]
 
@@ -73,7 +96,7 @@ class TorchBackend:
         if self.world_size == 1:
             return [item]
         items: list[Item | None] | None = [None] * self.world_size if self.rank == 0 else None
-        with self._together("what each has, on rank 0"):
+        with self.together("what each has, on rank 0"):
             dist.gather_object(item, items, dst=0)
         return [] if items is None else items  # type: ignore[return-value]
 
@@ -87,7 +110,7 @@ class TorchBackend:
             if parameter.grad is None and processes > 0:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        with self._together("the sum of gradients"):
+        with self.together("the sum of gradients"):
             for bucket in buckets(gradients, BUCKET_BYTES):
                 _sum_together(bucket)
 
@@ -95,14 +118,14 @@ class TorchBackend:
         """See Backend.gradient_norm."""
         return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
-    def weights_to_save(self, model: nn.Module) -> dict[str, Tensor] | None:
-        """See Backend.weights_to_save."""
-        return model.state_dict() if self.rank == 0 else None
+    def whole(self, model: nn.Module) -> WholeNetwork | None:
+        """See Backend.whole."""
+        return WholeNetwork(model, is_copy=False) if self.rank == 0 else None
 
     def wait_for_all(self) -> None:
         """See Backend.wait_for_all."""
         if self.world_size > 1:
-            with self._together("all to come here"):
+            with self.together("all to come here"):
                 dist.barrier()
 
     def close(self) -> None:
@@ -111,7 +134,7 @@ class TorchBackend:
             dist.destroy_process_group()
 
     @contextmanager
-    def _together(self, what: str) -> Iterator[None]:
+    def together(self, what: str) -> Iterator[None]:
         """While processes wait for each other. Raises LostProcessError where one of them is gone."""
         later = min(LATER_SECONDS, 0.1 * (WATCHDOG.limit_seconds or 0.0))
         with waiting(f"other processes ({what})", self._awaited, more_seconds=later):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nearstep.scale.backend import RoleNetwork
 from nearstep.testing.kinds import lacks
 from nearstep.testing.law import CheckResult, Law, hold
 from nearstep.testing.world import small_model
@@ -93,12 +94,12 @@ def _placed(group: Group) -> str | None:
 
 
 def _saved(group: Group) -> str | None:
-    saved = group.backend.weights_to_save(group.model)
+    found = group.backend.whole(group.model)
     if group.backend.rank != 0:
-        return None if saved is None else f"rank {group.backend.rank} was given weights to save"
-    if saved is None:
+        return None if found is None else f"rank {group.backend.rank} was given weights to save"
+    if found is None:
         return "rank 0 was given nothing to save"
-    expected = small_model(seed=0).state_dict()
+    saved, expected = found.model.state_dict(), small_model(seed=0).state_dict()
     if saved.keys() != expected.keys():
         return f"names differ: {sorted(saved.keys() ^ expected.keys())[:3]}"
     wrong = [name for name, weights in saved.items() if not torch.equal(weights.cpu(), expected[name])]
@@ -131,6 +132,37 @@ def _norm(group: Group) -> str | None:
     return None if abs(found - expected) <= CLOSE * expected else f"the norm is {found:g}, it should be {expected:g}"
 
 
+def _spread(group: Group) -> str | None:
+    """A network of the loop: its own passes, its gradients over all processes, and its whole weights."""
+    backend, plain = group.backend, small_model(seed=0).to(group.backend.device)
+    model = backend.stage(small_model(seed=backend.rank))
+    run = backend.spread({"policy": RoleNetwork(model, one_pass=True)})["policy"]
+    ids = torch.arange(6, device=backend.device)[None]
+    with torch.no_grad():
+        expected = plain(input_ids=ids).logits
+        with backend.gathered(model):
+            found = model(input_ids=ids).logits
+    if not torch.allclose(found, expected, atol=CLOSE):
+        return f"within gathered its logits are not those of rank 0's weights, on rank {backend.rank}"
+    plain(input_ids=ids).logits.square().mean().backward()
+    backend.backward(run(lambda: model(input_ids=ids).logits.square().mean()))
+    backend.add_up_gradients(list(model.parameters()))
+    ours, one = float(backend.gradient_norm(list(model.parameters()))), total_norm(plain)
+    if abs(ours - backend.world_size * one) > CLOSE * (1 + backend.world_size * one):
+        return f"with one gradient of norm {one:g} on each process the sum has norm {ours:g}"
+    whole = backend.whole(model)
+    if whole is None or backend.rank != 0:
+        return None
+    kept, wanted = whole.model.state_dict(), plain.state_dict()
+    wrong = [name for name, weights in wanted.items() if not torch.equal(kept[name].cpu(), weights.cpu())]
+    return f"{wrong[0]} of the whole network is not rank 0's" if wrong else None
+
+
+def total_norm(model: nn.Module) -> float:
+    """Norm of the gradients of a whole model."""
+    return float(nn.utils.get_total_norm([each.grad for each in model.parameters() if each.grad is not None]))
+
+
 def _waits(group: Group) -> str | None:
     group.backend.wait_for_all()
     return None
@@ -146,12 +178,17 @@ LAWS: tuple[Law[Group], ...] = (
     ),
     Law("sums", "add_up is the sum over all processes, the same on each, its input untouched", _sums),
     Law("placed", "place puts rank 0's weights on the device of every process, under their names", _placed),
-    Law("saved", "weights_to_save is the whole state dict on rank 0 and None elsewhere", _saved),
+    Law("saved", "whole is a network with whole weights on rank 0 and None elsewhere", _saved),
     Law(
         "gradients",
         "gradients are summed; one that is missing here counts as zero, one that nobody has stays None",
         _gradients,
     ),
     Law("norm", "gradient_norm is the Euclidean norm over all gradients there are", _norm),
+    Law(
+        "spread",
+        "a network that is spread has rank 0's weights in gathered, in its passes and as a whole; gradients are summed",
+        _spread,
+    ),
     Law("waits", "wait_for_all returns once all have come", _waits),
 )

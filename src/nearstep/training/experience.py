@@ -79,7 +79,10 @@ def annotate(
     episodes, last = rollout.by_episode(), rollout.last_segments()
     ref_logprobs = reference_logprobs(rollout, r)
     leads = None if r.critic_text is None else r.critic_text.leads(prompts, rollout)
-    computed, states = before_first_step(rollout, r, leads)
+    read = None if r.models.critic is None else r.models.critic.model
+    anew = r.models.policy.model if r.config.anchor == "recomputed" else None
+    with r.backend.gathered(read, anew):
+        computed, states = before_first_step(rollout, r, leads)
     old, importance = anchor_logprobs(rollout, computed, r.correction)
     shaped = shape_scores(scores, last, config, state.score_moments, state.part_moments).to(states.final.dtype)
     kl_coef = r.kl_controller.first() if state.kl_coef is None else state.kl_coef

@@ -55,7 +55,7 @@ def teacher_logprobs(rollout: Rollout, r: Recipe) -> Float[Tensor, " actions"] |
 @torch.no_grad()
 def _frozen_logprobs(frozen: Reference, role: str, rollout: Rollout, r: Recipe) -> Tensor:
     """Raises TrainingError for numbers that are not finite: a frozen model is computed in its own type."""
-    with frozen.active() as policy:
+    with r.backend.gathered(frozen.policy.model), frozen.active() as policy:
         logprobs = logprobs_under(policy, rollout, r.sampling, PassLimits.of(r))
         if not logprobs.isfinite().all():
             raise TrainingError(

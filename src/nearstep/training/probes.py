@@ -49,14 +49,16 @@ class Probes:
         """The metrics of these looks, with the weights that sampled; `state` keeps the first answers."""
         r, rollout, metrics = self.recipe, experience.rollout, Metrics()
         if r.config.health_checks and state.update % REPEATED_EVERY == 1:
-            metrics += self._repeat_gap(rollout)
+            with r.backend.gathered(r.models.policy.model):
+                metrics += self._repeat_gap(rollout)
         if r.config.health_checks:
             metrics += self._reward(prompts, rollout, state)
         if r.config.kl_exact_rows > 0 and r.models.reference is not None:
             sample = rollout.select(
                 torch.tensor(spread(len(rollout), r.config.kl_exact_rows), device=rollout.tokens.device)
             )
-            kl = rollout_exact_kl(r.models.policy, r.models.reference, sample, r.sampling)
+            with r.backend.gathered(r.models.policy.model, r.models.reference.policy.model):
+                kl = rollout_exact_kl(r.models.policy, r.models.reference, sample, r.sampling)
             metrics += Metrics({"objective/kl_exact": Mean.of(sum_by_row(kl, sample.action_counts))})
         return metrics
 

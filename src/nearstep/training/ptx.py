@@ -56,6 +56,12 @@ def steps_before(update: int, schedule: CriticSchedule, minibatches: int) -> int
     return planned_steps(without_warm_up(schedule), update - 1, minibatches).policy
 
 
+def pretraining_parts(texts: TextRows, batch: BatchSizes, backend: Backend) -> list[TextRows]:
+    """This process's share of a step's texts, in parts for one pass each."""
+    own = texts.select(rank_share(len(texts), backend.rank, backend.world_size))
+    return [own.select(rows) for rows in row_groups(own.lengths.tolist(), batch.micro_tokens, batch.micro_rows)]
+
+
 def pretraining_losses(
     texts: TextRows, coef: float, policy: Policy, batch: BatchSizes, backend: Backend
 ) -> Iterator[tuple[Tensor, Metrics]]:
@@ -65,8 +71,7 @@ def pretraining_losses(
     temperature and cuts.
     """
     divisor = int(texts.predicted.sum())
-    own = texts.select(rank_share(len(texts), backend.rank, backend.world_size))
-    for rows in row_groups(own.lengths.tolist(), batch.micro_tokens, batch.micro_rows):
-        rollout = own.select(rows).as_rollout(backend.device)
+    for part in pretraining_parts(texts, batch, backend):
+        rollout = part.as_rollout(backend.device)
         logprobs = rollout_logprobs(policy, rollout, Sampling()).sampled
         yield -coef * logprobs.sum() / divisor, Metrics({"auxiliary/ptx": Mean.of(-logprobs)})

@@ -25,7 +25,10 @@ def reweighted(experience: Experience, band: RatioBand, r: Recipe) -> tuple[Expe
     (2609.26355, at second hand).
     """
     old, share = experience.old_logprobs, experience.anchor_share
-    now = logprobs_under(r.models.policy, experience.rollout, r.sampling, PassLimits.of(r)) if len(experience) else old
+    with r.backend.gathered(r.models.policy.model):
+        now = old
+        if len(experience):
+            now = logprobs_under(r.models.policy, experience.rollout, r.sampling, PassLimits.of(r))
     if share is not None:
         old = interpolated(TokenLogprobs(old), TokenLogprobs(now), share).sampled
     weights = Correction(action="mask", low=band.low, high=band.high).importance(

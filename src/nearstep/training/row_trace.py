@@ -13,7 +13,8 @@ from nearstep.algorithm.losses import probability_ratio
 from nearstep.common.random_streams import stream
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs
-from nearstep.models.forward.forward import CausalRole, rollout_logprobs
+from nearstep.models.forward.forward import rollout_logprobs
+from nearstep.models.roles import Policy
 from nearstep.training.objectives import PolicyTerms, policy_objective, weights_at
 from nearstep.training.recipe import Recipe
 from nearstep.training.update import divisors_of
@@ -49,7 +50,7 @@ class TokenNumbers:
 class RowTracer:
     """Reads the numbers of rows with one forward pass of the policy as it is now."""
 
-    policy: CausalRole
+    policy: Policy
     sampling: Sampling
     terms: PolicyTerms
     kl_estimator: KLEstimator

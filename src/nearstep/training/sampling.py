@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearstep.common.errors import TrainingError
 from nearstep.common.random_streams import stream
@@ -58,6 +58,17 @@ def sample(prompts: Prompts, r: Recipe, state: State) -> Sampled:
     of dropped groups, as many as are missing, in at most `refill_rounds` further rounds; what is dropped in the last
     one stays where it is and trains nothing, as without gate_fill.
     """
+    with r.backend.gathered(r.models.policy.model, _looked_at(r)):
+        return _sample(prompts, r, state)
+
+
+def _looked_at(r: Recipe) -> nn.Module | None:
+    """The critic, where a gate asks it."""
+    asks = r.selection.gate is not None and r.selection.gate.needs_values
+    return r.models.critic.model if asks and r.models.critic is not None else None
+
+
+def _sample(prompts: Prompts, r: Recipe, state: State) -> Sampled:
     selection = r.selection
     batch = _play(prompts, r, state)
     dropped_ahead = 0 if r.ahead is None else r.ahead.dropped

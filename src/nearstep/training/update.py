@@ -17,14 +17,16 @@ from nearstep.metrics import Mean, Metrics
 from nearstep.scale.backend import Backend
 from nearstep.training.auxiliary import AuxiliaryLoss, auxiliary_divisors
 from nearstep.training.axis_results import divisor_problem
+from nearstep.training.empty_passes import empty_losses
 from nearstep.training.objectives import Divisors, losses
-from nearstep.training.ptx import pretraining_losses, steps_before
+from nearstep.training.ptx import pretraining_losses, pretraining_parts, steps_before
 from nearstep.training.recipe import Recipe
 from nearstep.training.reweighting import reweighted
 from nearstep.training.schedules import Phase
 from nearstep.training.state import Steps
 from nearstep.types import Experience
 
+TEXTS_ALONE = Phase(0, 1, policy=True, critic=False)
 EARLY_STOP_FACTOR = 1.5  # early_stop_kl may be exceeded by half, as is the habit of PPO implementations
 
 
@@ -99,7 +101,7 @@ def improve(
     divisors = divisors_of(minibatch, r.loss_aggregation, r.backend, r.auxiliary.losses if phase.policy else ())
     metrics = Metrics()
     for loss, loss_metrics in _all_losses(minibatch, texts, phase, divisors, r, first=first):
-        loss.backward()
+        r.backend.backward(loss)
         metrics += loss_metrics
         for learner in learners.values():
             learner.take_gradients()
@@ -121,11 +123,26 @@ def improve(
 def _all_losses(
     minibatch: Experience, texts: TextRows | None, phase: Phase, divisors: Divisors, r: Recipe, *, first: bool
 ) -> Iterator[tuple[Tensor, Metrics]]:
-    """The losses of this process's share of a step: of its micro-batches, then of its texts."""
-    for micro in minibatch.split(r.batch.micro_tokens, r.batch.micro_rows):
+    """The losses of this process's share of a step: of its micro-batches, then of its texts; where processes must run
+    as many passes as each other, empty ones fill up."""
+    micro_batches = list(minibatch.split(r.batch.micro_tokens, r.batch.micro_rows))
+    missing = _missing(len(micro_batches), r.backend)
+    for micro in micro_batches:
         yield from losses(micro, phase, divisors, r, first=first)
-    if texts is not None and r.auxiliary.pretraining is not None:
-        yield from pretraining_losses(texts, r.auxiliary.pretraining.coef, r.models.policy, r.batch, r.backend)
+    for _ in range(missing):
+        yield from ((loss, Metrics()) for loss in empty_losses(phase, r))
+    pretraining = r.auxiliary.pretraining
+    if texts is None or pretraining is None:
+        return
+    missing = _missing(len(pretraining_parts(texts, r.batch, r.backend)), r.backend)
+    yield from pretraining_losses(texts, pretraining.coef, r.models.policy, r.batch, r.backend)
+    for _ in range(missing):
+        yield from ((loss, Metrics()) for loss in empty_losses(TEXTS_ALONE, r))
+
+
+def _missing(own: int, backend: Backend) -> int:
+    """How many rounds of passes this process has less than the one with most, where they must run as many."""
+    return max(backend.gather(own)) - own if backend.in_step else 0
 
 
 def _warn_of_skipped_step(minibatch: Experience, metrics: Metrics, update: int) -> None:

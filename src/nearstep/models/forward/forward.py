@@ -1,8 +1,8 @@
 """The forward pass: rows through a trunk, then a head only where something is asked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,20 @@ from nearstep.models.forward.layout import RowLayout, RowTokens
 from nearstep.models.forward.trunk import hidden_states
 from nearstep.types import Rollout
 
+Found = TypeVar("Found")
+
+
+@runtime_checkable
+class PassRunner(Protocol):
+    """Runs a pass whose gradient is wanted: as it is, or with weights gathered around it that lie over processes."""
+
+    def __call__(self, one_pass: Callable[[], Found]) -> Found: ...
+
+
+def as_it_is(one_pass: Callable[[], Found]) -> Found:
+    """Run a pass of a model whose weights are here."""
+    return one_pass()
+
 
 @runtime_checkable
 class CausalRole(Protocol):
@@ -33,6 +47,8 @@ class CausalRole(Protocol):
     def layout(self) -> RowLayout: ...
     @property
     def autocast(self) -> bool: ...
+    @property
+    def run(self) -> PassRunner: ...
 
 
 @runtime_checkable
@@ -55,6 +71,8 @@ class ValueRole(ScalarRole, Protocol):
 
     @property
     def value_head(self) -> ValueHead: ...
+    @property
+    def run(self) -> PassRunner: ...
 
 
 @runtime_checkable
@@ -159,8 +177,12 @@ def rollout_logprobs(
     log_normalizers: bool = False,
 ) -> ActionLogprobs:
     """Log-probs of every action of a rollout under a policy."""
-    before = states_of(policy, RowTokens.of(rollout), rollout.action_positions - 1)
-    return _logprobs(policy, before, rollout, sampling, entropy_gradient, log_normalizers)
+
+    def one_pass() -> ActionLogprobs:
+        before = states_of(policy, RowTokens.of(rollout), rollout.action_positions - 1)
+        return _logprobs(policy, before, rollout, sampling, entropy_gradient, log_normalizers)
+
+    return policy.run(one_pass)
 
 
 def rollout_values(critic: ValueRole | SeveralValueRoles, rollout: Rollout) -> StateValues:
@@ -169,11 +191,15 @@ def rollout_values(critic: ValueRole | SeveralValueRoles, rollout: Rollout) -> S
     return StateValues.mean([rollout_outputs(each, rollout).values(each.value_head) for each in members])
 
 
-def rollout_outputs(critic: ScalarRole, rollout: Rollout, *, head_only: bool = False) -> StateOutputs:
+def rollout_outputs(critic: ValueRole, rollout: Rollout, *, head_only: bool = False) -> StateOutputs:
     """Outputs of every state of a rollout, in float32 at least; `head_only`: no gradient in the critic's trunk."""
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not head_only):
-        states = states_of(critic, RowTokens.of(rollout), _valued_positions(rollout))
-    return _outputs(critic, states, rollout)
+
+    def one_pass() -> StateOutputs:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not head_only):
+            states = states_of(critic, RowTokens.of(rollout), _valued_positions(rollout))
+        return _outputs(critic, states, rollout)
+
+    return critic.run(one_pass)
 
 
 def rollout_logprobs_and_outputs(
@@ -186,10 +212,14 @@ def rollout_logprobs_and_outputs(
     log_normalizers: bool = False,
 ) -> tuple[ActionLogprobs, StateOutputs]:
     """Log-probs and outputs of a rollout from one pass through a trunk that policy and critic share."""
-    states = states_of(policy, RowTokens.of(rollout), _valued_positions(rollout))
-    before = states[: len(rollout.logprobs)]
-    logprobs = _logprobs(policy, before, rollout, sampling, entropy_gradient, log_normalizers)
-    return logprobs, _outputs(critic, states, rollout)
+
+    def one_pass() -> tuple[ActionLogprobs, StateOutputs]:
+        states = states_of(policy, RowTokens.of(rollout), _valued_positions(rollout))
+        before = states[: len(rollout.logprobs)]
+        logprobs = _logprobs(policy, before, rollout, sampling, entropy_gradient, log_normalizers)
+        return logprobs, _outputs(critic, states, rollout)
+
+    return policy.run(one_pass)
 
 
 def _valued_positions(rollout: Rollout) -> Int[Tensor, " states"]:

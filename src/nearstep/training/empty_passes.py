@@ -1,0 +1,44 @@
+"""Passes over nothing, for processes that gather weights together and have fewer rows than others."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from nearstep.models.forward.forward import rollout_logprobs, rollout_logprobs_and_outputs, rollout_outputs
+from nearstep.training.recipe import Recipe
+from nearstep.training.schedules import Phase
+from nearstep.types import Rollout
+
+
+def empty_losses(phase: Phase, r: Recipe) -> Iterator[Tensor]:
+    """Losses of 0, one for each pass that a micro-batch of this phase takes, through the same weights.
+
+    Their gradients are zeros, so they change no number: what is summed is divided by counts that know nothing of them.
+    """
+    policy, critic, rollout = r.models.policy, r.models.critic, _two_tokens(r.backend.device)
+    if phase.policy and phase.critic and critic is not None and r.models.one_trunk:
+        now, outputs = rollout_logprobs_and_outputs(policy, critic, rollout, r.sampling)
+        yield _nothing_of(now.sampled) + _nothing_of(outputs.before_actions)
+        return
+    if phase.policy:
+        yield _nothing_of(rollout_logprobs(policy, rollout, r.sampling).sampled)
+    if phase.critic and critic is not None:
+        outputs = rollout_outputs(critic, rollout, head_only=r.models.one_trunk)
+        yield _nothing_of(outputs.before_actions)
+
+
+def _nothing_of(values: Tensor) -> Tensor:
+    return (values * 0).sum()
+
+
+def _two_tokens(device: torch.device) -> Rollout:
+    """A row of one prompt token and one action."""
+    return Rollout(
+        tokens=torch.zeros(2, dtype=torch.long, device=device),
+        is_action=torch.tensor([False, True], device=device),
+        row_lengths=torch.tensor([2], device=device),
+        logprobs=torch.zeros(1, device=device),
+        finished=torch.tensor([True], device=device),
+        policy_version=torch.zeros(1, dtype=torch.long, device=device),
+    )
