@@ -100,7 +100,7 @@ def build_models(
         dtype, config.trust, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed,
         config.chat_template_kwargs,
     )  # fmt: skip
-    loaded = load_reward_models(specs, options, config, _pad(tokenizer), notes)
+    loaded = load_reward_models(specs, options, config, pad_token(tokenizer), notes)
     first = loaded[0] if loaded else None
     notes += [note for model in loaded if model is not None for note in bias_note(model, "reward_model")]
     separate = needs_critic and config.critic_trunk == "separate"

@@ -229,12 +229,14 @@ def require_limits(engine: RolloutEngine) -> None:
         )
 
 
-def row_limits(prompts: Sequence[Sequence[int]], response_length: int, max_length: int) -> tuple[int, ...]:
-    """Most response tokens behind each prompt; one at least.
+def row_limits(prompts: Sequence[Sequence[int]], response_length: int, max_length: int | None) -> tuple[int, ...]:
+    """Most response tokens behind each prompt, by its length and that of both together; one at least.
 
     >>> row_limits([[1, 2], [1, 2, 3, 4]], response_length=4, max_length=5)
     (3, 1)
     """
+    if max_length is None:
+        return (response_length,) * len(prompts)
     return tuple(max(1, min(response_length, max_length - len(ids))) for ids in prompts)
 
 

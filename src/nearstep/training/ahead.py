@@ -16,7 +16,7 @@ from nearstep.rollout.ahead.messages import Begun, FinishedRow, Worked
 from nearstep.rollout.ahead.rows import as_tensors, from_tensors, rollout_of
 from nearstep.rollout.ahead.window import GroupUnderWay, StalenessRule, choose
 from nearstep.rollout.checks import check_rollout
-from nearstep.rollout.engine import GenerationSettings
+from nearstep.rollout.engine import GenerationSettings, row_limits
 from nearstep.training.clock import Clock
 from nearstep.training.finished_ahead import Batch, Group, age_metrics, newest_alike
 from nearstep.training.joining import join_prompts, select_prompts
@@ -29,6 +29,12 @@ class PromptDraws(Protocol):
 
     def batches(self, *, after: int, until: int, played: int | None = None) -> Iterator[Prompts]:
         """See PromptBatches.batches."""
+
+    def numbers(self, episodes: Sequence[int]) -> list[int]:
+        """See PromptBatches.numbers."""
+
+    def again(self, numbers: Sequence[int], episodes: Sequence[int]) -> Prompts:
+        """See PromptBatches.again."""
 
 
 @dataclass
@@ -71,6 +77,16 @@ class RolloutStream:
         """Nothing refills a batch that was sampled ahead; what asks for it is refused before the run."""
         raise AssertionError(f"{len(places)} prompts were asked for beside those that were sampled ahead")
 
+    def numbers(self, episodes: Sequence[int]) -> list[int]:
+        """Of episodes of the batch that was yielded last: by which numbers `again` finds their prompts."""
+        assert self._batch is not None, "a batch comes before its numbers"
+        found = {each: group.in_data for group in self._batch.groups for each in group.prompts.episodes}
+        return [found[episode] for episode in episodes]
+
+    def again(self, numbers: Sequence[int], episodes: Sequence[int]) -> Prompts:
+        """See PromptBatches.again."""
+        return self.draws.again(numbers, episodes)
+
     def seen(self, means: Sequence[float]) -> None:
         """Samplers that learn from scores are refused before the run."""
 
@@ -83,7 +99,7 @@ class RolloutStream:
             rollout_of(rows, self.device),
             prompts,
             engine="of the generation process",
-            limits=[settings.response_length] * len(prompts),
+            limits=row_limits(prompts.ids, settings.response_length, settings.max_length),
             top_tokens=settings.top_tokens,
             newest=self._batch.update,
             vocabulary=settings.vocabulary,
@@ -197,7 +213,8 @@ class RolloutStream:
         prompts, each = next(self._source), self.num_generations
         for first in range(0, len(prompts), each):
             rows = select_prompts(prompts, range(first, first + each))
-            self._reserve.append(Group(rows.episodes[0] // each, rows))
+            (in_data,) = self.draws.numbers(rows.episodes[:1])
+            self._reserve.append(Group(rows.episodes[0] // each, rows, in_data))
         self._drawn += self.rule.groups
 
     def _wait_for(self, update: int) -> Batch:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nearstep.models.forward.forward import rollout_logprobs, rollout_logprobs_and_outputs, rollout_outputs
+from nearstep.models.roles import Critic
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
 from nearstep.types import Rollout
@@ -17,15 +18,20 @@ def empty_losses(phase: Phase, r: Recipe) -> Iterator[Tensor]:
     Their gradients are zeros, so they change no number: what is summed is divided by counts that know nothing of them.
     """
     policy, critic, rollout = r.models.policy, r.models.critic, _two_tokens(r.backend.device)
-    if phase.policy and phase.critic and critic is not None and r.models.one_trunk:
+    if phase.policy and phase.critic and isinstance(critic, Critic) and r.models.one_trunk:
         now, outputs = rollout_logprobs_and_outputs(policy, critic, rollout, r.sampling)
         yield _nothing_of(now.sampled) + _nothing_of(outputs.before_actions)
         return
     if phase.policy:
         yield _nothing_of(rollout_logprobs(policy, rollout, r.sampling).sampled)
     if phase.critic and critic is not None:
-        outputs = rollout_outputs(critic, rollout, head_only=r.models.one_trunk)
-        yield _nothing_of(outputs.before_actions)
+        yield from (empty_critic_loss(member, r) for member in critic.members)
+
+
+def empty_critic_loss(critic: Critic, r: Recipe) -> Tensor:
+    """A loss of 0 of one pass of a critic."""
+    outputs = rollout_outputs(critic, _two_tokens(r.backend.device), head_only=r.models.one_trunk)
+    return _nothing_of(outputs.before_actions)
 
 
 def _nothing_of(values: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ class Group:
 
     number: int  # of the prompt in the whole run
     prompts: Prompts
+    in_data: int  # number of the prompt in the data
     rows: dict[int, FinishedRow] = field(default_factory=dict)  # that have ended, by episode
     begun: int | None = None  # version of the weights that sampled its oldest action
 

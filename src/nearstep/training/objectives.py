@@ -28,6 +28,7 @@ from nearstep.models.forward.forward import (
 from nearstep.models.roles import Critic, Critics
 from nearstep.training.auxiliary import auxiliary_terms
 from nearstep.training.axis_results import region_problem, state_numbers_problem, weights_problem
+from nearstep.training.empty_passes import empty_critic_loss
 from nearstep.training.mismatch import action_rows, checked_importance, importance_metrics, mismatch_metrics
 from nearstep.training.profiles import masked_by_place
 from nearstep.training.recipe import Recipe
@@ -109,18 +110,21 @@ def losses(
         assert critic is not None, "a phase that trains the critic needs one"
         weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
         for member, mine in shares(micro, critic):
+            if len(mine) == 0:
+                if r.backend.in_step:
+                    yield empty_critic_loss(member, r), Metrics()
+                continue
             outputs = rollout_outputs(member, mine.critic_rollout, head_only=r.models.one_trunk)
             loss, metrics = value_objective(mine, outputs, member.value_head)
             yield weight * loss / divisors.critic, metrics
 
 
 def shares(micro: Experience, critic: Critic | Critics) -> Iterator[tuple[Critic, Experience]]:
-    """Which rows each critic learns from: all where there is one, else other responses to every prompt."""
+    """Which rows each critic learns from: all where there is one, else other responses to every prompt, or none."""
     count = len(critic.members)
     for number, member in enumerate(critic.members):
         mine = micro if count == 1 else micro.select((micro.sample_numbers % count == number).nonzero().squeeze(-1))
-        if count == 1 or len(mine) > 0:
-            yield member, mine
+        yield member, mine
 
 
 def _policy_loss(

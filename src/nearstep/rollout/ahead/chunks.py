@@ -9,7 +9,7 @@ from torch import Tensor
 from nearstep.common.errors import TrainingError
 from nearstep.common.messages import PromptInput, Prompts
 from nearstep.rollout.ahead.messages import FinishedRow
-from nearstep.rollout.engine import GenerationSettings, RolloutEngine, engine_name, play
+from nearstep.rollout.engine import GenerationSettings, RolloutEngine, engine_name, play, row_limits
 from nearstep.types import Rollout
 
 
@@ -21,6 +21,7 @@ class RowUnderWay:
     prompt: list[int]
     input: PromptInput
     columns: dict[str, object]
+    most: int  # tokens of the response
     pieces: list[FinishedRow] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)  # of prompt and response
 
@@ -69,9 +70,10 @@ class ChunkedGeneration:
 
     def add(self, prompts: Prompts) -> None:
         """Take prompts in, behind those that wait."""
+        most = row_limits(prompts.ids, self.settings.response_length, self.settings.max_length)
         for number, episode in enumerate(prompts.episodes):
             columns = {name: column[number] for name, column in prompts.columns.items()}
-            self.rows.append(RowUnderWay(episode, prompts.ids[number], prompts.inputs[number], columns))
+            self.rows.append(RowUnderWay(episode, prompts.ids[number], prompts.inputs[number], columns, most[number]))
 
     def abandon(self, episodes: Sequence[int]) -> None:
         """Forget rows."""
@@ -88,8 +90,7 @@ class ChunkedGeneration:
         can = self.engine.capabilities()
         settings = self.settings
         if can.goes_on and can.limits:
-            room = [settings.response_length - row.length for row in live]
-            limits = tuple(min(self.chunk_length, left) for left in room)
+            limits = tuple(min(self.chunk_length, row.most - row.length) for row in live)
             settings = replace(settings, limits=limits, begun=tuple(row.length for row in live))
         columns = {name: [row.columns[name] for row in live] for name in (live[0].columns if live else {})}
         prompts = Prompts(
@@ -105,7 +106,7 @@ class ChunkedGeneration:
         for row, piece in zip(live, pieces_of(rollout, prompts.episodes), strict=True):
             row.pieces.append(piece)
             row.ids = piece.tokens.tolist()
-            if piece.finished or settings.begun is None or row.length >= settings.response_length:
+            if piece.finished or settings.begun is None or row.length >= row.most:
                 ended.add(row.episode)
                 yield row.whole()
         self.rows = [row for row in self.rows if row.episode not in ended]

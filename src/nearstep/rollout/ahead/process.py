@@ -41,7 +41,7 @@ from nearstep.rollout.ahead.messages import (
 from nearstep.rollout.ahead.shared_weights import SharedWeights
 from nearstep.rollout.build import make_engine
 from nearstep.rollout.engine import GenerationSettings, RolloutEngine
-from nearstep.rollout.engine_settings import EngineSettings, ServerSettings, VLLMSettings
+from nearstep.rollout.engine_settings import EngineSettings, VLLMServerSettings, VLLMSettings
 from nearstep.scale.launcher import end_with
 
 
@@ -99,7 +99,7 @@ def generation_settings(plain: dict[str, Any]) -> GenerationSettings:
 
 def engine_settings(plain: dict[str, Any]) -> EngineSettings:
     """The same for what the engine is built from."""
-    vllm, server = VLLMSettings(**plain["vllm"]), ServerSettings(**plain["server"])
+    vllm, server = VLLMSettings(**plain["vllm"]), VLLMServerSettings(**plain["server"])
     return EngineSettings(**{**plain, "vllm": vllm, "server": server})
 
 
