@@ -48,6 +48,7 @@ from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
 from nearstep.training.replay import through_files
 from nearstep.training.row_trace import RowTracer
+from nearstep.training.selection import Selection
 from nearstep.training.state import State
 from nearstep.training.warm_ups import check_warm_ups
 
@@ -71,8 +72,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     notes = [*axes.notes, *check_warm_ups(config, batch)]
     origin = checked.rollout_origin(config, axes.trust_region.top_k)
-    engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary)
-    require_one_row(selection, engine)
+    engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary, selection)
     auxiliary = auxiliary_of(config, inputs, checked)
     checked = with_texts(checked, auxiliary)
     tell("loading the models …")
@@ -260,11 +260,15 @@ def _generation(config: PPOConfig, checked: CheckedInputs) -> GenerationSettings
     )
 
 
-def _engine(config: PPOConfig, inputs: RunInputs, top_k: int, vocabulary: int) -> RolloutEngine:
-    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens."""
+def _engine(
+    config: PPOConfig, inputs: RunInputs, top_k: int, vocabulary: int, selection: Selection
+) -> RolloutEngine:
+    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens, and
+    where its episodes do not fit the gate or the sampler."""
     require_tokens(top_k, vocabulary)
     engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
     require_top_tokens(engine, top_k)
+    require_one_row(selection, engine)
     return engine
 
 
