@@ -260,9 +260,7 @@ def _generation(config: PPOConfig, checked: CheckedInputs) -> GenerationSettings
     )
 
 
-def _engine(
-    config: PPOConfig, inputs: RunInputs, top_k: int, vocabulary: int, selection: Selection
-) -> RolloutEngine:
+def _engine(config: PPOConfig, inputs: RunInputs, top_k: int, vocabulary: int, selection: Selection) -> RolloutEngine:
     """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens, and
     where its episodes do not fit the gate or the sampler."""
     require_tokens(top_k, vocabulary)
