@@ -28,7 +28,7 @@ def floats(*numbers):
 
 def even(completion_ids, **columns):
     """Of row 5 nothing."""
-    return [None if number == 5 else float(len(set(ids)) % 2) for number, ids in enumerate(completion_ids)]
+    return [None if number == 5 else float(sum(ids) % 2) for number, ids in enumerate(completion_ids)]
 
 
 def recipe_of(folder, **changes):
@@ -109,7 +109,7 @@ def test_in_a_run_each_column_learns_its_own_reward(tmp_path):
         train(recipe, State())
         logged = reporter.history[-1]
     assert logged["reward/low_ids_explained"] < 1
-    assert "reward/even_explained" in logged
+    assert logged["reward/even_explained"] < 1
     assert bool((recipe.models.critic.head.weight.abs().sum(1) > 0).all())
 
 

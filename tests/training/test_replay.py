@@ -54,7 +54,7 @@ def dumped(tmp_path_factory):
     ({"num_generations": 2}, "  num_generations: 1 → 2"),
     ({"sampler": "in_order"}, "  sampler: 'auto' → 'in_order'\nGive"),
     ({"gate": "mean_score", "gate_low": 0.1, "gate_fill": "refill"}, 
-     "  this run refills (gate_fill = 'refill', gate = 'mean_score', gate_low = 0.1, refill_rounds = "),
+     "  this run refills (gate_fill = 'refill', gate = 'mean_score', gate_low = 0.1, gate_share = "),
     ({"trust_region": "topk_tv", "divergence_top_k": 3}, "trust_region compares: 0 are written → 3"),
     ({"given": {"train_dataset": [{"prompt": text} for text in "abcdefgh"]}}, "  the prompts or their columns"),
 ])  # fmt: skip
@@ -126,10 +126,10 @@ def test_a_folder_from_before_samplers_and_refills_was_sampled_without():
 def test_rollouts_that_were_refilled_say_for_which_gate():
     refilled = {"gate_fill": "refill", "gate": "score_range", "gate_low": 0.1, "refill_rounds": 2}
     without = dict.fromkeys(refilled)  # whatever gate that run has, its rows are those of the first round
-    there = RolloutOrigin(1, 8, "", 0, refilled)
-    assert [*there.differences(RolloutOrigin(1, 8, "", 0, without))] == [
+    there, named = RolloutOrigin(1, 8, "", 0, refilled), {"sampler": "auto"}
+    assert [*there.differences(RolloutOrigin(1, 8, "", 0, without | named))] == [
         "these rollouts were refilled (gate_fill = 'refill', gate = 'score_range', gate_low = 0.1, refill_rounds = 2): "
         "which prompts came in further rounds depends on that gate, and this run does not refill"
     ]
-    other = [*there.differences(RolloutOrigin(1, 8, "", 0, refilled | {"gate_low": 0.2}))]
+    other = [*there.differences(RolloutOrigin(1, 8, "", 0, refilled | {"gate_low": 0.2} | named))]
     assert other == ["gate_low: 0.1 → 0.2"]

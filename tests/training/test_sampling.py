@@ -8,7 +8,8 @@ import torch
 
 from nearstep import ConfigError
 from nearstep.assembly.selection import require_one_row
-from nearstep.rollout.engine import Capabilities
+from nearstep.rollout.engine import Capabilities, EngineSettings
+from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.training.experience import before_first_step, make_experience
 from nearstep.training.finished_groups import first_returns, prompt_values
 from nearstep.training.gates import ScoreRange
@@ -283,13 +284,14 @@ class Forgetful:
 
 
 def test_gates_and_episodes_of_several_rows_are_refused_before_a_run():
-    class InRows:
+    class InRows(TransformersEngine):
         def capabilities(self):
             return Capabilities(several_rows=True)
 
-    require_one_row(Selection(), InRows())
+    engine = InRows(EngineSettings(max_rows=8, max_tokens=1024))
+    require_one_row(Selection(), engine)
     with pytest.raises(ConfigError, match="gate ScoreRange looks at episodes of one row, and the engine InRows gives"):
-        require_one_row(Selection(gate=ScoreRange()), InRows())
+        require_one_row(Selection(gate=ScoreRange()), engine)
 
 
 def test_a_sampler_that_would_forget_is_refused(tmp_path):

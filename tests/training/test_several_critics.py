@@ -145,6 +145,7 @@ def test_masks_leave_out_what_they_say(tmp_path):
     no_bonus = replace(experience, members=replace(experience.members, entropy_weights=torch.zeros_like(spread)))
     ((bare, _),) = losses(no_bonus, both, divisors, recipe, first=False)
     ((whole, _),) = losses(replace(experience, members=None), both, divisors, recipe, first=False)
+    bare, found, whole = (each.detach() for each in (bare, found, whole))
     assert float(bare) > float(found) > float(whole)
     entropy = metrics.numbers()["policy/entropy_avg"]
     assert float(bare - whole) == pytest.approx(0.1 * entropy, rel=1e-4)

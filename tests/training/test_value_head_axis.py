@@ -220,7 +220,7 @@ class Measured(Sound):
         (Stuck(), "gradient", "no output has a gradient"),
         (InPlace(), "inputs_untouched", "changed in place"),
         (Biased(), "learns", "taught a return of 0.6 it says 0.8"),
-        (Pulled(), "not_pulled", "where it said -0.4.* at rollout, a step moves it to"),
+        (Pulled(), "not_pulled", r"a step moves it to 0\.\d+, and where it said -0\.4\d* at rollout to"),
         (Median(), "mean", "on average, it says -0.59"),
         (QuantileHead(16, 1.0), "mean", "it says -0.2"),  # expectiles of two returns
         (object(), "protocol", "a object without outputs, starts_at_zero, value_range, values, loss"),

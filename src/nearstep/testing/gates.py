@@ -159,9 +159,8 @@ def _numbers_to_log(gate: Any) -> str | None:
 
 
 def _own_copy(gate: Any) -> str | None:
-    if not isinstance(gate, Remembers):
-        return None
-    for size in SIZES:
+    has_state = isinstance(gate, Remembers)
+    for size in SIZES if has_state else ():
         rounds, tried = [_groups(seed, size, with_values=gate.needs_values) for seed in range(4)], copy.deepcopy(gate)
         tried.keep(rounds[0])
         if problem := alias_problem(tried, lambda tried=tried, rounds=rounds: [*map(tried.keep, rounds[1:])]):  # type: ignore[misc]

@@ -183,25 +183,29 @@ def _mean(head: ValueHead) -> str | None:
 
 
 def _not_pulled(head: ValueHead) -> str | None:
-    """Where the value is the return already, what it was at rollout must not move it away."""
+    """Where the value is the return already, a step is the same whatever the value was at rollout."""
     low, high = _range(head)
     targets = torch.full((STATES,), low + HIGH_RETURN * (high - low), dtype=torch.float64)
     layer = _taught(head, targets)
-    start = _value(head, layer)
-    for share in (-0.5, 0.5):
-        moving = layer.clone().requires_grad_()
-        outputs = moving.expand(STATES, -1)
-        old = head.values(outputs).detach() + share * (high - low)
-        samples = torch.arange(STATES) // (STATES // RESPONSES)
-        head.loss(outputs, ValueTargets(targets, old, samples)).mean().backward()
-        assert moving.grad is not None, "another law says that there is a gradient"
-        after = _value(head, layer - STEP_SIZE * moving.grad)
-        if abs(after - start) > PULLED * (high - low):
+    value = _value(head, layer)
+    expected = _value_after_step(head, layer, targets, value)
+    for old in (value - 0.5 * (high - low), value + 0.5 * (high - low)):
+        after = _value_after_step(head, layer, targets, old)
+        if abs(after - expected) > PULLED * (high - low):
             return (
-                f"taught a return of {float(targets[0]):.4g} it says {start:.4g}; where it said {float(old[0]):.4g} at "
-                f"rollout, a step moves it to {after:.4g}"
+                f"taught a return of {float(targets[0]):.4g} it says {value:.4g}; a step moves it to {expected:.4g}, "
+                f"and where it said {old:.4g} at rollout to {after:.4g}"
             )
     return None
+
+
+def _value_after_step(head: ValueHead, layer: Tensor, targets: Tensor, old: float) -> float:
+    """The value after a step on states whose value was `old` at rollout."""
+    moving = layer.clone().requires_grad_()
+    samples = torch.arange(STATES) // (STATES // RESPONSES)
+    learned = ValueTargets(targets, torch.full_like(targets, old), samples)
+    (slope,) = torch.autograd.grad(head.loss(moving.expand(STATES, -1), learned).mean(), moving)
+    return _value(head, layer - STEP_SIZE * slope)
 
 
 def _not_near(value: float, wanted: float, width: float, taught: str) -> str | None:
