@@ -90,6 +90,7 @@ class ServerClient:
         finally:
             rows.cancel()
             heart.cancel()
+            await asyncio.gather(rows, heart, return_exceptions=True)
 
     async def _heartbeat(self, client: "httpx2.AsyncClient") -> None:
         """Rows may take long; the core that computes them answers in between, unless it hangs or is gone."""
