@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from nearstep.common.errors import LostEngineError, TrainingError, shorten
 from nearstep.common.places import is_loopback
 from nearstep.common.secrets import without_secrets
-from nearstep.rollout.vllm.requests import SampledRow, RowRequest
+from nearstep.rollout.vllm.requests import RowRequest, SampledRow
 from nearstep.rollout.vllm.wire import completion_body, read_completion
 
 if TYPE_CHECKING:

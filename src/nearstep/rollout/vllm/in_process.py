@@ -17,8 +17,8 @@ from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEng
 from nearstep.rollout.engine_settings import EngineSettings
 from nearstep.rollout.vllm.requests import (
     NEVER,
-    SampledRow,
     RowRequest,
+    SampledRow,
     rollout_of_answers,
     row_requests,
     with_sampled_last,

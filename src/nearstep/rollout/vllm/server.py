@@ -18,7 +18,7 @@ from nearstep.models.roles import Policy
 from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEngine, RowEnded
 from nearstep.rollout.engine_settings import EngineSettings
 from nearstep.rollout.vllm.client import RPC, ServerClient
-from nearstep.rollout.vllm.requests import SampledRow, RowRequest, rollout_of_answers, row_requests
+from nearstep.rollout.vllm.requests import RowRequest, SampledRow, rollout_of_answers, row_requests
 from nearstep.rollout.vllm.server_facts import ServerFacts
 from nearstep.rollout.vllm.weights import folder_weights, whole_model, write_configuration
 from nearstep.types import Prompts, Rollout

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from nearstep.common.errors import TrainingError, shorten
-from nearstep.rollout.vllm.requests import LEAST, NEVER, SampledRow, RowRequest, with_sampled_last
+from nearstep.rollout.vllm.requests import LEAST, NEVER, RowRequest, SampledRow, with_sampled_last
 
 NAMED = "token_id:"  # how a token is written where ids are asked for
 
