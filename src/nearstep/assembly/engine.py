@@ -17,9 +17,16 @@ WEIGHTS = "engine-weights"  # folder of a run, while a server reads weights from
 
 
 def engine_of(config: PPOConfig, inputs: RunInputs, top_k: int, checked: CheckedInputs) -> RolloutEngine:
-    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens."""
+    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens,
+    or not run in as many processes."""
     require_tokens(top_k, checked.vocabulary)
     given = config.engine if inputs.engine is None else inputs.engine
+    if inputs.engine is None and config.engine == "vllm" and checked.backend.world_size > 1:
+        raise ConfigError(
+            f"engine = vllm runs in one process, and there are {checked.backend.world_size}: vLLM would take the processes "
+            "of the trainer for its own. Start a server for each by nearstep serve-engine and give engine = vllm_server "
+            "with as many addresses in engine_url, or use engine = transformers"
+        )
     settings = engine_settings(config, checked.backend)
     engine = make_engine(given, settings)
     if inputs.engine is None and config.engine == "vllm_server" and config.engine_fallback != "none":
