@@ -8,6 +8,7 @@ SOURCE = ROOT / "src" / "nearstep"
 ROOMS_IN_ROOMS = (
     "models/forward",
     "models/attention",
+    "rollout/ahead",
     "rollout/vllm",
     "rewards/workers",
     "rewards/remote",

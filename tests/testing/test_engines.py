@@ -86,6 +86,13 @@ class ByPlaceInTheBatch(TransformersEngine):
         return super().generate(placed, settings, row_ended)
 
 
+class BeginsAgain(TransformersEngine):
+    """A row that goes on gets the random numbers that it has had."""
+
+    def generate(self, prompts, settings, row_ended=None):
+        return super().generate(prompts, replace(settings, begun=None), row_ended)
+
+
 class OneEpisode(TransformersEngine):
     def generate(self, prompts, settings, row_ended=None):
         same = replace(prompts, episodes=[0] * len(prompts))
@@ -213,6 +220,7 @@ BROKEN = {
     "normal": HalfPrecision,
     "top_tokens": WithoutTheSampled,
     "own_episode": ByPlaceInTheBatch,
+    "goes_on": BeginsAgain,
     "episodes_differ": OneEpisode,
     "seed": OneSeed,
     "greedy": NeverGreedy,
@@ -271,8 +279,8 @@ def test_every_law_is_broken_by_one():
 
 def test_laws_of_what_an_engine_does_not_offer_do_not_bind():
     verdict = check_engine(OnlySamples)
-    assert verdict.not_offered == ("limits", "top_tokens", "own_episode", "row_ended", "most_probable")
-    assert "5 of what it does not offer (limits, " in verdict.lines()[0]
+    assert verdict.not_offered == ("limits", "top_tokens", "own_episode", "goes_on", "row_ended", "most_probable")
+    assert "6 of what it does not offer (limits, " in verdict.lines()[0]
     assert {law for law, _ in verdict.held}.isdisjoint(verdict.not_offered)
 
 

@@ -1,4 +1,4 @@
-"""Whole runs with a generation process beside the trainer: they learn, tell of its end, leave no process, and resume."""
+"""Whole runs with a generation process beside the trainer: they learn, tell of its end, leave none, and resume."""
 
 import json
 import os
@@ -106,7 +106,7 @@ def test_a_process_that_hangs_is_told_at_the_limit(tmp_path):
 @pytest.mark.slow
 def test_an_error_in_the_process_is_told_with_its_words(tmp_path):
     (tmp_path / "broken.py").write_text(BROKEN)
-    with pytest.raises((TrainingError, LostProcessError), match="no answer today|generation process") as told:
+    with pytest.raises((TrainingError, LostProcessError), match=r"no answer today|generation process") as told:
         trainer_of(tmp_path, engine=f"{tmp_path}/broken.py:Broken", eval_on_start=False).train()
     assert "no answer today" in str(told.value) + str(told.value.__cause__)
 

@@ -66,6 +66,20 @@ def no_stop(stage: Stage) -> str | None:
     return f"without stop tokens a response has {short[0]} of {SETTINGS.response_length} tokens" if short else None
 
 
+def goes_on(stage: Stage) -> str | None:
+    """A row that was broken off after two tokens and goes on is the row that never was."""
+    whole, rows = stage.rollout.completion_ids(), [row for row in ALL if len(stage.rollout.completion_ids()[row]) > 2]
+    prompts = prompts_of(rows)
+    ids = [[*prompt, *whole[row][:2]] for prompt, row in zip(prompts.ids, rows, strict=True)]
+    left = (SETTINGS.response_length - 2,) * len(rows)
+    settings = replace(SETTINGS, limits=left, begun=(2,) * len(rows))
+    rest = stage.engine.generate(replace(prompts, ids=ids), settings).completion_ids()
+    for row, found in zip(rows, rest, strict=True):
+        if found != whole[row][2:]:
+            return f"row {row} goes on after {whole[row][:2]} with {found}, and by itself with {whole[row][2:]}"
+    return None
+
+
 def optional_fields(stage: Stage) -> str | None:
     """Turns, segments, versions and inputs beside tokens, where an engine has them."""
     rollout, prompts = stage.rollout, prompts_of(ALL)

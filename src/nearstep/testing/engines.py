@@ -9,7 +9,7 @@ from nearstep.common.errors import ConfigError
 from nearstep.models.distribution import Sampling
 from nearstep.models.roles import make_policy
 from nearstep.rewards.functions import function_name
-from nearstep.testing.engine_rows import ends, layout, no_stop, optional_fields
+from nearstep.testing.engine_rows import ends, goes_on, layout, no_stop, optional_fields
 from nearstep.testing.engine_stage import ALL, SETTINGS, TOLERANCE, TOP_K, VERSION, WITH_TOP, Stage
 from nearstep.testing.law import CheckResult, Law, hold
 from nearstep.testing.world import prompts_of, reset_weights, small_model
@@ -237,6 +237,12 @@ LAWS: tuple[Law[Stage], ...] = (
         "a response depends on prompt and episode alone, not on the batch",
         _own_episode,
         applies=lambda stage: stage.can.own_episode,
+    ),
+    Law(
+        "goes_on",
+        "a row that is broken off and goes on is the row that never was",
+        goes_on,
+        applies=lambda stage: stage.can.goes_on,
     ),
     Law("episodes_differ", "episodes of one prompt are different samples", _episodes_differ),
     Law("seed", "another seed gives other responses", _seed),
