@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from transformers.generation.continuous_batching import ContinuousBatchingManager
+from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from nearstep.common.errors import ConfigError, ModelError, TrainingError
 from nearstep.config.axes import ENGINES as NAMES
@@ -37,7 +39,8 @@ def test_every_name_has_an_engine():
 def test_rows_are_what_was_asked_and_nothing_else_is_changed():
     model = tiny_causal_lm("llama")
     policy = make_policy(model)
-    model.train()
+    model.model.layers[1].train()
+    modes = [module.training for module in model.modules()]
     before, attention = torch.get_rng_state(), model.config._attn_implementation
     engine = engine_of(policy)
     first, again = (play(engine, PROMPTS, SETTINGS, version=3) for _ in range(2))
@@ -47,7 +50,7 @@ def test_rows_are_what_was_asked_and_nothing_else_is_changed():
     )
     assert first.completion_ids() == again.completion_ids()
     assert int(first.actions.max()) < 200  # of 258 logits
-    model.eval()
+    assert any(modes) and modes == [module.training for module in model.modules()]
     with torch.no_grad():
         known = replace(policy, vocabulary=200)
         trainer = rollout_logprobs(known, first, SETTINGS.sampling).sampled
@@ -56,16 +59,7 @@ def test_rows_are_what_was_asked_and_nothing_else_is_changed():
     assert model.config._attn_implementation == attention
 
 
-def test_modes_are_put_back():
-    model = tiny_causal_lm("llama")
-    policy = make_policy(model)
-    model.model.layers[1].train()
-    modes = [module.training for module in model.modules()]
-    engine_of(policy)
-    assert any(modes) and modes == [module.training for module in model.modules()]
-
-
-class OwnModule(nn.Module):
+class Own(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
@@ -76,7 +70,7 @@ class OwnModule(nn.Module):
     [
         (lambda: make_policy(tiny_causal_lm("llama"), autocast=True), "bf16"),
         (lambda: make_policy(tiny_causal_lm("llama").double()), "float64"),
-        (lambda: Policy(OwnModule()), "OwnModule is none"),
+        (lambda: Policy(Own()), "Own is none"),
     ],
 )
 def test_what_it_cannot_sample_from_is_refused_with_what_would_do(policy, text):
@@ -86,7 +80,7 @@ def test_what_it_cannot_sample_from_is_refused_with_what_would_do(policy, text):
 
 
 def test_top_tokens_are_refused_before_a_run():
-    with pytest.raises(ConfigError, match="records none.*such as transformers"):
+    with pytest.raises(ConfigError, match="records none.*records them: transformers"):
         require_top_tokens(ContinuousBatchingEngine(EngineSettings()), 5)
 
 
@@ -99,7 +93,7 @@ def test_an_architecture_that_it_gets_wrong_is_refused(monkeypatch):
         engine_of(make_policy(tiny_causal_lm("llama")))
 
 
-class Manager:
+class Manager(ContinuousBatchingManager):
     """In the place of transformers': answers what it is told to, and then its thread is over."""
 
     answers: tuple[dict[str, object], ...] = ()
@@ -119,8 +113,8 @@ class Manager:
         return bool(self.left)
 
     def get_result(self, timeout):
-        usual = {"error": None, "generated_tokens": [5], "logprobs": [-1.0]}
-        return SimpleNamespace(**{**usual, **self.left.pop(0)}) if self.left else None
+        usual = {"generated_tokens": [5], "logprobs": [-1.0]}
+        return GenerationOutput(**{**usual, **self.left.pop(0)}) if self.left else None
 
     def stop(self, hard_stop):
         assert hard_stop
@@ -141,7 +135,7 @@ class Manager:
     ],
 )
 def test_missing_and_broken_rows_are_errors(answers, fatal, text, monkeypatch):
-    engine = engine_of(make_policy(tiny_causal_lm("llama")))
+    engine = ContinuousBatchingEngine(EngineSettings(), make_policy(tiny_causal_lm("llama")))
     monkeypatch.setattr(continuous_batching, "ContinuousBatchingManager", Manager)
     monkeypatch.setattr(Manager, "answers", answers)
     monkeypatch.setattr(Manager, "fatal", fatal)

@@ -154,7 +154,7 @@ def _played(
             yield to_come.pop(output.request_id), output
         elif output is None and not alive:
             cause = manager.background_thread_status.fatal_error
-            why = "" if cause is None else f": {type(cause).__name__}: {shorten(cause, 400)}"
+            why = "" if cause is None else f": {type(cause).__name__}: {shorten(str(cause), 400)}"
             raise TrainingError(f"continuous batching ended without rows {sorted(to_come.values())[:8]}{why}")
 
 
