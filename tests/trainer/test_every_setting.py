@@ -18,6 +18,7 @@ from nearstep.common.errors import ModelError
 from nearstep.common.trust import Trust
 from nearstep.rewards.build import RewardModelOptions, make_sources
 from nearstep.rewards.identity import TokenizerIdentity
+from nearstep.rollout.fallback import EngineWithFallback
 from nearstep.scale.torch_backend import torch_backend
 from tests.models.odd_folders import code_folder, pickled_folder
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
@@ -77,7 +78,6 @@ class Likelier:
 ENGINE = """
 from dataclasses import replace
 import torch
-from nearstep.rollout.fallback import EngineWithFallback
 from nearstep.rollout.transformers_engine import TransformersEngine
 
 class OtherSeed(TransformersEngine):

@@ -5,6 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from nearstep.models.distribution import Sampling
@@ -99,10 +100,13 @@ class StubVLLM:
     def reload(self, folder):
         if not folder.is_dir():
             return 500, {"error": {"message": "Worker failed with error 'Repo id must be in the form …'"}}
-        model = AutoModelForCausalLM.from_pretrained(folder)
-        self.rows = model.config.vocab_size
-        self.engine = TransformersEngine(EngineSettings())
-        self.engine.load(make_policy(model), 0)
+        if self.engine is None:
+            model = AutoModelForCausalLM.from_pretrained(folder)
+            self.rows = model.config.vocab_size
+            self.engine = TransformersEngine(EngineSettings())
+            self.engine.load(make_policy(model), 0)
+        else:
+            self.engine.policy.model.load_state_dict(load_file(folder / "model.safetensors"))
         return 200, {"results": [None]}
 
     def completion(self, body):

@@ -11,7 +11,7 @@ from nearstep.models.distribution import Sampling
 from nearstep.rollout.engine import GenerationSettings
 from nearstep.rollout.vllm.requests import (
     NEVER,
-    RowAnswer,
+    SampledRow,
     rollout_of_answers,
     row_requests,
     with_sampled_last,
@@ -75,7 +75,7 @@ def test_an_answer_is_read():
     request = row_requests(PROMPTS, SETTINGS, rows=12)[1]
     top = [{"token_id:4": -1.5, "token_id:1": -0.5, "token_id:6": -2.0}, {"token_id:6": -0.1, "token_id:2": -9999.0}]
     row = read_completion(answer_of([4, 6], [-1.5, -0.1], top), request, "row 1")
-    assert row == RowAnswer([4, 6], [-1.5, -0.1], [[1, 4], [6, 2]], [[-0.5, -1.5], [-0.1, -math.inf]])
+    assert row == SampledRow([4, 6], [-1.5, -0.1], [[1, 4], [6, 2]], [[-0.5, -1.5], [-0.1, -math.inf]])
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_what_is_no_answer_is_refused(answer):
 
 def test_answers_become_a_rollout():
     answers = [
-        RowAnswer([4, 2], [-0.5, -0.25], [[4, 1], [2, 4]], [[-0.5, -1.0], [-0.25, -2.0]]),
-        RowAnswer([6, 1], [-1.0, -2.0], [[6, 1], [5, 1]], [[-1.0, -1.5], [-0.5, -2.0]]),
+        SampledRow([4, 2], [-0.5, -0.25], [[4, 1], [2, 4]], [[-0.5, -1.0], [-0.25, -2.0]]),
+        SampledRow([6, 1], [-1.0, -2.0], [[6, 1], [5, 1]], [[-1.0, -1.5], [-0.5, -2.0]]),
     ]
     rollout = rollout_of_answers(PROMPTS, SETTINGS, answers, 7, CPU)
     assert rollout.tokens.tolist() == [5, 6, 4, 2, 7, 6, 1]
@@ -111,6 +111,6 @@ def test_answers_become_a_rollout():
 
 
 def test_a_row_that_ends_before_it_may_is_refused():
-    answers = [RowAnswer([4, 3], [-0.5, -0.5]), RowAnswer([6, 1], [-1.0, -1.0])]
+    answers = [SampledRow([4, 3], [-0.5, -0.5]), SampledRow([6, 1], [-1.0, -1.0])]
     with pytest.raises(TrainingError, match=r"ended row 0 \(episode 3\) after 2 of 6 tokens, at no stop token"):
         rollout_of_answers(PROMPTS, SETTINGS, answers, 7, CPU)

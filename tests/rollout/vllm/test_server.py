@@ -4,6 +4,7 @@ tests/engines holds it to the same laws with the real one.
 """
 
 import os
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -156,10 +157,19 @@ def test_a_silent_server_is_told_in_seconds_and_what_is_missing_asked_again(tmp_
         engine = engine_for(server, tmp_path, timeout=0.4, max_rows=5)
         engine.load(policy, 1)
         expected = play(engine, PROMPTS, SETTINGS)
-        hang = lambda handler: released.wait(20)  # noqa: E731
-        server.faults |= {"/v1/completions": [hang, hang], "/is_sleeping": [hang]}
-        server.bodies.clear()
         told = []
+
+        def hang(handler):
+            released.wait(20)
+
+        def silent_once_three_have_ended(handler):
+            if len(told) == 3:
+                return hang(handler)
+            server.faults["/is_sleeping"].append(silent_once_three_have_ended)
+            return handler.say(200, {"is_sleeping": False})
+
+        server.faults |= {"/v1/completions": [hang, hang], "/is_sleeping": [silent_once_three_have_ended]}
+        server.bodies.clear()
         rollout = play(engine, PROMPTS, SETTINGS, lambda row, ids, finished: told.append(row))
         released.set()
     told_of = capsys.readouterr().err
@@ -211,7 +221,7 @@ def test_a_server_that_dies_and_comes_back_goes_on(tmp_path, policy):
         port = server.port
 
         def die(handler):
-            handler.connection.close()
+            handler.connection.shutdown(socket.SHUT_RDWR)
             threading.Thread(target=server.stop).start()
 
         server.faults["/v1/completions"] = [die]

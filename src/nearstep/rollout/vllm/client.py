@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from nearstep.common.errors import LostEngineError, TrainingError, shorten
 from nearstep.common.places import is_loopback
 from nearstep.common.secrets import without_secrets
-from nearstep.rollout.vllm.requests import RowAnswer, RowRequest
+from nearstep.rollout.vllm.requests import RowRequest, SampledRow
 from nearstep.rollout.vllm.wire import completion_body, read_completion
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class ServerClient:
         limit = max(self.timeout_seconds, seconds or 0.0)
         return self._answer(lambda client: self._ask(client, "POST", path, body, limit))
 
-    def play(self, requests: Mapping[int, RowRequest], at_a_time: int, model: str) -> Iterator[tuple[int, RowAnswer]]:
+    def play(self, requests: Mapping[int, RowRequest], at_a_time: int, model: str) -> Iterator[tuple[int, SampledRow]]:
         """The rows as they end, at most `at_a_time` asked for side by side. Raises as `get` does."""
-        found: queue.SimpleQueue[tuple[int, RowAnswer]] = queue.SimpleQueue()
+        found: queue.SimpleQueue[tuple[int, SampledRow]] = queue.SimpleQueue()
 
         async def all_rows(client: "httpx2.AsyncClient") -> None:
             await self._rows(client, requests, at_a_time, model, found)
@@ -72,7 +72,7 @@ class ServerClient:
         requests: Mapping[int, RowRequest],
         at_a_time: int,
         model: str,
-        found: queue.SimpleQueue[tuple[int, RowAnswer]],
+        found: queue.SimpleQueue[tuple[int, SampledRow]],
     ) -> None:
         gate = asyncio.Semaphore(at_a_time)
 
@@ -90,6 +90,7 @@ class ServerClient:
         finally:
             rows.cancel()
             heart.cancel()
+            await asyncio.gather(rows, heart, return_exceptions=True)
 
     async def _heartbeat(self, client: "httpx2.AsyncClient") -> None:
         """Rows may take long; the core that computes them answers in between, unless it hangs or is gone."""

@@ -17,8 +17,8 @@ from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEng
 from nearstep.rollout.engine_settings import EngineSettings
 from nearstep.rollout.vllm.requests import (
     NEVER,
-    RowAnswer,
     RowRequest,
+    SampledRow,
     rollout_of_answers,
     row_requests,
     with_sampled_last,
@@ -111,7 +111,7 @@ class VLLMEngine:
         """One response per row; see RolloutEngine.generate."""
         assert self._llm is not None, "load() comes before generate()"
         requests = row_requests(prompts, settings, self.rows)
-        answers: dict[int, RowAnswer] = {}
+        answers: dict[int, SampledRow] = {}
         with _left_alone():
             for row, answer in _played(self._llm.llm_engine, requests):
                 answers[row] = answer
@@ -121,7 +121,7 @@ class VLLMEngine:
         return rollout_of_answers(prompts, settings, in_order, self.version, self.device)
 
 
-def _played(engine: Any, requests: list[RowRequest]) -> Iterator[tuple[int, RowAnswer]]:
+def _played(engine: Any, requests: list[RowRequest]) -> Iterator[tuple[int, SampledRow]]:
     """The rows as they end. Whatever interrupts it, none goes on."""
     waiting: dict[str, int] = {}
     try:
@@ -159,7 +159,7 @@ def _parameters(request: RowRequest) -> Any:
     )
 
 
-def _answer(output: Any, top_tokens: int) -> RowAnswer:
+def _answer(output: Any, top_tokens: int) -> SampledRow:
     """Its flat lists have at each token the sampled one first, and then the most probable ones."""
     ids, flat, width = list(output.token_ids), output.logprobs, top_tokens + 1
     assert len(flat.token_ids) == len(ids) * width, "the sampled token, and as many others as were asked for"
@@ -173,7 +173,7 @@ def _answer(output: Any, top_tokens: int) -> RowAnswer:
         )
         for start in range(0, len(flat.token_ids) if top_tokens else 0, width)
     ]
-    return RowAnswer(ids, flat.logprobs[::width], [top for top, _ in tops], [values for _, values in tops])
+    return SampledRow(ids, flat.logprobs[::width], [top for top, _ in tops], [values for _, values in tops])
 
 
 def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) -> Any:

@@ -18,7 +18,7 @@ from nearstep.models.roles import Policy
 from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEngine, RowEnded
 from nearstep.rollout.engine_settings import EngineSettings
 from nearstep.rollout.vllm.client import RPC, ServerClient
-from nearstep.rollout.vllm.requests import RowAnswer, RowRequest, rollout_of_answers, row_requests
+from nearstep.rollout.vllm.requests import RowRequest, SampledRow, rollout_of_answers, row_requests
 from nearstep.rollout.vllm.server_facts import ServerFacts
 from nearstep.rollout.vllm.weights import folder_weights, whole_model, write_configuration
 from nearstep.types import Prompts, Rollout
@@ -78,10 +78,10 @@ class VLLMServerEngine:
         assert self.facts is not None, "load() comes before generate()"
         requests = dict(enumerate(row_requests(prompts, settings, self.rows)))
         self.facts.require(self.client.shown, requests.values())
-        answers: dict[int, RowAnswer] = {}
+        answers: dict[int, SampledRow] = {}
         told: set[int] = set()
 
-        def ended(row: int, answer: RowAnswer) -> None:
+        def ended(row: int, answer: SampledRow) -> None:
             answers[row] = answer
             if row_ended is not None and row not in told:
                 told.add(row)
@@ -97,7 +97,7 @@ class VLLMServerEngine:
         self.facts = None
 
     def _play(
-        self, requests: dict[int, RowRequest], answers: dict[int, RowAnswer], ended: Callable[[int, RowAnswer], None]
+        self, requests: dict[int, RowRequest], answers: dict[int, SampledRow], ended: Callable[[int, SampledRow], None]
     ) -> None:
         """Ask for all rows that have not ended."""
         assert self.facts is not None

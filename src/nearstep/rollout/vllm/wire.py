@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from nearstep.common.errors import TrainingError, shorten
-from nearstep.rollout.vllm.requests import LEAST, NEVER, RowAnswer, RowRequest, with_sampled_last
+from nearstep.rollout.vllm.requests import LEAST, NEVER, RowRequest, SampledRow, with_sampled_last
 
 NAMED = "token_id:"  # how a token is written where ids are asked for
 
@@ -40,7 +40,7 @@ def completion_body(request: RowRequest, model: str) -> dict[str, Any]:
     return body
 
 
-def read_completion(answer: Any, request: RowRequest, what: str) -> RowAnswer:
+def read_completion(answer: Any, request: RowRequest, what: str) -> SampledRow:
     """The row in an answer. Raises TrainingError, which begins with `what`, for anything else."""
     try:
         (choice,) = answer["choices"]
@@ -49,7 +49,7 @@ def read_completion(answer: Any, request: RowRequest, what: str) -> RowAnswer:
         if not ids or len(sampled) != len(ids) or any(type(token) is not int for token in ids):
             raise ValueError(f"{len(ids)} token ids with {len(sampled)} log-probs")
         if request.top_tokens == 0:
-            return RowAnswer(ids, sampled)
+            return SampledRow(ids, sampled)
         tops = [
             _top(line, token, value, request.top_tokens)
             for line, token, value in zip(logprobs["top_logprobs"], ids, sampled, strict=True)
@@ -59,7 +59,7 @@ def read_completion(answer: Any, request: RowRequest, what: str) -> RowAnswer:
             f"{what}: the answer is no completion with token ids and log-probs ({type(error).__name__}: "
             f"{shorten(error)}): {shorten(answer)}. It must be a server of vLLM"
         ) from None
-    return RowAnswer(ids, sampled, [ids for ids, _ in tops], [values for _, values in tops])
+    return SampledRow(ids, sampled, [ids for ids, _ in tops], [values for _, values in tops])
 
 
 def _logprob(value: float) -> float:
