@@ -50,7 +50,8 @@ def test_rows_are_what_was_asked_and_nothing_else_is_changed():
     )
     assert first.completion_ids() == again.completion_ids()
     assert int(first.actions.max()) < 200  # of 258 logits
-    assert any(modes) and modes == [module.training for module in model.modules()]
+    assert any(modes)
+    assert modes == [module.training for module in model.modules()]
     with torch.no_grad():
         known = replace(policy, vocabulary=200)
         trainer = rollout_logprobs(known, first, SETTINGS.sampling).sampled
@@ -80,7 +81,7 @@ def test_what_it_cannot_sample_from_is_refused_with_what_would_do(policy, text):
 
 
 def test_top_tokens_are_refused_before_a_run():
-    with pytest.raises(ConfigError, match="records none.*records them: transformers"):
+    with pytest.raises(ConfigError, match=r"records none.*records them: transformers"):
         require_top_tokens(ContinuousBatchingEngine(EngineSettings()), 5)
 
 

@@ -183,7 +183,7 @@ def _manager(
             )
         except (ValueError, AttributeError) as error:
             raise ModelError(
-                f"engine = continuous_batching does not take {type(model).__name__}: {shorten(error, 400)}. {INSTEAD}"
+                f"engine = continuous_batching does not take {type(model).__name__}: {shorten(str(error), 400)}. {INSTEAD}"
             ) from error
         try:
             yield manager
@@ -196,13 +196,15 @@ def _sampling(model: PreTrainedModel, settings: GenerationSettings) -> Generatio
     """Everything is named: what is not would come from defaults, such as a top_k of 50."""
     sampling, rows = settings.sampling, int(model.config.get_text_config().vocab_size)
     known = rows if settings.vocabulary is None else min(settings.vocabulary, rows)
+    others = list(range(known, rows)) or None
+    if settings.greedy:
+        return GenerationConfig(do_sample=False, suppress_tokens=others, eos_token_id=-1)
     return GenerationConfig(
-        do_sample=not settings.greedy,
-        temperature=1.0 if settings.greedy else sampling.temperature,
-        top_k=0 if settings.greedy else min(sampling.top_k, rows),
-        top_p=1.0 if settings.greedy else sampling.top_p,
-        suppress_tokens=list(range(known, rows)) or None,
-        max_new_tokens=settings.response_length,
+        do_sample=True,
+        temperature=sampling.temperature,
+        top_k=min(sampling.top_k, rows),
+        top_p=sampling.top_p,
+        suppress_tokens=others,
         eos_token_id=-1,
     )
 
