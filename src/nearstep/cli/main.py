@@ -18,6 +18,7 @@ from nearstep.cli import (
     generate,
     judge,
     migrate,
+    parity,
     ppo,
     prepare,
     replay,
@@ -43,6 +44,7 @@ from nearstep.config.evaluation import EVAL_SECTIONS, EvalConfig
 from nearstep.config.generating import GENERATE_SECTIONS, GenerateOptions
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
 from nearstep.config.judges import JUDGE_SECTIONS, JudgeOptions
+from nearstep.config.parity import PARITY_SECTIONS, ParityOptions
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.prepare import PrepareOptions
@@ -186,6 +188,18 @@ COMMANDS: tuple[Command[Any], ...] = (
         problems=serve_engine.serve_engine_problems,
         run=serve_engine.run_serve_engine,
         note=serve_engine.NOTE,
+    ),
+    Command(
+        name="parity",
+        summary="Compare engines with the trainer on a model's own weights, before a run.",
+        settings=ParityOptions,
+        sections=PARITY_SECTIONS,
+        begins=lambda settings: f"engine against trainer: {settings.model_name_or_path}",
+        problems=parity.parity_problems,
+        run=parity.run_parity,
+        operand="model_name_or_path",
+        needs_operand=False,
+        note=parity.NOTE,
     ),
     Command(
         name="prepare",

@@ -15,7 +15,7 @@ ADVANTAGES = (
 KL_CONTROLLERS = ("auto", "fixed", "adaptive", "scheduled")
 CRITIC_SCHEDULES = ("joint", "decoupled")
 CORRECTIONS = ("auto", "none", "tis", "row_tis", "icepop", "mis", "geo_mask", "seq_mask_tis")
-ENGINES = ("transformers", "vllm", "vllm_server")
+ENGINES = ("transformers", "continuous_batching", "vllm", "vllm_server")
 VALUE_HEADS = ("linear", "bounded", "bce", "hl_gauss", "quantile", "ensemble")
 LOSS_AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "token_sum")
 

@@ -1,6 +1,6 @@
 """Which engine generates the episodes, and the settings of each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
@@ -53,7 +53,12 @@ def engine_problems(config: EngineChoice, *, use_cpu: bool) -> Iterator[Problem]
             "engine_url = http://127.0.0.1:8000",
             ("engine", "engine_url"),
         )
-    for address in config.engine_url:
+    yield from address_problems(config.engine_url)
+
+
+def address_problems(addresses: Sequence[str]) -> Iterator[Problem]:
+    """Addresses of servers that are none."""
+    for address in addresses:
         wrong = _wrong_with(address)
         if wrong is not None:
             yield Problem(f"engine_url {wrong}", ("engine_url",))

@@ -7,6 +7,8 @@ import numpy as np
 from nearstep.reports.health.evidence import RunEvidence, Series
 from nearstep.reports.health.rule import Level, Rule, Seen, Thresholds
 
+MISMATCH_LIMITS = {"warn": 5e-3, "error": 3e-2}  # nats per token between engine and trainer
+
 
 def _random_forward(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     gap = evidence.series("policy/repeat_gap")
@@ -116,7 +118,7 @@ RULES = (
         name="mismatch",
         title="Engine and trainer disagree on log-probs",
         watches=("policy/mismatch_kl", "policy/mismatch_kl_worst", "val/ratio_max_gap_first"),
-        limits={"warn": 5e-3, "error": 3e-2},
+        limits=MISMATCH_LIMITS,
         when="policy/mismatch_kl, at the beginning or the end of the run, is at least {warn}: warn; {error}: error",
         look_at="temperature, top_p and top_k on both sides; whether the engine loads the weights of every update; "
         "types "
