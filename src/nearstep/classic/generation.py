@@ -64,7 +64,7 @@ def generation_settings(start: GenerationSettings, given: Mapping[str, Any]) -> 
         start,
         sampling=sampling,
         greedy=greedy,
-        response_length=length or total,
+        response_length=int(length if length is not None else total),
         max_length=total if length is None else None,
         stop_ids=tuple(each for each in ids if each >= 0),  # −1 is TRL's way to say none
     )
