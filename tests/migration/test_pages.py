@@ -64,7 +64,7 @@ def test_a_page_shows_its_scripts(name):
     assert blocks[:2] == [code_of(name, kind).read_text() for kind in ("before", "after")]
 
 
-@pytest.mark.parametrize("name", ["mindspeed", slow("openrlhf"), slow("verl")])
+@pytest.mark.parametrize("name", [slow("mindspeed"), slow("openrlhf"), slow("verl")])
 def test_a_command_becomes_ours_and_trains(name, here):
     printed = migrate(code_of(name, "before"))
     assert main(["ppo", *words_of(printed), "--use_cpu", "--num_sample_generations", "0"]) == 0

@@ -24,6 +24,7 @@ def converted(library, **settings):
     ("ARGS=(\n  x.y=1  # one\n  z=2\n)\nrun \"${ARGS[@]}\" 2>&1 | tee", [["run", "x.y=1", "z=2"]]),
     ("A=${B:-5}\nrun $A 'literal $A'", [["run", "5", "literal 5"]]),
     ("CUDA_VISIBLE_DEVICES=0 python x.py", [["CUDA_VISIBLE_DEVICES=0", "python", "x.py"]]),
+    ('srun bash -c "a && run --x 1"', [["srun", "bash", "-c", "a && run --x 1"], ["a"], ["run", "--x", "1"]]),
     ("echo it's broken", [["echo", "it's", "broken"]]),
 ])  # fmt: skip
 def test_the_words_of_a_shell_script(text, words):
@@ -53,6 +54,22 @@ def test_batches_count_prompts_there_and_responses_here():
     found = converted("verl", **names)
     assert (found.settings["batch_size"], found.settings["num_mini_batches"]) == (256, 4)
     assert found.settings["total_episodes"] == 2560
+
+
+def test_the_names_with_dots_of_newer_releases_mean_the_same():
+    old = converted("openrlhf", rollout_batch_size="64", train_batch_size="32", actor_learning_rate="1e-6", lambd="1")
+    dotted = {"rollout.batch_size": "64", "train.batch_size": "32", "actor.adam.lr": "1e-6",
+              "algo.advantage.lambd": "1"}  # fmt: skip
+    assert converted("openrlhf", **dotted).settings == old.settings
+
+
+def test_one_limit_for_prompt_and_response_takes_the_place_of_two():
+    settings = converted("openrlhf", **{"data.max_len": "4096"}).settings
+    assert (settings["max_length"], settings["response_length"]) == ("4096", "4096")
+    assert "max_prompt_length" not in settings
+    assert converted("openrlhf", **{"data.max_len": "4096", "rollout.max_new_tokens": "9"}).settings[
+        "response_length"
+    ] == "9"  # fmt: skip
 
 
 @pytest.mark.parametrize(("given", "expected"), [

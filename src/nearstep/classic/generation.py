@@ -38,7 +38,8 @@ def generation_settings(start: GenerationSettings, given: Mapping[str, Any]) -> 
             + (f"did you mean {near}?" if near else f"there are {', '.join(TAKEN)}")
         )
     length, total = given.get("max_new_tokens"), given.get("max_length")
-    if length is None and total is None:
+    most = total if length is None else length
+    if most is None:
         raise ConfigError("generate: give max_new_tokens, or length_sampler")
     for name, value in (("max_new_tokens", length), ("max_length", total)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -64,7 +65,7 @@ def generation_settings(start: GenerationSettings, given: Mapping[str, Any]) -> 
         start,
         sampling=sampling,
         greedy=greedy,
-        response_length=length or total,
+        response_length=most,
         max_length=total if length is None else None,
         stop_ids=tuple(each for each in ids if each >= 0),  # −1 is TRL's way to say none
     )

@@ -62,7 +62,8 @@ def create_reference_model(model: ValueHeadModel | nn.Module) -> nn.Module:
     policy = policy_in(model)
     if is_adapted(policy):
         raise ModelError("ref_model: leave it out. With adapters the reference is the policy with its adapters off")
-    return copy.deepcopy(policy).requires_grad_(False).eval()
+    reference: nn.Module = copy.deepcopy(policy)
+    return reference.requires_grad_(False).eval()
 
 
 def policy_in(model: Any) -> Any:

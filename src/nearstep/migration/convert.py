@@ -40,7 +40,8 @@ def convert(foreign: Foreign) -> Migrated:
             if retired is not None:
                 draft.lose(given, value, retired.sentence)
                 continue
-            ours = current_name(name)
+            own = name.rsplit(".", 1)[-1] if foreign.library == "aligntune" else name  # train.save_steps
+            ours = current_name(own)
             if ours not in PPOConfig.types:
                 _note_absent(given, ours, value, draft)
                 continue
@@ -51,6 +52,10 @@ def convert(foreign: Foreign) -> Migrated:
             draft.settings[ours] = names.get(str(value), value)
     recipe = finish(foreign.library, special, draft, library.defaults) or library.recipe
     defaults = {name: value for name, value in library.defaults.items() if name not in draft.settings}
+    if "max_length" in draft.settings:  # one limit for prompt and response takes the place of two
+        defaults.pop("max_prompt_length", None)
+        if defaults.pop("response_length", None) is not None:
+            draft.settings["response_length"] = draft.settings["max_length"]
     if draft.settings.get("advantage", defaults.get("advantage")) in WITHOUT_CRITIC:
         defaults = {name: value for name, value in defaults.items() if name not in OF_A_CRITIC}
     return Migrated(

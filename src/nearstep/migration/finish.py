@@ -154,6 +154,16 @@ def _trackers(value: object, draft: SettingsDraft) -> None:
         draft.settings["report_to"] = names
 
 
+def _gate(value: object, draft: SettingsDraft) -> None:
+    if is_true(value):
+        draft.settings |= {"gate": "score_range", "gate_fill": "refill"}
+
+
+def _optimizer(value: object, draft: SettingsDraft) -> None:
+    if not str(value).startswith("adamw"):
+        draft.lose("optimizer", value, "optim is adamw_torch, adamw_torch_fused or sgd")
+
+
 def _precision(value: object, draft: SettingsDraft) -> None:
     if value in ("bf16", "bfloat16"):
         draft.settings["bf16"] = True
@@ -262,7 +272,7 @@ FINISHES: Mapping[str, Callable[[object, SettingsDraft], None]] = {
     "no_shuffle": _switched("shuffle_dataset", False), "recompute": _recompute,
     "accelerate_config": _accelerate, "beta": _beta, "scale_rewards": _scale_rewards,
     "generation_steps": _generation_steps, "algorithm": _algorithm, "backend": _backend,
-    "trackers": _trackers, "precision": _precision,
+    "gate": _gate, "optimizer": _optimizer, "trackers": _trackers, "precision": _precision,
     **dict.fromkeys(
         ("gpus", "nodes", "prompts", "mini_rows", "mini_prompts", "steps", "accumulation", "kl_in_loss", "kl_loss_coef",
          "kl_loss_type", "kl_in_reward", "kl_type", "kl_target", "kl_horizon", "reward_file", "reward_name", "stage"),

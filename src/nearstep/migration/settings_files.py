@@ -20,6 +20,8 @@ def read_settings_file(text: str, name: str) -> Foreign:
         raise ConfigError(f"{name} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(root, Mapping) or not root:
         raise ConfigError(f"{name} holds no settings (name: value)")
+    if isinstance(root.get("config"), Mapping) and "recipe" in root:  # a recipe of AlignTune
+        root = root["config"]
     flat = dict(_flat(root, ""))
     roots = set(map(str, root))
     if "actor_rollout_ref" in roots:

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 _ASSIGNMENT = re.compile(r"(?:export\s+|readonly\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?:\[@\]|\[\*\])?(?::?-([^{}]*))?\}|\$([A-Za-z_]\w*)")
@@ -21,6 +22,9 @@ def commands(text: str) -> Iterator[list[str]]:
         for piece in _pieces(words):
             if piece:
                 yield piece
+            for before, word in pairwise(piece):
+                if before.startswith("-") and before.endswith("c") and " " in word:  # bash -c "…"
+                    yield from commands(word)
 
 
 def logical_lines(text: str) -> Iterator[str]:
