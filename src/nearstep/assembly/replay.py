@@ -75,7 +75,7 @@ def replay_row(config: PPOConfig, run: Path, *, update: int, row: int, inputs: R
     with tempfile.TemporaryDirectory() as elsewhere:
         settings = replace(
             config, output_dir=elsewhere, resume=None if update == 1 else str(before), fork_from=None, report_to=(),
-            push_to_hub=False, dump_rollouts=None,
+            push_to_hub=False, dump_rollouts=None, dp_shard=1, dp_replicate=None,
         )  # fmt: skip
         r = assemble(settings, inputs)
         state = State()
