@@ -130,13 +130,12 @@ def build_models(
         notes.append("The critic is a head of zeros on the policy's trunk.")
     models = Models(policy, reference, value, teacher_of(config, inputs, policy, backend, notes))
     notes += how_rows_run(models, autocast=config.bf16)
-    models = spread_over(backend, models)
     names = ModelOrigins(
         policy=name_or_path(policy.model),
         reference=None if reference is None else name_or_path(reference.policy.model),
         critic=None if value is None else name_or_path(value.members[0].model),
     )
-    return BuiltModels(models, sources, names, notes)
+    return BuiltModels(spread_over(backend, models), sources, names, notes)
 
 
 def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:
