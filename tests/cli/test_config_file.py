@@ -2,8 +2,8 @@
 
 import pytest
 
+from nearstep.cli.commands import COMMANDS
 from nearstep.cli.config_file import read_config_file
-from nearstep.cli.main import COMMANDS
 from nearstep.common.errors import ConfigError
 
 ppo = COMMANDS[0]

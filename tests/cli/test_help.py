@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
+from nearstep.cli.commands import COMMANDS
 from nearstep.cli.help import command_help
-from nearstep.cli.main import COMMANDS, main
+from nearstep.cli.main import main
 from nearstep.config.ppo import SECTIONS, PPOConfig
 
 

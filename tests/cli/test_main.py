@@ -9,7 +9,8 @@ from types import ModuleType
 import pytest
 
 import nearstep
-from nearstep.cli.main import COMMANDS, main
+from nearstep.cli.commands import COMMANDS
+from nearstep.cli.main import main
 from nearstep.common.errors import ConfigError, DataError
 
 RUNNABLE = ("--model_name_or_path", "me/policy", "--dataset_name", "me/prompts", "--reward_model", "me/scorer")

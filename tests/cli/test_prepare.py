@@ -7,7 +7,8 @@ import datasets
 import pytest
 
 from nearstep.cli import prepare
-from nearstep.cli.main import COMMANDS, main
+from nearstep.cli.commands import COMMANDS
+from nearstep.cli.main import main
 from nearstep.cli.prepare import PrepareOptions
 from nearstep.config.old_names import OF_PREPARE
 from nearstep.data.preparing import run

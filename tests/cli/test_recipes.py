@@ -9,7 +9,8 @@ import pytest
 from transformers import HfArgumentParser
 
 import nearstep
-from nearstep.cli.main import COMMANDS, main
+from nearstep.cli.commands import COMMANDS
+from nearstep.cli.main import main
 from nearstep.config.axes import RANGED_HEADS
 from nearstep.config.recipes import RECIPES
 from nearstep.config.settings import from_mapping

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from nearstep import EvalConfig
-from nearstep.cli.main import COMMANDS
+from nearstep.cli.commands import COMMANDS
 from nearstep.config.evaluation import METRICS, OTHER_NAMES, RULES
 from nearstep.config.generating import GenerateOptions
 from nearstep.evaluation.completion_file import FIELDS

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nearstep.cli.main import COMMANDS, main
+from nearstep.cli.commands import COMMANDS
+from nearstep.cli.main import main
 from nearstep.config.recipes import RECIPES
 from nearstep.config.settings import from_mapping
 from nearstep.migration.document import text

@@ -69,8 +69,8 @@ def test_pieces_flow_into_lines():
 
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_help_fits(columns, monkeypatch):
+    from nearstep.cli.commands import COMMANDS
     from nearstep.cli.help import command_help, overview
-    from nearstep.cli.main import COMMANDS
 
     monkeypatch.setenv("COLUMNS", str(columns))
     text = "\n".join([overview(COMMANDS), *map(command_help, COMMANDS)])

@@ -49,7 +49,6 @@ from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
 from nearstep.training.replay import through_files
 from nearstep.training.row_trace import RowTracer
-from nearstep.training.selection import Selection
 from nearstep.training.state import State
 from nearstep.training.warm_ups import check_warm_ups
 
