@@ -15,7 +15,7 @@ from nearstep.assembly.fitting_roles import require_tokens
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models
 from nearstep.assembly.rows import own_modules
-from nearstep.assembly.selection import choose_selection, require_one_row
+from nearstep.assembly.selection import choose_selection, for_engine
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.saver import Checkpoints
 from nearstep.common.telling import quiet_libraries, tell
@@ -48,7 +48,6 @@ from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
 from nearstep.training.replay import through_files
 from nearstep.training.row_trace import RowTracer
-from nearstep.training.selection import Selection
 from nearstep.training.state import State
 from nearstep.training.warm_ups import check_warm_ups
 
@@ -72,7 +71,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     backend, batch, run_prompts = checked.backend, checked.batch, checked.run_prompts
     notes = [*axes.notes, *check_warm_ups(config, batch)]
     origin = checked.rollout_origin(config, axes.trust_region.top_k)
-    engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary, selection)
+    engine = _engine(config, inputs, axes.trust_region.top_k, checked.vocabulary)
     auxiliary = auxiliary_of(config, inputs, checked)
     checked = with_texts(checked, auxiliary)
     tell("loading the models …")
@@ -100,7 +99,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         tokenizer=checked.tokenizer,
         models=models,
         prompts=prompts,
-        selection=selection,
+        selection=for_engine(selection, engine),
         engine=engine,
         generation=settings,
         rewards=training_rewards,
@@ -260,13 +259,11 @@ def _generation(config: PPOConfig, checked: CheckedInputs) -> GenerationSettings
     )
 
 
-def _engine(config: PPOConfig, inputs: RunInputs, top_k: int, vocabulary: int, selection: Selection) -> RolloutEngine:
-    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens, and
-    where its episodes do not fit the gate or the sampler."""
+def _engine(config: PPOConfig, inputs: RunInputs, top_k: int, vocabulary: int) -> RolloutEngine:
+    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens."""
     require_tokens(top_k, vocabulary)
     engine = make_engine(config.engine if inputs.engine is None else inputs.engine, _engine_settings(config))
     require_top_tokens(engine, top_k)
-    require_one_row(selection, engine)
     return engine
 
 
