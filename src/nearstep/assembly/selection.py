@@ -66,7 +66,7 @@ def choose_selection(
 
 
 def for_engine(selection: Selection, engine: RolloutEngine) -> Selection:
-    """The same. Raises ConfigError where the engine gives episodes several rows, and something looks at their scores."""
+    """The same. Raises ConfigError where the engine gives episodes several rows, and something looks at scores."""
     if selection.looks_at_scores and engine.capabilities().several_rows:
         gate, sampler = selection.gate, selection.sampler
         what = f"sampler {type(sampler).__name__}" if gate is None else f"gate {type(gate).__name__}"
