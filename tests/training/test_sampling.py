@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nearstep import ConfigError
-from nearstep.assembly.selection import require_one_row
+from nearstep.assembly.selection import for_engine
 from nearstep.rollout.engine import Capabilities, EngineSettings
 from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.training.experience import before_first_step, make_experience
@@ -289,9 +289,9 @@ def test_gates_and_episodes_of_several_rows_are_refused_before_a_run():
             return Capabilities(several_rows=True)
 
     engine = InRows(EngineSettings(max_rows=8, max_tokens=1024))
-    require_one_row(Selection(), engine)
+    assert for_engine(Selection(), engine) == Selection()
     with pytest.raises(ConfigError, match="gate ScoreRange looks at episodes of one row, and the engine InRows gives"):
-        require_one_row(Selection(gate=ScoreRange()), engine)
+        for_engine(Selection(gate=ScoreRange()), engine)
 
 
 def test_a_sampler_that_would_forget_is_refused(tmp_path):

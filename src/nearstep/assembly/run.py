@@ -16,7 +16,7 @@ from nearstep.assembly.evaluation import RunMemory, make_evaluator, stop_rules
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models
 from nearstep.assembly.rows import own_modules
-from nearstep.assembly.selection import choose_selection, require_one_row
+from nearstep.assembly.selection import choose_selection, for_engine
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.saver import Checkpoints
 from nearstep.common.telling import quiet_libraries, tell
@@ -74,7 +74,6 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     check_ahead(config, inputs, checked, selection)
     origin = checked.rollout_origin(config, axes.trust_region.top_k)
     engine = engine_of(config, inputs, axes.trust_region.top_k, checked)
-    require_one_row(selection, engine)
     auxiliary = auxiliary_of(config, inputs, checked)
     checked = with_texts(checked, auxiliary)
     tell("loading the models …")
@@ -104,7 +103,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         tokenizer=checked.tokenizer,
         models=models,
         prompts=prompts if ahead is None else ahead,
-        selection=selection,
+        selection=for_engine(selection, engine),
         engine=engine,
         generation=settings,
         rewards=training_rewards,

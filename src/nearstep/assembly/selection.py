@@ -65,8 +65,8 @@ def choose_selection(
     return Selection(chosen, found, config.gate_fill, config.refill_rounds, checked.data), prompts, notes
 
 
-def require_one_row(selection: Selection, engine: RolloutEngine) -> None:
-    """Raise ConfigError where an engine gives episodes several rows, and something looks at scores of single rows."""
+def for_engine(selection: Selection, engine: RolloutEngine) -> Selection:
+    """The same. Raises ConfigError where the engine gives episodes several rows, and something looks at scores."""
     if selection.looks_at_scores and engine.capabilities().several_rows:
         gate, sampler = selection.gate, selection.sampler
         what = f"sampler {type(sampler).__name__}" if gate is None else f"gate {type(gate).__name__}"
@@ -74,6 +74,7 @@ def require_one_row(selection: Selection, engine: RolloutEngine) -> None:
             f"{what} looks at episodes of one row, and the engine {type(engine).__name__} gives some several: leave it "
             "out, or use an engine that gives each one row"
         )
+    return selection
 
 
 def sampler(config: PPOConfig, own: object = None) -> Sampler:
