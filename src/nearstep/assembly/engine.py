@@ -36,8 +36,8 @@ def engine_settings(config: PPOConfig, backend: Backend) -> EngineSettings:
     if config.engine == "vllm" and backend.world_size > 1:
         raise ConfigError(
             f"engine = vllm runs in one process, and there are {backend.world_size}: vLLM would take those of the "
-            "trainer for its own. Start a server for each by nearstep serve-engine, and give engine = vllm_server with as "
-            "many addresses in engine_url; or use engine = transformers"
+            "trainer for its own. Start a server for each by nearstep serve-engine, and give engine = vllm_server with "
+            "as many addresses in engine_url; or use engine = transformers"
         )
     return EngineSettings(
         max_rows=config.local_rollout_forward_batch_size,

@@ -182,9 +182,9 @@ def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) 
     dtype = torch.bfloat16 if policy.autocast else policy.dtype
     with tempfile.TemporaryDirectory() as folder, _environment(), _left_alone():
         write_configuration(model, Path(folder))
-        from vllm import LLM
-
         try:
+            from vllm import LLM
+
             llm = LLM(
                 model=folder,
                 skip_tokenizer_init=True,
@@ -201,7 +201,7 @@ def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) 
                 disable_log_stats=True,
             )
             _try_out(llm)
-        except (ValueError, RuntimeError, NotImplementedError, AssertionError, KeyError) as error:
+        except (ImportError, ValueError, RuntimeError, AssertionError, KeyError) as error:
             raise ModelError(
                 f"vLLM does not run {type(model).__name__}: {type(error).__name__}: {shorten(error, 400)}. "
                 "Where the memory of vllm_cache_gib is too small, raise it; where vLLM does not know the model, use "
@@ -237,7 +237,8 @@ def _environment() -> Iterator[None]:
 def _left_alone() -> Iterator[None]:
     """vLLM seeds and draws from global generators, and replaces a function of torch: all of that stays the user's."""
     set_num_threads, dtype = torch.set_num_threads, torch.get_default_dtype()
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
         try:
             yield
         finally:
