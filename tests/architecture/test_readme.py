@@ -9,6 +9,7 @@ ROOMS_IN_ROOMS = (
     "models/forward",
     "models/attention",
     "rollout/ahead",
+    "rollout/vllm",
     "rewards/workers",
     "rewards/remote",
     "rewards/sandbox",

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import types
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -13,10 +14,12 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from nearstep import ConfigError, DataError, PPOConfig, PPOTrainer, RewardError
 from nearstep.assembly import checked_inputs
+from nearstep.assembly.engine import engine_settings
 from nearstep.common.errors import ModelError
 from nearstep.common.trust import Trust
 from nearstep.rewards.build import RewardModelOptions, make_sources
 from nearstep.rewards.identity import TokenizerIdentity
+from nearstep.rollout.fallback import EngineWithFallback
 from nearstep.scale.torch_backend import torch_backend
 from tests.models.odd_folders import code_folder, pickled_folder
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
@@ -322,9 +325,13 @@ OF_SERVERS: dict[str, object] = {
     "reward_url": "http://127.0.0.1:1/other", "reward_url_token_env": "A_TOKEN", "reward_url_timeout_seconds": 1.0,
     "reward_url_retries": 0, "reward_url_batch_size": 3,
 }  # fmt: skip
-APART = {"use_cpu", "decode_graphs", "trust_remote_code", "allow_pickled_weights", "dataset_config", "push_to_hub",
-         "ptx_dataset_config",
-         "hub_model_id", "rollouts_max_mib", *OF_SERVERS}  # fmt: skip
+# Of engines: shown in tests/rollout/vllm and, by the real ones, in tests/engines.
+OF_ENGINES: dict[str, object] = {
+    "engine_url": ["http://127.0.0.1:2"], "engine_timeout_seconds": 1.0, "engine_retries": 0,
+    "engine_fallback": "transformers", "engine_weights_dir": "elsewhere",
+}  # fmt: skip
+APART = {"use_cpu", "vllm_cache_gib", "decode_graphs", "trust_remote_code", "allow_pickled_weights", "dataset_config",
+         "push_to_hub", "ptx_dataset_config", "hub_model_id", "rollouts_max_mib", *OF_SERVERS, *OF_ENGINES}  # fmt: skip
 ELSEWHERE = {
     "resume": "checkpoint/test_resume.py", "fork_from": "cli/test_fork_and_replay.py",
     "on_save_error": "checkpoint/test_faults.py", "max_broken_updates": "training/test_update.py",
@@ -348,7 +355,7 @@ BASE: dict[str, object] = {
 def test_every_setting_has_its_effect_shown():
     assert {field.name for field in dataclasses.fields(PPOConfig)} == set(EFFECTS) | APART | set(ELSEWHERE)
     assert all(name in (Path(__file__).parents[1] / file).read_text() for name, file in ELSEWHERE.items())
-    assert all(f"test_{name}" in globals() for name in APART - set(OF_SERVERS))
+    assert all(f"test_{name}" in globals() for name in APART - set(OF_SERVERS) - set(OF_ENGINES))
 
 
 @pytest.fixture(scope="module")
@@ -484,6 +491,43 @@ def test_setting_of_reward_servers(name, monkeypatch):
 
     assert server() == server()
     assert server() != server(**{name: OF_SERVERS[name]})
+
+
+@pytest.mark.parametrize("name", OF_ENGINES)
+def test_setting_of_engine_servers(name, models, tmp_path):
+    """Each reaches the engine; what that does is shown in tests/rollout/vllm/test_server.py."""
+    settings = {
+        "model_name_or_path": f"{models}/policy", "dataset_name": f"{models}/prompts.jsonl", "response_length": 4,
+        "reward_funcs": f"{models}/rewards.py:low", "output_dir": str(tmp_path / "out"), "use_cpu": True,
+        "engine": "vllm_server", "engine_url": ["http://127.0.0.1:1"],
+    }  # fmt: skip
+
+    def engine(**changes):
+        found = PPOTrainer(args=PPOConfig(**{**settings, **changes})).recipe.engine
+        return repr(found.first.settings if isinstance(found, EngineWithFallback) else found.settings), type(found)
+
+    assert engine() == engine()
+    assert engine() != engine(**{name: OF_ENGINES[name]})
+
+
+def test_vllm_cache_gib(tmp_path):
+    """It reaches vLLM's settings; in tests/engines it is the memory of the real one."""
+    backend = torch_backend(use_cpu=True)
+    found = [engine_settings(PPOConfig(engine="vllm", vllm_cache_gib=gib), backend).vllm for gib in (0.5, 2.0)]
+    assert [each.cache_gib for each in found] == [0.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"engine": "vllm"}, "engine = vllm runs in one process, and there are 2"),
+        ({"engine": "vllm_server", "engine_url": ["http://a:1"]}, r"names 1 server\(s\) for 2 process\(es\)"),
+    ],
+)
+def test_engines_that_do_not_take_so_many_processes_are_refused(settings, what):
+    backend = types.SimpleNamespace(world_size=2, rank=0)
+    with pytest.raises(ConfigError, match=what):
+        engine_settings(PPOConfig(**settings), backend)
 
 
 def test_use_cpu(monkeypatch):

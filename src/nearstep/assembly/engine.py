@@ -9,33 +9,44 @@ from nearstep.common.errors import ConfigError
 from nearstep.config.ppo import PPOConfig
 from nearstep.rollout.build import make_engine
 from nearstep.rollout.engine import RolloutEngine, require_top_tokens
-from nearstep.rollout.engine_settings import EngineSettings, ServerSettings, VLLMSettings
+from nearstep.rollout.engine_settings import EngineSettings, VLLMServerSettings, VLLMSettings
+from nearstep.rollout.fallback import EngineWithFallback
 from nearstep.scale.backend import Backend
 
 WEIGHTS = "engine-weights"  # folder of a run, while a server reads weights from it
 
 
 def engine_of(config: PPOConfig, inputs: RunInputs, top_k: int, checked: CheckedInputs) -> RolloutEngine:
-    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens."""
+    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens,
+    or not run in as many processes."""
     require_tokens(top_k, checked.vocabulary)
     given = config.engine if inputs.engine is None else inputs.engine
-    engine = make_engine(given, engine_settings(config, checked.backend))
+    settings = engine_settings(config, checked.backend)
+    engine = make_engine(given, settings)
+    if inputs.engine is None and config.engine == "vllm_server" and config.engine_fallback != "none":
+        engine = EngineWithFallback(engine, make_engine(config.engine_fallback, settings), config.engine_fallback)
     require_top_tokens(engine, top_k)
     return engine
 
 
 def engine_settings(config: PPOConfig, backend: Backend) -> EngineSettings:
-    """What the engine of this process is built from. Raises ConfigError where a process has no server of its own."""
+    """What the engine of this process is built from. Raises ConfigError for more processes than it takes."""
+    if config.engine == "vllm" and backend.world_size > 1:
+        raise ConfigError(
+            f"engine = vllm runs in one process, and there are {backend.world_size}: vLLM would take those of the "
+            "trainer for its own. Start a server for each by nearstep serve-engine, and give engine = vllm_server with "
+            "as many addresses in engine_url; or use engine = transformers"
+        )
     return EngineSettings(
         max_rows=config.local_rollout_forward_batch_size,
         max_tokens=config.max_tokens_per_microbatch,
         decode_graphs=config.decode_graphs,
         vllm=VLLMSettings(cache_gib=config.vllm_cache_gib),
-        server=_server(config, backend) if config.engine == "vllm_server" else ServerSettings(),
+        server=_server(config, backend) if config.engine == "vllm_server" else VLLMServerSettings(),
     )
 
 
-def _server(config: PPOConfig, backend: Backend) -> ServerSettings:
+def _server(config: PPOConfig, backend: Backend) -> VLLMServerSettings:
     urls = config.engine_url
     if len(urls) != backend.world_size:
         raise ConfigError(
@@ -43,7 +54,7 @@ def _server(config: PPOConfig, backend: Backend) -> ServerSettings:
             "into a server of its own, so give as many addresses as processes, or use engine = vllm"
         )
     folder = config.engine_weights_dir or str(Path(config.output_dir) / WEIGHTS)
-    return ServerSettings(
+    return VLLMServerSettings(
         url=urls[backend.rank],
         weights_dir=str(Path(folder).expanduser().resolve() / f"rank-{backend.rank}"),
         timeout_seconds=config.engine_timeout_seconds,

@@ -23,6 +23,7 @@ from nearstep.cli import (
     reward,
     rewards,
     score,
+    serve_engine,
     serve_reward,
     watch,
 )
@@ -34,6 +35,7 @@ from nearstep.common.secrets import without_secrets
 from nearstep.common.spelling import nearest
 from nearstep.common.telling import tell, tell_launcher
 from nearstep.common.waiting import end_soon
+from nearstep.config.engine_server import ENGINE_SERVER_SECTIONS, EngineServerOptions
 from nearstep.config.evaluation import EVAL_SECTIONS, EvalConfig
 from nearstep.config.generating import GENERATE_SECTIONS, GenerateOptions
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
@@ -168,6 +170,15 @@ COMMANDS: tuple[Command[Any], ...] = (
         begins=lambda settings: f"a reward server on {settings.host}",
         problems=serve_reward.serve_problems,
         run=serve_reward.run_serve,
+    ),
+    Command(
+        name="serve-engine",
+        summary="Start a vLLM server as engine = vllm_server needs it, for engine_url.",
+        settings=EngineServerOptions,
+        sections=ENGINE_SERVER_SECTIONS,
+        problems=serve_engine.serve_engine_problems,
+        run=serve_engine.run_serve_engine,
+        note=serve_engine.NOTE,
     ),
     Command(
         name="prepare",

@@ -53,6 +53,10 @@ class LostProcessError(TrainingError):
     """Another process of the run is gone. It is the consequence of something that the other process says."""
 
 
+class LostEngineError(TrainingError):
+    """An engine outside this process does not answer any more. Says which, what it was asked, and how often."""
+
+
 class CheckpointError(NearstepError, RuntimeError):
     """A checkpoint is damaged, or does not belong to the run that would go on from it. Names the file."""
 

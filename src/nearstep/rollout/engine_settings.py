@@ -11,7 +11,7 @@ class VLLMSettings:
 
 
 @dataclass(frozen=True)
-class ServerSettings:
+class VLLMServerSettings:
     """Where a server generates, and how patiently it is asked."""
 
     url: str = ""
@@ -28,4 +28,4 @@ class EngineSettings:
     max_tokens: int = 16384  # prompt tokens in one forward pass
     decode_graphs: bool = False  # replay decoding steps from CUDA graphs
     vllm: VLLMSettings = field(default_factory=VLLMSettings)
-    server: ServerSettings = field(default_factory=ServerSettings)
+    server: VLLMServerSettings = field(default_factory=VLLMServerSettings)

@@ -12,13 +12,13 @@ from torch import Tensor
 from nearstep.common.waiting import listed, waiting
 from nearstep.metrics import Max, Mean, Metrics
 from nearstep.rollout.ahead.link import AnswersAhead
-from nearstep.rollout.ahead.messages import Begun, FinishedRow, Worked
+from nearstep.rollout.ahead.messages import FinishedRow, RowsBegun, Worked
 from nearstep.rollout.ahead.rows import as_tensors, from_tensors, rollout_of
 from nearstep.rollout.ahead.window import GroupUnderWay, StalenessRule, choose
 from nearstep.rollout.checks import check_rollout
 from nearstep.rollout.engine import GenerationSettings
 from nearstep.training.clock import Clock
-from nearstep.training.finished_ahead import Batch, Group, age_metrics, newest_alike
+from nearstep.training.finished_ahead import Batch, GroupAhead, age_metrics, newest_alike
 from nearstep.training.joining import join_prompts, select_prompts
 from nearstep.types import Prompts, Rollout
 
@@ -45,8 +45,8 @@ class RolloutStream:
     num_generations: int
     clock: Clock
     device: torch.device
-    _under_way: list[Group] = field(default_factory=list)
-    _reserve: deque[Group] = field(default_factory=deque)  # drawn, and not given out
+    _under_way: list[GroupAhead] = field(default_factory=list)
+    _reserve: deque[GroupAhead] = field(default_factory=deque)  # drawn, and not given out
     _batch: Batch | None = None  # that was yielded last
     _origin: int | None = None  # prompts drawn before the first; None before the run begins
     _drawn: int = 0  # prompts drawn so far
@@ -177,7 +177,7 @@ class RolloutStream:
     def _give_out(self, updates_left: int) -> None:
         """New prompts, as many as may be under way; at the end of the run none that no update would train on."""
         most = min(self.rule.capacity, updates_left * self.rule.groups)
-        new: list[Group] = []
+        new: list[GroupAhead] = []
         while len(self._under_way) + len(new) < most:
             if not self._reserve:
                 self._draw()
@@ -185,7 +185,7 @@ class RolloutStream:
         self._under_way += new
         self._give(new)
 
-    def _give(self, groups: Sequence[Group]) -> None:
+    def _give(self, groups: Sequence[GroupAhead]) -> None:
         asked = [select_prompts(group.prompts, group.missing) for group in groups]
         if asked:
             whole = asked[0]
@@ -197,7 +197,7 @@ class RolloutStream:
         prompts, each = next(self._source), self.num_generations
         for first in range(0, len(prompts), each):
             rows = select_prompts(prompts, range(first, first + each))
-            self._reserve.append(Group(rows.episodes[0] // each, rows))
+            self._reserve.append(GroupAhead(rows.episodes[0] // each, rows))
         self._drawn += self.rule.groups
 
     def _wait_for(self, update: int) -> Batch:
@@ -237,7 +237,7 @@ class RolloutStream:
         for message in self.link.hear(wait):
             if isinstance(message, Worked):
                 self._worked.append(message)
-            elif isinstance(message, Begun):
+            elif isinstance(message, RowsBegun):
                 for episode in message.episodes:
                     if episode in by_episode:
                         by_episode[episode].take_up(message.version)

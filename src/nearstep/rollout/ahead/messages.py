@@ -77,7 +77,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Begun:
+class RowsBegun:
     """These rows get their first token from the weights of this version."""
 
     episodes: list[int]
@@ -107,7 +107,7 @@ class Worked:
 
 
 @dataclass(frozen=True)
-class Failed:
+class ProcessFailed:
     """The process ends, for this reason."""
 
     problem: str
@@ -119,11 +119,11 @@ class Closed:
 
 
 Message: TypeAlias = (
-    Setup | NewRows | NewWeights | Abandon | Ready | Loaded | Begun | FinishedRow | Worked | Failed | Closed
+    Setup | NewRows | NewWeights | Abandon | Ready | Loaded | RowsBegun | FinishedRow | Worked | ProcessFailed | Closed
 )
 KINDS: dict[str, Callable[..., Message]] = {
     kind.__name__: kind
-    for kind in (Setup, NewRows, NewWeights, Abandon, Ready, Loaded, Begun, FinishedRow, Worked, Failed)
+    for kind in (Setup, NewRows, NewWeights, Abandon, Ready, Loaded, RowsBegun, FinishedRow, Worked, ProcessFailed)
 }
 
 

@@ -26,22 +26,22 @@ from nearstep.models.roles import Policy, make_policy
 from nearstep.rollout.ahead.chunks import ChunkedGeneration
 from nearstep.rollout.ahead.messages import (
     Abandon,
-    Begun,
     Closed,
-    Failed,
     Loaded,
     Message,
     MessageLine,
     NewRows,
     NewWeights,
+    ProcessFailed,
     Ready,
+    RowsBegun,
     Setup,
     Worked,
 )
 from nearstep.rollout.ahead.shared_weights import SharedWeights
 from nearstep.rollout.build import make_engine
 from nearstep.rollout.engine import GenerationSettings, RolloutEngine
-from nearstep.rollout.engine_settings import EngineSettings, ServerSettings, VLLMSettings
+from nearstep.rollout.engine_settings import EngineSettings, VLLMServerSettings, VLLMSettings
 from nearstep.scale.launcher import end_with
 
 
@@ -57,7 +57,7 @@ def main(line_descriptor: int, memory_descriptor: int, trainer: int) -> None:
                 _serve(line, setup, memory_descriptor)
     except (NearstepError, OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError) as error:
         said = str(error) if isinstance(error, NearstepError) else "".join(traceback.format_exception(error))
-        _tell(line, Failed(said))
+        _tell(line, ProcessFailed(said))
         raise SystemExit(1) from error
     finally:
         line.close()
@@ -72,7 +72,7 @@ def _serve(line: MessageLine, setup: Setup, memory_descriptor: int) -> None:
     generation = generation_settings(setup.generation)
     weights = SharedWeights.of(memory_descriptor, setup.weights)
     chunks = ChunkedGeneration(engine, generation, setup.chunk_length, settings.max_rows)
-    server = Server(line, policy, engine, weights, chunks)
+    server = GenerationLoop(line, policy, engine, weights, chunks)
     line.send(Ready())
     try:
         server.run()
@@ -99,12 +99,12 @@ def generation_settings(plain: dict[str, Any]) -> GenerationSettings:
 
 def engine_settings(plain: dict[str, Any]) -> EngineSettings:
     """The same for what the engine is built from."""
-    vllm, server = VLLMSettings(**plain["vllm"]), ServerSettings(**plain["server"])
+    vllm, server = VLLMSettings(**plain["vllm"]), VLLMServerSettings(**plain["server"])
     return EngineSettings(**{**plain, "vllm": vllm, "server": server})
 
 
 @dataclass
-class Server:
+class GenerationLoop:
     """Generates chunk by chunk, and looks for messages in between."""
 
     line: MessageLine
@@ -129,7 +129,7 @@ class Server:
                 continue
             began = time.perf_counter()
             if beginning := self.chunks.beginning():
-                self.line.send(Begun(beginning, self.version))
+                self.line.send(RowsBegun(beginning, self.version))
             for row in self.chunks.step(self.version):
                 self.line.send(row)
             self._worked += time.perf_counter() - began

@@ -12,7 +12,7 @@ from queue import Empty
 
 from nearstep.common.errors import LostProcessError, TrainingError
 from nearstep.common.waiting import WATCHDOG, Wait
-from nearstep.rollout.ahead.messages import Closed, Failed, Message, MessageLine, Setup
+from nearstep.rollout.ahead.messages import Closed, Message, MessageLine, ProcessFailed, Setup
 from nearstep.rollout.ahead.process import start_arguments, start_command
 from nearstep.rollout.ahead.shared_weights import SharedWeights
 
@@ -62,7 +62,7 @@ class GenerationProcess:
                 continue
             if wait is not None:
                 wait.alive()
-            if isinstance(found[-1], Failed):
+            if isinstance(found[-1], ProcessFailed):
                 raise TrainingError(f"the generation process (max_staleness) failed: {found[-1].problem}")
             if isinstance(found[-1], Closed):
                 raise self.lost()

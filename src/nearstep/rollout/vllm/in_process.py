@@ -17,8 +17,8 @@ from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEng
 from nearstep.rollout.engine_settings import EngineSettings
 from nearstep.rollout.vllm.requests import (
     NEVER,
-    RowAnswer,
     RowRequest,
+    SampledRow,
     rollout_of_answers,
     row_requests,
     with_sampled_last,
@@ -51,7 +51,7 @@ def require_vllm(wanted: str) -> None:
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
             f"{wanted} needs vLLM, which is not installed here. `make engines` makes an environment with vLLM's CPU "
-            "build beside .venv (.engines); on a GPU: pip install vllm. Without it engine = transformers generates, "
+            "build (runs/engines-env); on a GPU: pip install vllm. Without it engine = transformers generates, "
             "and engine = vllm_server asks a vLLM elsewhere"
         )
 
@@ -111,7 +111,7 @@ class VLLMEngine:
         """One response per row; see RolloutEngine.generate."""
         assert self._llm is not None, "load() comes before generate()"
         requests = row_requests(prompts, settings, self.rows)
-        answers: dict[int, RowAnswer] = {}
+        answers: dict[int, SampledRow] = {}
         with _left_alone():
             for row, answer in _played(self._llm.llm_engine, requests):
                 answers[row] = answer
@@ -121,7 +121,7 @@ class VLLMEngine:
         return rollout_of_answers(prompts, settings, in_order, self.version, self.device)
 
 
-def _played(engine: Any, requests: list[RowRequest]) -> Iterator[tuple[int, RowAnswer]]:
+def _played(engine: Any, requests: list[RowRequest]) -> Iterator[tuple[int, SampledRow]]:
     """The rows as they end. Whatever interrupts it, none goes on."""
     waiting: dict[str, int] = {}
     try:
@@ -159,7 +159,7 @@ def _parameters(request: RowRequest) -> Any:
     )
 
 
-def _answer(output: Any, top_tokens: int) -> RowAnswer:
+def _answer(output: Any, top_tokens: int) -> SampledRow:
     """Its flat lists have at each token the sampled one first, and then the most probable ones."""
     ids, flat, width = list(output.token_ids), output.logprobs, top_tokens + 1
     assert len(flat.token_ids) == len(ids) * width, "the sampled token, and as many others as were asked for"
@@ -173,7 +173,7 @@ def _answer(output: Any, top_tokens: int) -> RowAnswer:
         )
         for start in range(0, len(flat.token_ids) if top_tokens else 0, width)
     ]
-    return RowAnswer(ids, flat.logprobs[::width], [top for top, _ in tops], [values for _, values in tops])
+    return SampledRow(ids, flat.logprobs[::width], [top for top, _ in tops], [values for _, values in tops])
 
 
 def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) -> Any:
@@ -185,7 +185,7 @@ def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) 
         from vllm import LLM
 
         try:
-            return LLM(
+            llm = LLM(
                 model=folder,
                 skip_tokenizer_init=True,
                 load_format="dummy",
@@ -200,12 +200,21 @@ def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) 
                 enable_sleep_mode=on_gpu,
                 disable_log_stats=True,
             )
+            _try_out(llm)
         except (ValueError, RuntimeError, NotImplementedError, AssertionError, KeyError) as error:
             raise ModelError(
-                f"vLLM does not start for {type(model).__name__}: {type(error).__name__}: {shorten(error, 400)}. "
+                f"vLLM does not run {type(model).__name__}: {type(error).__name__}: {shorten(error, 400)}. "
                 "Where the memory of vllm_cache_gib is too small, raise it; where vLLM does not know the model, use "
                 "engine = transformers"
             ) from error
+    return llm
+
+
+def _try_out(llm: Any) -> None:
+    """A token of a short prompt: kernels that do not take the model say so here, and not in the first rollout."""
+    request = RowRequest((0,), 1, 0, 1.0, 1.0, 0, (), 0)
+    for _ in _played(llm.llm_engine, [request]):
+        pass
 
 
 @contextmanager
@@ -232,5 +241,5 @@ def _left_alone() -> Iterator[None]:
         try:
             yield
         finally:
-            torch.set_num_threads = set_num_threads  # type: ignore[method-assign]
+            torch.set_num_threads = set_num_threads
             torch.set_default_dtype(dtype)

@@ -31,7 +31,7 @@ class RowRequest:
 
 
 @dataclass(frozen=True)
-class RowAnswer:
+class SampledRow:
     """One row as vLLM sampled it; at every token the ids and log-probs of the `top_tokens`, most probable first."""
 
     ids: Sequence[int]
@@ -84,7 +84,7 @@ def with_sampled_last(
 def rollout_of_answers(
     prompts: Prompts,
     settings: GenerationSettings,
-    answers: Sequence[RowAnswer],
+    answers: Sequence[SampledRow],
     version: int,
     device: torch.device,
 ) -> Rollout:

@@ -1,0 +1,61 @@
+"""What a vLLM server says of itself, and whether rollouts can be made with it: asked before anything is generated."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nearstep.common.errors import ConfigError
+from nearstep.rollout.vllm.client import ServerClient
+from nearstep.rollout.vllm.requests import RowRequest
+
+START = "start it by nearstep serve-engine, or with"
+NEEDED = {
+    "logprobs_mode": ("processed_logprobs", "--logprobs-mode processed_logprobs", "records log-probs of another "
+                      "distribution than the one it samples from"),
+    "generation_config": ("vllm", "--generation-config vllm", "takes stop tokens and penalties from the model folder"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """The model by the name it is asked for, and the limits of its rows."""
+
+    model: str
+    longest_row: int  # prompt and response
+    most_top_tokens: int  # -1 for all
+
+    @staticmethod
+    def of(client: ServerClient) -> "ServerFacts":
+        """Ask the server. Raises ConfigError where it was started otherwise than rollouts need."""
+        info = client.get("/server_info?config_format=json")
+        served = client.get("/v1/models")
+        try:
+            settings = info["vllm_config"]["model_config"]
+            found = {name: str(settings[name]) for name in NEEDED}
+            facts = ServerFacts(
+                served["data"][0]["id"], served["data"][0]["max_model_len"], int(settings["max_logprobs"])
+            )
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{client.shown} does not say what it serves ({type(error).__name__}: {error}). This is written for "
+                "vLLM 0.32; start that by nearstep serve-engine"
+            ) from None
+        for name, (wanted, flag, what) in NEEDED.items():
+            if found[name] != wanted:
+                raise ConfigError(f"{client.shown} {what} ({name} = {found[name]}): {START} {flag}")
+        return facts
+
+    def require(self, shown: str, requests: Iterable[RowRequest]) -> None:
+        """Raise ConfigError for rows that the server would cut or refuse."""
+        for request in requests:
+            length = len(request.prompt) + request.max_tokens
+            if length > self.longest_row:
+                raise ConfigError(
+                    f"{shown} takes rows of {self.longest_row} tokens, and a prompt of {len(request.prompt)} with "
+                    f"{request.max_tokens} tokens of response has {length}: shorten them, or start it with more "
+                    "memory for keys and values (--vllm_cache_gib of serve-engine)"
+                )
+            if 0 <= self.most_top_tokens < request.top_tokens:
+                raise ConfigError(
+                    f"{shown} records {self.most_top_tokens} top tokens, and {request.top_tokens} are compared: "
+                    f"{START} --max-logprobs -1"
+                )
