@@ -19,7 +19,6 @@ from nearstep.assembly.rows import own_modules
 from nearstep.assembly.selection import choose_selection
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.saver import Checkpoints
-from nearstep.common.given_objects import GivenInPython
 from nearstep.common.telling import quiet_libraries, tell
 from nearstep.config.launcher import check_launch
 from nearstep.config.ppo import PPOConfig
@@ -38,7 +37,7 @@ from nearstep.reports.reporter import Reporter, sample_updates
 from nearstep.reports.run_folder import DROPPED
 from nearstep.reports.run_info import RunStart, device_name
 from nearstep.reports.run_report import Report
-from nearstep.reports.settings_file import settings_text
+from nearstep.reports.settings_file import GivenInPython, settings_text
 from nearstep.rewards.build import on_error
 from nearstep.rewards.combine import Rewards
 from nearstep.rollout.engine import GenerationSettings
