@@ -18,7 +18,7 @@ from nearstep.rollout.ahead.window import GroupUnderWay, StalenessRule, choose
 from nearstep.rollout.checks import check_rollout
 from nearstep.rollout.engine import GenerationSettings
 from nearstep.training.clock import Clock
-from nearstep.training.finished_ahead import Batch, GroupAhead, age_metrics, newest_alike
+from nearstep.training.finished_ahead import BatchAhead, GroupAhead, age_metrics, newest_alike
 from nearstep.training.joining import join_prompts, select_prompts
 from nearstep.types import Prompts, Rollout
 
@@ -47,7 +47,7 @@ class RolloutStream:
     device: torch.device
     _under_way: list[GroupAhead] = field(default_factory=list)
     _reserve: deque[GroupAhead] = field(default_factory=deque)  # drawn, and not given out
-    _batch: Batch | None = None  # that was yielded last
+    _batch: BatchAhead | None = None  # that was yielded last
     _origin: int | None = None  # prompts drawn before the first; None before the run begins
     _drawn: int = 0  # prompts drawn so far
     _changes: list[int] = field(default_factory=list)  # versions whose weights differ from those before
@@ -200,7 +200,7 @@ class RolloutStream:
             self._reserve.append(GroupAhead(rows.episodes[0] // each, rows))
         self._drawn += self.rule.groups
 
-    def _wait_for(self, update: int) -> Batch:
+    def _wait_for(self, update: int) -> BatchAhead:
         passed_over: set[int] = set()
         self._hear(None)
         with waiting("the generation process (max_staleness)", self._to_come) as wait:
@@ -217,7 +217,7 @@ class RolloutStream:
             self.link.abandon(unwanted)
         self._under_way = [group for group in self._under_way if group.number not in numbers | too_old]
         dropped = sum(len(group.prompts) for group in left)
-        return Batch(update, groups, dropped, len(passed_over & numbers), self._idle_share())
+        return BatchAhead(update, groups, dropped, len(passed_over & numbers), self._idle_share())
 
     def _states(self, update: int) -> list[GroupUnderWay]:
         return [

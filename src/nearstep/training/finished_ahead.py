@@ -32,7 +32,7 @@ class GroupAhead:
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchAhead:
     """The groups that an update trains on, and what it cost to have them."""
 
     update: int

@@ -28,11 +28,11 @@ from nearstep.rollout.ahead.messages import (
     Abandon,
     Closed,
     Loaded,
-    Message,
     MessageLine,
     NewRows,
     NewWeights,
     ProcessFailed,
+    ProcessMessage,
     Ready,
     RowsBegun,
     Setup,
@@ -136,7 +136,7 @@ class GenerationLoop:
             self.line.send(Worked(self._worked, self._idle))
             self._worked = self._idle = 0.0
 
-    def _messages(self) -> Iterator[Message]:
+    def _messages(self) -> Iterator[ProcessMessage]:
         """What has come; waits for something where there is nothing to generate."""
         if self.version is None or not self.chunks.rows:
             yield self.line.coming.get()
@@ -146,7 +146,7 @@ class GenerationLoop:
         except Empty:
             return
 
-    def _take(self, messages: list[Message]) -> None:
+    def _take(self, messages: list[ProcessMessage]) -> None:
         """Weights first: rows that come with them get no token of older ones."""
         newest = max((message.version for message in messages if isinstance(message, NewWeights)), default=None)
         if newest is not None:
@@ -161,7 +161,7 @@ class GenerationLoop:
                 self.chunks.abandon(message.episodes)
 
 
-def _tell(line: MessageLine, message: Message) -> None:
+def _tell(line: MessageLine, message: ProcessMessage) -> None:
     try:
         line.send(message)
     except OSError:
