@@ -7,7 +7,7 @@ import torch
 
 from nearstep import ConfigError, PPOConfig, PPOTrainer
 from nearstep.models.distribution import Sampling
-from nearstep.rollout.ahead.messages import Begun, FinishedRow, Worked
+from nearstep.rollout.ahead.messages import FinishedRow, RowsBegun, Worked
 from nearstep.rollout.ahead.window import StalenessRule
 from nearstep.rollout.engine import GenerationSettings
 from nearstep.training.ahead import RolloutStream
@@ -65,7 +65,7 @@ class Link:
         self.asked.append(list(prompts.episodes))
         rows = zip(prompts.episodes, prompts.ids, strict=True)
         self.open += [(episode, ids, self.sent) for episode, ids in rows]
-        self.said.append(Begun(list(prompts.episodes), self.sent))
+        self.said.append(RowsBegun(list(prompts.episodes), self.sent))
 
     def abandon(self, episodes):
         self.abandoned += episodes

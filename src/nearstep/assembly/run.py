@@ -36,8 +36,13 @@ from nearstep.reports.model_card import RunFacts, model_card
 from nearstep.reports.reporter import Reporter
 from nearstep.reports.run_folder import DROPPED
 from nearstep.reports.run_info import RunStart, device_name
+<<<<<<< HEAD
 from nearstep.reports.run_report import Report, sample_updates
 from nearstep.reports.settings_file import settings_text
+=======
+from nearstep.reports.run_report import Report
+from nearstep.reports.settings_file import GivenInPython, settings_text
+>>>>>>> async
 from nearstep.rewards.build import on_error
 from nearstep.rewards.combine import Rewards
 from nearstep.rollout.engine import GenerationSettings
@@ -86,15 +91,11 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     critic_text, told = critic_text_of(config, checked.tokenizer, models.critic, run_prompts)
     notes = [*selection_notes, *checked.stops.notes, *chosen.notes, *learners.notes(), *auxiliary.notes, *notes, *told]
     given = inputs.in_words(config)
-    text = settings_text(config, "ppo", given, processes=backend.world_size)
-    start = RunStart(config, given.settings, backend.gather(device_name(backend.device)))
-    reporter = Reporter(
-        config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text, start=start
-    )
+    reporter = _reporter(config, checked, callbacks, given)
     clock, interruption = Clock(backend.device, begins=reporter.phase), Interruption()
     report = _report(config, checked, reporter, clock, evaluator, interruption, _tracer(config, axes, models, settings))
-    ahead_settings = replace(settings, top_tokens=axes.trust_region.top_k)
-    ahead = ahead_of(config, inputs, checked, models.policy, engine, ahead_settings, prompts, clock, notes)
+    sampling = replace(settings, top_tokens=axes.trust_region.top_k)
+    ahead = ahead_of(config, inputs, checked, models.policy, engine, sampling, prompts, clock, notes)
     engine, training_rewards = through_files(config, engine, rewards, backend, checked.tokenizer, origin)
     memory = RunMemory(report, evaluator, engine)
     return Recipe(
@@ -127,6 +128,14 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
         auxiliary=auxiliary,
         ahead=ahead,
     )
+
+
+def _reporter(config: PPOConfig, checked: CheckedInputs, callbacks: Callbacks, given: GivenInPython) -> Reporter:
+    """What shows and records the numbers of a run, with how it was started."""
+    backend, batch = checked.backend, checked.batch
+    text = settings_text(config, "ppo", given, processes=backend.world_size)
+    start = RunStart(config, given.settings, backend.gather(device_name(backend.device)))
+    return Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text, start=start)
 
 
 def _rewards(config: PPOConfig, chosen: BuiltModels, checked: CheckedInputs, callbacks: Callbacks) -> Rewards:

@@ -12,13 +12,13 @@ from torch import Tensor
 from nearstep.common.waiting import listed, waiting
 from nearstep.metrics import Max, Mean, Metrics
 from nearstep.rollout.ahead.link import AnswersAhead
-from nearstep.rollout.ahead.messages import Begun, FinishedRow, Worked
+from nearstep.rollout.ahead.messages import FinishedRow, RowsBegun, Worked
 from nearstep.rollout.ahead.rows import as_tensors, from_tensors, rollout_of
 from nearstep.rollout.ahead.window import GroupUnderWay, StalenessRule, choose
 from nearstep.rollout.checks import check_rollout
 from nearstep.rollout.engine import GenerationSettings, row_limits
 from nearstep.training.clock import Clock
-from nearstep.training.finished_ahead import Batch, Group, age_metrics, newest_alike
+from nearstep.training.finished_ahead import BatchAhead, GroupAhead, age_metrics, newest_alike
 from nearstep.training.joining import join_prompts, select_prompts
 from nearstep.types import Prompts, Rollout
 
@@ -51,9 +51,9 @@ class RolloutStream:
     num_generations: int
     clock: Clock
     device: torch.device
-    _under_way: list[Group] = field(default_factory=list)
-    _reserve: deque[Group] = field(default_factory=deque)  # drawn, and not given out
-    _batch: Batch | None = None  # that was yielded last
+    _under_way: list[GroupAhead] = field(default_factory=list)
+    _reserve: deque[GroupAhead] = field(default_factory=deque)  # drawn, and not given out
+    _batch: BatchAhead | None = None  # that was yielded last
     _origin: int | None = None  # prompts drawn before the first; None before the run begins
     _drawn: int = 0  # prompts drawn so far
     _changes: list[int] = field(default_factory=list)  # versions whose weights differ from those before
@@ -193,7 +193,7 @@ class RolloutStream:
     def _give_out(self, updates_left: int) -> None:
         """New prompts, as many as may be under way; at the end of the run none that no update would train on."""
         most = min(self.rule.capacity, updates_left * self.rule.groups)
-        new: list[Group] = []
+        new: list[GroupAhead] = []
         while len(self._under_way) + len(new) < most:
             if not self._reserve:
                 self._draw()
@@ -201,7 +201,7 @@ class RolloutStream:
         self._under_way += new
         self._give(new)
 
-    def _give(self, groups: Sequence[Group]) -> None:
+    def _give(self, groups: Sequence[GroupAhead]) -> None:
         asked = [select_prompts(group.prompts, group.missing) for group in groups]
         if asked:
             whole = asked[0]
@@ -214,10 +214,10 @@ class RolloutStream:
         for first in range(0, len(prompts), each):
             rows = select_prompts(prompts, range(first, first + each))
             (in_data,) = self.draws.numbers(rows.episodes[:1])
-            self._reserve.append(Group(rows.episodes[0] // each, rows, in_data))
+            self._reserve.append(GroupAhead(rows.episodes[0] // each, rows, in_data))
         self._drawn += self.rule.groups
 
-    def _wait_for(self, update: int) -> Batch:
+    def _wait_for(self, update: int) -> BatchAhead:
         passed_over: set[int] = set()
         self._hear(None)
         with waiting("the generation process (max_staleness)", self._to_come) as wait:
@@ -234,7 +234,7 @@ class RolloutStream:
             self.link.abandon(unwanted)
         self._under_way = [group for group in self._under_way if group.number not in numbers | too_old]
         dropped = sum(len(group.prompts) for group in left)
-        return Batch(update, groups, dropped, len(passed_over & numbers), self._idle_share())
+        return BatchAhead(update, groups, dropped, len(passed_over & numbers), self._idle_share())
 
     def _states(self, update: int) -> list[GroupUnderWay]:
         return [
@@ -254,7 +254,7 @@ class RolloutStream:
         for message in self.link.hear(wait):
             if isinstance(message, Worked):
                 self._worked.append(message)
-            elif isinstance(message, Begun):
+            elif isinstance(message, RowsBegun):
                 for episode in message.episodes:
                     if episode in by_episode:
                         by_episode[episode].take_up(message.version)

@@ -13,7 +13,7 @@ from nearstep.types import Prompts, Rollout
 
 
 @dataclass
-class Group:
+class GroupAhead:
     """The responses to one prompt, as far as there are any."""
 
     number: int  # of the prompt in the whole run
@@ -33,11 +33,11 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchAhead:
     """The groups that an update trains on, and what it cost to have them."""
 
     update: int
-    groups: tuple[Group, ...]
+    groups: tuple[GroupAhead, ...]
     dropped: int  # rows that were left behind, too old
     waited: int  # groups of the batch that were waited for though as many others had ended
     idle: float | None  # share of the time since the last batch in which the generation process had nothing to do

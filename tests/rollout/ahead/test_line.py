@@ -8,7 +8,7 @@ import torch
 
 from nearstep.common.errors import ModelError
 from nearstep.rollout.ahead.link import split_threads
-from nearstep.rollout.ahead.messages import Begun, Closed, FinishedRow, MessageLine, NewRows, NewWeights, Worked
+from nearstep.rollout.ahead.messages import Closed, FinishedRow, MessageLine, NewRows, NewWeights, RowsBegun, Worked
 from nearstep.rollout.ahead.shared_weights import SharedWeights
 from tests.tiny import tiny_causal_lm
 
@@ -19,7 +19,7 @@ def test_messages_arrive_as_they_were_sent():
     row = FinishedRow(
         7, True, torch.tensor([1, 2]), torch.tensor([False, True]), torch.tensor([-0.1]), torch.tensor([3])
     )
-    sent = [NewWeights(3), NewRows([7], [[1]], [chat], {"x": [None]}), row, Begun([7], 3), Worked(0.1, 0.2)]
+    sent = [NewWeights(3), NewRows([7], [[1]], [chat], {"x": [None]}), row, RowsBegun([7], 3), Worked(0.1, 0.2)]
     for message in sent:
         ours.send(message)
     found = [theirs.coming.get(timeout=10) for _ in sent]

@@ -19,12 +19,12 @@ from nearstep.models.adapters import is_adapted, with_adapters_merged
 from nearstep.models.roles import Policy, inner_model
 from nearstep.rollout.ahead.messages import (
     Abandon,
-    Begun,
     FinishedRow,
     Loaded,
     NewRows,
     NewWeights,
     Ready,
+    RowsBegun,
     Setup,
     Worked,
 )
@@ -79,7 +79,7 @@ class AnswersAhead(Protocol):
     def abandon(self, episodes: Sequence[int]) -> None:
         """Rows that are wanted no longer."""
 
-    def hear(self, wait: Wait | None = None) -> list[Begun | FinishedRow | Worked]:
+    def hear(self, wait: Wait | None = None) -> list[RowsBegun | FinishedRow | Worked]:
         """What has become of rows; with `wait` something is awaited, and told to it."""
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class GenerationLink:
     _loaded: int | None = None  # newest version that the process has copied
     _is_ready: bool = False
     _threads: int = field(default_factory=torch.get_num_threads)
-    _heard: list[Begun | FinishedRow | Worked] = field(default_factory=list)
+    _heard: list[RowsBegun | FinishedRow | Worked] = field(default_factory=list)
 
     def start(self) -> None:
         """Start the process with the policy as it is now. Returns once it is up.
@@ -156,7 +156,7 @@ class GenerationLink:
         """Rows that are wanted no longer."""
         self._running.send(Abandon(list(episodes)))
 
-    def hear(self, wait: Wait | None = None) -> list[Begun | FinishedRow | Worked]:
+    def hear(self, wait: Wait | None = None) -> list[RowsBegun | FinishedRow | Worked]:
         """What has become of rows; with `wait` at least one message is awaited."""
         self._receive(None if self._heard else wait)
         found, self._heard = self._heard, []
@@ -196,7 +196,7 @@ class GenerationLink:
                 self._is_ready = True
             elif isinstance(message, Loaded):
                 self._loaded = message.version
-            elif isinstance(message, Begun | FinishedRow | Worked):
+            elif isinstance(message, RowsBegun | FinishedRow | Worked):
                 self._heard.append(message)
 
     def _problem(self) -> str | None:

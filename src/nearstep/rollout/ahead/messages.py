@@ -77,7 +77,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Begun:
+class RowsBegun:
     """These rows get their first token from the weights of this version."""
 
     episodes: list[int]
@@ -107,7 +107,7 @@ class Worked:
 
 
 @dataclass(frozen=True)
-class Failed:
+class ProcessFailed:
     """The process ends, for this reason."""
 
     problem: str
@@ -118,16 +118,16 @@ class Closed:
     """The other end is closed; nothing says so but the line itself."""
 
 
-Message: TypeAlias = (
-    Setup | NewRows | NewWeights | Abandon | Ready | Loaded | Begun | FinishedRow | Worked | Failed | Closed
+ProcessMessage: TypeAlias = (
+    Setup | NewRows | NewWeights | Abandon | Ready | Loaded | RowsBegun | FinishedRow | Worked | ProcessFailed | Closed
 )
-KINDS: dict[str, Callable[..., Message]] = {
+KINDS: dict[str, Callable[..., ProcessMessage]] = {
     kind.__name__: kind
-    for kind in (Setup, NewRows, NewWeights, Abandon, Ready, Loaded, Begun, FinishedRow, Worked, Failed)
+    for kind in (Setup, NewRows, NewWeights, Abandon, Ready, Loaded, RowsBegun, FinishedRow, Worked, ProcessFailed)
 }
 
 
-def encode(message: Message) -> bytes:
+def encode(message: ProcessMessage) -> bytes:
     """A message as it crosses the line. Raises TypeError for values that JSON does not have."""
     tensors = {name: value.clone() for name, value in vars(message).items() if isinstance(value, Tensor)}
     plain = {name: value for name, value in vars(message).items() if name not in tensors}
@@ -136,7 +136,7 @@ def encode(message: Message) -> bytes:
     return LENGTHS.pack(len(text), len(blob)) + text + blob
 
 
-def decode(text: bytes, blob: bytes) -> Message:
+def decode(text: bytes, blob: bytes) -> ProcessMessage:
     """The inverse of `encode`, without the lengths."""
     kind, plain = json.loads(text)
     tensors = load_tensors(blob) if blob else {}
@@ -148,12 +148,12 @@ class MessageLine:
     """One end of the line. A thread takes what comes, so that neither side waits for the other to listen."""
 
     end: socket.socket
-    coming: SimpleQueue[Message] = field(default_factory=SimpleQueue)
+    coming: SimpleQueue[ProcessMessage] = field(default_factory=SimpleQueue)
 
     def __post_init__(self) -> None:
         threading.Thread(target=self._listen, name="generation", daemon=True).start()
 
-    def send(self, message: Message) -> None:
+    def send(self, message: ProcessMessage) -> None:
         """Send a message. Raises OSError where the other end is closed."""
         self.end.sendall(encode(message))
 

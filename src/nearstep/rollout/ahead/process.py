@@ -26,15 +26,15 @@ from nearstep.models.roles import Policy, make_policy
 from nearstep.rollout.ahead.chunks import ChunkedGeneration
 from nearstep.rollout.ahead.messages import (
     Abandon,
-    Begun,
     Closed,
-    Failed,
     Loaded,
-    Message,
     MessageLine,
     NewRows,
     NewWeights,
+    ProcessFailed,
+    ProcessMessage,
     Ready,
+    RowsBegun,
     Setup,
     Worked,
 )
@@ -57,7 +57,7 @@ def main(line_descriptor: int, memory_descriptor: int, trainer: int) -> None:
                 _serve(line, setup, memory_descriptor)
     except (NearstepError, OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError) as error:
         said = str(error) if isinstance(error, NearstepError) else "".join(traceback.format_exception(error))
-        _tell(line, Failed(said))
+        _tell(line, ProcessFailed(said))
         raise SystemExit(1) from error
     finally:
         line.close()
@@ -72,7 +72,7 @@ def _serve(line: MessageLine, setup: Setup, memory_descriptor: int) -> None:
     generation = generation_settings(setup.generation)
     weights = SharedWeights.of(memory_descriptor, setup.weights)
     chunks = ChunkedGeneration(engine, generation, setup.chunk_length, settings.max_rows)
-    server = Server(line, policy, engine, weights, chunks)
+    server = GenerationLoop(line, policy, engine, weights, chunks)
     line.send(Ready())
     try:
         server.run()
@@ -104,7 +104,7 @@ def engine_settings(plain: dict[str, Any]) -> EngineSettings:
 
 
 @dataclass
-class Server:
+class GenerationLoop:
     """Generates chunk by chunk, and looks for messages in between."""
 
     line: MessageLine
@@ -129,14 +129,14 @@ class Server:
                 continue
             began = time.perf_counter()
             if beginning := self.chunks.beginning():
-                self.line.send(Begun(beginning, self.version))
+                self.line.send(RowsBegun(beginning, self.version))
             for row in self.chunks.step(self.version):
                 self.line.send(row)
             self._worked += time.perf_counter() - began
             self.line.send(Worked(self._worked, self._idle))
             self._worked = self._idle = 0.0
 
-    def _messages(self) -> Iterator[Message]:
+    def _messages(self) -> Iterator[ProcessMessage]:
         """What has come; waits for something where there is nothing to generate."""
         if self.version is None or not self.chunks.rows:
             yield self.line.coming.get()
@@ -146,7 +146,7 @@ class Server:
         except Empty:
             return
 
-    def _take(self, messages: list[Message]) -> None:
+    def _take(self, messages: list[ProcessMessage]) -> None:
         """Weights first: rows that come with them get no token of older ones."""
         newest = max((message.version for message in messages if isinstance(message, NewWeights)), default=None)
         if newest is not None:
@@ -161,7 +161,7 @@ class Server:
                 self.chunks.abandon(message.episodes)
 
 
-def _tell(line: MessageLine, message: Message) -> None:
+def _tell(line: MessageLine, message: ProcessMessage) -> None:
     try:
         line.send(message)
     except OSError:

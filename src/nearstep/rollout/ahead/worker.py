@@ -12,7 +12,7 @@ from queue import Empty
 
 from nearstep.common.errors import LostProcessError, TrainingError
 from nearstep.common.waiting import WATCHDOG, Wait
-from nearstep.rollout.ahead.messages import Closed, Failed, Message, MessageLine, Setup
+from nearstep.rollout.ahead.messages import Closed, MessageLine, ProcessFailed, ProcessMessage, Setup
 from nearstep.rollout.ahead.process import start_arguments, start_command
 from nearstep.rollout.ahead.shared_weights import SharedWeights
 
@@ -40,19 +40,19 @@ class GenerationProcess:
         started.send(setup)
         return started
 
-    def send(self, message: Message) -> None:
+    def send(self, message: ProcessMessage) -> None:
         """Send a message. Raises the error of `lost` where nobody listens."""
         try:
             self.line.send(message)
         except OSError:
             self._raise_last_words()
 
-    def messages(self, wait: Wait | None = None) -> list[Message]:
+    def messages(self, wait: Wait | None = None) -> list[ProcessMessage]:
         """What it has said; with `wait` at least one message, however long that takes.
 
         Raises TrainingError with what it says of its failure, or LostProcessError where it is gone without a word.
         """
-        found: list[Message] = []
+        found: list[ProcessMessage] = []
         while True:
             try:
                 found.append(self.line.coming.get(timeout=LOOK_SECONDS) if wait and not found else self._next())
@@ -62,7 +62,7 @@ class GenerationProcess:
                 continue
             if wait is not None:
                 wait.alive()
-            if isinstance(found[-1], Failed):
+            if isinstance(found[-1], ProcessFailed):
                 raise TrainingError(f"the generation process (max_staleness) failed: {found[-1].problem}")
             if isinstance(found[-1], Closed):
                 raise self.lost()
@@ -100,7 +100,7 @@ class GenerationProcess:
         self.process.kill()
         self.process.wait()
 
-    def _next(self) -> Message:
+    def _next(self) -> ProcessMessage:
         return self.line.coming.get_nowait()
 
     def _raise_last_words(self) -> None:
