@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import types
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -511,6 +512,19 @@ def test_vllm_cache_gib(tmp_path):
     backend = torch_backend(use_cpu=True)
     found = [engine_settings(PPOConfig(engine="vllm", vllm_cache_gib=gib), backend).vllm for gib in (0.5, 2.0)]
     assert [each.cache_gib for each in found] == [0.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"engine": "vllm"}, "engine = vllm runs in one process, and there are 2"),
+        ({"engine": "vllm_server", "engine_url": ["http://a:1"]}, r"names 1 server\(s\) for 2 process\(es\)"),
+    ],
+)
+def test_engines_that_do_not_take_so_many_processes_are_refused(settings, what):
+    backend = types.SimpleNamespace(world_size=2, rank=0)
+    with pytest.raises(ConfigError, match=what):
+        engine_settings(PPOConfig(**settings), backend)
 
 
 def test_use_cpu(monkeypatch):

@@ -17,7 +17,8 @@ WEIGHTS = "engine-weights"  # folder of a run, while a server reads weights from
 
 
 def engine_of(config: PPOConfig, inputs: RunInputs, top_k: int, checked: CheckedInputs) -> RolloutEngine:
-    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens."""
+    """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens,
+    or not run in as many processes."""
     require_tokens(top_k, checked.vocabulary)
     given = config.engine if inputs.engine is None else inputs.engine
     settings = engine_settings(config, checked.backend)
@@ -29,7 +30,13 @@ def engine_of(config: PPOConfig, inputs: RunInputs, top_k: int, checked: Checked
 
 
 def engine_settings(config: PPOConfig, backend: Backend) -> EngineSettings:
-    """What the engine of this process is built from. Raises ConfigError where a process has no server of its own."""
+    """What the engine of this process is built from. Raises ConfigError for more processes than it takes."""
+    if config.engine == "vllm" and backend.world_size > 1:
+        raise ConfigError(
+            f"engine = vllm runs in one process, and there are {backend.world_size}: vLLM would take those of the "
+            "trainer for its own. Start a server for each by nearstep serve-engine, and give engine = vllm_server with "
+            "as many addresses in engine_url; or use engine = transformers"
+        )
     return EngineSettings(
         max_rows=config.local_rollout_forward_batch_size,
         max_tokens=config.max_tokens_per_microbatch,

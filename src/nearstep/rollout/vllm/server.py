@@ -4,6 +4,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,13 +64,14 @@ class VLLMServerEngine:
     def load(self, policy: Policy, version: int) -> None:
         """Write the weights for the server, and have it read them; what was computed from older ones is forgotten."""
         model = whole_model(policy, "vllm_server")
-        before, self.version = self.folder, version
+        self.version = version
         try:
             _write(model, self.folder)
         except OSError as error:
             raise TrainingError(f"engine_weights_dir: {self.folder} cannot be written: {error}") from error
-        if before != self.folder:
-            shutil.rmtree(before, ignore_errors=True)
+        for older in self.folder.parent.iterdir():  # also those of a run that was killed
+            if older != self.folder:
+                shutil.rmtree(older, ignore_errors=True)
         self.rows, self.device = model.config.get_text_config().vocab_size, policy.device
         self._persistently(self._publish, reload=False)
 
@@ -94,6 +96,9 @@ class VLLMServerEngine:
     def close(self) -> None:
         """Leave the server as it is, and take the weights away."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        for place in (self.folder.parent, self.folder.parent.parent):
+            with suppress(OSError):  # it holds something else, or was never made
+                place.rmdir()
         self.facts = None
 
     def _play(
