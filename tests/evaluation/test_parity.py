@@ -1,4 +1,4 @@
-"""nearstep parity: the figures of an engine that is off by a known amount, the verdicts, the table and its exit code."""
+"""nearstep parity: figures of an engine that is off by a known amount, verdicts, the table and its exit code."""
 
 import json
 import math

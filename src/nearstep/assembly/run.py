@@ -36,13 +36,8 @@ from nearstep.reports.model_card import RunFacts, model_card
 from nearstep.reports.reporter import Reporter
 from nearstep.reports.run_folder import DROPPED
 from nearstep.reports.run_info import RunStart, device_name
-<<<<<<< HEAD
 from nearstep.reports.run_report import Report, sample_updates
-from nearstep.reports.settings_file import settings_text
-=======
-from nearstep.reports.run_report import Report
 from nearstep.reports.settings_file import GivenInPython, settings_text
->>>>>>> async
 from nearstep.rewards.build import on_error
 from nearstep.rewards.combine import Rewards
 from nearstep.rollout.engine import GenerationSettings

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 UNFIT = 3  # the exit code where an engine is wrong, or could not be compared
 ORDER = ("equal", "fits", "watch", "refused", "wrong")
 NOTE = (
-    f"Exit code: 0 where every engine may be trained with (equal, fits, watch), {UNFIT} where one is wrong or could not "
-    "be compared, 1 or 2 where nothing could be said. docs/engines.md says what the figures and verdicts mean."
+    f"Exit code: 0 where every engine may be trained with (equal, fits, watch), {UNFIT} where one is wrong or could "
+    "not be compared, 1 or 2 where nothing could be said. docs/engines.md says what the figures and verdicts mean."
 )
 HEAD = ("engine", "dtype", "rows", "tokens", "mean KL", "worst row", "far", "largest gap", "greedy differs", "verdict")
 

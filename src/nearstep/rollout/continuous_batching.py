@@ -154,7 +154,7 @@ def _played(
             yield to_come.pop(output.request_id), output
         elif output is None and not alive:
             cause = manager.background_thread_status.fatal_error
-            why = "" if cause is None else f": {type(cause).__name__}: {shorten(str(cause), 400)}"
+            why = "" if cause is None else f": {type(cause).__name__}: {str(cause)[:400]}"
             raise TrainingError(f"continuous batching ended without rows {sorted(to_come.values())[:8]}{why}")
 
 
@@ -183,7 +183,7 @@ def _manager(
             )
         except (ValueError, AttributeError) as error:
             raise ModelError(
-                f"engine = continuous_batching does not take {type(model).__name__}: {shorten(str(error), 400)}. {INSTEAD}"
+                f"engine = continuous_batching does not take {type(model).__name__}: {str(error)[:400]}. {INSTEAD}"
             ) from error
         try:
             yield manager
