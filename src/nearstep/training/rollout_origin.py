@@ -61,9 +61,10 @@ class RolloutOrigin:
             yield f"number of processes: {self.processes} → {now.processes}"
         if self.batch != now.batch:
             yield f"batch_size: {self.batch} → {now.batch}"
+        there = AS_BEFORE | now.settings
         for name, value in (AS_BEFORE | self.settings).items():
-            if value != now.settings.get(name):
-                yield f"{name}: {shorten(value)} → {shorten(now.settings.get(name))}"
+            if value != there.get(name):
+                yield f"{name}: {shorten(value)} → {shorten(there.get(name))}"
         if self.data != now.data:
             yield "the prompts or their columns: other rows, or the same in another order"
         if now.top_tokens > self.top_tokens:
