@@ -95,10 +95,10 @@ def test_defaults_of_theirs_are_written_out_and_a_critic_has_none_where_there_is
 
 
 def test_nothing_is_dropped_in_silence():
-    found = converted("openrlhf", zero_stage="3", dynamic_filtering=True, a_flag_of_tomorrow="1")
+    found = converted("openrlhf", zero_stage="3", max_samples="9", a_flag_of_tomorrow="1")
     assert {name: why for name, _, why in found.lost} == {
         "zero_stage": "placement and memory: processes are torchrun's, and every one holds all models",
-        "dynamic_filtering": "give gate = score_range and gate_fill = refill",
+        "max_samples": "cut the data set, or give total_episodes",
         "a_flag_of_tomorrow": "no counterpart is known",
     }
 

@@ -62,13 +62,13 @@ class RolloutOrigin:
             yield f"number of processes: {self.processes} → {now.processes}"
         if self.batch != now.batch:
             yield f"batch_size: {self.batch} → {now.batch}"
-        before = AS_BEFORE | self.settings
-        refill = (before.get("gate_fill"), now.settings.get("gate_fill"))
+        before, there = AS_BEFORE | self.settings, AS_BEFORE | now.settings
+        refill = (before.get("gate_fill"), there.get("gate_fill"))
         if refill[0] != refill[1]:
-            yield _why_refilled_otherwise(before if refill[0] else now.settings, written=refill[0] is not None)
+            yield _why_refilled_otherwise(before if refill[0] else there, written=refill[0] is not None)
         for name, value in before.items():
-            if value != now.settings.get(name) and not (name in REFILLING and refill[0] != refill[1]):
-                yield f"{name}: {shorten(value)} → {shorten(now.settings.get(name))}"
+            if value != there.get(name) and not (name in REFILLING and refill[0] != refill[1]):
+                yield f"{name}: {shorten(value)} → {shorten(there.get(name))}"
         if self.data != now.data:
             yield "the prompts or their columns: other rows, or the same in another order"
         if now.top_tokens > self.top_tokens:
