@@ -42,10 +42,10 @@ TRUST_REGIONS: Mapping[str, Callable[[PPOConfig], TrustRegion]] = {
 }
 ADVANTAGES: Mapping[str, Callable[[PPOConfig], Advantage]] = {
     "gae": lambda c: _with_fallback(c, _gae(c)),
-    "gae_by_reward": lambda c: GAEByReward(_gae(c)),
     "turn_gae": lambda c: TurnGAE(
         c.turn_gamma, c.turn_lam, c.lam_critic, warmup_updates=c.vf_warmup_updates, warmup_lam=c.vf_warmup_lam
     ),
+    "gae_by_reward": lambda c: GAEByReward(_gae(c)),
     "group_mean": lambda _: AgainstGroup("group_mean"),
     "group_normalized": lambda _: AgainstGroup("group_normalized"),
     "leave_one_out": lambda _: AgainstGroup("leave_one_out"),
