@@ -175,8 +175,7 @@ MEANINGS: dict[str, str] = {
     "staleness/age_newest": "mean over responses of the age of their newest token.",
     "staleness/versions": "mean number of versions of the weights within a response.",
     "staleness/dropped": "responses left out in this update, since they would have been too old (on_stale = drop).",
-    "staleness/waited": "prompts of the batch that the update waited for though enough others were answered: the "
-    "window did not reach further, or they would have been too old later.",
+    "staleness/waited": "prompts that the update waited for though enough others were answered: for order or for age.",
     "staleness/idle": "share of the time in which the generation process had nothing to do: it waits for the trainer. "
     "time/generate is the share in which the trainer waits for it. Where one is high, the other side is the slower.",
     "optimizer/steps": "optimizer steps of the policy so far.",

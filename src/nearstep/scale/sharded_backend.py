@@ -99,7 +99,8 @@ class ShardedBackend:
     @contextmanager
     def gathered(self, *networks: nn.Module | None) -> Iterator[None]:
         """See Backend.gathered."""
-        found = {id(each): each for each in (self.sharded.get(n) for n in networks if n is not None) if each}
+        parts = [part for network in networks if network is not None for part in network.modules()]
+        found = {id(self.sharded[part]): self.sharded[part] for part in parts if part in self.sharded}
         with ExitStack() as stack:
             with self.processes.together("whole weights"):
                 for each in found.values():

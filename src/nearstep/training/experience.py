@@ -79,10 +79,7 @@ def annotate(
     episodes, last = rollout.by_episode(), rollout.last_segments()
     ref_logprobs = reference_logprobs(rollout, r)
     leads = None if r.critic_text is None else r.critic_text.leads(prompts, rollout)
-    read = None if r.models.critic is None else r.models.critic.model
-    anew = r.models.policy.model if r.config.anchor == "recomputed" else None
-    with r.backend.gathered(read, anew):
-        computed, states = before_first_step(rollout, r, leads)
+    computed, states = before_first_step(rollout, r, leads)
     old, importance = anchor_logprobs(rollout, computed, r.correction)
     shaped = shape_scores(scores, last, config, state.score_moments, state.part_moments).to(states.final.dtype)
     kl_coef = r.kl_controller.first() if state.kl_coef is None else state.kl_coef
@@ -153,6 +150,14 @@ def before_first_step(
     """Log-probs and values of the current weights, in forward passes of limited size: log-probs only if ratios are
     taken against them, the value of every state, 0 if there is no critic. On one trunk both come from one pass; a
     critic with `leads` of its own has rows of its own."""
+    critic = None if r.models.critic is None else r.models.critic.model
+    with r.backend.gathered(critic, r.models.policy.model if r.config.anchor == "recomputed" else None):
+        return _before_first_step(rollout, r, leads)
+
+
+def _before_first_step(
+    rollout: Rollout, r: Recipe, leads: CriticLeads | None
+) -> tuple[TokenLogprobs | None, StateValues]:
     policy, critic, anew = r.models.policy, r.models.critic, r.config.anchor == "recomputed"
     logprobs: list[ActionLogprobs] = []
     values: list[StateValues] = []
