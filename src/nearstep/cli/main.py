@@ -191,7 +191,6 @@ COMMANDS: tuple[Command[Any], ...] = (
         problems=parity.parity_problems,
         run=parity.run_parity,
         operand="model_name_or_path",
-        needs_operand=False,
         note=parity.NOTE,
     ),
     Command(
