@@ -56,7 +56,7 @@ class Server:
 
     def __init__(self, folder, port):
         options = EngineServerOptions(
-            model_name_or_path=str(folder), port=port, vllm_cache_gib=0.25, use_cpu=True, dtype="float32"
+            model_name_or_path=str(folder), port=port, engine_cache_gib=0.25, use_cpu=True, dtype="float32"
         )
         self.url = f"http://127.0.0.1:{port}"
         self.log = (folder.parent / f"server-{port}.log").open("ab")

@@ -336,7 +336,7 @@ OF_ENGINES: dict[str, object] = {
     "engine_url": ["http://127.0.0.1:2"], "engine_timeout_seconds": 1.0, "engine_retries": 0,
     "engine_fallback": "transformers", "engine_weights_dir": "elsewhere",
 }  # fmt: skip
-APART = {"use_cpu", "vllm_cache_gib", "random_reward_head", "decode_graphs", "trust_remote_code",
+APART = {"use_cpu", "engine_cache_gib", "random_reward_head", "decode_graphs", "trust_remote_code",
          "allow_pickled_weights", "dataset_config", "push_to_hub", "ptx_dataset_config", "hub_model_id",
          "rollouts_max_mib", *OF_SERVERS, *OF_ENGINES}  # fmt: skip
 ELSEWHERE = {
@@ -518,10 +518,10 @@ def test_setting_of_engine_servers(name, models, tmp_path):
     assert engine() != engine(**{name: OF_ENGINES[name]})
 
 
-def test_vllm_cache_gib(tmp_path):
+def test_engine_cache_gib(tmp_path):
     """It reaches vLLM's settings; in tests/engines it is the memory of the real one."""
     backend = torch_backend(use_cpu=True)
-    found = [engine_settings(PPOConfig(engine="vllm", vllm_cache_gib=gib), backend).vllm for gib in (0.5, 2.0)]
+    found = [engine_settings(PPOConfig(engine="vllm", engine_cache_gib=gib), backend).vllm for gib in (0.5, 2.0)]
     assert [each.cache_gib for each in found] == [0.5, 2.0]
 
 

@@ -43,7 +43,7 @@ def engine_settings(config: PPOConfig, backend: Backend) -> EngineSettings:
         max_rows=config.local_rollout_forward_batch_size,
         max_tokens=config.max_tokens_per_microbatch,
         decode_graphs=config.decode_graphs,
-        vllm=VLLMSettings(cache_gib=config.vllm_cache_gib),
+        vllm=VLLMSettings(cache_gib=config.engine_cache_gib),
         server=_server(config, backend) if config.engine == "vllm_server" else VLLMServerSettings(),
     )
 

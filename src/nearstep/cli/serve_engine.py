@@ -46,7 +46,7 @@ def engine_command(options: EngineServerOptions) -> list[str]:
         "--max-model-len": "-1",
         "--generation-config": "vllm",
         "--max-num-seqs": str(options.max_rows),
-        "--kv-cache-memory-bytes": str(int(options.vllm_cache_gib * GIB)),
+        "--kv-cache-memory-bytes": str(int(options.engine_cache_gib * GIB)),
     }
     # Written as one word each: a number below 0 would be taken for a flag.
     flags = [f"{name}={value}" for name, value in words.items()]

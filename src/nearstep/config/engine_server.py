@@ -19,7 +19,7 @@ class EngineServerOptions(Settings):
     dtype: Literal["float32", "bfloat16", "float16"] = option(
         "float32", "what the server computes in: that of the run, or log-probs differ by rounding"
     )
-    vllm_cache_gib: float = option(1.0, "memory for keys and values, in GiB", above=0)
+    engine_cache_gib: float = option(1.0, "memory for keys and values, in GiB", above=0)
     max_rows: int = option(64, "most rows generated at a time; local_rollout_forward_batch_size of the run", at_least=1)
     use_cpu: bool = option(False, "run without capturing or compiling, as suits a CPU")
 

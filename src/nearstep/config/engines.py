@@ -19,7 +19,7 @@ class EngineChoice(Settings):
     decode_graphs: bool = option(
         False, "transformers: replay decoding steps from CUDA graphs; needs a GPU, and has not been run on one yet"
     )
-    vllm_cache_gib: float = option(1.0, "vllm: memory for keys and values, in GiB; more rows at a time", above=0)
+    engine_cache_gib: float = option(1.0, "vllm: memory for keys and values, in GiB; more rows at a time", above=0)
     engine_url: tuple[str, ...] = option(
         (), "vllm_server: its address, such as http://127.0.0.1:8000 of serve-engine; one for each process"
     )
@@ -70,7 +70,7 @@ def engine_remarks(config: EngineChoice, *, response_length: int) -> Iterator[st
         config,
         ("with response_length = 1", response_length == 1, ("decode_graphs",)),
         (f"with engine = {config.engine}", config.engine != "transformers", ("decode_graphs",)),
-        (f"with engine = {config.engine}", config.engine != "vllm", ("vllm_cache_gib",)),
+        (f"with engine = {config.engine}", config.engine != "vllm", ("engine_cache_gib",)),
         (f"with engine = {config.engine}", config.engine != "vllm_server", OF_SERVERS),
     )
 

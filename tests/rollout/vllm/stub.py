@@ -58,6 +58,7 @@ class StubVLLM:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
+        self.server.socket.listen(128)
         self.server.handle_error = lambda *arguments: None
         self.port = self.server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"

@@ -204,7 +204,7 @@ def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) 
         except (ImportError, ValueError, RuntimeError, AssertionError, KeyError) as error:
             raise ModelError(
                 f"vLLM does not run {type(model).__name__}: {type(error).__name__}: {shorten(error, 400)}. "
-                "Where the memory of vllm_cache_gib is too small, raise it; where vLLM does not know the model, use "
+                "Where the memory of engine_cache_gib is too small, raise it; where vLLM does not know the model, use "
                 "engine = transformers"
             ) from error
     return llm

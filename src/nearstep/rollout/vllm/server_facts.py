@@ -52,7 +52,7 @@ class ServerFacts:
                 raise ConfigError(
                     f"{shown} takes rows of {self.longest_row} tokens, and a prompt of {len(request.prompt)} with "
                     f"{request.max_tokens} tokens of response has {length}: shorten them, or start it with more "
-                    "memory for keys and values (--vllm_cache_gib of serve-engine)"
+                    "memory for keys and values (--engine_cache_gib of serve-engine)"
                 )
             if 0 <= self.most_top_tokens < request.top_tokens:
                 raise ConfigError(
