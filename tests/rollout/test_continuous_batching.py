@@ -87,7 +87,7 @@ def test_what_it_cannot_sample_from_is_refused_with_what_would_do(policy, text):
 
 
 def test_an_old_transformers_is_refused_before_a_run(monkeypatch):
-    monkeypatch.setattr(transformers, "__version__", "5.17.0")
+    monkeypatch.setattr(continuous_batching, "transformers", SimpleNamespace(__version__="5.17.0"))
     with pytest.raises(ConfigError, match=r"needs transformers 5\.20 or newer, and here is 5\.17\.0"):
         make_engine("continuous_batching", EngineSettings())
 

@@ -43,8 +43,8 @@ def make_continuous_batching(settings: EngineSettings) -> RolloutEngine:
     """The engine. Raises ConfigError where transformers is too old for it."""
     if TorchVersion(transformers.__version__) < OLDEST:
         raise ConfigError(
-            f"engine = continuous_batching needs transformers {OLDEST} or newer, and here is {transformers.__version__}: "
-            f"pip install 'transformers>={OLDEST}'. Or use engine = transformers"
+            f"engine = continuous_batching needs transformers {OLDEST} or newer, and here is "
+            f"{transformers.__version__}: pip install 'transformers>={OLDEST}'. Or use engine = transformers"
         )
     return ContinuousBatchingEngine(settings)
 
