@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from torch import nn
+from torch.torch_version import TorchVersion
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
@@ -15,8 +17,8 @@ from nearstep.models.distribution import Sampling
 from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.models.roles import Policy, make_policy
 from nearstep.rollout import continuous_batching
-from nearstep.rollout.build import ENGINES
-from nearstep.rollout.continuous_batching import ContinuousBatchingEngine
+from nearstep.rollout.build import ENGINES, make_engine
+from nearstep.rollout.continuous_batching import OLDEST, ContinuousBatchingEngine
 from nearstep.rollout.engine import EngineSettings, GenerationSettings, play, require_top_tokens
 from nearstep.testing import check_engine
 from nearstep.types import Prompts
@@ -24,6 +26,10 @@ from tests.tiny import tiny_causal_lm
 
 PROMPTS = Prompts([[7] * 3, [8], [9, 10] * 40], ["", "", ""], {}, [4, 5, 6])
 SETTINGS = GenerationSettings(Sampling(0.7, top_p=0.9), 6, (3, 9), seed=0, vocabulary=200, limits=(1, 6, 4))
+
+pytestmark = pytest.mark.skipif(
+    TorchVersion(transformers.__version__) < OLDEST, reason=f"transformers {OLDEST} or newer is needed"
+)
 
 
 def engine_of(policy):
@@ -78,6 +84,12 @@ def test_what_it_cannot_sample_from_is_refused_with_what_would_do(policy, text):
     with pytest.raises(ModelError, match=text) as refused:
         ContinuousBatchingEngine(EngineSettings()).load(policy(), 0)
     assert "engine = transformers" in str(refused.value)
+
+
+def test_an_old_transformers_is_refused_before_a_run(monkeypatch):
+    monkeypatch.setattr(continuous_batching, "transformers", SimpleNamespace(__version__="5.17.0"))
+    with pytest.raises(ConfigError, match=r"needs transformers 5\.20 or newer, and here is 5\.17\.0"):
+        make_engine("continuous_batching", EngineSettings())
 
 
 def test_top_tokens_are_refused_before_a_run():

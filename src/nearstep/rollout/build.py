@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from nearstep.common.errors import ConfigError, shorten
 from nearstep.common.plugins import load_named
-from nearstep.rollout.continuous_batching import ContinuousBatchingEngine
+from nearstep.rollout.continuous_batching import make_continuous_batching
 from nearstep.rollout.engine import Capabilities, EngineSettings, RolloutEngine
 from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.rollout.vllm.in_process import make_vllm
@@ -17,7 +17,7 @@ MakeEngine: TypeAlias = Callable[[EngineSettings], object]
 # Every name of config.axes has its line here; a test compares the two.
 ENGINES: Mapping[str, MakeEngine] = {
     "transformers": TransformersEngine,
-    "continuous_batching": ContinuousBatchingEngine,
+    "continuous_batching": make_continuous_batching,
     "vllm": make_vllm,
     "vllm_server": make_vllm_server,
 }

@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import transformers
 from torch.distributed.tensor import DTensor
+from torch.torch_version import TorchVersion
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
-from nearstep.common.errors import ModelError, TrainingError, shorten
+from nearstep.common.errors import ConfigError, ModelError, TrainingError, shorten
 from nearstep.common.random_streams import stream_seed
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.forward import rollout_logprobs
@@ -20,12 +22,14 @@ from nearstep.models.roles import Policy, inner_model
 from nearstep.rollout.engine import (
     Capabilities,
     GenerationSettings,
+    RolloutEngine,
     RowEnded,
     rollout_of_rows,
 )
 from nearstep.rollout.engine_settings import EngineSettings
 from nearstep.types import Prompts, Rollout
 
+OLDEST = "5.20"  # of transformers: earlier ones name the settings of its cache otherwise
 PAGE = 64  # tokens in a page of the cache
 BATCH_TOKENS = 1024  # of one forward pass; its mask grows with them, and longer prompts are read in parts
 PATIENCE = 0.5  # seconds between two looks at whether the thread that generates is alive
@@ -33,6 +37,16 @@ PROBE = ((1, 2, 3), (2, 1))  # rows that prove an architecture
 TOO_FAR = {torch.float32: 1e-3}  # nats between engine and trainer on them from which an architecture is refused
 FAR_ROUNDED = 0.5  # the same in narrower types
 INSTEAD = "Use engine = transformers, which samples from any model"
+
+
+def make_continuous_batching(settings: EngineSettings) -> RolloutEngine:
+    """The engine. Raises ConfigError where transformers is too old for it."""
+    if TorchVersion(transformers.__version__) < OLDEST:
+        raise ConfigError(
+            f"engine = continuous_batching needs transformers {OLDEST} or newer, and here is "
+            f"{transformers.__version__}: pip install 'transformers>={OLDEST}'. Or use engine = transformers"
+        )
+    return ContinuousBatchingEngine(settings)
 
 
 @dataclass
