@@ -4,6 +4,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -84,8 +85,9 @@ class SharedWeights:
             weights[name].copy_(stored)
 
     def close(self) -> None:
-        """Let go of the memory; no tensor of it may be in use."""
-        self.memory.close()
+        """Let go of the memory; it is given back once no tensor of it is in use."""
+        with suppress(BufferError):  # an error on its way still holds one
+            self.memory.close()
         os.close(self.descriptor)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
