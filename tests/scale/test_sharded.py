@@ -52,7 +52,7 @@ def layouts(one, tmp_path_factory):
     """Varieties on every layout: all of them on two processes, some on four."""
     base = tmp_path_factory.mktemp("layouts")
     for layout, (ranks, shard, replicate) in LAYOUTS.items():
-        names = VARIETIES if ranks == 2 else ("llama", "adapters", "whole_reference", "bfloat16", "clipped")
+        names = VARIETIES if ranks == 2 else ("llama", "adapters", "whole_reference", "bfloat16")
         folder = base / layout
         folder.mkdir()
         done = two_ranks.start(
