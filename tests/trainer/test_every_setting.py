@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import types
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -533,7 +532,7 @@ def test_engine_cache_gib(tmp_path):
     ],
 )
 def test_engines_that_do_not_take_so_many_processes_are_refused(settings, what):
-    backend = types.SimpleNamespace(world_size=2, rank=0)
+    backend = dataclasses.replace(torch_backend(use_cpu=True), world_size=2)
     with pytest.raises(ConfigError, match=what):
         engine_settings(PPOConfig(**settings), backend)
 

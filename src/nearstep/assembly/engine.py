@@ -53,7 +53,7 @@ def _server(config: PPOConfig, backend: Backend) -> VLLMServerSettings:
     if len(urls) != backend.world_size:
         raise ConfigError(
             f"engine_url names {len(urls)} server(s) for {backend.world_size} process(es): each process loads weights "
-            "into a server of its own, so give as many addresses as processes, or use engine = vllm"
+            "into a server of its own, so give as many addresses as processes, or use engine = transformers"
         )
     folder = config.engine_weights_dir or str(Path(config.output_dir) / WEIGHTS)
     return VLLMServerSettings(
