@@ -24,8 +24,9 @@ def forbidden(*given, **named):
             "num_generations": 2, "advantage": "group_mean", "gate": "score_range", "gate_low": 0.2,
             "gate_fill": "refill", "refill_rounds": 2, "total_episodes": 16,
         },
+        {"do_sample": False, "max_length": 8, "total_episodes": 16},
     ],
-    ids=["clip", "top_k", "refill"],
+    ids=["clip", "top_k", "refill", "greedy_and_short"],
 )  # fmt: skip
 def test_a_replay_ends_with_the_same_bits(tmp_path, changed):
     first = trainer_of(tmp_path / "first", save_steps=None, dump_rollouts=str(tmp_path / "rollouts"), **changed)

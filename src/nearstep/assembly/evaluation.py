@@ -35,7 +35,7 @@ def make_evaluator(
     held_out = checked.run_prompts.held_out
     shown = next(iter(held_out.values())) if held_out else checked.run_prompts.prompts
     rows = range(min(SAMPLE_ROWS, len(shown)))
-    greedy = replace(generation, greedy=True)
+    greedy = replace(generation, greedy=True, seed=_seed(config))
     return Evaluator(
         policy=models.policy,
         reference=models.reference,
@@ -56,10 +56,15 @@ def make_evaluator(
 
 
 def _sampled(config: PPOConfig, generation: GenerationSettings) -> GenerationSettings:
-    """Responses that are sampled, by random numbers that training does not use: the same ones at every evaluation."""
-    seed = stream_seed(config.seed if config.eval_seed is None else config.eval_seed, "evaluation")
+    """Responses that are sampled."""
     sampling = Sampling(config.eval_temperature, config.top_p, config.top_k)
-    return replace(generation, sampling=sampling, seed=seed, greedy=False)
+    return replace(generation, sampling=sampling, seed=_seed(config), greedy=False)
+
+
+def _seed(config: PPOConfig) -> int:
+    """Random numbers that training does not use, the same ones at every evaluation. Greedy responses have it too, by
+    which written rollouts (training.replay) know that they are not training's."""
+    return stream_seed(config.seed if config.eval_seed is None else config.eval_seed, "evaluation")
 
 
 def _share(config: PPOConfig, checked: CheckedInputs, name: str, prompts: PromptMix) -> EvaluationSet:

@@ -214,8 +214,8 @@ class ReplayedRewards:
 
 @dataclass
 class ReplayedEngine:
-    """Gives the rollouts that were written down; evaluation and samples go to the real engine: they are greedy, or have
-    a seed of their own."""
+    """Gives the rollouts that were written down; evaluation and samples, which have a seed of their own, go to the real
+    engine."""
 
     engine: RolloutEngine
     folder: RolloutFolder
@@ -225,9 +225,9 @@ class ReplayedEngine:
     rounds: Rounds = field(default_factory=Rounds)
 
     def capabilities(self) -> Capabilities:
-        """Those of the real engine, but for what concerns rows as they are generated."""
+        """Those of the real engine, but for what concerns rows as they are generated. Written rows have kept limits."""
         can = self.engine.capabilities()
-        return Capabilities(top_tokens=can.top_tokens)
+        return Capabilities(top_tokens=can.top_tokens, limits=can.limits)
 
     def load(self, policy: Policy, version: int) -> None:
         """See RolloutEngine.load."""
@@ -236,7 +236,7 @@ class ReplayedEngine:
 
     def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
         """The rollout of the update whose weights were loaded last. Its prompts are checked like any engine's."""
-        if settings.greedy or settings.seed != self.seed:
+        if settings.seed != self.seed:
             return self.engine.generate(prompts, settings)
         rollout = self.folder.rollout(self.version, self.rounds.number(self.version, prompts), self.device)
         if _first_segments(rollout).prompt_ids() != prompts.ids:
