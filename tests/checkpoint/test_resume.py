@@ -192,3 +192,9 @@ def test_a_checkpoint_of_an_earlier_version_has_the_names_and_defaults_of_its_ti
     (tmp_path / "settings.json").write_text(json.dumps(before | {"importance_cap": 1.2, "importance_rule": "mask"}))
     with pytest.raises(ConfigError, match=r"'mask' → 'truncate'\n  correction_high: 1.2 → 1.5\nA run that goes on"):
         require_same_settings(tmp_path, now)
+
+
+def test_a_value_that_has_another_name_now_is_the_same(tmp_path):
+    now = settings_to_keep(PPOConfig(ratio_level="row"), {})
+    (tmp_path / "settings.json").write_text(json.dumps(now | {"ratio_level": "sequence"}))
+    require_same_settings(tmp_path, now)

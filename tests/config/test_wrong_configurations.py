@@ -115,6 +115,14 @@ WRONG = {
         "decode_graphs replays CUDA graphs and use_cpu leaves the GPU",
     ),
     "greedy groups": ({"do_sample": False, "num_generations": 2}, "do_sample = false makes the num_generations = 2"),
+    "greedy elsewhere": (
+        {"do_sample": False, "engine": "vllm"},
+        "engine = vllm records log-probs of greedy tokens at temperature 1 and without cuts",
+    ),
+    "two ends": (
+        {"max_length": 90, "overlong_buffer": 9},
+        "overlong_buffer counts back from response_length, and max_length cuts responses",
+    ),
     "no room for a response": ({"max_length": 9, "max_prompt_length": 9}, "leaves no token of max_length = 9"),
     "half precision": ({"fp16": True}, "fp16 = True: float16 loses small gradients; use bf16"),
     "steps": ({"max_steps": 100}, "max_steps = 100: the length of a run is total_episodes"),

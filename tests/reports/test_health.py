@@ -107,6 +107,19 @@ def test_healthy_runs_are_told_healthy(updates):
         assert verdict.cause is None
 
 
+def test_older_weights_are_no_mismatch_and_greedy_tokens_no_other_distribution():
+    """With max_staleness what the newest weights sampled counts; with do_sample = false nothing follows."""
+    aged = change(
+        policy__mismatch_kl=lambda update: 0.05 * (update > 1), staleness__age=lambda update: float(update > 1)
+    )
+    assert not judge(RunEvidence.of(aged, SETTINGS)).alerts
+    at_once = change(policy__mismatch_kl=0.05, **older)
+    assert [alert.rule.name for alert in judge(RunEvidence.of(at_once, SETTINGS)).alerts] == ["mismatch"]
+    for ill in ("sampled_otherwise", "negative_kl"):
+        found = judge(RunEvidence.of(ILL[ill][0], {**SETTINGS, "do_sample": False}))
+        assert ill not in [alert.rule.name for alert in found.alerts]
+
+
 @pytest.mark.parametrize("name", ILL)
 def test_every_rule_speaks_of_its_illness(name):
     lines, settings = ILL[name]

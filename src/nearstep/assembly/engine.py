@@ -18,10 +18,12 @@ WEIGHTS = "engine-weights"  # folder of a run, while a server reads weights from
 
 def engine_of(config: PPOConfig, inputs: RunInputs, top_k: int, checked: CheckedInputs) -> RolloutEngine:
     """The user's engine or the one that the settings name. Raises ConfigError if it cannot record `top_k` tokens,
-    or not run in as many processes."""
+    not run in as many processes, or not have weights that lie over them."""
     require_tokens(top_k, checked.vocabulary)
     given = config.engine if inputs.engine is None else inputs.engine
     settings = engine_settings(config, checked.backend)
+    if inputs.engine is None:
+        _require_weights(config, checked.backend, adapted=config.use_peft or inputs.peft_config is not None)
     engine = make_engine(given, settings)
     if inputs.engine is None and config.engine == "vllm_server" and config.engine_fallback != "none":
         engine = EngineWithFallback(engine, make_engine(config.engine_fallback, settings), config.engine_fallback)
@@ -45,6 +47,22 @@ def engine_settings(config: PPOConfig, backend: Backend) -> EngineSettings:
         decode_graphs=config.decode_graphs,
         vllm=VLLMSettings(cache_gib=config.engine_cache_gib),
         server=_server(config, backend) if config.engine == "vllm_server" else VLLMServerSettings(),
+    )
+
+
+def _require_weights(config: PPOConfig, backend: Backend, *, adapted: bool) -> None:
+    """Raise ConfigError for an engine that cannot take weights that lie in pieces over processes."""
+    if not backend.in_step or "policy" in config.whole_roles:
+        return
+    if config.engine == "continuous_batching":
+        why = "it generates in a thread of each process, which cannot gather weights"
+    elif config.engine == "vllm_server" and adapted:
+        why = "it is given adapters merged into a copy of the policy, and pieces cannot be copied"
+    else:
+        return
+    raise ConfigError(
+        f"engine = {config.engine} with dp_shard = {config.dp_shard}: {why}. Give whole_roles = policy, or use "
+        "engine = transformers"
     )
 
 

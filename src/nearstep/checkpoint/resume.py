@@ -10,6 +10,7 @@ from nearstep.checkpoint import files
 from nearstep.checkpoint.seal import CheckpointManifest, check_whole
 from nearstep.common.errors import CheckpointError, ConfigError, shorten
 from nearstep.common.secrets import public_settings
+from nearstep.config.old_names import OF_TRAINING
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import current_name
 from nearstep.reports.run_folder import checkpoints, update_of
@@ -134,12 +135,18 @@ def settings_at_defaults() -> dict[str, Any]:
     return {name: json.loads(json.dumps(value)) for name, value in defaults.items() if name not in FREE_SETTINGS}
 
 
+def _as_now(name: str, value: Any) -> tuple[str, Any]:
+    """A setting by its name and value of today."""
+    name = current_name(name)
+    return name, OF_TRAINING.values.get(name, {}).get(value, value) if isinstance(value, str) else value
+
+
 def require_same_settings(folder: Path, now: Mapping[str, Any]) -> None:
     """Raise ConfigError that lists every setting, old and new, in which a run differs from its checkpoint's.
 
     A checkpoint of an earlier version has the names of its time, and what came since stood at its default.
     """
-    kept = {current_name(name): value for name, value in files.read_json(folder / SETTINGS).items()}
+    kept = dict(_as_now(name, value) for name, value in files.read_json(folder / SETTINGS).items())
     before = settings_at_defaults() | kept
     changed = [
         f"  {name}: {shorten(before.get(name))} → {shorten(now.get(name))}"

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from nearstep.config.sections import AllSettings
 from nearstep.config.settings import Problem
 
+RECORD_WHOLE = ("continuous_batching", "vllm", "vllm_server")  # engines, where they are greedy
+
 
 def response_problems(config: AllSettings) -> Iterator[Problem]:
     """Lengths that leave nothing for a response, and greedy responses that should differ."""
@@ -19,6 +21,20 @@ def response_problems(config: AllSettings) -> Iterator[Problem]:
             f"do_sample = false makes the num_generations = {config.num_generations} responses to a prompt alike: "
             "sample them, or take one",
             ("do_sample", "num_generations"),
+        )
+    if config.max_length is not None and config.overlong_buffer is not None:
+        yield Problem(
+            "overlong_buffer counts back from response_length, and max_length cuts responses behind long prompts before "
+            "that: leave one out (max_prompt_length with response_length bounds both together, too)",
+            ("overlong_buffer", "max_length"),
+        )
+    whole = (config.temperature, config.top_p, config.top_k) == (1, 1, 0)
+    if not config.do_sample and config.engine in RECORD_WHOLE and not whole:
+        yield Problem(
+            f"engine = {config.engine} records log-probs of greedy tokens at temperature 1 and without cuts, and the "
+            f"trainer would take them at temperature = {config.temperature}, top_p = {config.top_p}, top_k = "
+            f"{config.top_k}: set 1, 1 and 0 with do_sample = false, or use engine = transformers",
+            ("do_sample", "engine", "temperature"),
         )
 
 

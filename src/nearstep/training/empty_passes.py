@@ -1,6 +1,6 @@
 """Passes over nothing, for processes that gather weights together and have fewer rows than others."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
@@ -9,11 +9,23 @@ from nearstep.models.forward.forward import rollout_logprobs, rollout_logprobs_a
 from nearstep.models.roles import Critic
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
-from nearstep.types import Rollout
+from nearstep.types import Experience, Rollout
 
 
-def empty_losses(phase: Phase, r: Recipe) -> Iterator[Tensor]:
-    """Losses of 0, one for each pass that a micro-batch of this phase takes, through the same weights.
+def critics_with_rows(minibatch: Experience, r: Recipe) -> frozenset[int]:
+    """Numbers of the critics that some process has a row of a minibatch for, where all must run as many passes.
+
+    The others have no pass, and so no gradient: one of zeros would be a step along Adam's moments.
+    """
+    count = 0 if r.models.critic is None else len(r.models.critic.members)
+    if count < 2 or not r.backend.in_step:
+        return frozenset(range(count))
+    return frozenset().union(*r.backend.gather((minibatch.sample_numbers % count).tolist()))
+
+
+def empty_losses(phase: Phase, r: Recipe, critics: Collection[int] = (0,)) -> Iterator[Tensor]:
+    """Losses of 0, one for each pass that a micro-batch of this phase takes, through the same weights; of several
+    critics those of these numbers.
 
     Their gradients are zeros, so they change no number: what is summed is divided by counts that know nothing of them.
     """
@@ -25,7 +37,7 @@ def empty_losses(phase: Phase, r: Recipe) -> Iterator[Tensor]:
     if phase.policy:
         yield _nothing_of(rollout_logprobs(policy, rollout, r.sampling).sampled)
     if phase.critic and critic is not None:
-        yield from (empty_critic_loss(member, r) for member in critic.members)
+        yield from (empty_critic_loss(critic.members[number], r) for number in sorted(critics))
 
 
 def empty_critic_loss(critic: Critic, r: Recipe) -> Tensor:

@@ -1,6 +1,6 @@
 """What policy and critic minimise on a micro-batch, and what is measured by the way."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,9 +85,10 @@ class PolicyTerms:
 
 
 def losses(
-    micro: Experience, phase: Phase, divisors: Divisors, r: Recipe, *, first: bool
+    micro: Experience, phase: Phase, divisors: Divisors, r: Recipe, critics: Collection[int] = (), *, first: bool
 ) -> Iterator[tuple[Tensor, Metrics]]:
-    """What a micro-batch adds to the loss of its minibatch: one loss for each pass forward and backward.
+    """What a micro-batch adds to the loss of its minibatch: one loss for each pass forward and backward; where
+    processes must run as many, an empty one for each of these `critics` that has no row in it.
 
     A model's graph is gone before the next one begins. A critic on the policy's trunk is trained in the same pass as
     the policy; where it is trained alone, only its head learns, for the trunk is the policy's.
@@ -109,9 +110,9 @@ def losses(
     if phase.critic:
         assert critic is not None, "a phase that trains the critic needs one"
         weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
-        for member, mine in shares(micro, critic):
+        for number, (member, mine) in enumerate(shares(micro, critic)):
             if len(mine) == 0:
-                if r.backend.in_step:
+                if r.backend.in_step and number in critics:
                     yield empty_critic_loss(member, r), Metrics()
                 continue
             outputs = rollout_outputs(member, mine.critic_rollout, head_only=r.models.one_trunk)

@@ -17,7 +17,7 @@ from nearstep.metrics import Mean, Metrics
 from nearstep.scale.backend import Backend
 from nearstep.training.auxiliary import AuxiliaryLoss, auxiliary_divisors
 from nearstep.training.axis_results import divisor_problem
-from nearstep.training.empty_passes import empty_losses
+from nearstep.training.empty_passes import critics_with_rows, empty_losses
 from nearstep.training.objectives import Divisors, losses
 from nearstep.training.ptx import pretraining_losses, pretraining_parts, steps_before
 from nearstep.training.recipe import Recipe
@@ -126,11 +126,11 @@ def _all_losses(
     """The losses of this process's share of a step: of its micro-batches, then of its texts; where processes must run
     as many passes as each other, empty ones fill up."""
     micro_batches = list(minibatch.split(r.batch.micro_tokens, r.batch.micro_rows))
-    missing = _missing(len(micro_batches), r.backend)
+    missing, critics = _missing(len(micro_batches), r.backend), critics_with_rows(minibatch, r)
     for micro in micro_batches:
-        yield from losses(micro, phase, divisors, r, first=first)
+        yield from losses(micro, phase, divisors, r, critics, first=first)
     for _ in range(missing):
-        yield from ((loss, Metrics()) for loss in empty_losses(phase, r))
+        yield from ((loss, Metrics()) for loss in empty_losses(phase, r, critics))
     pretraining = r.auxiliary.pretraining
     if texts is None or pretraining is None:
         return

@@ -21,9 +21,11 @@ from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.rollout.vllm import client as client_module
 from nearstep.rollout.vllm import server as server_module
 from nearstep.rollout.vllm.server import make_vllm_server
+from nearstep.rollout.vllm.weights import folder_weights, whole_model
 from nearstep.testing.engine_stage import ALL, SETTINGS
 from nearstep.testing.world import prompts_of, reset_weights, small_model
 from tests.rollout.vllm.stub import StubVLLM, settings_for
+from tests.tiny import tiny_causal_lm
 
 PROMPTS = prompts_of(ALL)
 
@@ -69,6 +71,25 @@ def test_bfloat16_weights_arrive_as_they_are(tmp_path):
         engine_for(server, tmp_path).load(make_policy(model), 1)
         arrived = server.engine.policy.model.state_dict()
     assert all(torch.equal(arrived[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_arrives_is_the_state_dict_without_a_call_of_it(family, monkeypatch):
+    """A call would put weights that were gathered from several processes back into pieces."""
+    model = tiny_causal_lm(family)
+    expected = model.state_dict()
+    monkeypatch.delattr("torch.nn.Module.state_dict")
+    found = folder_weights(model)
+    tied = {"lm_head.weight"} & expected.keys() - found.keys()
+    assert found.keys() | tied == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_adapters_over_several_processes_are_refused(tmp_path):
+    peft = pytest.importorskip("peft")
+    policy = make_policy(peft.get_peft_model(small_model(), peft.LoraConfig(r=2)))
+    with pytest.raises(ModelError, match=r"weights that lie over processes .* Name the policy in whole_roles"):
+        whole_model(replace(policy, run=lambda one_pass: one_pass()), "vllm_server")
 
 
 def test_adapters_are_merged(tmp_path):

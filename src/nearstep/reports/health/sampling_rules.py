@@ -20,10 +20,15 @@ def _random_forward(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     return Seen("error", update, text)
 
 
+def _is_greedy(evidence: RunEvidence) -> bool:
+    """Whether the run asks for the most probable tokens: then nothing follows from how probable they are."""
+    return evidence.settings.get("do_sample") is False
+
+
 def _sampled_otherwise(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     gap, error = evidence.series("policy/surprise_gap"), evidence.series("policy/surprise_error")
     entropy = evidence.series("policy/entropy_avg")
-    if not len(gap) or len(gap) != len(error) or len(gap) != len(entropy):
+    if not len(gap) or len(gap) != len(error) or len(gap) != len(entropy) or _is_greedy(evidence):
         return None
     mean, chance = gap.values.mean(), math.sqrt((error.values**2).sum()) / len(gap)
     least = max(limits["nats"], limits["share"] * float(np.median(entropy.values)))
@@ -39,7 +44,9 @@ def _sampled_otherwise(evidence: RunEvidence, limits: Thresholds) -> Seen | None
 
 
 def _mismatch(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
-    kl = evidence.series("policy/mismatch_kl")
+    kl, age = evidence.series("policy/mismatch_kl"), evidence.series("staleness/age")
+    if len(age) and len(age) == len(kl):  # older weights say otherwise by right: what the newest sampled counts
+        kl = Series(kl.updates[age.values == 0], kl.values[age.values == 0])
     if not len(kl):
         return None
     worst = max(kl.start, kl.end)
@@ -75,6 +82,8 @@ def _negative_kl(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     coef = evidence.series("objective/kl_coef")
     if len(kl) < 3 or len(kl) != len(cost) or len(kl) != len(coef) or evidence.settings.get("kl_estimator") != "k1":
         return None
+    if _is_greedy(evidence):
+        return None
     weight = np.where(coef.values > 0, coef.values, np.nan)
     errors = np.nan_to_num(cost.values / weight) / math.sqrt(evidence.rows)
     last = slice(-kl.ends, None)
@@ -106,7 +115,7 @@ RULES = (
         watches=("policy/surprise_gap", "policy/surprise_error", "policy/entropy_avg"),
         limits={"nats": 0.03, "share": 0.15, "errors": 6},
         when="the mean of policy/surprise_gap is beyond {nats} nats, {share} of the entropy and {errors} standard "
-        "errors: error",
+        "errors: error; not with do_sample = false",
         look_at="temperature, top_p and top_k of the engine; whether its weights are those of this update; penalties "
         "(repetition, presence) and a generation config of its own",
         next="give engine and trainer the same temperature, top_p and top_k, and take every penalty away; then start "
@@ -119,7 +128,8 @@ RULES = (
         title="Engine and trainer disagree on log-probs",
         watches=("policy/mismatch_kl", "policy/mismatch_kl_worst", "val/ratio_max_gap_first"),
         limits=MISMATCH_LIMITS,
-        when="policy/mismatch_kl, at the beginning or the end of the run, is at least {warn}: warn; {error}: error",
+        when="policy/mismatch_kl, at the beginning or the end of the run, is at least {warn}: warn; {error}: error. "
+        "With max_staleness only updates count whose tokens the newest weights sampled (staleness/age = 0)",
         look_at="temperature, top_p and top_k on both sides; whether the engine loads the weights of every update; "
         "types "
         "of weights (bfloat16 costs about 1e-4); adapters that only one side has",
@@ -148,7 +158,7 @@ RULES = (
         watches=("objective/kl", "objective/non_score_reward_std", "objective/kl_coef"),
         limits={"nats": 0.2, "errors": 5},
         when="the mean of objective/kl (k1) over the last updates is below −{nats} and −{errors} standard errors: "
-        "error",
+        "error; not with do_sample = false",
         look_at="sampling: temperature, top_p, top_k, a minimum length, a generation config with penalties. k1 may be "
         "negative for a row, not in the mean",
         next="sample from the plain policy; policy/surprise_gap and kl_exact_rows tell more",

@@ -1,5 +1,6 @@
 """A policy's weights as another program reads them: adapters merged, under the names that model folders have."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from nearstep.common.errors import ModelError
 from nearstep.models.adapters import is_adapted, with_adapters_merged
+from nearstep.models.forward.forward import as_it_is
 from nearstep.models.roles import Policy, inner_model
 
 
@@ -30,6 +32,11 @@ def whole_model(policy: Policy, engine: str) -> PreTrainedModel:
         )
     if not is_adapted(policy.model):
         return inner
+    if policy.run is not as_it_is:
+        raise ModelError(
+            f"model: engine = {engine} is given adapters merged into a copy of the policy, and weights that lie over "
+            "processes (dp_shard) have none. Name the policy in whole_roles, or use engine = transformers"
+        )
     tied = inner.config.get_text_config().tie_word_embeddings
     merged = with_adapters_merged(policy.model)
     if tied and not merged.config.get_text_config().tie_word_embeddings:
@@ -45,7 +52,7 @@ def folder_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     alone differ."""
     found: dict[str, Tensor] = {}
     seen: set[tuple[int, tuple[int, ...]]] = set()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in _tensors(model):
         key = (tensor.data_ptr(), tuple(tensor.shape))
         if tensor.numel() and key in seen:
             continue
@@ -53,6 +60,15 @@ def folder_weights(model: PreTrainedModel) -> dict[str, Tensor]:
         found[name] = tensor.detach()
     converted: dict[str, Tensor] = revert_weight_conversion(model, found)
     return converted
+
+
+def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """What a state dict has. To ask for one would put weights that are gathered back into pieces (FSDP2)."""
+    yield from model.named_parameters(remove_duplicate=False)
+    for place, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{place}.{name}" if place else name, buffer
 
 
 def write_configuration(model: PreTrainedModel, folder: Path) -> None:
