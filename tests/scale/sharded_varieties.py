@@ -71,6 +71,8 @@ VARIETIES = {
     "adapters_on_trunk": Variety(llama, {**LORA, "critic_trunk": "shared"}),
     "whole_reference": Variety(tied, {"whole_roles": ("reference", "value")}, 1e-10),
     "recomputed": Variety(tied, {"anchor": "recomputed", "kl_exact_rows": 2, "record_token_rows": 2}, 1e-10),
+    # Minibatches in which one of the critics has no row: it takes no step, and Adam's moments stay.
+    "critics": Variety(tied, {"critic_models": 2, "advantage_mask_share": 0.2, "learning_rate": 3e-3}, 1e-10),
     "mixture": Variety(mixture, gap=1e-5),
     "recurrent": Variety(recurrent),
     # A weight that rounds the other way is 1/256 away; few do.

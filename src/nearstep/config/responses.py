@@ -24,8 +24,8 @@ def response_problems(config: AllSettings) -> Iterator[Problem]:
         )
     if config.max_length is not None and config.overlong_buffer is not None:
         yield Problem(
-            "overlong_buffer counts back from response_length, and max_length cuts responses behind long prompts before "
-            "that: leave one out (max_prompt_length with response_length bounds both together, too)",
+            "overlong_buffer counts back from response_length, and max_length cuts responses behind long prompts "
+            "before that: leave one out (max_prompt_length with response_length bounds both together, too)",
             ("overlong_buffer", "max_length"),
         )
     whole = (config.temperature, config.top_p, config.top_k) == (1, 1, 0)
