@@ -63,6 +63,30 @@ def test_the_names_with_dots_of_newer_releases_mean_the_same():
     assert converted("openrlhf", **dotted).settings == old.settings
 
 
+@pytest.mark.parametrize(("library", "given", "shard"), [
+    ("openrlhf", {"actor_num_gpus_per_node": "8", "zero_stage": "3"}, -1),
+    ("openrlhf", {"actor.num_gpus_per_node": "8", "ds.zero_stage": "3"}, -1),
+    ("openrlhf", {"actor_num_gpus_per_node": "8", "zero_stage": "2"}, None),
+    ("openrlhf", {"actor_num_gpus_per_node": "1", "zero_stage": "3"}, None),
+    ("verl", {"trainer.n_gpus_per_node": 8, "actor_rollout_ref.actor.strategy": "fsdp2"}, -1),
+    ("verl", {"trainer.n_gpus_per_node": 8, "actor_rollout_ref.actor.fsdp_config.fsdp_size": 4,
+              "critic.strategy": "fsdp"}, 4),
+    ("verl", {"trainer.n_gpus_per_node": 8, "actor_rollout_ref.actor.strategy": "megatron"}, None),
+])  # fmt: skip
+def test_weights_in_pieces_there_are_in_pieces_here(library, given, shard):
+    assert converted(library, **given).settings.get("dp_shard") == shard
+
+
+def test_what_generates_there_is_lost_with_the_setting_that_names_it_here():
+    lost = {name: why for name, _, why in converted("openrlhf", vllm_num_engines="4", async_train=True, **{
+        "vllm.num_engines": "4", "train.async_enable": True, "adam_offload": True}).lost}  # fmt: skip
+    assert "engine_url" in lost["vllm_num_engines"]
+    assert lost["vllm.num_engines"] == lost["vllm_num_engines"]
+    assert "max_staleness" in lost["async_train"]
+    assert lost["train.async_enable"] == lost["async_train"]
+    assert "dp_shard" in lost["adam_offload"]
+
+
 def test_one_limit_for_prompt_and_response_takes_the_place_of_two():
     settings = converted("openrlhf", **{"data.max_len": "4096"}).settings
     assert (settings["max_length"], settings["response_length"]) == ("4096", "4096")
@@ -95,9 +119,9 @@ def test_defaults_of_theirs_are_written_out_and_a_critic_has_none_where_there_is
 
 
 def test_nothing_is_dropped_in_silence():
-    found = converted("openrlhf", zero_stage="3", max_samples="9", a_flag_of_tomorrow="1")
+    found = converted("openrlhf", zero_stage="2", max_samples="9", a_flag_of_tomorrow="1")
     assert {name: why for name, _, why in found.lost} == {
-        "zero_stage": "placement and memory: processes are torchrun's, and every one holds all models",
+        "zero_stage": "every process holds the networks whole; dp_shard = -1 is what stage 3 does",
         "max_samples": "cut the data set, or give total_episodes",
         "a_flag_of_tomorrow": "no counterpart is known",
     }

@@ -60,6 +60,7 @@ ILL = {
     "random_forward": (change(policy__repeat_gap=0.3), {}),
     "sampled_otherwise": (change(policy__surprise_gap=0.2), {}),
     "mismatch": (change(policy__mismatch_kl=0.05), {}),
+    "too_old": (change(policy__mismatch_kl=lambda update: 0.4 * (update > 1), staleness__age=lambda update: min(update - 1, 2)), {}),  # noqa: E501
     "wrong_reference": (change(objective__kl_k3=20.0), {}),
     "negative_kl": (change(objective__kl=-3.0), {}),
     "broken_numbers": ([*healthy(), {"update": 17, "loss/policy_avg": None, "not_finite": {"loss/policy_avg": "nan"}}], {}),  # noqa: E501
@@ -135,6 +136,16 @@ def test_a_gate_may_keep_what_scores_alike_and_drop_much_where_copies_train():
     assert list(verdict.alerts) == []
     told = judge(RunEvidence.of(change(**flat, gate__scores_std=0.0), SETTINGS)).alerts
     assert [(alert.rule.name, alert.is_consequence) for alert in told] == [("no_spread", False), ("nothing_kept", True)]
+
+
+def test_what_older_weights_sampled_is_no_disagreement_of_engine_and_trainer():
+    aged = {"staleness__age": lambda update: update - 1.0, "policy__surprise_gap": lambda update: 0.2 * (update > 1)}
+    modest = change(policy__mismatch_kl=lambda update: 0.04 * (update > 1), **aged)
+    assert judge(RunEvidence.of(modest, SETTINGS)).state == "healthy"
+    both = judge(RunEvidence.of(change(policy__mismatch_kl=0.4, **aged), SETTINGS)).alerts
+    assert [(alert.rule.name, alert.is_consequence) for alert in both][:2] == [("mismatch", False), ("too_old", True)]
+    assert "a KL of 0.4 per token" in both[1].seen.text
+    assert "which are 8 updates older" in both[1].seen.text
 
 
 def causes(lines, **settings):

@@ -23,6 +23,7 @@ WORKED_OUT: Mapping[str, str] = {
     "reward_enabled": "whether `reward_model_path` is given", "resume_mode": "`resume = auto`",
     "actor_and_reference": "`model_name_or_path` and `ref_model_path`", "no_shuffle": "`shuffle_dataset = false`",
     "recompute": "`gradient_checkpointing`", "accelerate_config": "processes are torchrun's",
+    "zero_stage": "3: `dp_shard = -1`", "strategy": "fsdp, fsdp2: `dp_shard = -1`", "shard_size": "`dp_shard`",
     "beta": "`kl_coef`, `kl_in = loss`, `kl_estimator = k3`", "scale_rewards": "`advantage`",
     "generation_steps": "`gradient_accumulation_steps`, `num_mini_batches`", "algorithm": "`--recipe`",
     "backend": "there is one, transformers", "gate": "`gate = score_range`, `gate_fill = refill`",

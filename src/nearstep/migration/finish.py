@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from nearstep.config.recipes import RECIPES
 from nearstep.migration.draft import SettingsDraft, is_true
+from nearstep.migration.placement import in_pieces, processes, strategy, zero_stage
 from nearstep.migration.rewards import reward_enabled, reward_file, reward_url
 
 # Prompts of a rollout and size of an optimizer step where the file says neither.
@@ -18,7 +19,7 @@ def finish(
 ) -> str | None:
     """Write the settings that `special` means; returns the recipe, if it names one."""
     if "gpus" in special or "nodes" in special:
-        _processes(special, draft)
+        processes(special, draft)
     for name, value in special.items():
         if name in FINISHES and value is not None:
             FINISHES[name](value, draft)
@@ -33,16 +34,6 @@ def finish(
             draft.settings["kl_estimator"] = "k2"
             draft.told.append("kl_estimator: k2, since the gradient of k1 in a loss is 0 on average")
     return draft.recipe
-
-
-def _processes(special: Mapping[str, object], draft: SettingsDraft) -> None:
-    gpus, nodes = draft.whole(special.get("gpus", 1)), draft.whole(special.get("nodes", 1))
-    if gpus is None or nodes is None:
-        draft.told.append("the number of processes is not known from the file: torchrun --nproc_per_node")
-        return
-    draft.processes = gpus
-    if nodes > 1:
-        draft.told.append(f"{nodes} machines: start torchrun on each, with --nnodes {nodes} and --rdzv_endpoint")
 
 
 def _batch(library: str, special: Mapping[str, object], draft: SettingsDraft, defaults: Mapping[str, object]) -> None:
@@ -250,7 +241,7 @@ def _backend(value: object, draft: SettingsDraft) -> None:
 
 
 def _accelerate(value: object, draft: SettingsDraft) -> None:
-    draft.lose("config_file", value, "processes are torchrun's; bf16 = true for mixed precision, no DeepSpeed or FSDP")
+    draft.lose("config_file", value, "processes are torchrun's; where it means ZeRO-3 or FSDP give dp_shard = -1")
 
 
 def _recompute(value: object, draft: SettingsDraft) -> None:
@@ -272,6 +263,7 @@ FINISHES: Mapping[str, Callable[[object, SettingsDraft], None]] = {
     "no_shuffle": _switched("shuffle_dataset", False), "recompute": _recompute,
     "accelerate_config": _accelerate, "beta": _beta, "scale_rewards": _scale_rewards,
     "generation_steps": _generation_steps, "algorithm": _algorithm, "backend": _backend,
+    "zero_stage": zero_stage, "strategy": strategy, "shard_size": in_pieces,
     "gate": _gate, "optimizer": _optimizer, "trackers": _trackers, "precision": _precision,
     **dict.fromkeys(
         ("gpus", "nodes", "prompts", "mini_rows", "mini_prompts", "steps", "accumulation", "kl_in_loss", "kl_loss_coef",

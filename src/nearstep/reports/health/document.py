@@ -45,7 +45,8 @@ COOKBOOK = (
     ),
     (
         "`val/ratio` floats around 1.0; 2.0, 1000.0 or 0.1 mean that updates are too drastic",
-        "`steps_too_large`; before the first step of an update: `mismatch`, `sampled_otherwise`, `random_forward`",
+        "`steps_too_large`; before the first step of an update: `mismatch`, `too_old`, `sampled_otherwise`, "
+        "`random_forward`",
     ),
     (
         "out of memory: a smaller `per_device_train_batch_size`, more `gradient_accumulation_steps`",

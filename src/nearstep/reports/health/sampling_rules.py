@@ -10,6 +10,13 @@ from nearstep.reports.health.rule import Level, Rule, Seen, Thresholds
 MISMATCH_LIMITS = {"warn": 5e-3, "error": 3e-2}  # nats per token between engine and trainer
 
 
+def _by_age(evidence: RunEvidence, name: str, *, old: bool) -> Series:
+    """A metric in the updates whose rows are of older weights (max_staleness), or in all others."""
+    series, ages = evidence.series(name), evidence.series("staleness/age")
+    kept = np.isin(series.updates, ages.updates[ages.values > 0], invert=not old)
+    return Series(series.updates[kept], series.values[kept])
+
+
 def _random_forward(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     gap = evidence.series("policy/repeat_gap")
     found = gap.values > limits["gap"]
@@ -26,8 +33,10 @@ def _is_greedy(evidence: RunEvidence) -> bool:
 
 
 def _sampled_otherwise(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
-    gap, error = evidence.series("policy/surprise_gap"), evidence.series("policy/surprise_error")
-    entropy = evidence.series("policy/entropy_avg")
+    gap, error, entropy = (
+        _by_age(evidence, name, old=False)
+        for name in ("policy/surprise_gap", "policy/surprise_error", "policy/entropy_avg")
+    )
     if not len(gap) or len(gap) != len(error) or len(gap) != len(entropy) or _is_greedy(evidence):
         return None
     mean, chance = gap.values.mean(), math.sqrt((error.values**2).sum()) / len(gap)
@@ -44,22 +53,31 @@ def _sampled_otherwise(evidence: RunEvidence, limits: Thresholds) -> Seen | None
 
 
 def _mismatch(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
-    kl, age = evidence.series("policy/mismatch_kl"), evidence.series("staleness/age")
-    if len(age) and len(age) == len(kl):  # older weights say otherwise by right: what the newest sampled counts
-        kl = Series(kl.updates[age.values == 0], kl.values[age.values == 0])
-    if not len(kl):
-        return None
+    kl = _by_age(evidence, "policy/mismatch_kl", old=False)
     worst = max(kl.start, kl.end)
-    if worst < limits["warn"]:
+    if not worst >= limits["warn"]:  # NaN where all rows are old
         return None
     level: Level = "error" if worst >= limits["error"] else "warn"
-    gap = evidence.series("val/ratio_max_gap_first")
+    gap = _by_age(evidence, "val/ratio_max_gap_first", old=False)
     text = f"before the first step of an update log-probs of engine and trainer differ by a KL of {worst:.2g} per token"
     if len(gap):
         text += f"; the largest |π/μ − 1| is {np.median(gap.values):.2g} in the middle update"
-    worst_row = evidence.series("policy/mismatch_kl_worst")
+    worst_row = _by_age(evidence, "policy/mismatch_kl_worst", old=False)
     if len(worst_row):
         text += f", the KL of its worst row {np.median(worst_row.values):.2g} per token"
+    return Seen(level, kl.first_where(kl.values >= limits["warn"]), text)
+
+
+def _too_old(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
+    kl, ages = _by_age(evidence, "policy/mismatch_kl", old=True), _by_age(evidence, "staleness/age", old=True)
+    worst = max(kl.start, kl.end)
+    if not worst >= limits["warn"]:  # NaN where no row is old
+        return None
+    level: Level = "error" if worst >= limits["error"] else "warn"
+    text = (
+        f"the policy is a KL of {worst:.2g} per token from the weights that sampled, which are "
+        f"{np.median(ages.values):.2g} updates older in the middle update, before the first step of an update"
+    )
     return Seen(level, kl.first_where(kl.values >= limits["warn"]), text)
 
 
@@ -114,8 +132,8 @@ RULES = (
         title="The engine samples from another distribution than the one that is trained",
         watches=("policy/surprise_gap", "policy/surprise_error", "policy/entropy_avg"),
         limits={"nats": 0.03, "share": 0.15, "errors": 6},
-        when="the mean of policy/surprise_gap is beyond {nats} nats, {share} of the entropy and {errors} standard "
-        "errors: error; not with do_sample = false",
+        when="the mean of policy/surprise_gap, of updates whose rows are of no older weights, is beyond {nats} nats, "
+        "{share} of the entropy and {errors} standard errors: error; not with do_sample = false",
         look_at="temperature, top_p and top_k of the engine; whether its weights are those of this update; penalties "
         "(repetition, presence) and a generation config of its own",
         next="give engine and trainer the same temperature, top_p and top_k, and take every penalty away; then start "
@@ -129,13 +147,27 @@ RULES = (
         watches=("policy/mismatch_kl", "policy/mismatch_kl_worst", "val/ratio_max_gap_first"),
         limits=MISMATCH_LIMITS,
         when="policy/mismatch_kl, at the beginning or the end of the run, is at least {warn}: warn; {error}: error. "
-        "With max_staleness only updates count whose tokens the newest weights sampled (staleness/age = 0)",
+        "Updates whose rows are of older weights (max_staleness) do not count: there `too_old` looks",
         look_at="temperature, top_p and top_k on both sides; whether the engine loads the weights of every update; "
         "types "
         "of weights (bfloat16 costs about 1e-4); adapters that only one side has",
         next="mend the cause; until then anchor = recomputed with correction = tis keeps the update sound",
         check=_mismatch,
         follows=("random_forward", "sampled_otherwise", "steps_too_large"),
+    ),
+    Rule(
+        name="too_old",
+        title="Rows are too old for the steps that are taken",
+        watches=("policy/mismatch_kl", "staleness/age"),
+        limits={"warn": 0.05, "error": 0.3},
+        when="with max_staleness: policy/mismatch_kl of updates whose rows are of older weights, at the beginning or "
+        "the end, is at least {warn}: warn; {error}: error",
+        look_at="staleness/age_max; policy/approxkl_avg: how far one update goes; update 1, whose rows are not old: "
+        "policy/mismatch_kl is that of the engine alone there",
+        next="lower max_staleness (1 is enough to generate beside an update) or learning_rate, or take anchor = "
+        "interpolated",
+        check=_too_old,
+        follows=("random_forward", "sampled_otherwise", "mismatch", "steps_too_large"),
     ),
     Rule(
         name="wrong_reference",

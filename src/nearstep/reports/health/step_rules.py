@@ -186,7 +186,7 @@ RULES = (
         look_at="policy/masked_positive and policy/masked_negative; learning_rate; the trust region's width",
         next="lower learning_rate or num_ppo_epochs, or widen the region (cliprange, divergence_low)",
         check=_too_many_masked,
-        follows=("steps_too_large", "mismatch", "sampled_otherwise", "random_forward"),
+        follows=("steps_too_large", "mismatch", "too_old", "sampled_otherwise", "random_forward"),
     ),
     Rule(
         name="small_sample",
@@ -197,7 +197,7 @@ RULES = (
         look_at="val/ratio_var, policy/mismatch_kl, and how old the samples are",
         next="fewer epochs, a lower learning rate, ratio_cap, or a correction",
         check=_small_sample,
-        follows=("steps_too_large", "mismatch", "sampled_otherwise", "random_forward"),
+        follows=("steps_too_large", "mismatch", "too_old", "sampled_otherwise", "random_forward"),
     ),
     Rule(
         name="does_not_move",
