@@ -204,8 +204,8 @@ def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) 
         except (ImportError, ValueError, RuntimeError, AssertionError, KeyError) as error:
             raise ModelError(
                 f"vLLM does not run {type(model).__name__}: {shorten(error, 400)}. Where the memory of "
-                "engine_cache_gib is too small, raise it; where vLLM does not know the model, or has no kernel for heads of its size "
-                "(head_dim), use engine = transformers"
+                "engine_cache_gib is too small, raise it; where vLLM does not know the model, or has no kernel for "
+                "heads of its size (head_dim), use engine = transformers"
             ) from error
     return llm
 
