@@ -138,6 +138,21 @@ def test_a_gate_may_keep_what_scores_alike_and_drop_much_where_copies_train():
     assert [(alert.rule.name, alert.is_consequence) for alert in told] == [("no_spread", False), ("nothing_kept", True)]
 
 
+def test_lengths_that_a_loop_of_ones_own_drew_are_no_illness():
+    cut = {"response__truncated": 1.0, "val__num_eos_tokens": 0.0}
+    told = [
+        alert.rule.name
+        for alert in judge(
+            RunEvidence.of(change(response__length_max=53, **cut), SETTINGS | {"response_length": 53})
+        ).alerts
+    ]
+    assert told == ["never_ends", "cut_off"]
+    drawn = change(response__length_max=12, **cut)
+    assert judge(RunEvidence.of(drawn, SETTINGS | {"response_length": 53})).state == "healthy"
+    both = SETTINGS | {"response_length": 53, "max_length": 64}  # a long prompt leaves less
+    assert "never_ends" in [alert.rule.name for alert in judge(RunEvidence.of(drawn, both)).alerts]
+
+
 def test_what_older_weights_sampled_is_no_disagreement_of_engine_and_trainer():
     aged = {"staleness__age": lambda update: update - 1.0, "policy__surprise_gap": lambda update: 0.2 * (update > 1)}
     modest = change(policy__mismatch_kl=lambda update: 0.04 * (update > 1), **aged)

@@ -35,6 +35,12 @@ class Draws:
             yield Prompts(ids, ["" for _ in ids], {"row": [ids[0] for ids in ids]}, episodes)
             number += 2
 
+    def numbers(self, episodes):
+        return [episode // 2 for episode in episodes]
+
+    def again(self, numbers, episodes):
+        return Prompts([[1 + number] for number in numbers], ["" for _ in numbers], {}, list(episodes))
+
 
 @dataclass
 class Link:

@@ -209,7 +209,8 @@ class _Outputs:
         folder = Path(config.output_dir)
         self.screen = screen
         # A run that died before its first checkpoint and begins again is the same run: its records begin again too.
-        own = after > 0 and bool(run_folder.checkpoints(folder))  # a fork has none, and records of others may lie there
+        # A fork begins without checkpoints of its own, and records of others may lie there.
+        own = after > 0 and (config.fork_from is None or bool(run_folder.checkpoints(folder)))
         goes_on = own or (config.resume is not None and holds_settings(folder, settings))
         kept = make_ready(folder, after, goes_on=goes_on)
         if settings and (place := write_settings(folder, settings)) is not None:

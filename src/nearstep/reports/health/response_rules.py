@@ -6,9 +6,18 @@ from nearstep.reports.health.evidence import RunEvidence, Series, has_no_stop
 from nearstep.reports.health.rule import Level, Rule, Seen, Thresholds
 
 
+def _cut_on_purpose(evidence: RunEvidence) -> bool:
+    """Whether responses end below every limit of the run: a loop of one's own drew their lengths (LengthSampler)."""
+    longest = evidence.series("response/length_max")
+    limit = evidence.number("response_length")
+    if not len(longest) or not limit or evidence.settings.get("max_length") is not None:
+        return False
+    return bool(longest.values.max() < limit)
+
+
 def _never_ends(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     ended = evidence.series("val/num_eos_tokens")
-    if len(ended) < 2 or has_no_stop(evidence) or ended.values.max() > limits["share"]:
+    if len(ended) < 2 or has_no_stop(evidence) or _cut_on_purpose(evidence) or ended.values.max() > limits["share"]:
         return None
     text = f"of the responses of {len(ended)} updates {ended.values.mean():.1%} ended with a stop token"
     return Seen("error", int(ended.updates[0]), text)
@@ -25,7 +34,7 @@ def _endings_lost(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
 
 def _cut_off(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     cut = evidence.series("response/truncated")
-    if len(cut) < 3 or has_no_stop(evidence):
+    if len(cut) < 3 or has_no_stop(evidence) or _cut_on_purpose(evidence):
         return None
     if cut.end < limits["warn"] and cut.values[0] >= limits["error"]:
         # Rambling that was unlearned, or answers that fit no longer: the curves look the same.
@@ -137,9 +146,10 @@ RULES = (
     Rule(
         name="never_ends",
         title="No response ends: the stop token is never emitted, or response_length is too short for any answer",
-        watches=("val/num_eos_tokens",),
+        watches=("val/num_eos_tokens", "response/length_max"),
         limits={"share": 0.005},
-        when="there is a stop token, and in no update more than {share} of the responses ended with one: error",
+        when="there is a stop token, and in no update more than {share} of the responses ended with one, though some "
+        "reached response_length: error",
         look_at="what the run's introduction says a response ends with; sample completions: does the model end its "
         "answers "
         "with another token, or is it cut in the middle of one? Was the start trained with an EOS after each answer?",
@@ -161,10 +171,11 @@ RULES = (
     Rule(
         name="cut_off",
         title="Responses are cut off: response_length is too short for them",
-        watches=("response/truncated", "response/length_mean"),
+        watches=("response/truncated", "response/length_mean", "response/length_max"),
         limits={"warn": 0.4, "error": 0.7},
         when="{warn} of the responses of the last updates are cut off: warn; {error}: error; {error} of those of the "
-        "first update alone: info",
+        "first update alone: info. Not where every response is shorter than response_length: there a loop of your own "
+        "drew the lengths",
         look_at="sample completions: are answers cut in the middle? response/length_mean beside response_length",
         next="raise response_length; mask_truncated_completions keeps cut rows out of the loss, missing_eos_penalty "
         "makes "

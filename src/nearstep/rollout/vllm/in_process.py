@@ -203,9 +203,9 @@ def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) 
             _try_out(llm)
         except (ImportError, ValueError, RuntimeError, AssertionError, KeyError) as error:
             raise ModelError(
-                f"vLLM does not run {type(model).__name__}: {type(error).__name__}: {shorten(error, 400)}. "
-                "Where the memory of engine_cache_gib is too small, raise it; where vLLM does not know the model, use "
-                "engine = transformers"
+                f"vLLM does not run {type(model).__name__}: {shorten(error, 400)}. Where the memory of "
+                "engine_cache_gib is too small, raise it; where vLLM does not know the model, or has no kernel for "
+                "heads of its size (head_dim), use engine = transformers"
             ) from error
     return llm
 
