@@ -60,7 +60,7 @@ class ComparedSampling(Settings):
 class ComparedRun(Settings):
     """How models and engines are run."""
 
-    vllm_cache_gib: float = option(1.0, "vllm: memory for keys and values, in GiB", above=0)
+    engine_cache_gib: float = option(1.0, "vllm: memory for keys and values, in GiB", above=0)
     engine_url: str | None = option(None, "vllm_server: its address, such as http://127.0.0.1:8000 of serve-engine")
     use_cpu: bool = option(False, "stay on the CPU even where there is a GPU")
     trust_remote_code: tuple[ModelName, ...] | None = trusted_code()
@@ -109,7 +109,7 @@ class ParityOptions(ComparedRun, ComparedSampling, PromptLimitSettings, Compared
         return without_effect(
             self,
             ("without dataset_name", self.dataset_name is None, (*of_files, "on_bad_row")),
-            ("without engines = vllm", "vllm" not in self.engines, ("vllm_cache_gib",)),
+            ("without engines = vllm", "vllm" not in self.engines, ("engine_cache_gib",)),
             ("without engines = vllm_server", "vllm_server" not in self.engines, ("engine_url",)),
         )
 

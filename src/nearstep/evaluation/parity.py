@@ -182,7 +182,7 @@ def _built_from(batch_size: int, folder: str, options: ParityOptions) -> EngineS
     return EngineSettings(
         max_rows=batch_size,
         max_tokens=options.max_tokens_per_microbatch,
-        vllm=VLLMSettings(options.vllm_cache_gib),
+        vllm=VLLMSettings(options.engine_cache_gib),
         server=VLLMServerSettings(url=options.engine_url or "", weights_dir=folder),
     )
 
