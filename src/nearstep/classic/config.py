@@ -64,16 +64,8 @@ class ClassicPPOConfig(Settings):
 
     def ours(self, processes: int) -> PPOConfig:
         """The same run in our settings. The value head stands on the policy's trunk; log-probs are untempered."""
-        scaling = "shift_and_scale" if self.use_score_norm else "scale"
-        optional: dict[str, object] = {}
-        if self.adap_kl_ctrl and self.init_kl_coef > 0:
-            optional |= {"kl_target": self.target, "kl_horizon": self.horizon}
-        if self.log_with is not None:
-            optional["report_to"] = (self.log_with,)
-        if self.early_stopping:
-            optional["early_stop_kl"] = self.target_kl
-        if self.use_score_scaling:
-            optional["normalize_scores"] = scaling
+        adaptive = self.adap_kl_ctrl and self.init_kl_coef > 0
+        scaling: Literal["scale", "shift_and_scale"] = "shift_and_scale" if self.use_score_norm else "scale"
         return PPOConfig(
             model_name_or_path=self.model_name,
             output_dir=self.output_dir,
@@ -102,5 +94,9 @@ class ClassicPPOConfig(Settings):
             temperature=1.0,
             stop_token="eos",
             num_sample_generations=0,
-            **optional,  # type: ignore[arg-type]
+            kl_target=self.target if adaptive else None,
+            kl_horizon=self.horizon if adaptive else PPOConfig.kl_horizon,
+            report_to=() if self.log_with is None else (self.log_with,),
+            early_stop_kl=self.target_kl if self.early_stopping else None,
+            normalize_scores=scaling if self.use_score_scaling else "none",
         )
