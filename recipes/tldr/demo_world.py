@@ -1,6 +1,6 @@
 """The demo's world as TL;DR lies on a hub: posts with summaries, comparisons, and a base model that knows nothing.
 
-    python recipes/tldr/demo_world.py FOLDER
+    python recipes/tldr/demo_world.py FOLDER [POSTS]
 """
 
 import sys
@@ -13,13 +13,13 @@ from nearstep.demo.supervised import ModelSize, new_policy
 from nearstep.demo.tokenizer import train_tokenizer
 from nearstep.demo.world import draw_posts, draw_references
 
-SEED, POSTS, SUMMARIES, RANKED, PROMPTS, UNSEEN = 0, 9600, 3, 1800, 2000, 400
+SEED, POSTS, SUMMARIES, UNSEEN = 42, 9600, 3, 400
 
 
-def main(folder: Path) -> None:
-    """Write everything; the same files each time."""
+def main(folder: Path, count: int = POSTS) -> None:
+    """Write everything; the same files each time. A fifth as many posts are ranked, and as many are left for PPO."""
     folder.mkdir(parents=True, exist_ok=True)
-    posts = draw_posts(SEED, "supervised", POSTS)
+    posts = draw_posts(SEED, "supervised", count)
     rows = [
         {"prompt": post.prompt, "completion": summary.text}
         for writer in range(SUMMARIES)
@@ -27,9 +27,9 @@ def main(folder: Path) -> None:
         if summary.finished
     ]
     write_lines(folder / "summaries.jsonl", rows)
-    rankings = draw_rankings(SEED, "ranked", draw_posts(SEED, "ranked", RANKED))
+    rankings = draw_rankings(SEED, "ranked", draw_posts(SEED, "ranked", count // 5))
     write_lines(folder / "comparisons.jsonl", (pair for ranking in rankings for pair in comparisons(ranking)))
-    write_lines(folder / "prompts.jsonl", ({"prompt": post.prompt} for post in draw_posts(SEED, "prompts", PROMPTS)))
+    write_lines(folder / "prompts.jsonl", ({"prompt": post.prompt} for post in draw_posts(SEED, "prompts", count // 5)))
     unseen = draw_posts(SEED, "held out", UNSEEN)
     references = draw_references(SEED, "held out", unseen)
     write_lines(
@@ -53,4 +53,4 @@ def comparisons(ranking: Ranking) -> Iterator[dict[str, str]]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -6,7 +6,8 @@
 #   LAUNCH="torchrun --nproc_per_node 8" sh recipes/tldr/run.sh 1b models/tldr-1b
 #
 # $1 is a folder of settings beside this file, $2 where everything goes. A step whose result is there is not done again.
-# LAUNCH starts the processes of the three trainings (python on one), JUDGE is a judge of docs/judges.md.
+# LAUNCH starts the processes of the three trainings (python on one), JUDGE is a judge of docs/judges.md, POSTS is the
+# size of the demo's world.
 set -eu
 here=$(dirname "$0")
 settings=$here/$1
@@ -15,7 +16,7 @@ LAUNCH=${LAUNCH:-python}
 mkdir -p "$out"
 
 if [ "$1" = demo ] && [ ! -d "$out/world" ]; then
-  python "$here/demo_world.py" "$out/world.part"
+  python "$here/demo_world.py" "$out/world.part" ${POSTS:-9600}
   mv "$out/world.part" "$out/world"
 fi
 place() { sed "s#WORLD#$out/world#g" "$settings/$1.yaml" >"$out/$1.yaml"; }  # only the demo's names depend on $2

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from datasets import Dataset, load_dataset
@@ -56,11 +55,16 @@ def read(names: Names) -> Dataset:
     return load_dataset(names.dataset_name, split=names.dataset_train_split)
 
 
-def tokens_of(row: Mapping[str, str], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def tokens_of(rows: Mapping[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[int]]]:
     """Prompt and completion are tokenised apart, as a policy sees them: it continues the prompt's tokens."""
-    prompt = tokenizer(row["prompt"])["input_ids"]
-    completion = [*tokenizer(row["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    return {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion}
+    prompts = tokenizer(rows["prompt"])["input_ids"]
+    written = tokenizer(rows["completion"], add_special_tokens=False)["input_ids"]
+    completions = [[*ids, tokenizer.eos_token_id] for ids in written]
+    both = list(zip(prompts, completions, strict=True))
+    return {
+        "input_ids": [prompt + completion for prompt, completion in both],
+        "labels": [[IGNORED] * len(prompt) + completion for prompt, completion in both],
+    }
 
 
 def main(words: Sequence[str]) -> None:
@@ -73,7 +77,7 @@ def main(words: Sequence[str]) -> None:
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))
     rows = read(names)
-    found = rows.map(lambda row: tokens_of(row, tokenizer), remove_columns=rows.column_names)
+    found = rows.map(lambda some: tokens_of(some, tokenizer), batched=True, remove_columns=rows.column_names)
     fitting = found.filter(lambda row: len(row["input_ids"]) <= names.max_length)
     if len(fitting) == 0:
         raise SystemExit(f"no row of {names.dataset_name} fits into max_length = {names.max_length} tokens")
