@@ -1,6 +1,6 @@
 """The demo's world as TL;DR lies on a hub: posts with summaries, comparisons, and a base model that knows nothing.
 
-    python recipes/tldr/demo_world.py FOLDER [POSTS]
+python recipes/tldr/demo_world.py FOLDER [POSTS]
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The TL;DR recipe: every settings file is read by the command that gets it, and the demo's world goes through all steps."""
+"""The TL;DR recipe: commands read their settings files, and the demo's world goes through all steps."""
 
 import json
 import os
@@ -65,14 +65,16 @@ def test_the_supervised_start_reads_its_file(size, rows):
 @pytest.mark.slow
 def test_the_demo_goes_through_all_steps(tmp_path):
     out = tmp_path / "out"
-    place = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "POSTS": "400"}
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "POSTS": "400"}
     run = ["sh", str(RECIPE / "run.sh"), "demo", str(out)]
-    told = subprocess.run(run, env=os.environ | place, cwd=RECIPE.parents[1], capture_output=True, text=True, check=False)
+    told = subprocess.run(run, env=environment, cwd=RECIPE.parents[1], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr[-2000:]
     assert told.stdout.count("win rate of response0") == 2
     assert (out / "ppo" / "report.html").is_file()
     rows = [json.loads(line) for line in (out / "ppo.jsonl").read_text().splitlines()]
-    assert len(rows) == 400 and rows[0].keys() >= {"prompt", "completion", "reference"}
+    assert len(rows) == 400
+    assert rows[0].keys() >= {"prompt", "completion", "reference"}
     written = (out / "ppo.jsonl").stat().st_mtime_ns
-    again = subprocess.run(run, env=os.environ | place, cwd=RECIPE.parents[1], capture_output=True, check=False)
-    assert again.returncode == 0 and (out / "ppo.jsonl").stat().st_mtime_ns == written
+    again = subprocess.run(run, env=environment, cwd=RECIPE.parents[1], capture_output=True, check=False)
+    assert again.returncode == 0
+    assert (out / "ppo.jsonl").stat().st_mtime_ns == written
