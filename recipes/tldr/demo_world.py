@@ -48,7 +48,7 @@ def comparisons(ranking: Ranking) -> Iterator[dict[str, str]]:
     """A better and a worse summary of a post, as often as its labeller told them apart."""
     for better, worse in ranking.pairs():
         chosen, rejected = ranking.summaries[better], ranking.summaries[worse]
-        if chosen.finished and rejected.finished:
+        if chosen.finished and rejected.finished and chosen.text != rejected.text:
             yield {"prompt": ranking.prompt, "chosen": chosen.text, "rejected": rejected.text}
 
 
