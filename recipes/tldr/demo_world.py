@@ -13,7 +13,7 @@ from nearstep.demo.supervised import ModelSize, new_policy
 from nearstep.demo.tokenizer import train_tokenizer
 from nearstep.demo.world import draw_posts, draw_references
 
-SEED, POSTS, SUMMARIES, UNSEEN = 42, 9600, 3, 400
+SEED, POSTS, SUMMARIES, UNSEEN = 0, 9600, 3, 400
 
 
 def main(folder: Path, count: int = POSTS) -> None:
