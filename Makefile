@@ -36,10 +36,10 @@ test-slow: $(INSTALLED)  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
 
 docs: $(DOCUMENTED)  ## the site of the documentation, strictly, into site/
-	$(BIN)/mkdocs build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 docs-serve: $(DOCUMENTED)  ## the same at http://127.0.0.1:8000, made again when a page changes
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 pages: $(INSTALLED)  ## write the pages that are made from the code: settings, commands, papers, symptoms, what agents read
 	$(BIN)/python -m website

@@ -1,11 +1,11 @@
 """What scaling and whitening of scores do, on the demo's world.
 
-    nearstep demo && python -m benchmarks.score_scaling [--seeds 0 1] [--quick]
+    nearstep demo && python -m benchmarks.score_scaling [--seeds 0 1] [--updates 24]
 
-The demo's PPO (64 responses an update, 40 updates) with one thing changed at a time, against the same reward model. "Other
-unit" multiplies the score, the penalty for a missing EOS and kl_coef by ten: the same problem, told in larger numbers. "Score
-alone" multiplies only the score. Scores in the table are the reward model's own, before any scaling; a judge that training never
-saw counts facts. Means over the seeds and, but for the judge, over the last eight updates.
+The demo's PPO (64 responses an update) with one thing changed at a time, against the same reward model. "Other unit"
+multiplies the score, the penalty for a missing EOS and kl_coef by ten: the same problem, told in larger numbers. "Score
+alone" multiplies only the score. Scores in the table are the reward model's own, before any scaling; a judge that
+training never saw counts facts. Means over the seeds and, but for the judge, over the last six updates.
 """
 
 import argparse
@@ -39,23 +39,25 @@ VARIANTS: Mapping[str, Mapping[str, object]] = {
     "score alone × 10": SCORE_ALONE,
     "score alone × 10, `normalize_scores = scale`": {**SCORE_ALONE, "normalize_scores": "scale"},
 }
-LAST = 8  # updates
+LAST = 6  # updates
 COLUMNS = (
     "variant", "score of the reward model", "preferred by the judge", "KL", "explained variance", "critic's gradient",
     "policy's gradient",
 )  # fmt: skip
 
 
-def play(settings: Mapping[str, object], folders: Folders, seed: int, quick: bool) -> dict[str, float]:
+def play(settings: Mapping[str, object], folders: Folders, seed: int, updates: int) -> dict[str, float]:
     """One run; what is measured at its end."""
     with tempfile.TemporaryDirectory() as place:
         config = replace(
-            ppo_settings(folders, Path(place), seed=seed, quick=quick), num_sample_generations=0, **settings
-        )
+            ppo_settings(folders, Path(place), seed=seed, quick=False),
+            total_episodes=64 * updates, num_sample_generations=0, **settings,
+        )  # fmt: skip
         PPOTrainer(config).train()
         run = read_run(place)
         end = run.metrics.tail(LAST)
-        own = fmean(row["scores"]["reward"] for row in run.folder.lines("rollouts.jsonl") if row["update"] > len(run.metrics) - LAST)  # fmt: skip # noqa: E501
+        lines = run.folder.lines("rollouts.jsonl")
+        own = fmean(line["scores"]["reward"] for line in lines if line["update"] > len(run.metrics) - LAST)
         outcome = evaluate(
             Path(place) / "policy", read_held_out(folders.held_out), response_length=RESPONSE_LENGTH, seed=seed
         )
@@ -69,7 +71,7 @@ def play(settings: Mapping[str, object], folders: Folders, seed: int, quick: boo
         }
 
 
-def page(found: Mapping[str, Sequence[Mapping[str, float]]], minutes: float) -> str:
+def page(found: Mapping[str, Sequence[Mapping[str, float]]], updates: int, minutes: float) -> str:
     """The results in Markdown."""
     rows = []
     for name, runs in found.items():
@@ -81,8 +83,9 @@ def page(found: Mapping[str, Sequence[Mapping[str, float]]], minutes: float) -> 
         ))  # fmt: skip
     seeds = len(next(iter(found.values())))
     return (
-        f"# Scaling and whitening of scores\n\nBy `python -m benchmarks.score_scaling`, {seeds} seeds (each in brackets), "
-        f"{minutes:.0f} minutes of one core. Gradients are norms before they are cut at 1.\n\n" + table(COLUMNS, rows)
+        f"# Scaling and whitening of scores\n\nBy `python -m benchmarks.score_scaling`: {updates} updates of 64 "
+        f"responses, {seeds} seed(s), each in brackets; {minutes:.0f} minutes of one core. Gradients are norms before "
+        "they are cut at 1.\n\n" + table(COLUMNS, rows)
     )
 
 
@@ -91,7 +94,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--demo", type=Path, default=REPOSITORY / "runs" / "demo", help="what `nearstep demo` left")
-    parser.add_argument("--quick", action="store_true", help="two updates of eight rows; proves nothing")
+    parser.add_argument("--updates", type=int, default=24)
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(words)
     torch.set_num_threads(1)
@@ -99,11 +102,11 @@ def main(words: Sequence[str] | None = None) -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     for seed in options.seeds:
         for name, settings in VARIANTS.items():
-            found[name].append(play(settings, folders, seed, options.quick))
+            found[name].append(play(settings, folders, seed, options.updates))
             print(name, seed, found[name][-1], flush=True)
-    text = page(found, (time.process_time() - began) / 60)
+    text = page(found, options.updates, (time.process_time() - began) / 60)
     print(text)
-    write_results(options.output, "score_scaling", {"runs": found}, text, machine())
+    write_results(options.output, "score_scaling", {"updates": options.updates, "runs": found}, text, machine())
 
 
 if __name__ == "__main__":

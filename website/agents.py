@@ -100,8 +100,7 @@ def skill() -> str:
 
 
 def _pages(folder: str) -> Iterator[Path]:
-    for file in sorted((DOCS / folder).glob("*.md")):
-        yield file
+    yield from sorted((DOCS / folder).glob("*.md"))
 
 
 def _title(file: Path) -> str:

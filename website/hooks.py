@@ -19,6 +19,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PLACE = "repository"  # where files of the repository lie on the site
+NAMED = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")  # in the navigation
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 FETCHED = re.compile(
     r"<(?:script|img|iframe|source|video)\b[^>]*\bsrc=[\"']?https?:[^>]*>|<link\b(?=[^>]*stylesheet|[^>]*icon|[^>]*preconnect)[^>]*https?:[^>]*>"
@@ -31,7 +32,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for notebook in sorted(DOCS.rglob("*.ipynb")):
         name = notebook.relative_to(DOCS).with_suffix(".md").as_posix()
         files.append(File.generated(config, name, content=_notebook(notebook)))
-    waiting = [path for file in files.documentation_pages() for path in _outside(_text(file), file.src_uri)]
+    waiting = [
+        *NAMED,
+        *(path for file in files.documentation_pages() for path in _outside(file.content_string, file.src_uri)),
+    ]
     done: set[str] = set()
     while waiting:
         path = waiting.pop()
@@ -72,17 +76,22 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     return output
 
 
-def _text(file: File) -> str:
-    return file.content_string
-
-
 def _in_repository(link: str, here: str) -> str | None:
     """The path, from the repository's root, of what a page links to; None for what is not a file of it."""
     if "://" in link or link.startswith(("mailto:", "#")):
         return None
     source = here.removeprefix(f"{PLACE}/") if here.startswith(f"{PLACE}/") else f"docs/{here}"
     path = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
-    return path if not path.startswith("..") and (ROOT / path).exists() else None
+    if path.startswith("..") or not (ROOT / path).exists():
+        return None
+    return _first_page(path) if (ROOT / path).is_dir() else path
+
+
+def _first_page(folder: str) -> str:
+    """The page that a folder opens with; the folder itself, which is listed, where it has none."""
+    named = ROOT / folder / "README.md"
+    pages = [named] if named.is_file() else sorted((ROOT / folder).glob("*.ipynb"))
+    return f"{folder}/{pages[0].name}" if pages else folder
 
 
 def _outside(text: str, here: str) -> Iterator[str]:

@@ -80,7 +80,7 @@ def row(setting: "dataclasses.Field[Any]", kind: Any) -> tuple[str, str, str, st
     limits = f" ({limit})" if (limit := noted.limits()) else ""
     return (
         f"`{setting.name}`",
-        _cell(type_name(kind) or "switch"),
+        _cell(type_name(kind)),
         _default(setting.default),
         escape_cell(noted.help) + limits,
     )
@@ -106,6 +106,8 @@ def _table(rows: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
+    if not text:
+        return "on, off"
     return f"`{escape_cell(text)}`" if "|" not in text else ", ".join(f"`{part}`" for part in text.split("|"))
 
 

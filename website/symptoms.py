@@ -28,7 +28,7 @@ nearstep doctor runs/demo/ppo
 
 In the order of causes: where several fit, mend the first. Each line is a rule of [health](health.md), where its thresholds stand.
 
-"""  # noqa: E501
+"""
 
 
 def page() -> str:

@@ -1,4 +1,4 @@
-"""The code blocks of the pages: what stands in them, which commands they give, and how they are run in a small world."""
+"""The code blocks of the pages: their language, the file that they name, and the commands in them."""
 
 import re
 import shlex
@@ -38,7 +38,9 @@ class Block:
             start = next((each for each in STARTS if line.startswith(each)), None)
             if start is not None:
                 words = shlex.split(line.removeprefix(start), comments=True)
-                end = next((at for at, word in enumerate(words) if word in (">", ">>", "|", "&&", "||", "&")), len(words))
+                end = next(
+                    (at for at, word in enumerate(words) if word in (">", ">>", "|", "&&", "||", "&")), len(words)
+                )
                 yield words[:end]
 
 

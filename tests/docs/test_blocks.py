@@ -31,7 +31,7 @@ def of(language):
 def problems(command: Command, words: list[str]) -> list[str]:
     """What the parser of a command says against words of a page; values that stand for something in capitals pass."""
     if command.operand is not None and words and not words[0].startswith("--"):
-        words = words[1:]
+        words = [f"--{command.operand}", *words]
     settings = command.settings
     flags = read_flags(settings, [word for word in words if word not in ("…", "...")])
     found = [problem.text for problem in flags.problems if "…" not in words]
@@ -44,7 +44,11 @@ def problems(command: Command, words: list[str]) -> list[str]:
             found.append(f"unknown setting {name}")
             continue
         try:
-            as_type(settings.old_names.values.get(setting, {}).get(value, value) if isinstance(value, str) else value, kind, texts=True)  # noqa: E501
+            as_type(
+                settings.old_names.values.get(setting, {}).get(value, value) if isinstance(value, str) else value,
+                kind,
+                texts=True,
+            )
         except UnfitError as unfit:
             if not str(value).isupper():
                 found.append(f"{name} = {value} must be {unfit}")
@@ -88,7 +92,9 @@ def test_python_is_read_and_its_imports_are_there(block):
             for alias in node.names:
                 assert getattr(module, alias.name, None) is not None, f"{node.module} has no {alias.name}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and "migrations" not in block.page:
-            known = PPOConfig.types if re.fullmatch(r"(Decoupled|Divergence|TRLParity)?PPOConfig", node.func.id) else None
+            known = (
+                PPOConfig.types if re.fullmatch(r"(Decoupled|Divergence|TRLParity)?PPOConfig", node.func.id) else None
+            )
             named = {keyword.arg for keyword in node.keywords} - {None}
             assert known is None or {current_name(name, PPOConfig.old_names) for name in named} <= set(known)
 

@@ -1,4 +1,4 @@
-"""The pages of a newcomer run as they stand: files are written, commands and Python run, with tiny models of those names."""
+"""The pages of a newcomer run as they stand: files are written, commands and Python run, with tiny models."""
 
 import json
 import shutil
@@ -12,8 +12,10 @@ from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
 NEEDS_MORE = {"demo", "watch", "serve-reward", "serve-engine"}  # minutes, or a server that does not end
 SMALL = {
-    "ppo": ["--total_episodes", "8", "--per_device_train_batch_size", "4", "--response_length", "6", "--batch_size", "4",
-            "--num_ppo_epochs", "1", "--num_sample_generations", "0"],
+    "ppo": [
+        "--total_episodes", "8", "--per_device_train_batch_size", "4", "--batch_size", "4", "--response_length", "6",
+        "--num_ppo_epochs", "1", "--num_sample_generations", "0",
+    ],
     "generate": ["--response_length", "6"],
 }  # fmt: skip
 WELL = (0, 3)  # nearstep doctor says by 3 that a run is ill: of two updates it may be
@@ -31,7 +33,9 @@ def world(tmp_path_factory):
     (place / "trl-lib/tldr").mkdir(parents=True)
     for name in ("trl-lib/tldr/train.jsonl", "runs/demo/prompts.jsonl", "prompts.jsonl"):
         (place / name).write_text(rows)
-    (place / "my_rewards.py").write_text("def short(completions):\n    return [-len(text) / 100 for text in completions]\n")
+    (place / "my_rewards.py").write_text(
+        "def short(completions):\n    return [-len(text) / 100 for text in completions]\n"
+    )
     sample = {"prompt": "2 + 2?", "completion": "It is 4.", "answer": "4"}
     (place / "samples.jsonl").write_text(json.dumps(sample))
     return place
@@ -56,7 +60,11 @@ def play(page, here):
             ran += 1
         elif block.language == "bash":
             for name, *words in block.commands():
-                if name in NEEDS_MORE or {"…", "--nproc", "--help"} & {*words} or any(word.isupper() and len(word) > 2 for word in words):
+                if (
+                    name in NEEDS_MORE
+                    or {"…", "--nproc", "--help"} & {*words}
+                    or any(word.isupper() and len(word) > 2 for word in words)
+                ):
                     continue
                 assert main([name, *words, *SMALL.get(name, [])]) in WELL, (name, words)
                 ran += 1

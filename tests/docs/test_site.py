@@ -1,4 +1,4 @@
-"""The site: pages that are made from the code are current, every page is in the navigation, every link leads somewhere."""
+"""The site: pages made from the code are current, every page is in the navigation, every link leads somewhere."""
 
 import dataclasses
 import re
@@ -31,7 +31,8 @@ def test_a_page_that_is_made_is_current(name):
 def test_every_page_is_in_the_navigation():
     named = set(re.findall(r"[\w./]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     notebooks = {f"notebooks/{file.stem}.md" for file in (DOCS / "notebooks").glob("*.ipynb")}
-    assert named == {page.relative_to(DOCS).as_posix() for page in PAGES} | notebooks
+    outside = {f"repository/{page.name}" for page in OUTSIDE} - {"repository/README.md"} | {"repository/CHANGELOG.md"}
+    assert named == {page.relative_to(DOCS).as_posix() for page in PAGES} | notebooks | outside
 
 
 def anchors(page: Path) -> set[str]:
@@ -62,7 +63,9 @@ def test_nothing_is_loaded_from_elsewhere():
     assert {"offline", "search"} <= {name for name in settings["plugins"] if isinstance(name, str)}
     assert not {"extra_javascript", "extra_css"} & settings.keys()
     for page in PAGES:
-        assert not re.search(r"!\[[^]]*\]\(https?:|<(?:script|img|link)[^>]+https?:", page.read_text(encoding="utf-8")), page
+        assert not re.search(
+            r"!\[[^]]*\]\(https?:|<(?:script|img|link)[^>]+https?:", page.read_text(encoding="utf-8")
+        ), page
 
 
 def test_names_of_the_tables_are_settings():
@@ -93,7 +96,11 @@ def test_every_public_name_is_on_the_page_of_python():
 
 def test_the_lowest_versions_are_those_that_are_asked_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["peft"], *project["optional-dependencies"]["reward"]]
+    asked = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["peft"],
+        *project["optional-dependencies"]["reward"],
+    ]
     lowest, newest = pins(ROOT / "constraints-floor.txt"), pins(ROOT / "constraints.txt")
     for each in asked:
         found = re.match(r"([\w.-]+)>=([\d.]+)", each)

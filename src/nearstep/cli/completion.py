@@ -1,4 +1,4 @@
-"""`nearstep completion`: a script for bash, zsh or fish that completes commands, flags and the words that flags take."""
+"""`nearstep completion`: a script for bash, zsh or fish that completes commands, flags and the words they take."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from nearstep.config.settings import Problem, Settings, accepts_old_names, optio
 SHELLS = ("bash", "zsh", "fish")
 NOTE = (
     "bash: nearstep completion bash >> ~/.bashrc. zsh: into a file _nearstep of a folder of fpath. fish: into "
-    "~/.config/fish/completions/nearstep.fish. The script knows the settings of this version: print it again after an update."
+    "~/.config/fish/completions/nearstep.fish. It has the settings of this version: print it again after an update."
 )
 
 
