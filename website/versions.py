@@ -13,9 +13,10 @@ HEAD = """# Compatibility
 
 | | |
 | --- | --- |
-| Python | 3.11 and newer; 3.11 is what everything was run with |
+| Python | 3.11 and newer; 3.11 is what was run here, 3.12 and 3.13 are in the workflow |
 | system | Linux; the sandbox for a policy's code needs bubblewrap |
-| devices | CPU and one CUDA GPU. Several processes: [scaling](scaling.md#what-was-run-where) says what was run |
+| devices | CPU. GPUs are made for, and `make gpu-check` tries one in ten minutes; nothing has been run on one yet |
+| several processes | CPU processes on one machine: [what was run where](scaling.md#what-was-run-where) |
 
 ## Packages
 
@@ -23,7 +24,7 @@ HEAD = """# Compatibility
 TAIL = """
 *Lowest* is what `pyproject.toml` allows. `make floor` installs exactly these and runs the tests of the trainer, the engine, adapters,
 reward models and checkpoints on them. *Newest* is what `constraints.txt` holds, with which every test runs. Between the two nothing is
-tried; an error there is a defect. An upper bound is there where the next release is known to break or nobody has tried: transformers 6.
+tried; an error there is a defect. Only transformers has an upper bound: nobody has seen 6.
 
 In environments of their own, since their packages hold others back:
 

@@ -53,7 +53,8 @@ def run_completion(options: CompletionOptions) -> None:
 
 def completed(command: Any) -> Completed:
     """What a command has to complete."""
-    flags, words = {"--help": "what the command does, and its settings", "--config": "settings from a YAML file"}, {}
+    flags = {"--help": "what the command does, and its settings", "--config": "settings from a YAML file"}
+    words: dict[str, Sequence[str]] = {}
     if command.recipes:
         flags["--recipe"] = "settings that belong together"
         words["--recipe"] = tuple(command.recipes)
