@@ -40,7 +40,7 @@ PPO for language models on a CPU, a GPU or several processes. Made from the help
    `per_device_train_batch_size × gradient_accumulation_steps × processes`. The run prints the arithmetic before it starts.
 5. A reward function takes what it names of `prompts`, `completions`, `completion_ids` and the columns of the data set, as lists with one
    entry a row, and returns a list with one number (or None: does not apply) a row. Try it before a run:
-   `nearstep score --reward_funcs FILE.py:NAME --input ROWS.jsonl`.
+   `nearstep score --reward_funcs FILE.py:NAME --input ROWS.jsonl --model_name_or_path MODEL` (only its tokenizer is read).
 6. Hold an object of your own to its laws before training: `nearstep check FILE.py:NAME`.
 7. After a run, and whenever a user says it "does not work": `nearstep doctor RUN --json`. Exit code 0 is well, 3 ill; `cause` names the
    rule, and `docs/health.md` what to do.

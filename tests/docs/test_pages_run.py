@@ -75,14 +75,11 @@ def test_the_quick_start(here):
     assert play("index.md", here) == 2
 
 
-def test_the_first_run(here):
-    assert play("tutorials/first_run.md", here) == 6
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "pieces"),
     [
+        ("tutorials/first_run.md", 6),
         ("tutorials/your_region.md", 4), ("tutorials/your_reward.md", 2), ("algorithms/ppo.md", 1),
         ("algorithms/decoupled.md", 3), ("algorithms/divergence.md", 3),
     ],
