@@ -59,7 +59,9 @@ nearstep report runs/first
 ```python
 from nearstep import PPOConfig, PPOTrainer
 
-config = PPOConfig(model_name_or_path="MODEL", dataset_name="prompts.jsonl", output_dir="runs/first", total_episodes=640)
+config = PPOConfig(
+    model_name_or_path="MODEL", dataset_name="prompts.jsonl", output_dir="runs/first", total_episodes=640
+)
 PPOTrainer(config, reward_funcs="my_rewards.py:score").train()
 ```
 """
