@@ -80,7 +80,7 @@ def _choices(kind: Any) -> Iterator[str]:
 
 def bash(commands: Sequence[Completed]) -> str:
     """A function for `complete -F`, for bash 3.2 and newer."""
-    cases = []
+    cases: list[str] = []
     for each in commands:
         cases += [f"    {each.name}:{flag}) words='{' '.join(words)}' ;;" for flag, words in each.words.items() if flag]
         cases += [f"    {each.name}:*) words='{' '.join([*each.words.get('', ()), *each.flags])}' ;;"]
@@ -108,7 +108,7 @@ def bash(commands: Sequence[Completed]) -> str:
 
 def zsh(commands: Sequence[Completed]) -> str:
     """A file `_nearstep` for a folder of fpath; it may be sourced as well."""
-    cases = []
+    cases: list[str] = []
     for each in commands:
         specs = [_zsh_flag(flag, meaning, each.words.get(flag, ())) for flag, meaning in each.flags.items()]
         if operands := each.words.get("", ()):
