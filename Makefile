@@ -7,13 +7,20 @@ TRL := runs/trl-env
 ENGINES := runs/engines-env
 MUTATING := .venv/mutating
 PAGED := .venv/paged
+DOCUMENTED := .venv/documented
+RELEASING := .venv/releasing
+FLOOR := runs/floor-env
+# What the lowest versions are tried with: each room that talks to transformers, datasets or peft.
+FLOOR_TESTS := tests/trainer/test_trainer.py tests/trainer/test_adapter_folders.py tests/rollout/test_engine.py \
+  tests/models/test_roles_and_loading.py tests/models/test_adapter_methods.py tests/reward_modeling/test_trainer.py \
+  tests/checkpoint/test_resume.py tests/data/test_load.py
 # A Python that is given is taken as it is: a machine with a GPU may have torch and no network.
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo page-check test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability engines
+.PHONY: docs docs-serve pages floor release-check demo page-check test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability engines
 
 demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
 	$(BIN)/nearstep demo --output runs/demo
@@ -27,6 +34,21 @@ test: $(INSTALLED)  ## every test that takes seconds
 
 test-slow: $(INSTALLED)  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+docs: $(DOCUMENTED)  ## the site of the documentation, strictly, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: $(DOCUMENTED)  ## the same at http://127.0.0.1:8000, made again when a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+pages: $(INSTALLED)  ## write the pages that are made from the code: settings, commands, papers, symptoms, what agents read
+	$(BIN)/python -m website
+
+floor: $(FLOOR)/made  ## the tests of what talks to other libraries, on their lowest versions
+	$(FLOOR)/bin/python -m pytest -n 0 $(FLOOR_TESTS) $(ARGS)
+
+release-check: $(RELEASING)  ## build, and try the wheel alone on the lowest and the newest versions
+	$(BIN)/python -m tests.release $(ARGS)
 
 engines: $(ENGINES)/made  ## the laws of engines over the real vLLM (its CPU build), in process and as a server
 	$(ENGINES)/bin/python -m pytest -n 0 -m "slow or not slow" tests/engines $(ARGS)
@@ -87,6 +109,20 @@ $(BENCHED): $(INSTALLED)
 
 $(MUTATING): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	touch $@
+
+$(DOCUMENTED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+$(RELEASING): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
+	touch $@
+
+$(FLOOR)/made: pyproject.toml constraints-floor.txt
+	$(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m pip install --quiet --constraint constraints-floor.txt --editable '.[peft,reward]' \
+	  beartype hypothesis pytest pytest-timeout pytest-xdist
 	touch $@
 
 # vLLM holds torch and transformers at versions of its own. What torch's CPU build cannot load goes again.

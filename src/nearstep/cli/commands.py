@@ -5,6 +5,7 @@ from typing import Any
 from nearstep.cli import (
     check,
     compare,
+    completion,
     demo,
     doctor,
     evaluate,
@@ -232,5 +233,14 @@ COMMANDS: tuple[Command[Any], ...] = (
         begins=lambda settings: f"the laws for {settings.object}",
         run=check.run_check,
         operand="object",
+    ),
+    Command(
+        name="completion",
+        summary="Print a script that completes commands and flags in bash, zsh or fish.",
+        settings=completion.CompletionOptions,
+        sections=completion.SECTIONS,
+        run=completion.run_completion,
+        operand="shell",
+        note=completion.NOTE,
     ),
 )

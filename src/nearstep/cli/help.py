@@ -44,7 +44,7 @@ def command_help(command: Command[Any]) -> str:
         if setting.name in titles:
             lines += ["", titles[setting.name]]
         lines += _entry(
-            f"--{setting.name} {_type_name(command.settings.types[setting.name])}".rstrip(), _meaning(setting)
+            f"--{setting.name} {type_name(command.settings.types[setting.name])}".rstrip(), _meaning(setting)
         )
     if command.note:
         lines += ["", *_wrapped(command.note)]
@@ -107,7 +107,7 @@ def _meaning(setting: Field[Any]) -> str:
     return f"{meaning} (default {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
 
 
-def _type_name(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
     """The type as help shows it: `INT`, `TEXT …` for several, `linear|cosine` for choices, nothing for a switch."""
     if annotation == Names:
         return "OURS=THEIRS …"
@@ -115,9 +115,9 @@ def _type_name(annotation: Any) -> str:
         return "JSON"
     arguments = get_args(annotation)
     if get_origin(annotation) in OR_NONE:
-        return _type_name(next(choice for choice in arguments if choice is not types.NoneType))
+        return type_name(next(choice for choice in arguments if choice is not types.NoneType))
     if get_origin(annotation) is Literal:
         return "|".join(arguments)
     if get_origin(annotation) is tuple:
-        return f"{_type_name(arguments[0])} …"
+        return f"{type_name(arguments[0])} …"
     return {bool: "", int: "INT", float: "NUMBER", str: "TEXT", ModelName: "MODEL"}[annotation]

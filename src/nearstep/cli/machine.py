@@ -59,7 +59,7 @@ def _packages() -> Iterator[Check]:
     yield _of(own, "packages", "problem", "pip install nearstep")
     for extra in dict.fromkeys(extra for _, extras in wanted for extra in extras):
         needed = [each for each, extras in wanted if extra in extras and each not in own]
-        if extra not in ("dev", "mutants", "bench", "all"):
+        if extra not in ("dev", "docs", "release", "mutants", "bench", "all"):
             yield _of(needed, f"extra {extra}", "missing", f'pip install "nearstep[{extra}]"')
 
 

@@ -1,0 +1,9 @@
+"""Write every page that is made from the code: `python -m website`."""
+
+from website.pages import ROOT, pages
+
+for name, text in pages().items():
+    place = ROOT / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text, encoding="utf-8")
+    print(name)
