@@ -91,7 +91,8 @@ def settings_of(case: Case, folder: Path) -> dict[str, Any]:
     """Of the run and of the plan."""
     rows = case.rows // case.processes
     given: dict[str, Any] = {
-        "model_name_or_path": str(folder / case.family), "output_dir": str(folder / f"run-{case.name}-{case.family}"), "use_cpu": True, "seed": 0,
+        "model_name_or_path": str(folder / case.family), "use_cpu": True, "seed": 0,
+        "output_dir": str(folder / f"run-{case.name}-{case.family}"),
         "batch_size": case.rows, "total_episodes": case.rows, "num_ppo_epochs": EPOCHS, "response_length": RESPONSE,
         "per_device_train_batch_size": rows, "stop_token": "none", "num_sample_generations": 0,
         "reward_model_path": str(folder / f"{case.family}-reward") if case.reward_model else None,
@@ -128,7 +129,10 @@ def predict(case: Case, folder: Path) -> dict[str, Any]:
     from nearstep.planning.telling import plan_record
 
     config = PlanConfig(
-        **settings_of(case, folder), gpus=case.processes, prompt_tokens=case.prompt, machine=str(folder / "machine.json")
+        **settings_of(case, folder),
+        gpus=case.processes,
+        prompt_tokens=case.prompt,
+        machine=str(folder / "machine.json"),
     )
     return plan_record(make_plan(config), 0)
 
@@ -193,7 +197,8 @@ def in_processes(count: int, work: Callable[[], dict[str, Any]], folder: Path) -
                 sys.stdout.flush()
                 os._exit(code)
         children.append(child)
-    if any([os.waitpid(child, 0)[1] for child in children]):
+    ends = [os.waitpid(child, 0)[1] for child in children]
+    if any(ends):
         raise RuntimeError("a process failed; what it said stands above")
     return [json.loads((folder / f"answer{rank}.json").read_text()) for rank in range(count)]
 

@@ -4,9 +4,9 @@
     python -m benchmarks.scaling_processes --only ddp --processes 1 2
 
 One update of four epochs on the same prompts and response lengths, shared by the processes, which are forked after the
-imports and speak over gloo; the first update is a warm-up. Memory of weights, gradients and moments is counted tensor by
-tensor, as the process holds it right before an optimizer step. Bytes are counted at torch's collectives: what a process
-sends to others in a ring. Ratios are made within one run of this script; of wall times, so nothing else may run.
+imports and speak over gloo; the first update is a warm-up. Memory of weights, gradients and moments is counted tensor
+by tensor, as the process holds it right before an optimizer step. Bytes are counted at torch's collectives: what a
+process sends to others in a ring. Ratios are made within one run of this script; of wall times, so nothing else may run.
 """
 
 import argparse
@@ -104,9 +104,16 @@ class HeldBytes:
         weights = {id(each): own_piece(each) for network in networks for each in network.parameters()}
         stepped = [each for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]]
         weights |= {id(each): own_piece(each) for each in stepped}
-        moments = [each for optimizer in optimizers for state in optimizer.state.values() for each in _tensors([*state.values()])]
+        moments = [
+            each
+            for optimizer in optimizers
+            for state in optimizer.state.values()
+            for each in _tensors([*state.values()])
+        ]
         self.weights = max(self.weights, sum(each.nbytes for each in weights.values()))
-        self.gradients = max(self.gradients, sum(own_piece(each.grad).nbytes for each in stepped if each.grad is not None))
+        self.gradients = max(
+            self.gradients, sum(own_piece(each.grad).nbytes for each in stepped if each.grad is not None)
+        )
         self.moments = max(self.moments, sum(own_piece(each).nbytes for each in moments))
 
 
@@ -153,7 +160,9 @@ def counted(moved: BytesMoved) -> Iterator[None]:
 
 def summary(backend: str, processes: int, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The slowest process says how long an update takes, the fullest how much memory."""
-    walls = [[sum(spent["wall_seconds"] for spent in update.values()) for update in one["updates"][1:]] for one in found]
+    walls = [
+        [sum(spent["wall_seconds"] for spent in update.values()) for update in one["updates"][1:]] for one in found
+    ]
     held = [sum(one["held"].values()) for one in found]
     return {
         "backend": backend, "processes": processes, "seconds": max(median(each) for each in walls),
@@ -172,9 +181,12 @@ def page(rows: Sequence[Mapping[str, Any]], workload: Workload, disturbed: bool)
             row["backend"], str(row["processes"]), f"{row['seconds']:.1f}", speed, f"{row['held_bytes'] / MIB:,.0f}",
             share, f"{row['sent_bytes'] / MIB:,.0f}",
         ])  # fmt: skip
-    columns = ["backend", "processes", "seconds an update", "times the speed of one", "MiB of weights, gradients, moments",
+    columns = ["backend", "processes", "seconds an update", "times the speed of one",
+               "MiB of weights, gradients, moments",
                "share of one", "MiB sent an update"]  # fmt: skip
-    note = "Other programs ran on the machine meanwhile: the seconds and speeds are worth little.\n" if disturbed else ""
+    note = (
+        "Other programs ran on the machine meanwhile: the seconds and speeds are worth little.\n" if disturbed else ""
+    )
     return (
         f"# Several processes by backend\n\n{table(columns, lines)}\n{workload.rows} episodes an update over all "
         f"processes, model {workload.model!r}, {workload.epochs} epochs, one thread each, gloo on one machine.\n{note}"
@@ -200,7 +212,9 @@ def main(words: Sequence[str] | None = None) -> None:
                 continue
             with tempfile.TemporaryDirectory() as place:
                 folder = Path(place)
-                found = in_processes(processes, lambda folder=folder, settings=settings: measure(workload, settings, folder), folder)
+                found = in_processes(
+                    processes, lambda folder=folder, settings=settings: measure(workload, settings, folder), folder
+                )
             rows.append(summary(backend.name, processes, found))
             print(json.dumps({name: value for name, value in rows[-1].items() if name != "by_process"}), flush=True)
     print(page(rows, workload, options.disturbed))

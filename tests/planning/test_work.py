@@ -23,7 +23,7 @@ def run_of(mesh=PlannedMesh(), **changes):  # noqa: B008 (frozen)
 
 
 def test_operations_of_a_forward_pass():
-    # 2 for each of 600 weights and 20 tokens, 4 for each of 2 layers × 8 and 30 pairs, 2 for the head's 100 and 8 logits.
+    # 2 for each of 600 weights and 20 tokens, 4 for each of 2 layers × 8 and 30 pairs, 2 for 100 of the head, 8 logits.
     assert forward_flops(POLICY, tokens=20, seen=30, logits=8) == 2 * 600 * 20 + 4 * 2 * 8 * 30 + 2 * 100 * 8
 
 

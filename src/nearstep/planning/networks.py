@@ -1,5 +1,6 @@
 """Which networks a run would have, by its settings: each made on the meta device, so that no weight is loaded."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -47,7 +48,9 @@ class _Networks:
         if self.config.use_peft:
             model = add_adapters(model, lora_from(self.config), seed=self.config.seed)
         elif holds_adapters(model_place(name)):
-            self.notes.append(f"{name} holds adapters: it is planned as a whole model that trains; give use_peft for adapters")
+            self.notes.append(
+                f"{name} holds adapters: it is planned as a whole model that trains; give use_peft for adapters"
+            )
         return self._network("policy", name, model, family, trains=True), model, family
 
     def network(self, role: str, name: str, *, logits: bool, trains: bool = False) -> PlannedNetwork:
@@ -69,7 +72,8 @@ class _Networks:
         return model
 
     def _scalar(self, family: PreTrainedConfig) -> PreTrainedModel:
-        one = family.__class__.from_dict({**family.to_dict(), "num_labels": 1})
+        one = copy.deepcopy(family)
+        one.num_labels = 1
         with torch.device("meta"):
             return new_scalar_model(one, DTYPES[self.config.dtype])
 

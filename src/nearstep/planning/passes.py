@@ -57,7 +57,9 @@ def _first_and_period(config: PreTrainedConfig) -> tuple[int, int]:
     """How many layers the small model has, and after how many the kinds of layers repeat."""
     known = config.to_dict()
     kinds = list(known.get("layer_types") or ())
-    period = next((n for n in range(1, LONGEST_PERIOD) if all(a == b for a, b in zip(kinds, kinds[n:], strict=False))), 1)
+    period = next(
+        (n for n in range(1, LONGEST_PERIOD) if all(a == b for a, b in zip(kinds, kinds[n:], strict=False))), 1
+    )
     dense = known.get("first_k_dense_replace") or 0  # DeepSeek's first layers have no experts
     return max(1, int(dense)) if period == 1 else period, period
 

@@ -137,7 +137,10 @@ def _other_runs(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
         yield "critic_trunk = shared (a head on the policy's trunk)", replace(run, networks=others)
     served = tuple(network for network in run.networks if network.role != "reward")
     if len(served) < len(run.networks):
-        yield "reward_url (the reward model in a process of its own: nearstep serve-reward)", replace(run, networks=served)
+        yield (
+            "reward_url (the reward model in a process of its own: nearstep serve-reward)",
+            replace(run, networks=served),
+        )
     if run.mesh.shard < run.mesh.devices:
         mesh = PlannedMesh(1, run.mesh.devices)
         yield f"dp_shard = {run.mesh.devices} (pieces over all devices)", replace(run, mesh=mesh)

@@ -1,4 +1,4 @@
-"""What is known of the networks of a run before any of them is loaded: weights by type, and bytes of a pass by token."""
+"""What is known of the networks of a run before any is loaded: weights by type, and bytes of a pass by token."""
 
 from dataclasses import dataclass
 

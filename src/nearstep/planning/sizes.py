@@ -1,4 +1,4 @@
-"""How many weights a network has, of which type and which of them train: counted on the meta device, without weights."""
+"""How many weights a network has, of which type and which of them train: counted on the meta device."""
 
 from collections.abc import Iterable
 
@@ -17,9 +17,13 @@ def size_of(model: nn.Module, config: PreTrainedConfig, head: nn.Module | None, 
     new = [weight for weight in model.parameters() if id(weight) not in known]
     every = list(model.parameters())
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    layers = [each for each in layers if not any(each is not other and each in set(other.modules()) for other in layers)]
+    layers = [
+        each for each in layers if not any(each is not other and each in set(other.modules()) for other in layers)
+    ]
     in_layers = {id(weight) for layer in layers for weight in layer.parameters()}
-    embeddings = [each for module in model.modules() if isinstance(module, nn.Embedding) for each in module.parameters()]
+    embeddings = [
+        each for module in model.modules() if isinstance(module, nn.Embedding) for each in module.parameters()
+    ]
     heads = [] if head is None else [weight for weight in head.parameters() if weight.dim() == 2]
     outside = {id(weight) for weight in (*embeddings, *heads)}
     experts = [weight for name, weight in model.named_parameters() if ".experts." in name]

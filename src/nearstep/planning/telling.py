@@ -14,10 +14,13 @@ GIB, MIB = 2**30, 2**20
 SHOWN_TERMS = 8
 SHOWN_REMEDIES = 5
 ESTIMATE = (
-    "Memory is worked out from the weights and from the tensors of a pass, for rows that are all as long as they may be. "
+    "Memory is worked out from the weights and the tensors of a pass, for rows that are all as long as they may be. "
     "Time is an estimate by rates: good for an order, not for a clock."
 )
-ON_SHEETS = "The rates are peaks of the data sheet, of which {flops:.0%} (products), {memory:.0%} (memory) and {links:.0%} (links) are reckoned with."
+ON_SHEETS = (
+    "The rates are peaks of the data sheet, of which {flops:.0%} (products), {memory:.0%} (memory) and {links:.0%} "
+    "(links) are reckoned with."
+)
 
 
 def size_text(count: float) -> str:
@@ -43,9 +46,9 @@ def tell_plan(plan: Plan, shown: int) -> None:
     machine, rows = plan.machine, plan.asked.run.rows
     devices = plan.asked.run.mesh.devices
     console.print(
-        f"{devices} × {machine.name}, {size_text(machine.usable_bytes)} usable each of {size_text(machine.memory_bytes)}. "
-        f"{plan.batch:,} episodes an update, {rows.rows:,} on each process; rows of {rows.prompt:,} + {rows.response:,} "
-        "tokens."
+        f"{devices} × {machine.name}, {size_text(machine.usable_bytes)} usable each of "
+        f"{size_text(machine.memory_bytes)}. {plan.batch:,} episodes an update, {rows.rows:,} on each process; rows of "
+        f"{rows.prompt:,} + {rows.response:,} tokens."
     )
     console.print(_networks(plan))
     for note in plan.notes:
@@ -114,14 +117,20 @@ def _advice(plan: Plan) -> Iterator[str]:
     """The settings of the best layout; where none fits, what to change."""
     best = plan.proposed[0]
     if best.fits:
-        flags = " ".join(f"--{name} {str(value).lower()}" for name, value in settings_of(plan, best).items())
-        yield f"The best as settings: {flags}"
+        yield f"The best as settings: {' '.join(_flag(*setting) for setting in settings_of(plan, best).items())}"
         return
     yield f"No layout fits. The nearest, {best.run.mesh.text()}, is {size_text(-best.free)} short. What would help it:"
     for remedy in plan.remedies[:SHOWN_REMEDIES]:
         then = "and then it fits" if remedy.fits else "which is not enough alone"
         yield f"  {remedy.change}: {size_text(remedy.saves)} less, {then}"
     yield "  use_peft (adapters have next to no gradients and moments), dtype = bfloat16, or a smaller model"
+
+
+def _flag(name: str, value: object) -> str:
+    """A setting as the command line has it."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {value}"
 
 
 def settings_of(plan: Plan, layout: Layout) -> dict[str, object]:
@@ -160,7 +169,12 @@ def _layout_record(plan: Plan, layout: Layout) -> dict[str, object]:
         "free_bytes": layout.free,
         "peak_stage": layout.peak.name,
         "stages": [
-            {"phase": stage.phase, "name": stage.name, "bytes": stage.bytes, "terms": [vars(each) for each in stage.terms]}
+            {
+                "phase": stage.phase,
+                "name": stage.name,
+                "bytes": stage.bytes,
+                "terms": [vars(each) for each in stage.terms],
+            }
             for stage in layout.stages
         ],
         "sent": [
