@@ -6,7 +6,7 @@
 One update of four epochs on the same prompts and response lengths, shared by the processes, which are forked after the
 imports and speak over gloo; the first update is a warm-up. Memory of weights, gradients and moments is counted tensor
 by tensor, as the process holds it right before an optimizer step. Bytes are counted at torch's collectives: what a
-process sends to others in a ring. Ratios are made within one run of this script; of wall times, so nothing else may run.
+process sends to others in a ring. Ratios are made within one run of this script, of wall times: nothing else may run.
 """
 
 import argparse
@@ -32,14 +32,13 @@ from benchmarks.plan_check import in_processes
 
 PROCESSES = (1, 2, 4)
 UPDATES = 3  # the first is a warm-up
-# Shares of a full tensor that each process sends in a ring of n.
-RING: Mapping[str, Callable[[int], float]] = {
-    "allreduce_": lambda n: 2 * (n - 1) / n,
-    "_allgather_base_": lambda n: (n - 1) / n,
-    "allgather_into_tensor_coalesced_": lambda n: (n - 1) / n,
-    "_reduce_scatter_base_": lambda n: (n - 1) / n,
-    "broadcast_": lambda n: 1.0,
-    "alltoall_base_": lambda n: (n - 1) / n,
+# Of torch's collectives: which argument is the group, and the share of the full tensor that each of n sends in a ring.
+RING: Mapping[str, tuple[int, Callable[[int], float]]] = {
+    "allreduce_": (1, lambda n: 2 * (n - 1) / n),
+    "_allgather_base_": (2, lambda n: (n - 1) / n),
+    "_reduce_scatter_base_": (2, lambda n: (n - 1) / n),
+    "broadcast_": (1, lambda n: 1.0),
+    "alltoall_base_": (2, lambda n: (n - 1) / n),
 }
 
 
@@ -69,11 +68,12 @@ class BytesMoved(TorchDispatchMode):
         super().__init__()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.partition("::")
-        if name[0] == "c10d" and name[2] in RING:
+        space, _, name = func._schema.name.partition("::")
+        if space == "c10d" and name in RING:
+            place, share = RING[name]
+            count = dist.ProcessGroup.unbox(args[place]).size()
             largest = max((each.nbytes for each in _tensors(args)), default=0)
-            count = dist.get_world_size()
-            self.sent[name[2]] = self.sent.get(name[2], 0.0) + largest * RING[name[2]](count)
+            self.sent[name] = self.sent.get(name, 0.0) + largest * share(count)
         return func(*args, **(kwargs or {}))
 
 

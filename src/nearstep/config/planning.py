@@ -32,7 +32,7 @@ class PlanSettings(Settings):
 
 @accepts_old_names
 @dataclass(frozen=True, kw_only=True)
-class PlanConfig(PlanSettings, PPOConfig):
+class PlanConfig(PPOConfig, PlanSettings):  # fields of the last base come first
     """The settings of `nearstep ppo`, any of which may be given, and those of the plan."""
 
     def problems(self) -> Iterator[Problem]:
