@@ -149,14 +149,29 @@ def _whole(run: PlannedRun, network: PlannedNetwork) -> list[Term]:
     mesh = run.mesh_of(network)
     if not mesh.in_pieces:
         return []
-    size = run.policy.size if network.weights_of_policy or network.on_policy else network.size
+    size = _weights_of(run, network)
     unit = max(size.layer_weights, size.outside_weights)
     return [_one(network, "weights gathered", size.bytes_each * (size.count + unit) / mesh.tensor)]
 
 
+def _casts(run: PlannedRun, network: PlannedNetwork) -> list[Term]:
+    """The copies of weights that autocast keeps for as long as a pass and its way back last."""
+    if not network.autocast:
+        return []
+    size = _weights_of(run, network)
+    return [
+        _one(network, "weights cast", 2 * (size.count - size.outside_weights + size.head_weights) / run.mesh.tensor)
+    ]
+
+
+def _weights_of(run: PlannedRun, network: PlannedNetwork) -> NetworkSize:
+    """The weights that its passes run through: the policy's where it has few of its own."""
+    return run.policy.size if network.weights_of_policy or network.on_policy else network.size
+
+
 def _layers_gathered(run: PlannedRun, network: PlannedNetwork, *, backward: bool) -> list[Term]:
     """What of a network in pieces is whole while it learns: what lies outside of layers, two layers, a message."""
-    mesh, size = run.mesh_of(network), network.size
+    mesh, size = run.mesh_of(network), _weights_of(run, network)
     if not mesh.in_pieces:
         return []
     units = size.outside_weights + 3 * size.layer_weights if network.layer_by_layer else 2 * size.count
@@ -169,7 +184,7 @@ def _generating(run: PlannedRun) -> Iterator[tuple[str, list[Term]]]:
     policy, rows = run.policy, run.rows
     if not run.own_engine:
         return
-    gathered = _whole(run, policy)
+    gathered = [*_whole(run, policy), *_casts(run, policy)]
     cache = policy.passes.cache * rows.decoding_rows * (rows.prompt + rows.response)
     prompts = -(-rows.decoding_rows // rows.generations) * rows.prompt
     tokens = min(prompts, max(rows.micro_tokens, rows.prompt))
@@ -186,7 +201,11 @@ def _scoring(run: PlannedRun) -> Iterator[tuple[str, list[Term]]]:
     for network in run.networks:
         if network.role == "policy" or network.on_policy:
             continue
-        terms = [*_whole(run, network), _one(network, "activations", network.passes.working * rows.tokens(together))]
+        terms = [
+            *_whole(run, network),
+            *_casts(run, network),
+            _one(network, "activations", network.passes.working * rows.tokens(together)),
+        ]
         if network.vocabulary:
             terms.append(_one(network, "logits of a chunk", _logits(run, network, together, backward=False)))
         yield f"scores of the {network.role}", terms
@@ -203,6 +222,7 @@ def _updating(run: PlannedRun) -> Iterator[tuple[str, list[Term]]]:
         there = [term for each in done for term in gradient_terms(run, each)]
         kept = run.rows.tokens(run.rows.pass_rows) * network.passes.kept(recomputed=run.recomputed) / run.mesh.sequence
         activations = _one(network, "activations", kept)
+        there += _casts(run, network)
         if network.vocabulary:
             head = _head_terms(run, network, again=several)
             gathered = _layers_gathered(run, network, backward=False)

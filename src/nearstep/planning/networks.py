@@ -39,7 +39,7 @@ class _Networks:
         """By family and type, so that networks alike are traced once."""
         return {}
 
-    def policy(self) -> tuple[PlannedNetwork, nn.Module, PreTrainedConfig]:
+    def policy(self) -> PlannedNetwork:
         name = self.config.sft_model_path or self.config.model_name_or_path
         if name is None:
             raise ConfigError("no policy: set model_name_or_path")
@@ -51,7 +51,7 @@ class _Networks:
             self.notes.append(
                 f"{name} holds adapters: it is planned as a whole model that trains; give use_peft for adapters"
             )
-        return self._network("policy", name, model, family, trains=True), model, family
+        return self._network("policy", name, model, family, trains=True)
 
     def network(self, role: str, name: str, *, logits: bool, trains: bool = False) -> PlannedNetwork:
         family = self._family(name, role)
@@ -120,7 +120,9 @@ def planned_networks(config: PlanConfig, *, is_gpu: bool) -> tuple[list[PlannedN
     """
     notes: list[str] = []
     made = _Networks(config, is_gpu, notes)
-    policy, _, _ = made.policy()
+    policy = made.policy()
+    if config.critic_trunk == "adapter":
+        policy = replace(policy, layer_by_layer=False)  # it shares single weights with the critic
     found = [policy, *_references(config, made, policy)]
     rewards = [made.network("reward", name, logits=False) for name in _reward_models(config)]
     found += [*_critic(config, made, policy, rewards), *rewards]

@@ -123,16 +123,20 @@ def _traced(trunk: Any, autocast: bool, is_gpu: bool, gradients: Callable[[], An
 
 
 class _Living(TorchDispatchMode):
-    """Counts the bytes of all tensors that are alive, those of weights left out."""
+    """Counts the bytes of all tensors that are alive, those of weights and their casts left out."""
 
     def __init__(self, weights: set[int]) -> None:
         super().__init__()
         self.weights, self.known = weights, set[int]()
+        self.copies: list[Tensor] = []
         self.live = self.peak = self.largest = self.calls = self.cache = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        self.calls += not getattr(func, "is_view", False)
+        self.calls += not func.is_view
+        if func is torch.ops.aten._to_copy.default and args[0].untyped_storage()._cdata in self.weights:
+            self.copies.append(found)  # autocast's, of a weight: as many however many tokens there are
+            self.weights.add(found.untyped_storage()._cdata)
         for each in tree_leaves(found):
             if isinstance(each, Tensor):
                 self._meet(each.untyped_storage())

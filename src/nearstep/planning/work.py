@@ -80,7 +80,8 @@ def _while_learning(run: PlannedRun) -> Iterator[Transfer]:
             continue
         passes = _steps(run, network) * run.rows.passes
         ring = (mesh.shard - 1) / mesh.shard
-        weights = GATHERS * passes * size.count * size.bytes_each / mesh.tensor * ring
+        through = run.policy.size if network.weights_of_policy else size
+        weights = GATHERS * passes * through.count * through.bytes_each / mesh.tensor * ring
         gradients = passes * size.trained * 4 / mesh.tensor * ring
         yield Transfer("update", network.role, "weights gathered", weights, mesh.shard, beside_work=True)
         yield Transfer("update", network.role, "gradients summed", gradients, mesh.shard, beside_work=True)
