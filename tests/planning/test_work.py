@@ -7,7 +7,7 @@ import pytest
 from nearstep.common.errors import ConfigError
 from nearstep.planning.machines import Machine, named_machine, read_machine, write_machine
 from nearstep.planning.memory import PlannedRun
-from nearstep.planning.proposals import Layout, meshes, proposals, remedies
+from nearstep.planning.proposals import PlannedLayout, meshes, proposals, remedies
 from nearstep.planning.quantities import NetworkSize, PassBytes, PlannedMesh, PlannedNetwork, PlannedRows, Weights
 from nearstep.planning.work import forward_flops, times, transfers
 
@@ -99,7 +99,7 @@ def test_meshes_are_those_that_the_settings_accept():
 
 
 def test_what_fits_comes_first_and_keeps_the_batch():
-    need = Layout.of(run_of(PlannedMesh(shard=4)), CPU).peak.bytes
+    need = PlannedLayout.of(run_of(PlannedMesh(shard=4)), CPU).peak.bytes
     machine = replace(CPU, memory_bytes=need + 3000)
     found = proposals(run_of(PlannedMesh(4)), machine)
     assert {each.run.mesh.devices for each in found} == {4}

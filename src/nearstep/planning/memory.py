@@ -28,7 +28,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Stage:
+class PlannedStage:
     """What lives at one stage of an update."""
 
     phase: str
@@ -75,17 +75,17 @@ class PlannedRun:
         return PlannedMesh(self.mesh.devices) if network.whole else self.mesh
 
 
-def stages(run: PlannedRun) -> list[Stage]:
+def stages(run: PlannedRun) -> list[PlannedStage]:
     """The stages of an update in their order, as they are once the optimizers have moments."""
     held = [term for network in run.networks for term in held_always(run, network)]
     return [
-        *(Stage("generate", name, (*held, *terms)) for name, terms in _generating(run)),
-        *(Stage("score", name, (*held, *terms)) for name, terms in _scoring(run)),
-        *(Stage("update", name, (*held, *terms)) for name, terms in _updating(run)),
+        *(PlannedStage("generate", name, (*held, *terms)) for name, terms in _generating(run)),
+        *(PlannedStage("score", name, (*held, *terms)) for name, terms in _scoring(run)),
+        *(PlannedStage("update", name, (*held, *terms)) for name, terms in _updating(run)),
     ]
 
 
-def peak_of(found: list[Stage]) -> Stage:
+def peak_of(found: list[PlannedStage]) -> PlannedStage:
     """The stage that needs most."""
     return max(found, key=lambda stage: stage.bytes)
 

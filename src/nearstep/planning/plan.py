@@ -9,7 +9,7 @@ from nearstep.planning.machines import Machine, named_machine, read_machine
 from nearstep.planning.measure import this_machine
 from nearstep.planning.memory import PlannedRun
 from nearstep.planning.networks import planned_networks
-from nearstep.planning.proposals import Layout, Remedy, proposals, remedies
+from nearstep.planning.proposals import PlannedLayout, Remedy, proposals, remedies
 from nearstep.planning.quantities import PlannedMesh, PlannedRows
 from nearstep.scale.degrees import Degrees
 from nearstep.training.batches import batch_sizes
@@ -23,8 +23,8 @@ class Plan:
 
     machine: Machine
     batch: int  # episodes of an update
-    asked: Layout  # as the settings have it
-    proposed: list[Layout]  # the best first; empty where the settings cannot lie otherwise
+    asked: PlannedLayout  # as the settings have it
+    proposed: list[PlannedLayout]  # the best first; empty where the settings cannot lie otherwise
     remedies: list[Remedy]  # where nothing fits
     notes: list[str]
 
@@ -34,12 +34,10 @@ def make_plan(config: PlanConfig) -> Plan:
     machine, devices = _machine(config)
     networks, notes = planned_networks(config, is_gpu=machine.is_gpu)
     batch = batch_sizes(replace(config, total_episodes=config.total_episodes or 1), None, devices).batch
-    degrees = Degrees.of(config, devices)
-    mesh = PlannedMesh(degrees.replicate, degrees.shard)
     run = PlannedRun(
         networks=tuple(networks),
         rows=_rows(config, -(-batch // devices)),
-        mesh=mesh,
+        mesh=_mesh(Degrees.of(config, devices)),
         recomputed=config.gradient_checkpointing,
         adam=config.optim != "sgd",
         fused=config.optim == "adamw_torch_fused",
@@ -50,10 +48,15 @@ def make_plan(config: PlanConfig) -> Plan:
     )
     if not run.own_engine:
         notes.append(f"engine = {config.engine}: its memory, its time and copies of the policy in it are not planned.")
-    asked = Layout.of(run, machine)
+    asked = PlannedLayout.of(run, machine)
     proposed = proposals(run, machine)
     lacking = [] if any(each.fits for each in proposed) else remedies(proposed[0])
     return Plan(machine, batch, asked, proposed, lacking, notes)
+
+
+def _mesh(degrees: Degrees) -> PlannedMesh:
+    """The layout that the settings ask for; degrees that they get later go in here, and into `proposals.meshes`."""
+    return PlannedMesh(replicate=degrees.replicate, shard=degrees.shard)
 
 
 def _machine(config: PlanConfig) -> tuple[Machine, int]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nearstep.planning.machines import Machine
-from nearstep.planning.memory import PlannedRun, Stage, peak_of, stages
+from nearstep.planning.memory import PlannedRun, PlannedStage, peak_of, stages
 from nearstep.planning.quantities import PlannedMesh
 from nearstep.planning.work import PhaseTime, Transfer, times, transfers
 
@@ -13,22 +13,22 @@ NEAR = 0.99  # of the time of another: then the one with more memory left comes 
 
 
 @dataclass(frozen=True)
-class Layout:
+class PlannedLayout:
     """A run in one layout on a machine: what it needs, sends and takes."""
 
     run: PlannedRun
     machine: Machine
-    stages: tuple[Stage, ...]
+    stages: tuple[PlannedStage, ...]
     transfers: tuple[Transfer, ...]
     times: tuple[PhaseTime, ...]
 
     @staticmethod
-    def of(run: PlannedRun, machine: Machine) -> "Layout":
+    def of(run: PlannedRun, machine: Machine) -> "PlannedLayout":
         """Work it out."""
-        return Layout(run, machine, tuple(stages(run)), tuple(transfers(run)), tuple(times(run, machine)))
+        return PlannedLayout(run, machine, tuple(stages(run)), tuple(transfers(run)), tuple(times(run, machine)))
 
     @property
-    def peak(self) -> Stage:
+    def peak(self) -> PlannedStage:
         """The stage that needs most memory."""
         return peak_of(list(self.stages))
 
@@ -65,7 +65,7 @@ def meshes(devices: int) -> list[PlannedMesh]:
     return [PlannedMesh(devices // shard, shard) for shard in range(1, devices + 1) if devices % shard == 0]
 
 
-def proposals(run: PlannedRun, machine: Machine) -> list[Layout]:
+def proposals(run: PlannedRun, machine: Machine) -> list[PlannedLayout]:
     """For every mesh the fastest variant that fits, or the smallest where none does; those that fit first, by time.
 
     Variants differ in what changes no number of the run: activations kept or made again, rows and tokens of a pass.
@@ -74,13 +74,13 @@ def proposals(run: PlannedRun, machine: Machine) -> list[Layout]:
     found = []
     for mesh in meshes(run.mesh.devices):
         own = replace(run.rows, rows=max(1, -(-batch // mesh.row_groups)))
-        variants = [Layout.of(each, machine) for each in _variants(replace(run, mesh=mesh, rows=own))]
+        variants = [PlannedLayout.of(each, machine) for each in _variants(replace(run, mesh=mesh, rows=own))]
         fitting = [each for each in variants if each.fits]
         found.append(_fastest(fitting) if fitting else max(variants, key=lambda each: each.free))
     return sorted(found, key=lambda each: (not each.fits, each.seconds if each.fits else -each.free))
 
 
-def _fastest(layouts: Sequence[Layout]) -> Layout:
+def _fastest(layouts: Sequence[PlannedLayout]) -> PlannedLayout:
     """The first of those that are about as fast as the fastest: variants come with the fewest changes first."""
     least = min(each.seconds for each in layouts)
     return next(each for each in layouts if each.seconds * NEAR <= least)
@@ -109,7 +109,7 @@ class Remedy:
     fits: bool
 
 
-def remedies(layout: Layout) -> list[Remedy]:
+def remedies(layout: PlannedLayout) -> list[Remedy]:
     """What would make room where a layout does not fit: more devices, and what changes the run itself."""
     run, found = layout.run, []
     for change, other in _other_runs(run):

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from nearstep.planning.memory import Stage
+from nearstep.planning.memory import PlannedStage
 from nearstep.planning.plan import Plan
-from nearstep.planning.proposals import Layout
+from nearstep.planning.proposals import PlannedLayout
 from nearstep.planning.work import PHASES
 
 GIB, MIB = 2**30, 2**20
@@ -77,14 +77,14 @@ def _networks(plan: Plan) -> Table:
     return table
 
 
-def _stage_table(layout: Layout) -> Table:
+def _stage_table(layout: PlannedLayout) -> Table:
     table = Table("phase", "stage", "memory of a process", title=f"As the settings have it: {layout.run.mesh.text()}")
     for stage in layout.stages:
         table.add_row(stage.phase, stage.name, size_text(stage.bytes), style="bold" if stage is layout.peak else None)
     return table
 
 
-def _verdict(layout: Layout) -> str:
+def _verdict(layout: PlannedLayout) -> str:
     peak = layout.peak
     if layout.fits:
         head = f"It fits: at its peak ({peak.name}) {size_text(layout.free)} are free. There it holds"
@@ -93,14 +93,14 @@ def _verdict(layout: Layout) -> str:
     return f"{head} {', '.join(_largest(peak))}."
 
 
-def _largest(stage: Stage) -> Iterator[str]:
+def _largest(stage: PlannedStage) -> Iterator[str]:
     terms = sorted(stage.terms, key=lambda term: -term.bytes)
     yield from (f"{size_text(each.bytes)} {each.what} of the {each.role}" for each in terms[:SHOWN_TERMS])
     if rest := sum(each.bytes for each in terms[SHOWN_TERMS:]):
         yield f"{size_text(rest)} else"
 
 
-def _layout_table(layouts: Sequence[Layout]) -> Table:
+def _layout_table(layouts: Sequence[PlannedLayout]) -> Table:
     table = Table("layout", "passes", "peak", "free", *PHASES, "an update", "sent", title="Layouts, the best first")
     for each in layouts:
         rows = each.run.rows
@@ -133,7 +133,7 @@ def _flag(name: str, value: object) -> str:
     return f"--{name} {value}"
 
 
-def settings_of(plan: Plan, layout: Layout) -> dict[str, object]:
+def settings_of(plan: Plan, layout: PlannedLayout) -> dict[str, object]:
     """The settings of a layout. batch_size is among them: without it rows at a time would size the batch."""
     return {"batch_size": plan.batch, **layout.settings()}
 
@@ -161,7 +161,7 @@ def plan_record(plan: Plan, shown: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _layout_record(plan: Plan, layout: Layout) -> dict[str, object]:
+def _layout_record(plan: Plan, layout: PlannedLayout) -> dict[str, object]:
     return {
         "settings": settings_of(plan, layout),
         "fits": layout.fits,
