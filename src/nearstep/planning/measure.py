@@ -37,7 +37,7 @@ def this_machine(*, use_cpu: bool = False, links: bool = False) -> Machine:
     device = "cuda" if torch.cuda.is_available() and not use_cpu else "cpu"
     float32, bfloat16 = (_matrix_flops(dtype, device) for dtype in (torch.float32, torch.bfloat16))
     is_gpu, memory = device == "cuda", _memory(device)
-    count = torch.cuda.device_count() if is_gpu else 1
+    count = torch.cuda.device_count() if is_gpu else _processors()
     rate = _memory_rate(device)
     machine = Machine(
         name=torch.cuda.get_device_name() if is_gpu else platform.processor() or platform.machine(),
@@ -57,8 +57,7 @@ def this_machine(*, use_cpu: bool = False, links: bool = False) -> Machine:
     )
     if not links:
         return machine
-    most = count if is_gpu else _processors()
-    return replace(machine, link_rates={str(size): _link_rate(size, device) for size in GROUPS if size <= most})
+    return replace(machine, link_rates={str(size): _link_rate(size, device) for size in GROUPS if size <= count})
 
 
 def _matrix_flops(dtype: torch.dtype, device: str) -> float:

@@ -61,14 +61,14 @@ def _mesh(degrees: Degrees) -> PlannedMesh:
 
 def _machine(config: PlanConfig) -> tuple[Machine, int]:
     """On what it runs, and how many devices there are."""
-    if config.machine is not None:
-        machine = read_machine(Path(config.machine))
-        return machine, config.gpus or machine.devices
     if config.gpu is not None:
         devices = config.gpus or 1
         return named_machine(config.gpu, min(devices, config.gpus_per_node)), devices
-    machine = this_machine(use_cpu=config.use_cpu)
-    return machine, config.gpus or machine.devices
+    machine = this_machine(use_cpu=config.use_cpu) if config.machine is None else read_machine(Path(config.machine))
+    if machine.is_gpu:
+        return machine, config.gpus or machine.devices
+    processes = config.gpus or 1  # which share the memory of their machine
+    return replace(machine, memory_bytes=machine.memory_bytes // min(processes, machine.devices)), processes
 
 
 def _rows(config: PlanConfig, rows: int) -> PlannedRows:
