@@ -29,6 +29,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from benchmarks.harness.machine import machine
 from benchmarks.harness.meter import Meter, ResidentMemory
@@ -112,6 +113,7 @@ NARROW = {"hidden_size": 64, "n_embd": 64, "num_hidden_layers": 2, "n_layer": 2,
 def make_folders(families: Sequence[str], folder: Path) -> dict[str, Any]:
     """Policies and reward models with random weights, and narrow ones for the tiny runs."""
     torch.manual_seed(0)
+    logging.disable_progress_bar()
     words: PreTrainedTokenizerFast = tokenizer(Workload("", "ppo", vocabulary=VOCABULARY))
     for family in families:
         tiny = {name: NARROW.get(name, value) for name, value in FAMILIES[family].items()}

@@ -1,6 +1,7 @@
 """Memory of a process: every byte of a small Llama worked out by hand, and what more processes do to it."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ def meta(make, dtype):
         return make(dtype)
 
 
+@cache
 def networks(dtype=torch.float32):
     config = tiny_config()
     policy = meta(lambda dtype: AutoModelForCausalLM.from_config(config, dtype=dtype), dtype)

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from functools import cache
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import LlamaConfig, MambaConfig, Qwen3MoeConfig
 from nearstep.cli import doctor, main
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import from_mapping
+from nearstep.planning import networks as planned
 from nearstep.planning.passes import pass_bytes
 from nearstep.planning.plan import make_plan
 from tests.tiny import tiny_config
@@ -32,9 +34,23 @@ def folders(tmp_path_factory):
     return place
 
 
+@cache
+def traced_once(text, *arguments):
+    return pass_bytes(CONFIGS[text], *arguments[:1], autocast=arguments[1], is_gpu=arguments[2])
+
+
+CONFIGS = {}
+
+
+def passes(config, bytes_each, *, autocast, is_gpu):
+    CONFIGS[config.to_json_string()] = config
+    return traced_once(config.to_json_string(), bytes_each, autocast, is_gpu)
+
+
 @pytest.fixture
 def plan(folders, capsys, monkeypatch):
     monkeypatch.chdir(folders)
+    monkeypatch.setattr(planned, "pass_bytes", passes)
 
     def ask(words):
         code = main.main(["plan", *shlex.split(words)])
