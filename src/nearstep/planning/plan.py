@@ -33,7 +33,7 @@ def make_plan(config: PlanConfig) -> Plan:
     """Work out the plan of a run. Raises ConfigError and ModelError for settings that make none."""
     machine, devices = _machine(config)
     networks, notes = planned_networks(config, is_gpu=machine.is_gpu)
-    batch = batch_sizes(replace(config, total_episodes=config.total_episodes or 1), None, devices).batch
+    batch = batch_sizes(config, 1, devices).batch  # whatever the data set has
     run = PlannedRun(
         networks=tuple(networks),
         rows=_rows(config, -(-batch // devices)),
