@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -210,7 +211,7 @@ def measure_machine(folder: Path) -> dict[str, Any]:
     from nearstep.planning.machines import write_machine
     from nearstep.planning.measure import this_machine
 
-    write_machine(this_machine(use_cpu=True), folder / "machine.json")
+    write_machine(this_machine(use_cpu=True, clock=time.process_time), folder / "machine.json")
     return {}
 
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from nearstep.models.classifier import new_scalar_model
-from nearstep.planning.memory import PlannedRun, gradient_terms, held_always, peak_of, stages
+from nearstep.planning.memory import FREED, PROGRAM_BYTES, PlannedRun, gradient_terms, held_always, peak_of, stages
 from nearstep.planning.passes import pass_bytes
 from nearstep.planning.quantities import PassBytes, PlannedMesh, PlannedNetwork, PlannedRows
 from nearstep.planning.sizes import size_of
@@ -107,10 +107,14 @@ def test_every_term_where_the_logits_of_the_policy_go_back(run):
         ("policy", "logits of a chunk"): actions * 258 * (4 + 4 + 3 * 4),
         ("policy", "states under the head"): 2 * actions * 32 * 4,
         ("policy", "gradient of the head"): 4 * EMBEDDING,
+        ("policy", FREED): 4 * POLICY,
+        ("value", FREED): 4 * CRITIC,
+        ("program", "prompts, tokenizer, reports"): PROGRAM_BYTES,
     }
 
 
 def test_gradients_of_the_policy_are_there_while_the_critic_learns(run):
+    run = replace(run, is_gpu=True)
     back = named(run, "the value goes back")
     assert back["policy", "gradients"] == 4 * POLICY
     assert ("value", "gradients") not in back
@@ -122,6 +126,7 @@ def test_gradients_of_the_policy_are_there_while_the_critic_learns(run):
 def test_a_critic_that_trains_after_the_policy_finds_no_gradients_of_it(run):
     after = replace(run, rows=replace(ROWS, critic_epochs=1))
     assert ("policy", "gradients") not in named(after, "the value goes back")
+    assert ("policy", FREED) not in named(replace(after, is_gpu=True), "the value goes back")
 
 
 def test_keys_and_values_of_all_rows_are_kept_while_they_are_generated(run):

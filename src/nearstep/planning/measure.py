@@ -32,13 +32,18 @@ GROUPS = (2, 4, 8)  # processes that send to each other
 ATTAINED_FLOPS, ATTAINED_MEMORY = 0.8, 0.9
 
 
-def this_machine(*, use_cpu: bool = False, links: bool = False) -> Machine:
-    """Measure the devices of this machine; with `links` messages between processes as well, which takes longer."""
+def this_machine(
+    *, use_cpu: bool = False, links: bool = False, clock: Callable[[], float] = time.perf_counter
+) -> Machine:
+    """Measure the devices of this machine; with `links` messages between processes as well, which takes longer.
+
+    The `clock` is the wall's, or that of the process where other programs shall not count.
+    """
     device = "cuda" if torch.cuda.is_available() and not use_cpu else "cpu"
-    float32, bfloat16 = (_matrix_flops(dtype, device) for dtype in (torch.float32, torch.bfloat16))
+    float32, bfloat16 = (_matrix_flops(dtype, device, clock) for dtype in (torch.float32, torch.bfloat16))
     is_gpu, memory = device == "cuda", _memory(device)
     count = torch.cuda.device_count() if is_gpu else _processors()
-    rate = _memory_rate(device)
+    rate = _memory_rate(device, clock)
     machine = Machine(
         name=torch.cuda.get_device_name() if is_gpu else platform.processor() or platform.machine(),
         memory_bytes=memory,
@@ -47,7 +52,7 @@ def this_machine(*, use_cpu: bool = False, links: bool = False) -> Machine:
         memory_rate=rate,
         node_rate=rate / 4,
         network_rate=NETWORK_RATE,
-        call_seconds=_call_seconds(device),
+        call_seconds=_call_seconds(device, clock),
         devices=count,
         is_gpu=is_gpu,
         reserved_bytes=RESERVED_BYTES + int(RESERVED_SHARE * memory) if is_gpu else 0,
@@ -60,20 +65,20 @@ def this_machine(*, use_cpu: bool = False, links: bool = False) -> Machine:
     return replace(machine, link_rates={str(size): _link_rate(size, device) for size in GROUPS if size <= count})
 
 
-def _matrix_flops(dtype: torch.dtype, device: str) -> float:
+def _matrix_flops(dtype: torch.dtype, device: str, clock: Callable[[], float]) -> float:
     side = SIDES[device]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / _seconds(partial(torch.mm, left, right), device)
+    return 2 * side**3 / _seconds(partial(torch.mm, left, right), device, clock)
 
 
-def _memory_rate(device: str) -> float:
+def _memory_rate(device: str, clock: Callable[[], float]) -> float:
     """Bytes that a matrix times a vector reads, the way decoding reads weights."""
     side = math.isqrt(STREAM_BYTES // 4)
     matrix, vector = torch.randn(side, side, device=device), torch.randn(side, device=device)
-    return STREAM_BYTES / _seconds(partial(torch.mv, matrix, vector), device)
+    return STREAM_BYTES / _seconds(partial(torch.mv, matrix, vector), device, clock)
 
 
-def _call_seconds(device: str) -> float:
+def _call_seconds(device: str, clock: Callable[[], float]) -> float:
     """Of a kernel on few numbers, as torch calls it."""
     few = torch.zeros(64, device=device)
 
@@ -81,21 +86,21 @@ def _call_seconds(device: str) -> float:
         for _ in range(CALLS):
             few.add(1)
 
-    return max(_seconds(calls, device) / CALLS, CALL_SECONDS / 8)
+    return max(_seconds(calls, device, clock) / CALLS, CALL_SECONDS / 8)
 
 
-def _seconds(work: Callable[[], object], device: str) -> float:
-    """The median of many tries by the wall clock, behind one that counts for nothing."""
+def _seconds(work: Callable[[], object], device: str, clock: Callable[[], float]) -> float:
+    """The median of many tries, behind one that counts for nothing."""
     work()
     took: list[float] = []
     while len(took) < TRIES or sum(took) < SECONDS:
         if device == "cuda":
             torch.cuda.synchronize()
-        began = time.perf_counter()
+        began = clock()
         work()
         if device == "cuda":
             torch.cuda.synchronize()
-        took.append(time.perf_counter() - began)
+        took.append(clock() - began)
     return median(took)
 
 

@@ -4,7 +4,7 @@ All is per process. What passes by (a layer gathered, the logits of a chunk) sta
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nearstep.planning.quantities import NetworkSize, PlannedMesh, PlannedNetwork, PlannedRows
 
@@ -15,6 +15,9 @@ LOGITS_IN_WORK = {"cpu": 2**19, "cuda": 2**26}
 IN_WORK_TENSORS = 3
 DECODE_FLOATS = 3  # tempered logits or log-probs, probabilities, and a padded copy of these
 CUT_BYTES = 40  # of a logit more, where top_p or top_k sort them
+# A processor's allocator has little use for what earlier gradients leave: holes too small for activations.
+FREED = "gradients of the last step, freed between others"
+PROGRAM_BYTES = 24 * 2**20  # prompts, tokenizer, reports; on a GPU they are in the host's memory
 BUCKET_BYTES = 25 * 2**20  # of gradients in one message
 
 
@@ -78,6 +81,8 @@ class PlannedRun:
 def stages(run: PlannedRun) -> list[PlannedStage]:
     """The stages of an update in their order, as they are once the optimizers have moments."""
     held = [term for network in run.networks for term in held_always(run, network)]
+    if not run.is_gpu:
+        held.append(Term("program", "prompts, tokenizer, reports", PROGRAM_BYTES))
     return [
         *(PlannedStage("generate", name, (*held, *terms)) for name, terms in _generating(run)),
         *(PlannedStage("score", name, (*held, *terms)) for name, terms in _scoring(run)),
@@ -220,6 +225,9 @@ def _updating(run: PlannedRun) -> Iterator[tuple[str, list[Term]]]:
         beside = learning if together else [network]
         done = beside if several else [each for each in beside if each in learning[:number]]
         there = [term for each in done for term in gradient_terms(run, each)]
+        if not run.is_gpu:
+            there += [replace(term, what=FREED) for each in learning if each not in done
+                      for term in gradient_terms(run, each)]  # fmt: skip
         kept = run.rows.tokens(run.rows.pass_rows) * network.passes.kept(recomputed=run.recomputed) / run.mesh.sequence
         activations = _one(network, "activations", kept)
         there += _casts(run, network)
@@ -231,6 +239,7 @@ def _updating(run: PlannedRun) -> Iterator[tuple[str, list[Term]]]:
         back = _one(network, "layer going back", working / run.mesh.sequence)
         gathered = _layers_gathered(run, network, backward=True)
         yield f"the {network.role} goes back", [*there, *gathered, activations, back]
+        there = [term for term in there if run.is_gpu or (term.role, term.what) != (network.role, FREED)]
         own = [] if network in done else gradient_terms(run, network)
         yield f"the {network.role} has gone back", [*there, *gathered, *own, *_passing_gradients(run, network)]
     if learning and together:
