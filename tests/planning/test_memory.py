@@ -180,7 +180,7 @@ def test_stages_of_zero_divide_moments_then_gradients_then_weights(run):
 
 def large(dtype_bytes=2):
     """About 7 B weights, as counted and traced once."""
-    passes = PassBytes(32, 164_000, 33_000, 8192, 92_000, 22_016, 524_288, 84, 40)
+    passes = PassBytes(32, 164e3, 33e3, 8192.0, 92e3, 22016.0, 524288.0, 84.0, 40.0)
     policy = networks()[0]
     size = replace(
         policy.size,

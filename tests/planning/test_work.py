@@ -11,7 +11,7 @@ from nearstep.planning.proposals import PlannedLayout, meshes, proposals, remedi
 from nearstep.planning.quantities import NetworkSize, PassBytes, PlannedMesh, PlannedNetwork, PlannedRows, Weights
 from nearstep.planning.work import forward_flops, times, transfers
 
-PASSES = PassBytes(2, 1000, 100, 20, 500, 80, 40, 10, 5)
+PASSES = PassBytes(2, 1000.0, 100.0, 20.0, 500.0, 80.0, 40.0, 10.0, 5.0)
 SIZE = NetworkSize((Weights(1000, 4, trained=True),), 300, 400, 600, 0, 100)
 POLICY = PlannedNetwork("policy", "p", SIZE, PASSES, width=10, attention_width=8, vocabulary=10, trains=True)
 ROWS = PlannedRows(rows=4, prompt=3, response=2, micro_rows=2, micro_tokens=100, forward_rows=4, epochs=2)

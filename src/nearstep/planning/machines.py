@@ -8,8 +8,8 @@ from pathlib import Path
 from nearstep.common.errors import ConfigError
 
 GIB = 2**30
-GB = 10**9
-TERA = 10**12
+GB = 1e9
+TERA = 1e12
 
 
 @dataclass(frozen=True)

@@ -140,11 +140,11 @@ def _pieces_are_masters(run: PlannedRun, network: PlannedNetwork) -> bool:
     return run.mesh_of(network).in_pieces and network.trains and run.masters and narrow
 
 
-def _term(network: PlannedNetwork, what: str, size: float) -> Term:
+def _term(network: PlannedNetwork, what: str, size: int | float) -> Term:
     return Term(network.role, what, round(size * network.copies))
 
 
-def _one(network: PlannedNetwork, what: str, size: float) -> Term:
+def _one(network: PlannedNetwork, what: str, size: int | float) -> Term:
     """What the copies of a network need one after the other."""
     return Term(network.role, what, round(size))
 
@@ -259,7 +259,7 @@ def _step(run: PlannedRun) -> list[Term]:
     return found
 
 
-def _logits(run: PlannedRun, network: PlannedNetwork, rows: int, *, backward: bool) -> float:
+def _logits(run: PlannedRun, network: PlannedNetwork, rows: int, *, backward: bool) -> int:
     """Of the largest chunk, with its gradient, and what is worked on in float32."""
     device = "cuda" if run.is_gpu else "cpu"
     chunk = max(16, LOGITS_HELD[device] // network.vocabulary)

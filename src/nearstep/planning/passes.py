@@ -81,7 +81,7 @@ def _by_rule(config: PreTrainedConfig, bytes_each: int) -> PassBytes:
     largest = float(bytes_each * max(inner, width))
     return PassBytes(
         layers, bytes_each * (16.0 * width + 4 * inner), bytes_each * 4.0 * width, float(bytes_each * width),
-        bytes_each * (4.0 * width + 3 * inner), largest, 2.0 * layers * width * bytes_each, 50, 20, is_traced=False,
+        bytes_each * (4.0 * width + 3 * inner), largest, 2.0 * layers * width * bytes_each, 50.0, 20.0, is_traced=False,
     )  # fmt: skip
 
 

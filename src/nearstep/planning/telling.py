@@ -23,7 +23,7 @@ ON_SHEETS = (
 )
 
 
-def size_text(count: float) -> str:
+def size_text(count: int | float) -> str:
     """Bytes for people."""
     return f"{count / GIB:,.1f} GiB" if abs(count) >= GIB / 2 else f"{count / MIB:,.0f} MiB"
 
@@ -35,7 +35,7 @@ def time_text(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def count_text(count: float) -> str:
+def count_text(count: int) -> str:
     """Weights for people."""
     return f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,.0f}"
 

@@ -129,8 +129,9 @@ def times(run: PlannedRun, machine: Machine) -> list[PhaseTime]:
     computing = {"generate": _generate(run, machine), "score": _score(run, machine), "update": _update(run, machine)}
     found = []
     for phase, seconds in computing.items():
-        hidden = sum(each.seconds(machine) for each in sent if each.phase == phase and each.beside_work)
-        waited = sum(each.seconds(machine) for each in sent if each.phase == phase and not each.beside_work)
+        of_phase = [each for each in sent if each.phase == phase]
+        hidden = sum((each.seconds(machine) for each in of_phase if each.beside_work), start=0.0)
+        waited = sum((each.seconds(machine) for each in of_phase if not each.beside_work), start=0.0)
         worked = max(seconds, hidden) if machine.is_gpu else seconds + hidden
         found.append(PhaseTime(phase, seconds, hidden + waited, worked + waited))
     return found
@@ -141,7 +142,7 @@ def _inside(run: PlannedRun) -> int:
     return run.mesh.tensor * run.mesh.sequence
 
 
-def _pass_seconds(run: PlannedRun, network: PlannedNetwork, machine: Machine, flops: float, passes: float) -> float:
+def _pass_seconds(run: PlannedRun, network: PlannedNetwork, machine: Machine, flops: float, passes: int) -> float:
     """Products of passes, and the calls of their kernels; a GPU computes while the next ones are called."""
     computed = flops / machine.flops(network.compute_bytes) / _inside(run)
     called = passes * network.passes.calls * machine.call_seconds
