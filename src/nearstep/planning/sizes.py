@@ -17,9 +17,8 @@ def size_of(model: nn.Module, config: PreTrainedConfig, head: nn.Module | None, 
     new = [weight for weight in model.parameters() if id(weight) not in known]
     every = list(model.parameters())
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    layers = [
-        each for each in layers if not any(each is not other and each in set(other.modules()) for other in layers)
-    ]
+    within = {id(inner) for layer in layers for inner in layer.modules() if inner is not layer}
+    layers = [layer for layer in layers if id(layer) not in within]
     in_layers = {id(weight) for layer in layers for weight in layer.parameters()}
     embeddings = [
         each for module in model.modules() if isinstance(module, nn.Embedding) for each in module.parameters()
