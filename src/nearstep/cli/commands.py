@@ -14,6 +14,7 @@ from nearstep.cli import (
     judge,
     migrate,
     parity,
+    plan,
     ppo,
     prepare,
     replay,
@@ -32,6 +33,7 @@ from nearstep.config.generating import GENERATE_SECTIONS, GenerateOptions
 from nearstep.config.judge_files import SCORE_SECTIONS, SERVE_SECTIONS, ScoreOptions, ServeOptions
 from nearstep.config.judges import JUDGE_SECTIONS, JudgeOptions
 from nearstep.config.parity import PARITY_SECTIONS, ParityOptions
+from nearstep.config.planning import PLAN_SECTIONS, PlanConfig
 from nearstep.config.ppo import SECTIONS as PPO_SECTIONS
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.prepare import PrepareOptions
@@ -64,6 +66,19 @@ COMMANDS: tuple[Command[Any], ...] = (
         words=fork.fork_words,
         note=fork.NOTE,
         shares_work=True,
+    ),
+    Command(
+        name="plan",
+        summary="Say before a run what it needs: memory of each process, bytes sent, time; and which layouts fit.",
+        settings=PlanConfig,
+        sections=PLAN_SECTIONS,
+        begins=lambda settings: f"a plan for {settings.sft_model_path or settings.model_name_or_path}",
+        run=plan.run_plan,
+        recipes=RECIPES,
+        same_as=SAME_AS,
+        operand="model_name_or_path",
+        needs_operand=False,
+        note=plan.NOTE,
     ),
     Command(
         name="replay",

@@ -25,11 +25,16 @@ class DoctorOptions(Settings):
         None, "folder of a run, going on or over; without one the machine is checked", is_place=True
     )
     json: bool = option(False, "print one JSON object instead of text")
+    measure: str | None = option(
+        None, "measure how fast the machine is, and write it to this file for nearstep plan --machine", is_place=True
+    )
 
     def problems(self) -> Iterator[Problem]:
         """A run that is not there."""
         if self.run is not None and not Path(self.run).is_dir():
             yield Problem(f"run = {self.run} is no folder: nearstep doctor RUN", ("run",))
+        if self.run is not None and self.measure is not None:
+            yield Problem("measure is of the machine, run of a run: leave one out", ("run", "measure"))
 
 
 SECTIONS = (("Doctor", "run"),)
@@ -42,7 +47,29 @@ NOTE = (
 
 def run_doctor(options: DoctorOptions) -> int:
     """Print the verdict on a run, or what there is to say of the machine; the exit code."""
+    if options.measure is not None:
+        return _measure(Path(options.measure), as_json=options.json)
     return _machine(as_json=options.json) if options.run is None else _run(Path(options.run), as_json=options.json)
+
+
+def _measure(file: Path, *, as_json: bool) -> int:
+    """Measure products, memory, calls and messages between processes, and keep them."""
+    from nearstep.planning.machines import write_machine
+    from nearstep.planning.measure import this_machine
+
+    machine = this_machine(links=True)
+    write_machine(machine, file)
+    if as_json:
+        print(file.read_text(encoding="utf-8"), end="")
+        return 0
+    links = [f"{count} processes send {rate / 1e9:.2f} GB/s each" for count, rate in machine.link_rates.items()]
+    print(
+        f"{machine.name}: {machine.memory_bytes / 2**30:.1f} GiB; products {machine.float32_flops / 1e9:,.0f} GFLOP/s "
+        f"(float32), {machine.bfloat16_flops / 1e9:,.0f} (bfloat16); memory {machine.memory_rate / 1e9:.1f} GB/s; "
+        f"a call {1e6 * machine.call_seconds:.1f} µs; {', '.join(links) or 'one process'}. Written to {file}: "
+        f"nearstep plan --machine {file}"
+    )
+    return 0
 
 
 def _run(folder: Path, *, as_json: bool) -> int:
