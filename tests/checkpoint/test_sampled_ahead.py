@@ -1,20 +1,24 @@
 """What was under way at a checkpoint: kept by a run that goes on, asked for anew by a fork, told where it is lost."""
 
 import json
-from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
+import torch
 
-from nearstep.checkpoint.resume import Resumed
+from nearstep.checkpoint.resume import Resumed, settings_at_defaults
 from nearstep.checkpoint.sampled_ahead import take_up
+from nearstep.checkpoint.seal import CheckpointManifest
+from nearstep.checkpoint.snapshot import Snapshot
+from nearstep.training.ahead import RolloutStream
 
-VALUES, ROWS, BEGUN = {"under_way": [3, 5]}, {"6.tokens": None}, {"rows": 8, "data": "abc", "batch": 4}
+BEGUN = {"rows": 8, "data": "abc", "batch": 4}
+VALUES, ROWS = {"under_way": [3, 5]}, {"6.tokens": torch.tensor([1])}
+MANIFEST = CheckpointManifest(2, "fault", {}, {})
 
 
-@dataclass
-class Stream:
-    recalled: list = field(default_factory=list)
+class Stream(RolloutStream):
+    def __init__(self):
+        self.recalled = []
 
     def recall(self, values, rows):
         self.recalled.append((values, rows))
@@ -28,11 +32,9 @@ def folder(tmp_path):
 
 
 def taken_up(folder, ahead, *, is_fork, values=VALUES, begun=BEGUN, **changed):
-    from nearstep.checkpoint.resume import settings_at_defaults
-
     kept = settings_at_defaults() | {"seed": 1, "num_generations": 2} | changed
-    snapshot = SimpleNamespace(ahead=None if values is None else (values, ROWS))
-    return take_up(ahead, snapshot, Resumed(folder, None, is_fork=is_fork), kept, begun)
+    snapshot = Snapshot({}, {}, {}, ahead=None if values is None else (values, ROWS))
+    return take_up(ahead, snapshot, Resumed(folder, MANIFEST, is_fork=is_fork), kept, begun)
 
 
 def test_a_run_that_goes_on_has_the_rows(folder):

@@ -36,9 +36,9 @@ def take_up(
     if not values["under_way"]:
         return None
     return (
-        f"{resumed.folder} had {len(values['under_way'])} prompts under way (max_staleness), and this fork draws its own: "
-        "some of them may be left out, or others played twice. With max_staleness, data, batch and seed of its parent "
-        "a fork plays each once"
+        f"{resumed.folder} had {len(values['under_way'])} prompts under way (max_staleness), and this fork draws its "
+        "own: some of them may be left out, or others played twice. With the parent's data, batch, seed and "
+        "max_staleness a fork plays each once"
     )
 
 

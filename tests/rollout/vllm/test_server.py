@@ -158,6 +158,16 @@ def test_no_server_of_vllm_or_none_in_development_is_told(tmp_path, policy):
             engine_for(server, tmp_path).load(policy, 1)
 
 
+def test_a_core_that_dies_while_it_reads_weights_is_lost_and_awaited(tmp_path, policy, capsys):
+    with StubVLLM() as server:
+        engine = engine_for(server, tmp_path)
+        fail = lambda handler: handler.say(500, {"error": {"message": "EngineCore encountered an issue"}})  # noqa: E731
+        server.faults |= {"/collective_rpc": [fail], "/health": [lambda handler: handler.say(503, None)]}
+        engine.load(policy, 1)
+        assert server.asked.count("/collective_rpc") == 2
+    assert "GET /health was answered by 503: ''; 1 tries left" in capsys.readouterr().err
+
+
 def test_a_folder_that_the_server_does_not_see_is_told(tmp_path, policy):
     with StubVLLM() as server:
         error = {"error": {"message": "Worker failed"}}
@@ -200,6 +210,30 @@ def test_a_silent_server_is_told_in_seconds_and_what_is_missing_asked_again(tmp_
     assert torch.equal(rollout.tokens, expected.tokens)
     assert sorted(told) == ALL
     assert len(server.bodies) == len(PROMPTS)  # three before, and the two that hung
+
+
+def test_a_server_that_hangs_while_it_reads_weights_is_told_in_seconds(tmp_path, policy):
+    """Reading may take minutes, in which its core says nothing; what takes requests answers meanwhile."""
+    released = threading.Event()
+    with StubVLLM() as server:
+        engine = engine_for(server, tmp_path, timeout=0.8, retries=0)
+
+        def slow(handler):
+            time.sleep(1.6)
+            handler.say(*server.answer("/collective_rpc", {"kwargs": {"weights_path": str(engine.folder)}}))
+
+        def hang(handler):
+            released.wait(20)
+
+        server.faults["/collective_rpc"] = [slow]
+        engine.load(policy, 1)
+        assert server.asked.count("/health") > 1
+        server.faults |= {"/collective_rpc": [hang], "/health": [hang]}
+        began = time.monotonic()
+        with pytest.raises(LostEngineError, match=r"GET /health had no answer within 0.8 s"):
+            engine.load(policy, 2)
+        assert time.monotonic() - began < 60  # of the 600 that reading may take
+        released.set()
 
 
 def test_a_slow_server_is_waited_for(tmp_path, policy):

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from nearstep import ConfigError, PPOConfig
 from nearstep.assembly.engine import engine_settings
-from nearstep.common.errors import LostEngineError
+from nearstep.common.errors import LostEngineError, NearstepError
 from nearstep.models.roles import make_policy
 from nearstep.rollout.engine import EngineSettings, play
 from nearstep.rollout.engine_settings import VLLMServerSettings
@@ -17,10 +18,12 @@ from nearstep.rollout.vllm import client as client_module
 from nearstep.rollout.vllm import server as server_module
 from nearstep.rollout.vllm.server import make_vllm_server
 from nearstep.rollout.vllm.shared import SharedServerEngine
+from nearstep.scale.torch_backend import TorchBackend
 from nearstep.testing.engine_stage import SETTINGS
 from nearstep.testing.world import prompts_of, reset_weights, small_model
 from tests.rollout.vllm.stub import StubVLLM
 
+CPU = torch.device("cpu")
 HALVES = ([0, 1, 2], [3, 4, 5])
 SERVER = {"engine": "vllm_server", "engine_url": ("http://127.0.0.1:1",), "output_dir": "somewhere"}
 
@@ -39,13 +42,11 @@ class Ranks:
     items: list = field(default_factory=lambda: [None, None])
 
 
-@dataclass
-class Rank:
-    """As much of a backend as the engine uses."""
+@dataclass(frozen=True)
+class Rank(TorchBackend):
+    """The backend of one of them."""
 
-    rank: int
-    ranks: Ranks
-    world_size: int = 2
+    ranks: Ranks = field(default_factory=Ranks)
 
     def wait_for_all(self):
         self.ranks.barrier.wait()
@@ -64,8 +65,8 @@ def on_both(act):
 
     def run(rank):
         try:
-            found[rank] = act(Rank(rank, ranks))
-        except Exception as error:
+            found[rank] = act(Rank(rank, 2, CPU, ranks=ranks))
+        except NearstepError as error:
             found[rank] = error
             ranks.barrier.abort()
 
@@ -164,9 +165,9 @@ def test_what_the_first_process_is_told_all_are(tmp_path):
 ])  # fmt: skip
 def test_one_address_is_shared_and_as_many_as_processes_are_not(rank, urls, url, folder, shared):
     config = PPOConfig(**{**SERVER, "engine_url": urls})
-    server = engine_settings(config, SimpleNamespace(rank=rank, world_size=2)).server
+    server = engine_settings(config, TorchBackend(rank, 2, CPU)).server
     assert (server.url, server.weights_dir.rpartition("/")[2], server.shared) == (url, folder, shared)
-    assert not engine_settings(PPOConfig(**SERVER), SimpleNamespace(rank=0, world_size=1)).server.shared
+    assert not engine_settings(PPOConfig(**SERVER), TorchBackend(0, 1, CPU)).server.shared
 
 
 @pytest.mark.parametrize(("changes", "processes", "problem"), [
@@ -176,7 +177,7 @@ def test_one_address_is_shared_and_as_many_as_processes_are_not(rank, urls, url,
 ])  # fmt: skip
 def test_what_processes_cannot_share_is_refused(changes, processes, problem):
     with pytest.raises(ConfigError, match=problem):
-        engine_settings(PPOConfig(**{**SERVER, **changes}), SimpleNamespace(rank=0, world_size=processes))
+        engine_settings(PPOConfig(**{**SERVER, **changes}), TorchBackend(0, processes, CPU))
 
 
 def test_weights_of_one_mark_are_the_same_run(tmp_path):
