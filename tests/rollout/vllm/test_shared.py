@@ -21,6 +21,7 @@ from nearstep.rollout.vllm.shared import SharedServerEngine
 from nearstep.scale.torch_backend import TorchBackend
 from nearstep.testing.engine_stage import SETTINGS
 from nearstep.testing.world import prompts_of, reset_weights, small_model
+from tests.engines.two_processes import check_shared
 from tests.rollout.vllm.stub import StubVLLM
 
 CPU = torch.device("cpu")
@@ -157,6 +158,13 @@ def test_what_the_first_process_is_told_all_are(tmp_path):
         found = on_both(lambda rank: engine_of(rank, server, tmp_path / "weights", retries=0).load(policy, 1))
     assert all(isinstance(error, LostEngineError) for error in found), found
     assert str(found[0]) == str(found[1])
+
+
+@pytest.mark.slow
+def test_a_whole_run_of_two_processes(tmp_path):
+    """Real ones; tests/engines does the same with the real vLLM."""
+    with StubVLLM(longest_row=512) as server:
+        check_shared(server.url, tmp_path)
 
 
 @pytest.mark.parametrize(("rank", "urls", "url", "folder", "shared"), [
