@@ -25,7 +25,7 @@ from tests.engines.two_processes import check_shared
 from tests.rollout.vllm.stub import StubVLLM
 
 CPU = torch.device("cpu")
-HALVES = ([0, 1, 2], [3, 4, 5])
+HALVES = ([0, 1, 2], [3, 4])
 SERVER = {"engine": "vllm_server", "engine_url": ("http://127.0.0.1:1",), "output_dir": "somewhere"}
 
 
@@ -39,7 +39,7 @@ def impatient(monkeypatch):
 class Ranks:
     """What two threads pass each other."""
 
-    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=20))
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=100))
     items: list = field(default_factory=lambda: [None, None])
 
 
@@ -69,13 +69,12 @@ def on_both(act):
             found[rank] = act(Rank(rank, 2, CPU, ranks=ranks))
         except NearstepError as error:
             found[rank] = error
-            ranks.barrier.abort()
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(100)
     return found
 
 

@@ -114,17 +114,28 @@ class VLLMServerEngine:
     def _play(
         self, requests: dict[int, RowRequest], answers: dict[int, SampledRow], ended: Callable[[int, SampledRow], None]
     ) -> None:
-        """Ask for all rows that have not ended."""
+        """Ask for all rows that have not ended.
+
+        A server that is started anew breaks off what it is asked, so that rows between two looks at its version, both
+        right, are of that version, whichever process gave it the weights.
+        """
         assert self.facts is not None
+        self._require_version("before")
         missing = {row: request for row, request in requests.items() if row not in answers}
         for row, answer in self.client.play(missing, self.settings.max_rows, self.facts.model):
             ended(row, answer)
+        try:
+            self._require_version("after")
+        except LostEngineError:
+            answers.clear()
+            raise
+
+    def _require_version(self, when: str) -> None:
         loaded = self._loaded()
         if loaded != self._version:
-            answers.clear()
             raise LostEngineError(
-                f"{self.client.shown} has the weights {loaded!r} after the rollout and had {self._version!r} before "
-                "it: it was started anew, or another run uses it. Give each run a server of its own"
+                f"{self.client.shown} has the weights {loaded!r} {when} the rollout and was given {self._version!r}: it "
+                "was started anew, or another run uses it. Give each run a server of its own"
             )
 
     def _publish(self) -> None:
