@@ -13,7 +13,6 @@ from nearstep.common.errors import LostEngineError, NearstepError
 from nearstep.models.roles import make_policy
 from nearstep.rollout.engine import EngineSettings, play
 from nearstep.rollout.engine_settings import VLLMServerSettings
-from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.rollout.vllm import client as client_module
 from nearstep.rollout.vllm import server as server_module
 from nearstep.rollout.vllm.server import make_vllm_server
@@ -22,7 +21,7 @@ from nearstep.scale.torch_backend import TorchBackend
 from nearstep.testing.engine_stage import SETTINGS
 from nearstep.testing.world import prompts_of, reset_weights, small_model
 from tests.engines.two_processes import check_shared
-from tests.rollout.vllm.stub import StubVLLM
+from tests.rollout.vllm.stub import StubVLLM, settings_for
 
 CPU = torch.device("cpu")
 HALVES = ([0, 1, 2], [3, 4])
@@ -39,7 +38,7 @@ def impatient(monkeypatch):
 class Ranks:
     """What two threads pass each other."""
 
-    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=100))
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=600))
     items: list = field(default_factory=lambda: [None, None])
 
 
@@ -74,7 +73,7 @@ def on_both(act):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(100)
+        thread.join(600)
     return found
 
 
@@ -83,16 +82,19 @@ def engine_of(rank, server, folder, retries=2):
     return SharedServerEngine.of(make_vllm_server(EngineSettings(max_rows=3, server=settings)), rank)
 
 
-def expected_of(policy):
-    own = TransformersEngine(EngineSettings())
+def expected_of(policy, server, folder):
+    """What each rank gets from a server of its own."""
+    own = make_vllm_server(settings_for(server.url, folder / "own"))
     own.load(policy, 1)
-    return [own.generate(prompts_of(rows), SETTINGS).tokens.tolist() for rows in HALVES]
+    found = [own.generate(prompts_of(rows), SETTINGS).tokens.tolist() for rows in HALVES]
+    own.close()
+    return found
 
 
 def test_weights_go_once_and_each_asks_for_its_rows(tmp_path):
     policy = make_policy(small_model())
-    before = expected_of(policy)
     with StubVLLM() as server:
+        before = expected_of(policy, server, tmp_path)
 
         def run(rank):
             engine = engine_of(rank, server, tmp_path / "weights")
@@ -108,18 +110,18 @@ def test_weights_go_once_and_each_asks_for_its_rows(tmp_path):
             return first.tokens.tolist(), second.tokens.tolist(), second.policy_version.unique().tolist()
 
         found = on_both(run)
-    assert [each[0] for each in found] == before
-    assert [each[1] for each in found] == expected_of(policy) != before
-    assert [each[2] for each in found] == [[2], [2]]
-    assert server.asked.count("/collective_rpc") == 2
+        assert server.asked.count("/collective_rpc") == 1 + 2
+        assert [each[0] for each in found] == before
+        assert [each[1] for each in found] == expected_of(policy, server, tmp_path) != before
+        assert [each[2] for each in found] == [[2], [2]]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_server_that_was_started_anew_is_given_the_weights_by_whoever_notices(tmp_path):
     """Both may; the second finds rows of the first there, which have the same weights."""
     policy = make_policy(small_model())
-    expected = expected_of(policy)
     with StubVLLM() as server:
+        expected = expected_of(policy, server, tmp_path)
 
         def run(rank):
             engine = engine_of(rank, server, tmp_path / "weights")
@@ -160,6 +162,7 @@ def test_what_the_first_process_is_told_all_are(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_whole_run_of_two_processes(tmp_path):
     """Real ones; tests/engines does the same with the real vLLM."""
     with StubVLLM(longest_row=512) as server:

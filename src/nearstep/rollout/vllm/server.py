@@ -134,8 +134,8 @@ class VLLMServerEngine:
         loaded = self._loaded()
         if loaded != self._version:
             raise LostEngineError(
-                f"{self.client.shown} has the weights {loaded!r} {when} the rollout and was given {self._version!r}: it "
-                "was started anew, or another run uses it. Give each run a server of its own"
+                f"{self.client.shown} has the weights {loaded!r} {when} the rollout and was given {self._version!r}: "
+                "it was started anew, or another run uses it. Give each run a server of its own"
             )
 
     def _publish(self) -> None:
