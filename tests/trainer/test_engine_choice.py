@@ -111,6 +111,16 @@ def test_an_engine_in_python_is_a_class_a_function_or_an_object(given, tmp_path)
     assert engine.settings.max_rows == (2 if engine is given else 64)
 
 
+def test_an_engine_that_python_names_is_the_setting(tmp_path):
+    """And is held to all that the setting is."""
+    assert trainer_of(tmp_path, "continuous_batching").recipe.config.engine == "continuous_batching"
+    with pytest.raises(ConfigError, match="needs the address of a server"):
+        trainer_of(tmp_path, "vllm_server")
+    with pytest.raises(ConfigError, match="engine = 'vlm' is unknown; did you mean vllm"):
+        trainer_of(tmp_path, "vlm")
+    assert not (tmp_path / "out").exists()
+
+
 def test_evaluation_and_samples_are_played_greedily(tmp_path):
     """transformers' own greedy search writes the same, at whatever temperature training samples."""
     trainer = trainer_of(tmp_path, None, {"temperature": 5.0}, eval_dataset=ROWS[:4])

@@ -164,6 +164,56 @@ def test_a_killed_run_leaves_no_process_and_goes_on(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_fork_plays_every_prompt_once(tmp_path):
+    """What its parent had under way, and then the prompts to come."""
+    rows = [{"prompt": f"{number:03}"} for number in range(96)]
+    given = {"max_staleness": 2, "staleness_window": 1.0, "save_steps": 1, "staleness_chunk": 1}
+
+    def run(folder, **changed):
+        config = settings(folder, **{**given, **changed})
+        tiny = (byte_tokenizer(), tiny_causal_lm())
+        PPOTrainer(config, *tiny, train_dataset=rows, reward_funcs=low_ids).train()
+        lines = (folder / "rollouts.jsonl").read_text().splitlines()
+        return [(entry["update"], entry["prompt"]) for entry in map(json.loads, lines)]
+
+    parent = run(tmp_path / "parent", total_episodes=48)
+    fork = run(tmp_path / "fork", total_episodes=80, fork_from=str(tmp_path / "parent" / "checkpoint-4"), kl_coef=0.5)
+    played = [prompt for update, prompt in parent if update <= 4] + [prompt for _, prompt in fork]
+    assert [update for update, _ in fork] == [update for update in range(5, 11) for _ in range(8)]
+    assert len(played) == len(set(played)) == 80
+
+
+SLOW = """
+import time
+from nearstep.rollout.transformers_engine import TransformersEngine
+
+class Slow(TransformersEngine):
+    def generate(self, prompts, settings, row_ended=None):
+        if any(len(ids) == 1 for ids in prompts.ids) or max(settings.begun or (0,)) > 2:
+            time.sleep(1.0)  # a chunk with the long row in it
+        return super().generate(prompts, settings, row_ended)
+"""
+
+
+@pytest.mark.slow
+def test_rows_that_are_too_old_are_left_out_and_counted(tmp_path):
+    """on_stale = drop: one prompt leaves room for a long response, which the updates do not wait for."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    rows = [{"prompt": "x"}, *({"prompt": f"y{number:028}"} for number in range(63))]
+    config = settings(
+        tmp_path / "run", max_staleness=1, staleness_window=1.0, staleness_chunk=1, on_stale="drop", max_length=31,
+        response_length=30, total_episodes=40, shuffle_dataset=False, engine=f"{tmp_path}/slow.py:Slow",
+    )  # fmt: skip
+    PPOTrainer(config, byte_tokenizer(), tiny_causal_lm(), train_dataset=rows, reward_funcs=low_ids).train()
+    found = metrics(tmp_path / "run")
+    assert [entry["staleness/dropped"] for entry in found] == [0.0, 1.0, 0.0, 0.0, 0.0]
+    assert max(entry["staleness/age_max"] for entry in found) <= 1
+    assert found[-1]["episode"] == 41  # one more than was trained on
+    played = [json.loads(line)["prompt"] for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    assert (len(played), len(set(played)), "x" in played) == (40, 40, False)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [{"staleness_window": 1.0}, {"on_stale": "drop"}])
 def test_the_other_settings_reach_the_rule(setting, tmp_path):
     """staleness_window, on_stale; what they do is shown in tests/rollout/ahead and tests/training/test_ahead.py."""

@@ -210,6 +210,21 @@ def test_no_prompt_is_lost_or_trained_on_twice_where_a_run_goes_on():
     assert sorted([*seen, *values["under_way"]]) == list(range(values["drawn"] - values["reserve"]))
 
 
+def test_a_fork_asks_for_all_that_was_under_way_again_and_for_each_prompt_once():
+    parent = stream(Link(held={0, 3}), staleness=2)
+    run = parent.batches(after=0, until=9)
+    trained = [*numbers(next(run)), *numbers(next(run))]
+    values, _ = parent.memory()
+    fork = stream(link := Link(), staleness=1)
+    fork.recall(values, {})  # its parent's rows may be of other settings
+    run = fork.batches(after=2, until=6, played=4)
+    first = next(run)
+    assert link.asked[0] == [episode for number in values["under_way"] for episode in (2 * number, 2 * number + 1)]
+    assert fork.rollout(first, SETTINGS).versions.tolist() == [3] * 8
+    trained += [*numbers(first), *(number for prompts in run for number in numbers(prompts))]
+    assert sorted(trained) == list(range(12))
+
+
 def test_an_update_that_was_broken_off_plays_its_batch_again():
     found = stream(link := Link(held={0}), staleness=1)
     run = found.batches(after=0, until=4)

@@ -37,7 +37,7 @@ def check_ahead(config: PPOConfig, inputs: RunInputs, checked: CheckedInputs, se
             f"{INSTEAD}"
         )
     given = inputs.engine
-    if given is not None and not isinstance(given, str):
+    if given is not None:
         raise ConfigError(
             f"max_staleness = {config.max_staleness}: the generation process makes an engine of its own, which it "
             f"cannot of an object of this process (a {type(given).__name__}). Name it, as file.py:Name, {INSTEAD}"
@@ -81,16 +81,15 @@ def ahead_of(
             f"max_staleness: engine {config.engine} cannot go on with a row (capabilities: goes_on, limits), so that "
             "it takes up new weights between whole responses only."
         )
-    name = inputs.engine if isinstance(inputs.engine, str) else config.engine
     plan = GenerationPlan(
-        engine=name,
+        engine=config.engine,
         engine_settings=engine_settings(config, checked.backend),
         generation=generation,
         chunk_length=config.staleness_chunk,
         trust=config.trust,
         folder=Path(config.output_dir),
         write=partial(_write, checked.tokenizer),
-        sends_columns=is_own(name),
+        sends_columns=is_own(config.engine),
     )
     batch = checked.batch
     rule = StalenessRule(config.max_staleness, batch.prompts, config.staleness_window, drops=config.on_stale == "drop")

@@ -11,7 +11,7 @@ from nearstep.assembly.auxiliary import auxiliary_of, require_part, with_texts
 from nearstep.assembly.axes import Axes, choose_axes, critic_learning_rate
 from nearstep.assembly.checked_inputs import CheckedInputs, check_inputs
 from nearstep.assembly.critic_columns import critic_text_of
-from nearstep.assembly.engine import engine_of
+from nearstep.assembly.engine import engine_of, with_named_engine
 from nearstep.assembly.evaluation import RunMemory, make_evaluator, stop_rules
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models
@@ -60,7 +60,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
     """
     check_launch(os.environ, config)
     with quiet_libraries():
-        return _assemble(config, (inputs or RunInputs()).checked(config))
+        return _assemble(*with_named_engine(config, (inputs or RunInputs()).checked(config)))
 
 
 def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:

@@ -20,6 +20,7 @@ from nearstep.checkpoint.resume import (
     refuse_used,
     settings_to_keep,
 )
+from nearstep.checkpoint.sampled_ahead import take_up
 from nearstep.checkpoint.seal import SaveKind, read_manifest, sealed_folder
 from nearstep.checkpoint.snapshot import FOLDER, Snapshot, put_back, read_snapshot, take_snapshot
 from nearstep.checkpoint.start import begin_of_run, check_begin, check_same_head, has_same_data
@@ -125,8 +126,9 @@ class Checkpoints:
             put_back(snapshot, self.learners, state, str(folder))
             if not has_same_data(self.resumed.folder, self._begun):
                 state.first_answers = None  # of a fork: their prompts are not there
-            if self.ahead is not None and snapshot.ahead is not None and not self.resumed.is_fork:
-                self.ahead.recall(*snapshot.ahead)
+            note_of_ahead = take_up(self.ahead, snapshot, self.resumed, self._kept(), self._begun)
+            if note_of_ahead is not None:
+                tell(note_of_ahead)
             if self.backend.rank == 0 and not self.resumed.is_fork:
                 self._supersede(state.update)
             self._saved_update = 0 if self.resumed.is_fork else state.update

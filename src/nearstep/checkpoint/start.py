@@ -53,6 +53,11 @@ def has_same_data(folder: Path, now: Mapping[str, Any]) -> bool:
     return (before["rows"], before.get("data")) == (now["rows"], now["data"])
 
 
+def has_same_batch(folder: Path, now: Mapping[str, Any]) -> bool:
+    """Whether an update of the run of a checkpoint had as many episodes."""
+    return bool(files.read_json(folder / BEGUN).get("batch") == now["batch"])
+
+
 def check_same_head(folder: Path, now: Mapping[str, Any]) -> None:
     """Raise CheckpointError where the critic's outputs meant something else when they were saved, also in a fork."""
     begun = files.read_json(folder / BEGUN)

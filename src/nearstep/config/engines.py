@@ -21,7 +21,8 @@ class EngineChoice(Settings):
     )
     engine_cache_gib: float = option(1.0, "vllm: memory for keys and values, in GiB; more rows at a time", above=0)
     engine_url: tuple[str, ...] = option(
-        (), "vllm_server: its address, such as http://127.0.0.1:8000 of serve-engine; one for each process"
+        (),
+        "vllm_server: its address, such as http://127.0.0.1:8000 of serve-engine; one for all processes or each",
     )
     engine_timeout_seconds: float = option(
         20.0, "vllm_server: longest time without any sign of life of the server; then it counts as lost", above=0

@@ -18,6 +18,7 @@ class VLLMServerSettings:
     weights_dir: str = ""  # folder through which weights go; the server sees it under the same path
     timeout_seconds: float = 20.0  # longest time without a sign of life
     retries: int = 2  # how often a lost server is asked again
+    shared: bool = False  # several processes ask the same server, and one of them gives it the weights
 
 
 @dataclass(frozen=True)

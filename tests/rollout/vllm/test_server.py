@@ -63,7 +63,7 @@ def test_every_load_is_a_folder_read_and_caches_forgotten(tmp_path, policy):
         engine.close()
     assert not (tmp_path / "weights").exists()
     once = ["/server_info", "/v1/models", "/collective_rpc", "/reset_prefix_cache", "/update_weight_version"]
-    assert server.asked == once * 2
+    assert [path for path in server.asked if path != "/health"] == once * 2  # of which a slow machine asks meanwhile
 
 
 def test_bfloat16_weights_arrive_as_they_are(tmp_path):
@@ -158,6 +158,16 @@ def test_no_server_of_vllm_or_none_in_development_is_told(tmp_path, policy):
             engine_for(server, tmp_path).load(policy, 1)
 
 
+def test_a_core_that_dies_while_it_reads_weights_is_lost_and_awaited(tmp_path, policy, capsys):
+    with StubVLLM() as server:
+        engine = engine_for(server, tmp_path)
+        fail = lambda handler: handler.say(500, {"error": {"message": "EngineCore encountered an issue"}})  # noqa: E731
+        server.faults |= {"/collective_rpc": [fail], "/health": [lambda handler: handler.say(503, None)]}
+        engine.load(policy, 1)
+        assert server.asked.count("/collective_rpc") == 2
+    assert "GET /health was answered by 503: ''; 1 tries left" in capsys.readouterr().err
+
+
 def test_a_folder_that_the_server_does_not_see_is_told(tmp_path, policy):
     with StubVLLM() as server:
         error = {"error": {"message": "Worker failed"}}
@@ -202,6 +212,30 @@ def test_a_silent_server_is_told_in_seconds_and_what_is_missing_asked_again(tmp_
     assert len(server.bodies) == len(PROMPTS)  # three before, and the two that hung
 
 
+def test_a_server_that_hangs_while_it_reads_weights_is_told_in_seconds(tmp_path, policy):
+    """Reading may take minutes, in which its core says nothing; what takes requests answers meanwhile."""
+    released = threading.Event()
+    with StubVLLM() as server:
+        engine = engine_for(server, tmp_path, timeout=0.8, retries=0)
+
+        def slow(handler):
+            time.sleep(1.6)
+            handler.say(*server.answer("/collective_rpc", {"kwargs": {"weights_path": str(engine.folder)}}))
+
+        def hang(handler):
+            released.wait(20)
+
+        server.faults["/collective_rpc"] = [slow]
+        engine.load(policy, 1)
+        assert server.asked.count("/health") > 1
+        server.faults |= {"/collective_rpc": [hang], "/health": [hang]}
+        began = time.monotonic()
+        with pytest.raises(LostEngineError, match=r"GET /health had no answer within 0.8 s"):
+            engine.load(policy, 2)
+        assert time.monotonic() - began < 60  # of the 600 that reading may take
+        released.set()
+
+
 def test_a_slow_server_is_waited_for(tmp_path, policy):
     """A row may take longer than a server may be silent, as long as its core answers."""
     with StubVLLM() as server:
@@ -232,8 +266,27 @@ def test_a_server_that_was_started_anew_is_given_the_weights_again(tmp_path, pol
         server.engine.load(make_policy(other), 0)
         rollout = play(engine, PROMPTS, SETTINGS)
         assert server.version == loaded
-    assert "has the weights 'default' after the rollout" in capsys.readouterr().err
+    assert "has the weights 'default' before the rollout" in capsys.readouterr().err
     assert torch.equal(rollout.tokens, expected.tokens)
+
+
+def test_weights_that_change_meanwhile_are_noticed(tmp_path, policy, capsys):
+    """Another run loads its own between two rows: none of the rows is used."""
+    with StubVLLM() as server:
+        engine = engine_for(server, tmp_path)
+        engine.load(policy, 1)
+        expected = play(engine, PROMPTS, SETTINGS)
+        told = []
+
+        def ended(row, ids, finished):
+            if not told:
+                server.version = "another-1"
+            told.append(row)
+
+        rollout = play(engine, PROMPTS, SETTINGS, ended)
+    assert "has the weights 'another-1' after the rollout" in capsys.readouterr().err
+    assert torch.equal(rollout.tokens, expected.tokens)
+    assert sorted(told) == ALL
 
 
 def test_a_server_that_dies_and_comes_back_goes_on(tmp_path, policy):
@@ -243,18 +296,15 @@ def test_a_server_that_dies_and_comes_back_goes_on(tmp_path, policy):
         expected = play(engine, PROMPTS, SETTINGS)
         port = server.port
 
-        def die(handler):
-            handler.connection.shutdown(socket.SHUT_RDWR)
-            threading.Thread(target=server.stop).start()
-
-        server.faults["/v1/completions"] = [die]
         revived = []
 
-        def revive():
+        def die(handler):
+            server.stop()
+            handler.connection.shutdown(socket.SHUT_RDWR)
             time.sleep(0.3)
             revived.append(StubVLLM(port=port).__enter__())
 
-        threading.Thread(target=revive).start()
+        server.faults["/v1/completions"] = [die]
         rollout = play(engine, PROMPTS, SETTINGS)
         revived[0].stop()
     assert torch.equal(rollout.tokens, expected.tokens)

@@ -26,6 +26,7 @@ Ask: TypeAlias = Callable[["httpx2.AsyncClient"], Awaitable[T]]
 HEARTBEAT_SECONDS = 2.0  # between two looks at the server while rows are awaited
 RPC = "/collective_rpc"  # by which weights are read
 CORE = "/is_sleeping"  # answered by the engine's core itself, between two steps
+FRONT = "/health"  # answered by what takes requests, while the core is busy
 QUEUE_SECONDS = 0.25  # within which an interruption of this thread is heard
 
 
@@ -46,9 +47,13 @@ class ServerClient:
         return self._answer(lambda client: self._ask(client, "GET", path, None, self.timeout_seconds))
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None) -> Any:
-        """The answer to a POST, within `seconds` where that is more than the server may be silent otherwise."""
-        limit = max(self.timeout_seconds, seconds or 0.0)
-        return self._answer(lambda client: self._ask(client, "POST", path, body, limit))
+        """The answer to a POST, within `seconds` where the core is busy for longer than it may be silent otherwise."""
+        if seconds is None:
+            return self._answer(lambda client: self._ask(client, "POST", path, body, self.timeout_seconds))
+        limit = max(self.timeout_seconds, seconds)
+        return self._answer(
+            lambda client: self._watched(client, self._ask(client, "POST", path, body, limit), sign=FRONT)
+        )
 
     def play(self, requests: Mapping[int, RowRequest], at_a_time: int, model: str) -> Iterator[tuple[int, SampledRow]]:
         """The rows as they end, at most `at_a_time` asked for side by side. Raises as `get` does."""
@@ -81,22 +86,29 @@ class ServerClient:
                 answer = await self._ask(client, "POST", "/v1/completions", completion_body(request, model), None)
             found.put((row, read_completion(answer, request, f"{self.shown}, row {row}")))
 
-        rows = asyncio.gather(*(one(row, request) for row, request in requests.items()))
-        heart = asyncio.ensure_future(self._heartbeat(client))
-        both: set[asyncio.Future[Any]] = {rows, heart}
+        await self._watched(
+            client, asyncio.gather(*(one(row, request) for row, request in requests.items())), sign=CORE
+        )
+
+    async def _watched(self, client: "httpx2.AsyncClient", act: Awaitable[T], *, sign: str) -> T:
+        """What `act` gives; given up once the server shows no sign of life at this path. Raises as `_ask` does."""
+        work = asyncio.ensure_future(act)
+        heart = asyncio.ensure_future(self._heartbeat(client, sign))
+        both: set[asyncio.Future[Any]] = {work, heart}
         try:
             for ended in (await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED))[0]:
                 await ended
+            return work.result()
         finally:
-            rows.cancel()
+            work.cancel()
             heart.cancel()
-            await asyncio.gather(rows, heart, return_exceptions=True)
+            await asyncio.gather(work, heart, return_exceptions=True)
 
-    async def _heartbeat(self, client: "httpx2.AsyncClient") -> None:
-        """Rows may take long; the core that computes them answers in between, unless it hangs or is gone."""
+    async def _heartbeat(self, client: "httpx2.AsyncClient", sign: str) -> None:
+        """What is asked may take long; the server answers in between, unless it hangs or is gone."""
         while True:
             await asyncio.sleep(min(HEARTBEAT_SECONDS, self.timeout_seconds / 4))
-            await self._ask(client, "GET", CORE, None, self.timeout_seconds)
+            await self._ask(client, "GET", sign, None, self.timeout_seconds)
 
     async def _ask(
         self, client: "httpx2.AsyncClient", method: str, path: str, body: Mapping[str, Any] | None, limit: float | None
@@ -113,6 +125,7 @@ class ServerClient:
             raise LostEngineError(f"{what} failed: {type(error).__name__}: {without_secrets(str(error))}") from None
         detail = str(without_secrets(shorten(response.text)))
         if response.status_code >= 500 and path == RPC:
+            await self._ask(client, "GET", FRONT, None, self.timeout_seconds)  # a core that has died is lost
             raise TrainingError(
                 f"{what} failed: {detail}. Does the server see the folder of engine_weights_dir under the same path, "
                 "and was it started with the same model?"

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from nearstep.common.errors import ConfigError, LostEngineError, TrainingError
 from nearstep.common.plugins import need_package
 from nearstep.common.waiting import say
-from nearstep.models.roles import Policy
+from nearstep.models.roles import Policy, inner_model
 from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEngine, RowEnded
 from nearstep.rollout.engine_settings import EngineSettings
 from nearstep.rollout.vllm.client import RPC, ServerClient
@@ -45,7 +45,7 @@ class VLLMServerEngine:
     rows: int = 0  # logits of the model
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # of the rollouts
     facts: ServerFacts | None = None  # of the server, once it was asked
-    _mark: str = field(default_factory=lambda: uuid.uuid4().hex[:8])  # tells this run's weights from another's
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex[:8])  # tells this run's weights from another's
 
     @property
     def client(self) -> ServerClient:
@@ -64,7 +64,7 @@ class VLLMServerEngine:
     def load(self, policy: Policy, version: int) -> None:
         """Write the weights for the server, and have it read them; what was computed from older ones is forgotten."""
         model = whole_model(policy, "vllm_server")
-        self.version = version
+        self._take_note(policy, version, model.config.get_text_config().vocab_size)
         try:
             _write(model, self.folder)
         except OSError as error:
@@ -72,8 +72,12 @@ class VLLMServerEngine:
         for older in self.folder.parent.iterdir():  # also those of a run that was killed
             if older != self.folder:
                 shutil.rmtree(older, ignore_errors=True)
-        self.rows, self.device = model.config.get_text_config().vocab_size, policy.device
         self._persistently(self._publish, reload=False)
+
+    def follow(self, policy: Policy, version: int) -> None:
+        """Another process has given the server, which is shared, these weights."""
+        self._take_note(policy, version, inner_model(policy.model).config.get_text_config().vocab_size)
+        self._persistently(self._ask_facts, reload=False)
 
     def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
         """One response per row; see RolloutEngine.generate."""
@@ -101,32 +105,51 @@ class VLLMServerEngine:
                 place.rmdir()
         self.facts = None
 
+    def _take_note(self, policy: Policy, version: int, rows: int) -> None:
+        self.version, self.rows, self.device = version, rows, policy.device
+
+    def _ask_facts(self) -> None:
+        self.facts = ServerFacts.of(self.client)
+
     def _play(
         self, requests: dict[int, RowRequest], answers: dict[int, SampledRow], ended: Callable[[int, SampledRow], None]
     ) -> None:
-        """Ask for all rows that have not ended."""
+        """Ask for all rows that have not ended.
+
+        A server that is started anew breaks off what it is asked, so that rows between two looks at its version, both
+        right, are of that version, whichever process gave it the weights.
+        """
         assert self.facts is not None
+        self._require_version("before")
         missing = {row: request for row, request in requests.items() if row not in answers}
         for row, answer in self.client.play(missing, self.settings.max_rows, self.facts.model):
             ended(row, answer)
-        loaded = self.client.get("/weight_info")["weight_version"]
-        if loaded != self._version:
+        try:
+            self._require_version("after")
+        except LostEngineError:
             answers.clear()
+            raise
+
+    def _require_version(self, when: str) -> None:
+        loaded = self._loaded()
+        if loaded != self._version:
             raise LostEngineError(
-                f"{self.client.shown} has the weights {loaded!r} after the rollout and had {self._version!r} before "
-                "it: it was started anew, or another run uses it. Give each run a server of its own"
+                f"{self.client.shown} has the weights {loaded!r} {when} the rollout and was given {self._version!r}: "
+                "it was started anew, or another run uses it. Give each run a server of its own"
             )
 
     def _publish(self) -> None:
         """Have the server read the weights, forget what it computed from older ones, and say whose they are."""
         client = self.client
-        self.facts = ServerFacts.of(client)
+        self._ask_facts()
         client.post(
             RPC,
             {"method": "reload_weights", "kwargs": {"weights_path": str(self.folder)}},
             seconds=RELOAD_SECONDS,
         )
         if not client.post("/reset_prefix_cache")["success"]:
+            if self.settings.server.shared and self._loaded() == self._version:
+                return  # another process of this run was faster, and its rows run
             raise TrainingError(
                 f"{client.shown} could not forget the keys and values of older weights, since rows of somebody else "
                 "run on it. Give each run a server of its own"
@@ -135,7 +158,10 @@ class VLLMServerEngine:
 
     @property
     def _version(self) -> str:
-        return f"{self._mark}-{self.version}"
+        return f"{self.mark}-{self.version}"
+
+    def _loaded(self) -> object:
+        return self.client.get("/weight_info")["weight_version"]
 
     def _persistently(self, act: Callable[[], None], *, reload: bool) -> None:
         """Do it; where the server is lost, wait for it, give it the weights again and go on, `retries` times."""
@@ -156,9 +182,10 @@ class VLLMServerEngine:
                 self._reload()
 
     def _reload(self) -> None:
-        """Give a server that is back the weights; that it is not shows at the next try."""
+        """Give a server that is back the weights if it has lost them; that it is not shows at the next try."""
         try:
-            self._publish()
+            if self._loaded() != self._version:
+                self._publish()
         except LostEngineError as lost:
             say(str(lost))
 
