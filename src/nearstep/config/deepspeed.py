@@ -175,7 +175,7 @@ def _ours(value: object, config: DeepSpeedSettings) -> Iterator[str]:
 
 def _batch(value: object, config: DeepSpeedSettings) -> Iterator[str]:
     if value != AUTO:
-        yield f"train_batch_size = {value}: batch_size and num_mini_batches say how many episodes a step has; give {AUTO}"
+        yield f"train_batch_size = {value}: batch_size and num_mini_batches say what a step has; leave it to {AUTO}"
 
 
 def _enabled(value: object) -> object:

@@ -120,7 +120,7 @@ def _settle(name: str, asked: object, own: object, found: Launched) -> Iterator[
 
 
 def _rest(environment: Mapping[str, str], beginning: str, read: tuple[str, ...]) -> list[str]:
-    """Variables of a family that ask for something and are not read; sizes and names of layers are read of the model."""
+    """Variables of a family that ask for something and are not read."""
     names = {f"{beginning}{name}" for name in read}
     return sorted(
         name

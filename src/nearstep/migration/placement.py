@@ -22,10 +22,16 @@ def zero_stage(value: object, draft: SettingsDraft) -> None:
     if stage == 3:
         in_pieces(-1, draft)
     elif stage == 2:
-        draft.told.append("ZeRO-2: the networks are whole on each process; with DeepSpeed installed give zero_stage = 2")
+        draft.told.append(
+            "ZeRO-2: the networks are whole on each process; with DeepSpeed installed give zero_stage = 2"
+        )
     else:
-        draft.lose("zero_stage", value, "every process holds the networks whole; zero_stage = 2 divides gradients and "
-                   "moments, dp_shard = -1 weights too")
+        draft.lose(
+            "zero_stage",
+            value,
+            "every process holds the networks whole; zero_stage = 2 divides gradients and "
+            "moments, dp_shard = -1 weights too",
+        )
 
 
 def strategy(value: object, draft: SettingsDraft) -> None:

@@ -1,4 +1,4 @@
-"""What steps the weights of a network in the place of its optimizer, where a backend keeps them in a form of its own."""
+"""What steps the weights of a network in its optimizer's place, where a backend keeps them in a form of its own."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable

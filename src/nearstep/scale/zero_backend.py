@@ -18,7 +18,8 @@ from nearstep.scale.backend import RoleNetwork, WholeNetwork
 from nearstep.scale.sharded_networks import on_meta
 from nearstep.scale.shards import norm_over_processes
 from nearstep.scale.torch_backend import TorchBackend
-from nearstep.scale.zero_networks import DIVIDES_WEIGHTS, FrozenPieces, ZeroNetwork, in_pieces, with_engine
+from nearstep.scale.zero_networks import DIVIDES_WEIGHTS, ZeroNetwork, with_engine
+from nearstep.scale.zero_pieces import FrozenPieces, in_pieces
 
 Found = TypeVar("Found")
 Item = TypeVar("Item")
@@ -41,7 +42,8 @@ class ZeroBackend:
     whole_roles: tuple[str, ...] = ()
     engines: dict[nn.Module, ZeroNetwork] = field(default_factory=dict)
     frozen: dict[nn.Module, FrozenPieces] = field(default_factory=dict)
-    _learning: set[nn.Module] = field(default_factory=set)  # spread, and given an engine once there is an optimizer
+    # Networks that were spread and learn: they are given an engine once there is an optimizer.
+    _learning: dict[nn.Module, RoleNetwork] = field(default_factory=dict)
     _unsplit: dict[nn.Module, nn.Module] = field(default_factory=dict)  # without weights; on rank 0 alone
     _passed: ZeroNetwork | None = None  # whose pass the next loss is of
 
@@ -55,7 +57,7 @@ class ZeroBackend:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read at the import
         import deepspeed
 
-        deepspeed.utils.logger.setLevel(logging.WARNING)
+        deepspeed.utils.logger.setLevel(logging.ERROR)  # its warnings are of its own workings
         deepspeed.init_distributed(dist_init_required=False)
         return ZeroBackend(processes, stage, entries, tuple(whole_roles))
 
@@ -108,7 +110,7 @@ class ZeroBackend:
                 self.frozen[model] = self.frozen.get(model) or in_pieces(model, self._config(model))
                 runners[name] = self.frozen[model].run
             else:
-                self._learning.add(model)
+                self._learning[model] = network
                 if self.zero_stage == DIVIDES_WEIGHTS and self.rank == 0:
                     self._unsplit[model] = on_meta(model)
                 runners[name] = partial(self._run, model)
@@ -119,9 +121,18 @@ class ZeroBackend:
     ) -> ZeroNetwork | None:
         """See MakesSteppers.stepper."""
         if network not in self._learning:
+            known = {id(weight) for model in self._learning for weight in model.parameters()}
+            if any(id(weight) in known for weight in weights):
+                raise ModelError(
+                    f"zero_stage = {self.zero_stage}: one optimizer for a part of a network, or for several networks, "
+                    "and DeepSpeed has one engine for each network that trains. Use dp_shard = -1 (FSDP2)"
+                )
             return None
         with self.processes.together("DeepSpeed's engine"):
-            self.engines[network] = with_engine(network, weights, optimizer, self._config(network), self.zero_stage)
+            self.engines[network] = with_engine(
+                network, weights, optimizer, self._config(network), self.zero_stage,
+                layers=self._learning[network].one_pass,
+            )  # fmt: skip
         return self.engines[network]
 
     @contextmanager
@@ -212,7 +223,7 @@ class ZeroBackend:
         types = {weight.dtype for weight in network.parameters() if weight.requires_grad}
         if not types <= set(TRAINED_TYPES) or len(types) > 1:
             raise ModelError(
-                f"zero_stage = {self.zero_stage}: weights of {', '.join(sorted(map(str, types)))} train, and DeepSpeed's "
+                f"zero_stage = {self.zero_stage}: {', '.join(sorted(map(str, types)))} weights train, and DeepSpeed's "
                 "engines take float32 or bfloat16, one of them in a network. Load the model in one of these (dtype), "
                 "or use dp_shard = -1"
             )
@@ -235,7 +246,7 @@ def _refuse_shared(networks: Mapping[str, RoleNetwork]) -> None:
             other, model = known.setdefault(id(weight), (name, network.model))
             if model is not network.model:
                 raise ModelError(
-                    f"zero_stage: {other} and {name} share weights, and an engine of DeepSpeed has all of its network's "
-                    "to itself. Use dp_shard = -1 (FSDP2), or networks that share none (critic_trunk = separate; a "
+                    f"zero_stage: {other} and {name} share weights, and DeepSpeed's engines have their network's all "
+                    "to themselves. Use dp_shard = -1 (FSDP2), or networks that share none (critic_trunk = separate; a "
                     "reference by switching adapters off)"
                 )

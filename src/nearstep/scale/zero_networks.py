@@ -8,15 +8,16 @@ weight lies in these, and the gradients that are ready for a step.
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nearstep.common.errors import CheckpointError
-from nearstep.scale.sharded_networks import tensors_in
+from nearstep.scale.zero_pieces import Piece, Share, copy_part, whole_parameters
 
 Found = TypeVar("Found")
 DIVIDES_WEIGHTS = 3  # the stage that does; stage 2 divides gradients and moments
@@ -34,36 +35,6 @@ class Passes(nn.Module):
         return one_pass()
 
 
-@dataclass(frozen=True)
-class Share:
-    """Where this process's part of a weight lies: in which flat tensor, from where, and from where in the weight."""
-
-    flat: int
-    start: int
-    of_weight: int
-    numel: int
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A tensor of which every process holds another part, flat."""
-
-    part: Tensor
-    start: int  # of the part in the whole
-    shape: torch.Size
-
-    def own(self) -> Tensor:
-        """See InPieces.own."""
-        return self.part
-
-    def whole(self) -> Tensor:
-        """See InPieces.whole."""
-        found = torch.zeros(self.shape.numel(), dtype=self.part.dtype, device=self.part.device)
-        found[self.start : self.start + len(self.part)] = self.part.detach()
-        dist.all_reduce(found)
-        return found.view(self.shape)
-
-
 @dataclass
 class ZeroNetwork:
     """A network with an engine: its passes, its steps, and its weights as checkpoints have them."""
@@ -72,6 +43,7 @@ class ZeroNetwork:
     weights: Sequence[nn.Parameter]  # that train, in the order of checkpoints
     stage: int
     depth: int = 0  # of `gathered`
+    layers: bool = True  # whether each layer is gathered by itself (ZeRO-3); else all weights around a pass
     _backwards: int = 0  # since gradients were freed
     _gather: Any = None
 
@@ -91,10 +63,9 @@ class ZeroNetwork:
 
         def inside() -> list[Tensor]:
             found.append(one_pass())
-            return tensors_in(found[0])
+            return _learning(found[0])
 
-        self.engine(inside)
-        return found[0]
+        return _with_tensors(found, iter(self.engine(inside)))[0]
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss, summed over processes: DeepSpeed takes means."""
@@ -174,14 +145,14 @@ class ZeroNetwork:
             self._put(whole, weight)
             flat, share = flats[self._flat_of(weight)], self._share(weight)
             if share is not None:
-                _copy_part(whole, flat, share)
+                copy_part(whole, flat, share)
             for name, tensor in kept.items():
                 if tensor.numel() == 1 and self.shape(weight) != tensor.shape:
                     self._same_number(name, tensor, state[flat])
                     continue
                 of_flat = state[flat].setdefault(name, torch.zeros_like(flat))
                 if share is not None:
-                    _copy_part(tensor, of_flat, share)
+                    copy_part(tensor, of_flat, share)
 
     def _same_number(self, name: str, tensor: Tensor, state: dict[str, Any]) -> None:
         """Weights of one flat tensor step together. Raises CheckpointError where they did not."""
@@ -199,7 +170,7 @@ class ZeroNetwork:
         memo: dict[int, object] = {}
         originals = {} if like is None else dict(like.named_parameters())
         for name, weight in network.named_parameters():
-            with _whole_parameters([weight]):
+            with whole_parameters([weight]):
                 if like is not None:
                     original = originals[name]
                     cpu = weight.detach().to("cpu", original.dtype, copy=True)
@@ -240,13 +211,35 @@ class ZeroNetwork:
 
     def _put(self, whole: Tensor, weight: nn.Parameter) -> None:
         """Have the network compute with a weight, whole on every process."""
-        with _whole_parameters([weight], changed=True), torch.no_grad():
+        with whole_parameters([weight], changed=True), torch.no_grad():
             weight.copy_(whole)
+
+    def leave_to_root(self) -> None:
+        """Have what lies outside of layers gathered around the whole pass (ZeRO-3).
+
+        A head is called as often as there are chunks of actions, which are not equally many on all processes, and each
+        call that gathers must be met by one of every other.
+        """
+        if self.stage != DIVIDES_WEIGHTS:
+            return
+        import deepspeed
+
+        root, offload = self.engine.module, self.engine.optimizer.parameter_offload
+        units = [each for each in root.modules() if self.layers and isinstance(each, GradientCheckpointingLayer)]
+        inside = {id(module) for unit in units for module in unit.modules()}
+        outside = [module for module in root.network.modules() if id(module) not in inside]
+        for weight in (weight for module in outside for weight in module.parameters(recurse=False)):
+            deepspeed.zero.register_external_parameter(root, weight)
+        hooks = {id(known) for module in outside for known in (module._forward_hooks, module._forward_pre_hooks)}
+        for handles in (offload.forward_hooks, offload.backward_hooks):
+            for handle in [each for each in handles if id(each.hooks_dict_ref()) in hooks]:
+                handle.remove()
+                handles.remove(handle)
 
     def _gather_all(self) -> None:
         """As DeepSpeed's unwrap_model_for_generation does: whole weights, and no hook that would let them go."""
         offload = self.engine.optimizer.parameter_offload
-        self._gather = _whole_parameters(list(self.engine.module.parameters()))
+        self._gather = whole_parameters(list(self.engine.module.parameters()))
         self._gather.__enter__()
         for hook in (*offload.forward_hooks, *offload.backward_hooks):
             hook.remove()
@@ -255,45 +248,9 @@ class ZeroNetwork:
     def _let_go(self) -> None:
         offload = self.engine.optimizer.parameter_offload
         offload._register_deepspeed_module(offload.module)
+        self.leave_to_root()
         gather, self._gather = self._gather, None
         gather.__exit__(None, None, None)
-
-
-@dataclass
-class FrozenPieces:
-    """A network that does not learn, in pieces (ZeRO-3): its weights are gathered around a pass, all at once."""
-
-    network: nn.Module
-    depth: int = 0
-    _gather: Any = field(default=None)
-
-    def run(self, one_pass: Callable[[], Found]) -> Found:
-        """Run a pass. All processes run as many, unless weights are gathered."""
-        with self.gathered():
-            return one_pass()
-
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """All weights whole. All processes come here."""
-        self.depth += 1
-        if self.depth == 1:
-            self._gather = _whole_parameters(list(self.network.parameters()))
-            self._gather.__enter__()
-        try:
-            yield
-        finally:
-            self.depth -= 1
-            if self.depth == 0:
-                gather, self._gather = self._gather, None
-                gather.__exit__(None, None, None)
-
-
-def in_pieces(network: nn.Module, config: Mapping[str, object]) -> FrozenPieces:
-    """Deal out the weights of a network that does not learn."""
-    import deepspeed
-
-    deepspeed.zero.Init(module=network, config_dict_or_path=dict(config))
-    return FrozenPieces(network)
 
 
 def with_engine(
@@ -302,22 +259,37 @@ def with_engine(
     optimizer: torch.optim.Optimizer,
     config: Mapping[str, object],
     stage: int,
+    *,
+    layers: bool,
 ) -> ZeroNetwork:
     """Put a network under an engine, which takes over the optimizer. All processes call this."""
     import deepspeed
 
     engine, *_ = deepspeed.initialize(model=Passes(network), optimizer=optimizer, config=dict(config))
-    return ZeroNetwork(engine, list(weights), stage)
+    found = ZeroNetwork(engine, list(weights), stage, layers=layers)
+    found.leave_to_root()
+    return found
 
 
-def _whole_parameters(parameters: Sequence[nn.Parameter], *, changed: bool = False) -> Any:
-    """While weights are whole; `changed`: rank 0's are dealt out afterwards. Nothing to do for those that are whole."""
-    import deepspeed
+def _learning(found: object) -> list[Tensor]:
+    """All tensors that carry a gradient in tuples and dataclasses."""
+    if isinstance(found, Tensor):
+        return [found] if found.requires_grad else []
+    if is_dataclass(found):
+        return [tensor for each in fields(found) for tensor in _learning(vars(found)[each.name])]
+    if isinstance(found, tuple | list):
+        return [tensor for each in found for tensor in _learning(each)]
+    return []
 
-    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if changed else None)
 
-
-def _copy_part(whole: Tensor, flat: Tensor, share: Share) -> None:
-    part = whole.flatten()[share.of_weight : share.of_weight + share.numel]
-    with torch.no_grad():
-        flat[share.start : share.start + share.numel].copy_(part)
+def _with_tensors(found: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same with other tensors in the places of those that carry a gradient, in the same order: DeepSpeed's, which
+    tell it when their backward pass begins."""
+    if isinstance(found, Tensor):
+        return next(tensors) if found.requires_grad else found
+    if is_dataclass(found) and not isinstance(found, type):
+        parts = {each.name: _with_tensors(vars(found)[each.name], tensors) for each in fields(found)}
+        return replace(found, **parts)
+    if isinstance(found, tuple | list):
+        return type(found)(_with_tensors(each, tensors) for each in found)
+    return found
