@@ -1,5 +1,6 @@
 """Processes whose networks train under DeepSpeed: gradients and moments in pieces (ZeRO-2), weights too (ZeRO-3)."""
 
+import atexit
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from nearstep.scale.zero_pieces import FrozenPieces, in_pieces
 Found = TypeVar("Found")
 Item = TypeVar("Item")
 FROZEN = ("reference", "teacher")
+BUCKET = 500_000_000  # numbers in one message, DeepSpeed's default
 TRAINED_TYPES = (torch.float32, torch.bfloat16)
 
 
@@ -59,7 +61,9 @@ class ZeroBackend:
 
         deepspeed.utils.logger.setLevel(logging.ERROR)  # its warnings are of its own workings
         deepspeed.init_distributed(dist_init_required=False)
-        return ZeroBackend(processes, stage, entries, tuple(whole_roles))
+        backend = ZeroBackend(processes, stage, entries, tuple(whole_roles))
+        atexit.register(backend.close)  # before the process group goes, which engines still hold
+        return backend
 
     @property
     def rank(self) -> int:
@@ -227,6 +231,7 @@ class ZeroBackend:
                 "engines take float32 or bfloat16, one of them in a network. Load the model in one of these (dtype), "
                 "or use dp_shard = -1"
             )
+        trained = max(1, sum(weight.numel() for weight in network.parameters() if weight.requires_grad))
         return {
             "train_micro_batch_size_per_gpu": 1,  # batches are ours; gradients are sums
             "gradient_accumulation_steps": 1,
@@ -235,7 +240,8 @@ class ZeroBackend:
             "zero_force_ds_cpu_optimizer": False,
             "bf16": {"enabled": types == {torch.bfloat16}},
             "data_types": {"grad_accum_dtype": "fp32"},
-            "zero_optimization": {**self.entries, "stage": self.zero_stage},
+            # A bucket is held whole whatever lies in it: no larger than all gradients together.
+            "zero_optimization": {"reduce_bucket_size": min(BUCKET, trained), **self.entries, "stage": self.zero_stage},
         }
 
 
