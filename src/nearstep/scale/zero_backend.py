@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -59,6 +60,8 @@ class ZeroBackend:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read at the import
         import deepspeed
 
+        # DeepSpeed calls collectives of torch by names that torch 2.13 calls old.
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         deepspeed.utils.logger.setLevel(logging.ERROR)  # its warnings are of its own workings
         deepspeed.init_distributed(dist_init_required=False)
         backend = ZeroBackend(processes, stage, entries, tuple(whole_roles))

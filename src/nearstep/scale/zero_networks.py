@@ -30,8 +30,8 @@ class Passes(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, one_pass: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """What the pass gives; the tensors tell DeepSpeed when their backward pass begins."""
+    def forward(self, one_pass: Callable[[], Tensor]) -> Tensor:
+        """What the pass gives; it tells DeepSpeed when its backward pass begins."""
         return one_pass()
 
 
@@ -61,11 +61,16 @@ class ZeroNetwork:
                 return one_pass()
         found: list[Found] = []
 
-        def inside() -> list[Tensor]:
+        def inside() -> Tensor:
             found.append(one_pass())
-            return _learning(found[0])
+            # One tensor: DeepSpeed counts the outputs that a backward pass comes through, which must be as many on
+            # each process, whatever a loss takes of them.
+            return torch.cat([tensor.flatten() for tensor in _learning(found[0])])
 
-        return _with_tensors(found, iter(self.engine(inside)))[0]
+        outputs, tensors = self.engine(inside), _learning(found[0])
+        parts = outputs.split([tensor.numel() for tensor in tensors])
+        theirs = [part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
+        return _with_tensors(found, iter(theirs))[0]
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss, summed over processes: DeepSpeed takes means."""

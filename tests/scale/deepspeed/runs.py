@@ -1,5 +1,7 @@
 """What one of several processes does in test_deepspeed: runs of three updates whose networks train under DeepSpeed."""
 
+import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +19,8 @@ torch.set_num_threads(1)
 SHARED = {
     "batch_size": 9, "num_mini_batches": 4, "total_episodes": 27, "per_device_train_batch_size": 2, "num_ppo_epochs": 1,
     "response_length": 8, "num_generations": 3, "learning_rate": 3e-4, "optim": "adamw_torch",
+    # Gradients of keys' biases are rounding alone; Adam would make steps of them.
+    "adam_epsilon": 1e-5,
 }  # fmt: skip
 LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ("q_proj", "down_proj")}
 HELD_OUT = [{"prompt": f"q{number}" * number} for number in range(1, 8)]
@@ -56,11 +60,23 @@ VARIETIES = {
 def main(where: str, names: str, stage: str, resume: str = "") -> None:
     """Those varieties under a stage of ZeRO; `resume` is a folder of runs to go on from, each after its update 1."""
     for name in names.split(","):
-        settings = {"zero_stage": int(stage)} if stage else {}
+        settings = dict(zip(("zero_stage", "deepspeed"), under(Path(where), int(stage)), strict=True))
         if resume:
+            settings |= {"zero_stage": int(stage), "deepspeed": None}  # small weights stay whole, as is the default
             settings["resume"] = str(Path(resume) / name / "checkpoint-1")
         play(Path(where) / name, VARIETIES[name], **settings)
     dist_close()
+
+
+def under(folder: Path, stage: int) -> tuple[int | None, str | None]:
+    """A stage as a setting; ZeRO-3 by a file in which no weight is so small that it stays whole."""
+    if stage == 2:
+        return stage, None
+    place = folder / f"deepspeed{os.environ['RANK']}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    of_zero = {"stage": stage, "stage3_param_persistence_threshold": 0}
+    place.write_text(json.dumps({"zero_optimization": of_zero, "steps_per_print": 9}))
+    return None, str(place)
 
 
 def play(folder: Path, variety: Variety, **changes) -> None:
