@@ -23,7 +23,7 @@ Found = TypeVar("Found")
 DIVIDES_WEIGHTS = 3  # the stage that does; stage 2 divides gradients and moments
 
 
-class Passes(nn.Module):
+class PassRoot(nn.Module):
     """Around a network: a pass of it is a call of this, which DeepSpeed hooks into."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -270,7 +270,7 @@ def with_engine(
     """Put a network under an engine, which takes over the optimizer. All processes call this."""
     import deepspeed
 
-    engine, *_ = deepspeed.initialize(model=Passes(network), optimizer=optimizer, config=dict(config))
+    engine, *_ = deepspeed.initialize(model=PassRoot(network), optimizer=optimizer, config=dict(config))
     found = ZeroNetwork(engine, list(weights), stage, layers=layers)
     found.leave_to_root()
     return found
