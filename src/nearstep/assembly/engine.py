@@ -81,9 +81,10 @@ def _require_weights(config: PPOConfig, backend: Backend, *, adapted: bool) -> N
         why = "it is given adapters merged into a copy of the policy, and pieces cannot be copied"
     else:
         return
+    under_deepspeed = config.zero_stage is not None or config.deepspeed is not None
+    layout = "networks under DeepSpeed" if under_deepspeed else f"dp_shard = {config.dp_shard}"
     raise ConfigError(
-        f"engine = {config.engine} with dp_shard = {config.dp_shard}: {why}. Give whole_roles = policy, or use "
-        "engine = transformers"
+        f"engine = {config.engine} with {layout}: {why}. Give whole_roles = policy, or use engine = transformers"
     )
 
 

@@ -20,7 +20,7 @@ from nearstep.assembly.selection import choose_selection, for_engine
 from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.saver import Checkpoints
 from nearstep.common.telling import quiet_libraries, tell
-from nearstep.config.launcher import check_launch
+from nearstep.config.launched import as_launched
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts
 from nearstep.evaluation.evaluator import Evaluator
@@ -58,7 +58,7 @@ def assemble(config: PPOConfig, inputs: RunInputs | None = None) -> Recipe:
 
     Raises ConfigError, DataError, RewardError or ModelError; nothing has been written then.
     """
-    check_launch(os.environ, config)
+    config = as_launched(os.environ, config)
     with quiet_libraries():
         return _assemble(*with_named_engine(config, (inputs or RunInputs()).checked(config)))
 
@@ -79,7 +79,7 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
     tell("loading the models …")
     chosen = build_models(config, inputs, checked.specs, checked.tokenizer, checked.vocabulary, backend, axes)
     models, settings = chosen.models, _generation(config, checked)
-    learners = make_learners(models, config, critic_learning_rate(config), batch.updates)
+    learners = make_learners(models, config, critic_learning_rate(config), batch.updates, backend)
     callbacks = _callbacks(config, inputs, checked, learners, models.policy)
     rewards = _rewards(config, chosen, checked, callbacks)
     evaluator = make_evaluator(config, checked, models, settings, rewards, lambda: callbacks.state)

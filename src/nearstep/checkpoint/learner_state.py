@@ -6,19 +6,26 @@ import torch
 from torch import Tensor
 
 from nearstep.common.errors import CheckpointError
-from nearstep.scale.shards import dealt_like, own_piece
+from nearstep.scale.shards import InPieces, dealt_like, own_piece
 from nearstep.training.optimizers import Learner
 
 WEIGHT = "weight"  # beside an optimizer's own names: exp_avg, exp_avg_sq, step, …
 
 
-def learner_tensors(learner: Learner) -> dict[str, Tensor]:
+def learner_tensors(learner: Learner) -> dict[str, Tensor | InPieces]:
     """All tensors of a learner as `name of the weight:what`. Where a weight has a float32 master, that is the weight.
 
     They are the learner's own, not copies, and in pieces where the weights are. A weight that no step has moved yet has
     no moments.
     """
     names = weight_names(learner)
+    tensors: dict[str, Tensor | InPieces]
+    if learner.stepper is not None:
+        tensors = {}
+        for name, weight in zip(names, learner.weights, strict=True):
+            tensors[f"{name}:{WEIGHT}"] = learner.stepper.weight(weight)
+            tensors |= {f"{name}:{what}": moment for what, moment in learner.stepper.moments(weight).items()}
+        return tensors
     moments = learner.optimizer.state_dict()["state"]
     tensors = {f"{name}:{WEIGHT}": weight.detach() for name, weight in zip(names, learner.parameters, strict=True)}
     for number, by_name in moments.items():
@@ -43,13 +50,17 @@ def restore_learner(learner: Learner, tensors: Mapping[str, Tensor], place: str)
             weights[name] = tensor
         else:
             moments.setdefault(numbers[name], {})[what] = tensor
-    for name, parameter in zip(names, learner.parameters, strict=True):
+    for name, parameter in zip(names, learner.weights, strict=True):
         if name not in weights:
             raise CheckpointError(f"{place}: the weight {name} is missing")
-        if weights[name].shape != parameter.shape:
+        shape = parameter.shape if learner.stepper is None else learner.stepper.shape(parameter)
+        if weights[name].shape != shape:
             raise CheckpointError(
-                f"{place}: {name} has shape {list(weights[name].shape)}, and here it has {list(parameter.shape)}"
+                f"{place}: {name} has shape {list(weights[name].shape)}, and here it has {list(shape)}"
             )
+    if learner.stepper is not None:
+        learner.stepper.restore([weights[name] for name in names], [moments.get(n, {}) for n in range(len(names))])
+        return
     with torch.no_grad():
         for name, parameter in zip(names, learner.parameters, strict=True):
             parameter.copy_(dealt_like(weights[name], parameter))
@@ -61,7 +72,7 @@ def restore_learner(learner: Learner, tensors: Mapping[str, Tensor], place: str)
     learner.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
-def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+def first_not_finite(tensors: Mapping[str, Tensor | InPieces]) -> str | None:
     """The name of a tensor that holds a NaN or an infinity, in its piece here; None where all are finite."""
     if not tensors:
         return None

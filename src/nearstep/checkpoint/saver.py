@@ -4,6 +4,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.reports.run_folder import CHECKPOINT, checkpoints, update_of
 from nearstep.reports.run_report import ReportMemory
 from nearstep.scale.backend import Backend
+from nearstep.scale.stepping import MakesSteppers
 from nearstep.training.ahead import RolloutStream
 from nearstep.training.courses import moving_courses
 from nearstep.training.optimizers import Learners
@@ -99,8 +101,9 @@ class Checkpoints:
             refuse_other(self.run, self.resumed.folder)
         if not self._begun:
             self._begun = begin_of_run(
-                self.folders.models, self.rows, self.data, updates=self.updates, batch=self.batch
-            )
+                self.folders.models, self.rows, self.data, updates=self.updates, batch=self.batch,
+                gathered=self.backend.gathered if isinstance(self.backend, MakesSteppers) else nullcontext,
+            )  # fmt: skip
         self.backend.wait_for_all()  # or a fast process writes before a slow one has looked
         if self.backend.rank == 0:
             for left in self.run.glob(f".{CHECKPOINT}*"):

@@ -12,7 +12,7 @@ from nearstep.algorithm.statistics import Moments
 from nearstep.checkpoint import files
 from nearstep.checkpoint.learner_state import first_not_finite, learner_tensors, restore_learner
 from nearstep.common.errors import CheckpointError
-from nearstep.scale.shards import whole_tensor
+from nearstep.scale.shards import InPieces, whole_tensor
 from nearstep.training.ahead import RolloutStream
 from nearstep.training.first_answers import FirstAnswers
 from nearstep.training.optimizers import Learner, Learners
@@ -37,7 +37,7 @@ class Snapshot:
     """Tensors by network and name, the state of the run, what the report remembers, the policy's first answers, and
     what was sampled ahead: plain values and the finished rows, None where nothing is."""
 
-    networks: Mapping[str, Mapping[str, Tensor]]
+    networks: Mapping[str, Mapping[str, Tensor | InPieces]]
     state: Mapping[str, Any]
     report: Mapping[str, Any]
     answers: Mapping[str, Tensor] = field(default_factory=dict)  # never changed; none where the run keeps none

@@ -1,7 +1,8 @@
 """Whether a run that goes on stands on what it began with: the same weights under the same names, the same data."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,20 @@ from nearstep.scale.shards import whole_tensor
 PROBES = 256  # numbers of each tensor that are looked at
 
 
-def begin_of_run(models: Models, rows: int | None, data: str, *, updates: int, batch: int) -> dict[str, Any]:
+def begin_of_run(
+    models: Models,
+    rows: int | None,
+    data: str,
+    *,
+    updates: int,
+    batch: int,
+    gathered: Callable[[nn.Module], AbstractContextManager[None]] = nullcontext,
+) -> dict[str, Any]:
     """What a run begins with, before a weight has moved: a hash of each role, rows and hash of its data, its length and
     the episodes of an update.
 
-    The same however weights lie over processes, all of which call this.
+    The same however weights lie over processes, all of which call this; those are `gathered` whose tensors do not say
+    it themselves.
     """
     roles: dict[str, nn.Module | None] = {
         "policy": models.policy.model,
@@ -32,7 +42,11 @@ def begin_of_run(models: Models, rows: int | None, data: str, *, updates: int, b
         "teacher": None if models.teacher is None else models.teacher.policy.model,
     }
     critic = models.critic
-    hashes = {role: _hash(model) for role, model in roles.items() if model is not None}
+    hashes = {}
+    for role, model in roles.items():
+        if model is not None:
+            with gathered(model):
+                hashes[role] = _hash(model)
     adapters = is_adapted(models.policy.model)
     head = None if critic is None else head_in_words(critic.members[0].value_head)
     return {

@@ -4,7 +4,7 @@ The variables are those of accelerate 1.15 (utils/launch.py), torchrun, MPI and 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from nearstep.common.errors import ConfigError, shorten
@@ -28,15 +28,14 @@ class LaunchedSettings(Protocol):
 YES = ("1", "true", "yes", "on", "t", "y")
 NOTHING = ("", "no", "none", "false", "0", "1")  # what launchers write for "not asked for"
 # By the beginnings of names: what the variables ask for, and what to do.
+DEEPSPEED = (
+    "ACCELERATE_USE_DEEPSPEED|ACCELERATE_DEEPSPEED_",
+    f"DeepSpeed: {SHARDED}. Leave DeepSpeed out of the launcher's configuration",
+)
+FSDP = ("ACCELERATE_USE_FSDP|FSDP_", f"FSDP: {SHARDED}. Leave FSDP out of the launcher's configuration")
 FAMILIES = (
-    (
-        "ACCELERATE_USE_DEEPSPEED|ACCELERATE_DEEPSPEED_",
-        f"DeepSpeed: {SHARDED}. Give dp_shard = -1, and leave DeepSpeed out of the launcher's configuration",
-    ),
-    (
-        "ACCELERATE_USE_FSDP|FSDP_",
-        f"FSDP: {SHARDED}. Give dp_shard = -1, and leave FSDP out of the launcher's configuration",
-    ),
+    DEEPSPEED,
+    FSDP,
     ("ACCELERATE_USE_MEGATRON_LM|MEGATRON_LM_", f"Megatron-LM: {SHARDED}"),
     ("ACCELERATE_USE_PARALLELISM_CONFIG|PARALLELISM_CONFIG_", f"parallelism beyond data: {SHARDED}"),
     ("ACCELERATE_DYNAMO_BACKEND", "compiled models: models are not compiled here; leave dynamo out"),
@@ -66,10 +65,17 @@ def cpu_is_asked_for(environment: Mapping[str, str]) -> bool:
     return environment.get("ACCELERATE_USE_CPU", "").lower() in YES
 
 
-def launch_problems(environment: Mapping[str, str], config: LaunchedSettings) -> Iterator[str]:
+def asked_variables(environment: Mapping[str, str], family: tuple[str, str]) -> list[str]:
+    """The variables of a family that ask for something."""
+    return [name for name in environment if re.match(family[0], name) and _asks(name, environment[name])]
+
+
+def launch_problems(
+    environment: Mapping[str, str], config: LaunchedSettings, families: Sequence[tuple[str, str]] = FAMILIES
+) -> Iterator[str]:
     """A sentence for everything that is asked for and not done."""
-    for pattern, sentence in FAMILIES:
-        asked = [name for name in environment if re.match(pattern, name) and _asks(name, environment[name])]
+    for family in families:
+        sentence, asked = family[1], asked_variables(environment, family)
         if asked:
             shown = ", ".join(f"{name}={environment[name]}" for name in asked[:2]) + (", …" if len(asked) > 2 else "")
             yield f"{shown} asks for {sentence}"
@@ -116,7 +122,8 @@ def _process_problems(environment: Mapping[str, str]) -> Iterator[str]:
     if came == 1 and by_accelerate and "WORLD_SIZE" not in environment:
         yield (
             "accelerate launch was told of several processes and started one: on CPUs it needs mpirun for them. "
-            "Start them with torchrun --nproc_per_node"
+            "Start them with torchrun --nproc_per_node, or with a configuration as accelerate_configs/multi_cpu.yaml "
+            "in the examples (distributed_type: MULTI_GPU, use_cpu: true)"
         )
 
 

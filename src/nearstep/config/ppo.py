@@ -10,6 +10,7 @@ from nearstep.config.correction import CorrectionSettings
 from nearstep.config.critic_text import CriticTextSettings
 from nearstep.config.critic_training import CriticTrainingSettings
 from nearstep.config.data import DataSettings, PromptSettings
+from nearstep.config.deepspeed import zero_problems
 from nearstep.config.engines import EngineChoice
 from nearstep.config.evaluating import EvaluationSettings, evaluation_remarks
 from nearstep.config.regions import TrustRegionSettings
@@ -51,6 +52,7 @@ class PPOConfig(AllSettings):
         yield from staleness_problems(
             self, sampler=self.sampler, gate_fill=self.gate_fill, replay_rollouts=self.replay_rollouts
         )
+        yield from zero_problems(self, trunk=self.critic_trunk, critics=self.critic_models)
 
     def remarks(self) -> Iterator[str]:
         """Settings without effect, and one whose effect surprises."""

@@ -24,3 +24,9 @@ class ScalingSettings(Settings):
     whole_roles: tuple[Literal["policy", "reference", "value", "teacher"], ...] = option(
         (), "networks that every process holds whole all the same: policy, reference, value, teacher"
     )
+    zero_stage: int | None = option(
+        None, "stage of DeepSpeed's ZeRO: 2 divides gradients and moments over all processes, 3 weights too"
+    )
+    deepspeed: str | None = option(
+        None, "DeepSpeed's configuration file (JSON); what it leaves to `auto` is as the settings say", is_place=True
+    )

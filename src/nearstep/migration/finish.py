@@ -241,7 +241,10 @@ def _backend(value: object, draft: SettingsDraft) -> None:
 
 
 def _accelerate(value: object, draft: SettingsDraft) -> None:
-    draft.lose("config_file", value, "processes are torchrun's; where it means ZeRO-3 or FSDP give dp_shard = -1")
+    draft.told.append(
+        f"accelerate launch --config_file {value} starts nearstep's scripts too: its ZeRO stage or FSDP is read as "
+        "zero_stage or dp_shard; under torchrun give these yourself"
+    )
 
 
 def _recompute(value: object, draft: SettingsDraft) -> None:

@@ -17,11 +17,21 @@ def processes(special: Mapping[str, object], draft: SettingsDraft) -> None:
 
 
 def zero_stage(value: object, draft: SettingsDraft) -> None:
-    """DeepSpeed's stage 3 is the one that divides weights."""
-    if draft.whole(value) == 3:
+    """Stage 3 is written as FSDP2, which needs no further package; stage 2 is there under its own name."""
+    stage = draft.whole(value)
+    if stage == 3:
         in_pieces(-1, draft)
+    elif stage == 2:
+        draft.told.append(
+            "ZeRO-2: the networks are whole on each process; with DeepSpeed installed give zero_stage = 2"
+        )
     else:
-        draft.lose("zero_stage", value, "every process holds the networks whole; dp_shard = -1 is what stage 3 does")
+        draft.lose(
+            "zero_stage",
+            value,
+            "every process holds the networks whole; zero_stage = 2 divides gradients and "
+            "moments, dp_shard = -1 weights too",
+        )
 
 
 def strategy(value: object, draft: SettingsDraft) -> None:

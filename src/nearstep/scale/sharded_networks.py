@@ -53,7 +53,7 @@ class ShardedNetworks:
 
         def inside() -> list[Tensor]:
             found.append(one_pass())
-            return _tensors_in(found[0])
+            return tensors_in(found[0])
 
         self.root(inside)
         return found[0]
@@ -105,7 +105,7 @@ def shard_networks(
     float32 that train become float32 pieces, which are gathered in the narrow type: the pieces are the masters. At
     no time is more whole on the device than one layer, or what lies outside of layers.
     """
-    unsplit = {network: _on_meta(network) for network in networks} if rank == 0 else {}
+    unsplit = {network: on_meta(network) for network in networks} if rank == 0 else {}
     root = _Root(networks)
     units: list[nn.Module] = [module for module in root.modules() if isinstance(module, GradientCheckpointingLayer)]
     units = units if layers and not _share_weights(units) else []
@@ -152,7 +152,7 @@ def _from_rank_0(unit: nn.Module, device: torch.device, *, widen: bool) -> None:
             tensor.data = tensor.data.float()
 
 
-def _on_meta(network: nn.Module) -> nn.Module:
+def on_meta(network: nn.Module) -> nn.Module:
     """A copy without weights."""
     memo: dict[int, object] = {
         id(weight): nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=weight.requires_grad)
@@ -167,14 +167,14 @@ def _share_weights(units: Sequence[nn.Module]) -> bool:
     return any(count > 1 for count in known.values())
 
 
-def _tensors_in(found: object) -> list[Tensor]:
+def tensors_in(found: object) -> list[Tensor]:
     """All tensors that carry a gradient in tuples and dataclasses; of a view what it is one of, which hears of the
     gradient whatever becomes of the view."""
     if isinstance(found, Tensor):
         base = found if found._base is None else found._base
         return [base] if base.requires_grad else []
     if is_dataclass(found):
-        return [tensor for field in fields(found) for tensor in _tensors_in(vars(found)[field.name])]
+        return [tensor for field in fields(found) for tensor in tensors_in(vars(found)[field.name])]
     if isinstance(found, tuple):
-        return [tensor for each in found for tensor in _tensors_in(each)]
+        return [tensor for each in found for tensor in tensors_in(each)]
     return []

@@ -1,6 +1,7 @@
 """A tensor that may lie in pieces over processes: its piece here, the whole of it, and how a whole one is dealt out."""
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -9,14 +10,29 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def own_piece(tensor: Tensor) -> Tensor:
+@runtime_checkable
+class InPieces(Protocol):
+    """A tensor that lies over processes in a form of its own."""
+
+    def own(self) -> Tensor:
+        """What of it lies in this process, flat, sharing its memory."""
+
+    def whole(self) -> Tensor:
+        """All of it. Every process calls this."""
+
+
+def own_piece(tensor: Tensor | InPieces) -> Tensor:
     """What of a tensor lies in this process, sharing its memory; the tensor itself where it is whole."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    if isinstance(tensor, DTensor):
+        return tensor.to_local()
+    return tensor if isinstance(tensor, Tensor) else tensor.own()
 
 
-def whole_tensor(tensor: Tensor) -> Tensor:
+def whole_tensor(tensor: Tensor | InPieces) -> Tensor:
     """All of a tensor. Every process that holds a piece of it calls this, and gets the whole for a moment."""
-    return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor().detach()
+    return tensor if isinstance(tensor, Tensor) else tensor.whole()
 
 
 def dealt_like(whole: Tensor, like: Tensor) -> Tensor:
@@ -33,3 +49,10 @@ def norm_of_pieces(gradients: Sequence[Tensor], mesh: DeviceMesh, device: torch.
     squares = nn.utils.get_total_norm(pieces).to(device).square()
     dist.all_reduce(squares, group=mesh.get_group())
     return (squares + nn.utils.get_total_norm(wholes).to(squares).square()).sqrt()
+
+
+def norm_over_processes(pieces: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Euclidean norm of gradients of which every process holds another part."""
+    squares = nn.utils.get_total_norm(pieces).to(device).square()
+    dist.all_reduce(squares)
+    return squares.sqrt()

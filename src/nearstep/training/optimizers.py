@@ -14,6 +14,8 @@ from nearstep.common.errors import ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.shared import OptimizerSettings
 from nearstep.models.roles import Models
+from nearstep.scale.backend import Backend
+from nearstep.scale.stepping import MakesSteppers, Stepper
 from nearstep.training.courses import LearningRateCourse
 from nearstep.training.master_weights import MasterWeights, is_narrow
 from nearstep.training.schedules import Phase
@@ -31,6 +33,7 @@ class Learner:
     masters: MasterWeights
     network: nn.Module
     weights: list[nn.Parameter]  # of the network, those that required gradients when the optimizer was made
+    stepper: Stepper | None = None  # what steps them in the place of the optimizer
 
     @property
     def learning_rate(self) -> float:
@@ -71,6 +74,15 @@ class Learner:
         """Let go of all gradients."""
         self.optimizer.zero_grad(set_to_none=True)
         self.masters.free_gradients()
+        if self.stepper is not None:
+            self.stepper.free_gradients()
+
+    def step(self) -> None:
+        """One optimizer step."""
+        if self.stepper is None:
+            self.optimizer.step()
+        else:
+            self.stepper.step()
 
 
 @dataclass(frozen=True)
@@ -125,14 +137,16 @@ class Learners:
         return rates
 
 
-def make_learners(models: Models, config: PPOConfig, critic_learning_rate: float, updates: int) -> Learners:
+def make_learners(
+    models: Models, config: PPOConfig, critic_learning_rate: float, updates: int, backend: Backend | None = None
+) -> Learners:
     """A learner for each network. Of a critic on the policy's trunk it has the head: the trunk is the policy's."""
-    policy = make_learner(models.policy.model, config, config.learning_rate, updates)
+    policy = make_learner(models.policy.model, config, config.learning_rate, updates, backend=backend)
     if models.critic is None:
         return Learners(policy, None)
     network = models.critic.members[0].head if models.one_trunk else models.critic.model
     course = LearningRateCourse.of_critic(config)
-    return Learners(policy, make_learner(network, config, critic_learning_rate, updates, course))
+    return Learners(policy, make_learner(network, config, critic_learning_rate, updates, course, backend))
 
 
 def make_learner(
@@ -141,16 +155,22 @@ def make_learner(
     learning_rate: float,
     updates: int,
     course: LearningRateCourse | None = None,
+    backend: Backend | None = None,
 ) -> Learner:
     """Optimizer and schedule over the weights of `model` that require gradients; without a course the policy's."""
     course = course or LearningRateCourse.of_policy(config)
-    masters = masters_of(model, config)
     weights = trained_weights(model)
-    parameters = masters.instead_of_narrow(weights)
-    optimizer = make_optimizer(parameters, config, learning_rate)
-    masters.attach(optimizer)
+    masters, stepper = MasterWeights(), None
+    if isinstance(backend, MakesSteppers):
+        optimizer = make_optimizer(weights, config, learning_rate)
+        stepper = backend.stepper(model, weights, optimizer)
+    if stepper is None:
+        masters = masters_of(model, config)
+        optimizer = make_optimizer(masters.instead_of_narrow(weights), config, learning_rate)
+        masters.attach(optimizer)
+    parameters = masters.instead_of_narrow(weights) if stepper is None else stepper.parameters
     schedule = get_scheduler(course.kind, optimizer, num_warmup_steps=course.warmup_steps, num_training_steps=updates)
-    return Learner(parameters, optimizer, schedule, masters, model, weights)
+    return Learner(parameters, optimizer, schedule, masters, model, weights, stepper)
 
 
 def trained_weights(model: nn.Module) -> list[nn.Parameter]:

@@ -116,7 +116,7 @@ def improve(
     for learner in learners.values():
         if r.config.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(learner.parameters, r.config.max_grad_norm, total)
-        learner.optimizer.step()
+        learner.step()
     return metrics, True
 
 
