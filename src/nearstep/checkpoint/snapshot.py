@@ -71,7 +71,7 @@ class Snapshot:
         files.make_folder(folder)
         every = {**self.networks, **({ANSWERS: self.answers} if self.answers else {})}
         for name, tensors in every.items():
-            files.write_tensors(folder / f"{name}.safetensors", tensors)
+            files.write_tensors(folder / f"{name}.safetensors", _all_whole(tensors))
         names = {name: sorted(tensors) for name, tensors in every.items()}
         values = {"state": self.state, "report": self.report, "tensors": names}
         if self.ahead is not None:
@@ -110,6 +110,13 @@ def read_snapshot(folder: Path) -> Snapshot:
     return Snapshot(networks, content["state"], content["report"], answers, ahead)
 
 
+def _all_whole(tensors: Mapping[str, Tensor | InPieces]) -> dict[str, Tensor]:
+    """The tensors of a copy or of a file."""
+    whole = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+    assert len(whole) == len(tensors), "copied() comes before tensors in pieces are written"
+    return whole
+
+
 def put_back(snapshot: Snapshot, learners: Learners, state: State, place: str) -> None:
     """Set weights, moments, learning rates and state to those of the snapshot.
 
@@ -129,7 +136,7 @@ def put_back(snapshot: Snapshot, learners: Learners, state: State, place: str) -
         if name not in values:
             raise CheckpointError(f"{place}: state.{name} is missing")
     for network, learner in wanted.items():
-        restore_learner(learner, snapshot.networks[network], f"{place}/{network}.safetensors")
+        restore_learner(learner, _all_whole(snapshot.networks[network]), f"{place}/{network}.safetensors")
     values["steps"], values["score_moments"] = Steps(**values["steps"]), Moments(**values["score_moments"])
     values["part_moments"] = {name: Moments(**moments) for name, moments in values["part_moments"].items()}
     for _ in range(state.update, values["update"]):

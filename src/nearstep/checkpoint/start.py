@@ -27,7 +27,7 @@ def begin_of_run(
     *,
     updates: int,
     batch: int,
-    gathered: Callable[[nn.Module], AbstractContextManager[None]] = nullcontext,
+    gathered: Callable[[nn.Module], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, Any]:
     """What a run begins with, before a weight has moved: a hash of each role, rows and hash of its data, its length and
     the episodes of an update.

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as processes
+from torch.multiprocessing.spawn import spawn
 
 from nearstep.planning.machines import CALL_SECONDS, NETWORK_RATE, RESERVED_BYTES, RESERVED_SHARE, Machine
 
@@ -123,7 +123,7 @@ def _link_rate(size: int, device: str) -> float:
     """Bytes that each of so many processes sends per second while they sum a tensor."""
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        processes.spawn(_sum_together, (size, device, place), nprocs=size)  # type: ignore[no-untyped-call]
+        spawn(_sum_together, (size, device, place), nprocs=size)
         seconds = float((place / "seconds").read_text(encoding="ascii"))
     return 2 * (size - 1) / size * MESSAGE_BYTES / seconds
 

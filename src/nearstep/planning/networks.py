@@ -20,6 +20,7 @@ from nearstep.models.classifier import new_scalar_model
 from nearstep.models.dtypes import DTYPES
 from nearstep.models.load import check_folder, family_of
 from nearstep.models.own_code import code_arguments
+from nearstep.models.roles import transformers_model
 from nearstep.planning.passes import pass_bytes
 from nearstep.planning.quantities import NetworkSize, PassBytes, PlannedNetwork, Weights
 from nearstep.planning.sizes import size_of
@@ -80,7 +81,7 @@ class _Networks:
     def _network(
         self, role: str, name: str, model: nn.Module, family: PreTrainedConfig, *, trains: bool
     ) -> PlannedNetwork:
-        inner = model.get_base_model() if self.config.use_peft and role == "policy" else model  # type: ignore[operator]
+        inner = transformers_model(model, role)
         head = inner.get_output_embeddings() if role != "value" and role != "reward" else None
         if not trains:
             model.requires_grad_(False)

@@ -126,7 +126,7 @@ class _Living(TorchDispatchMode):
     """Counts the bytes of all tensors that are alive, those of weights and their casts left out."""
 
     def __init__(self, weights: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.weights, self.known = weights, set[int]()
         self.copies: list[Tensor] = []
         self.live = self.peak = self.largest = self.calls = self.cache = 0

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -70,7 +70,7 @@ class ZeroNetwork:
         outputs, tensors = self.engine(inside), _learning(found[0])
         parts = outputs.split([tensor.numel() for tensor in tensors])
         theirs = [part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
-        return _with_tensors(found, iter(theirs))[0]
+        return cast("Found", _with_tensors(found, iter(theirs))[0])
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss, summed over processes: DeepSpeed takes means."""
@@ -198,7 +198,7 @@ class ZeroNetwork:
         if self.stage == DIVIDES_WEIGHTS:
             flat, start, numel = optimizer.grad_position[optimizer.get_param_id(weight)]
             first = numel * dist.get_rank()
-            there = min(numel, int(weight.ds_numel) - first)  # type: ignore[arg-type]
+            there = min(numel, int(weight.ds_numel) - first)  # type: ignore[attr-defined]
             return Share(int(flat), int(start), first, there) if there > 0 else None
         found = weight._hp_mapping  # type: ignore[attr-defined]
         if found is None:

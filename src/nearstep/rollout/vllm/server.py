@@ -76,7 +76,9 @@ class VLLMServerEngine:
 
     def follow(self, policy: Policy, version: int) -> None:
         """Another process has given the server, which is shared, these weights."""
-        self._take_note(policy, version, inner_model(policy.model).config.get_text_config().vocab_size)
+        inner = inner_model(policy.model)
+        assert isinstance(inner, PreTrainedModel), "checked when the engine was chosen"
+        self._take_note(policy, version, inner.config.get_text_config().vocab_size)
         self._persistently(self._ask_facts, reload=False)
 
     def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
