@@ -130,7 +130,7 @@ def _reporter(config: PPOConfig, checked: CheckedInputs, callbacks: Callbacks, g
     backend, batch = checked.backend, checked.batch
     text = settings_text(config, "ppo", given, processes=backend.world_size)
     start = RunStart(config, given.settings, backend.gather(device_name(backend.device)))
-    return Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text, start=start)
+    return Reporter(config, callbacks, total_updates=batch.updates, main=backend.is_main, settings=text, start=start)
 
 
 def _rewards(config: PPOConfig, chosen: BuiltModels, checked: CheckedInputs, callbacks: Callbacks) -> Rewards:
@@ -141,6 +141,7 @@ def _rewards(config: PPOConfig, chosen: BuiltModels, checked: CheckedInputs, cal
         weights=config.reward_weights,
         on_error=on_error(config),
         state=lambda: callbacks.state,
+        sharing=checked.backend,
     )
     require_part(config, rewards.names)
     return rewards
@@ -194,7 +195,7 @@ def _callbacks(
         lr_scheduler=learners.policy.schedule,
         has_eval=bool(held_out),
         best=best_metric(config, has_eval=bool(held_out), sets=sets),
-        rank=backend.rank,
+        rank=0 if backend.is_main else max(1, backend.rank),  # world process zero is one alone
         local_rank=backend.local_rank,
         world_size=backend.world_size,
     )
