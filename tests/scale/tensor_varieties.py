@@ -62,10 +62,25 @@ VARIETIES = {
 }
 
 
-def main(where: str, names: str, tensor: str, shard: str = "1", replicate: str = "") -> None:
-    """Those varieties, on layers of `tensor` processes each."""
+def main(where: str, names: str, saved_by_one: str, tensor: str, shard: str = "1", replicate: str = "") -> None:
+    """Those varieties, on layers of `tensor` processes each; one that goes on from what a single process has saved."""
     layout = {"tp_size": int(tensor), "dp_shard": int(shard), "dp_replicate": int(replicate) if replicate else None}
+    folder = Path(where)
     for name in names.split(","):
         experts = {"ep_size": int(tensor)} if name == "experts" else {}
-        play(Path(where) / name, VARIETIES[name], **layout, **experts)
+        play(folder / name, VARIETIES[name], **layout, **experts)
+    if saved_by_one:
+        play(folder / "resumed", VARIETIES["llama"], resume=saved_by_one, **layout)
+        play(folder / "counted", Variety(wide_llama), reward=counting(folder / "asked.txt"), **layout)
     dist_close()
+
+
+def counting(file: Path):
+    """A reward that notes how many rows it was asked about."""
+
+    def low(completion_ids, **kwargs):
+        with file.open("a") as asked:
+            asked.write(f"{len(completion_ids)}\n")
+        return low_ids(completion_ids, **kwargs)
+
+    return low

@@ -349,6 +349,7 @@ ELSEWHERE = {
         ("max_staleness", "staleness_window", "on_stale", "staleness_chunk"), "trainer/test_generation_process.py"
     ),
     "dp_shard": "scale/test_degrees.py", "dp_replicate": "scale/test_degrees.py", "whole_roles": "scale/test_pieces.py",
+    "tp_size": "scale/test_degrees.py", "ep_size": "scale/test_degrees.py",
 }  # fmt: skip
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",

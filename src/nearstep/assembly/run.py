@@ -128,8 +128,9 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
 def _reporter(config: PPOConfig, checked: CheckedInputs, callbacks: Callbacks, given: GivenInPython) -> Reporter:
     """What shows and records the numbers of a run, with how it was started."""
     backend, batch = checked.backend, checked.batch
-    text = settings_text(config, "ppo", given, processes=backend.world_size)
-    start = RunStart(config, given.settings, backend.gather(device_name(backend.device)))
+    devices = backend.everywhere(device_name(backend.device))
+    text = settings_text(config, "ppo", given, processes=len(devices))
+    start = RunStart(config, given.settings, devices)
     return Reporter(config, callbacks, total_updates=batch.updates, main=backend.is_main, settings=text, start=start)
 
 
