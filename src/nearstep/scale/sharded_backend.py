@@ -19,7 +19,7 @@ from nearstep.scale.degrees import Degrees
 from nearstep.scale.layer_plan import LayerPlan, require_transformers
 from nearstep.scale.sharded_networks import ShardedNetworks, shard_networks
 from nearstep.scale.shards import lies_over, norm_of_pieces, own_piece
-from nearstep.scale.shares import take_of_first, told_by_first
+from nearstep.scale.shares import Outcome, from_first, take_of_first
 from nearstep.scale.tensor_parallel import LayerDivision
 from nearstep.scale.torch_backend import TorchBackend
 
@@ -161,8 +161,10 @@ class ShardedBackend:
         """See Backend.once."""
         if self.tensor is None:
             return ask()
+        own = Outcome.of(ask) if self.leads else None
         with self.processes.together("what another process was answered"):
-            return told_by_first(ask, self.tensor.get_group())
+            told = from_first(None if own is None else own.in_words(), self.tensor.get_group())
+        return told.result() if own is None else own.result()
 
     def backward(self, loss: Tensor) -> None:
         """See Backend.backward."""

@@ -1,7 +1,8 @@
 """What processes that have the same share of the rows take from the first of them."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -10,25 +11,44 @@ from torch import Tensor
 from nearstep.common.errors import NearstepError, TrainingError
 
 Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 
 
-def told_by_first(ask: Callable[[], Answer], group: dist.ProcessGroup) -> Answer:
-    """What the first process of a group is answered, or the error that it meets, on all of them."""
-    first = dist.get_global_rank(group, 0)
-    told: list[object] = [None, None]
-    if dist.get_rank() != first:
-        dist.broadcast_object_list(told, src=first, group=group)
-        if told[1] is not None:
-            raise told[1]  # type: ignore[misc]
-        return told[0]  # type: ignore[return-value]
-    try:
-        told[0] = answer = ask()
-    except Exception as error:
-        kind = type(error) if isinstance(error, NearstepError) else TrainingError
-        dist.broadcast_object_list([None, kind(str(error))], src=first, group=group)
-        raise
-    dist.broadcast_object_list(told, src=first, group=group)
-    return answer
+@dataclass(frozen=True)
+class Outcome(Generic[Answer]):
+    """What was answered, or the error in its place."""
+
+    answers: tuple[Answer, ...] = ()
+    error: Exception | None = None
+
+    @staticmethod
+    def of(ask: Callable[[], Answer]) -> "Outcome[Answer]":
+        """Ask, and keep what comes until others know of it."""
+        try:
+            return Outcome((ask(),))
+        except Exception as error:
+            return Outcome(error=error)
+
+    def in_words(self) -> "Outcome[Answer]":
+        """The same, its error as one that every process can read: ours, or what another said."""
+        if self.error is None:
+            return self
+        kind = type(self.error) if isinstance(self.error, NearstepError) else TrainingError
+        return Outcome(error=kind(str(self.error)))
+
+    def result(self) -> Answer:
+        """The answer. Raises the error where there is none."""
+        if self.error is not None:
+            raise self.error
+        return self.answers[0]
+
+
+def from_first(item: Item | None, group: dist.ProcessGroup) -> Item:
+    """What the first process of a group has, on all of them; it is pickled."""
+    told: list[Item | None] = [item]
+    dist.broadcast_object_list(told, src=dist.get_global_rank(group, 0), group=group)
+    assert told[0] is not None, "the first process tells something"
+    return told[0]
 
 
 def take_of_first(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> None:
