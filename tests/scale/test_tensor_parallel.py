@@ -21,13 +21,26 @@ LAYOUTS = {
 SAVED = ("llama", "adapters")
 
 
+ALIKE = {"checkpointing": "qwen3", "whole_critic": "qwen3", "experts": "mixture"}  # what is another run on one process
+
+
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """Every run on one process."""
     base = tmp_path_factory.mktemp("one")
     for name, variety in VARIETIES.items():
-        tensor_varieties.play(base / name, variety)
+        if name in ALIKE:
+            (base / name).symlink_to(base / ALIKE[name])
+        else:
+            tensor_varieties.play(base / name, variety)
     return base
+
+
+@pytest.mark.parametrize(("ranks", "tensor", "shard"), [(2, 2, 1), (4, 4, 1), (4, 2, 2), (4, 2, 1)])
+def test_logits_and_gradients_of_families(ranks, tensor, shard):
+    """Of two passes whose gradients add up, on rows that each share has of its own."""
+    done = two_ranks.start("tests.scale.divided_networks", tensor, shard, ranks=ranks, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ class Outcome(Generic[Answer]):
         """Ask, and keep what comes until others know of it."""
         try:
             return Outcome((ask(),))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (raised once others know)
             return Outcome(error=error)
 
     def in_words(self) -> "Outcome[Answer]":
