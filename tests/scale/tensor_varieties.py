@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Ph
 
 from tests.scale.sharded_varieties import LORA, Variety, bfloat16, llama, mixture, play
 from tests.scale.two_processes import dist_close
+from tests.training.runs import low_ids
 
 SIZES = {
     "vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
