@@ -161,10 +161,19 @@ class ShardedBackend:
         """See Backend.once."""
         if self.tensor is None:
             return ask()
-        own = Outcome.of(ask) if self.leads else None
+        if not self.leads:
+            return self._told(None, self.tensor).result()
+        try:
+            answer = ask()
+        except Exception as error:
+            self._told(Outcome.failed(error), self.tensor)
+            raise
+        self._told(Outcome((answer,)), self.tensor)
+        return answer
+
+    def _told(self, outcome: Outcome[Item] | None, tensor: DeviceMesh) -> Outcome[Item]:
         with self.processes.together("what another process was answered"):
-            told = from_first(None if own is None else own.in_words(), self.tensor.get_group())
-        return told.result() if own is None else own.result()
+            return from_first(outcome, tensor.get_group())
 
     def backward(self, loss: Tensor) -> None:
         """See Backend.backward."""

@@ -1,6 +1,6 @@
 """What processes that have the same share of the rows take from the first of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -22,19 +22,10 @@ class Outcome(Generic[Answer]):
     error: Exception | None = None
 
     @staticmethod
-    def of(ask: Callable[[], Answer]) -> "Outcome[Answer]":
-        """Ask, and keep what comes until others know of it."""
-        try:
-            return Outcome((ask(),))
-        except Exception as error:  # noqa: BLE001 (raised once others know)
-            return Outcome(error=error)
-
-    def in_words(self) -> "Outcome[Answer]":
-        """The same, its error as one that every process can read: ours, or what another said."""
-        if self.error is None:
-            return self
-        kind = type(self.error) if isinstance(self.error, NearstepError) else TrainingError
-        return Outcome(error=kind(str(self.error)))
+    def failed(error: Exception) -> "Outcome[Answer]":
+        """An error in words that every process can read: ours, or what another said."""
+        kind = type(error) if isinstance(error, NearstepError) else TrainingError
+        return Outcome(error=kind(str(error)))
 
     def result(self) -> Answer:
         """The answer. Raises the error where there is none."""
