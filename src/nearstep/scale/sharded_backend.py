@@ -19,7 +19,7 @@ from nearstep.scale.degrees import Degrees
 from nearstep.scale.layer_plan import LayerPlan, require_transformers
 from nearstep.scale.sharded_networks import ShardedNetworks, shard_networks
 from nearstep.scale.shards import lies_over, norm_of_pieces, own_piece
-from nearstep.scale.shares import Outcome, from_first, take_of_first
+from nearstep.scale.shares import Told, from_first, take_of_first
 from nearstep.scale.tensor_parallel import LayerDivision
 from nearstep.scale.torch_backend import TorchBackend
 
@@ -166,12 +166,12 @@ class ShardedBackend:
         try:
             answer = ask()
         except Exception as error:
-            self._told(Outcome.failed(error), self.tensor)
+            self._told(Told.failed(error), self.tensor)
             raise
-        self._told(Outcome((answer,)), self.tensor)
+        self._told(Told((answer,)), self.tensor)
         return answer
 
-    def _told(self, outcome: Outcome[Item] | None, tensor: DeviceMesh) -> Outcome[Item]:
+    def _told(self, outcome: Told[Item] | None, tensor: DeviceMesh) -> Told[Item]:
         with self.processes.together("what another process was answered"):
             return from_first(outcome, tensor.get_group())
 

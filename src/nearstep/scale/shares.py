@@ -15,17 +15,17 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Answer]):
+class Told(Generic[Answer]):
     """What was answered, or the error in its place."""
 
     answers: tuple[Answer, ...] = ()
     error: Exception | None = None
 
     @staticmethod
-    def failed(error: Exception) -> "Outcome[Answer]":
+    def failed(error: Exception) -> "Told[Answer]":
         """An error in words that every process can read: ours, or what another said."""
         kind = type(error) if isinstance(error, NearstepError) else TrainingError
-        return Outcome(error=kind(str(error)))
+        return Told(error=kind(str(error)))
 
     def result(self) -> Answer:
         """The answer. Raises the error where there is none."""
