@@ -59,7 +59,7 @@ class LayerDivision:
         elif isinstance(module, nn.Embedding) and module.padding_idx is not None:
             padding, module.padding_idx = module.padding_idx, None
             _styles()[style].install_forward(module, self.mesh)
-            module.forward = _without_gradient_of(padding, module.forward)
+            module.forward = _without_gradient_of(padding, module.forward)  # type: ignore[method-assign, assignment]
         else:
             _styles()[style].install_forward(module, self.mesh)
 
