@@ -171,7 +171,7 @@ class PPOTrainer:
         ):
             self._run()
             report.end()
-        if r.config.push_to_hub and r.backend.rank == 0:
+        if r.config.push_to_hub and r.backend.is_main:
             push_to_hub(folder / "policy", r.config.hub_model_id or folder.resolve().name)
         self._output = TrainOutput(
             self.state.update,
@@ -199,7 +199,7 @@ class PPOTrainer:
         except Exception as error:
             self._rescue(error)
             raise
-        if r.interruption.is_of(r.backend.gather(r.interruption.signal)):
+        if r.interruption.is_of(r.backend.everywhere(r.interruption.signal)):
             r.checkpoint.save_unsaved(self.state)  # the signal may have come after the last look at it
             r.checkpoint.close()
             r.backend.wait_for_all()  # or a process that leaves would end the one that writes

@@ -91,9 +91,9 @@ def main(where: str, names: str, shard: str, replicate: str = "") -> None:
     dist_close()
 
 
-def play(folder: Path, variety: Variety, **layout) -> None:
+def play(folder: Path, variety: Variety, reward=low_ids, **layout) -> None:
     """Three updates, and the weights after them."""
-    given = {"model": variety.model(), "reward_funcs": (low_ids,)}
+    given = {"model": variety.model(), "reward_funcs": (reward,)}
     recipe = small_recipe(folder, parts=given, **{**SHARED, **variety.settings, **layout})
     state = State()
     with recipe.report.reporter as reporter:

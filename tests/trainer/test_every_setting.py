@@ -350,6 +350,7 @@ ELSEWHERE = {
     ),
     "zero_stage": "scale/deepspeed/test_deepspeed.py", "deepspeed": "config/test_deepspeed.py",
     "dp_shard": "scale/test_degrees.py", "dp_replicate": "scale/test_degrees.py", "whole_roles": "scale/test_pieces.py",
+    "tp_size": "scale/test_degrees.py", "ep_size": "scale/test_degrees.py",
 }  # fmt: skip
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",

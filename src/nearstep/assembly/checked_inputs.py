@@ -87,7 +87,7 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     backend = make_backend(config)
     if config.decode_graphs:
         require_gpu(backend.device)
-    tracker_callbacks(config.report_to, main=backend.rank == 0)
+    tracker_callbacks(config.report_to, main=backend.is_main)
     if inputs.peft_config is not None:
         check_peft_config(inputs.peft_config, POLICY_TASKS)
     elif config.use_peft:
@@ -134,7 +134,7 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     judges = judge_specs(config, run_prompts)
     check_reward_models(config, inputs, specs, tokenizer, limits)
     batch = batch_sizes(config, run_prompts.rows, backend.world_size)
-    if config.push_to_hub and backend.rank == 0:
+    if config.push_to_hub and backend.is_main:
         check_hub(config.hub_model_id or Path(config.output_dir).resolve().name)
     digest = run_prompts.digest()
     return CheckedInputs(

@@ -84,7 +84,7 @@ def _judge(config: PPOConfig, checked: CheckedInputs, state: Callable[[], object
         checked.backend.place, config.seed, config.chat_template_kwargs,
     )  # fmt: skip
     sources = load_sources(judge_settings(config), checked.judges, checked.tokenizer, options)
-    return Rewards(sources, checked.tokenizer, on_error=on_error(config), state=state)
+    return Rewards(sources, checked.tokenizer, on_error=on_error(config), state=state, sharing=checked.backend)
 
 
 def stop_rules(config: PPOConfig, run_prompts: RunPrompts) -> StopRules:

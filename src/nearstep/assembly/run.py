@@ -128,9 +128,10 @@ def _assemble(config: PPOConfig, inputs: RunInputs) -> Recipe:
 def _reporter(config: PPOConfig, checked: CheckedInputs, callbacks: Callbacks, given: GivenInPython) -> Reporter:
     """What shows and records the numbers of a run, with how it was started."""
     backend, batch = checked.backend, checked.batch
-    text = settings_text(config, "ppo", given, processes=backend.world_size)
-    start = RunStart(config, given.settings, backend.gather(device_name(backend.device)))
-    return Reporter(config, callbacks, total_updates=batch.updates, main=backend.rank == 0, settings=text, start=start)
+    devices = backend.everywhere(device_name(backend.device))
+    text = settings_text(config, "ppo", given, processes=len(devices))
+    start = RunStart(config, given.settings, devices)
+    return Reporter(config, callbacks, total_updates=batch.updates, main=backend.is_main, settings=text, start=start)
 
 
 def _rewards(config: PPOConfig, chosen: BuiltModels, checked: CheckedInputs, callbacks: Callbacks) -> Rewards:
@@ -141,6 +142,7 @@ def _rewards(config: PPOConfig, chosen: BuiltModels, checked: CheckedInputs, cal
         weights=config.reward_weights,
         on_error=on_error(config),
         state=lambda: callbacks.state,
+        sharing=checked.backend,
     )
     require_part(config, rewards.names)
     return rewards
@@ -194,7 +196,7 @@ def _callbacks(
         lr_scheduler=learners.policy.schedule,
         has_eval=bool(held_out),
         best=best_metric(config, has_eval=bool(held_out), sets=sets),
-        rank=backend.rank,
+        rank=0 if backend.is_main else max(1, backend.rank),  # world process zero is one alone
         local_rank=backend.local_rank,
         world_size=backend.world_size,
     )

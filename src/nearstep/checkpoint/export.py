@@ -34,7 +34,7 @@ class ModelFolders:
 
     def rehearse(self, run: Path, state: State) -> None:
         """Try before the first update what could fail at the end. Raises TrainingError or ModelError."""
-        if self.backend.rank != 0:
+        if not self.backend.is_main:
             return
         policy, critic = self.models.policy, self.models.critic
         places = [(run / "policy", policy.model)]

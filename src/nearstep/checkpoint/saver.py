@@ -105,7 +105,7 @@ class Checkpoints:
                 gathered=self.backend.gathered if isinstance(self.backend, MakesSteppers) else nullcontext,
             )  # fmt: skip
         self.backend.wait_for_all()  # or a fast process writes before a slow one has looked
-        if self.backend.rank == 0:
+        if self.backend.is_main:
             for left in self.run.glob(f".{CHECKPOINT}*"):
                 files.remove(left)
         if self.resumed is not None:
@@ -132,7 +132,7 @@ class Checkpoints:
             note_of_ahead = take_up(self.ahead, snapshot, self.resumed, self._kept(), self._begun)
             if note_of_ahead is not None:
                 tell(note_of_ahead)
-            if self.backend.rank == 0 and not self.resumed.is_fork:
+            if self.backend.is_main and not self.resumed.is_fork:
                 self._supersede(state.update)
             self._saved_update = 0 if self.resumed.is_fork else state.update
             self.resumed = None  # whoever calls train once more goes on from where the run is
@@ -155,7 +155,7 @@ class Checkpoints:
         """
         snapshot = take_snapshot(self.learners, state, self.remember(), self.ahead)
         own = snapshot.not_finite()
-        found = self.backend.gather(own) if self.backend.in_step else [own]  # pieces of one weight lie on several
+        found = self.backend.everywhere(own) if self.backend.in_step else [own]  # pieces of one weight lie on several
         broken = next(filter(None, found), None)
         if broken is not None:
             self.wait()  # what is still being written may be the last checkpoint that the message names
@@ -163,7 +163,7 @@ class Checkpoints:
                 f"update {state.update}: {broken} is not finite, and is not saved. {self._last_whole()}"
             )
         models, kept, begun = self.folders.copied(state), self._kept(), self._begun
-        copied, update = snapshot.copied(main=self.backend.rank == 0), state.update
+        copied, update = snapshot.copied(main=self.backend.is_main), state.update
         if copied is not None:
             self.wait()
             self._writer.start(lambda: self._write(copied, models, kept, begun, update, kind))

@@ -40,6 +40,10 @@ class DeepSpeedSettings(Protocol):
     @property
     def dp_replicate(self) -> int | None: ...
     @property
+    def tp_size(self) -> int: ...
+    @property
+    def ep_size(self) -> int: ...
+    @property
     def bf16(self) -> bool: ...
     @property
     def dtype(self) -> object: ...
@@ -73,6 +77,12 @@ def zero_problems(config: DeepSpeedSettings, *, trunk: str, critics: int) -> Ite
         yield Problem(
             f"{asked} puts the networks under DeepSpeed, and dp_shard and dp_replicate under FSDP2: give one of them",
             (asked, "dp_shard", "dp_replicate"),
+        )
+    if config.tp_size > 1 or config.ep_size > 1:
+        yield Problem(
+            f"{asked} and layers that processes compute together (tp_size, ep_size) are not built together: use "
+            "dp_shard = -1 with them",
+            (asked, "tp_size", "ep_size"),
         )
     if trunk != "separate":
         yield Problem(

@@ -21,6 +21,17 @@ class ScalingSettings(Settings):
     dp_replicate: int | None = option(
         None, "such copies (HSDP), each on dp_shard processes; what the processes make up if not given", at_least=1
     )
+    tp_size: int = option(
+        1,
+        "processes that compute every layer together, a part of its heads and columns each (tensor parallel), by the "
+        "plan of the model's family; they play the same rows",
+        at_least=1,
+    )
+    ep_size: int = option(
+        1,
+        "processes that hold a part of the experts each (expert parallel), of a mixture of experts; those of tp_size",
+        at_least=1,
+    )
     whole_roles: tuple[Literal["policy", "reference", "value", "teacher"], ...] = option(
         (), "networks that every process holds whole all the same: policy, reference, value, teacher"
     )

@@ -97,7 +97,7 @@ def make_run_prompts(
     encoder = PromptEncoder(config, tokenizer, limits, backend)
     held_out = {name: _evaluated(config, encoder, each) for name, each in _to_evaluate(config, eval_dataset).items()}
     if config.streaming or any(_is_stream(data_source.given) for data_source in data_sources):
-        run_prompts = _streams(config, data_sources, encoder, held_out, backend.rank == 0)
+        run_prompts = _streams(config, data_sources, encoder, held_out, backend.is_main)
         return replace(run_prompts, notes=(*hints(config, tokenizer, run_prompts.prompts), *run_prompts.notes))
     prompts = PromptMix(tuple(encoder.sets(data_sources)), _weights(config, data_sources))
     notes = tuple(hints(config, tokenizer, prompts))

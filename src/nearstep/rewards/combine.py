@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from nearstep.rewards.batch import RewardBatch
 from nearstep.rewards.decoding import per_token, reward_batch
 from nearstep.rewards.protocol import NOTHING_BEGUN, EarlyRows, HeadStart, RewardSource, StartsEarly
 from nearstep.rewards.remote.event_loop import EventLoop
+from nearstep.rewards.sharing import Alone, Sharing
 from nearstep.rewards.values import LARGEST_REWARD, PerSpan, PerToken, total
 from nearstep.rewards.workers.source import WorkerReward
 from nearstep.types import Prompts, Rollout, Scores
@@ -53,8 +54,10 @@ class Rewards:
         weights: Sequence[float] | None = None,
         on_error: OnError | None = None,
         state: Callable[[], object] = lambda: None,
+        sharing: Sharing | None = None,
     ) -> None:
-        """Without `weights` each source weighs 1; `tokenizer` is the policy's, `state()` the trainer's state.
+        """Without `weights` each source weighs 1; `tokenizer` is the policy's, `state()` the trainer's state; of the
+        processes that have the same rows (`sharing`) one asks.
 
         Raises a ConfigError where the weights are not one finite number for each source.
         """
@@ -65,13 +68,14 @@ class Rewards:
         self._state = state
         self._on_error = on_error or OnError()
         self._caller = SourceCaller(self.sources, self.names, self._on_error, EventLoop())
+        self._sharing: Sharing = sharing or Alone()
 
     def early(self, prompts: Prompts) -> EarlyRows:
         """Be ready to score rows of `prompts` while others are generated; the next call is given what that began."""
         begun = {
             number: source.begin_early(len(prompts))
             for number, source in enumerate(self.sources)
-            if isinstance(source, StartsEarly)
+            if isinstance(source, StartsEarly) and self._sharing.leads
         }
         return EarlyRows(prompts, self._tokenizer, self._state, begun)
 
@@ -106,6 +110,16 @@ class Rewards:
 
     def combine(self, batch: RewardBatch, begun: Mapping[int, HeadStart] = NOTHING_BEGUN) -> CombinedRewards:
         """Ask all sources about a batch, of which some have `begun`, and add up; raises as calling does."""
+        own: list[CombinedRewards] = []
+
+        def ask() -> CombinedRewards:
+            own.append(self._combine(batch, begun))
+            return replace(own[0], extras={})  # may be of any class, and only who asked writes them
+
+        answer = self._sharing.once(ask)
+        return own[0] if own else answer
+
+    def _combine(self, batch: RewardBatch, begun: Mapping[int, HeadStart]) -> CombinedRewards:
         results = self._caller.ask(batch, begun)
         rows = range(len(batch))
         scored = [self._is_scored(results, row, batch) for row in rows]

@@ -1,6 +1,6 @@
 """What a backend must do so that one loop runs on one process or on many."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
@@ -34,6 +34,9 @@ class WholeNetwork:
 class Backend(Protocol):
     """Processes, devices, and what crosses between them.
 
+    Rows are dealt to shares. A share is a process; where several compute layers together they have the same share, and
+    `rank` and `world_size` count shares: what goes by rows need not know of it.
+
     Networks of the loop are staged when they are loaded, and spread once all of them are ready. A backend that deals
     out their weights does so in `spread`, gathers them around passes and in `gathered` and `whole`; the loop does not
     change. Every other model is placed.
@@ -41,7 +44,15 @@ class Backend(Protocol):
 
     @property
     def rank(self) -> int:
-        """Number of this process, from 0."""
+        """Number of this process's share of the rows, from 0."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one process that writes and tells: of all with rank 0 the first."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first of the processes that have its share."""
 
     @property
     def local_rank(self) -> int:
@@ -49,7 +60,7 @@ class Backend(Protocol):
 
     @property
     def world_size(self) -> int:
-        """Number of processes."""
+        """Number of shares; of processes, where each has one of its own."""
 
     @property
     def device(self) -> torch.device:
@@ -73,13 +84,20 @@ class Backend(Protocol):
         """While passes without a gradient run, any number on each process: all weights are here. All processes come."""
 
     def add_up(self, values: Tensor) -> Tensor:
-        """Sum over processes, the same on all of them."""
+        """Sum over shares, the same on all processes."""
 
     def gather(self, item: Item) -> list[Item]:
-        """What every process passed, in the order of ranks, on all of them."""
+        """What the first process of every share passed, in the order of ranks, on all of them."""
 
     def gather_to_main(self, item: Item) -> list[Item]:
-        """What every process passed, in the order of ranks, on rank 0; nothing on the others."""
+        """What the first process of every share passed, in the order of ranks, on the main one; nothing on others."""
+
+    def everywhere(self, item: Item) -> list[Item]:
+        """What every process passed, those of one share too."""
+
+    def once(self, ask: Callable[[], Item]) -> Item:
+        """What is asked outside of the run, or by chance of time: the first process of a share asks, and all of the
+        share have its answer, or its error. An answer is pickled."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss to those of the weights."""
@@ -91,7 +109,7 @@ class Backend(Protocol):
         """Euclidean norm of all gradients together."""
 
     def whole(self, model: nn.Module) -> WholeNetwork | None:
-        """A network to be written, on rank 0; None elsewhere. All processes call this."""
+        """A network to be written, on the main process; None elsewhere. All processes call this."""
 
     def wait_for_all(self) -> None:
         """Return once every process has come here."""

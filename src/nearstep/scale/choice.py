@@ -2,6 +2,7 @@
 
 from nearstep.common.telling import tell
 from nearstep.config.deepspeed import ZeroChoice, zero_choice
+from nearstep.config.parallel_rules import check_tensor_parallel
 from nearstep.config.ppo import PPOConfig
 from nearstep.scale.backend import Backend
 from nearstep.scale.degrees import Degrees
@@ -17,8 +18,10 @@ def make_backend(config: PPOConfig) -> Backend:
     if zero is not None:
         return _under_deepspeed(processes, zero, config.whole_roles)
     degrees = Degrees.of(config, processes.world_size)
-    if degrees.shard == 1:
+    if degrees.shard == 1 and degrees.tensor == 1:
         return processes
+    if degrees.tensor > 1:
+        check_tensor_parallel(config)
     return ShardedBackend.over(processes, degrees, config.whole_roles, masters=config.master_weights)
 
 

@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nearstep.common.errors import ModelError
 from nearstep.scale.shards import whole_tensor
+from nearstep.scale.tensor_parallel import LayerDivision
 
 Found = TypeVar("Found")
 
@@ -97,21 +98,31 @@ class ShardedNetworks:
 
 
 def shard_networks(
-    networks: Sequence[nn.Module], mesh: DeviceMesh, device: torch.device, *, layers: bool, masters: bool, rank: int
+    networks: Sequence[nn.Module],
+    mesh: DeviceMesh,
+    device: torch.device,
+    *,
+    layers: bool,
+    masters: bool,
+    main: bool,
+    division: LayerDivision | None = None,
 ) -> ShardedNetworks:
-    """Deal out the weights of networks that share some, as rank 0 has them, over the last dimension of `mesh`.
+    """Deal out the weights of networks that share some, as rank 0 has them, over the last dimension of `mesh`; what a
+    `division` gives to other processes of its own mesh, before that.
 
     With `layers` each layer is gathered by itself, else all weights at once. With `masters` weights narrower than
     float32 that train become float32 pieces, which are gathered in the narrow type: the pieces are the masters. At
     no time is more whole on the device than one layer, or what lies outside of layers.
     """
-    unsplit = {network: on_meta(network) for network in networks} if rank == 0 else {}
+    unsplit = {network: on_meta(network) for network in networks} if main else {}
     root = _Root(networks)
     units: list[nn.Module] = [module for module in root.modules() if isinstance(module, GradientCheckpointingLayer)]
     units = units if layers and not _share_weights(units) else []
     policy = _policy(root, masters=masters)
     for unit in (*units, root):
         _from_rank_0(unit, device, widen=policy.param_dtype is not None)
+        if division is not None:
+            division.apply(unit)
         sharded: FSDPModule = fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
         # The loss is divided by counts over all processes, so gradients are summed.
         sharded.set_gradient_divide_factor(1.0)

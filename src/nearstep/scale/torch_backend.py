@@ -2,7 +2,7 @@
 
 import atexit
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -53,6 +53,16 @@ class TorchBackend:
         return model
 
     @property
+    def is_main(self) -> bool:
+        """See Backend.is_main."""
+        return self.rank == 0
+
+    @property
+    def leads(self) -> bool:
+        """See Backend.leads."""
+        return True
+
+    @property
     def in_step(self) -> bool:
         """See Backend.in_step."""
         return False
@@ -90,6 +100,14 @@ class TorchBackend:
         with self.together("what each has"):
             dist.all_gather_object(items, item)
         return items  # type: ignore[return-value]
+
+    def everywhere(self, item: Item) -> list[Item]:
+        """See Backend.everywhere."""
+        return self.gather(item)
+
+    def once(self, ask: Callable[[], Item]) -> Item:
+        """See Backend.once."""
+        return ask()
 
     def gather_to_main(self, item: Item) -> list[Item]:
         """See Backend.gather_to_main."""

@@ -74,6 +74,16 @@ class ZeroBackend:
         return self.processes.rank
 
     @property
+    def is_main(self) -> bool:
+        """See Backend.is_main."""
+        return self.processes.is_main
+
+    @property
+    def leads(self) -> bool:
+        """See Backend.leads."""
+        return True
+
+    @property
     def local_rank(self) -> int:
         """See Backend.local_rank."""
         return self.processes.local_rank
@@ -164,6 +174,14 @@ class ZeroBackend:
     def gather(self, item: Item) -> list[Item]:
         """See Backend.gather."""
         return self.processes.gather(item)
+
+    def everywhere(self, item: Item) -> list[Item]:
+        """See Backend.everywhere."""
+        return self.processes.gather(item)
+
+    def once(self, ask: Callable[[], Item]) -> Item:
+        """See Backend.once."""
+        return ask()
 
     def gather_to_main(self, item: Item) -> list[Item]:
         """See Backend.gather_to_main."""

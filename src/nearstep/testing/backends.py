@@ -74,7 +74,7 @@ def _gather(group: Group) -> str | None:
     if texts != expected:
         return f"items arrived as {texts}"
     on_main = [found["text"] for found in group.backend.gather_to_main(item)]
-    if on_main != (expected if group.backend.rank == 0 else []):
+    if on_main != (expected if group.backend.is_main else []):
         return f"gather_to_main brought {on_main} to rank {group.backend.rank}"
     return None
 
@@ -95,7 +95,7 @@ def _placed(group: Group) -> str | None:
 
 def _saved(group: Group) -> str | None:
     found = group.backend.whole(group.model)
-    if group.backend.rank != 0:
+    if not group.backend.is_main:
         return None if found is None else f"rank {group.backend.rank} was given weights to save"
     if found is None:
         return "rank 0 was given nothing to save"
@@ -151,7 +151,7 @@ def _spread(group: Group) -> str | None:
     if abs(ours - backend.world_size * one) > CLOSE * (1 + backend.world_size * one):
         return f"with one gradient of norm {one:g} on each process the sum has norm {ours:g}"
     whole = backend.whole(model)
-    if whole is None or backend.rank != 0:
+    if whole is None or not backend.is_main:
         return None
     kept, wanted = whole.model.state_dict(), plain.state_dict()
     wrong = [name for name, weights in wanted.items() if not torch.equal(kept[name].cpu(), weights.cpu())]

@@ -15,6 +15,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.config.shared import OptimizerSettings
 from nearstep.models.roles import Models
 from nearstep.scale.backend import Backend
+from nearstep.scale.shards import lying_alike
 from nearstep.scale.stepping import MakesSteppers, Stepper
 from nearstep.training.courses import LearningRateCourse
 from nearstep.training.master_weights import MasterWeights, is_narrow
@@ -196,11 +197,13 @@ def masters_of(model: nn.Module, config: OptimizerSettings) -> MasterWeights:
 def make_optimizer(
     parameters: list[nn.Parameter], config: OptimizerSettings, learning_rate: float
 ) -> torch.optim.Optimizer:
-    """The optimizer that the settings name."""
+    """The optimizer that the settings name; weights that lie over processes in other ways are groups of their own."""
+    runs = lying_alike(parameters)
+    groups = parameters if len(runs) == 1 else [{"params": run} for run in runs]
     if config.optim == "sgd":
-        return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=config.weight_decay)
+        return torch.optim.SGD(groups, lr=learning_rate, weight_decay=config.weight_decay)
     return torch.optim.AdamW(
-        parameters,
+        groups,
         lr=learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,

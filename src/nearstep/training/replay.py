@@ -41,7 +41,7 @@ def through_files(
         written = RolloutFolder(Path(config.replay_rollouts), backend.rank, origin)
         engine = replayed = ReplayedEngine(engine, written, backend.device, config.seed)
         rewards = ReplayedRewards(replayed, tokenizer)
-    if config.dump_rollouts is not None:
+    if config.dump_rollouts is not None and backend.leads:
         engine = numbered = NumberedEngine(engine)
         rewards = DumpedRewards(rewards, numbered, RolloutFolder(Path(config.dump_rollouts), backend.rank, origin))
     return engine, rewards

@@ -175,7 +175,7 @@ def gate_metrics(kept: Bool[Tensor, " groups"], rounds: Sequence[FinishedGroups]
 
 def _tell_of_gaps(kept: Bool[Tensor, " groups"], r: Recipe) -> None:
     """Say once that places stay empty though they should be filled, and that nothing was kept at all."""
-    if r.backend.rank != 0 or bool(kept.all()):
+    if not r.backend.is_main or bool(kept.all()):
         return
     name = type(r.selection.gate).__name__
     if not bool(kept.any()):

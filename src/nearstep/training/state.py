@@ -89,7 +89,7 @@ class State:
         ends = (float(scored.min()), float(scored.max())) if len(scored) else (math.inf, -math.inf)
         lowest, highest = zip(*backend.gather(ends), strict=True)
         self.flat_in_a_row = self.flat_in_a_row + 1 if min(lowest) >= max(highest) else 0
-        if self.flat_in_a_row == NO_SIGNAL_UPDATES and backend.rank == 0:
+        if self.flat_in_a_row == NO_SIGNAL_UPDATES and backend.is_main:
             warnings.warn(
                 f"update {self.update}: all scores of the last {NO_SIGNAL_UPDATES} updates were alike in each. There "
                 "is nothing to learn from such rewards: check the reward, or take prompts on which answers differ",

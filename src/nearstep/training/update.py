@@ -15,6 +15,7 @@ from nearstep.common.random_streams import stream
 from nearstep.data.text_rows import TextRows
 from nearstep.metrics import Mean, Metrics
 from nearstep.scale.backend import Backend
+from nearstep.scale.shards import lying_alike
 from nearstep.training.auxiliary import AuxiliaryLoss, auxiliary_divisors
 from nearstep.training.axis_results import divisor_problem
 from nearstep.training.empty_passes import critics_with_rows, empty_losses
@@ -115,7 +116,8 @@ def improve(
         return Metrics(), False  # one such number would hide every mean of the update
     for learner in learners.values():
         if r.config.max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(learner.parameters, r.config.max_grad_norm, total)
+            for alike in lying_alike(learner.parameters):
+                torch.nn.utils.clip_grads_with_norm_(alike, r.config.max_grad_norm, total)
         learner.step()
     return metrics, True
 
