@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.assembly.axes import Axes
 from nearstep.assembly.critics import adapted_critic, critic_role, critics_of, pad_token
 from nearstep.assembly.inputs import RunInputs, reader_of
+from nearstep.assembly.one_base import rewards_on_base
 from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
 from nearstep.assembly.reference import reference_of
 from nearstep.assembly.reward_head import load_reward_models
@@ -100,13 +101,15 @@ def build_models(
         dtype, config.trust, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed,
         config.chat_template_kwargs,
     )  # fmt: skip
-    loaded = load_reward_models(specs, options, config, pad_token(tokenizer), notes)
+    apart = config.reward_trunk == "separate"
+    loaded = load_reward_models(specs, options, config, pad_token(tokenizer), notes) if apart else []
     first = loaded[0] if loaded else None
-    notes += [note for model in loaded if model is not None for note in bias_note(model, "reward_model")]
     separate = needs_critic and config.critic_trunk == "separate"
     head = axes.value_head
     critic = critics_of(config, inputs, plain, first, tokenizer, head, notes) if separate else None
     model = backend.stage(_adapted(plain, config, inputs))
+    loaded = loaded if apart else rewards_on_base(config, specs, model, pad_token(tokenizer), notes)
+    notes += [note for each in loaded if each is not None for note in bias_note(each, "reward_model")]
     if needs_critic and config.critic_trunk == "adapter":
         critic = adapted_critic(config, inputs, model, tokenizer, head, notes)
     policy = make_policy(

@@ -12,6 +12,7 @@ from nearstep.config.critic_training import CriticTrainingSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.engines import EngineChoice
 from nearstep.config.evaluating import EvaluationSettings, evaluation_remarks
+from nearstep.config.one_base import OneBaseSettings, one_base_problems, one_base_remarks
 from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import LocalRewardSettings
 from nearstep.config.saving import SavingSettings
@@ -51,17 +52,24 @@ class PPOConfig(AllSettings):
         yield from staleness_problems(
             self, sampler=self.sampler, gate_fill=self.gate_fill, replay_rollouts=self.replay_rollouts
         )
+        yield from one_base_problems(
+            self, critic_trunk=self.critic_trunk, dp_shard=self.dp_shard, optim=self.optim
+        )
 
     def remarks(self) -> Iterator[str]:
         """Settings without effect, and one whose effect surprises."""
         yield from config_rules.remarks(self)
         yield from evaluation_remarks(self, keep_best=self.keep_best)
         yield from staleness_remarks(self)
+        yield from one_base_remarks(
+            self, critic_trunk=self.critic_trunk, checkpointing=self.gradient_checkpointing
+        )
 
 
 SECTIONS = sections(
     ("Run", RunSettings),
     ("Models", ModelSettings),
+    ("One base", OneBaseSettings),
     ("Processes", ScalingSettings),
     ("Roles", RoleSettings),
     ("Data", DataSettings),

@@ -77,7 +77,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
     """Settings without effect, and one whose effect surprises."""
     yield from response_remarks(config)
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
-    lora = ("lora_r", "lora_alpha", "lora_target_modules")
+    lora = ("lora_r", "lora_alpha", "lora_target_modules", "lora_modules_to_save", "use_dora", "use_rslora")
     adaptive, adapts = ("kl_target", "kl_horizon"), kl_controller_name(config) == "adaptive"
     course, has_course = ("kl_coef_final", "kl_schedule"), kl_controller_name(config) == "scheduled"
     yield from reward_remarks(config)
@@ -273,9 +273,9 @@ def _critic_problems(config: AllSettings) -> Iterator[Problem]:
             "trunk: use critic = joint, or critic_trunk = separate or adapter",
             ("critic", "critic_trunk", "advantage"),
         )
-    if trunk != "separate" and config.value_model_path is not None:
+    if trunk == "shared" and config.value_model_path is not None:
         yield Problem(
-            f"value_model_path is a model of its own, and with critic_trunk = {trunk} the critic is made from the "
+            "value_model_path is a model of its own, and with critic_trunk = shared the critic is made from the "
             "policy's weights: give one",
             ("value_model_path", "critic_trunk"),
         )
