@@ -61,8 +61,8 @@ class PPOTrainer:
     of what its setting names: `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation`,
     `value_head`, `correction`, `sampler`, `gate` (docs/extending.md). `engine` generates the episodes: an object, or a
     class or function of EngineSettings. `auxiliary_losses`, `teacher_model` and `ptx_dataset` are what the policy
-    learns beside PPO (docs/algorithms.md). `value_peft_config` is of the critic's adapters (critic_trunk = adapter), where they differ from the
-    policy's.
+    learns beside PPO (docs/algorithms.md). `value_peft_config` is of the critic's adapters (critic_trunk =
+    adapter), where they differ from the policy's.
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.

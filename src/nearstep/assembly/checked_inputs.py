@@ -31,6 +31,7 @@ from nearstep.rollout.decode_graphs import require_gpu
 from nearstep.scale.backend import Backend
 from nearstep.scale.choice import make_backend
 from nearstep.training.batches import BatchSizes, batch_sizes
+from nearstep.training.eight_bit import check_eight_bit
 from nearstep.training.rollout_origin import RolloutOrigin, check_dump, check_replay
 from nearstep.training.schedules import CriticSchedule, planned_steps
 from nearstep.training.stored_rollouts import check_pretraining
@@ -88,6 +89,7 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     backend = make_backend(config)
     if config.decode_graphs:
         require_gpu(backend.device)
+    check_eight_bit(config)
     tracker_callbacks(config.report_to, main=backend.rank == 0)
     if inputs.peft_config is not None:
         check_peft_config(inputs.peft_config, POLICY_TASKS)

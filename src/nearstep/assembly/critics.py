@@ -114,7 +114,8 @@ def critic_role(model: nn.Module, config: PPOConfig, head: ValueHead, notes: lis
 
 
 def _one_critic(model: nn.Module, config: PPOConfig, head: ValueHead, notes: list[str]) -> Critic:
-    critic = make_critic(model, autocast=config.bf16, checkpointing=config.gradient_checkpointing, value_head=head)
+    every = config.gradient_checkpointing * config.gradient_checkpointing_every
+    critic = make_critic(model, autocast=config.bf16, checkpointing=every, value_head=head)
     notes += freeze(critic.model, config.vf_frozen)
     return critic
 

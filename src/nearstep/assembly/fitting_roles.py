@@ -43,9 +43,7 @@ def fitting_limits(
     check_quantised(family, "model", trains=trains_whole)
     if config.load_in_4bit:
         merges = isinstance(policy, str) and _is_adapted(policy) and wants_new_adapters(config, inputs)
-        check_four_bit(
-            family, is_object=not isinstance(policy, str), has_adapters=not trains_whole, merges=merges
-        )
+        check_four_bit(family, is_object=not isinstance(policy, str), has_adapters=not trains_whole, merges=merges)
     limits = Limits.of(family)
     limits = replace(limits, rows=min(limits.rows, known_ids(tokenizer)))
     others = {

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from nearstep.assembly.axes import Axes
 from nearstep.assembly.critics import adapted_critic, critic_role, critics_of, pad_token
 from nearstep.assembly.inputs import RunInputs, reader_of
+from nearstep.assembly.offload import frozen_on_host, reward_offload
 from nearstep.assembly.one_base import rewards_on_base
 from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
 from nearstep.assembly.reference import reference_of
@@ -99,7 +100,7 @@ def build_models(
     plain = _policy_as_given(config, inputs, notes)
     options = RewardModelOptions(
         dtype, config.trust, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed,
-        config.chat_template_kwargs,
+        config.chat_template_kwargs, reward_offload(config, backend.device),
     )  # fmt: skip
     apart = config.reward_trunk == "separate"
     loaded = load_reward_models(specs, options, config, pad_token(tokenizer), notes) if apart else []
@@ -112,9 +113,8 @@ def build_models(
     notes += [note for each in loaded if each is not None for note in bias_note(each, "reward_model")]
     if needs_critic and config.critic_trunk == "adapter":
         critic = adapted_critic(config, inputs, model, tokenizer, head, notes)
-    policy = make_policy(
-        model, autocast=config.bf16, checkpointing=config.gradient_checkpointing, vocabulary=vocabulary
-    )
+    every = config.gradient_checkpointing * config.gradient_checkpointing_every
+    policy = make_policy(model, autocast=config.bf16, checkpointing=every, vocabulary=vocabulary)
     sources = make_sources(
         config,
         list(zip(specs, loaded, strict=True)),
@@ -138,7 +138,8 @@ def build_models(
         reference=None if reference is None else name_or_path(reference.policy.model),
         critic=None if value is None else name_or_path(value.members[0].model),
     )
-    return BuiltModels(spread_over(backend, models), sources, names, notes)
+    models = frozen_on_host(config, spread_over(backend, models), backend.device, notes)
+    return BuiltModels(models, sources, names, notes)
 
 
 def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Which roles come as adapters on the policy's frozen weights, checked before loading and put on once these are there."""
+"""Which roles come as adapters on the policy's frozen weights: checked before loading, put on once these are there."""
 
 import copy
 from collections.abc import Sequence

@@ -40,9 +40,7 @@ class OneBaseSettings(Settings):
     )
 
 
-def one_base_problems(
-    config: OneBaseSettings, *, critic_trunk: str, dp_shard: int, optim: str
-) -> Iterator[Problem]:
+def one_base_problems(config: OneBaseSettings, *, critic_trunk: str, dp_shard: int, optim: str) -> Iterator[Problem]:
     """Settings of one base that contradict each other or the rest."""
     roles = config.offload_roles
     if "reward" in roles and config.reward_trunk == "adapter":

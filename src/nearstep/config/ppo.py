@@ -52,18 +52,14 @@ class PPOConfig(AllSettings):
         yield from staleness_problems(
             self, sampler=self.sampler, gate_fill=self.gate_fill, replay_rollouts=self.replay_rollouts
         )
-        yield from one_base_problems(
-            self, critic_trunk=self.critic_trunk, dp_shard=self.dp_shard, optim=self.optim
-        )
+        yield from one_base_problems(self, critic_trunk=self.critic_trunk, dp_shard=self.dp_shard, optim=self.optim)
 
     def remarks(self) -> Iterator[str]:
         """Settings without effect, and one whose effect surprises."""
         yield from config_rules.remarks(self)
         yield from evaluation_remarks(self, keep_best=self.keep_best)
         yield from staleness_remarks(self)
-        yield from one_base_remarks(
-            self, critic_trunk=self.critic_trunk, checkpointing=self.gradient_checkpointing
-        )
+        yield from one_base_remarks(self, critic_trunk=self.critic_trunk, checkpointing=self.gradient_checkpointing)
 
 
 SECTIONS = sections(

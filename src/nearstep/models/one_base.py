@@ -44,8 +44,8 @@ def scalar_on_base(folder: AdapterFolder, policy: nn.Module, pad_token_id: int |
     reason = why_apart(folder, policy)
     if reason is not None:
         raise ModelError(
-            f"{folder.role}: the adapters in {folder.name!r} cannot stand on the policy's base: {reason}. Train them on "
-            "the model that is under the policy's adapters, or give the role a model of its own (reward_trunk, "
+            f"{folder.role}: the adapters in {folder.name!r} cannot stand on the policy's base: {reason}. Train them "
+            "on the model that is under the policy's adapters, or give the role a model of its own (reward_trunk, "
             "critic_trunk = separate)"
         )
     model = classifier_around(without_adapters(policy), pad_token_id, LinearHead(), role=folder.role)

@@ -67,7 +67,9 @@ def check_four_bit(family: PreTrainedConfig, *, is_object: bool, has_adapters: b
             "stand on. Train these on (without use_peft), or save the merged model first"
         )
     elif not has_adapters:
-        reason = "keeps weights that cannot learn. Train adapters on them: use_peft, peft_config or a folder of adapters"
+        reason = (
+            "keeps weights that cannot learn. Train adapters on them: use_peft, peft_config or a folder of adapters"
+        )
     if reason is not None:
         raise ConfigError(f"load_in_4bit {reason}")
 

@@ -15,6 +15,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.config.shared import OptimizerSettings
 from nearstep.models.roles import Models
 from nearstep.training.courses import LearningRateCourse
+from nearstep.training.eight_bit import eight_bit_adamw
 from nearstep.training.master_weights import MasterWeights, is_narrow
 from nearstep.training.schedules import Phase
 
@@ -176,9 +177,11 @@ def masters_of(model: nn.Module, config: OptimizerSettings) -> MasterWeights:
 def make_optimizer(
     parameters: list[nn.Parameter], config: OptimizerSettings, learning_rate: float
 ) -> torch.optim.Optimizer:
-    """The optimizer that the settings name."""
+    """The optimizer that the settings name. Raises ConfigError for one of a package that is missing or cannot step."""
     if config.optim == "sgd":
         return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=config.weight_decay)
+    if config.optim == "adamw_8bit":
+        return eight_bit_adamw(parameters, config, learning_rate)
     return torch.optim.AdamW(
         parameters,
         lr=learning_rate,
