@@ -25,8 +25,8 @@ Writing: TypeAlias = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class ModelFolders:
-    """Writes `policy/` and `value/` into a folder, `policy_adapter/` where the policy has adapters, `value_adapter/` where
-    the critic has some on the same weights."""
+    """Writes `policy/` and `value/` into a folder, `policy_adapter/` where the policy has adapters,
+    `value_adapter/` where the critic has some on the same weights."""
 
     models: Models
     tokenizer: PreTrainedTokenizerBase

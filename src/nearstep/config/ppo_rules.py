@@ -29,6 +29,7 @@ from nearstep.config.sections import AllSettings, KLSettings
 from nearstep.config.selection import selection_problems, selection_remarks
 from nearstep.config.settings import Problem, without_effect
 from nearstep.config.several_critics import SEVERAL_CRITICS
+from nearstep.config.shared import LORA
 from nearstep.config.turns import turn_remarks
 from nearstep.config.value_head_rules import value_head_problems, value_head_remarks
 from nearstep.config.value_heads import VALUE_HEAD_SETTINGS
@@ -77,7 +78,6 @@ def remarks(config: AllSettings) -> Iterator[str]:
     """Settings without effect, and one whose effect surprises."""
     yield from response_remarks(config)
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
-    lora = ("lora_r", "lora_alpha", "lora_target_modules", "lora_modules_to_save", "use_dora", "use_rslora")
     adaptive, adapts = ("kl_target", "kl_horizon"), kl_controller_name(config) == "adaptive"
     course, has_course = ("kl_coef_final", "kl_schedule"), kl_controller_name(config) == "scheduled"
     yield from reward_remarks(config)
@@ -93,7 +93,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
     yield from engine_remarks(config, response_length=config.response_length)
     yield from without_effect(
         config,
-        ("without use_peft", not config.use_peft, lora),
+        ("without use_peft", not config.use_peft, LORA),
         ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
         ("beside total_episodes", config.total_episodes is not None, ("num_train_epochs",)),
         ("beside batch_size", config.batch_size is not None, ("gradient_accumulation_steps",)),

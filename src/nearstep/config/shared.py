@@ -8,6 +8,8 @@ from nearstep.config.conversion import ModelName
 from nearstep.config.settings import Settings, option
 from nearstep.config.trusting import pickled_weights, trusted_code
 
+LORA = ("lora_r", "lora_alpha", "lora_target_modules", "lora_modules_to_save", "use_dora", "use_rslora")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(Settings):
