@@ -3,13 +3,12 @@ activations take where layers are computed again.
 
     python -m benchmarks.roles_memory            # with bitsandbytes: pip install 'nearstep[quant]'
 
-Weights and moments are counted, not estimated: every storage that policy, critic, reference, reward model and optimizers
-hold after an update, each once, with the scales of packed weights. The bytes are the same on every device. Activations
-are the largest sum of allocations within one optimizer step, as torch's profiler saw it on the CPU.
+Weights and moments are counted, not estimated: every storage that policy, critic, reference, reward model and their
+optimizers hold after an optimizer step, each once, with the scales of packed weights. The bytes are the same on every
+device. Activations: the largest sum of allocations within one optimizer step, as torch's profiler saw it on the CPU.
 """
 
 import argparse
-import json
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -24,15 +23,14 @@ from tests.training.runs import play, small_recipe
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
-from benchmarks.harness.machine import machine, sentence
-from benchmarks.harness.results import table
+from benchmarks.harness.machine import machine
+from benchmarks.harness.results import RESULTS, table, write_results
 from nearstep.models.offload import tensors_of
 from nearstep.training.experience import make_experience
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
 from nearstep.training.update import improve
 
-RESULTS = Path(__file__).parent / "results"
 STEP = Phase(1, 1, policy=True, critic=True)
 ROLES = ("policy", "critic", "reference", "reward", "moments")
 SIZE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8, "num_attention_heads": 4}
@@ -135,7 +133,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found: dict[str, Any] = {"machine": machine(), "roles": {}, "activations": {}}
+    found: dict[str, dict[str, Any]] = {"roles": {}, "activations": {}}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_models(folder)
@@ -150,9 +148,8 @@ def main() -> None:
     write(found)
 
 
-def write(found: dict[str, Any]) -> None:
+def write(found: dict[str, dict[str, Any]]) -> None:
     """Both files."""
-    (RESULTS / "roles_memory.json").write_text(json.dumps(found, indent=1) + "\n")
     mib = 2**20
     whole = sum(next(iter(found["roles"].values())).values())
     rows = [
@@ -162,20 +159,19 @@ def write(found: dict[str, Any]) -> None:
     ]  # fmt: skip
     first = next(iter(found["activations"].values()))
     layers = [[name, f"{size / mib:.1f}", f"{size / first:.2f}"] for name, size in found["activations"].items()]
-    text = "\n\n".join(
+    page = "\n\n".join(
         [
             "# What four roles hold",
-            "By `python -m benchmarks.roles_memory`. A Llama of 8 layers, 256 wide, 258 tokens: MiB that each role holds "
-            "after an optimizer step and none before it in the row, with masters among the moments. Gradients and "
+            "By `python -m benchmarks.roles_memory`. A Llama of 8 layers, 256 wide, 258 tokens. MiB after an optimizer "
+            "step that each role holds and none before it in its line, masters among the moments. Gradients and "
             "activations come on top.",
-            table(["roles", *ROLES, "MiB", "of four whole models"], rows),
+            table(["roles", *ROLES, "MiB", "of four whole models"], rows).rstrip(),
             "Largest sum of allocations within an optimizer step of policy and critic on one base, 8 rows of up to 40 "
             "tokens:",
-            table(["layers recomputed", "MiB", "of none"], layers),
-            sentence(found["machine"]),
+            table(["layers recomputed", "MiB", "of none"], layers).rstrip(),
         ]
     )
-    (RESULTS / "roles_memory.md").write_text(text + "\n")
+    write_results(RESULTS, "roles_memory", found, page, machine())
 
 
 if __name__ == "__main__":
