@@ -22,6 +22,7 @@ from nearstep.config.critic_training_rules import critic_training_problems, crit
 from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
 from nearstep.config.engines import engine_problems, engine_remarks
 from nearstep.config.evaluating import evaluation_problems
+from nearstep.config.one_base import VF_LORA
 from nearstep.config.regions import region_problems, region_remarks
 from nearstep.config.responses import response_problems, response_remarks
 from nearstep.config.rewards import compares_groups, reward_problems, reward_remarks
@@ -38,7 +39,7 @@ CRITIC_SETTINGS = (
     "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_schedule",
     "critic_trunk", "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency",
     "vf_warmup_updates", "vf_warmup_lam", "lam_length_alpha", "critic_columns",
-    *VALUE_HEAD_SETTINGS, *SEVERAL_CRITICS, *CRITIC_TRAINING,
+    *VALUE_HEAD_SETTINGS, *SEVERAL_CRITICS, *CRITIC_TRAINING, *VF_LORA,
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from nearstep.models.roles import Critic, Policy, transformers_model
 from nearstep.models.stored_head import remember_head
 
 ROLE = "value_model"
+PACKED = ("is_loaded_in_4bit", "is_loaded_in_8bit")  # where peft looks before it puts adapters over packed weights
 
 
 def critic_on_trunk(policy: Policy, pad_token_id: int | None, value_head: ValueHead) -> Critic:
@@ -42,6 +43,7 @@ def classifier_around(
             "use the policy's. Use a model of its own (critic_trunk, reward_trunk = separate)."
         )
     classifier.add_module(classifier.base_model_prefix, model.base_model)
+    vars(classifier).update({name: True for name in PACKED if name in vars(model)})
     head = linear_head(classifier, role, value_head.outputs).to_empty(device=model.device)
     for parameter in head.parameters():
         nn.init.zeros_(parameter)
