@@ -19,12 +19,14 @@ import peft
 import torch
 from tests.memory import peak_bytes
 from tests.tiny import byte_tokenizer
-from tests.training.runs import play, small_recipe
+from tests.training.runs import PROMPTS, play, settings
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
 from benchmarks.harness.machine import machine
 from benchmarks.harness.results import RESULTS, table, write_results
+from nearstep.assembly.inputs import RunInputs
+from nearstep.assembly.run import assemble
 from nearstep.models.offload import tensors_of
 from nearstep.training.experience import make_experience
 from nearstep.training.recipe import Recipe
@@ -74,8 +76,8 @@ def make_models(folder: Path) -> None:
 def recipe_of(folder: Path, models: Path, changes: dict[str, Any]) -> Recipe:
     """A run on these models: eight rows of up to 40 tokens."""
     names = {"model_name_or_path": str(models / "base"), "reward_model_path": str(models / "reward")}
-    parts = {"model": None, "tokenizer": None, "reward_funcs": ()}
-    return small_recipe(folder, parts=parts, **{**names, "response_length": 32, "kl_coef": 0.05, **changes})
+    inputs = RunInputs(train_dataset=[{"prompt": text} for text in PROMPTS])
+    return assemble(settings(folder, **{**names, "response_length": 32, **changes}), inputs)
 
 
 def storages(tensors: Iterator[Tensor] | list[Tensor]) -> dict[int, int]:

@@ -10,6 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from nearstep import ConfigError, ModelError, PPOConfig
+from nearstep.assembly.inputs import RunInputs
+from nearstep.assembly.run import assemble
 from nearstep.models.load import load_adapted_scalar_model
 from nearstep.training.experience import make_experience
 from nearstep.training.loop import train
@@ -17,7 +19,7 @@ from nearstep.training.schedules import Phase
 from nearstep.training.state import State
 from nearstep.training.update import update
 from tests.tiny import byte_tokenizer, tiny_causal_lm
-from tests.training.runs import play, small_recipe
+from tests.training.runs import PROMPTS, play, settings, small_recipe
 
 BOTH = [Phase(1, 2, policy=True, critic=True)]
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -46,8 +48,8 @@ def folders(tmp_path_factory):
 
 def recipe_of(out, folders, *, parts=None, **changes):
     names = {"model_name_or_path": str(folders / "base"), "reward_model_path": str(folders / "reward")}
-    parts = {"model": None, "tokenizer": None, "reward_funcs": (), **(parts or {})}
-    return small_recipe(out, parts=parts, **{**names, **ONE, **changes})
+    inputs = RunInputs(train_dataset=[{"prompt": text} for text in PROMPTS], **(parts or {}))
+    return assemble(settings(out, **{**names, **ONE, **changes}), inputs)
 
 
 def scorer_of(recipe):
@@ -68,7 +70,7 @@ def learned(recipe):
     }
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("kind", ["llama", pytest.param("gpt_neox", marks=pytest.mark.slow)])
 def test_four_roles_on_one_base_give_what_copies_of_it_give(tmp_path, kind):
     top = world(tmp_path, kind)
     changes = {"lora_target_modules": TARGETS[kind], "gradient_checkpointing": True, "learning_rate": 1e-2}
@@ -128,6 +130,8 @@ def test_what_is_written_opens_with_plain_peft_and_goes_on(tmp_path, folders):
     assert "goes on training the adapters and the head" in again.introduction
     with torch.no_grad():
         assert torch.equal(again.models.critic.model(IDS).logits, recipe.models.critic.model(IDS).logits)
+        whole = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "policy")(IDS).logits
+        torch.testing.assert_close(whole, recipe.models.policy.model(IDS).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_a_critic_may_start_as_the_reward_model_on_the_base(tmp_path, folders):
@@ -149,8 +153,8 @@ def test_each_role_has_adapters_of_its_own_kind(tmp_path, folders):
     policy, critic = (role.model.active_peft_config for role in (by_settings.models.policy, by_settings.models.critic))
     assert (policy.r, policy.lora_alpha, policy.use_dora, policy.use_rslora) == (2, 32, True, True)
     assert policy.modules_to_save == ["lm_head"]
-    assert (critic.r, critic.lora_alpha, critic.target_modules, critic.use_dora) == (3, 6, {"o_proj"}, True)
-    assert critic.modules_to_save == ["score"]
+    assert (critic.r, critic.lora_alpha, set(critic.target_modules), critic.use_dora) == (3, 6, {"o_proj"}, True)
+    assert set(critic.modules_to_save) == {"score", "classifier"}
     own = peft.LoHaConfig(r=2, target_modules=["down_proj"], task_type="SEQ_CLS")
     by_object = recipe_of(tmp_path / "b", folders, parts={"value_peft_config": own})
     assert by_object.models.critic.model.active_peft_config.peft_type == "LOHA"
@@ -201,7 +205,7 @@ def test_without_a_reward_model_there_is_none_to_put_on(tmp_path, folders):
         small_recipe(tmp_path, **ONE)
 
 
-@pytest.mark.parametrize(("settings", "words"), [
+@pytest.mark.parametrize(("given", "words"), [
     ({"reward_trunk": "adapter", "offload_roles": ["reward"]}, "with reward_trunk = adapter the reward model has the"),
     ({"critic_trunk": "adapter", "offload_roles": ["value"]}, "with critic_trunk = adapter the critic has the policy"),
     ({"reward_trunk": "adapter", "dp_shard": 2}, "reward_trunk = adapter scores with the policy's weights"),
@@ -209,25 +213,15 @@ def test_without_a_reward_model_there_is_none_to_put_on(tmp_path, folders):
     ({"optim": "adamw_8bit", "dp_shard": 2}, "optim = adamw_8bit keeps moments in blocks"),
     ({"offload_roles": ["reference"], "dp_shard": 2}, "offload_roles moves whole networks"),
 ])  # fmt: skip
-def test_settings_that_clash(settings, words):
+def test_settings_that_clash(given, words):
     with pytest.raises(ConfigError, match=words):
-        PPOConfig(**settings)
+        PPOConfig(**given)
 
 
-@pytest.mark.parametrize("settings", [
+@pytest.mark.parametrize("given", [
     {"vf_lora_r": 2}, {"bnb_4bit_quant_type": "fp4"}, {"gradient_checkpointing_every": 2}, {"use_dora": True},
 ])  # fmt: skip
-def test_settings_without_effect_are_named(settings):
-    (name,) = settings
+def test_settings_without_effect_are_named(given):
+    (name,) = given
     with pytest.warns(UserWarning, match=f"{name} has no effect"):
-        PPOConfig(**settings)
-
-
-def test_new_adapters_on_base_load_with_plain_transformers(tmp_path, folders):
-    """The merged folders beside the adapters are whole models."""
-    recipe = recipe_of(tmp_path / "out", folders, learning_rate=1e-2, total_episodes=8, use_dora=True)
-    train(recipe, State())
-    recipe.checkpoint.save_final(State())
-    policy = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "policy")
-    with torch.no_grad():
-        torch.testing.assert_close(policy(IDS).logits, recipe.models.policy.model(IDS).logits, atol=1e-4, rtol=1e-4)
+        PPOConfig(**given)

@@ -37,7 +37,7 @@ class Offload:
         held = [tensor.data for tensor in self.tensors]
         try:
             for tensor, data in zip(self.tensors, held, strict=True):
-                tensor.data = data.to(self.device, non_blocking=True)
+                tensor.data = data.to(self.device, non_blocking=True, copy=True)
             yield
         finally:
             for tensor, data in zip(self.tensors, held, strict=True):
