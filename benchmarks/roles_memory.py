@@ -89,7 +89,7 @@ def of_network(model: nn.Module) -> dict[int, int]:
     """What a network holds, the scales of packed weights included."""
     scales: list[Tensor] = []
     for module in model.modules():
-        state = vars(module).get("quant_state")
+        state = module.weight.quant_state if "quant_state" in vars(module) else None
         while state is not None:  # nested: the scales have scales
             scales += [each for each in (state.absmax, state.code, state.offset) if isinstance(each, Tensor)]
             state = state.state2

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from contextlib import nullcontext
 
 import peft
@@ -236,7 +237,8 @@ def test_a_run_with_bytes_goes_on_from_its_checkpoint(tmp_path):
     before = small_recipe(tmp_path / "b", optim="adamw_8bit", save_steps=1, total_episodes=16)
     train(before, State())
     before.checkpoint.close()
-    after = small_recipe(tmp_path / "b", optim="adamw_8bit", save_steps=1, resume="auto")
+    shutil.copytree(tmp_path / "b", tmp_path / "c")
+    after = small_recipe(tmp_path / "c", optim="adamw_8bit", save_steps=1, resume="auto")
     train(after, State())
     ends = (learner_tensors(recipe.learners.policy) for recipe in (through, after))
     one, two = ends
@@ -258,10 +260,6 @@ def test_four_roles_on_one_base_in_4_bits(tmp_path, kind, changes):
     assert packed
     for model in (critic, reward):
         assert {weight.data_ptr() for weight in model.parameters() if weight.dtype == torch.uint8} == packed
-    states = [{id(each) for module in model.modules() if (each := vars(module).get("quant_state")) is not None}
-              for model in (policy, critic, reward)]  # fmt: skip
-    assert states[0]
-    assert states[0] == states[1] == states[2]
     assert recipe.models.reference.adapters_off
     start = policy(IDS).logits.detach()
     train(recipe, State())

@@ -172,8 +172,6 @@ def check_merging(model: nn.Module, role: str) -> None:
             if kind not in smallest or size < smallest[kind][0]:
                 smallest[kind] = size, layer
     for _, layer in smallest.values():
-        inner = vars(layer.get_base_layer())
-        packed = {name: inner[name] for name in ("quant_state",) if name in inner}
         try:
             copy.deepcopy(layer).merge()
         except Exception as error:  # each method has errors of its own
@@ -181,8 +179,6 @@ def check_merging(model: nn.Module, role: str) -> None:
                 f"{role}: the adapters cannot be merged into the weights, as saving does: {str(error).rstrip('.')}. "
                 "Change that part of the adapters' configuration."
             ) from error
-        finally:
-            inner.update(packed)  # a copy of bitsandbytes' packed weights still writes into the layer it came from
 
 
 def _is_tied_end(model: nn.Module, weight: int) -> bool:
