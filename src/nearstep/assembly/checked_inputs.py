@@ -10,7 +10,7 @@ from nearstep.assembly.evaluation_data import judge_specs
 from nearstep.assembly.fitting_roles import check_reward_models, fitting_limits
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import policy_of
-from nearstep.assembly.one_base import check_rewards_on_base, check_roles_on_base
+from nearstep.assembly.one_base import check_roles_on_base
 from nearstep.assembly.policy_folder import base_under_adapters
 from nearstep.checkpoint.resume import Resumed, checkpoint_to_fork, choose_checkpoint, settings_to_keep
 from nearstep.common.hub import check_hub
@@ -19,7 +19,7 @@ from nearstep.common.waiting import WATCHDOG
 from nearstep.config.ppo import PPOConfig
 from nearstep.data.run_prompts import RunPrompts, make_run_prompts
 from nearstep.data.templates import with_template
-from nearstep.models.adapters import POLICY_TASKS, REWARD_TASKS, check_peft_config, lora_from
+from nearstep.models.adapters import POLICY_TASKS, check_peft_config, lora_from
 from nearstep.models.load import family_of
 from nearstep.models.stop_tokens import ModelEnds, StopTokens, stop_tokens
 from nearstep.models.tokenizers import choose_tokenizer
@@ -31,7 +31,6 @@ from nearstep.rollout.decode_graphs import require_gpu
 from nearstep.scale.backend import Backend
 from nearstep.scale.choice import make_backend
 from nearstep.training.batches import BatchSizes, batch_sizes
-from nearstep.training.eight_bit import check_eight_bit
 from nearstep.training.rollout_origin import RolloutOrigin, check_dump, check_replay
 from nearstep.training.schedules import CriticSchedule, planned_steps
 from nearstep.training.stored_rollouts import check_pretraining
@@ -89,14 +88,11 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
     backend = make_backend(config)
     if config.decode_graphs:
         require_gpu(backend.device)
-    check_eight_bit(config)
     tracker_callbacks(config.report_to, main=backend.rank == 0)
     if inputs.peft_config is not None:
         check_peft_config(inputs.peft_config, POLICY_TASKS)
     elif config.use_peft:
         lora_from(config)
-    if inputs.value_peft_config is not None:
-        check_peft_config(inputs.value_peft_config, (*POLICY_TASKS, *REWARD_TASKS))
     check_roles_on_base(config, inputs)
     resumed = None
     if config.resume is not None:
@@ -137,7 +133,6 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         reward_models=inputs.reward_model,
         reward_funcs=inputs.reward_funcs,
     )
-    check_rewards_on_base(config, specs)
     judges = judge_specs(config, run_prompts)
     check_reward_models(config, inputs, specs, tokenizer, limits)
     batch = batch_sizes(config, run_prompts.rows, backend.world_size)

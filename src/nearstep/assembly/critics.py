@@ -114,8 +114,7 @@ def critic_role(model: nn.Module, config: PPOConfig, head: ValueHead, notes: lis
 
 
 def _one_critic(model: nn.Module, config: PPOConfig, head: ValueHead, notes: list[str]) -> Critic:
-    every = config.gradient_checkpointing * config.gradient_checkpointing_every
-    critic = make_critic(model, autocast=config.bf16, checkpointing=every, value_head=head)
+    critic = make_critic(model, autocast=config.bf16, checkpointing=recomputed(config), value_head=head)
     notes += freeze(critic.model, config.vf_frozen)
     return critic
 
@@ -142,6 +141,11 @@ def adapted_critic(
     notes.append("The critic has adapters of its own on the policy's frozen weights, its head at zero.")
     chosen = critic_adapters(config, inputs, policy)
     return critic_under_adapters(policy, chosen, pad_token(tokenizer), head, seed=config.seed)
+
+
+def recomputed(config: PPOConfig) -> int:
+    """n where every n-th layer is recomputed in the backward pass, 0 where none is."""
+    return config.gradient_checkpointing_every if config.gradient_checkpointing else 0
 
 
 def pad_token(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.assembly.axes import Axes
-from nearstep.assembly.critics import adapted_critic, critic_role, critics_of, pad_token
+from nearstep.assembly.critics import adapted_critic, critic_role, critics_of, pad_token, recomputed
 from nearstep.assembly.inputs import RunInputs, reader_of
 from nearstep.assembly.offload import frozen_on_host, reward_offload
 from nearstep.assembly.one_base import rewards_on_base
@@ -113,8 +113,7 @@ def build_models(
     notes += [note for each in loaded if each is not None for note in bias_note(each, "reward_model")]
     if needs_critic and config.critic_trunk == "adapter":
         critic = adapted_critic(config, inputs, model, tokenizer, head, notes)
-    every = config.gradient_checkpointing * config.gradient_checkpointing_every
-    policy = make_policy(model, autocast=config.bf16, checkpointing=every, vocabulary=vocabulary)
+    policy = make_policy(model, autocast=config.bf16, checkpointing=recomputed(config), vocabulary=vocabulary)
     sources = make_sources(
         config,
         list(zip(specs, loaded, strict=True)),
@@ -138,8 +137,9 @@ def build_models(
         reference=None if reference is None else name_or_path(reference.policy.model),
         critic=None if value is None else name_or_path(value.members[0].model),
     )
-    models = frozen_on_host(config, spread_over(backend, models), backend.device, notes)
-    return BuiltModels(models, sources, names, notes)
+    return BuiltModels(
+        frozen_on_host(config, spread_over(backend, models), backend.device, notes), sources, names, notes
+    )
 
 
 def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:

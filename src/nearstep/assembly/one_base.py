@@ -12,14 +12,19 @@ from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.one_base import VF_LORA
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapter_folders import holds_adapters, read_adapters
-from nearstep.models.adapters import adapters_of, targets
+from nearstep.models.adapters import POLICY_TASKS, REWARD_TASKS, adapters_of, check_peft_config, targets
 from nearstep.models.one_base import scalar_on_base
 from nearstep.models.roles import transformers_model
 from nearstep.rewards.build import NamedFunction, RewardSpec
+from nearstep.training.eight_bit import check_eight_bit
 
 
 def check_roles_on_base(config: PPOConfig, inputs: RunInputs) -> None:
-    """Raise ConfigError or ModelError where a role that is to stand on the policy's base cannot, by its form alone."""
+    """Raise ConfigError or ModelError where a role that is to stand on the policy's base cannot, by its form alone, and
+    where the package of an optimizer is missing."""
+    check_eight_bit(config)
+    if inputs.value_peft_config is not None:
+        check_peft_config(inputs.value_peft_config, (*POLICY_TASKS, *REWARD_TASKS), "value_peft_config")
     if inputs.value_peft_config is not None and config.critic_trunk != "adapter":
         raise ConfigError(
             f"value_peft_config: with critic_trunk = {config.critic_trunk} no adapters are put on for the critic. Use "

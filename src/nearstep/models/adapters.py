@@ -47,19 +47,17 @@ def targets(words: Sequence[str], setting: str = "lora_target_modules") -> list[
     return words[0]
 
 
-def check_peft_config(peft_config: Any, tasks: Collection[str | None]) -> None:
+def check_peft_config(peft_config: Any, tasks: Collection[str | None], argument: str = "peft_config") -> None:
     """Raise ModelError for what is no configuration of peft, for a method that does not fit, and for another task."""
     if not isinstance(peft_config, peft().PeftConfig):
         raise ModelError(
-            f"peft_config: got a {type(peft_config).__name__}, which is no configuration of peft. Pass one such as "
+            f"{argument}: got a {type(peft_config).__name__}, which is no configuration of peft. Pass one such as "
             "peft.LoraConfig(r=16)."
         )
-    check_method(peft_config, "peft_config", fresh=True)
+    check_method(peft_config, argument, fresh=True)
     if peft_config.task_type not in tasks:
         fitting = " or ".join(str(task) for task in tasks)
-        raise ModelError(
-            f"peft_config: its task_type is {peft_config.task_type}, which is another task. Use {fitting}."
-        )
+        raise ModelError(f"{argument}: its task_type is {peft_config.task_type}, which is another task. Use {fitting}.")
 
 
 def with_head_trained(peft_config: Any, heads: Sequence[str]) -> Any:
