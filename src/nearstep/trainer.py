@@ -110,10 +110,8 @@ class PPOTrainer:
             reward_funcs=reward_funcs,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            peft_config=peft_config,
-            value_peft_config=value_peft_config,
-            engine=engine,
-            callbacks=callbacks,
+            peft_config=peft_config, value_peft_config=value_peft_config,
+            engine=engine, callbacks=callbacks,
             trust_region=trust_region,
             advantage=advantage,
             kl_controller=kl_controller,
@@ -126,7 +124,7 @@ class PPOTrainer:
             auxiliary_losses=auxiliary_losses,
             teacher_model=teacher_model,
             ptx_dataset=ptx_dataset,
-        )
+        )  # fmt: skip
         self.recipe: Recipe = assemble(given_settings(args, PPOConfig, "PPOTrainer"), inputs)
         self.state = State()
         self._output: TrainOutput | None = None

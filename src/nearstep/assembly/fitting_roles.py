@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.assembly.inputs import RunInputs
+from nearstep.assembly.one_base import check_rewards_on_base
 from nearstep.assembly.policy_folder import wants_new_adapters
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
@@ -70,7 +71,8 @@ def check_reward_models(
     limits: Limits,
 ) -> None:
     """Raises ModelError for quantised weights that cannot be loaded, and where too few rows stand behind ids that a
-    reward model reads as the policy wrote them."""
+    reward model reads as the policy wrote them; raises for reward_trunk = adapter as `check_rewards_on_base` does."""
+    check_rewards_on_base(config, specs)
     for given in specs:
         if isinstance(given, NamedFunction) or not _is_readable(given):
             continue
