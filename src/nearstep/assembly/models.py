@@ -102,14 +102,13 @@ def build_models(
         dtype, config.trust, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed,
         config.chat_template_kwargs, reward_offload(config, backend.device),
     )  # fmt: skip
-    apart = config.reward_trunk == "separate"
-    loaded = load_reward_models(specs, options, config, pad_token(tokenizer), notes) if apart else []
+    loaded = load_reward_models(specs, options, config, pad_token(tokenizer), notes)
     first = loaded[0] if loaded else None
     separate = needs_critic and config.critic_trunk == "separate"
     head = axes.value_head
     critic = critics_of(config, inputs, plain, first, tokenizer, head, notes) if separate else None
     model = backend.stage(_adapted(plain, config, inputs))
-    loaded = loaded if apart else rewards_on_base(config, specs, model, pad_token(tokenizer), notes)
+    loaded = rewards_on_base(config, specs, loaded, model, pad_token(tokenizer), notes)
     notes += [note for each in loaded if each is not None for note in bias_note(each, "reward_model")]
     if needs_critic and config.critic_trunk == "adapter":
         critic = adapted_critic(config, inputs, model, tokenizer, head, notes)
@@ -137,9 +136,8 @@ def build_models(
         reference=None if reference is None else name_or_path(reference.policy.model),
         critic=None if value is None else name_or_path(value.members[0].model),
     )
-    return BuiltModels(
-        frozen_on_host(config, spread_over(backend, models), backend.device, notes), sources, names, notes
-    )
+    lying = frozen_on_host(config, spread_over(backend, models), backend.device, notes)
+    return BuiltModels(lying, sources, names, notes)
 
 
 def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:

@@ -64,9 +64,17 @@ def check_rewards_on_base(config: PPOConfig, specs: Sequence[RewardSpec]) -> Non
 
 
 def rewards_on_base(
-    config: PPOConfig, specs: Sequence[RewardSpec], policy: nn.Module, pad_token_id: int | None, notes: list[str]
+    config: PPOConfig,
+    specs: Sequence[RewardSpec],
+    apart: list[PreTrainedModel | None],
+    policy: nn.Module,
+    pad_token_id: int | None,
+    notes: list[str],
 ) -> list[PreTrainedModel | None]:
-    """The reward model of every entry on the frozen weights under the policy's adapters, None for functions."""
+    """The reward model of every entry, None for functions: on the frozen weights under the policy's adapters with
+    reward_trunk = adapter, else `apart`, each a model of its own."""
+    if config.reward_trunk == "separate":
+        return apart
     found: list[PreTrainedModel | None] = []
     for spec in specs:
         if not isinstance(spec, str):
