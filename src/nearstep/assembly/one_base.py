@@ -50,6 +50,8 @@ def check_rewards_on_base(config: PPOConfig, specs: Sequence[RewardSpec]) -> Non
     adapters."""
     if config.reward_trunk == "separate":
         return
+    if config.random_reward_head:
+        raise ConfigError("random_reward_head gives a whole model a head; with reward_trunk = adapter there is none")
     models = [spec for spec in specs if not isinstance(spec, NamedFunction)]
     if not models:
         raise ConfigError("reward_trunk = adapter: there is no reward model (reward_model_path). Leave it out")
