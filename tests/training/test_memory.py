@@ -265,7 +265,7 @@ def test_four_roles_on_one_base_in_4_bits(tmp_path, kind, changes):
     train(recipe, State())
     recipe.checkpoint.save_final(State())
     first = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])
-    assert abs(first["objective/kl"]) < 1e-4
+    assert abs(first["objective/kl"]) < (1e-2 if "dtype" in changes else 1e-4)  # bfloat16: sampling rounds otherwise
     with torch.no_grad():
         ends = policy(IDS).logits
         assert not torch.allclose(ends, start, atol=1e-3)
