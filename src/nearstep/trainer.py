@@ -61,7 +61,8 @@ class PPOTrainer:
     of what its setting names: `trust_region`, `advantage`, `kl_controller`, `critic_schedule`, `loss_aggregation`,
     `value_head`, `correction`, `sampler`, `gate` (docs/extending.md). `engine` generates the episodes: an object, or a
     class or function of EngineSettings. `auxiliary_losses`, `teacher_model` and `ptx_dataset` are what the policy
-    learns beside PPO (docs/algorithms.md).
+    learns beside PPO (docs/algorithms.md). `value_peft_config` is of the critic's adapters (critic_trunk =
+    adapter), where they differ from the policy's.
 
     Raises ConfigError, DataError, ModelError or RewardError, each naming the place, before anything is trained or
     written.
@@ -81,6 +82,7 @@ class PPOTrainer:
         reward_processing_class: GivenTokenizer = None,
         eval_dataset: object = None,
         peft_config: Any = None,
+        value_peft_config: Any = None,
         engine: object = None,
         callbacks: object = None,
         trust_region: object = None,
@@ -108,9 +110,8 @@ class PPOTrainer:
             reward_funcs=reward_funcs,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            peft_config=peft_config,
-            engine=engine,
-            callbacks=callbacks,
+            peft_config=peft_config, value_peft_config=value_peft_config,
+            engine=engine, callbacks=callbacks,
             trust_region=trust_region,
             advantage=advantage,
             kl_controller=kl_controller,
@@ -123,7 +124,7 @@ class PPOTrainer:
             auxiliary_losses=auxiliary_losses,
             teacher_model=teacher_model,
             ptx_dataset=ptx_dataset,
-        )
+        )  # fmt: skip
         self.recipe: Recipe = assemble(given_settings(args, PPOConfig, "PPOTrainer"), inputs)
         self.state = State()
         self._output: TrainOutput | None = None

@@ -125,7 +125,7 @@ def test_the_guide_as_typed_with_folders_put_in(folders, tmp_path):
     ({"reward_funcs": ["length"]}, "create_rl_trainer has reward_functions"),
     ({"batch_size": 0}, "batch_size = 0 must be a whole number"),
     ({"reward_model_name": ...}, "no reward"),
-    ({"load_in_4bit": True}, "not quantised here"),
+    ({"load_in_8bit": True}, "by load_in_4bit"),
 ])  # fmt: skip
 def test_what_is_refused(changed, said, folders):
     with pytest.raises(ConfigError) as error:

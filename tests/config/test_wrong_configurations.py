@@ -132,8 +132,8 @@ WRONG = {
         "critic = decoupled trains the critic apart from the policy, and with critic_trunk = shared they have one",
     ),
     "two critics": (
-        {"critic_trunk": "adapter", "value_model_path": "critic"},
-        "value_model_path is a model of its own, and with critic_trunk = adapter",
+        {"critic_trunk": "shared", "value_model_path": "critic"},
+        "value_model_path is a model of its own, and with critic_trunk = shared",
     ),
     "resume": ({"resume_from_checkpoint": True}, "resume_from_checkpoint = True must be text"),
 }

@@ -122,6 +122,9 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "lora_r": (LORA, 2),
     "lora_alpha": (LORA, 3),
     "lora_target_modules": (LORA, ["q_proj"]),
+    "lora_modules_to_save": (LORA, ["lm_head"]),
+    "use_dora": (LORA, True),
+    "use_rslora": (LORA, True),
     "sft_model_path": ({}, "{models}/other"),
     "ref_model_path": ({}, "{models}/other"),
     "value_model_path": ({}, "{models}/scorer"),
@@ -349,6 +352,11 @@ ELSEWHERE = {
         ("max_staleness", "staleness_window", "on_stale", "staleness_chunk"), "trainer/test_generation_process.py"
     ),
     "zero_stage": "scale/deepspeed/test_deepspeed.py", "deepspeed": "config/test_deepspeed.py",
+    "reward_trunk": "training/test_one_base.py",
+    **dict.fromkeys(("vf_lora_r", "vf_lora_alpha", "vf_lora_target_modules"), "training/test_one_base.py"),
+    "load_in_4bit": "training/test_memory.py", "bnb_4bit_quant_type": "training/test_memory.py",
+    "use_bnb_nested_quant": "training/test_memory.py", "offload_roles": "training/test_memory.py",
+    "gradient_checkpointing_every": "training/test_memory.py",
     "dp_shard": "scale/test_degrees.py", "dp_replicate": "scale/test_degrees.py", "whole_roles": "scale/test_pieces.py",
     "tp_size": "scale/test_degrees.py", "ep_size": "scale/test_degrees.py",
 }  # fmt: skip

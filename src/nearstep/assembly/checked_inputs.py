@@ -10,6 +10,7 @@ from nearstep.assembly.evaluation_data import judge_specs
 from nearstep.assembly.fitting_roles import check_reward_models, fitting_limits
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import policy_of
+from nearstep.assembly.one_base import check_roles_on_base
 from nearstep.assembly.policy_folder import base_under_adapters
 from nearstep.checkpoint.resume import Resumed, checkpoint_to_fork, choose_checkpoint, settings_to_keep
 from nearstep.common.hub import check_hub
@@ -92,6 +93,7 @@ def check_inputs(config: PPOConfig, inputs: RunInputs) -> CheckedInputs:
         check_peft_config(inputs.peft_config, POLICY_TASKS)
     elif config.use_peft:
         lora_from(config)
+    check_roles_on_base(config, inputs)
     resumed = None
     if config.resume is not None:
         kept = settings_to_keep(config, inputs.in_words(config).settings)

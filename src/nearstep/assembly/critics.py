@@ -8,10 +8,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.algorithm.value_heads import ValueHead
 from nearstep.assembly.inputs import RunInputs, reader_of
+from nearstep.assembly.one_base import critic_adapters, critic_on_base
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapter_folders import holds_adapters
-from nearstep.models.adapters import adapters_of, as_peft_model, is_adapted, require_learning, with_adapters_merged
+from nearstep.models.adapters import as_peft_model, is_adapted, require_learning, with_adapters_merged
 from nearstep.models.critic_folders import copies_of, critics_in
 from nearstep.models.dtypes import DTYPES, without_float16
 from nearstep.models.frozen_weights import freeze
@@ -23,9 +24,11 @@ from nearstep.models.load import (
     load_scalar_model,
     with_value_head,
 )
+from nearstep.models.quantised import in_full, is_quantised
 from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import Critic, Critics, inner_model, make_critic, transformers_model
 from nearstep.models.shared_trunk import critic_under_adapters
+from nearstep.models.stored_head import require_head
 from nearstep.rewards.identity import same_tokens
 
 
@@ -96,6 +99,8 @@ def _critic(
             "value_model, a module that maps ids and mask to one number a token, or use an advantage without a critic."
         )
     start = with_adapters_merged(policy) if is_adapted(policy) else transformers_model(policy, "model")
+    if is_quantised(start):
+        start = in_full(copy.deepcopy(start))
     critic = critic_from_trunk(start, pad_token(tokenizer), head)
     return critic
 
@@ -109,7 +114,7 @@ def critic_role(model: nn.Module, config: PPOConfig, head: ValueHead, notes: lis
 
 
 def _one_critic(model: nn.Module, config: PPOConfig, head: ValueHead, notes: list[str]) -> Critic:
-    critic = make_critic(model, autocast=config.bf16, checkpointing=config.gradient_checkpointing, value_head=head)
+    critic = make_critic(model, autocast=config.bf16, checkpointing=recomputed(config), value_head=head)
     notes += freeze(critic.model, config.vf_frozen)
     return critic
 
@@ -128,9 +133,19 @@ def adapted_critic(
             "critic_trunk = adapter: the critic uses the frozen weights under the policy's adapters, and it has none. "
             "Set use_peft, pass peft_config, or use critic_trunk = separate or shared"
         )
+    given = config.value_model_path
+    if given is not None:
+        require_head(None, head, f"value_model: the folder of adapters {given!r}")
+        notes.append("The critic goes on training the adapters and the head in its folder, on the policy's weights.")
+        return critic_on_base(config, given, policy, pad_token(tokenizer))
     notes.append("The critic has adapters of its own on the policy's frozen weights, its head at zero.")
-    chosen = inputs.peft_config if inputs.peft_config is not None else adapters_of(policy)
+    chosen = critic_adapters(config, inputs, policy)
     return critic_under_adapters(policy, chosen, pad_token(tokenizer), head, seed=config.seed)
+
+
+def recomputed(config: PPOConfig) -> int:
+    """n where every n-th layer is recomputed in the backward pass, 0 where none is."""
+    return config.gradient_checkpointing_every if config.gradient_checkpointing else 0
 
 
 def pad_token(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nearstep.assembly.inputs import RunInputs
+from nearstep.assembly.one_base import check_rewards_on_base
 from nearstep.assembly.policy_folder import wants_new_adapters
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.config.ppo import PPOConfig
@@ -16,7 +17,7 @@ from nearstep.models.adapters import check_adapted, is_adapted
 from nearstep.models.critic_folders import critics_in, require_as_many
 from nearstep.models.limits import Limits
 from nearstep.models.load import check_folder, family_of
-from nearstep.models.quantised import check_quantised
+from nearstep.models.quantised import check_four_bit, check_quantised
 from nearstep.models.roles import inner_model
 from nearstep.models.vocabulary import check_same_ends, check_same_ids, known_ids, tokenizer_beside
 from nearstep.rewards.build import NamedFunction, RewardSpec
@@ -41,6 +42,9 @@ def fitting_limits(
             check_adapted(model, role)
     trains_whole = not wants_new_adapters(config, inputs) and not _is_adapted(policy)
     check_quantised(family, "model", trains=trains_whole)
+    if config.load_in_4bit:
+        merges = isinstance(policy, str) and _is_adapted(policy) and wants_new_adapters(config, inputs)
+        check_four_bit(family, is_object=not isinstance(policy, str), has_adapters=not trains_whole, merges=merges)
     limits = Limits.of(family)
     limits = replace(limits, rows=min(limits.rows, known_ids(tokenizer)))
     others = {
@@ -67,7 +71,8 @@ def check_reward_models(
     limits: Limits,
 ) -> None:
     """Raises ModelError for quantised weights that cannot be loaded, and where too few rows stand behind ids that a
-    reward model reads as the policy wrote them."""
+    reward model reads as the policy wrote them; raises for reward_trunk = adapter as `check_rewards_on_base` does."""
+    check_rewards_on_base(config, specs)
     for given in specs:
         if isinstance(given, NamedFunction) or not _is_readable(given):
             continue

@@ -46,6 +46,7 @@ class RunInputs:
     train_dataset: object = None
     eval_dataset: object = None
     peft_config: Any = None
+    value_peft_config: Any = None
     callbacks: Any = ()
     trust_region: object = None  # the axes: objects of their protocols, or classes to be made without arguments
     advantage: object = None
@@ -81,6 +82,7 @@ class RunInputs:
             train_dataset=places_or(self.train_dataset),
             eval_dataset=places_or(self.eval_dataset),
             peft_config=given_adapters(self.peft_config),
+            value_peft_config=given_adapters(self.value_peft_config, "value_peft_config"),
             callbacks=given_callbacks(self.callbacks),
             engine=place_or(self.engine),
             auxiliary_losses=entries(self.auxiliary_losses),

@@ -7,8 +7,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from nearstep.assembly.axes import Axes
-from nearstep.assembly.critics import adapted_critic, critic_role, critics_of, pad_token
+from nearstep.assembly.critics import adapted_critic, critic_role, critics_of, pad_token, recomputed
 from nearstep.assembly.inputs import RunInputs, reader_of
+from nearstep.assembly.offload import frozen_on_host, reward_offload
+from nearstep.assembly.one_base import rewards_on_base
 from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
 from nearstep.assembly.reference import reference_of
 from nearstep.assembly.reward_head import load_reward_models
@@ -98,20 +100,19 @@ def build_models(
     plain = _policy_as_given(config, inputs, notes)
     options = RewardModelOptions(
         dtype, config.trust, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed,
-        config.chat_template_kwargs,
+        config.chat_template_kwargs, reward_offload(config, backend.device),
     )  # fmt: skip
     loaded = load_reward_models(specs, options, config, pad_token(tokenizer), notes)
     first = loaded[0] if loaded else None
-    notes += [note for model in loaded if model is not None for note in bias_note(model, "reward_model")]
     separate = needs_critic and config.critic_trunk == "separate"
     head = axes.value_head
     critic = critics_of(config, inputs, plain, first, tokenizer, head, notes) if separate else None
     model = backend.stage(_adapted(plain, config, inputs))
+    loaded = rewards_on_base(config, specs, loaded, model, pad_token(tokenizer), notes)
+    notes += [note for each in loaded if each is not None for note in bias_note(each, "reward_model")]
     if needs_critic and config.critic_trunk == "adapter":
         critic = adapted_critic(config, inputs, model, tokenizer, head, notes)
-    policy = make_policy(
-        model, autocast=config.bf16, checkpointing=config.gradient_checkpointing, vocabulary=vocabulary
-    )
+    policy = make_policy(model, autocast=config.bf16, checkpointing=recomputed(config), vocabulary=vocabulary)
     sources = make_sources(
         config,
         list(zip(specs, loaded, strict=True)),
@@ -135,7 +136,8 @@ def build_models(
         reference=None if reference is None else name_or_path(reference.policy.model),
         critic=None if value is None else name_or_path(value.members[0].model),
     )
-    return BuiltModels(spread_over(backend, models), sources, names, notes)
+    lying = frozen_on_host(config, spread_over(backend, models), backend.device, notes)
+    return BuiltModels(lying, sources, names, notes)
 
 
 def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:

@@ -9,6 +9,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapter_folders import holds_adapters
 from nearstep.models.dtypes import DTYPES
 from nearstep.models.load import check_folder, load_adapted_policy, load_policy
+from nearstep.models.quantised import four_bit
 
 
 def load_policy_of(name: str, config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:
@@ -26,6 +27,7 @@ def load_policy_of(name: str, config: PPOConfig, inputs: RunInputs, notes: list[
         dtype=DTYPES[config.dtype],
         trust=config.trust,
         base=base_under_adapters(config, name),
+        bits=four_bit(config, DTYPES[config.dtype]),
     )
 
 

@@ -19,8 +19,10 @@ def load_reward_models(
     """The reward model of every entry, None for functions.
 
     One that was named and has no trained head gets a random one where random_reward_head says so, which is noted. Else
-    raises ModelError for it.
+    raises ModelError for it. None at all with reward_trunk = adapter: they are put on the policy's weights later.
     """
+    if config.reward_trunk == "adapter":
+        return [None] * len(specs)
     if not config.random_reward_head:
         return [load_reward_model(spec, options) for spec in specs]
     models, made = [], []

@@ -25,7 +25,8 @@ Writing: TypeAlias = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class ModelFolders:
-    """Writes `policy/` and `value/` into a folder, and `policy_adapter/` where the policy has adapters."""
+    """Writes `policy/` and `value/` into a folder, `policy_adapter/` where the policy has adapters,
+    `value_adapter/` where the critic has some on the same weights."""
 
     models: Models
     tokenizer: PreTrainedTokenizerBase
@@ -67,6 +68,11 @@ class ModelFolders:
             for place, member, value in critics
             if value is not None
         ]
+        parts += [
+            self._part("value_adapter", value.model, _kept(value), card)
+            for _, member, value in critics
+            if value is not None and merged is not None and self._on_policys_weights(member)
+        ]
         return lambda folder: write_each([partial(part, folder) for part in parts])
 
     def _critic(
@@ -80,6 +86,11 @@ class ModelFolders:
         head = linear_head(whole, "value_model", critic.value_head.outputs)
         weights = store_bias(whole, head)
         return self._part(place, whole, weights if value.is_copy else _copies(weights), card)
+
+    def _on_policys_weights(self, critic: Critic) -> bool:
+        """Whether a critic is adapters on the frozen weights under the policy's."""
+        weights = {id(weight) for weight in self.models.policy.model.parameters()}
+        return is_adapted(critic.model) and any(id(weight) in weights for weight in critic.model.parameters())
 
     def export_policy(self, folder: Path, state: State) -> None:
         """Write the policy alone, as a model folder of its own at `folder`."""

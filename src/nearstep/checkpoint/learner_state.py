@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nearstep.common.errors import CheckpointError
 from nearstep.scale.shards import InPieces, dealt_like, own_piece
+from nearstep.training.eight_bit import as_state, as_tensors
 from nearstep.training.optimizers import Learner
 
 WEIGHT = "weight"  # beside an optimizer's own names: exp_avg, exp_avg_sq, step, …
@@ -29,7 +30,7 @@ def learner_tensors(learner: Learner) -> dict[str, Tensor | InPieces]:
     moments = learner.optimizer.state_dict()["state"]
     tensors = {f"{name}:{WEIGHT}": weight.detach() for name, weight in zip(names, learner.parameters, strict=True)}
     for number, by_name in moments.items():
-        tensors |= {f"{names[number]}:{what}": tensor for what, tensor in by_name.items()}
+        tensors |= {f"{names[number]}:{what}": tensor for what, tensor in as_tensors(by_name)}
     return tensors
 
 
@@ -69,7 +70,8 @@ def restore_learner(learner: Learner, tensors: Mapping[str, Tensor], place: str)
         if number in moments:
             moments[number] = {what: dealt_like(tensor, parameter) for what, tensor in moments[number].items()}
     groups = learner.optimizer.state_dict()["param_groups"]
-    learner.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    states = {number: as_state(by_name) for number, by_name in moments.items()}
+    learner.optimizer.load_state_dict({"state": states, "param_groups": groups})
 
 
 def first_not_finite(tensors: Mapping[str, Tensor | InPieces]) -> str | None:

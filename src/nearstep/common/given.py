@@ -113,16 +113,16 @@ def given_tokenizer(value: object, name: str) -> PreTrainedTokenizerBase | str |
     raise _refusal(name, value, "a tokenizer of transformers (AutoTokenizer.from_pretrained), its folder or hub name")
 
 
-def given_adapters(value: object) -> Any:
+def given_adapters(value: object, argument: str = "peft_config") -> Any:
     """A configuration of adapters. Raises ConfigError for anything else."""
     if value is None:
         return None
-    need_package("peft", "peft", "peft_config", ConfigError)
+    need_package("peft", "peft", argument, ConfigError)
     from peft import PeftConfig
 
     if isinstance(value, PeftConfig):
         return value
-    raise _refusal("peft_config", value, "an object such as peft.LoraConfig(r=16); or set use_peft and lora_… in args")
+    raise _refusal(argument, value, "an object such as peft.LoraConfig(r=16); or set use_peft and lora_… in args")
 
 
 def given_callbacks(value: object) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ INSTEAD = {
     "model": ("model_name_or_path", "sft_model_path"), "tokenizer": ("model_name_or_path",),
     "ref_model": ("ref_model_path",), "value_model": ("value_model_path",), "reward_model": ("reward_model_path",),
     "train_dataset": ("dataset_name",), "eval_dataset": ("eval_dataset_name",), "peft_config": ("use_peft",),
+    "value_peft_config": ("vf_lora_r", "vf_lora_alpha", "vf_lora_target_modules"),
 }  # fmt: skip
 HARMLESS = ("callbacks",)
 

@@ -13,10 +13,11 @@ from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.deepspeed import zero_problems
 from nearstep.config.engines import EngineChoice
 from nearstep.config.evaluating import EvaluationSettings, evaluation_remarks
+from nearstep.config.one_base import OneBaseSettings, one_base_problems, one_base_remarks
 from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import LocalRewardSettings
 from nearstep.config.saving import SavingSettings
-from nearstep.config.scaling import ScalingSettings
+from nearstep.config.scaling import ScalingSettings, divided_by
 from nearstep.config.sections import (
     AdvantageSettings,
     AllSettings,
@@ -53,17 +54,22 @@ class PPOConfig(AllSettings):
             self, sampler=self.sampler, gate_fill=self.gate_fill, replay_rollouts=self.replay_rollouts
         )
         yield from zero_problems(self, trunk=self.critic_trunk, critics=self.critic_models)
+        yield from one_base_problems(
+            self, critic_trunk=self.critic_trunk, divided_by=divided_by(self), optim=self.optim
+        )
 
     def remarks(self) -> Iterator[str]:
         """Settings without effect, and one whose effect surprises."""
         yield from config_rules.remarks(self)
         yield from evaluation_remarks(self, keep_best=self.keep_best)
         yield from staleness_remarks(self)
+        yield from one_base_remarks(self, critic_trunk=self.critic_trunk, checkpointing=self.gradient_checkpointing)
 
 
 SECTIONS = sections(
     ("Run", RunSettings),
     ("Models", ModelSettings),
+    ("One base", OneBaseSettings),
     ("Processes", ScalingSettings),
     ("Roles", RoleSettings),
     ("Data", DataSettings),

@@ -22,6 +22,7 @@ from nearstep.config.critic_training_rules import critic_training_problems, crit
 from nearstep.config.data import data_problems, prompt_problems, prompt_remarks
 from nearstep.config.engines import engine_problems, engine_remarks
 from nearstep.config.evaluating import evaluation_problems
+from nearstep.config.one_base import VF_LORA
 from nearstep.config.regions import region_problems, region_remarks
 from nearstep.config.responses import response_problems, response_remarks
 from nearstep.config.rewards import compares_groups, reward_problems, reward_remarks
@@ -29,6 +30,7 @@ from nearstep.config.sections import AllSettings, KLSettings
 from nearstep.config.selection import selection_problems, selection_remarks
 from nearstep.config.settings import Problem, without_effect
 from nearstep.config.several_critics import SEVERAL_CRITICS
+from nearstep.config.shared import LORA
 from nearstep.config.turns import turn_remarks
 from nearstep.config.value_head_rules import value_head_problems, value_head_remarks
 from nearstep.config.value_heads import VALUE_HEAD_SETTINGS
@@ -37,7 +39,7 @@ CRITIC_SETTINGS = (
     "value_model_path", "lam", "lam_critic", "bootstrap_truncated", "score_position", "critic", "critic_schedule",
     "critic_trunk", "cliprange_value", "vf_coef", "vf_learning_rate", "num_vf_epochs", "vf_update_frequency",
     "vf_warmup_updates", "vf_warmup_lam", "lam_length_alpha", "critic_columns",
-    *VALUE_HEAD_SETTINGS, *SEVERAL_CRITICS, *CRITIC_TRAINING,
+    *VALUE_HEAD_SETTINGS, *SEVERAL_CRITICS, *CRITIC_TRAINING, *VF_LORA,
 )  # fmt: skip
 
 
@@ -77,7 +79,6 @@ def remarks(config: AllSettings) -> Iterator[str]:
     """Settings without effect, and one whose effect surprises."""
     yield from response_remarks(config)
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
-    lora = ("lora_r", "lora_alpha", "lora_target_modules")
     adaptive, adapts = ("kl_target", "kl_horizon"), kl_controller_name(config) == "adaptive"
     course, has_course = ("kl_coef_final", "kl_schedule"), kl_controller_name(config) == "scheduled"
     yield from reward_remarks(config)
@@ -93,7 +94,7 @@ def remarks(config: AllSettings) -> Iterator[str]:
     yield from engine_remarks(config, response_length=config.response_length)
     yield from without_effect(
         config,
-        ("without use_peft", not config.use_peft, lora),
+        ("without use_peft", not config.use_peft, LORA),
         ("without non_eos_penalty", not config.non_eos_penalty, ("penalty_reward_value",)),
         ("beside total_episodes", config.total_episodes is not None, ("num_train_epochs",)),
         ("beside batch_size", config.batch_size is not None, ("gradient_accumulation_steps",)),
@@ -273,9 +274,9 @@ def _critic_problems(config: AllSettings) -> Iterator[Problem]:
             "trunk: use critic = joint, or critic_trunk = separate or adapter",
             ("critic", "critic_trunk", "advantage"),
         )
-    if trunk != "separate" and config.value_model_path is not None:
+    if trunk == "shared" and config.value_model_path is not None:
         yield Problem(
-            f"value_model_path is a model of its own, and with critic_trunk = {trunk} the critic is made from the "
+            "value_model_path is a model of its own, and with critic_trunk = shared the critic is made from the "
             "policy's weights: give one",
             ("value_model_path", "critic_trunk"),
         )

@@ -8,7 +8,7 @@ from nearstep.config.data import DataSettings, data_problems
 from nearstep.config.old_names import OF_REWARD_MODELS, OldNames
 from nearstep.config.rewards import LocalRewardSettings, RewardSettings, reward_problems, reward_remarks
 from nearstep.config.settings import Problem, Settings, accepts_old_names, option, sections, without_effect
-from nearstep.config.shared import ModelSettings, OptimizerSettings, ReportSettings, RunSettings
+from nearstep.config.shared import LORA, ModelSettings, OptimizerSettings, ReportSettings, RunSettings
 
 PAIRWISE = ("center_rewards_coefficient", "label_smoothing", "margin_coefficient", "min_score_gap")
 
@@ -145,7 +145,7 @@ class RewardConfig(
         yield from reward_remarks(self)
         yield from without_effect(
             self,
-            ("without use_peft", not self.use_peft, ("lora_r", "lora_alpha", "lora_target_modules")),
+            ("without use_peft", not self.use_peft, LORA),
             ("beside max_steps", self.max_steps is not None, ("num_train_epochs",)),
             ("with a constant learning rate", self.lr_scheduler_type == "constant", ("warmup_steps",)),
             ("with optim = sgd", self.optim == "sgd", ("adam_beta1", "adam_beta2", "adam_epsilon")),

@@ -41,3 +41,12 @@ class ScalingSettings(Settings):
     deepspeed: str | None = option(
         None, "DeepSpeed's configuration file (JSON); what it leaves to `auto` is as the settings say", is_place=True
     )
+
+
+def divided_by(config: ScalingSettings) -> str | None:
+    """The setting that deals weights or moments of a network out over processes; None where each has the whole."""
+    asked = {
+        "dp_shard": config.dp_shard != 1, "tp_size": config.tp_size > 1, "zero_stage": config.zero_stage is not None,
+        "deepspeed": config.deepspeed is not None,
+    }  # fmt: skip
+    return next((name for name, is_asked in asked.items() if is_asked), None)

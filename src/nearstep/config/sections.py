@@ -18,6 +18,7 @@ from nearstep.config.critic_training import CriticTrainingSettings
 from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.engines import EngineChoice
 from nearstep.config.evaluating import EvaluationSettings
+from nearstep.config.one_base import OneBaseSettings
 from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import RewardSettings
 from nearstep.config.saving import SavingSettings
@@ -157,10 +158,7 @@ class AdvantageSettings(Settings):
         None, "lambda of the policy by length, 1 − 1 / (this × tokens), instead of lam; 0.05 is usual", above=0
     )
     lam_critic: float | None = option(
-        None,
-        "lambda of the critic's targets, if other than lam (1 is the plain return)",
-        at_least=0,
-        at_most=1,
+        None, "lambda of the critic's targets, if other than lam (1 is the plain return)", at_least=0, at_most=1
     )
     bootstrap_truncated: bool = option(
         False, "value the state where a response was cut off, instead of ending it with 0"
@@ -294,6 +292,7 @@ class AllSettings(
     DataSettings,
     RoleSettings,
     ScalingSettings,
+    OneBaseSettings,
     ModelSettings,
     RunSettings,
 ):

@@ -8,6 +8,8 @@ from nearstep.config.conversion import ModelName
 from nearstep.config.settings import Settings, option
 from nearstep.config.trusting import pickled_weights, trusted_code
 
+LORA = ("lora_r", "lora_alpha", "lora_target_modules", "lora_modules_to_save", "use_dora", "use_rslora")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(Settings):
@@ -45,6 +47,11 @@ class ModelSettings(Settings):
     lora_target_modules: tuple[str, ...] | None = option(
         None, "modules that get adapters: names, all-linear, or one pattern; peft's choice if not given"
     )
+    lora_modules_to_save: tuple[str, ...] | None = option(
+        None, "modules that train whole beside the adapters, and are saved with them (embed_tokens lm_head)"
+    )
+    use_dora: bool = option(False, "adapters that learn direction and length of a weight apart (DoRA, 2402.09353)")
+    use_rslora: bool = option(False, "scale adapters by alpha / √rank (rsLoRA, 2312.03732), for high ranks")
     trust_remote_code: tuple[ModelName, ...] | None = trusted_code()
     allow_pickled_weights: bool = pickled_weights()
 
@@ -63,8 +70,9 @@ class OptimizerSettings(Settings):
         "linear", "course of the learning rate over the updates, stepped once per update"
     )
     warmup_steps: int = option(0, "updates over which the learning rate rises", at_least=0)
-    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd"] = option(
-        "adamw_torch_fused", "the optimizer; fused takes a step in one pass over the weights"
+    optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "sgd"] = option(
+        "adamw_torch_fused",
+        "the optimizer; fused takes a step in one pass over the weights, 8bit keeps moments in a byte (bitsandbytes)",
     )
     master_weights: bool = option(
         True, "where weights are narrower than float32, step a float32 copy of them: else small steps round to nothing"

@@ -14,6 +14,7 @@ from nearstep.common.errors import ConfigError, ModelError
 from nearstep.common.random_streams import stream_seed
 from nearstep.config.shared import ModelSettings
 from nearstep.models.adapter_methods import check_method
+from nearstep.models.quantised import in_full, is_quantised, quantisation_of
 
 ALL_LINEAR = "all-linear"
 POLICY_TASKS, REWARD_TASKS = (None, "CAUSAL_LM"), (None, "SEQ_CLS", "TOKEN_CLS")
@@ -21,40 +22,42 @@ POLICY_TASKS, REWARD_TASKS = (None, "CAUSAL_LM"), (None, "SEQ_CLS", "TOKEN_CLS")
 
 def lora_from(config: ModelSettings, *, task: str = "CAUSAL_LM") -> Any:
     """peft's LoraConfig for the settings. Raises ConfigError without peft, and for modules that are named wrongly."""
+    whole = config.lora_modules_to_save
     return peft().LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
-        target_modules=None if config.lora_target_modules is None else _targets(config.lora_target_modules),
+        target_modules=None if config.lora_target_modules is None else targets(config.lora_target_modules),
+        modules_to_save=None if whole is None else [name for word in whole for name in word.split(",")],
+        use_dora=config.use_dora,
+        use_rslora=config.use_rslora,
         task_type=task,
     )
 
 
-def _targets(words: Sequence[str]) -> list[str] | str:
+def targets(words: Sequence[str], setting: str = "lora_target_modules") -> list[str] | str:
     """Names of modules as a list; `all-linear` or a pattern, which stand alone, as the text that peft takes."""
     names = [name for word in words for name in word.split(",")]
     if all(re.fullmatch(r"[\w.]+", name) for name in names):
         return names
     if len(words) > 1:
         raise ConfigError(
-            f"lora_target_modules = {list(words)}: give names of modules (q_proj v_proj), or {ALL_LINEAR} alone, or "
+            f"{setting} = {list(words)}: give names of modules (q_proj v_proj), or {ALL_LINEAR} alone, or "
             "one pattern that full names of modules match"
         )
     return words[0]
 
 
-def check_peft_config(peft_config: Any, tasks: Collection[str | None]) -> None:
+def check_peft_config(peft_config: Any, tasks: Collection[str | None], argument: str = "peft_config") -> None:
     """Raise ModelError for what is no configuration of peft, for a method that does not fit, and for another task."""
     if not isinstance(peft_config, peft().PeftConfig):
         raise ModelError(
-            f"peft_config: got a {type(peft_config).__name__}, which is no configuration of peft. Pass one such as "
+            f"{argument}: got a {type(peft_config).__name__}, which is no configuration of peft. Pass one such as "
             "peft.LoraConfig(r=16)."
         )
-    check_method(peft_config, "peft_config", fresh=True)
+    check_method(peft_config, argument, fresh=True)
     if peft_config.task_type not in tasks:
         fitting = " or ".join(str(task) for task in tasks)
-        raise ModelError(
-            f"peft_config: its task_type is {peft_config.task_type}, which is another task. Use {fitting}."
-        )
+        raise ModelError(f"{argument}: its task_type is {peft_config.task_type}, which is another task. Use {fitting}.")
 
 
 def with_head_trained(peft_config: Any, heads: Sequence[str]) -> Any:
@@ -218,11 +221,11 @@ def take_off(model: PreTrainedModel) -> None:
 
 
 def with_adapters_merged(model: nn.Module) -> PreTrainedModel:
-    """A copy of a peft model with its adapters added to the base weights.
+    """A copy of a peft model with its adapters added to the base weights, which are whole also where they were packed.
 
     Tied input and output embeddings stay tied where both are still the same, and only there.
     """
-    whole = copy.deepcopy(model)
+    whole = _copy_in_full(model) if is_quantised(model) else copy.deepcopy(model)
     inner: PreTrainedModel = whole.get_base_model()  # type: ignore[operator]
     head, embeddings = base_layer(inner.get_output_embeddings()), base_layer(inner.get_input_embeddings())
     tied = isinstance(head, nn.Linear) and isinstance(embeddings, nn.Module) and head.weight is embeddings.weight
@@ -239,13 +242,29 @@ def with_adapters_merged(model: nn.Module) -> PreTrainedModel:
     return merged
 
 
+def _copy_in_full(model: nn.Module) -> nn.Module:
+    """A copy of a peft model over packed weights whose weights are whole: into others adapters are merged with a second
+    rounding to 4 bits."""
+    own = {id(each) for each in (*model.parameters(), *model.buffers())}
+    base = in_full(without_adapters(model))
+    new: dict[int, object] = {id(weight): weight for weight in base.parameters() if id(weight) not in own}
+    config, name = copy.deepcopy(adapters_of(model)), model.active_adapters[0]  # type: ignore[index]
+    if "init_lora_weights" in vars(config):
+        config.init_lora_weights = True  # what is drawn here is replaced, and PiSSA would change the weights
+    tensors = peft().get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    with torch.random.fork_rng(devices=[]):
+        whole: nn.Module = peft().get_peft_model(copy.deepcopy(base, new), config, adapter_name=name)
+    peft().set_peft_model_state_dict(whole, tensors, adapter_name=name)
+    return whole
+
+
 def without_adapters(model: nn.Module) -> PreTrainedModel:
     """The model under peft's wrapper as a second set of modules over the same tensors: no weight is copied.
 
     Adapters of either one do not reach the other.
     """
-    tensors: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    base: PreTrainedModel = copy.deepcopy(model, tensors).get_base_model()  # type: ignore[operator]
+    shared = (*model.parameters(), *model.buffers(), *quantisation_of(model))
+    base: PreTrainedModel = copy.deepcopy(model, {id(each): each for each in shared}).get_base_model()  # type: ignore[operator]
     take_off(base)
     vars(base).pop("peft_config", None)  # what peft notes of the adapters that were taken off
     return base

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,6 +31,7 @@ from nearstep.models.stored_head import is_linear, remember_head, require_head
 from nearstep.models.weight_files import reading, weight_arguments
 
 FIRST_TRY = "or for a first try of nearstep ppo --reward_funcs length, or --random_reward_head: its scores mean nothing"
+NOT_OF_A_TRUNK = ("id2label", "label2id", "quantization_config")
 MODEL_FILES = ("config.json", "adapter_config.json")
 
 
@@ -82,33 +84,35 @@ def _family_under(folder: AdapterFolder, trust: Trust) -> PreTrainedConfig:
 
 
 def load_adapted_policy(
-    name: str, *, role: str, dtype: torch.dtype, trust: Trust = DEFAULT_TRUST, base: str | None = None
+    name: str, *, role: str, dtype: torch.dtype, trust: Trust = DEFAULT_TRUST, base: str | None = None, bits: Any = None
 ) -> nn.Module:
     """A folder of adapters as a peft model that trains them on, over the model that they name, or over `base`."""
     folder = read_adapters(name, role, base=base, trust=trust)
     load = _whole_policy if folder.holds_everything else load_policy
-    model = load(folder.base, role=role, dtype=dtype, trust=_for_base(folder, trust, base))
+    model = load(folder.base, role=role, dtype=dtype, trust=_for_base(folder, trust, base), bits=bits)
     fit_rows(model, folder)
     return put_on(model, folder)
 
 
 def load_policy(
-    name: str, *, role: str, dtype: torch.dtype, trust: Trust = DEFAULT_TRUST, base: str | None = None
+    name: str, *, role: str, dtype: torch.dtype, trust: Trust = DEFAULT_TRUST, base: str | None = None, bits: Any = None
 ) -> PreTrainedModel:
     """A causal language model; a folder of adapters gives their model, or `base`, with the adapters merged.
 
-    Raises ModelError naming the role if it cannot be read or has missing weights.
+    `bits` is transformers' configuration of a quantisation, for a folder without adapters. Raises ModelError naming the
+    role if it cannot be read or has missing weights.
     """
     check_folder(name, role)
     if not holds_adapters(name):
-        return _whole_policy(name, role=role, dtype=dtype, trust=trust)
+        return _whole_policy(name, role=role, dtype=dtype, trust=trust, bits=bits)
     adapted = load_adapted_policy(name, role=role, dtype=dtype, trust=trust, base=base)
     return with_adapters_merged(adapted)
 
 
-def _whole_policy(name: str, *, role: str, dtype: torch.dtype, trust: Trust) -> PreTrainedModel:
+def _whole_policy(name: str, *, role: str, dtype: torch.dtype, trust: Trust, bits: Any = None) -> PreTrainedModel:
     """The model in a folder, without adapters that lie beside it."""
     allowed = code_arguments(name, role, trust) | weight_arguments(name, role, trust, "AutoModelForCausalLM")
+    allowed |= {} if bits is None else {"quantization_config": bits}
     with reading("causal language model", name, role), _no_loading_report():
         model, info = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **allowed)
     check_weights(info["missing_keys"], name, role)
@@ -255,7 +259,7 @@ def new_classifier(
     policy: PreTrainedModel, pad_token_id: int | None, *, role: str, outputs: int = 1
 ) -> PreTrainedModel:
     """A random classification model with so many labels, of the policy's family and widths."""
-    settings = {name: value for name, value in policy.config.to_dict().items() if name not in ("id2label", "label2id")}
+    settings = {name: value for name, value in policy.config.to_dict().items() if name not in NOT_OF_A_TRUNK}
     config = type(policy.config).from_dict({**settings, "num_labels": outputs})
     config.pad_token_id = pad_token_id
     try:

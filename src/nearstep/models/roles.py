@@ -28,6 +28,7 @@ from nearstep.models.forward.probing import (
     prove_reading,
 )
 from nearstep.models.head_bias import add_bias, stored_bias
+from nearstep.models.offload import Offload
 from nearstep.models.output_layers import linear_head, named_heads
 from nearstep.models.stored_head import head_in_words, is_linear, require_head, shown
 
@@ -82,14 +83,12 @@ class Reference:
 
     policy: Policy
     adapters_off: bool
+    idle: Offload = field(default_factory=Offload)
 
     @contextmanager
     def active(self) -> Iterator[Policy]:
         """The reference as a policy; adapters are on again afterwards, whatever happens inside."""
-        if not self.adapters_off:
-            yield self.policy
-            return
-        with self.policy.model.disable_adapter():  # type: ignore[operator]
+        with self.policy.model.disable_adapter() if self.adapters_off else self.idle.here():  # type: ignore[operator]
             yield self.policy
 
 
@@ -179,14 +178,15 @@ def make_policy(
     *,
     role: str = "model",
     autocast: bool = False,
-    checkpointing: bool = False,
+    checkpointing: int = 0,
     vocabulary: int | None = None,
 ) -> Policy:
     """Make a causal model ready: dropout off, its forward pass here proved to give what it gives by itself.
 
     Its distribution is over the ids below `vocabulary`, which a tokenizer knows, in sampling as in training: rows that
     only round the embedding up (Qwen 2.5 has 152,064 for 151,665 tokens) get no probability. None for all of them.
-    A module that is no transformers model maps ids and mask, both [rows, width], to logits. Raises ModelError for an
+    A module that is no transformers model maps ids and mask, both [rows, width], to logits. With `checkpointing` = n
+    every n-th layer is recomputed in the backward pass. Raises ModelError for an
     encoder-decoder model, and for one whose rows would not give what they give alone.
     """
     inner = _ready(model, role)
@@ -199,7 +199,7 @@ def make_policy(
     policy = Policy(model, autocast, reading=reading, vocabulary=vocabulary)
     policy = replace(policy, layout=prove_layout(policy.trunk, rows, policy.device, role))
     if checkpointing:
-        _recompute(inner, role)
+        _recompute(inner, role, checkpointing)
     return policy
 
 
@@ -208,7 +208,7 @@ def make_critic(
     *,
     role: str = "value_model",
     autocast: bool = False,
-    checkpointing: bool = False,
+    checkpointing: int = 0,
     value_head: ValueHead | None = None,
 ) -> Critic:
     """Make a classification model ready to be a critic. Raises ModelError if it cannot be one.
@@ -236,7 +236,7 @@ def make_critic(
     device = next(model.parameters()).device
     critic = replace(critic, layout=prove_layout(critic.trunk, vocabulary, device, role))
     if checkpointing:
-        _recompute(inner, role)
+        _recompute(inner, role, checkpointing)
     return critic
 
 
@@ -259,7 +259,7 @@ def decoder_config(config: PreTrainedConfig, role: str) -> PreTrainedConfig:
     return config
 
 
-def _recompute(model: nn.Module, role: str) -> None:
+def _recompute(model: nn.Module, role: str, every: int) -> None:
     """Gradient checkpointing. Raises ModelError where there is no layer that could be recomputed."""
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     if not isinstance(model, PreTrainedModel) or not layers:
@@ -267,7 +267,7 @@ def _recompute(model: nn.Module, role: str) -> None:
             f"{role}: gradient_checkpointing: {type(model).__name__} has no layers that are made to be computed again "
             "(transformers' GradientCheckpointingLayer). Leave it out, or lower max_tokens_per_microbatch."
         )
-    recompute_activations(model)
+    recompute_activations(model, every)
 
 
 def frozen_copy(policy: Policy) -> Reference:

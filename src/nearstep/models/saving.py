@@ -96,13 +96,18 @@ def require_space(places: Sequence[tuple[Path, nn.Module]]) -> None:
     """Raise TrainingError where the disk has no room for the weights; a former folder goes once the new one stands."""
     free = shutil.disk_usage(places[0][0].parent).free
     for place, model in places:
-        size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+        size = sum(map(_bytes_written, model.parameters()))
         if size > free:
             raise TrainingError(
                 f"{place} needs {size:,} bytes and {free:,} are free: the model could not be saved at the end. Make "
                 "room, or change output_dir"
             )
         free += sum(file.stat().st_size for file in place.glob("*.safetensors")) - size
+
+
+def _bytes_written(weight: nn.Parameter) -> int:
+    """What a weight takes in a folder. Packed ones, 4 bits each, are written whole, in at most four bytes."""
+    return weight.numel() * (weight.element_size() if weight.is_floating_point() else 2 * 4)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from nearstep.models.roles import Critic, Policy, transformers_model
 from nearstep.models.stored_head import remember_head
 
 ROLE = "value_model"
+PACKED = ("is_loaded_in_4bit", "is_loaded_in_8bit")  # where peft looks before it puts adapters over packed weights
 
 
 def critic_on_trunk(policy: Policy, pad_token_id: int | None, value_head: ValueHead) -> Critic:
@@ -30,17 +31,20 @@ def critic_on_trunk(policy: Policy, pad_token_id: int | None, value_head: ValueH
     return Critic(model, policy.autocast, policy.layout, value_head)
 
 
-def classifier_around(model: PreTrainedModel, pad_token_id: int | None, value_head: ValueHead) -> PreTrainedModel:
+def classifier_around(
+    model: PreTrainedModel, pad_token_id: int | None, value_head: ValueHead, *, role: str = ROLE
+) -> PreTrainedModel:
     """A classification model with a label for each output around the trunk of `model` itself, its head zero."""
     with torch.device("meta"):
-        classifier = new_classifier(model, pad_token_id, role=ROLE, outputs=value_head.outputs)
+        classifier = new_classifier(model, pad_token_id, role=role, outputs=value_head.outputs)
     if type(classifier.base_model) is not type(model.base_model):
         raise ModelError(
-            f"{ROLE}: {type(classifier).__name__} has another kind of trunk than {type(model).__name__}, so it cannot "
-            "use the policy's. Use critic_trunk = separate."
+            f"{role}: {type(classifier).__name__} has another kind of trunk than {type(model).__name__}, so it cannot "
+            "use the policy's. Use a model of its own (critic_trunk, reward_trunk = separate)."
         )
     classifier.add_module(classifier.base_model_prefix, model.base_model)
-    head = linear_head(classifier, ROLE, value_head.outputs).to_empty(device=model.device)
+    vars(classifier).update({name: True for name in PACKED if name in vars(model)})
+    head = linear_head(classifier, role, value_head.outputs).to_empty(device=model.device)
     for parameter in head.parameters():
         nn.init.zeros_(parameter)
     remember_head(classifier.config, value_head)

@@ -20,6 +20,7 @@ from nearstep.models.adapters import as_peft_model, is_adapted, with_adapters_me
 from nearstep.models.head_bias import bias_note
 from nearstep.models.limits import Limits
 from nearstep.models.load import load_scalar_model
+from nearstep.models.offload import Offload
 from nearstep.models.reward_model import make_scorer
 from nearstep.models.roles import transformers_model
 from nearstep.models.tokenizers import load_tokenizer
@@ -27,6 +28,7 @@ from nearstep.rewards.ask import OnError
 from nearstep.rewards.builtin.spec import meaning
 from nearstep.rewards.functions import FunctionReward, Prepares, RewardFunction, function_name
 from nearstep.rewards.identity import TokenizerIdentity
+from nearstep.rewards.idle import IdleScorer
 from nearstep.rewards.loading import load_function
 from nearstep.rewards.model import ModelReward
 from nearstep.rewards.protocol import RewardSource
@@ -58,6 +60,7 @@ class RewardModelOptions:
     place: Callable[[nn.Module], nn.Module]  # moves a model to its device
     seed: int
     template_kwargs: Mapping[str, object] | None = None  # for their chat templates
+    offload: Callable[[nn.Module], Offload] | None = None  # takes one off the device until it scores
 
 
 RewardSpec: TypeAlias = NamedFunction | nn.Module | str  # a string is a reward model's folder or hub name
@@ -172,7 +175,7 @@ def model_source(
     )
     return ModelReward(
         Path(model.config.name_or_path or "reward_model").name,
-        scorer,
+        scorer if options.offload is None else IdleScorer(scorer, options.offload(model)),
         tokenizer=tokenizer,
         policy=policy,
         vocabulary_size=limits.rows,

@@ -18,6 +18,7 @@ from nearstep.scale.backend import Backend
 from nearstep.scale.shards import lying_alike
 from nearstep.scale.stepping import MakesSteppers, Stepper
 from nearstep.training.courses import LearningRateCourse
+from nearstep.training.eight_bit import eight_bit_adamw
 from nearstep.training.master_weights import MasterWeights, is_narrow
 from nearstep.training.schedules import Phase
 
@@ -197,7 +198,12 @@ def masters_of(model: nn.Module, config: OptimizerSettings) -> MasterWeights:
 def make_optimizer(
     parameters: list[nn.Parameter], config: OptimizerSettings, learning_rate: float
 ) -> torch.optim.Optimizer:
-    """The optimizer that the settings name; weights that lie over processes in other ways are groups of their own."""
+    """The optimizer that the settings name; weights that lie over processes in other ways are groups of their own.
+
+    Raises ConfigError for one of a package that is missing or cannot step.
+    """
+    if config.optim == "adamw_8bit":
+        return eight_bit_adamw(parameters, config, learning_rate)
     runs = lying_alike(parameters)
     groups = parameters if len(runs) == 1 else [{"params": run} for run in runs]
     if config.optim == "sgd":

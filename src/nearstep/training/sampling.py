@@ -15,6 +15,7 @@ from nearstep.metrics import Max, Mean, Metrics, Std
 from nearstep.training.finished_groups import finished_groups
 from nearstep.training.gates import FinishedGroups, Gate, gate_problem
 from nearstep.training.generation import generate
+from nearstep.training.idle import critic_away
 from nearstep.training.joining import ScoredRows
 from nearstep.training.recipe import Recipe
 from nearstep.training.state import State
@@ -110,11 +111,12 @@ def _sample(prompts: Prompts, r: Recipe, state: State) -> Sampled:
 
 def _play(prompts: Prompts, r: Recipe, state: State, *, first: bool = True) -> ScoredRows:
     """One round: responses to the prompts, and their scores."""
-    with r.clock("generate"), r.rewards.early(prompts) as early:
-        rollout = generate(prompts, r, version=state.update, row_ended=early, load_weights=first)
-    with r.clock("score"):
-        scores = r.rewards(prompts, rollout, early)
-        state.update_score_moments(scores, r.config, r.backend)
+    with critic_away(r):
+        with r.clock("generate"), r.rewards.early(prompts) as early:
+            rollout = generate(prompts, r, version=state.update, row_ended=early, load_weights=first)
+        with r.clock("score"):
+            scores = r.rewards(prompts, rollout, early)
+            state.update_score_moments(scores, r.config, r.backend)
     return ScoredRows(prompts, rollout, scores)
 
 

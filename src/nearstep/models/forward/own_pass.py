@@ -92,12 +92,13 @@ class Recomputation:
         )
 
 
-def recompute_activations(model: PreTrainedModel) -> None:
-    """Have passes of ours recompute every layer in the backward pass (gradient checkpointing)."""
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.gradient_checkpointing = True
-            layer._gradient_checkpointing_func = Recomputation(layer, model.base_model.config)
+def recompute_activations(model: PreTrainedModel, every: int = 1) -> None:
+    """Have passes of ours recompute layers in the backward pass (gradient checkpointing): the first and then every
+    n-th, the others keep their activations."""
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    for layer in layers[::every]:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = Recomputation(layer, model.base_model.config)
 
 
 @contextmanager
