@@ -24,3 +24,9 @@ class ScalingSettings(Settings):
     whole_roles: tuple[Literal["policy", "reference", "value", "teacher"], ...] = option(
         (), "networks that every process holds whole all the same: policy, reference, value, teacher"
     )
+    sp_size: int = option(
+        1,
+        "processes that lay the tokens of a row over each other while they train, for rows too long for one (sequence "
+        "parallelism by all-to-all); dp_shard may lie over the same processes",
+        at_least=1,
+    )
