@@ -25,8 +25,8 @@ ROWS = [
 ASKED = {"entropy_gradient": True, "log_normalizers": True}
 
 
-def whole(rows=ROWS):
-    found = rollout_of(rows)
+def whole():
+    found = rollout_of(ROWS)
     top = torch.arange(2 * len(found.logprobs)).view(-1, 2) % 250
     return replace(found, top=TopLogprobs(top, torch.zeros(top.shape)))
 
@@ -48,7 +48,7 @@ def on_partners(size, model, work):
 
     def one(partner):
         mine = copy.deepcopy(model)
-        found, loss = work(mine, partner, whole(ROWS[partner.place :: size]))
+        found, loss = work(mine, partner, whole().select(torch.arange(partner.place, len(ROWS), size)))
         return found, gradients(mine, loss)
 
     found = together(size, one)
@@ -124,7 +124,7 @@ def test_values_of_a_critic_and_one_on_the_policys_trunk():
         policy = make_policy(model)
         policy = policy if run is None else replace(policy, run=run)
         critic = critic_on_trunk(policy, 0, LinearHead())
-        torch.nn.init.ones_(critic.head.weight)
+        torch.nn.init.ones_(critic.head.double().weight)
         logprobs, outputs = rollout_logprobs_and_outputs(policy, critic, rollout, Sampling(), **ASKED)
         return outputs, of_logprobs(logprobs) + outputs.before_actions.square().sum() + outputs.final.exp().sum()
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, PhiConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, Phi3Config, PhiConfig, Qwen3Config
 
 from tests.scale import two_processes
-from tests.scale.sharded_varieties import LORA, Variety, llama, play, tied
+from tests.scale.sharded_varieties import LORA, Variety, llama, play, recurrent, tied
 
 SIZES = {
     "vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -61,11 +61,25 @@ VARIETIES = {
 }
 
 
-def main(where: str, names: str, sp_size: str, shard: str = "1") -> None:
-    """Those varieties, with rows over `sp_size` processes and weights in pieces over `shard`."""
-    import faulthandler
+def longrope():
+    """Other rotary positions in rows of more than eight tokens."""
+    factors = [1.0] * 4
+    scaling = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": factors, "long_factor": factors}
+    sizes = {**SIZES, "original_max_position_embeddings": 8, "max_position_embeddings": 512}
+    return of_family(Phi3Config(**sizes, rope_parameters=scaling))
 
-    faulthandler.dump_traceback_later(100, exit=True)
+
+REFUSED = {
+    "recurrent": Variety(recurrent),
+    "longrope": Variety(longrope),
+    "three_heads": Variety(lambda: of_family(GPTNeoXConfig(**{**SIZES, "hidden_size": 24, "num_attention_heads": 3}))),
+}
+
+
+def main(where: str, names: str, sp_size: str, shard: str = "1", saved: str = "") -> None:
+    """Those varieties, with rows over `sp_size` processes and weights in pieces over `shard`."""
     for name in names.split(","):
-        play(Path(where) / name, VARIETIES[name], sp_size=int(sp_size), dp_shard=int(shard))
+        resume = {"resume": saved} if saved else {}
+        variety = (VARIETIES | REFUSED)[name]
+        play(Path(where) / name, variety, sp_size=int(sp_size), dp_shard=int(shard), **resume)
     two_processes.dist_close()

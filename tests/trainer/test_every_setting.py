@@ -349,6 +349,7 @@ ELSEWHERE = {
         ("max_staleness", "staleness_window", "on_stale", "staleness_chunk"), "trainer/test_generation_process.py"
     ),
     "dp_shard": "scale/test_degrees.py", "dp_replicate": "scale/test_degrees.py", "whole_roles": "scale/test_pieces.py",
+    "sp_size": "scale/test_turns.py",
 }  # fmt: skip
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",

@@ -33,7 +33,7 @@ FREE_SETTINGS = frozenset({
     # Of these only the batch that they make counts, together with the number of processes: `check_begin` looks at it.
     "batch_size", "gradient_accumulation_steps", "per_device_train_batch_size",
     "max_tokens_per_microbatch", "local_rollout_forward_batch_size",
-    "gradient_checkpointing", "dp_shard", "dp_replicate", "whole_roles",
+    "gradient_checkpointing", "dp_shard", "dp_replicate", "whole_roles", "sp_size",
     "reward_url", "reward_url_token_env", "reward_url_timeout_seconds", "reward_url_retries", "reward_url_batch_size",
     "reward_workers", "reward_timeout_seconds",
 })  # fmt: skip
