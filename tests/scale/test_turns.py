@@ -1,13 +1,19 @@
 """Whose rows go into which pass where processes make passes together: none has more tokens than there is room for."""
 
 import pytest
+import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nearstep import PPOConfig
 from nearstep.common.errors import ConfigError
 from nearstep.scale.choice import make_backend
+from nearstep.scale.sequence_groups import SequenceBackend
+from nearstep.scale.torch_backend import TorchBackend
 from nearstep.scale.turns import rounds_of
+from nearstep.testing import check_backend
+from nearstep.testing.backends import LAWS
 
 MICRO_BATCHES = st.lists(st.lists(st.integers(1, 40), max_size=5), min_size=1, max_size=4)
 
@@ -35,3 +41,15 @@ def test_every_micro_batch_has_its_turn_in_order_and_none_has_too_little_room(to
 def test_a_number_that_does_not_divide_the_processes_is_refused():
     with pytest.raises(ConfigError, match="sp_size = 2 with 1 process: sp_size must divide the number of processes"):
         make_backend(PPOConfig(sp_size=2, use_cpu=True))
+
+
+def test_the_backend_keeps_the_laws():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        backend = SequenceBackend.over(TorchBackend(0, 1, torch.device("cpu")), 1)
+        assert check_backend(backend).kept == [law.name for law in LAWS]
+        assert backend.turns([30, 5, 5], 10) == [True, True, True]
+        found = backend.partners.exchange(torch.ones(3, 2, requires_grad=True), [3], [3])
+        assert found.requires_grad
+    finally:
+        dist.destroy_process_group()

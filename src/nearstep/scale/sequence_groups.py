@@ -15,7 +15,7 @@ from nearstep.models.forward.forward import PassRunner
 from nearstep.models.forward.shared_pass import Partners
 from nearstep.scale.backend import RoleNetwork, WholeNetwork
 from nearstep.scale.sharded_backend import ShardedBackend
-from nearstep.scale.torch_backend import TorchBackend
+from nearstep.scale.torch_backend import TorchBackend, own_limit
 from nearstep.scale.turns import rounds_of
 
 Found = TypeVar("Found")
@@ -40,7 +40,7 @@ class SequenceGroup:
                 f"sp_size = {size} with {world} process{'es' * (world > 1)}: sp_size must divide the number of "
                 "processes. Start as many with nearstep ppo --nproc or torchrun --nproc_per_node, or leave sp_size out"
             )
-        group, _ = dist.new_subgroups(size)
+        group, _ = dist.new_subgroups(size, timeout=own_limit(processes.device.type == "cuda"))
         return SequenceGroup(processes.rank % size, size, processes, group)
 
     def gather(self, item: Item) -> list[Item]:
