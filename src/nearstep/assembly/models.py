@@ -13,7 +13,6 @@ from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
 from nearstep.assembly.reference import reference_of
 from nearstep.assembly.reward_head import load_reward_models
 from nearstep.assembly.rows import how_rows_run
-from nearstep.assembly.sequences import require_rows_over_processes
 from nearstep.assembly.spreading import spread_over
 from nearstep.assembly.teacher import teacher_of
 from nearstep.common.errors import ConfigError, ModelError
@@ -136,9 +135,7 @@ def build_models(
         reference=None if reference is None else name_or_path(reference.policy.model),
         critic=None if value is None else name_or_path(value.members[0].model),
     )
-    spread = spread_over(backend, models)
-    require_rows_over_processes(spread, backend)
-    return BuiltModels(spread, sources, names, notes)
+    return BuiltModels(spread_over(backend, models), sources, names, notes)
 
 
 def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:
