@@ -51,10 +51,10 @@ class Peak:
             time.sleep(0.002)
 
 
-def row_of(tokens: int) -> Rollout:
-    """One prompt token, and actions."""
+def row_of(tokens: int, prompt: int = 7) -> Rollout:
+    """One prompt token, and actions. Rows with one prompt would share it, and attend under a mask for that."""
     return Rollout(
-        tokens=torch.arange(tokens) % 1000,
+        tokens=torch.cat([torch.tensor([prompt]), torch.arange(tokens - 1) % 1000]),
         is_action=torch.arange(tokens) > 0,
         row_lengths=torch.tensor([tokens]),
         logprobs=torch.zeros(tokens - 1),
@@ -77,7 +77,7 @@ def main(tokens: int) -> None:
     for weight in policy.model.parameters():
         weight.grad = torch.zeros_like(weight)  # they are held either way
     with Peak() as peak:
-        rollout = row_of(tokens if backend.rank == 0 else 2)
+        rollout = row_of(*((tokens,) if backend.rank == 0 else (2, backend.rank)))
         backend.backward(rollout_logprobs(replace(policy, run=run), rollout, Sampling()).sampled.sum())
     more = peak.most - peak.before
     print(f"rank {backend.rank} of {backend.world_size}, {tokens:,} tokens: {more:,.0f} MiB", flush=True)
