@@ -359,6 +359,7 @@ ELSEWHERE = {
     "gradient_checkpointing_every": "training/test_memory.py",
     "dp_shard": "scale/test_degrees.py", "dp_replicate": "scale/test_degrees.py", "whole_roles": "scale/test_pieces.py",
     "tp_size": "scale/test_degrees.py", "ep_size": "scale/test_degrees.py",
+    "sp_size": "scale/test_turns.py",
 }  # fmt: skip
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",

@@ -85,7 +85,7 @@ def replay_row(config: PPOConfig, run: Path, *, update: int, row: int, inputs: R
             config, output_dir=elsewhere, resume=None if update == 1 or is_of_fork else str(before),
             fork_from=fork if is_of_fork else None, report_to=(), push_to_hub=False, dump_rollouts=None,
             batch_size=config.batch_size or batch_of_run(run),  # here runs one process, there it may have been several
-            dp_shard=1, dp_replicate=None, tp_size=1, ep_size=1, zero_stage=None, deepspeed=None,
+            dp_shard=1, dp_replicate=None, tp_size=1, ep_size=1, sp_size=1, zero_stage=None, deepspeed=None,
         )  # fmt: skip
         r = assemble(settings, inputs)
         state = State()

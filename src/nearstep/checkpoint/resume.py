@@ -34,7 +34,7 @@ FREE_SETTINGS = frozenset({
     "batch_size", "gradient_accumulation_steps", "per_device_train_batch_size",
     "max_tokens_per_microbatch", "local_rollout_forward_batch_size",
     "gradient_checkpointing", "gradient_checkpointing_every", "offload_roles",
-    "dp_shard", "dp_replicate", "tp_size", "ep_size", "whole_roles", "zero_stage",
+    "dp_shard", "dp_replicate", "tp_size", "ep_size", "sp_size", "whole_roles", "zero_stage",
     "deepspeed",
     "reward_url", "reward_url_token_env", "reward_url_timeout_seconds", "reward_url_retries", "reward_url_batch_size",
     "reward_workers", "reward_timeout_seconds",

@@ -44,6 +44,8 @@ class DeepSpeedSettings(Protocol):
     @property
     def ep_size(self) -> int: ...
     @property
+    def sp_size(self) -> int: ...
+    @property
     def bf16(self) -> bool: ...
     @property
     def dtype(self) -> object: ...
@@ -78,11 +80,11 @@ def zero_problems(config: DeepSpeedSettings, *, trunk: str, critics: int) -> Ite
             f"{asked} puts the networks under DeepSpeed, and dp_shard and dp_replicate under FSDP2: give one of them",
             (asked, "dp_shard", "dp_replicate"),
         )
-    if config.tp_size > 1 or config.ep_size > 1:
+    if config.tp_size > 1 or config.ep_size > 1 or config.sp_size > 1:
         yield Problem(
-            f"{asked} and layers that processes compute together (tp_size, ep_size) are not built together: use "
+            f"{asked} and passes that processes make together (tp_size, ep_size, sp_size) are not built together: use "
             "dp_shard = -1 with them",
-            (asked, "tp_size", "ep_size"),
+            (asked, "tp_size", "ep_size", "sp_size"),
         )
     if trunk != "separate":
         yield Problem(

@@ -16,6 +16,10 @@ def check_tensor_parallel(config: PPOConfig) -> None:
             config.max_staleness > 0,
             "what is sampled ahead runs on one process by itself. Leave it out, or use dp_shard",
         ),
+        "sp_size": (
+            config.sp_size > 1,
+            "a layer is divided one way or the other. Leave one of them out",
+        ),
         "decode_graphs": (config.decode_graphs, "a recorded graph cannot wait for other processes. Leave it out"),
     }
     for setting, (is_asked, why) in reasons.items():

@@ -32,6 +32,12 @@ class ScalingSettings(Settings):
         "processes that hold a part of the experts each (expert parallel), of a mixture of experts; those of tp_size",
         at_least=1,
     )
+    sp_size: int = option(
+        1,
+        "processes that lay the tokens of a row over each other while they train, for rows too long for one (sequence "
+        "parallelism by all-to-all); dp_shard may lie over the same processes",
+        at_least=1,
+    )
     whole_roles: tuple[Literal["policy", "reference", "value", "teacher"], ...] = option(
         (), "networks that every process holds whole all the same: policy, reference, value, teacher"
     )

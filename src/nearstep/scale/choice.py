@@ -6,6 +6,7 @@ from nearstep.config.parallel_rules import check_tensor_parallel
 from nearstep.config.ppo import PPOConfig
 from nearstep.scale.backend import Backend
 from nearstep.scale.degrees import Degrees
+from nearstep.scale.sequence_groups import SequenceBackend
 from nearstep.scale.sharded_backend import ShardedBackend
 from nearstep.scale.torch_backend import TorchBackend, torch_backend
 from nearstep.scale.zero_backend import ZeroBackend
@@ -18,11 +19,12 @@ def make_backend(config: PPOConfig) -> Backend:
     if zero is not None:
         return _under_deepspeed(processes, zero, config.whole_roles)
     degrees = Degrees.of(config, processes.world_size)
-    if degrees.shard == 1 and degrees.tensor == 1:
-        return processes
     if degrees.tensor > 1:
         check_tensor_parallel(config)
-    return ShardedBackend.over(processes, degrees, config.whole_roles, masters=config.master_weights)
+    backend: TorchBackend | ShardedBackend = processes
+    if degrees.shard > 1 or degrees.tensor > 1:
+        backend = ShardedBackend.over(processes, degrees, config.whole_roles, masters=config.master_weights)
+    return backend if config.sp_size == 1 else SequenceBackend.over(backend, config.sp_size)
 
 
 def _under_deepspeed(processes: TorchBackend, zero: ZeroChoice, whole_roles: tuple[str, ...]) -> Backend:

@@ -204,7 +204,7 @@ def torch_backend(*, use_cpu: bool = False) -> TorchBackend:
     joined = not dist.is_initialized()
     with waiting("other processes (the meeting at the start)", lambda: f"{os.environ['WORLD_SIZE']} must come"):
         if joined:
-            dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_own_limit(on_gpu))
+            dist.init_process_group("nccl" if on_gpu else "gloo", timeout=own_limit(on_gpu))
         rank, world_size = dist.get_rank(), dist.get_world_size()
         peers: list[Peer] = [Peer.here(rank)] * world_size
         dist.all_gather_object(peers, peers[rank])
@@ -216,7 +216,7 @@ def torch_backend(*, use_cpu: bool = False) -> TorchBackend:
     return backend
 
 
-def _own_limit(on_gpu: bool) -> timedelta:
+def own_limit(on_gpu: bool) -> timedelta:
     """The limit that torch keeps. On a GPU a collective returns before it is done, so that ours would not see it."""
     seconds = WATCHDOG.limit_seconds
     return timedelta(seconds=seconds) if on_gpu and seconds is not None else NO_LIMIT

@@ -1,12 +1,14 @@
-"""Passes over nothing, for processes that gather weights together and have fewer rows than others."""
+"""Passes over nothing, for processes that make passes in step with others and have fewer rows than these."""
 
 from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
 
+from nearstep.models.distribution import Sampling
 from nearstep.models.forward.forward import rollout_logprobs, rollout_logprobs_and_outputs, rollout_outputs
 from nearstep.models.roles import Critic
+from nearstep.scale.turns import equal_passes
 from nearstep.training.recipe import Recipe
 from nearstep.training.schedules import Phase
 from nearstep.types import Experience, Rollout
@@ -18,7 +20,7 @@ def critics_with_rows(minibatch: Experience, r: Recipe) -> frozenset[int]:
     The others have no pass, and so no gradient: one of zeros would be a step along Adam's moments.
     """
     count = 0 if r.models.critic is None else len(r.models.critic.members)
-    if count < 2 or not r.backend.in_step:
+    if count < 2 or not equal_passes(r.backend):
         return frozenset(range(count))
     return frozenset().union(*r.backend.gather((minibatch.sample_numbers % count).tolist()))
 
@@ -28,16 +30,26 @@ def empty_losses(phase: Phase, r: Recipe, critics: Collection[int] = (0,)) -> It
     critics those of these numbers.
 
     Their gradients are zeros, so they change no number: what is summed is divided by counts that know nothing of them.
+    They ask what a micro-batch asks, for processes may answer each other's questions in one pass.
     """
     policy, critic, rollout = r.models.policy, r.models.critic, _two_tokens(r.backend.device)
+    entropy, normalizers = r.config.entropy_coef != 0, r.auxiliary.log_normalizers
     if phase.policy and phase.critic and isinstance(critic, Critic) and r.models.one_trunk:
-        now, outputs = rollout_logprobs_and_outputs(policy, critic, rollout, r.sampling)
+        now, outputs = rollout_logprobs_and_outputs(
+            policy, critic, rollout, r.sampling, entropy_gradient=entropy, log_normalizers=normalizers
+        )
         yield _nothing_of(now.sampled) + _nothing_of(outputs.before_actions)
         return
     if phase.policy:
-        yield _nothing_of(rollout_logprobs(policy, rollout, r.sampling).sampled)
+        now = rollout_logprobs(policy, rollout, r.sampling, entropy_gradient=entropy, log_normalizers=normalizers)
+        yield _nothing_of(now.sampled)
     if phase.critic and critic is not None:
         yield from (empty_critic_loss(critic.members[number], r) for number in sorted(critics))
+
+
+def empty_text_loss(r: Recipe) -> Tensor:
+    """A loss of 0 of one pass over texts."""
+    return _nothing_of(rollout_logprobs(r.models.policy, _two_tokens(r.backend.device), Sampling()).sampled)
 
 
 def empty_critic_loss(critic: Critic, r: Recipe) -> Tensor:

@@ -26,6 +26,7 @@ from nearstep.models.forward.forward import (
     rollout_outputs,
 )
 from nearstep.models.roles import Critic, Critics
+from nearstep.scale.turns import equal_passes
 from nearstep.training.auxiliary import auxiliary_terms
 from nearstep.training.axis_results import region_problem, state_numbers_problem, weights_problem
 from nearstep.training.empty_passes import empty_critic_loss
@@ -112,7 +113,7 @@ def losses(
         weight = r.config.vf_coef if phase.policy else 1.0  # alone, its optimizer sets the scale
         for number, (member, mine) in enumerate(shares(micro, critic)):
             if len(mine) == 0:
-                if r.backend.in_step and number in critics:
+                if equal_passes(r.backend) and number in critics:
                     yield empty_critic_loss(member, r), Metrics()
                 continue
             outputs = rollout_outputs(member, mine.critic_rollout, head_only=r.models.one_trunk)

@@ -16,9 +16,10 @@ from nearstep.data.text_rows import TextRows
 from nearstep.metrics import Mean, Metrics
 from nearstep.scale.backend import Backend
 from nearstep.scale.shards import lying_alike
+from nearstep.scale.turns import turns_of
 from nearstep.training.auxiliary import AuxiliaryLoss, auxiliary_divisors
 from nearstep.training.axis_results import divisor_problem
-from nearstep.training.empty_passes import critics_with_rows, empty_losses
+from nearstep.training.empty_passes import critics_with_rows, empty_losses, empty_text_loss
 from nearstep.training.objectives import Divisors, losses
 from nearstep.training.ptx import pretraining_losses, pretraining_parts, steps_before
 from nearstep.training.recipe import Recipe
@@ -27,7 +28,6 @@ from nearstep.training.schedules import Phase
 from nearstep.training.state import Steps
 from nearstep.types import Experience
 
-TEXTS_ALONE = Phase(0, 1, policy=True, critic=False)
 EARLY_STOP_FACTOR = 1.5  # early_stop_kl may be exceeded by half, as is the habit of PPO implementations
 
 
@@ -126,25 +126,27 @@ def _all_losses(
     minibatch: Experience, texts: TextRows | None, phase: Phase, divisors: Divisors, r: Recipe, *, first: bool
 ) -> Iterator[tuple[Tensor, Metrics]]:
     """The losses of this process's share of a step: of its micro-batches, then of its texts; where processes must run
-    as many passes as each other, empty ones fill up."""
+    as many passes as each other, empty ones stand between."""
     micro_batches = list(minibatch.split(r.batch.micro_tokens, r.batch.micro_rows))
-    missing, critics = _missing(len(micro_batches), r.backend), critics_with_rows(minibatch, r)
-    for micro in micro_batches:
-        yield from losses(micro, phase, divisors, r, critics, first=first)
-    for _ in range(missing):
-        yield from ((loss, Metrics()) for loss in empty_losses(phase, r, critics))
+    critics, left = critics_with_rows(minibatch, r), iter(micro_batches)
+    for has_turn in turns_of(micro_batches, _tokens_computed, r.batch.micro_tokens, r.backend):
+        if has_turn:
+            yield from losses(next(left), phase, divisors, r, critics, first=first)
+        else:
+            yield from ((loss, Metrics()) for loss in empty_losses(phase, r, critics))
     pretraining = r.auxiliary.pretraining
     if texts is None or pretraining is None:
         return
-    missing = _missing(len(pretraining_parts(texts, r.batch, r.backend)), r.backend)
-    yield from pretraining_losses(texts, pretraining.coef, r.models.policy, r.batch, r.backend)
-    for _ in range(missing):
-        yield from ((loss, Metrics()) for loss in empty_losses(TEXTS_ALONE, r))
+    parts = pretraining_parts(texts, r.batch, r.backend)
+    of_texts = pretraining_losses(texts, pretraining.coef, r.models.policy, r.batch, r.backend)
+    for has_turn in turns_of(parts, lambda part: int(part.lengths.sum()), r.batch.micro_tokens, r.backend):
+        yield next(of_texts) if has_turn else (empty_text_loss(r), Metrics())
 
 
-def _missing(own: int, backend: Backend) -> int:
-    """How many rounds of passes this process has less than the one with most, where they must run as many."""
-    return max(backend.gather(own)) - own if backend.in_step else 0
+def _tokens_computed(micro: Experience) -> int:
+    """By a pass over these rows, as the critic reads them."""
+    read = micro.critic_rollout
+    return int((read.row_lengths - read.shared_prompts).sum())
 
 
 def _warn_of_skipped_step(minibatch: Experience, metrics: Metrics, update: int) -> None:

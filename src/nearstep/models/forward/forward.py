@@ -17,6 +17,7 @@ from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs, action_logprobs
 from nearstep.models.forward.head import Head
 from nearstep.models.forward.layout import RowLayout, RowTokens
+from nearstep.models.forward.shared_pass import Asked, ReadStates, read_states
 from nearstep.models.forward.trunk import hidden_states
 from nearstep.types import Rollout
 
@@ -178,9 +179,11 @@ def rollout_logprobs(
 ) -> ActionLogprobs:
     """Log-probs of every action of a rollout under a policy."""
 
+    options = (sampling, entropy_gradient, log_normalizers)
+
     def one_pass() -> ActionLogprobs:
-        before = states_of(policy, RowTokens.of(rollout), rollout.action_positions - 1)
-        return _logprobs(policy, before, rollout, sampling, entropy_gradient, log_normalizers)
+        asked = Asked(rollout.action_positions - 1, _asked_ids(rollout), options)
+        return _logprobs(policy, read_states(policy, policy.run, RowTokens.of(rollout), asked), *options)
 
     return policy.run(one_pass)
 
@@ -195,9 +198,9 @@ def rollout_outputs(critic: ValueRole, rollout: Rollout, *, head_only: bool = Fa
     """Outputs of every state of a rollout, in float32 at least; `head_only`: no gradient in the critic's trunk."""
 
     def one_pass() -> StateOutputs:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not head_only):
-            states = states_of(critic, RowTokens.of(rollout), _valued_positions(rollout))
-        return _outputs(critic, states, rollout)
+        asked = Asked(_valued_positions(rollout), rollout.tokens.new_empty(0, 1), ("values",))
+        read = read_states(critic, critic.run, RowTokens.of(rollout), asked, gradient=not head_only)
+        return _outputs(critic, read, rollout)
 
     return critic.run(one_pass)
 
@@ -213,11 +216,12 @@ def rollout_logprobs_and_outputs(
 ) -> tuple[ActionLogprobs, StateOutputs]:
     """Log-probs and outputs of a rollout from one pass through a trunk that policy and critic share."""
 
+    options = (sampling, entropy_gradient, log_normalizers)
+
     def one_pass() -> tuple[ActionLogprobs, StateOutputs]:
-        states = states_of(policy, RowTokens.of(rollout), _valued_positions(rollout))
-        before = states[: len(rollout.logprobs)]
-        logprobs = _logprobs(policy, before, rollout, sampling, entropy_gradient, log_normalizers)
-        return logprobs, _outputs(critic, states, rollout)
+        asked = Asked(_valued_positions(rollout), _asked_ids(rollout), (*options, "values"))
+        read = read_states(policy, policy.run, RowTokens.of(rollout), asked)
+        return _logprobs(policy, read, *options), _outputs(critic, read, rollout)
 
     return policy.run(one_pass)
 
@@ -227,29 +231,34 @@ def _valued_positions(rollout: Rollout) -> Int[Tensor, " states"]:
     return torch.cat([rollout.action_positions - 1, rollout.last_positions])
 
 
+def _asked_ids(rollout: Rollout) -> Int[Tensor, "actions k"]:
+    """Of every action the token that was chosen, then the top tokens that were recorded."""
+    chosen = rollout.actions[:, None]
+    return chosen if rollout.top is None else torch.cat([chosen, rollout.top.ids], dim=1)
+
+
 def _logprobs(
     policy: CausalRole,
-    before_actions: Float[Tensor, "actions width"],
-    rollout: Rollout,
+    read: ReadStates,
     sampling: Sampling,
     entropy_gradient: bool,
     log_normalizers: bool,
 ) -> ActionLogprobs:
-    top_ids = None if rollout.top is None else rollout.top.ids
-    with torch.autocast(before_actions.device.type, dtype=torch.bfloat16, enabled=policy.autocast):
-        return action_logprobs(
+    with torch.autocast(read.states.device.type, dtype=torch.bfloat16, enabled=policy.autocast):
+        found = action_logprobs(
             policy.head,
-            before_actions,
-            rollout.actions,
+            read.before_actions,
+            read.ids[:, 0],
             sampling,
-            top_ids,
+            read.ids[:, 1:] if read.ids.shape[1] > 1 else None,
             entropy_gradient=entropy_gradient,
             log_normalizers=log_normalizers,
         )
+    return read.logprobs_back(found)
 
 
-def _outputs(critic: ScalarRole, states: Float[Tensor, "states width"], rollout: Rollout) -> StateOutputs:
-    with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=critic.autocast):
-        outputs = wide(critic.head(states))
+def _outputs(critic: ScalarRole, read: ReadStates, rollout: Rollout) -> StateOutputs:
+    with torch.autocast(read.states.device.type, dtype=torch.bfloat16, enabled=critic.autocast):
+        outputs = read.states_back(wide(critic.head(read.states)))
     before, final = outputs.split([len(rollout.logprobs), len(rollout)])
     return StateOutputs(before, final)
