@@ -94,8 +94,10 @@ def test_a_machine_is_read_as_it_was_written(tmp_path):
 
 
 def test_meshes_are_those_that_the_settings_accept():
-    assert [(mesh.replicate, mesh.shard) for mesh in meshes(8)] == [(8, 1), (4, 2), (2, 4), (1, 8)]
-    assert all(mesh.devices == 1000 for mesh in meshes(1000))
+    assert [(mesh.replicate, mesh.shard) for mesh in meshes(PlannedMesh(8))] == [(8, 1), (4, 2), (2, 4), (1, 8)]
+    assert all(mesh.devices == 1000 for mesh in meshes(PlannedMesh(1000)))
+    together = meshes(PlannedMesh(4, tensor=2))
+    assert [(mesh.replicate, mesh.shard, mesh.tensor) for mesh in together] == [(4, 1, 2), (2, 2, 2), (1, 4, 2)]
 
 
 def test_what_fits_comes_first_and_keeps_the_batch():

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from nearstep.common.errors import ConfigError
 from nearstep.common.places import expanded
@@ -28,6 +28,7 @@ UNUSED = (
 )  # fmt: skip
 
 
+@runtime_checkable
 class DeepSpeedSettings(Protocol):
     """The settings that such a file speaks of too."""
 

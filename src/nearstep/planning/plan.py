@@ -55,8 +55,8 @@ def make_plan(config: PlanConfig) -> Plan:
 
 
 def _mesh(degrees: Degrees) -> PlannedMesh:
-    """The layout that the settings ask for; degrees that they get later go in here, and into `proposals.meshes`."""
-    return PlannedMesh(replicate=degrees.replicate, shard=degrees.shard)
+    """The layout that the settings ask for."""
+    return PlannedMesh(degrees.replicate, degrees.shard, tensor=degrees.tensor, expert=degrees.experts)
 
 
 def _machine(config: PlanConfig) -> tuple[Machine, int]:

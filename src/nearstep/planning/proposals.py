@@ -50,19 +50,22 @@ class PlannedLayout:
     def settings(self) -> dict[str, object]:
         """What makes a run lie like this; none of it changes a number of the run."""
         mesh, rows = self.run.mesh, self.run.rows
+        together = {"tp_size": mesh.tensor, "ep_size": mesh.expert}
         return {
+            **{name: size for name, size in together.items() if size > 1},
             "dp_shard": mesh.shard, "dp_replicate": mesh.replicate, "gradient_checkpointing": self.run.recomputed,
             "per_device_train_batch_size": rows.micro_rows, "max_tokens_per_microbatch": rows.micro_tokens,
             "local_rollout_forward_batch_size": rows.forward_rows,
         }  # fmt: skip
 
 
-def meshes(devices: int) -> list[PlannedMesh]:
-    """The layouts that the settings of a run accept: dp_replicate × dp_shard devices.
-
-    Tensor, sequence and expert degrees, and ZeRO stages, join here once the settings have them.
-    """
-    return [PlannedMesh(devices // shard, shard) for shard in range(1, devices + 1) if devices % shard == 0]
+def meshes(like: PlannedMesh) -> list[PlannedMesh]:
+    """The layouts of so many devices: dp_replicate × dp_shard groups of those that compute layers together, which are
+    as large as the settings say: which sizes a family can be divided by is told by its plan alone."""
+    groups = like.devices // like.tensor
+    return [
+        replace(like, replicate=groups // shard, shard=shard) for shard in range(1, groups + 1) if groups % shard == 0
+    ]
 
 
 def proposals(run: PlannedRun, machine: Machine) -> list[PlannedLayout]:
@@ -72,7 +75,7 @@ def proposals(run: PlannedRun, machine: Machine) -> list[PlannedLayout]:
     """
     batch = run.rows.rows * run.mesh.row_groups
     found = []
-    for mesh in meshes(run.mesh.devices):
+    for mesh in meshes(run.mesh):
         own = replace(run.rows, rows=max(1, -(-batch // mesh.row_groups)))
         variants = [PlannedLayout.of(each, machine) for each in _variants(replace(run, mesh=mesh, rows=own))]
         fitting = [each for each in variants if each.fits]
@@ -141,8 +144,10 @@ def _other_runs(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
             "reward_url (the reward model in a process of its own: nearstep serve-reward)",
             replace(run, networks=served),
         )
-    if run.mesh.shard < run.mesh.devices:
-        mesh = PlannedMesh(1, run.mesh.devices)
-        yield f"dp_shard = {run.mesh.devices} (pieces over all devices)", replace(run, mesh=mesh)
-    for devices in (2 * run.mesh.devices, 4 * run.mesh.devices, 8 * run.mesh.devices):
-        yield f"{devices} devices with dp_shard = {devices}", replace(run, mesh=PlannedMesh(1, devices))
+    groups = run.mesh.devices // run.mesh.tensor
+    if run.mesh.shard < groups:
+        mesh = replace(run.mesh, replicate=1, shard=groups)
+        yield f"dp_shard = {groups} (pieces over all devices)", replace(run, mesh=mesh)
+    for times_more in (2, 4, 8):
+        mesh = replace(run.mesh, replicate=1, shard=times_more * groups)
+        yield f"{mesh.devices} devices with dp_shard = {mesh.shard}", replace(run, mesh=mesh)
