@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.models.forward.layout import RowTokens
 from nearstep.models.forward.probing import LENGTHS, probe_rows, relative_gap, rounding
-from nearstep.models.forward.shared_pass import StatesAsked, RunsTogether, read_states
+from nearstep.models.forward.shared_pass import RunsTogether, StatesAsked, read_states
 from nearstep.models.roles import Critic, Models, Policy
 from nearstep.scale.backend import Backend
 

@@ -17,7 +17,7 @@ from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs, action_logprobs
 from nearstep.models.forward.head import Head
 from nearstep.models.forward.layout import RowLayout, RowTokens
-from nearstep.models.forward.shared_pass import StatesAsked, ReadStates, read_states
+from nearstep.models.forward.shared_pass import ReadStates, StatesAsked, read_states
 from nearstep.models.forward.trunk import hidden_states
 from nearstep.types import Rollout
 
