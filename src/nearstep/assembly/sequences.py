@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 from nearstep.common.errors import ConfigError, ModelError
 from nearstep.models.forward.layout import RowTokens
 from nearstep.models.forward.probing import LENGTHS, probe_rows, relative_gap, rounding
-from nearstep.models.forward.shared_pass import Asked, RunsTogether, read_states
+from nearstep.models.forward.shared_pass import RunsTogether, StatesAsked, read_states
 from nearstep.models.roles import Critic, Models, Policy
 from nearstep.scale.backend import Backend
 
@@ -68,7 +68,7 @@ def _states(network: Policy | Critic) -> Tensor:
     device = next(network.trunk.parameters()).device
     rows = probe_rows(_config(network).vocab_size, device)
     lengths = torch.tensor(LENGTHS, device=device)
-    asked = Asked(torch.arange(sum(LENGTHS), device=device), lengths.new_empty(0, 1))
+    asked = StatesAsked(torch.arange(sum(LENGTHS), device=device), lengths.new_empty(0, 1))
     read = read_states(network, network.run, RowTokens(torch.cat(rows), lengths, torch.zeros_like(lengths)), asked)
     return read.states_back(read.states)
 

@@ -17,7 +17,7 @@ from nearstep.models.distribution import Sampling
 from nearstep.models.forward.action_logprobs import ActionLogprobs, action_logprobs
 from nearstep.models.forward.head import Head
 from nearstep.models.forward.layout import RowLayout, RowTokens
-from nearstep.models.forward.shared_pass import Asked, ReadStates, read_states
+from nearstep.models.forward.shared_pass import ReadStates, StatesAsked, read_states
 from nearstep.models.forward.trunk import hidden_states
 from nearstep.types import Rollout
 
@@ -182,7 +182,7 @@ def rollout_logprobs(
     options = (sampling, entropy_gradient, log_normalizers)
 
     def one_pass() -> ActionLogprobs:
-        asked = Asked(rollout.action_positions - 1, _asked_ids(rollout), options)
+        asked = StatesAsked(rollout.action_positions - 1, _asked_ids(rollout), options)
         return _logprobs(policy, read_states(policy, policy.run, RowTokens.of(rollout), asked), *options)
 
     return policy.run(one_pass)
@@ -198,7 +198,7 @@ def rollout_outputs(critic: ValueRole, rollout: Rollout, *, head_only: bool = Fa
     """Outputs of every state of a rollout, in float32 at least; `head_only`: no gradient in the critic's trunk."""
 
     def one_pass() -> StateOutputs:
-        asked = Asked(_valued_positions(rollout), rollout.tokens.new_empty(0, 1), ("values",))
+        asked = StatesAsked(_valued_positions(rollout), rollout.tokens.new_empty(0, 1), ("values",))
         read = read_states(critic, critic.run, RowTokens.of(rollout), asked, gradient=not head_only)
         return _outputs(critic, read, rollout)
 
@@ -219,7 +219,7 @@ def rollout_logprobs_and_outputs(
     options = (sampling, entropy_gradient, log_normalizers)
 
     def one_pass() -> tuple[ActionLogprobs, StateOutputs]:
-        asked = Asked(_valued_positions(rollout), _asked_ids(rollout), (*options, "values"))
+        asked = StatesAsked(_valued_positions(rollout), _asked_ids(rollout), (*options, "values"))
         read = read_states(policy, policy.run, RowTokens.of(rollout), asked)
         return _logprobs(policy, read, *options), _outputs(critic, read, rollout)
 

@@ -56,7 +56,7 @@ class RunsTogether(Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
+class StatesAsked:
     """What is read of a pass over rows: states after some tokens, and of the first of these the log-probs of ids.
 
     `options` are what else the answer depends on: the same on all partners, for each answers the questions of others.
@@ -202,7 +202,9 @@ class HasTrunk(Protocol):
     def autocast(self) -> bool: ...
 
 
-def read_states(role: HasTrunk, run: object, rows: RowTokens, asked: Asked, *, gradient: bool = True) -> ReadStates:
+def read_states(
+    role: HasTrunk, run: object, rows: RowTokens, asked: StatesAsked, *, gradient: bool = True
+) -> ReadStates:
     """States that are asked for, from a pass that `run` runs: of own rows alone, or of those of all partners.
 
     `gradient`: whether the trunk has one. A pass without any is a process's own: what partners divide is what the
@@ -216,7 +218,7 @@ def read_states(role: HasTrunk, run: object, rows: RowTokens, asked: Asked, *, g
 
 
 def shared_states(
-    trunk: nn.Module, rows: RowTokens, asked: Asked, partners: Partners, *, autocast: bool, gradient: bool
+    trunk: nn.Module, rows: RowTokens, asked: StatesAsked, partners: Partners, *, autocast: bool, gradient: bool
 ) -> SharedStates:
     """Run the rows of all partners through a trunk together, each its share of the tokens.
 
