@@ -24,6 +24,7 @@ BROUGHT = {"pyarrow": "datasets", "tokenizers": "transformers", "huggingface_hub
            "safetensors": "transformers", "llvmlite": "numba", "referencing": "jsonschema",
            "pandas": "datasets"}  # fmt: skip
 LOOKED_FOR = {"flash_attn", "vllm"}  # used where it is; vLLM has distributions of several names, and is in none of ours
+NOT_HERE = {"deepspeed", "bitsandbytes"}  # of environments of their own; each is a distribution of its own name
 
 
 def named(requirements):
@@ -39,7 +40,8 @@ def imported():
 
 def distributions(modules):
     known = importlib.metadata.packages_distributions()
-    return {known[BROUGHT.get(module, module)][0].lower().replace("_", "-") for module in modules}
+    here = modules - NOT_HERE
+    return {known[BROUGHT.get(module, module)][0].lower().replace("_", "-") for module in here} | (modules & NOT_HERE)
 
 
 def test_the_core_is_small_and_each_of_it_is_imported():

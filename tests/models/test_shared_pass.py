@@ -45,11 +45,13 @@ def gradients(model, loss):
 
 def on_partners(size, model, work):
     """What each of `size` partners gets from `work(model, run, rows)` on every size-th row, and summed gradients."""
+    models = [copy.deepcopy(model) for _ in range(size)]
+    # Before the threads: what makes a role builds models, for which transformers sets torch's default type for all.
+    works = [work(mine) for mine in models]
 
     def one(partner):
-        mine = copy.deepcopy(model)
-        found, loss = work(mine, partner, whole().select(torch.arange(partner.place, len(ROWS), size)))
-        return found, gradients(mine, loss)
+        found, loss = works[partner.place](partner, whole().select(torch.arange(partner.place, len(ROWS), size)))
+        return found, gradients(models[partner.place], loss)
 
     found = together(size, one)
     summed = {}
@@ -67,10 +69,15 @@ def assert_same(expected, found):
 
 
 def policy_pass(checkpointing=False):
-    def work(model, run, rollout):
+    def work(model):
         policy = make_policy(model, checkpointing=checkpointing)
-        found = rollout_logprobs(policy if run is None else replace(policy, run=run), rollout, Sampling(0.7), **ASKED)
-        return found, of_logprobs(found)
+
+        def one_pass(run, rollout):
+            running = policy if run is None else replace(policy, run=run)
+            found = rollout_logprobs(running, rollout, Sampling(0.7), **ASKED)
+            return found, of_logprobs(found)
+
+        return one_pass
 
     return work
 
@@ -81,7 +88,7 @@ def policy_pass(checkpointing=False):
 )
 def test_logprobs_and_gradients_of_a_policy(kind, size, checkpointing):
     model = tiny_causal_lm(kind, dtype=torch.float64)
-    alone, loss = policy_pass()(model, None, whole())
+    alone, loss = policy_pass()(model)(None, whole())
     expected = gradients(model, loss)
     found, summed = on_partners(size, model, policy_pass(checkpointing))
     rows = torch.arange(len(ROWS)).repeat_interleave(whole().action_counts)
@@ -97,7 +104,7 @@ def test_fewer_heads_of_keys_than_partners(size):
     """Llama's norms compute in float32."""
     model = tiny_causal_lm("llama", dtype=torch.float64)
     assert model.config.num_key_value_heads < 4
-    _, loss = policy_pass()(model, None, whole())
+    _, loss = policy_pass()(model)(None, whole())
     expected = gradients(model, loss)
     _, summed = on_partners(size, model, policy_pass())
     for name, gradient in expected.items():
@@ -107,12 +114,16 @@ def test_fewer_heads_of_keys_than_partners(size):
 def test_values_of_a_critic_and_one_on_the_policys_trunk():
     model = tiny_scalar_model("gpt2", dtype=torch.float64)
 
-    def values(model, run, rollout):
+    def values(model):
         critic = make_critic(model)
-        found = rollout_outputs(critic if run is None else replace(critic, run=run), rollout)
-        return found, (found.before_actions.sin().sum() + found.final.cos().sum())
 
-    _, loss = values(model, None, whole())
+        def one_pass(run, rollout):
+            found = rollout_outputs(critic if run is None else replace(critic, run=run), rollout)
+            return found, (found.before_actions.sin().sum() + found.final.cos().sum())
+
+        return one_pass
+
+    _, loss = values(model)(None, whole())
     expected = gradients(model, loss)
     found, summed = on_partners(2, model, values)
     assert [len(each.final) for each in found] == [4, 3]
@@ -120,15 +131,19 @@ def test_values_of_a_critic_and_one_on_the_policys_trunk():
 
     model = tiny_causal_lm("gpt2", dtype=torch.float64)
 
-    def both(model, run, rollout):
+    def both(model):
         policy = make_policy(model)
-        policy = policy if run is None else replace(policy, run=run)
         critic = critic_on_trunk(policy, 0, LinearHead())
         torch.nn.init.ones_(critic.head.double().weight)
-        logprobs, outputs = rollout_logprobs_and_outputs(policy, critic, rollout, Sampling(), **ASKED)
-        return outputs, of_logprobs(logprobs) + outputs.before_actions.square().sum() + outputs.final.exp().sum()
 
-    _, loss = both(model, None, whole())
+        def one_pass(run, rollout):
+            own = (policy, critic) if run is None else (replace(policy, run=run), replace(critic, run=run))
+            logprobs, outputs = rollout_logprobs_and_outputs(*own, rollout, Sampling(), **ASKED)
+            return outputs, of_logprobs(logprobs) + outputs.before_actions.square().sum() + outputs.final.exp().sum()
+
+        return one_pass
+
+    _, loss = both(model)(None, whole())
     expected = gradients(model, loss)
     assert_same(expected, on_partners(4, model, both)[1])
 
@@ -136,20 +151,23 @@ def test_values_of_a_critic_and_one_on_the_policys_trunk():
 def test_a_pass_without_a_gradient_is_a_process_s_own():
     """It waits for nobody."""
     model = tiny_causal_lm("gpt2", dtype=torch.float64)
+    passes = [policy_pass()(copy.deepcopy(model)) for _ in range(2)]
 
     def one(partner):
         with torch.no_grad():
-            return policy_pass()(model, partner, whole())[0] if partner.place == 0 else None
+            return passes[partner.place](partner, whole())[0] if partner.place == 0 else None
 
-    alone = policy_pass()(model, None, whole())[0]
+    alone = policy_pass()(model)(None, whole())[0]
     assert torch.equal(together(2, one)[0].sampled, alone.sampled.detach())
 
 
 def test_partners_that_are_not_at_the_same_pass_are_told():
     model = tiny_causal_lm("gpt2")
 
+    policies = [make_policy(copy.deepcopy(model)) for _ in range(2)]
+
     def one(partner):
-        policy = replace(make_policy(copy.deepcopy(model)), run=partner)
+        policy = replace(policies[partner.place], run=partner)
         return rollout_logprobs(policy, whole(), Sampling(1.0 + partner.place))
 
     with pytest.raises(RuntimeError, match="ask different things"):

@@ -82,6 +82,7 @@ OF_CLASSIC = read_names(_FILE["classic"])
 _OWN = {"max_seq_length", "resume_from_checkpoint", "recipe"}
 OF_REWARD_MODELS = OldNames(
     {name: ours for name, ours in OF_TRAINING.renamed.items() if name not in _OWN} | _FILE["reward_models"]["renamed"],
-    {name: retired for name, retired in OF_TRAINING.retired.items() if name not in _OWN},
+    {name: retired for name, retired in OF_TRAINING.retired.items() if name not in _OWN}
+    | {name: _retired(entry) for name, entry in _FILE["reward_models"]["retired"].items()},
     OF_TRAINING.families,
 )
