@@ -57,6 +57,7 @@ def test_every_recipe_has_a_file():
     assert {file.stem for file in FILES} == set(RECIPES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_by_name_runs(name, given, tmp_path):
     changed = ["--vf_warmup_updates", "1"] if "vf_warmup_updates" in RECIPES[name] else []

@@ -17,7 +17,10 @@ WRONG = {
     "half a count": ({"total_episodes": 10.5}, "total_episodes = 10.5 must be a whole number"),
     "none where there must be a value": ({"seed": None}, "seed = None must be a whole number"),
     "empty text": ({"output_dir": ""}, "output_dir = '' must be text that is not empty"),
-    "no such choice": ({"optim": "adam"}, "optim = 'adam' must be one of adamw_torch, adamw_torch_fused, adamw_8bit, sgd"),
+    "no such choice": (
+        {"optim": "adam"},
+        "optim = 'adam' must be one of adamw_torch, adamw_torch_fused, adamw_8bit, sgd",
+    ),
     "an object as a reward": ({"reward_funcs": [len]}, "reward_funcs = [<built-in function len>] must be text"),
     "wrong entry": ({"reward_weights": [1, "2"]}, "reward_weights = [1, '2'] must be a number"),
     "wrong type under an old name": ({"lr": "fast"}, "lr = 'fast' must be a number"),

@@ -351,7 +351,7 @@ ELSEWHERE = {
     **dict.fromkeys(
         ("max_staleness", "staleness_window", "on_stale", "staleness_chunk"), "trainer/test_generation_process.py"
     ),
-    "zero_stage": "scale/deepspeed/test_deepspeed.py", "deepspeed": "config/test_deepspeed.py",
+    "zero_stage": "config/test_deepspeed.py", "deepspeed": "config/test_deepspeed.py",
     "reward_trunk": "training/test_one_base.py",
     **dict.fromkeys(("vf_lora_r", "vf_lora_alpha", "vf_lora_target_modules"), "training/test_one_base.py"),
     "load_in_4bit": "training/test_memory.py", "bnb_4bit_quant_type": "training/test_memory.py",
@@ -539,7 +539,10 @@ def test_engine_cache_gib(tmp_path):
     ("settings", "what"),
     [
         ({"engine": "vllm"}, "engine = vllm runs in one process, and there are 2"),
-        ({"engine": "vllm_server", "engine_url": ["http://a:1"]}, r"names 1 server\(s\) for 2 process\(es\)"),
+        (
+            {"engine": "vllm_server", "engine_url": ["http://a:1", "http://b:1", "http://c:1"]},
+            r"names 3 servers for 2 process\(es\)",
+        ),
     ],
 )
 def test_engines_that_do_not_take_so_many_processes_are_refused(settings, what):
