@@ -124,6 +124,7 @@ def test_wrong_options_are_told_in_one_line(script, words, said, capsys):
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["--samples", "8", "--rows", "16"], ["--model", "m", "--dtype", "bfloat16"]])
 def test_ladder(words, tmp_path, monkeypatch, capsys):
     rungs = {step: ladder.Rung(2.0, 10.0, 1e-7) for step in ladder.LADDER}

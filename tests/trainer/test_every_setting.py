@@ -479,8 +479,8 @@ def test_the_same_settings_leave_the_same_traces(run, capsys):
 
 
 @pytest.mark.parametrize(
-    "name",  # every third always, all of them in the slow lane
-    [pytest.param(name, marks=[] if place % 3 == 0 else pytest.mark.slow) for place, name in enumerate(EFFECTS)],
+    "name",  # every sixth always, all of them in the slow lane
+    [pytest.param(name, marks=[] if place % 6 == 0 else pytest.mark.slow) for place, name in enumerate(EFFECTS)],
 )
 def test_setting_changes_something(name, run, capsys):
     others, value = EFFECTS[name]
