@@ -16,6 +16,8 @@ from nearstep.config.recipes import RECIPES
 from nearstep.config.settings import from_mapping
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
+pytestmark = pytest.mark.slow  # dear, and the parts have tests of their own
+
 PPO = COMMANDS[0]
 RANGE = ["--value_min", "0", "--value_max", "5"]
 FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))

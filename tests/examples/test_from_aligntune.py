@@ -9,6 +9,8 @@ from nearstep import PPOConfig, PPOTrainer, RewardModelTrainer
 from nearstep.common.errors import ConfigError
 from tests.reward_modeling.world import base_folder, trainer, write
 
+pytestmark = pytest.mark.slow  # dear, and the parts have tests of their own
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):

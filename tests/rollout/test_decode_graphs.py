@@ -19,6 +19,8 @@ from tests.rollout.graphed import FAMILIES, assert_same, decodings, model_of, pl
 from tests.rollout.tape import Tape
 from tests.tiny import tiny_causal_lm
 
+pytestmark = pytest.mark.slow  # dear, and the parts have tests of their own
+
 
 @pytest.fixture(autouse=True)
 def narrow_steps(monkeypatch):

@@ -16,6 +16,8 @@ from nearstep.scale.torch_backend import TorchBackend
 from nearstep.testing import check_backend
 from nearstep.testing.backends import LAWS
 
+pytestmark = pytest.mark.slow  # dear, and the parts have tests of their own
+
 
 def alone(cls=TorchBackend):
     return cls(rank=0, world_size=1, device=torch.device("cpu"))

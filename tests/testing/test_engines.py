@@ -17,6 +17,8 @@ from nearstep.testing import check_engine
 from nearstep.testing.engines import LAWS, SETTINGS
 from nearstep.types import TopLogprobs
 
+pytestmark = pytest.mark.slow  # dear, and the parts have tests of their own
+
 
 class Edited(TransformersEngine):
     """Ours, with an edit of what it plays."""
