@@ -1,7 +1,7 @@
 """What several processes bring, by backend, at equal work: time of an update, memory of a process, bytes moved.
 
     python -m benchmarks.scaling_processes                       # 1, 2 and 4 processes, every backend: 15 minutes
-    python -m benchmarks.scaling_processes --only ddp --processes 1 2
+    python -m benchmarks.scaling_processes --only ddp --processes 1 2   # zero2, zero3: where DeepSpeed is installed
 
 One update of four epochs on the same prompts and response lengths, shared by the processes, which are forked after the
 imports and speak over gloo; the first update is a warm-up. Memory of weights, gradients and moments is counted tensor
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -50,11 +51,19 @@ class BackendRow:
     settings: Callable[[int], dict[str, Any] | None]
 
 
+def _has_deepspeed() -> bool:
+    return find_spec("deepspeed") is not None
+
+
 # Others join here by name, with the settings that choose them.
 BACKENDS = (
     BackendRow("ddp", lambda processes: {}),
     BackendRow("fsdp2", lambda processes: {"dp_shard": processes} if processes > 1 else None),
     BackendRow("hsdp", lambda processes: {"dp_shard": 2, "dp_replicate": processes // 2} if processes >= 4 else None),
+    BackendRow("tp", lambda processes: {"tp_size": processes} if processes > 1 else None),
+    BackendRow("ulysses", lambda processes: {"sp_size": processes} if processes > 1 else None),
+    BackendRow("zero2", lambda processes: {"zero_stage": 2} if processes > 1 and _has_deepspeed() else None),
+    BackendRow("zero3", lambda processes: {"zero_stage": 3} if processes > 1 and _has_deepspeed() else None),
 )
 
 
