@@ -1,16 +1,18 @@
 """What several processes bring, by backend, at equal work: time of an update, memory of a process, bytes moved.
 
-    python -m benchmarks.scaling_processes                       # 1, 2 and 4 processes, every backend: 15 minutes
+    python -m benchmarks.scaling_processes                       # 1, 2 and 4 processes, every backend: 40 minutes
     python -m benchmarks.scaling_processes --only ddp --processes 1 2   # zero2, zero3: where DeepSpeed is installed
 
 One update of four epochs on the same prompts and response lengths, shared by the processes, which are forked after the
 imports and speak over gloo; the first update is a warm-up. Memory of weights, gradients and moments is counted tensor
 by tensor, as the process holds it right before an optimizer step. Bytes are counted at torch's collectives: what a
 process sends to others in a ring. Ratios are made within one run of this script, of wall times: nothing else may run.
+`apart` is what the machine gives at most: cores share caches, memory and clock.
 """
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,21 +51,23 @@ class BackendRow:
 
     name: str
     settings: Callable[[int], dict[str, Any] | None]
+    apart: bool = False  # each process trains a network of its own on its share of the rows
 
 
-def _has_deepspeed() -> bool:
-    return find_spec("deepspeed") is not None
+def _several(settings: Mapping[str, Any]) -> Callable[[int], dict[str, Any] | None]:
+    return lambda processes: dict(settings) if processes > 1 else None
 
 
 # Others join here by name, with the settings that choose them.
 BACKENDS = (
     BackendRow("ddp", lambda processes: {}),
+    BackendRow("apart", _several({}), apart=True),  # what the machine gives to processes that send nothing
     BackendRow("fsdp2", lambda processes: {"dp_shard": processes} if processes > 1 else None),
     BackendRow("hsdp", lambda processes: {"dp_shard": 2, "dp_replicate": processes // 2} if processes >= 4 else None),
     BackendRow("tp", lambda processes: {"tp_size": processes} if processes > 1 else None),
     BackendRow("ulysses", lambda processes: {"sp_size": processes} if processes > 1 else None),
-    BackendRow("zero2", lambda processes: {"zero_stage": 2} if processes > 1 and _has_deepspeed() else None),
-    BackendRow("zero3", lambda processes: {"zero_stage": 3} if processes > 1 and _has_deepspeed() else None),
+    BackendRow("zero2", _several({"zero_stage": 2})),
+    BackendRow("zero3", _several({"zero_stage": 3})),
 )
 
 
@@ -157,6 +161,24 @@ def measure(workload: Workload, settings: Mapping[str, Any], folder: Path) -> di
     return {"updates": updates, "held": asdict(held), "sent": sent}
 
 
+def measured_in(
+    processes: int, backend: BackendRow, settings: Mapping[str, Any], workload: Workload
+) -> list[dict[str, Any]]:
+    """What each of the processes measured."""
+    with tempfile.TemporaryDirectory() as place:
+
+        def work() -> dict[str, Any]:
+            if not backend.apart:
+                return measure(workload, settings, Path(place))
+            rank = os.environ["RANK"]
+            for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+                del os.environ[name]
+            share = replace(workload, rows=workload.rows // processes)
+            return measure(share, settings, Path(place) / rank)
+
+        return in_processes(processes, work, Path(place))
+
+
 @contextmanager
 def counted(moved: BytesMoved) -> Iterator[None]:
     """Count what is sent inside; nothing where there is one process."""
@@ -198,7 +220,8 @@ def page(rows: Sequence[Mapping[str, Any]], workload: Workload, disturbed: bool)
     )
     return (
         f"# Several processes by backend\n\n{table(columns, lines)}\n{workload.rows} episodes an update over all "
-        f"processes, model {workload.model!r}, {workload.epochs} epochs, one thread each, gloo on one machine.\n{note}"
+        f"processes (`apart`: their share of them each, with a network of its own), model {workload.model!r}, "
+        f"{workload.epochs} epochs, one thread each, gloo on one machine.\n{note}"
     )
 
 
@@ -208,7 +231,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=[], choices=[each.name for each in BACKENDS])
     parser.add_argument("--processes", nargs="+", type=at_least_one, default=list(PROCESSES))
     parser.add_argument("--model", choices=list(SIZES), default="s")
-    parser.add_argument("--rows", type=at_least_one, default=32, help="episodes of an update over all processes")
+    parser.add_argument("--rows", type=at_least_one, default=64, help="episodes of an update over all processes")
     parser.add_argument("--disturbed", action="store_true", help="say in the results that other programs ran")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(words)
@@ -219,11 +242,10 @@ def main(words: Sequence[str] | None = None) -> None:
             settings = backend.settings(processes)
             if settings is None or (options.only and backend.name not in options.only):
                 continue
-            with tempfile.TemporaryDirectory() as place:
-                folder = Path(place)
-                found = in_processes(
-                    processes, lambda folder=folder, settings=settings: measure(workload, settings, folder), folder
-                )
+            if "zero_stage" in settings and find_spec("deepspeed") is None:
+                print(f"{backend.name} is left out: DeepSpeed is not installed", flush=True)
+                continue
+            found = measured_in(processes, backend, settings, workload)
             rows.append(summary(backend.name, processes, found))
             print(json.dumps({name: value for name, value in rows[-1].items() if name != "by_process"}), flush=True)
     print(page(rows, workload, options.disturbed))
