@@ -5,9 +5,13 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from nearstep import PPOConfig
+from nearstep.cli.machine import checks
+from nearstep.cli.ppo import ppo_problems
 from nearstep.common.telling import tell_launcher
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
@@ -55,6 +59,25 @@ def test_the_cause_comes_before_its_consequence(tmp_path, monkeypatch):
 def test_nothing_is_written_without_a_launcher(tmp_path, monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
     tell_launcher("cause")
+
+
+@pytest.mark.parametrize(("environment", "words"), [
+    ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
+      "ACCELERATE_MIXED_PRECISION": "bf16"}, []),
+    ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_SHARDING_STRATEGY": "FULL_SHARD"}, []),
+    ({"ACCELERATE_USE_MEGATRON_LM": "true"}, ["Megatron-LM"]),
+    ({"ACCELERATE_MIXED_PRECISION": "fp16"}, ["mixed precision here is bfloat16"]),
+])  # fmt: skip
+def test_the_command_refuses_of_a_launcher_what_the_run_would_refuse(monkeypatch, environment, words):
+    """What a run takes as settings is no problem of its command."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    given = {"model_name_or_path": str(Path(__file__).parent), "reward_funcs": ("length",)}
+    found = [problem.text for problem in ppo_problems(PPOConfig(dataset_name=(__file__,), **given))]
+    told = [check.text for check in checks() if check.name == "launcher"]
+    for each in (found, told):
+        assert len(each) == len(words)
+        assert all(word in text for word, text in zip(words, each, strict=True))
 
 
 @pytest.fixture(scope="module")

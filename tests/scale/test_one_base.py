@@ -10,7 +10,7 @@ from tests.training.test_one_base import world
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path):
-    models = world(tmp_path / "models")
+    models = world(tmp_path / "models", one_base_processes.FAMILY)
     one_base_processes.main(models, tmp_path / "one")
     done = two_ranks.start("tests.scale.one_base_processes", models, tmp_path / "two")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from nearstep import __version__
-from nearstep.config.launcher import launch_problems
+from nearstep.config.launched import problems_as_launched
 from nearstep.config.ppo import PPOConfig
 
 # Those that change what a run does, or how fast; the values of others are nobody's business.
@@ -47,7 +47,7 @@ def checks() -> Iterator[Check]:
     yield _gpu()
     yield _sandbox()
     yield _environment(os.environ)
-    for problem in launch_problems(os.environ, PPOConfig()):
+    for problem in problems_as_launched(os.environ, PPOConfig()):
         yield Check("launcher", "problem", problem)
 
 

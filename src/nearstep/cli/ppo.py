@@ -12,7 +12,7 @@ from nearstep.cli.places import absent_places, absent_reward_files
 from nearstep.cli.reward_sources import reward_lacks
 from nearstep.common.secrets import public_address
 from nearstep.common.telling import tell
-from nearstep.config.launcher import launch_problems
+from nearstep.config.launched import problems_as_launched
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import Problem
 from nearstep.reports.run_folder import checkpoints
@@ -88,7 +88,7 @@ def _reward_models(config: PPOConfig) -> list[tuple[str, str]]:
 
 def ppo_problems(config: PPOConfig) -> Iterator[Problem]:
     """What a run from the command line lacks: in Python, models and data may be given as objects instead."""
-    yield from map(Problem, launch_problems(os.environ, config))
+    yield from map(Problem, problems_as_launched(os.environ, config))
     if config.model_name_or_path is None and config.sft_model_path is None:
         yield Problem(
             "model_name_or_path is missing: the policy to train, a folder or a hub name",

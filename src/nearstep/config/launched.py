@@ -31,6 +31,27 @@ class Launched:
 def as_launched(environment: Mapping[str, str], config: ConfigT) -> ConfigT:
     """The settings with what the launcher asks for and they leave open; a line says what was taken, another what was
     not. Raises ConfigError for everything that is asked for and would not be done."""
+    found, taken = _read(environment, config)
+    if found.problems:
+        raise ConfigError(
+            "\n".join(
+                ["the launcher asks for what this run would not do:", *(f"  - {problem}" for problem in found.problems)]
+            )
+        )
+    if found.settings:
+        tell("the launcher asks for " + ", ".join(f"{name} = {_word(value)}" for name, value in found.settings.items()))
+    if found.unused:
+        tell(f"not used here of what the launcher set: {', '.join(found.unused)}")
+    return taken
+
+
+def problems_as_launched(environment: Mapping[str, str], config: AllSettings) -> list[str]:
+    """A sentence for everything that the launcher asks for and a run with these settings would not do."""
+    return _read(environment, config)[0].problems
+
+
+def _read(environment: Mapping[str, str], config: ConfigT) -> tuple[Launched, ConfigT]:
+    """What the launcher asks for, and the settings with it."""
     found = Launched()
     if environment.get("ACCELERATE_MIXED_PRECISION", "").lower() == "bf16" and not config.bf16:
         found.settings["bf16"] = True
@@ -46,18 +67,8 @@ def as_launched(environment: Mapping[str, str], config: ConfigT) -> ConfigT:
         with warnings.catch_warnings():  # what is to be said of these settings was said when they were made
             warnings.simplefilter("ignore")
             taken = replace(config, **found.settings)  # type: ignore[arg-type]
-    problems = [*found.problems, *launch_problems(environment, taken, ELSEWHERE)]
-    if problems:
-        raise ConfigError(
-            "\n".join(
-                ["the launcher asks for what this run would not do:", *(f"  - {problem}" for problem in problems)]
-            )
-        )
-    if found.settings:
-        tell("the launcher asks for " + ", ".join(f"{name} = {_word(value)}" for name, value in found.settings.items()))
-    if found.unused:
-        tell(f"not used here of what the launcher set: {', '.join(found.unused)}")
-    return taken
+    found.problems += launch_problems(environment, taken, ELSEWHERE)
+    return found, taken
 
 
 def _deepspeed(environment: Mapping[str, str], config: AllSettings, found: Launched) -> None:
