@@ -64,8 +64,12 @@ def test_a_variety(one, layouts, layout, name):
         pytest.skip(f"{name} is not run on {layout}")
     assert largest_gap(one / name, layouts / layout / name) <= VARIETIES[name].gap
     episodes = (lines(base / name / "metrics.jsonl") for base in (one, layouts / layout))
-    for first, second in zip(*episodes, strict=True):  # every episode counted once, and sampled alike
-        for metric in ("objective/scores", "val/num_eos_tokens", "episode", "rollout/length"):
+    # Every episode is counted once, and sampled alike; but sums over processes round otherwise in bfloat16, and so may
+    # a token be drawn otherwise.
+    sampled = ("objective/scores", "val/num_eos_tokens", "rollout/length")
+    metrics = ("episode",) if name in ("bfloat16", "autocast") else ("episode", *sampled)
+    for first, second in zip(*episodes, strict=True):
+        for metric in metrics:
             if metric in first:
                 assert first[metric] == pytest.approx(second[metric], rel=1e-3, abs=1e-6), metric
 
