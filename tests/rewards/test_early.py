@@ -164,8 +164,17 @@ BATCHES = {
 }
 
 
-@pytest.mark.parametrize("policy", ["raise", "retry", "drop"])
-@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+# One policy for each batch, and the others in the slow lane.
+@pytest.mark.parametrize(
+    ("batch", "policy"),
+    [
+        pytest.param(batch, policy, id=f"{name}-{policy}", marks=[] if policy == always else pytest.mark.slow)
+        for (name, batch), always in zip(
+            BATCHES.items(), ("raise", "drop", "retry", "drop", "retry", "raise"), strict=True
+        )
+        for policy in ("raise", "retry", "drop")
+    ],
+)
 def test_scores_and_failures_do_not_depend_on_what_was_begun(file, batch, policy):
     prompts, rollout = play(batch, answer=["yes", "no"] * 3 + ["yes"] * (len(batch) - 6))
 
