@@ -80,9 +80,7 @@ def decorate(tree) -> None:
         place = {"lineno": node.lineno, "col_offset": 0, "end_lineno": node.lineno, "end_col_offset": 0}
         decorator = ast.Name(DECORATOR, ast.Load(), **place)
         if isinstance(node, ast.ClassDef):
-            node.decorator_list.insert(
-                0, decorator
-            )  # the last to be called: after dataclass()
+            node.decorator_list.insert(0, decorator)  # the last to be called: after dataclass()
             decorate(node)
         else:
             node.decorator_list.append(decorator)  # the first to be called

@@ -87,6 +87,7 @@ def test_a_fork_sets_the_records_that_lie_in_its_folder_aside(tmp_path):
     assert [line["update"] for line in after["metrics.jsonl"]] == [2]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_goes_on_in_no_folder_but_its_own(tmp_path):
     trainer_of(tmp_path / "one", total_episodes=16).train()
     trainer_of(tmp_path / "other", total_episodes=16, seed=7).train()

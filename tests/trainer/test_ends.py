@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from nearstep import ConfigError, ModelError, PPOTrainer, RewardConfig, RewardModelTrainer, TrainingError
 from nearstep.cli.main import main
+from tests.lanes import slow
 from tests.reward_modeling.world import pairs
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import PROMPTS, low_ids, settings
@@ -34,7 +35,7 @@ def same_weights(folder, model):
     return all(torch.equal(a, b) for a, b in zip(found.parameters(), model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("made", [trainer_of, reward_trainer])
+@pytest.mark.parametrize("made", [trainer_of, slow(reward_trainer)])
 def test_what_cannot_be_saved_is_refused_before_the_first_step(tmp_path, made):
     trainer = made(tmp_path)
     trainer.model.config.mine = object()
@@ -154,8 +155,8 @@ NO_TOKEN = huggingface_hub.errors.LocalTokenNotFoundError("Token is required, bu
     lambda folder: trainer_of(folder, changes=PUSHED), lambda folder: reward_trainer(folder, **PUSHED),
 ])  # fmt: skip
 @pytest.mark.parametrize(("fails", "error", "words"), [
-    ("whoami", NO_TOKEN, "no token found"), ("whoami", ConnectionError("no route"), "ConnectionError: no route"),
-    ("create_repo", ValueError("Repo id must use alphanumeric"), "Repo id"), ("auth_check", OSError("403"), "403"),
+    ("whoami", NO_TOKEN, "no token found"), slow(("whoami", ConnectionError("no route"), "ConnectionError: no route")),
+    slow(("create_repo", ValueError("Repo id must use alphanumeric"), "Repo id")), ("auth_check", OSError("403"), "403"),
 ])  # fmt: skip
 @pytest.mark.usefixtures("online")
 def test_an_upload_that_could_not_succeed_is_refused_before_the_run(tmp_path, monkeypatch, made, fails, error, words):
