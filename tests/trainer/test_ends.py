@@ -155,8 +155,9 @@ NO_TOKEN = huggingface_hub.errors.LocalTokenNotFoundError("Token is required, bu
     lambda folder: trainer_of(folder, changes=PUSHED), lambda folder: reward_trainer(folder, **PUSHED),
 ])  # fmt: skip
 @pytest.mark.parametrize(("fails", "error", "words"), [
-    ("whoami", NO_TOKEN, "no token found"), slow(("whoami", ConnectionError("no route"), "ConnectionError: no route")),
-    slow(("create_repo", ValueError("Repo id must use alphanumeric"), "Repo id")), ("auth_check", OSError("403"), "403"),
+    ("whoami", NO_TOKEN, "no token found"), ("auth_check", OSError("403"), "403"),
+    slow(("whoami", ConnectionError("no route"), "ConnectionError: no route")),
+    slow(("create_repo", ValueError("Repo id must use alphanumeric"), "Repo id")),
 ])  # fmt: skip
 @pytest.mark.usefixtures("online")
 def test_an_upload_that_could_not_succeed_is_refused_before_the_run(tmp_path, monkeypatch, made, fails, error, words):
