@@ -131,6 +131,7 @@ def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_all_log_probs_are_at_the_sampling_temperature(tmp_path):
     compare(tmp_path, temperature=0.6, kl_coef=0.3, entropy_coef=0.1)
 
@@ -144,6 +145,7 @@ def test_entropy_reaches_a_shared_trunk(tmp_path):
     compare(tmp_path, critic_trunk="shared", entropy_coef=0.5, vf_learning_rate=0.02)
 
 
+@pytest.mark.slow
 def test_a_clip_sees_the_ratio_of_the_sequence(tmp_path):
     _, lines = compare(
         tmp_path, ratio_level="row", cliprange=0.05, cliprange_high=0.1, dual_clip=1.3, num_ppo_epochs=3,
@@ -178,6 +180,7 @@ def test_rows_without_a_score_count_for_nobody_in_their_group(tmp_path, rule):
     assert 0 < lines[0]["response/left_out"] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", [slow("last_token"), "after_eos"])
 def test_rows_without_a_score_count_for_nobody_in_a_batch(tmp_path, position):
     compare(
@@ -186,6 +189,7 @@ def test_rows_without_a_score_count_for_nobody_in_a_batch(tmp_path, position):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_epochs_end_where_the_policy_has_gone_too_far(tmp_path):
     """1.5 × the limit lies between what the second and the third epoch measure; the limit itself below the second's."""
     free, _ = compare(tmp_path / "free", updates=1, num_ppo_epochs=4, learning_rate=0.01)
@@ -198,6 +202,7 @@ def test_epochs_end_where_the_policy_has_gone_too_far(tmp_path):
     assert lines[0]["optimizer/steps"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [slow("k1"), "k3"])
 def test_the_coefficient_follows_the_kl(tmp_path, estimator):
     _, lines = compare(tmp_path, kl_coef=0.3, kl_target=0.4, kl_horizon=20, kl_estimator=estimator)

@@ -215,6 +215,7 @@ def test_a_critic_of_another_tokenizer_is_refused(tmp_path):
         recipe_of(tmp_path / "run", parts={"value_model": str(tmp_path / "other")})
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_bits_and_its_records_show_the_policys_side(tmp_path):
     given = {"train_dataset": ROWS}
     shared = {**READS, "log_rollouts": True, "total_episodes": 16, "given": given}

@@ -19,6 +19,7 @@ from nearstep.training.optimizers import make_learner
 from nearstep.training.schedules import Phase
 from nearstep.training.state import State
 from nearstep.training.update import improve, update
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import low_ids, play, settings, small_recipe
 
@@ -235,7 +236,7 @@ def test_float16_objects_are_trained_in_float32(tmp_path):
     assert judge.dtype == torch.float16
 
 
-@pytest.mark.parametrize("changes", [{"critic_trunk": "shared"}, {"critic": "decoupled", "num_vf_epochs": 1}])
+@pytest.mark.parametrize("changes", [slow({"critic_trunk": "shared"}), {"critic": "decoupled", "num_vf_epochs": 1}])
 def test_policy_and_critic_have_masters_of_their_own(tmp_path, changes):
     """Also a head on the policy's trunk, and a critic with phases of its own."""
     recipe = small_recipe(tmp_path, parts={"model": start()}, **changes)
@@ -274,6 +275,7 @@ def test_adapters_have_masters_only_where_they_are_narrow(tmp_path):
     assert all(weight.dtype == torch.bfloat16 for weight in given.parameters())
 
 
+@pytest.mark.slow
 def test_folders_hold_the_weights_in_their_own_type(tmp_path):
     recipe = small_recipe(tmp_path, parts={"model": start()}, total_episodes=8, log_rollouts=False)
     train(recipe, State())

@@ -110,6 +110,7 @@ def test_a_reward_model_on_the_base_scores_as_its_merged_copy(tmp_path, folders)
     assert torch.equal(one.rewards(prompts, rollout).total, scores.total)  # no step of the others reaches it
 
 
+@pytest.mark.slow
 def test_what_is_written_opens_with_plain_peft_and_goes_on(tmp_path, folders):
     recipe = recipe_of(tmp_path / "out", folders, learning_rate=1e-2, total_episodes=8)
     train(recipe, State())
@@ -162,6 +163,7 @@ def test_each_role_has_adapters_of_its_own_kind(tmp_path, folders):
     learned(by_object)
 
 
+@pytest.mark.slow
 def test_a_narrow_base(tmp_path):
     recipe = recipe_of(tmp_path / "out", world(tmp_path, dtype=torch.bfloat16), dtype="bfloat16")
     assert recipe.models.policy.dtype == torch.bfloat16

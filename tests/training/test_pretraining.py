@@ -100,6 +100,7 @@ def test_all_rounds_of_an_update_count(tmp_path, stored):
     assert torch.equal(both[1].total, torch.cat([second[1].total, first[1].total]))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_does_not_pretrain_again(tmp_path, stored):
     """Its rollouts may even be gone."""
     folder = shutil.copytree(stored, tmp_path / "rollouts")

@@ -203,6 +203,7 @@ def half_right(completion_ids, **columns):
     return [float(ids[0] % 2) for ids in completion_ids]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

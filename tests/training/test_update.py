@@ -205,7 +205,7 @@ def test_loss_of_whitened_advantages_is_zero_at_first_10_9(tmp_path):
 
 @pytest.mark.parametrize(
     ("what", "named"),
-    [("advantages", "advantages"), ("returns", "returns"), ("old_logprobs", "log-probs at sampling")],
+    [slow(("advantages", "advantages")), slow(("returns", "returns")), ("old_logprobs", "log-probs at sampling")],
 )
 def test_a_step_whose_gradient_is_not_finite_is_left_out(tmp_path, what, named):
     recipe = small_recipe(tmp_path)

@@ -279,6 +279,7 @@ def test_a_run_with_a_head_goes_on_with_the_same_bits(tmp_path):
     assert records(tmp_path) == written
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_head_is_refused_also_in_a_fork(tmp_path):
     trainer_of(tmp_path / "a", total_episodes=8, kl_coef=0.0, given={"value_head": BoundedHead(0.0, 1.0)}).train()
     other = trainer_of(tmp_path / "a", total_episodes=8, kl_coef=0.0, given={"value_head": BoundedHead(0.0, 2.0)})
