@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.lanes import slow
 
 SOURCE = Path(__file__).parents[2] / "src" / "nearstep"
 # Imported only inside the function that needs them.
@@ -63,10 +64,10 @@ def test_a_configuration_needs_the_standard_library_only():
     [
         ["--help"],
         ["ppo", "--help"],
-        ["demo", "--help"],
-        ["check", "--help"],
+        slow(["demo", "--help"]),
+        slow(["check", "--help"]),
         ["rewards"],
-        ["--version"],
+        slow(["--version"]),
         ["ppo", "--sead", "1"],
     ],
 )

@@ -89,6 +89,7 @@ def test_other_settings_are_listed_old_and_new(tmp_path):
         trainer_of(tmp_path, resume="auto", kl_coef=0.5, gamma=0.9)
 
 
+@pytest.mark.slow
 def test_a_new_run_does_not_write_into_another(tmp_path):
     trainer_of(tmp_path).train()
     before = records(tmp_path)
@@ -117,6 +118,7 @@ def test_a_run_goes_on_around_an_epochs_end(tmp_path, stop):
     assert records(tmp_path / "stopped") == records(tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_over_does_nothing_and_a_shorter_one_is_refused(tmp_path):
     first = trainer_of(tmp_path)
     first.train()

@@ -43,7 +43,7 @@ def unbroken(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("number", "left", "moment"), [
-    (signal.SIGTERM, SystemExit, "end"), (signal.SIGINT, KeyboardInterrupt, "begin"),
+    (signal.SIGTERM, SystemExit, "end"), slow((signal.SIGINT, KeyboardInterrupt, "begin")),
     pytest.param(signal.SIGTERM, SystemExit, "begin", marks=pytest.mark.slow),
     pytest.param(signal.SIGINT, KeyboardInterrupt, "end", marks=pytest.mark.slow),
 ])  # fmt: skip
@@ -78,6 +78,7 @@ def test_a_signal_during_an_evaluation_saves_the_update_before_it(tmp_path):
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
 
 
+@pytest.mark.slow
 def test_a_signal_after_the_last_update_saves_it(tmp_path):
     """It comes while samples are written: nothing looks at signals after them."""
     changed = {"save_steps": None, "num_sample_generations": 1, "total_episodes": 16}
@@ -106,6 +107,7 @@ def test_a_signal_that_a_launcher_passes_on_is_no_second_one(monkeypatch, launch
 SCRIPT = """
 import sys
 from tests.checkpoint.saved_runs import everything, trainer_of
+from tests.lanes import slow
 from safetensors.torch import save_file
 trainer = trainer_of(sys.argv[1], total_episodes=8 * 40, save_steps=5, save_total_limit=2, resume="auto")
 trainer.train()

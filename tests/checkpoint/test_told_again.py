@@ -17,6 +17,7 @@ def cards(folder):
     return {role: (folder / role / "README.md").read_text() for role in ("policy", "value")}
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_tells_all_that_the_unbroken_one_does(tmp_path):
     """Evaluations, samples beside the start's, the rules' level, the reward's answers to damage at the end, the history
     and the cards."""
@@ -77,6 +78,7 @@ def test_a_stream_gives_its_first_prompts_again(tmp_path):
     assert recipe.prompts.again(*chosen) == prompts_at(prompts, rows)
 
 
+@pytest.mark.slow
 def test_a_fork_sets_the_records_that_lie_in_its_folder_aside(tmp_path):
     trainer_of(tmp_path / "first", total_episodes=16).train()
     trainer_of(tmp_path / "second", total_episodes=8, save_steps=None).train()

@@ -104,6 +104,7 @@ def test_a_run_that_a_signal_has_stopped_says_so(tmp_path):
     assert told(tmp_path)["what"] == "SystemExit: 143"
 
 
+@pytest.mark.slow
 def test_the_folder_of_another_run_is_left_alone(tmp_path):
     trainer_of(tmp_path, total_episodes=8).train()
     before = sorted(tmp_path.iterdir())

@@ -52,7 +52,7 @@ def test_a_wrong_generation_config_is_refused_before_the_first_step(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["policy", "value"])
+@pytest.mark.parametrize("name", [slow("policy"), "value"])
 def test_a_file_under_the_name_of_a_model_is_told_before_the_first_step(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(TrainingError, match=f"{name} is a file"):
@@ -97,6 +97,7 @@ def test_a_failure_after_the_last_step_costs_no_weights(tmp_path):
     assert same_weights(tmp_path / "b" / "policy", trainer.model)
 
 
+@pytest.mark.slow
 def test_a_failure_within_an_update_saves_nothing(tmp_path):
     def falls(**_):
         raise RuntimeError("no reward")

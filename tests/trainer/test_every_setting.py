@@ -20,7 +20,7 @@ from nearstep.rewards.build import RewardModelOptions, make_sources
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rollout.fallback import EngineWithFallback
 from nearstep.scale.torch_backend import torch_backend
-from tests.lanes import sampled
+from tests.lanes import sampled, slow
 from tests.models.odd_folders import code_folder, pickled_folder
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
@@ -639,7 +639,8 @@ def asked_of_the_hub(setting, models, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("changes", "uploads"), [
-    ({}, []), ({"push_to_hub": True}, ["run"]), ({"push_to_hub": True, "hub_model_id": "me/policy"}, ["me/policy"]),
+    slow(({}, [])), slow(({"push_to_hub": True}, ["run"])),
+    ({"push_to_hub": True, "hub_model_id": "me/policy"}, ["me/policy"]),
 ])  # fmt: skip
 def test_push_to_hub(changes, uploads, models, tmp_path, monkeypatch):
     found = []

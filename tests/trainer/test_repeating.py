@@ -88,6 +88,7 @@ def test_run_yaml_holds_no_secret(places, monkeypatch):
     assert "canary" not in text
 
 
+@pytest.mark.slow
 def test_run_yaml_of_a_reward_model_repeats_it(places, monkeypatch):
     monkeypatch.chdir(places)
     rows = [{"prompt": text, "chosen": "abc", "rejected": "xyz"} for text in PROMPTS]

@@ -339,6 +339,7 @@ def test_save_model_writes_the_policy_where_it_is_told(tmp_path):
     torch.testing.assert_close(found, trainer.model(ids).logits, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_early_ends_with_an_evaluation(tmp_path):
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

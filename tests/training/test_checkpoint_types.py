@@ -63,7 +63,7 @@ def test_a_float16_checkpoint_learns_bit_for_bit_what_its_float32_copy_learns(tm
     assert all(torch.equal(a, b) for a, b in zip(*learnt, strict=True))
 
 
-@pytest.mark.parametrize("dtype", map(slow, TYPES))
+@pytest.mark.parametrize("dtype", [slow(dtype) for dtype in TYPES])
 def test_reward_models_learn_by_the_same_steps(dtype, tmp_path):
     made = reward_trainer(
         tmp_path, model=tiny_causal_lm(layers=1, dtype=dtype), learning_rate=RATE, max_steps=STEPS, normalize="none",

@@ -153,7 +153,7 @@ def test_one_reward_needs_no_columns(tmp_path):
         settings(tmp_path, advantage="gae_by_reward", cliprange_value=0.5)
 
 
-@pytest.mark.parametrize("trunk", map(slow, ("separate", "shared")))
+@pytest.mark.parametrize("trunk", [slow("separate"), slow("shared")])
 def test_it_goes_on_with_the_same_bits(tmp_path, trunk):
     changed = BY_REWARD | {"total_episodes": 16, "critic_trunk": trunk, "given": {"reward_funcs": (low_ids, even)}}
     unbroken = trainer_of(tmp_path, **changed)
