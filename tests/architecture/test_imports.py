@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.lanes import slow
 
 SOURCE = Path(__file__).parents[2] / "src" / "nearstep"

@@ -237,7 +237,9 @@ class Engine:
 
 @pytest.mark.parametrize(("given", "changed", "said"), [
     ({"reward_funcs": hangs}, {}, "update 1 (score): * without a sign of reward hangs: rows 0 to 7 of the batch"),
-    slow(({"reward_funcs": never}, {}, "update 1 (score): * without a sign of rewards never: rows 0 to 7 of the batch")),
+    slow(
+        ({"reward_funcs": never}, {}, "update 1 (score): * without a sign of rewards never: rows 0 to 7 of the batch")
+    ),
     ({"reward_funcs": hangs}, {"reward_workers": 1}, "of reward functions in workers: hangs: 8 of 8 rows are to come"),
     slow(({"engine": "load"}, {}, "update 1 (generate): * engine Engine (it takes over the weights of update 1)")),
     ({"engine": "generate"}, {}, "engine Engine (8 responses): 7 are to come: rows 1, 2, 3, 4, 5, 6, 7"),
