@@ -9,6 +9,7 @@ from nearstep.cli.main import main
 from nearstep.common.errors import DataError
 from nearstep.data.templates import TEMPLATES
 from nearstep.evaluation.episodes import read_episodes, rollout_of
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
 REWARDS = """
@@ -68,8 +69,8 @@ CHATS = [[{"role": "user", "content": f"chat {row}"}] for row in range(4)]
 TEXTS = [f"text {row}: é" for row in range(8)]
 
 
-@pytest.mark.parametrize("prompts", [TEXTS, CHATS], ids=["texts", "chats"])
-@pytest.mark.parametrize("workers", [(), ("--reward_workers", "1")], ids=["here", "workers"])
+@pytest.mark.parametrize("prompts", [slow(TEXTS), CHATS], ids=["texts", "chats"])
+@pytest.mark.parametrize("workers", [slow(((),)), ("--reward_workers", "1")], ids=["here", "workers"])
 def test_scores_of_a_run_are_those_that_it_logged(folder, prompts, workers, capsys):
     rewards = [
         "--reward_model_path", str(folder / "scorer"), *rewards_of(folder, "matches", "tokens"),
