@@ -198,6 +198,7 @@ def test_a_bfloat16_policy_learns_as_a_float32_one_does(tmp_path, float32_run):
     assert "float32 masters" in recipe.introduction
 
 
+@pytest.mark.slow
 def test_the_loss_falls_as_it_does_in_float32(tmp_path, float32_run):
     """At a rate at which twenty steps are larger than the distance of bfloat16 numbers for many weights."""
     experience, _ = float32_run
@@ -259,6 +260,7 @@ def test_policy_and_critic_have_masters_of_their_own(tmp_path, changes):
             assert not torch.equal(weight.float(), master)
 
 
+@pytest.mark.slow
 def test_adapters_have_masters_only_where_they_are_narrow(tmp_path):
     """peft makes fresh adapters float32; a user's may be what they like. The frozen base has none."""
     peft = pytest.importorskip("peft")

@@ -146,6 +146,7 @@ def test_a_critic_may_start_as_the_reward_model_on_the_base(tmp_path, folders):
         assert torch.equal(scorer_of(recipe).model(IDS).logits, expected)
 
 
+@pytest.mark.slow
 def test_each_role_has_adapters_of_its_own_kind(tmp_path, folders):
     by_settings = recipe_of(
         tmp_path / "a", folders, vf_lora_r=3, vf_lora_alpha=6, vf_lora_target_modules=["o_proj"], use_dora=True,

@@ -93,6 +93,7 @@ def test_entropy_bonus_has_the_gradient_of_the_entropy(tmp_path, cuts):
     assert expected.isfinite().all()
 
 
+@pytest.mark.slow
 def test_adaptive_kl_moves_the_coefficient_by_its_rule_and_it_reaches_rewards(tmp_path):
     recipe = recipe_of(tmp_path, kl_coef=0.2, kl_target=1e-3, kl_horizon=40, learning_rate=1e-2)
     state = State()
