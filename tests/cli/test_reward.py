@@ -90,6 +90,7 @@ def test_bad_rows_end_it_with_the_row(places, tmp_path, capsys):
     assert not places[2].exists()
 
 
+@pytest.mark.slow
 def test_settings_without_effect_are_told(places, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
         "def h(completions, **columns):\n    return [t.count('h') for t in completions]\n"
