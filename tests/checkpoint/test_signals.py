@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from nearstep.reports.run_folder import checkpoints
 from nearstep.training.interruption import Interruption
 from tests.checkpoint.saved_runs import ROWS, assert_same_bits, everything, records, trainer_of
+from tests.lanes import slow
 
 
 class Sends(TrainerCallback):
@@ -107,7 +108,6 @@ def test_a_signal_that_a_launcher_passes_on_is_no_second_one(monkeypatch, launch
 SCRIPT = """
 import sys
 from tests.checkpoint.saved_runs import everything, trainer_of
-from tests.lanes import slow
 from safetensors.torch import save_file
 trainer = trainer_of(sys.argv[1], total_episodes=8 * 40, save_steps=5, save_total_limit=2, resume="auto")
 trainer.train()
