@@ -87,6 +87,7 @@ def test_scores_of_a_run_are_those_that_it_logged(folder, prompts, workers, caps
     assert "16 of 16 totals equal what the run recorded; the largest difference is 0." in said
 
 
+@pytest.mark.slow
 def test_a_difference_from_the_run_is_told(folder, capsys):
     train(folder, TEXTS, *rewards_of(folder, "tokens"))
     score(folder, folder / "run" / "rollouts.jsonl", *rewards_of(folder, "tokens"), "--reward_weights", "2")
@@ -231,6 +232,7 @@ def test_what_a_command_lacks_is_told_at_once(capsys, tmp_path):
         assert words in said
 
 
+@pytest.mark.slow
 def test_rows_of_a_run_are_scored_together_as_its_updates_had_them(folder):
     train(folder, TEXTS, *rewards_of(folder, "tokens"))
     batches = list(read_episodes(str(folder / "run" / "rollouts.jsonl"), byte_tokenizer(), batch_size=3).batches())

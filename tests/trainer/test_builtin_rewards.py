@@ -25,6 +25,7 @@ def rollouts(folder):
     return [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_names_objects_and_functions_stand_side_by_side(tmp_path):
     given = ["rouge:reference=summary", low_ids, LengthTarget(words=3), "length_target:words=5"]
     trainer = trainer_of(tmp_path, reward_funcs=given, config=settings(tmp_path, reward_weights=(2.0, 1.0, 0.5, 0.25)))
