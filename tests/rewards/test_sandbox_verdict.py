@@ -141,7 +141,7 @@ def slow(code):
     return 1.5 if "_exit(77)" in code or "os.fork" in code or "exec" in code else 10.0
 
 
-@pytest.mark.parametrize("attack", sampled(ATTACKS.values(), 5))
+@pytest.mark.parametrize("attack", sampled(ATTACKS.values(), 5), ids=ATTACKS)
 def test_an_attack_passes_no_test(attack):
     compile(attack, "<attack>", "exec")
     assert not verdict(attack, "assert f(1) == 2", timeout=slow(attack))[0]
@@ -277,7 +277,7 @@ HONEST = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("code", "test", "setup"), sampled(HONEST.values(), 3))
+@pytest.mark.parametrize(("code", "test", "setup"), sampled(HONEST.values(), 3), ids=HONEST)
 def test_what_tests_may_take_from_the_code(code, test, setup):
     passed, stderr = verdict(code, test, setup=setup)
     assert passed, stderr

@@ -223,7 +223,7 @@ HARMS = {
 }
 
 
-@pytest.mark.parametrize(("harm", "words"), sampled(HARMS.items(), 3))
+@pytest.mark.parametrize(("harm", "words"), sampled(HARMS.items(), 3), ids=HARMS)
 def test_harm_costs_its_row_and_no_other(file, harm, words):
     # The rows that do no harm must answer in that time as well, on a loaded machine too.
     said = values(file, "misbehaves", ["a", harm, "ccc"], timeout=1.0 if words.startswith(TOO_LATE) else 60.0).values
@@ -244,7 +244,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize(("odd", "words"), sampled(ODD.items(), 3))
+@pytest.mark.parametrize(("odd", "words"), sampled(ODD.items(), 3), ids=ODD)
 def test_anything_odd_on_the_pipe_costs_its_row_and_is_no_score(file, odd, words):
     said = values(
         file, "meddles", ["a", odd, "ccc", "dd"], timeout=1.0 if words == TOO_LATE else 2.0 if odd == "close" else 60.0
