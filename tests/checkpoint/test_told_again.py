@@ -102,6 +102,7 @@ def test_a_checkpoint_of_another_run_goes_on_in_no_folder_but_its_own(tmp_path):
     assert copied.train().updates == 2
 
 
+@pytest.mark.slow
 def test_the_episodes_of_an_update_stay_whatever_makes_them(tmp_path):
     """Without batch_size they come from what is free to change, the number of processes among it."""
     trainer_of(tmp_path, total_episodes=16).train()

@@ -94,6 +94,7 @@ def test_a_difference_from_the_run_is_told(folder, capsys):
     assert "0 of 16 totals equal" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_dropped_rows_of_a_run_are_dropped_again(folder):
     """A row whose completion the function refuses in training is refused here for the same reason."""
     words = [*rewards_of(folder, "picky"), "--on_reward_error", "drop"]

@@ -135,6 +135,7 @@ def test_a_second_train_says_that_the_run_is_over_and_moves_nothing(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_run_that_was_broken_off_goes_on_in_the_same_files_as_if_it_had_not_been(tmp_path):
     whole, broken = small(tmp_path / "a"), small(tmp_path / "b", callbacks=Breaks(2))
     whole.train()

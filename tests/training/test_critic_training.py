@@ -292,6 +292,7 @@ def test_unscored_rows_do_not_end_a_warm_up(tmp_path):
     assert not state.critic_is_ready
 
 
+@pytest.mark.slow
 def test_courses_of_policy_and_critic_are_apart(tmp_path):
     """Four updates: linear from 1 to ¼, and a rise over two updates."""
     given = {"lr_scheduler_type": "linear", "vf_lr_scheduler_type": "constant_with_warmup", "vf_lr_warmup_steps": 2}

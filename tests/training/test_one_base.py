@@ -101,6 +101,7 @@ def test_four_roles_on_one_base_give_what_copies_of_it_give(tmp_path, kind):
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
+@pytest.mark.slow
 def test_a_reward_model_on_the_base_scores_as_its_merged_copy(tmp_path, folders):
     one, merged = (recipe_of(tmp_path / trunk, folders, reward_trunk=trunk) for trunk in ("adapter", "separate"))
     assert "is its adapters on the policy's frozen weights" in one.introduction

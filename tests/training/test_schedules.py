@@ -119,6 +119,7 @@ class Half:
 """
 
 
+@pytest.mark.slow
 def test_a_region_of_ones_own_trains(tmp_path):
     (tmp_path / "mine.py").write_text(OWN_REGION)
     recipe = small_recipe(tmp_path / "out", trust_region=f"{tmp_path}/mine.py:Half")

@@ -82,7 +82,7 @@ def test_a_turn_may_have_one_ratio(tmp_path):
     torch.testing.assert_close(leaf.grad, -experience.advantages * ratio)
 
 
-@pytest.mark.parametrize("engine", [TwoTurns, TwoSegments])
+@pytest.mark.parametrize("engine", [slow(TwoTurns), TwoSegments])
 def test_no_split_into_micro_batches_changes_a_number(tmp_path, engine):
     found = []
     for most in (30, 10_000):

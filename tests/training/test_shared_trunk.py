@@ -131,7 +131,7 @@ def test_sharing_prompts_changes_no_weights(tmp_path, monkeypatch):
     assert (shared - after(tmp_path / "b")).abs().max() <= 1e-10
 
 
-@pytest.mark.parametrize(("policy", "critic"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("policy", "critic"), [slow((True, False)), (False, True), slow((True, True))])
 def test_what_each_phase_moves(tmp_path, policy, critic):
     """The critic alone moves its head and leaves the policy as it is; the policy alone leaves the head."""
     recipe = recipe_of(tmp_path)
