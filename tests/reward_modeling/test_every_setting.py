@@ -228,7 +228,7 @@ def test_the_same_settings_leave_the_same_traces(run):
     assert run(BASE) == run(BASE, again=True)
 
 
-@pytest.mark.parametrize("name", sampled(EFFECTS, 18))
+@pytest.mark.parametrize("name", sampled(EFFECTS, 24))
 def test_setting_changes_something(name, run):
     others, value = EFFECTS[name]
     before = {**BASE, **others}

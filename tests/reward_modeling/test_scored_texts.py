@@ -168,6 +168,7 @@ def test_the_same_seed_writes_the_same_texts(tmp_path):
     assert rows(1) == rows(1) != rows(2)
 
 
+@pytest.mark.slow
 def test_seed_c(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = base_folder(tmp_path / "base")

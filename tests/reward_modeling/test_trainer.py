@@ -92,6 +92,7 @@ def test_pairs_have_no_level_to_keep(tmp_path):
         trainer(tmp_path, normalize="level")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [slow("none"), "mean_and_std"])
 def test_other_scales(tmp_path, normalize):
     trained = trainer(tmp_path, normalize=normalize)
@@ -156,6 +157,7 @@ def test_evaluation_data_of_its_own(tmp_path):
     assert (len(trained.run.examples.train), len(trained.run.examples.held_out)) == (20, 6)
 
 
+@pytest.mark.slow
 def test_passes_are_those_that_are_made(tmp_path):
     # 7 pairs in steps of 4 are two steps, the second of three pairs.
     trained = trainer(tmp_path, pairs(7), held_out_share=0.0, num_train_epochs=2.0)

@@ -151,7 +151,7 @@ def test_new_adapters_stand_on_the_merged_old_ones(base, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "layout", sampled(["relative", "beside", "null", "elsewhere", "both in one", "no tokenizer", "config"], 3)
+    "layout", sampled(["relative", "beside", "null", "elsewhere", "both in one", "no tokenizer", "config"], 4)
 )
 def test_the_model_under_the_adapters_is_found(base, tmp_path, monkeypatch, layout):
     sft = tmp_path / "sft"
@@ -187,7 +187,7 @@ def test_the_model_under_the_adapters_is_found(base, tmp_path, monkeypatch, layo
         ({"peft_type": "OLD"}, "no adapters could be read from"),
     ],
 )
-@pytest.mark.parametrize("role", ["model", "ref_model"])
+@pytest.mark.parametrize("role", ["model", slow("ref_model")])
 def test_adapters_that_cannot_be_used_are_refused_before_anything_loads(
     base, tmp_path, monkeypatch, changes, words, role
 ):
@@ -233,6 +233,7 @@ def test_a_reference_of_adapters_is_their_model_with_them(base, tmp_path):
     assert not any(weight.requires_grad for weight in reference.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, slow(torch.float16)])
 def test_adapters_over_a_narrow_model(base, tmp_path, dtype):
     """A folder's model comes in the type of the settings."""
@@ -331,6 +332,7 @@ def test_models_of_which_nothing_would_learn_are_refused(base, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_frozen_model_trains_under_new_adapters(tmp_path):
     trainer = trainer_of(
         tmp_path, model=tiny_causal_lm().requires_grad_(False), processing_class=byte_tokenizer(),

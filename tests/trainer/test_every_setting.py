@@ -479,7 +479,7 @@ def test_the_same_settings_leave_the_same_traces(run, capsys):
     assert run(BASE, capsys) == run(BASE, capsys, again=True)
 
 
-@pytest.mark.parametrize("name", sampled(EFFECTS, 18))
+@pytest.mark.parametrize("name", sampled(EFFECTS, 24))
 def test_setting_changes_something(name, run, capsys):
     others, value = EFFECTS[name]
     before = {**BASE, **others}
