@@ -137,7 +137,6 @@ class Breaks(TrainerCallback):
                 next(model.parameters())[0, 0] = torch.nan
 
 
-@pytest.mark.slow
 def test_weights_that_are_not_finite_push_no_healthy_checkpoint_out(tmp_path, monkeypatch):
     written = saver.sealed_folder
 
