@@ -35,7 +35,7 @@ test: $(INSTALLED)  ## every test that takes seconds
 	$(BIN)/python -m pytest -n 2
 
 test-slow: $(INSTALLED)  ## the tests that take longer
-	$(BIN)/python -m pytest -m slow
+	NEARSTEP_CHECK_EVERY_CALL=1 $(BIN)/python -m pytest -m slow $(ARGS)
 
 docs: $(DOCUMENTED)  ## the site of the documentation, strictly, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build

@@ -32,6 +32,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 SHAPES_CHECKED = importlib.util.find_spec("beartype") is not None
 
 
+def pytest_addoption(parser):
+    parser.addoption("--cpu-seconds", metavar="FILE", help="write the processor seconds of each test into FILE")
+
+
 def pytest_configure(config):
     config.pluginmanager.register(CpuSeconds(config))
     only_deals_to_workers = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
@@ -51,6 +55,14 @@ def prepare():
     torch.set_num_threads(1)
     hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("untimed")
+
+
+def pytest_runtest_setup():
+    """Of a function's calls the first in each test are checked."""
+    if SHAPES_CHECKED:
+        from tests import shapes
+
+        shapes.running.test += 1
 
 
 def pytest_report_header():

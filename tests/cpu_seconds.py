@@ -21,6 +21,7 @@ class CpuSeconds:
         self.config = config
         self.of_workers = 0.0
         self.by_file: Counter[str] = Counter()
+        self.by_test: Counter[str] = Counter()
         self.last = spent()
 
     def pytest_collection_finish(self) -> None:
@@ -35,7 +36,13 @@ class CpuSeconds:
 
     def pytest_runtest_logreport(self, report) -> None:
         # xdist makes the report of a test whose worker has crashed, and has not measured it.
-        self.by_file[report.nodeid.partition("::")[0]] += getattr(report, "cpu_seconds", 0.0)
+        seconds = getattr(report, "cpu_seconds", 0.0)
+        self.by_file[report.nodeid.partition("::")[0]] += seconds
+        self.by_test[report.nodeid] += seconds
+        listed = None if hasattr(self.config, "workerinput") else self.config.getoption("cpu_seconds")
+        if listed and report.when == "teardown":
+            with open(listed, "a", encoding="utf-8") as file:
+                file.write(f"{self.by_test[report.nodeid]:.3f}\t{report.nodeid}\n")
 
     def pytest_sessionfinish(self) -> None:
         if hasattr(self.config, "workeroutput"):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lanes import slow
+
 SOURCE = Path(__file__).parents[2] / "src" / "nearstep"
 # Imported only inside the function that needs them.
 HEAVY = {
@@ -63,10 +65,10 @@ def test_a_configuration_needs_the_standard_library_only():
     [
         ["--help"],
         ["ppo", "--help"],
-        ["demo", "--help"],
-        ["check", "--help"],
+        slow(["demo", "--help"]),
+        slow(["check", "--help"]),
         ["rewards"],
-        ["--version"],
+        slow(["--version"]),
         ["ppo", "--sead", "1"],
     ],
 )

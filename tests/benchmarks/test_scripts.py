@@ -12,6 +12,7 @@ from benchmarks.harness import machine as machine_module
 from benchmarks.harness.machine import commit, machine, sentence, source_digest
 
 from benchmarks import alignment, critics, ladder, prepare, scaling, stability, vs_trl
+from tests.lanes import slow
 
 REPOSITORY = Path(__file__).parents[2]
 TRL_ENVIRONMENT = REPOSITORY / "runs" / "trl-env"
@@ -54,15 +55,17 @@ def results(folder, name):
 
 @pytest.mark.parametrize(("words", "sides", "names"), [
     ([], 2 * (7 + 1) + 3 + 1, ["s: PPO, float32", "s: PPO, float32, alone", "m: PPO, float32, alone"]),
-    (["--full"], 2 * 8 * 2, ["m: DPPO top-K TV"]),
-    (["--only", "alone"], 2 + 3 + 1, ["s: rollout alone", "m: PPO, float32, alone"]),
-    (["--only", "PPO, float32, alone"], 3 + 1, ["m: PPO, float32, alone"]),
-    (["--alone"], 8, ["s: rollout alone, alone", "s: PPO, critic on a shared trunk, alone"]),
-    (["--model", "tiny", "--rows", "8", "--updates", "2"], 16, ["tiny: DPPO binary TV"]),
-    (["--rounds", "2", "--only", "8 samples", "--minutes", "0"], 4, ["s: PPO, 8 samples of 256-token prompts"]),
-    (["--rounds", "2", "--only", "top-K"], 4, ["s: DPPO top-K TV"]),
-    (["--trl_python", "/its/python", "--only", "top-K"], 2, ["s: DPPO top-K TV"]),
-    (["--venv", "/its", "--only", "shared"], 2, ["s: PPO, critic on a shared trunk"]),
+    *map(slow, [
+        (["--full"], 2 * 8 * 2, ["m: DPPO top-K TV"]),
+        (["--only", "alone"], 2 + 3 + 1, ["s: rollout alone", "m: PPO, float32, alone"]),
+        (["--only", "PPO, float32, alone"], 3 + 1, ["m: PPO, float32, alone"]),
+        (["--alone"], 8, ["s: rollout alone, alone", "s: PPO, critic on a shared trunk, alone"]),
+        (["--model", "tiny", "--rows", "8", "--updates", "2"], 16, ["tiny: DPPO binary TV"]),
+        (["--rounds", "2", "--only", "8 samples", "--minutes", "0"], 4, ["s: PPO, 8 samples of 256-token prompts"]),
+        (["--rounds", "2", "--only", "top-K"], 4, ["s: DPPO top-K TV"]),
+        (["--trl_python", "/its/python", "--only", "top-K"], 2, ["s: DPPO top-K TV"]),
+        (["--venv", "/its", "--only", "shared"], 2, ["s: PPO, critic on a shared trunk"]),
+    ]),
 ])  # fmt: skip
 def test_vs_trl(words, sides, names, processes, tmp_path, capsys):
     given = [*(["--rounds", "1"] if "--rounds" not in words else []), *words, "--output", str(tmp_path)]
@@ -83,6 +86,7 @@ def test_vs_trl(words, sides, names, processes, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_vs_trl_alone_makes_no_environment_and_runs_no_other_side(processes, tmp_path, monkeypatch):
     monkeypatch.setattr(vs_trl, "environment", lambda folder: pytest.fail("TRL's environment was asked for"))
     vs_trl.main(["--alone", "--rounds", "1", "--output", str(tmp_path)])
@@ -90,6 +94,7 @@ def test_vs_trl_alone_makes_no_environment_and_runs_no_other_side(processes, tmp
     assert {side for side, *_ in processes} == {"nearstep_side"}
 
 
+@pytest.mark.slow
 def test_vs_trl_on_a_gpu_is_bfloat16_with_graphs(processes, tmp_path, monkeypatch):
     monkeypatch.setattr(vs_trl, "check_device", lambda parser, device: None)
     vs_trl.main(["--device", "cuda", "--alone", "--rounds", "1", "--output", str(tmp_path)])
@@ -137,9 +142,9 @@ def test_ladder(words, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("words", [
-    [], ["--only", "rows"], ["--only", "K", "samples per prompt"],
-    ["--only", "vocabulary, adapters", "--model", "tiny"],
-    ["--rounds", "2", "--only", "vocabulary"],
+    slow([]), ["--only", "rows"], slow(["--only", "K", "samples per prompt"]),
+    slow(["--only", "vocabulary, adapters", "--model", "tiny"]),
+    slow(["--rounds", "2", "--only", "vocabulary"]),
 ])  # fmt: skip
 def test_scaling(words, processes, tmp_path):
     scaling.main([*words, "--output", str(tmp_path)])
@@ -148,7 +153,7 @@ def test_scaling(words, processes, tmp_path):
     assert page.count("\n\n") == 2  # two tables, and what was measured with
 
 
-@pytest.mark.parametrize("worst", [1e-6, 1e-4])
+@pytest.mark.parametrize("worst", [1e-6, slow(1e-4)])
 def test_alignment(worst, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     modules, gaps = [], [alignment.Gap(1, *[worst] * 8)]
@@ -170,6 +175,7 @@ def test_alignment(worst, tmp_path, monkeypatch):
     assert len(kept["runs"]) == len(modules) == 12
 
 
+@pytest.mark.slow
 def test_stability(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     played = []
@@ -192,7 +198,7 @@ def test_stability(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "updates"), [(["--updates", "3"], 3), (["--quick"], 6), (["--quick", "--updates", "2"], 2)]
+    ("words", "updates"), [slow((["--updates", "3"], 3)), slow((["--quick"], 6)), (["--quick", "--updates", "2"], 2)]
 )
 def test_critics(words, updates, tmp_path, monkeypatch):
     entry = dict.fromkeys(critics.MEASURES.values(), 0.25)

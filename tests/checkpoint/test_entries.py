@@ -58,6 +58,7 @@ def test_a_tensor_that_is_missing_is_named(run):
                 loaded(run, sealed_again(run, remove))
 
 
+@pytest.mark.slow
 def test_a_value_that_is_missing_is_named(run):
     original = json.loads((run / "checkpoint-1" / "training" / "state.json").read_text())
     assert set(original["state"]) == set(vars(State())) - {"before", "first_answers"}

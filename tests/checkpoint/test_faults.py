@@ -15,6 +15,7 @@ from nearstep.checkpoint import files, saver
 from nearstep.checkpoint.seal import check_whole, read_manifest
 from nearstep.reports.run_folder import checkpoints
 from tests.checkpoint.saved_runs import assert_same_bits, everything, trainer_of
+from tests.lanes import slow
 
 OPERATIONS = ("make_folder", "write_tensors", "write_text", "sync", "move", "remove")
 
@@ -79,7 +80,7 @@ def test_death_at_any_file_operation_leaves_the_old_or_the_new_checkpoint(tmp_pa
         assert_same_bits(everything(resumed), before)
 
 
-@pytest.mark.parametrize("number", [1, 5, *(pytest.param(number, marks=pytest.mark.slow) for number in (2, 12))])
+@pytest.mark.parametrize("number", [5, slow(1), slow(2), slow(12)])
 def test_a_full_disk_is_told_and_costs_no_earlier_checkpoint(tmp_path, monkeypatch, number):
     trainer = trainer_of(tmp_path, total_episodes=8)
     trainer.train()
@@ -116,6 +117,7 @@ def test_a_disk_that_takes_no_more_is_told_by_whatever_library_meets_it(tmp_path
     assert not list(tmp_path.glob(".checkpoint*"))
 
 
+@pytest.mark.slow
 def test_continue_counts_a_failed_save_and_tries_again(tmp_path, monkeypatch):
     trainer = trainer_of(tmp_path, on_save_error="continue")
     faults = Faults(monkeypatch, OSError(errno.ENOSPC, "No space left on device"), forever=False)
@@ -149,6 +151,7 @@ def test_weights_that_are_not_finite_push_no_healthy_checkpoint_out(tmp_path, mo
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
 
 
+@pytest.mark.slow
 def test_kinds_push_only_their_own_out(tmp_path):
     given = {"eval_dataset": [{"prompt": "a"}, {"prompt": "b"}]}
     trainer = trainer_of(

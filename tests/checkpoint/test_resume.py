@@ -8,6 +8,7 @@ from peft import LoraConfig
 from nearstep import CheckpointError, ConfigError, PPOConfig
 from nearstep.checkpoint.resume import FREE_SETTINGS, require_same_settings, settings_to_keep
 from tests.checkpoint.saved_runs import ROWS, assert_same_bits, everything, records, trainer_of
+from tests.lanes import slow
 from tests.tiny import tiny_causal_lm
 
 LORA = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")}
@@ -31,7 +32,7 @@ RUNS = {
 }  # fmt: skip
 
 # After which updates a run goes on always; after the others, and of the other kinds, in the slow lane.
-ALWAYS = {"joint": (1, 2, 3), "decoupled": (2,), "divergence": (2,), "lora": (1,), "bfloat16": (2,), "refill": (2,)}
+ALWAYS = {"joint": (2,), "decoupled": (2,), "lora": (1,), "refill": (2,)}
 
 
 def made(folder, kind, **more):
@@ -74,6 +75,7 @@ def test_a_run_goes_on_from_every_update_with_the_same_bits(unbroken, kind, upda
     assert records(folder) == written
 
 
+@pytest.mark.slow
 def test_more_episodes_go_on_where_the_run_ended(tmp_path):
     trainer_of(tmp_path).train()
     longer = trainer_of(tmp_path, total_episodes=48, resume="auto")
@@ -87,6 +89,7 @@ def test_other_settings_are_listed_old_and_new(tmp_path):
         trainer_of(tmp_path, resume="auto", kl_coef=0.5, gamma=0.9)
 
 
+@pytest.mark.slow
 def test_a_new_run_does_not_write_into_another(tmp_path):
     trainer_of(tmp_path).train()
     before = records(tmp_path)
@@ -95,13 +98,15 @@ def test_a_new_run_does_not_write_into_another(tmp_path):
     assert records(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_no_checkpoint_is_a_new_run_for_auto_and_an_error_for_true(tmp_path):
     assert trainer_of(tmp_path / "new", resume="auto").train().updates == 4
     with pytest.raises(CheckpointError, match="holds no checkpoint to go on from"):
         trainer_of(tmp_path / "none").train(resume_from_checkpoint=True)
 
 
-@pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [slow(1), 2, slow(3)])
 def test_a_run_goes_on_around_an_epochs_end(tmp_path, stop):
     """Eight prompts, four an update: an epoch ends after update 2 and after update 4."""
     unbroken = trainer_of(tmp_path / "unbroken", batch_size=4, total_episodes=16)
@@ -113,6 +118,7 @@ def test_a_run_goes_on_around_an_epochs_end(tmp_path, stop):
     assert records(tmp_path / "stopped") == records(tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_over_does_nothing_and_a_shorter_one_is_refused(tmp_path):
     first = trainer_of(tmp_path)
     first.train()
@@ -166,6 +172,7 @@ def test_other_weights_under_the_same_settings_are_refused_and_more_updates_are_
     assert "the run had 4 updates and has 6 now: from here on its learning rate takes the course" in said
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_that_is_passed_over_is_told(tmp_path, capfd):
     trainer_of(tmp_path).train()
     path = tmp_path / "checkpoint-4" / "training" / "policy.safetensors"

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from nearstep.reports.run_folder import checkpoints
 from nearstep.training.interruption import Interruption
 from tests.checkpoint.saved_runs import ROWS, assert_same_bits, everything, records, trainer_of
+from tests.lanes import slow
 
 
 class Sends(TrainerCallback):
@@ -43,7 +44,7 @@ def unbroken(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("number", "left", "moment"), [
-    (signal.SIGTERM, SystemExit, "end"), (signal.SIGINT, KeyboardInterrupt, "begin"),
+    (signal.SIGTERM, SystemExit, "end"), slow((signal.SIGINT, KeyboardInterrupt, "begin")),
     pytest.param(signal.SIGTERM, SystemExit, "begin", marks=pytest.mark.slow),
     pytest.param(signal.SIGINT, KeyboardInterrupt, "end", marks=pytest.mark.slow),
 ])  # fmt: skip
@@ -78,6 +79,7 @@ def test_a_signal_during_an_evaluation_saves_the_update_before_it(tmp_path):
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
 
 
+@pytest.mark.slow
 def test_a_signal_after_the_last_update_saves_it(tmp_path):
     """It comes while samples are written: nothing looks at signals after them."""
     changed = {"save_steps": None, "num_sample_generations": 1, "total_episodes": 16}

@@ -17,6 +17,7 @@ def cards(folder):
     return {role: (folder / role / "README.md").read_text() for role in ("policy", "value")}
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_tells_all_that_the_unbroken_one_does(tmp_path):
     """Evaluations, samples beside the start's, the rules' level, the reward's answers to damage at the end, the history
     and the cards."""
@@ -77,6 +78,7 @@ def test_a_stream_gives_its_first_prompts_again(tmp_path):
     assert recipe.prompts.again(*chosen) == prompts_at(prompts, rows)
 
 
+@pytest.mark.slow
 def test_a_fork_sets_the_records_that_lie_in_its_folder_aside(tmp_path):
     trainer_of(tmp_path / "first", total_episodes=16).train()
     trainer_of(tmp_path / "second", total_episodes=8, save_steps=None).train()
@@ -87,6 +89,7 @@ def test_a_fork_sets_the_records_that_lie_in_its_folder_aside(tmp_path):
     assert [line["update"] for line in after["metrics.jsonl"]] == [2]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_goes_on_in_no_folder_but_its_own(tmp_path):
     trainer_of(tmp_path / "one", total_episodes=16).train()
     trainer_of(tmp_path / "other", total_episodes=16, seed=7).train()
@@ -99,6 +102,7 @@ def test_a_checkpoint_of_another_run_goes_on_in_no_folder_but_its_own(tmp_path):
     assert copied.train().updates == 2
 
 
+@pytest.mark.slow
 def test_the_episodes_of_an_update_stay_whatever_makes_them(tmp_path):
     """Without batch_size they come from what is free to change, the number of processes among it."""
     trainer_of(tmp_path, total_episodes=16).train()

@@ -7,6 +7,7 @@ import pytest
 
 from nearstep.cli.main import main
 from nearstep.testing.kinds import KINDS
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 EXAMPLE = str(Path(__file__).parents[2] / "examples" / "my_region.py")
@@ -59,7 +60,7 @@ def mine(tmp_path):
     return tmp_path / "mine.py"
 
 
-@pytest.mark.parametrize("name", ["MyRegion", "STRICTER"])
+@pytest.mark.parametrize("name", ["MyRegion", slow("STRICTER")])
 def test_the_example_region_passes(name, capsys):
     assert main(["check", f"{EXAMPLE}:{name}"]) == 0
     first, *laws = capsys.readouterr().out.splitlines()
@@ -118,9 +119,9 @@ def test_a_missing_member_is_named(words, code, said, mine, capsys):
         (["reward", "--rows", "rows.jsonl"], "reward reward: 8 laws hold"),
         (["Schedule"], "critic schedule Schedule: 8 laws hold"),
         (["SHORT", "--updates", "7"], "critic schedule Decoupled: 8 laws hold"),
-        (["torch_backend", "--kind", "backend"], "backend TorchBackend: 10 laws hold"),
-        (["TransformersEngine"], "engine TransformersEngine: 21 laws hold"),
-        (["engine", "--kind", "engine"], "engine engine: 21 laws hold"),
+        slow((["torch_backend", "--kind", "backend"], "backend TorchBackend: 10 laws hold")),
+        slow((["TransformersEngine"], "engine TransformersEngine: 21 laws hold")),
+        slow((["engine", "--kind", "engine"], "engine engine: 21 laws hold")),
     ],
 )
 def test_every_kind_is_checked(words, first, mine, capsys, monkeypatch):

@@ -81,6 +81,7 @@ def test_nothing_can_be_said_without_updates_of_a_policy(tmp_path, capsys):
         assert re.search(r"metrics.jsonl, line 1: .* reward model: nearstep compare", capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_health_can_be_switched_off(tmp_path):
     trained(tmp_path, alike, health_checks=False)
     assert not (tmp_path / "alerts.jsonl").exists()

@@ -12,6 +12,7 @@ import nearstep
 from nearstep.cli.commands import COMMANDS
 from nearstep.cli.main import main
 from nearstep.common.errors import ConfigError, DataError
+from tests.lanes import slow
 
 RUNNABLE = ("--model_name_or_path", "me/policy", "--dataset_name", "me/prompts", "--reward_model", "me/scorer")
 
@@ -84,9 +85,9 @@ def test_ppo_trains_with_the_settings(trainer, capsys):
     ("words", "begins"),
     [
         (["ppo", *RUNNABLE], "PPO of me/policy on me/prompts against me/scorer"),
-        (["reward", *RUNNABLE[:4]], "a reward model from me/policy, on me/prompts"),
-        (["check", "mine.py:Region"], "the laws for mine.py:Region"),
-        (["demo", "--quick"], "the demo, into runs/demo"),
+        slow((["reward", *RUNNABLE[:4]], "a reward model from me/policy, on me/prompts")),
+        slow((["check", "mine.py:Region"], "the laws for mine.py:Region")),
+        slow((["demo", "--quick"], "the demo, into runs/demo")),
     ],
 )
 def test_the_first_line_comes_before_anything_heavy_is_loaded(words, begins, tmp_path):
@@ -253,10 +254,10 @@ def unread(*words, buffered, stderr=subprocess.PIPE):
     return run
 
 
-@pytest.mark.parametrize("words", [("--help",), ("--version",), ("reward", "--help"), ("rewards",)], ids=" ".join)
-@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("words", ["--help", slow("--version"), slow("reward --help"), "rewards"])
+@pytest.mark.parametrize("buffered", [True, slow(False)])
 def test_output_that_nobody_reads_is_no_error_of_ours(words, buffered):
-    run = unread(*words, buffered=buffered)
+    run = unread(*words.split(), buffered=buffered)
     assert (run.returncode, run.stderr) == (1, "")
 
 

@@ -27,6 +27,7 @@ def test_it_trains_and_says_where_the_model_is(places, capsys):
     assert json.loads((places[2] / "report.json").read_text())["steps"] == 2
 
 
+@pytest.mark.slow
 def test_columns_under_other_names(places, tmp_path, capsys):
     rows = [{"question": row["prompt"], "good": row["chosen"], "bad": row["rejected"]} for row in pairs(20)]
     renamed = (places[0], write(tmp_path / "renamed.jsonl", rows), places[2])
@@ -34,6 +35,7 @@ def test_columns_under_other_names(places, tmp_path, capsys):
     assert command(renamed, "--max_steps", 1, "--columns", *names) == 0
 
 
+@pytest.mark.slow
 def test_seed_c_by_its_names(places, tmp_path, capsys):
     base, _, output = places
     words = ["--base_model_name", base, "--reward_functions", "length_target", "diversity", "--composite_weights"]
@@ -88,6 +90,7 @@ def test_bad_rows_end_it_with_the_row(places, tmp_path, capsys):
     assert not places[2].exists()
 
 
+@pytest.mark.slow
 def test_settings_without_effect_are_told(places, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
         "def h(completions, **columns):\n    return [t.count('h') for t in completions]\n"

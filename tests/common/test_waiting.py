@@ -14,6 +14,7 @@ import torch
 from nearstep.common.errors import LostProcessError, TrainingError, WaitError
 from nearstep.common.waiting import WATCHDOG, Wait, Watchdog, closing_soon, listed, waiting
 from tests.checkpoint.saved_runs import trainer_of
+from tests.lanes import slow
 from tests.rewards.light import hangs
 from tests.rewards.test_workers import comes_true
 from tests.scale.test_launcher import state
@@ -236,9 +237,11 @@ class Engine:
 
 @pytest.mark.parametrize(("given", "changed", "said"), [
     ({"reward_funcs": hangs}, {}, "update 1 (score): * without a sign of reward hangs: rows 0 to 7 of the batch"),
-    ({"reward_funcs": never}, {}, "update 1 (score): * without a sign of rewards never: rows 0 to 7 of the batch"),
+    slow(
+        ({"reward_funcs": never}, {}, "update 1 (score): * without a sign of rewards never: rows 0 to 7 of the batch")
+    ),
     ({"reward_funcs": hangs}, {"reward_workers": 1}, "of reward functions in workers: hangs: 8 of 8 rows are to come"),
-    ({"engine": "load"}, {}, "update 1 (generate): * engine Engine (it takes over the weights of update 1)"),
+    slow(({"engine": "load"}, {}, "update 1 (generate): * engine Engine (it takes over the weights of update 1)")),
     ({"engine": "generate"}, {}, "engine Engine (8 responses): 7 are to come: rows 1, 2, 3, 4, 5, 6, 7"),
 ])  # fmt: skip
 def test_whatever_hangs_in_a_run_is_named(tmp_path, monkeypatch, capfd, given, changed, said):
@@ -252,6 +255,7 @@ def test_whatever_hangs_in_a_run_is_named(tmp_path, monkeypatch, capfd, given, c
     assert re.search(".*".join(parts) + ".*; the limit is 1.5 s", capfd.readouterr().err)
 
 
+@pytest.mark.slow
 def test_a_save_that_hangs_is_named(tmp_path, monkeypatch):
     from nearstep.checkpoint import files
 

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -22,6 +23,7 @@ def test_a_quick_demo_runs_and_says_where_everything_lies(tmp_path, capsys):
     assert json.loads((tmp_path / "demo" / "outcome.json").read_text())["after PPO"]["preferred"]["count"] == 32
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_world_and_models(tmp_path):
     folders = []
     for name in ("a", "b"):

@@ -30,6 +30,7 @@ from nearstep.training.gates import FinishedGroups
 from nearstep.training.loop import train
 from nearstep.training.state import State
 from nearstep.types import Scores
+from tests.lanes import slow
 from tests.training.runs import play, small_recipe
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -62,10 +63,10 @@ def test_the_page_has_a_file_for_every_axis(files):
         ["my_advantage.py:BestOfOthers"],
         ["my_controller.py:Corridor"],
         ["my_aggregation.py:RootLength"],
-        ["my_head.py:TwoHot"],
+        slow(["my_head.py:TwoHot"]),
         ["my_correction.py:DampedRows"],
         ["my_loss.py:RememberSuccess"],
-        ["my_engine.py:PlainGenerate"],
+        slow(["my_engine.py:PlainGenerate"]),
         ["my_sampler.py:LongUnseen"],
         ["my_gate.py:SomeEnded"],
     ],

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parents[2] / "docs" / "notebooks"
 ORDER = ("first_ppo", "look_at_a_run", "own_region")
 
@@ -13,6 +15,7 @@ def cells(name, kind):
     return ["".join(cell["source"]) for cell in found["cells"] if cell["cell_type"] == kind]
 
 
+@pytest.mark.slow
 def test_every_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")

@@ -42,6 +42,7 @@ def test_the_page(place):
     assert found["reward"].item() == pytest.approx(score, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_scores_and_what_follows(place, monkeypatch):
     scores, _ = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
     smaller = scores.replace("num_texts=256", "num_texts=24, response_length=8").replace(

@@ -173,6 +173,7 @@ def test_places_of_models(folder):
     assert model_place("owner/name") == "owner/name"
 
 
+@pytest.mark.slow
 def test_adapters_write_on_their_base(folder):
     peft = pytest.importorskip("peft")
     base = folder / "run" / "checkpoint-3" / "policy"

@@ -13,6 +13,7 @@ from nearstep.common.errors import ConfigError, DataError, ModelError
 from nearstep.evaluation.evidence import Evidence
 from nearstep.evaluation.results import EvalResults
 from nearstep.rewards.reading import EpisodeReader
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
 REWARDS = """
@@ -75,7 +76,7 @@ def nll_by_transformers(model, rows, *, end=True, temperature=1.0):
 
 
 @pytest.mark.parametrize("end", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, slow(torch.bfloat16), slow(torch.float16)])
 def test_perplexity_is_that_of_transformers(folder, end, dtype):
     model = tiny_causal_lm().to(dtype)
     model.save_pretrained(folder / "narrow")

@@ -9,6 +9,7 @@ from nearstep.cli.main import main
 from nearstep.common.errors import DataError
 from nearstep.data.templates import TEMPLATES
 from nearstep.evaluation.episodes import read_episodes, rollout_of
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
 REWARDS = """
@@ -68,8 +69,8 @@ CHATS = [[{"role": "user", "content": f"chat {row}"}] for row in range(4)]
 TEXTS = [f"text {row}: é" for row in range(8)]
 
 
-@pytest.mark.parametrize("prompts", [TEXTS, CHATS], ids=["texts", "chats"])
-@pytest.mark.parametrize("workers", [(), ("--reward_workers", "1")], ids=["here", "workers"])
+@pytest.mark.parametrize("prompts", [slow(TEXTS), CHATS], ids=["texts", "chats"])
+@pytest.mark.parametrize("workers", [slow(((),)), ("--reward_workers", "1")], ids=["here", "workers"])
 def test_scores_of_a_run_are_those_that_it_logged(folder, prompts, workers, capsys):
     rewards = [
         "--reward_model_path", str(folder / "scorer"), *rewards_of(folder, "matches", "tokens"),
@@ -86,12 +87,14 @@ def test_scores_of_a_run_are_those_that_it_logged(folder, prompts, workers, caps
     assert "16 of 16 totals equal what the run recorded; the largest difference is 0." in said
 
 
+@pytest.mark.slow
 def test_a_difference_from_the_run_is_told(folder, capsys):
     train(folder, TEXTS, *rewards_of(folder, "tokens"))
     score(folder, folder / "run" / "rollouts.jsonl", *rewards_of(folder, "tokens"), "--reward_weights", "2")
     assert "0 of 16 totals equal" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_dropped_rows_of_a_run_are_dropped_again(folder):
     """A row whose completion the function refuses in training is refused here for the same reason."""
     words = [*rewards_of(folder, "picky"), "--on_reward_error", "drop"]
@@ -230,6 +233,7 @@ def test_what_a_command_lacks_is_told_at_once(capsys, tmp_path):
         assert words in said
 
 
+@pytest.mark.slow
 def test_rows_of_a_run_are_scored_together_as_its_updates_had_them(folder):
     train(folder, TEXTS, *rewards_of(folder, "tokens"))
     batches = list(read_episodes(str(folder / "run" / "rollouts.jsonl"), byte_tokenizer(), batch_size=3).batches())

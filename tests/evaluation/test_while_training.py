@@ -9,6 +9,7 @@ import torch
 
 from nearstep import ConfigError, PPOTrainer
 from nearstep.rollout.transformers_engine import TransformersEngine
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 from tests.training.runs import PROMPTS, low_ids, settings
 
@@ -151,6 +152,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits_and_knows_its_start(whole, tmp
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_with_other_evaluation_data_lets_the_start_answer_anew(whole, tmp_path):
     """Its weights are those of the start still, not those of the checkpoint."""
     folder, _ = whole
@@ -233,9 +235,9 @@ def test_a_stream_to_evaluate_on_is_bounded(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "last", "words"),
     [
-        ({"stop_kl": 1e-9, "kl_estimator": "k3"}, 2, "objective/kl"),
+        slow(({"stop_kl": 1e-9, "kl_estimator": "k3"}, 2, "objective/kl")),
         ({"stop_score": 0.0, "stop_patience": 2}, 2, "has reached stop_score = 0.0 2 times in a row"),
-        ({"stop_score": 0.0, "eval_steps": 2}, 2, "eval/objective/scores"),
+        slow(({"stop_score": 0.0, "eval_steps": 2}, 2, "eval/objective/scores")),
         ({"early_stopping_patience": 2, "eval_steps": 1, "learning_rate": 0.0}, 3, "early_stopping_patience"),
         pytest.param({"stop_score": 100.0, "stop_kl": 1e9}, 4, "", marks=pytest.mark.slow),
     ],
@@ -250,6 +252,7 @@ def test_a_run_ends_by_its_rules(tmp_path, capsys, changes, last, words):
     assert words in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "kept"),
     [

@@ -21,6 +21,7 @@ from nearstep.models.adapters import (
 from nearstep.models.forward.forward import row_states
 from nearstep.models.roles import make_policy
 from nearstep.models.shared_trunk import critic_under_adapters
+from tests.lanes import sampled
 from tests.tiny import tiny_causal_lm
 from tests.training.runs import play, small_recipe
 
@@ -113,13 +114,13 @@ def test_every_method_that_fits_is_proved_here():
     assert {config.peft_type.value for config in OTHER_METHODS} | {"LORA"} == set(METHODS)
 
 
-@pytest.mark.parametrize("config", OTHER_METHODS, ids=lambda config: config.peft_type.value)
+@pytest.mark.parametrize("config", sampled(OTHER_METHODS, 3), ids=lambda config: config.peft_type.value)
 def test_packed_merged_and_off_are_right_with_every_method(config):
     check_peft_config(config, POLICY_TASKS)
     prove(start(), copy.deepcopy(config))
 
 
-@pytest.mark.parametrize("kind", LORA)
+@pytest.mark.parametrize("kind", sampled(LORA, 3))
 def test_packed_merged_and_off_are_right_with_every_kind_of_lora(kind):
     config = lora(**LORA[kind])
     check_peft_config(config, POLICY_TASKS)
@@ -128,7 +129,7 @@ def test_packed_merged_and_off_are_right_with_every_kind_of_lora(kind):
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings`", "ignore:Model with `tie_word_embeddings`")
-@pytest.mark.parametrize("kind", TIED)
+@pytest.mark.parametrize("kind", sampled(TIED, 3))
 def test_tied_embeddings_are_saved_apart_exactly_where_they_have_parted(kind, tmp_path):
     """Adapters on a tied head merged into the shared weight would change the embeddings too."""
     merged, expected = prove(start(tied=True), lora(**LORA[kind]))

@@ -15,6 +15,7 @@ from nearstep.training.experience import make_experience
 from nearstep.training.schedules import Phase
 from nearstep.training.state import State
 from nearstep.training.update import update
+from tests.lanes import slow
 from tests.training.runs import play, small_recipe
 
 SIZES = {
@@ -46,8 +47,8 @@ def learned(recipe):
 
 @pytest.mark.parametrize(
     ("kind", "trunk"),
-    [(kind, "shared") for kind in FAMILIES if kind != "bert"]  # whose logits need the whole model
-    + [("granite", "separate"), ("granite", "adapter"), ("bert", "separate"), ("bert", "adapter")],
+    [slow((kind, "shared")) for kind in FAMILIES if kind != "bert"]  # whose logits need the whole model
+    + [("granite", "separate"), slow(("granite", "adapter")), slow(("bert", "separate")), ("bert", "adapter")],
 )
 def test_critics_of_every_family_learn_and_open_again(kind, trunk, tmp_path):
     changes = ADAPTERS if trunk == "adapter" else {}

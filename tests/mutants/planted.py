@@ -18,7 +18,7 @@ LIMIT_SECONDS = 600
 CREDIT = ("tests/algorithm/test_advantages.py", "tests/training/test_experience.py")
 LOSSES = ("tests/algorithm/test_losses.py", "tests/algorithm/test_divergences.py")
 SUMS = ("tests/algorithm/test_kl_and_statistics.py",)
-UPDATE = ("tests/training/test_update.py", "-k", "not learn")
+UPDATE = ("tests/training/test_update.py", "-k", "not learn", "-m", "slow or not slow")
 RESUME = ("tests/checkpoint/test_resume.py", "-k", "joint or decoupled")
 
 

@@ -9,6 +9,7 @@ import pytest
 from nearstep.cli.main import main
 from nearstep.common.errors import ConfigError, NearstepError
 from nearstep.common.secrets import public_address, secret_parts, shown_words, without_secrets
+from tests.lanes import slow
 from tests.rewards.test_remote import Scripted
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
@@ -53,7 +54,7 @@ def shown_and_written(out, capfd) -> list[str]:
     return [shown.out, shown.err, *written, *(str(path) for path in out.rglob("*"))]
 
 
-@pytest.mark.parametrize(("answer", "code"), [(scored, 0), (echo, 1)])
+@pytest.mark.parametrize(("answer", "code"), [slow((scored, 0)), (echo, 1)])
 def test_r31_a_run_against_a_server_with_a_secret_path(answer, code, secrets, folder, tmp_path, capfd):
     with Scripted(answer) as server:
         words = {

@@ -118,6 +118,7 @@ def test_what_is_no_run_and_what_has_nothing_yet(tmp_path, capsys):
     assert "must end with .html, .png, .svg" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_figures_and_json(runs, tmp_path, capsys):
     attack = "</script><script>window.attacked = 1</script><img src=x onerror=alert(1)>"
     runs.append(make(tmp_path / "d", [2, 3], seed=4, run_name=attack, kl_coef=0.9))

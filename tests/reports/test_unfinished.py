@@ -14,6 +14,7 @@ from nearstep import ConfigError, TrainingError
 from nearstep.common.errors import LostProcessError
 from nearstep.reports.unfinished import Unfinished
 from tests.checkpoint.saved_runs import records, trainer_of
+from tests.lanes import slow
 
 
 def told(folder):
@@ -60,12 +61,12 @@ SCORE, BEGIN = "update 1 (score)", "update 1 (begin)"
 
 @pytest.mark.parametrize(("given", "where", "what"), [
     ({"reward_funcs": raises(KeyError("price"))}, SCORE, "RewardError: reward function 'reward' raised KeyError"),
-    ({"reward_funcs": raises(SystemExit(0))}, SCORE, "RewardError: reward function 'reward' raised SystemExit"),
-    ({"reward_funcs": nothing_finite}, SCORE, "RewardError: reward 'nothing_finite' returned nan"),
-    ({"callbacks": [Failing("begin", OSError("no route"))]}, "before the first update", "OSError: no route"),
+    slow(({"reward_funcs": raises(SystemExit(0))}, SCORE, "RewardError: reward function 'reward' raised SystemExit")),
+    slow(({"reward_funcs": nothing_finite}, SCORE, "RewardError: reward 'nothing_finite' returned nan")),
+    slow(({"callbacks": [Failing("begin", OSError("no route"))]}, "before the first update", "OSError: no route")),
     ({"callbacks": [Failing("step", SystemExit(0))]}, BEGIN, f"TrainingError: {BEGIN}: something called sys.exit(0)"),
-    ({"callbacks": [Failing("step", RuntimeError("out of memory"))]}, BEGIN, "RuntimeError: out of memory"),
-    ({"callbacks": [Failing("step", KeyboardInterrupt())]}, BEGIN, "KeyboardInterrupt: "),
+    slow(({"callbacks": [Failing("step", RuntimeError("out of memory"))]}, BEGIN, "RuntimeError: out of memory")),
+    slow(({"callbacks": [Failing("step", KeyboardInterrupt())]}, BEGIN, "KeyboardInterrupt: ")),
     ({"callbacks": [Failing("save", ValueError("full"))]}, "update 1 (save)", "ValueError: full"),
 ])  # fmt: skip
 def test_a_run_that_fails_in_its_first_update_says_so_in_its_folder(tmp_path, given, where, what):
@@ -103,6 +104,7 @@ def test_a_run_that_a_signal_has_stopped_says_so(tmp_path):
     assert told(tmp_path)["what"] == "SystemExit: 143"
 
 
+@pytest.mark.slow
 def test_the_folder_of_another_run_is_left_alone(tmp_path):
     trainer_of(tmp_path, total_episodes=8).train()
     before = sorted(tmp_path.iterdir())

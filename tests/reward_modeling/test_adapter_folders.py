@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from nearstep import ModelError
 from nearstep.models.adapters import is_adapted
 from nearstep.models.load import load_policy, load_scalar_model
+from tests.lanes import slow
 from tests.reward_modeling.world import base_folder, pairs, trainer
 from tests.tiny import byte_tokenizer
 
@@ -50,7 +51,7 @@ def load(folder):
     return load_scalar_model(str(folder), role="reward_model", dtype=torch.float32)
 
 
-@pytest.mark.parametrize("given", ["folder", "peft", "transformers"])
+@pytest.mark.parametrize("given", ["folder", slow("peft"), slow("transformers")])
 def test_a_reward_models_adapters_train_on(base, reward_adapters, tmp_path, given):
     expected = scores(load(reward_adapters))
     model = str(reward_adapters)
@@ -71,7 +72,7 @@ def test_a_reward_models_adapters_train_on(base, reward_adapters, tmp_path, give
     torch.testing.assert_close(scores(load(tmp_path / "out" / "reward_adapter")), ends, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("new", [{}, {"use_peft": True, "lora_r": 3}])
+@pytest.mark.parametrize("new", [slow({}), {"use_peft": True, "lora_r": 3}])
 def test_a_policys_adapters_are_merged_below_a_new_head(policy_adapters, tmp_path, new):
     merged = load_policy(str(policy_adapters), role="model", dtype=torch.float32)
     trained = trainer(tmp_path / "out", pairs(20), model=str(policy_adapters), **new)

@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from nearstep import RewardConfig, RewardModelTrainer
 from nearstep.common.errors import ModelError, NearstepError
 from nearstep.scale.torch_backend import torch_backend
+from tests.lanes import sampled, slow
 from tests.models.odd_folders import code_folder, pickled_folder
 from tests.reward_modeling.world import base_folder, chats, pairs, write
 from tests.tiny import byte_tokenizer, tiny_scalar_model
@@ -227,10 +228,7 @@ def test_the_same_settings_leave_the_same_traces(run):
     assert run(BASE) == run(BASE, again=True)
 
 
-@pytest.mark.parametrize(
-    "name",  # every sixth always, all of them in the slow lane
-    [pytest.param(name, marks=[] if place % 6 == 0 else pytest.mark.slow) for place, name in enumerate(EFFECTS)],
-)
+@pytest.mark.parametrize("name", sampled(EFFECTS, 24))
 def test_setting_changes_something(name, run):
     others, value = EFFECTS[name]
     before = {**BASE, **others}
@@ -238,6 +236,7 @@ def test_setting_changes_something(name, run):
     assert run(before) != run({**before, name: value})
 
 
+@pytest.mark.slow
 def test_run_name(run, place, tmp_path):
     placed = {name: _placed(value, place, tmp_path) for name, value in BASE.items()}
     folder = RewardModelTrainer(RewardConfig(**placed | {"run_name": "a name of its own"})).train()
@@ -276,7 +275,7 @@ def test_allow_pickled_weights(place, tmp_path):
     RewardModelTrainer(RewardConfig(**placed | {"allow_pickled_weights": True}))
 
 
-@pytest.mark.parametrize("repository", [None, "me/scorer"])
+@pytest.mark.parametrize("repository", [slow(None), "me/scorer"])
 def test_push_to_hub(repository, place, tmp_path, monkeypatch):
     pushed = []
     monkeypatch.setattr("nearstep.reward_modeling.trainer.push_to_hub", lambda *given: pushed.append(given))

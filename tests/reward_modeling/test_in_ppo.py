@@ -44,6 +44,7 @@ def test_scores_are_those_of_the_model_alone(folders, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_object_of_plain_transformers_scores_the_same(folders, tmp_path):
     base, reward = folders
     by_folder = run(tmp_path / "a", base, reward_model=str(reward))

@@ -15,6 +15,7 @@ from nearstep.reward_modeling.scored_texts import Scored, comparison_of
 from nearstep.reward_modeling.trainer import RewardModelTrainer
 from nearstep.reward_modeling.writing import Writer
 from nearstep.scale.torch_backend import torch_backend
+from tests.lanes import slow
 from tests.reward_modeling.world import base_folder, chats, pairs, trainer, worth
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
@@ -87,7 +88,7 @@ def test_both_texts_of_a_pair_are_scored_whatever_their_label(tmp_path):
 # --- What is learnt
 
 
-@pytest.mark.parametrize("normalize", ["level", "none"])
+@pytest.mark.parametrize("normalize", ["level", slow("none")])
 def test_a_weighted_sum_is_learnt_and_the_saved_model_gives_it(tmp_path, normalize):
     def share(completions, **columns):
         return [text.count("h") for text in completions]
@@ -167,6 +168,7 @@ def test_the_same_seed_writes_the_same_texts(tmp_path):
     assert rows(1) == rows(1) != rows(2)
 
 
+@pytest.mark.slow
 def test_seed_c(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = base_folder(tmp_path / "base")

@@ -18,6 +18,7 @@ from nearstep.models.reward_model import make_scorer
 from nearstep.reward_modeling.examples import Comparison, PreferenceLabel
 from nearstep.reward_modeling.fit import callers_generators_kept
 from nearstep.reward_modeling.trainer import RewardModelTrainer
+from tests.lanes import slow
 from tests.reward_modeling.world import base_folder, chats, pairs, trainer, write
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
@@ -43,7 +44,7 @@ def weights(model):
 # --- What is left
 
 
-@pytest.mark.parametrize("kind", ["text", "chat"])
+@pytest.mark.parametrize("kind", [slow("text"), "chat"])
 def test_the_saved_folder_scores_as_the_model_did(tmp_path, kind):
     rows = pairs(20) if kind == "text" else chats(pairs(20))
     trained = trainer(tmp_path, rows)
@@ -70,7 +71,7 @@ def test_better_texts_have_the_mean_zero_and_plain_transformers_lacks_exactly_th
     assert "model.config.head_bias" in (folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("llama", torch.float32), ("gpt_neox", torch.bfloat16)])
+@pytest.mark.parametrize(("kind", "dtype"), [slow(("llama", torch.float32)), ("gpt_neox", torch.bfloat16)])
 def test_the_folder_says_the_same_under_plain_transformers_in_padded_batches_too(tmp_path, kind, dtype):
     trained = trainer(tmp_path, model=tiny_causal_lm(kind))
     folder = trained.train()
@@ -91,7 +92,8 @@ def test_pairs_have_no_level_to_keep(tmp_path):
         trainer(tmp_path, normalize="level")
 
 
-@pytest.mark.parametrize("normalize", ["none", "mean_and_std"])
+@pytest.mark.slow
+@pytest.mark.parametrize("normalize", [slow("none"), "mean_and_std"])
 def test_other_scales(tmp_path, normalize):
     trained = trainer(tmp_path, normalize=normalize)
     scores = scores_of(trained.train(), [comparison.rows[0] for comparison in trained.run.examples.train])
@@ -141,6 +143,7 @@ def test_metrics_are_recorded(tmp_path):
     assert [line["step"] for line in evaluated] == [4, 8]
 
 
+@pytest.mark.slow
 def test_no_report_without_held_out_pairs(tmp_path, capsys):
     trained = trainer(tmp_path, held_out_share=0.0)
     trained.train()
@@ -154,6 +157,7 @@ def test_evaluation_data_of_its_own(tmp_path):
     assert (len(trained.run.examples.train), len(trained.run.examples.held_out)) == (20, 6)
 
 
+@pytest.mark.slow
 def test_passes_are_those_that_are_made(tmp_path):
     # 7 pairs in steps of 4 are two steps, the second of three pairs.
     trained = trainer(tmp_path, pairs(7), held_out_share=0.0, num_train_epochs=2.0)
@@ -171,6 +175,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path):
 # --- What is learnt
 
 
+@pytest.mark.slow
 def test_it_learns_which_letters_are_liked(tmp_path):
     trained = trainer(
         tmp_path, pairs(300), num_train_epochs=3.0, learning_rate=3e-3, per_device_train_batch_size=16,
@@ -180,6 +185,7 @@ def test_it_learns_which_letters_are_liked(tmp_path):
     assert trained.report.held_out.accuracy > 0.7
 
 
+@pytest.mark.slow
 def test_centring_holds_rewards_near_zero_without_normalisation(tmp_path):
     def mean(name, coefficient):
         model = tiny_scalar_model()
@@ -202,6 +208,7 @@ def trained_weights(folder, **changes):
     return weights(trained.model)
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_changes_no_weight(tmp_path):
     # 16 pairs of 20 are trained on: three full steps of five and a rest of one.
     one = trained_weights(tmp_path / "a", per_device_train_batch_size=5)
@@ -210,6 +217,7 @@ def test_gradient_accumulation_changes_no_weight(tmp_path):
         torch.testing.assert_close(two[name], each, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_pad_may_be_eos(tmp_path):
     one = trained_weights(tmp_path / "a")
     two = trained_weights(tmp_path / "b", processing_class=byte_tokenizer(pad="<eos>"))
@@ -263,6 +271,7 @@ def test_from_folders_and_files(tmp_path):
     assert json.loads((tmp_path / "out" / "report.json").read_text())["steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_reward_model_may_go_on_learning(tmp_path):
     first = trainer(tmp_path / "first")
     folder = first.train()
@@ -272,6 +281,7 @@ def test_a_reward_model_may_go_on_learning(tmp_path):
     torch.testing.assert_close(scores_of(second.train(), rows), scores_of(folder, rows), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_an_encoder_becomes_a_reward_model(tmp_path):
     from tokenizers import processors
     from transformers import BertConfig, BertForMaskedLM
@@ -316,7 +326,7 @@ def test_comparisons_of_ids_are_taken_as_they_are(tmp_path):
 # --- Adapters
 
 
-@pytest.mark.parametrize("given", [{"use_peft": True, "lora_r": 2}, {"peft_config": LoraConfig(r=2)}])
+@pytest.mark.parametrize("given", [{"use_peft": True, "lora_r": 2}, slow({"peft_config": LoraConfig(r=2)})])
 def test_adapters_are_saved_with_their_head_and_merged(tmp_path, given):
     base = base_folder(tmp_path / "base")
     trained = trainer(tmp_path / "out", model=str(base), **given)
@@ -335,6 +345,7 @@ def test_adapters_are_saved_with_their_head_and_merged(tmp_path, given):
     assert all(torch.equal(start[name], after[name]) for name in frozen)
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_through_masters_which_a_resumed_run_goes_on_with(tmp_path):
     """At a rate below the distance of bfloat16 numbers; a float16 object becomes float32."""
 
@@ -360,6 +371,7 @@ def test_bfloat16_learns_through_masters_which_a_resumed_run_goes_on_with(tmp_pa
     assert all(weight.dtype == torch.float32 for weight in halves.model.parameters())
 
 
+@pytest.mark.slow
 def test_checkpoints_of_adapters_hold_what_learns_and_can_be_resumed(tmp_path):
     base = base_folder(tmp_path / "base", kind="gpt2", dtype=torch.float64)
 
@@ -405,6 +417,7 @@ def test_callbacks_see_the_run(tmp_path):
     assert trained.report.steps == 4
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_kept(tmp_path):
     # The labels of what is evaluated contradict those of what is learnt: the first evaluation is the best.
     rows = pairs(80)
@@ -418,6 +431,7 @@ def test_the_best_weights_are_kept(tmp_path):
     assert trained.report.held_out.accuracy == pytest.approx(max(evaluated))
 
 
+@pytest.mark.slow
 def test_tensorboard_is_told(tmp_path):
     trainer(tmp_path, report_to=("tensorboard",)).train()
     assert list((tmp_path / "runs").rglob("events*")) or list(tmp_path.rglob("events*"))

@@ -18,6 +18,7 @@ from nearstep.rewards.sandbox import memory_group
 from nearstep.rewards.sandbox import run as sandbox
 from nearstep.rewards.sandbox.run import check_isolation, run_python
 from nearstep.rewards.sandbox.system_calls import REFUSED, X32, call_filter
+from tests.lanes import slow
 from tests.rewards.sandbox_probes import ALONE, CALL, COLUMN, PROBES, SHARED, one_after_another
 
 MIB = 1 << 20
@@ -89,7 +90,7 @@ def test_how_it_ended_is_told(code, ending, stderr):
 
 
 @pytest.mark.parametrize("isolation", BOTH)
-@pytest.mark.parametrize("code", ["while True: pass", "import re; re.match('(a+)+$', 'a' * 40 + 'b')"])
+@pytest.mark.parametrize("code", [slow("while True: pass"), "import re; re.match('(a+)+$', 'a' * 40 + 'b')"])
 def test_a_hang_ends_at_the_limit_even_where_it_keeps_the_interpreter_lock(code, isolation):
     outcome = run(code, ["pass"], isolation=isolation, timeout=0.3)
     assert (outcome.ending, outcome.passed) == ("timeout", (False,))

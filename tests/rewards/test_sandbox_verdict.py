@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from nearstep.rewards.sandbox.run import run_python
+from tests.lanes import sampled
 from tests.rewards.test_sandbox import shut_in
 
 
@@ -140,12 +141,13 @@ def slow(code):
     return 1.5 if "_exit(77)" in code or "os.fork" in code or "exec" in code else 10.0
 
 
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+@pytest.mark.parametrize("attack", sampled(ATTACKS.values(), 5), ids=ATTACKS)
 def test_an_attack_passes_no_test(attack):
     compile(attack, "<attack>", "exec")
     assert not verdict(attack, "assert f(1) == 2", timeout=slow(attack))[0]
 
 
+@pytest.mark.slow
 @shut_in
 def test_no_attack_passes_a_test_in_the_sandbox_either():
     with ThreadPoolExecutor(4) as pool:
@@ -275,7 +277,7 @@ HONEST = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("code", "test", "setup"), HONEST.values(), ids=HONEST)
+@pytest.mark.parametrize(("code", "test", "setup"), sampled(HONEST.values(), 3), ids=HONEST)
 def test_what_tests_may_take_from_the_code(code, test, setup):
     passed, stderr = verdict(code, test, setup=setup)
     assert passed, stderr

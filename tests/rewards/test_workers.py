@@ -22,6 +22,7 @@ from nearstep.rewards.workers.channel import Channel
 from nearstep.rewards.workers.pool import WorkerPool
 from nearstep.rewards.workers.process import FunctionSpec
 from nearstep.rewards.workers.source import WorkerReward, function_spec
+from tests.lanes import sampled, slow
 from tests.rewards.episodes import play
 from tests.rewards.light import in_workers, is_elsewhere, texts
 from tests.tiny import byte_tokenizer
@@ -222,7 +223,7 @@ HARMS = {
 }
 
 
-@pytest.mark.parametrize(("harm", "words"), HARMS.items(), ids=HARMS)
+@pytest.mark.parametrize(("harm", "words"), sampled(HARMS.items(), 3), ids=HARMS)
 def test_harm_costs_its_row_and_no_other(file, harm, words):
     # The rows that do no harm must answer in that time as well, on a loaded machine too.
     said = values(file, "misbehaves", ["a", harm, "ccc"], timeout=1.0 if words.startswith(TOO_LATE) else 60.0).values
@@ -243,7 +244,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize(("odd", "words"), ODD.items(), ids=ODD)
+@pytest.mark.parametrize(("odd", "words"), sampled(ODD.items(), 3), ids=ODD)
 def test_anything_odd_on_the_pipe_costs_its_row_and_is_no_score(file, odd, words):
     said = values(
         file, "meddles", ["a", odd, "ccc", "dd"], timeout=1.0 if words == TOO_LATE else 2.0 if odd == "close" else 60.0
@@ -254,7 +255,7 @@ def test_anything_odd_on_the_pipe_costs_its_row_and_is_no_score(file, odd, words
     assert re.search(words, str(said[1]))
 
 
-@pytest.mark.parametrize("way", ["fork, raise", "fork, return", "fork behind Python"])
+@pytest.mark.parametrize("way", ["fork, raise", slow("fork, return"), slow("fork behind Python")])
 def test_a_child_that_comes_back_from_a_function_says_nothing(file, way):
     completions = ["a", way, "ccc", way, "dd"]
     assert values(file, "meddles", completions).values == [float(len(text)) for text in completions]
@@ -361,7 +362,7 @@ def test_what_a_function_is_given_and_logs_is_what_it_is_in_the_trainer(file):
     assert answer.metrics == {"rows": [1.0, 1.0]}  # one call per row
 
 
-@pytest.mark.parametrize("name", ["lengths", "waits", "per_token", "spans", "Counter"])
+@pytest.mark.parametrize("name", [slow("lengths"), slow("waits"), "per_token", slow("spans"), "Counter"])
 def test_scores_are_those_of_the_same_function_in_the_trainer(file, name):
     rows = [play([text]) for text in ("a", "bb", "ccc")]  # one call per row, as in a worker
     (source,), _ = in_workers(file, name)
@@ -462,7 +463,7 @@ def test_they_end_with_their_pool(file):
     assert gone(pids)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [slow(signal.SIGINT), signal.SIGKILL])
 def test_they_end_with_the_trainer_even_in_the_middle_of_a_row(file, how, tmp_path):
     root, inside = Path(__file__).parents[2], tmp_path / "inside"
     code = (

@@ -11,6 +11,7 @@ from nearstep.models.attention.varlen import Kernel
 from nearstep.models.roles import make_policy
 from nearstep.rollout import decode_graphs, slot_cache
 from nearstep.rollout.decode_graphs import GraphedDecoding, cuda_graph_capture
+from tests.lanes import sampled, slow
 from tests.models.test_roles_and_loading import family
 from tests.rollout.graphed import FAMILIES, decodings, model_of, play
 from tests.rollout.tape import HostTouchedError, Tape, recorded
@@ -38,8 +39,8 @@ class Moved:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("kind", "changes"), FAMILIES)
+@pytest.mark.parametrize("checkpointing", [False, slow(True)])
+@pytest.mark.parametrize(("kind", "changes"), sampled(FAMILIES, 4))
 def test_nothing_of_a_step_is_read_or_made_by_the_host(kind, changes, checkpointing, monkeypatch):
     moved = Moved(make_policy(model_of(kind, changes), checkpointing=checkpointing), monkeypatch)
     monkeypatch.setattr(torch, "get_rng_state", None)  # of a GPU's generator it cannot be asked during a capture

@@ -42,6 +42,7 @@ def test_every_name_has_an_engine():
     assert tuple(ENGINES) == NAMES
 
 
+@pytest.mark.slow
 def test_rows_are_what_was_asked_and_nothing_else_is_changed():
     model = tiny_causal_lm("llama")
     policy = make_policy(model)

@@ -14,6 +14,7 @@ from nearstep.rollout.recomputing import RecomputedBatch
 from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.rollout.waves import Wave
 from nearstep.types import Prompts
+from tests.lanes import slow
 from tests.models.test_layouts import Recurrent, tiny
 
 IDS = [[5, 6, 7], [5, 6, 7], [9], [10, 11, 12, 13, 14, 15], [3], [2, 2]]
@@ -41,7 +42,7 @@ def batches_of(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("kind", ["bloom", "mamba", "qwen3_next", "gptj"])
+@pytest.mark.parametrize("kind", ["bloom", slow("mamba"), "qwen3_next", slow("gptj")])
 def test_the_models_own_cache_gives_what_computing_anew_gives(kind, monkeypatch):
     seen = batches_of(monkeypatch)
     policy = make_policy(tiny(kind))

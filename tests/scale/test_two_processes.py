@@ -9,7 +9,9 @@ from tests import two_ranks
 from tests.scale import two_processes
 
 WALL_CLOCK = ("eps", "seconds", "tokens_per_second")
-PLACES = [".", "one_trunk", "groups", "several", "adapting", "critic", "refilled", "replaced", "auxiliary"]
+ALWAYS = [".", "one_trunk", "adapting"]
+MORE = ["groups", "several", "critic", "refilled", "replaced", "auxiliary"]
+PLACES = [*ALWAYS, *MORE]
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +27,35 @@ def runs(tmp_path_factory):
     return one, two
 
 
+@pytest.fixture(scope="module")
+def more(runs, tmp_path_factory):
+    """The runs of the slow lane."""
+    base = tmp_path_factory.mktemp("more")
+    one, two = base / "one", base / "two"
+    for folder in (one, two):
+        folder.mkdir()
+    two_processes.play_more(one, runs[0] / "dumped")
+    done = two_ranks.start("tests.scale.more_processes", two, runs[1] / "dumped")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return one, two
+
+
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", ALWAYS)
 def test_weights_are_the_same_d12_r06(runs, place):
+    same_weights(runs, place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", MORE)
+def test_weights_are_the_same_in_every_kind_of_run(more, place):
+    same_weights(more, place)
+
+
+def same_weights(runs, place):
     one, two = (torch.load(folder / place / "weights.pt") for folder in runs)
     assert one.keys() == two.keys()
     for model, state in one.items():
@@ -79,6 +104,7 @@ def test_networks_in_pieces_have_the_weights_and_metrics_of_one_process_r04(runs
             assert first[name] == pytest.approx(second[name], rel=1e-9, abs=1e-9), name
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_from_networks_in_pieces(runs):
     """The folder holds whole tensors, and no number of processes."""
     two_processes.play(runs[0] / "joined", **two_processes.ONE_TRUNK, resume=str(runs[1] / "sharded" / "checkpoint-1"))
@@ -88,8 +114,18 @@ def test_one_process_goes_on_from_networks_in_pieces(runs):
             assert (weights - found[model][name]).abs().max() <= 1e-10, f"{model}: {name}"
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", ALWAYS)
 def test_metrics_are_the_same_d13(runs, place):
+    same_metrics(runs, place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", MORE)
+def test_metrics_are_the_same_in_every_kind_of_run(more, place):
+    same_metrics(more, place)
+
+
+def same_metrics(runs, place):
     one, two = (lines(folder / place / "metrics.jsonl") for folder in runs)
     assert len(one) == len(two) == 3
     for first, second in zip(one, two, strict=True):
@@ -109,8 +145,9 @@ def test_what_adapts_did_so_in_the_run_that_is_compared(runs):
     assert 0 < min(line["response/left_out"] for line in found) < 1
 
 
-def test_the_critics_training_had_something_to_decide_in_the_run_that_is_compared(runs):
-    found = lines(runs[0] / "critic" / "metrics.jsonl")
+@pytest.mark.slow
+def test_the_critics_training_had_something_to_decide_in_the_run_that_is_compared(more):
+    found = lines(more[0] / "critic" / "metrics.jsonl")
     assert [line["optimizer/steps"] for line in found] == [0, 8, 16]
     assert [line["value/optimizer_steps"] for line in found] == [12 + 4, 12 + 8, 12 + 12]  # pretrained on three updates
     assert {line["val/baseline_fallback"] for line in found} <= {0.0, 1.0}
@@ -118,20 +155,22 @@ def test_the_critics_training_had_something_to_decide_in_the_run_that_is_compare
     assert found[0]["value/pretrain_loss"] > 0
 
 
-def test_what_a_gate_drops_is_the_same_and_groups_are_dropped_over_the_border_of_processes(runs):
+@pytest.mark.slow
+def test_what_a_gate_drops_is_the_same_and_groups_are_dropped_over_the_border_of_processes(more):
     """Of nine rows the fifth is the first of the second process: the second group lies on both."""
-    one, two = ([*lines(folder / "refilled" / "dropped.jsonl")] for folder in runs)
+    one, two = ([*lines(folder / "refilled" / "dropped.jsonl")] for folder in more)
     for each in (one, two):
         each.sort(key=lambda record: record["episode"])
     assert one == two
-    kept = [record["episode"] for record in lines(runs[1] / "refilled" / "rollouts.jsonl")]
-    assert len(one) + 27 == lines(runs[1] / "refilled" / "metrics.jsonl")[-1]["episode"]
+    kept = [record["episode"] for record in lines(more[1] / "refilled" / "rollouts.jsonl")]
+    assert len(one) + 27 == lines(more[1] / "refilled" / "metrics.jsonl")[-1]["episode"]
     assert any(kept[9 * update + 3] != kept[9 * update] + 3 for update in range(3))  # its place holds another group
-    assert lines(runs[1] / "replaced" / "metrics.jsonl")[0]["gate/empty"] == pytest.approx(1 / 3)
+    assert lines(more[1] / "replaced" / "metrics.jsonl")[0]["gate/empty"] == pytest.approx(1 / 3)
 
 
-def test_every_auxiliary_loss_had_its_part_in_the_run_that_is_compared(runs):
-    for line in lines(runs[0] / "auxiliary" / "metrics.jsonl"):
+@pytest.mark.slow
+def test_every_auxiliary_loss_had_its_part_in_the_run_that_is_compared(more):
+    for line in lines(more[0] / "auxiliary" / "metrics.jsonl"):
         assert 0 < line["auxiliary/good_rows"] < 1
         assert min(line[f"auxiliary/{name}"] for name in ("nll", "z_loss", "teacher_k2", "ptx")) > 0
 
@@ -144,9 +183,10 @@ def test_every_episode_of_every_process_is_on_record(runs):
     assert one == two
 
 
-def test_evaluations_are_the_same_row_by_row(runs):
+@pytest.mark.slow
+def test_evaluations_are_the_same_row_by_row(more):
     """Numbers, texts and order; the same checkpoint is the best, and both have run to their end."""
-    one, two = (lines(folder / "evaluated" / "eval_rollouts.jsonl") for folder in runs)
+    one, two = (lines(folder / "evaluated" / "eval_rollouts.jsonl") for folder in more)
     assert [(row["update"], row["row"], row["sample"]) for row in two] == [
         (update, row, sample) for update in range(4) for row in range(7) for sample in range(2)
     ]
@@ -155,7 +195,7 @@ def test_evaluations_are_the_same_row_by_row(runs):
             ours, theirs = first.pop(name), second.pop(name)
             assert ours is theirs is None or ours == pytest.approx(theirs, rel=1e-9, abs=1e-9), name
         assert first == second
-    one, two = (lines(folder / "evaluated" / "metrics.jsonl") for folder in runs)
+    one, two = (lines(folder / "evaluated" / "metrics.jsonl") for folder in more)
     evaluated = [[line for line in each if "eval/objective/scores" in line] for each in (one, two)]
     assert [line["update"] for line in evaluated[1]] == [0, 1, 2, 3]
     for first, second in zip(*evaluated, strict=True):
@@ -167,9 +207,9 @@ def test_evaluations_are_the_same_row_by_row(runs):
             "eval/objective/kl",
         }
     assert (
-        len({tuple(sorted(each.name for each in (folder / "evaluated").glob("checkpoint-*"))) for folder in runs}) == 1
+        len({tuple(sorted(each.name for each in (folder / "evaluated").glob("checkpoint-*"))) for folder in more}) == 1
     )
-    assert lines(runs[0] / "evaluated" / "samples.jsonl") == lines(runs[1] / "evaluated" / "samples.jsonl")
+    assert lines(more[0] / "evaluated" / "samples.jsonl") == lines(more[1] / "evaluated" / "samples.jsonl")
 
 
 def test_rows_token_by_token_and_profiles_are_those_of_the_whole_batch(runs):

@@ -82,12 +82,12 @@ def some_unscored(completion_ids, **kwargs):
 
 
 def main(where: Path | str, saved_by_other: Path | str | None = None) -> None:
-    """Nine episodes over the processes in four minibatches: a critic, one on the policy's trunk, shared groups.
+    """Nine episodes over the processes in four minibatches: a critic, one on the policy's trunk, and what adapts.
 
     `saved_by_other` is a checkpoint that another number of processes has written; a run goes on from it.
     """
     folder = Path(where)
-    play_all(folder)
+    play_always(folder)
     if saved_by_other is not None:
         resume(folder, Path(saved_by_other))
         play(folder / "sharded", **ONE_TRUNK, save_steps=1, dp_shard=2)
@@ -98,12 +98,21 @@ def main(where: Path | str, saved_by_other: Path | str | None = None) -> None:
 
 def play_all(folder: Path) -> None:
     """Every run but one that goes on."""
+    play_always(folder)
+    play_more(folder, folder / "dumped")
+
+
+def play_always(folder: Path) -> None:
     play(folder, whiten_rewards=True, dump_rollouts=str(folder / "dumped"))
-    play(folder / "critic", vf_pretrain_rollouts=str(folder / "dumped"), **CRITIC)
     play(folder / "one_trunk", **ONE_TRUNK)
+    play(folder / "adapting", reward=some_unscored, save_steps=1, **ADAPTING)
+
+
+def play_more(folder: Path, dumped: Path) -> None:
+    """The runs of the slow lane; one of them trains on what `play_always` has dumped."""
+    play(folder / "critic", vf_pretrain_rollouts=str(dumped), **CRITIC)
     play(folder / "groups", advantage="leave_one_out", trust_region="topk_tv", whiten_advantages=True)
     play(folder / "several", parts={"engine": TwoSegments, "train_dataset": READ}, **SEVERAL)
-    play(folder / "adapting", reward=some_unscored, save_steps=1, **ADAPTING)
     play(folder / "refilled", **REFILLED)
     play(folder / "replaced", **REPLACED)
     teacher = tiny_causal_lm("gpt2", dtype=torch.float64, seed=3)

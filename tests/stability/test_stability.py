@@ -13,6 +13,7 @@ from benchmarks.drift.report import Claim, Run, facts, plot, rows, table
 from benchmarks import stability
 from nearstep.models.roles import make_policy
 from nearstep.testing.world import PROMPTS, prompts_of, small_model
+from tests.lanes import sampled, slow
 
 TINY = Regime(updates=2, supervised_steps=30, batch_size=16, prompts=16, length=1)
 
@@ -164,7 +165,7 @@ def start():
     return task.beginner(TINY.length, TINY.supervised_steps, TINY.slips, seed=0)
 
 
-@pytest.mark.parametrize("method", stability.METHODS)
+@pytest.mark.parametrize("method", sampled(stability.METHODS, 4))
 def test_every_method_plays(method, start):
     found = play(TINY, stability.METHODS[method], start, seed=0)
     assert len(found) == 2
@@ -172,7 +173,7 @@ def test_every_method_plays(method, start):
     assert found[0].gap < 1e-6, "an engine that does not drift records what the trainer computes"
 
 
-@pytest.mark.parametrize("drift", [{"stale_by": 1}, {"precision": torch.float8_e5m2}], ids=["stale", "rounded"])
+@pytest.mark.parametrize("drift", [slow({"stale_by": 1}), {"precision": torch.float8_e5m2}], ids=["stale", "rounded"])
 def test_the_mismatch_is_that_of_the_engine(drift, start):
     regime = Regime(**{**vars(TINY), **drift, "learning_rate": 1e-2})
     found = play(regime, stability.METHODS["clip"], start, seed=0)
@@ -181,12 +182,14 @@ def test_the_mismatch_is_that_of_the_engine(drift, start):
     assert (found[0].gap > 1e-3) == ("precision" in drift)
 
 
+@pytest.mark.slow
 def test_the_start_is_left_as_it_is(start):
     before = {name: weights.clone() for name, weights in start.state_dict().items()}
     play(TINY, stability.METHODS["clip"], start, seed=0)
     assert all(torch.equal(weights, before[name]) for name, weights in start.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_page_and_the_picture_are_made(tmp_path):
     found = [run(method, *[0.5] * 10, seed=seed) for method in stability.METHODS for seed in (0, 1)]
     text = stability.page(found, {"stale": stability.REGIMES["stale"]}, seconds=120)

@@ -12,6 +12,7 @@ from nearstep import ModelError, PPOTrainer
 from nearstep.models.adapters import is_adapted
 from nearstep.models.load import family_of, load_policy, load_scalar_model
 from nearstep.models.tokenizers import load_tokenizer
+from tests.lanes import sampled, slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import PROMPTS, low_ids, settings
 
@@ -88,7 +89,7 @@ def run(trainer, out, expected):
     return ends
 
 
-@pytest.mark.parametrize("setting", ["model_name_or_path", "sft_model_path", "model"])
+@pytest.mark.parametrize("setting", [slow("model_name_or_path"), "sft_model_path", slow("model")])
 def test_a_policys_adapters_train_on(base, tmp_path, setting):
     expected = supervised(base, tmp_path / "sft")
     given = {setting: str(tmp_path / "sft")}
@@ -105,14 +106,15 @@ def test_a_policys_adapters_train_on(base, tmp_path, setting):
 
 
 @pytest.mark.parametrize("changes", [
-    {"use_dora": True}, {"target_modules": "all-linear"}, {"modules_to_save": ["lm_head"]},
-    {"target_modules": ["embed_tokens", "lm_head"]}, {"init_lora_weights": "pissa"},
+    slow({"use_dora": True}), slow({"target_modules": "all-linear"}), {"modules_to_save": ["lm_head"]},
+    slow({"target_modules": ["embed_tokens", "lm_head"]}), slow({"init_lora_weights": "pissa"}),
 ])  # fmt: skip
 def test_adapters_of_every_kind_train_on(base, tmp_path, changes):
     expected = supervised(base, tmp_path / "sft", **changes)
     run(trainer_of(tmp_path / "out", model=str(tmp_path / "sft")), tmp_path / "out", expected)
 
 
+@pytest.mark.slow
 def test_tokens_added_before_the_adapters_were_trained_are_there(base, tmp_path):
     expected = supervised(base, tmp_path / "sft", tokens=6, modules_to_save=["embed_tokens", "lm_head"])
     assert expected.shape[-1] == 264
@@ -128,12 +130,14 @@ def test_rows_of_embeddings_saved_beside_lora_are_taken(base, tmp_path):
     torch.testing.assert_close(logits(load_policy(str(tmp_path / "sft"), role="model", dtype=torch.float32)), expected)
 
 
+@pytest.mark.slow
 def test_a_model_object_that_transformers_put_adapters_in_trains_them(base, tmp_path):
     expected = supervised(base, tmp_path / "sft")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "sft")
     run(trainer_of(tmp_path / "out", model=model, processing_class=byte_tokenizer()), tmp_path / "out", expected)
 
 
+@pytest.mark.slow
 def test_new_adapters_stand_on_the_merged_old_ones(base, tmp_path):
     expected = supervised(base, tmp_path / "sft")
     trainer = trainer_of(tmp_path / "out", model=str(tmp_path / "sft"), changes={"use_peft": True, "lora_r": 3})
@@ -146,7 +150,9 @@ def test_new_adapters_stand_on_the_merged_old_ones(base, tmp_path):
     torch.testing.assert_close(logits(chain), ends, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("layout", ["relative", "beside", "null", "elsewhere", "both in one", "no tokenizer", "config"])
+@pytest.mark.parametrize(
+    "layout", sampled(["relative", "beside", "null", "elsewhere", "both in one", "no tokenizer", "config"], 4)
+)
 def test_the_model_under_the_adapters_is_found(base, tmp_path, monkeypatch, layout):
     sft = tmp_path / "sft"
     changes = {}
@@ -181,7 +187,7 @@ def test_the_model_under_the_adapters_is_found(base, tmp_path, monkeypatch, layo
         ({"peft_type": "OLD"}, "no adapters could be read from"),
     ],
 )
-@pytest.mark.parametrize("role", ["model", "ref_model"])
+@pytest.mark.parametrize("role", ["model", slow("ref_model")])
 def test_adapters_that_cannot_be_used_are_refused_before_anything_loads(
     base, tmp_path, monkeypatch, changes, words, role
 ):
@@ -227,7 +233,8 @@ def test_a_reference_of_adapters_is_their_model_with_them(base, tmp_path):
     assert not any(weight.requires_grad for weight in reference.parameters())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, slow(torch.float16)])
 def test_adapters_over_a_narrow_model(base, tmp_path, dtype):
     """A folder's model comes in the type of the settings."""
     AutoModelForCausalLM.from_pretrained(base, dtype=dtype).save_pretrained(base)
@@ -268,7 +275,7 @@ def test_adapters_of_a_critic_train_on_and_those_of_a_reward_model_do_not(base, 
     assert not torch.allclose(logits(critic), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("given", ["folder", "peft", "transformers"])
+@pytest.mark.parametrize("given", ["folder", slow("peft"), slow("transformers")])
 def test_a_critic_that_starts_from_a_reward_model_with_adapters_is_saved_whole(base, tmp_path, given):
     scored(base, tmp_path / "rm")
     reward = str(tmp_path / "rm")
@@ -296,7 +303,7 @@ def test_adapters_of_a_policy_are_no_reward_model(base, tmp_path):
         load_scalar_model(str(tmp_path / "sft"), role="reward_model", dtype=torch.float32)
 
 
-@pytest.mark.parametrize("trunk", ["shared", "adapter"])
+@pytest.mark.parametrize("trunk", ["shared", slow("adapter")])
 def test_a_critic_on_the_trunk_of_a_folder_of_adapters(base, tmp_path, trunk):
     expected = supervised(base, tmp_path / "sft", modules_to_save=["embed_tokens"])
     out = tmp_path / "out"
@@ -325,6 +332,7 @@ def test_models_of_which_nothing_would_learn_are_refused(base, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_frozen_model_trains_under_new_adapters(tmp_path):
     trainer = trainer_of(
         tmp_path, model=tiny_causal_lm().requires_grad_(False), processing_class=byte_tokenizer(),

@@ -25,6 +25,7 @@ def rollouts(folder):
     return [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_names_objects_and_functions_stand_side_by_side(tmp_path):
     given = ["rouge:reference=summary", low_ids, LengthTarget(words=3), "length_target:words=5"]
     trainer = trainer_of(tmp_path, reward_funcs=given, config=settings(tmp_path, reward_weights=(2.0, 1.0, 0.5, 0.25)))
@@ -75,6 +76,7 @@ def test_what_cannot_work_is_refused_before_any_weight_is_loaded(given, error, c
         trainer_of(tmp_path, reward_funcs=[low_ids, given])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_model", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_in_worker_processes_they_say_the_same(tmp_path, with_model):
     given = ["rouge:reference=summary", LengthTarget(words=3)]
@@ -102,6 +104,7 @@ def test_a_file_is_scored_by_them(tmp_path, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path, capsys):
     tiny_causal_lm().save_pretrained(tmp_path / "policy")
     byte_tokenizer().save_pretrained(tmp_path / "policy")

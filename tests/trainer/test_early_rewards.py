@@ -78,6 +78,7 @@ def trainer(tmp_path):
     trainer.recipe.rewards.close()
 
 
+@pytest.mark.slow
 def test_rewards_begin_while_rows_are_generated_in_evaluation_as_well(trainer):
     trainer.train()
     assert trainer.recipe.engine.waited == 4  # what the start answers, two updates and an evaluation

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from nearstep import ConfigError, ModelError, PPOTrainer, RewardConfig, RewardModelTrainer, TrainingError
 from nearstep.cli.main import main
+from tests.lanes import slow
 from tests.reward_modeling.world import pairs
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import PROMPTS, low_ids, settings
@@ -34,7 +35,7 @@ def same_weights(folder, model):
     return all(torch.equal(a, b) for a, b in zip(found.parameters(), model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("made", [trainer_of, reward_trainer])
+@pytest.mark.parametrize("made", [trainer_of, slow(reward_trainer)])
 def test_what_cannot_be_saved_is_refused_before_the_first_step(tmp_path, made):
     trainer = made(tmp_path)
     trainer.model.config.mine = object()
@@ -51,7 +52,7 @@ def test_a_wrong_generation_config_is_refused_before_the_first_step(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["policy", "value"])
+@pytest.mark.parametrize("name", [slow("policy"), "value"])
 def test_a_file_under_the_name_of_a_model_is_told_before_the_first_step(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(TrainingError, match=f"{name} is a file"):
@@ -96,6 +97,7 @@ def test_a_failure_after_the_last_step_costs_no_weights(tmp_path):
     assert same_weights(tmp_path / "b" / "policy", trainer.model)
 
 
+@pytest.mark.slow
 def test_a_failure_within_an_update_saves_nothing(tmp_path):
     def falls(**_):
         raise RuntimeError("no reward")
@@ -154,8 +156,9 @@ NO_TOKEN = huggingface_hub.errors.LocalTokenNotFoundError("Token is required, bu
     lambda folder: trainer_of(folder, changes=PUSHED), lambda folder: reward_trainer(folder, **PUSHED),
 ])  # fmt: skip
 @pytest.mark.parametrize(("fails", "error", "words"), [
-    ("whoami", NO_TOKEN, "no token found"), ("whoami", ConnectionError("no route"), "ConnectionError: no route"),
-    ("create_repo", ValueError("Repo id must use alphanumeric"), "Repo id"), ("auth_check", OSError("403"), "403"),
+    ("whoami", NO_TOKEN, "no token found"), ("auth_check", OSError("403"), "403"),
+    slow(("whoami", ConnectionError("no route"), "ConnectionError: no route")),
+    slow(("create_repo", ValueError("Repo id must use alphanumeric"), "Repo id")),
 ])  # fmt: skip
 @pytest.mark.usefixtures("online")
 def test_an_upload_that_could_not_succeed_is_refused_before_the_run(tmp_path, monkeypatch, made, fails, error, words):

@@ -10,6 +10,7 @@ from nearstep import Capabilities, ConfigError, EngineSettings, PPOTrainer
 from nearstep.cli.main import main
 from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.training.state import State
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 from tests.training.runs import PROMPTS, low_ids, settings
 
@@ -102,7 +103,9 @@ def test_an_engine_named_on_the_command_line_plays_the_whole_run(tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("given", [Watched, lambda made_from: Watched(made_from), Watched(EngineSettings(max_rows=2))])
+@pytest.mark.parametrize(
+    "given", [slow(Watched), slow(lambda made_from: Watched(made_from)), Watched(EngineSettings(max_rows=2))]
+)
 def test_an_engine_in_python_is_a_class_a_function_or_an_object(given, tmp_path):
     trainer = trainer_of(tmp_path, given, {"total_episodes": 8}, eval_dataset=ROWS[:3])
     trainer.train()

@@ -20,6 +20,7 @@ from nearstep.rewards.build import RewardModelOptions, make_sources
 from nearstep.rewards.identity import TokenizerIdentity
 from nearstep.rollout.fallback import EngineWithFallback
 from nearstep.scale.torch_backend import torch_backend
+from tests.lanes import sampled, slow
 from tests.models.odd_folders import code_folder, pickled_folder
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 
@@ -478,10 +479,7 @@ def test_the_same_settings_leave_the_same_traces(run, capsys):
     assert run(BASE, capsys) == run(BASE, capsys, again=True)
 
 
-@pytest.mark.parametrize(
-    "name",  # every sixth always, all of them in the slow lane
-    [pytest.param(name, marks=[] if place % 6 == 0 else pytest.mark.slow) for place, name in enumerate(EFFECTS)],
-)
+@pytest.mark.parametrize("name", sampled(EFFECTS, 24))
 def test_setting_changes_something(name, run, capsys):
     others, value = EFFECTS[name]
     before = {**BASE, **others}
@@ -641,7 +639,8 @@ def asked_of_the_hub(setting, models, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("changes", "uploads"), [
-    ({}, []), ({"push_to_hub": True}, ["run"]), ({"push_to_hub": True, "hub_model_id": "me/policy"}, ["me/policy"]),
+    slow(({}, [])), slow(({"push_to_hub": True}, ["run"])),
+    ({"push_to_hub": True, "hub_model_id": "me/policy"}, ["me/policy"]),
 ])  # fmt: skip
 def test_push_to_hub(changes, uploads, models, tmp_path, monkeypatch):
     found = []

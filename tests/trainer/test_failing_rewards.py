@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from nearstep.cli.main import main
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 REWARDS = """
@@ -68,6 +69,7 @@ def weights(folder):
     return load_file(folder / "run" / "policy" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_raise_ends_the_run_and_names_function_row_and_reason(folder, capsys):
     assert run(folder, *WORKERS) == 1
     said = capsys.readouterr().err
@@ -79,7 +81,11 @@ def test_raise_ends_the_run_and_names_function_row_and_reason(folder, capsys):
 
 @pytest.mark.parametrize(
     ("fate", "words"),
-    [("sleep", "did not answer within reward_timeout_seconds = 1"), ("crash", "SIGSEGV"), ("nan", "returned nan")],
+    [
+        slow(("sleep", "did not answer within reward_timeout_seconds = 1")),
+        ("crash", "SIGSEGV"),
+        slow(("nan", "returned nan")),
+    ],
 )
 def test_raise_tells_what_each_of_them_did(folder, capsys, fate, words):
     assert run(folder, *WORKERS, fates=["fine"] * 5 + [fate] + ["fine"] * 2) == 1
@@ -112,6 +118,7 @@ def test_drop_trains_on_the_rows_that_are_left_and_counts_the_others(folder):
     assert any(not torch.equal(tensor, start[name]) for name, tensor in trained.items() if name in start)
 
 
+@pytest.mark.slow
 def test_drop_ends_the_run_all_the_same_if_over_half_fail(folder, capsys):
     assert run(folder, *WORKERS, "--on_reward_error", "drop", fates=["nan"] * 5 + ["fine"] * 3) == 1
     assert "5 of 8 rows have no reward" in capsys.readouterr().err
@@ -132,11 +139,13 @@ def test_retry_ends_the_run_after_the_last_attempt(folder, capsys):
     assert "It was asked 2 times" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_workers_the_same_policies_hold_for_what_a_process_survives(folder):
     assert run(folder, "--on_reward_error", "drop", fates=["nan", "nan", *["fine"] * 6]) == 0
     assert [m["reward/score_failed"] for m in lines(folder, "metrics.jsonl")] == [2 / 8, 2 / 8]
 
 
+@pytest.mark.slow
 def test_workers_change_no_number(folder):
     fates = ["fine"] * 8
     assert run(folder, fates=fates) == 0
@@ -159,7 +168,7 @@ def test_rewards_per_token_reach_training_and_the_records(folder):
     assert not math.isnan(metrics["loss/value_avg"])
 
 
-@pytest.mark.parametrize("policy", ["drop", "raise"])
+@pytest.mark.parametrize("policy", [slow("drop"), "raise"])
 def test_a_run_that_ends_leaves_no_worker_behind(folder, policy):
     before = children()
     run(folder, *WORKERS, "--on_reward_error", policy)

@@ -17,6 +17,7 @@ from nearstep.training.experience import make_experience
 from nearstep.training.generation import generate
 from nearstep.training.schedules import Phase
 from nearstep.training.update import update
+from tests.lanes import sampled, slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_config, tiny_scalar_model
 from tests.training.runs import play, small_recipe
 
@@ -46,7 +47,7 @@ def padded(rows=320):
     return model
 
 
-@pytest.mark.parametrize("role", ["ref_model", "value_model", "reward_model"])
+@pytest.mark.parametrize("role", [slow("ref_model"), "value_model", slow("reward_model")])
 def test_rows_that_only_round_an_embedding_up_may_differ_and_are_never_sampled(role, tmp_path):
     make = tiny_causal_lm if role == "ref_model" else tiny_scalar_model
     given = {role: make(vocab_size=288)} | ({"reward_funcs": ()} if role == "reward_model" else {})
@@ -138,7 +139,7 @@ def test_the_role_with_the_fewest_positions_limits_the_prompts(kind, tmp_path):
     assert small_recipe(tmp_path, parts={"ref_model": reference}, response_length=4)
 
 
-@pytest.mark.parametrize("region", ["topk_tv", "topk_kl"])
+@pytest.mark.parametrize("region", ["topk_tv", slow("topk_kl")])
 def test_more_top_tokens_than_there_are_are_refused_and_all_of_them_are_not(region, tmp_path):
     parts = {"model": tiny_causal_lm(vocab_size=320)}
     with pytest.raises(ConfigError, match=r"259 most probable tokens \(divergence_top_k\), and the tokenizer has 258"):
@@ -164,7 +165,7 @@ QUANTISED = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "words"), QUANTISED)
+@pytest.mark.parametrize(("settings", "words"), sampled(QUANTISED, 3))
 @pytest.mark.parametrize("role", ["model", "ref_model", "value_model", "reward_model"])
 def test_quantised_folders_are_refused_by_name(role, settings, words, tmp_path):
     if words == "cannot learn" and role in ("ref_model", "reward_model"):

@@ -12,6 +12,7 @@ from nearstep.training.experience import make_experience
 from nearstep.training.frozen_passes import PassLimits, logprobs_under, teacher_logprobs
 from nearstep.training.schedules import Phase
 from nearstep.training.update import update
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_config
 from tests.training.runs import PROMPTS, low_ids, play, settings, small_recipe
 
@@ -43,7 +44,7 @@ def storages(model):
     return {weight.data_ptr() for weight in model.parameters()}
 
 
-@pytest.mark.parametrize("form", ["advantage", "loss"])
+@pytest.mark.parametrize("form", ["advantage", slow("loss")])
 def test_adapters_over_the_policys_base_copy_nothing_and_stay_what_they_are(tmp_path, folders, form):
     recipe = recipe_of(tmp_path / "a", folders, "adapters", use_peft=True, teacher_in=form)
     assert SHARED in recipe.introduction
@@ -63,7 +64,7 @@ def test_adapters_over_the_policys_base_copy_nothing_and_stay_what_they_are(tmp_
     assert (after - rollout.logprobs).abs().max() > 1e-4  # it was the policy's adapters that learned
 
 
-@pytest.mark.parametrize("policy", ["whole", "biases"])
+@pytest.mark.parametrize("policy", ["whole", slow("biases")])
 def test_weights_that_train_are_not_shared(tmp_path, folders, policy):
     """A teacher on them would move with the policy."""
     parts = {}

@@ -7,6 +7,7 @@ import torch
 
 from nearstep.config.ppo import PPOConfig
 from nearstep.trainer import PPOTrainer
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 
 THINK, END = 258, 259
@@ -58,7 +59,7 @@ def test_a_response_ends_with_any_end_and_its_record_shows_what_was_judged(tmp_p
     assert all("<end_of_turn>" not in record["completion"] for record in records)
 
 
-@pytest.mark.parametrize("changes", [{"stop_token": "eos"}, {"stop_token_id": [256]}], ids=str)
+@pytest.mark.parametrize("changes", [slow({"stop_token": "eos"}), {"stop_token_id": [256]}], ids=str)
 def test_one_end_alone_may_be_kept(tmp_path, changes):
     _, records, _ = run(tmp_path, **changes)
     assert any(END in record["completion_ids"][:-1] and "<end_of_turn>" in record["completion"] for record in records)

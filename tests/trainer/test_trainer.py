@@ -17,6 +17,7 @@ from nearstep import ConfigError, DataError, DecoupledPPOConfig, ModelError, PPO
 from nearstep.checkpoint import export
 from nearstep.common.errors import TrainingError
 from nearstep.training.state import Steps
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import PROMPTS, learner, learning, low_ids, settings
 
@@ -83,7 +84,7 @@ def test_folders_of_others_are_neither_counted_nor_deleted(tmp_path):
     assert (tmp_path / "checkpoint-best" / "kept.txt").exists()
 
 
-@pytest.mark.parametrize(("pad", "named"), [("<pad>", 257), ("<eos>", None)])
+@pytest.mark.parametrize(("pad", "named"), [slow(("<pad>", 257)), ("<eos>", None)])
 def test_the_critics_folder_names_padding_but_never_eos(tmp_path, pad, named):
     trainer_of(tmp_path, processing_class=byte_tokenizer(pad=pad)).train()
     assert json.loads((tmp_path / "value" / "config.json").read_text())["pad_token_id"] == named
@@ -139,6 +140,7 @@ def test_same_seed_same_run_whatever_the_global_generators_do_r01(tmp_path):
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_learning_lifts_an_easy_reward(tmp_path):
     trainer_of(tmp_path, config=learning(tmp_path), model=learner()).train()
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -163,6 +165,7 @@ def test_reward_model_of_another_tokenizer_and_a_function_beside_it_d17_d18(tmp_
     assert output.policy.is_dir()
 
 
+@pytest.mark.slow
 def test_critic_starts_from_the_reward_model_of_the_same_tokenizer(tmp_path):
     scorer = tiny_scalar_model()
     trainer = trainer_of(tmp_path, reward_model=scorer, reward_funcs=())
@@ -207,7 +210,7 @@ def test_adapters_are_on_again_after_an_error_d36(tmp_path):
     assert torch.equal(trainer.model(ids).logits, before)
 
 
-@pytest.mark.parametrize("config", [PPOConfig, DecoupledPPOConfig])
+@pytest.mark.parametrize("config", [slow(PPOConfig), DecoupledPPOConfig])
 def test_the_quick_starts_of_older_documentation_run_with_the_import_changed(tmp_path, config):
     """Folders, a pad token added by hand, ids made by `map`, every model given as an object."""
     from datasets import load_dataset
@@ -247,6 +250,7 @@ def test_evaluation_covers_all_rows_and_comes_when_due_d16(tmp_path):
     assert [entry["update"] for entry in lines if "eval/objective/scores" in entry] == [2, 3]
 
 
+@pytest.mark.slow
 def test_a_callback_may_stop_the_run(tmp_path):
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -300,8 +304,8 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, given, error, words
 
 
 @pytest.mark.parametrize(("returned", "words"), [
-    ([float("nan")] * 8, "nan"), ([1.0] * 7, "7"), (["good"] * 8, "good"), ([float("inf")] * 8, "inf"),
-    ([None] * 8, "row"),
+    ([float("nan")] * 8, "nan"), ([1.0] * 7, "7"), slow((["good"] * 8, "good")), slow(([float("inf")] * 8, "inf")),
+    slow(([None] * 8, "row")),
 ])  # fmt: skip
 def test_bad_rewards_name_the_function(tmp_path, returned, words):
     def scorer(completions, **kwargs):
@@ -325,6 +329,7 @@ def test_too_many_minibatches(tmp_path):
         trainer_of(tmp_path, config=settings(tmp_path, num_mini_batches=9))
 
 
+@pytest.mark.slow
 def test_save_model_writes_the_policy_where_it_is_told(tmp_path):
     trainer = trainer_of(tmp_path / "run")
     trainer.train()
@@ -334,6 +339,7 @@ def test_save_model_writes_the_policy_where_it_is_told(tmp_path):
     torch.testing.assert_close(found, trainer.model(ids).logits, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_early_ends_with_an_evaluation(tmp_path):
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

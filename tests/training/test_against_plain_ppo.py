@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nearstep import PPOTrainer
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.plain_ppo import PlainPPO
 from tests.training.runs import PROMPTS, settings
@@ -130,10 +131,12 @@ def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_all_log_probs_are_at_the_sampling_temperature(tmp_path):
     compare(tmp_path, temperature=0.6, kl_coef=0.3, entropy_coef=0.1)
 
 
+@pytest.mark.slow
 def test_a_kl_loss_at_another_temperature(tmp_path):
     compare(tmp_path, temperature=1.7, kl_coef=0.3, kl_in="loss", kl_estimator="k3")
 
@@ -142,6 +145,7 @@ def test_entropy_reaches_a_shared_trunk(tmp_path):
     compare(tmp_path, critic_trunk="shared", entropy_coef=0.5, vf_learning_rate=0.02)
 
 
+@pytest.mark.slow
 def test_a_clip_sees_the_ratio_of_the_sequence(tmp_path):
     _, lines = compare(
         tmp_path, ratio_level="row", cliprange=0.05, cliprange_high=0.1, dual_clip=1.3, num_ppo_epochs=3,
@@ -150,7 +154,7 @@ def test_a_clip_sees_the_ratio_of_the_sequence(tmp_path):
     assert 0.05 < lines[0]["policy/clipfrac_avg"] < 0.6
 
 
-@pytest.mark.parametrize("region", ["clip", "binary_tv"])
+@pytest.mark.parametrize("region", [slow("clip"), "binary_tv"])
 def test_a_region_sees_the_ratio_of_each_token(tmp_path, region):
     limits = {"clip": {"cliprange": 0.05, "cliprange_high": 0.1, "dual_clip": 1.3},
               "binary_tv": {"divergence_low": 5e-4, "divergence_high": 1e-3, "ratio_cap": 1.2}}  # fmt: skip
@@ -159,7 +163,7 @@ def test_a_region_sees_the_ratio_of_each_token(tmp_path, region):
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"anchor": "recomputed"}, {"anchor": "recomputed", "importance_cap": 1.2, "importance_floor": 0.9},
+    slow({}), slow({"anchor": "recomputed"}), {"anchor": "recomputed", "importance_cap": 1.2, "importance_floor": 0.9},
     {"anchor": "recomputed", "importance_cap": 1.2, "importance_rule": "mask"},
 ])  # fmt: skip
 def test_an_engine_that_is_not_quite_the_trainer(tmp_path, changes):
@@ -167,7 +171,7 @@ def test_an_engine_that_is_not_quite_the_trainer(tmp_path, changes):
     compare(tmp_path, drifts=True, updates=1, cliprange=0.25, kl_coef=0.3, **changes)
 
 
-@pytest.mark.parametrize("rule", ["group_mean", "group_normalized", "leave_one_out"])
+@pytest.mark.parametrize("rule", [slow("group_mean"), "group_normalized", slow("leave_one_out")])
 def test_rows_without_a_score_count_for_nobody_in_their_group(tmp_path, rule):
     _, lines = compare(
         tmp_path, advantage=rule, num_generations=4, reward=some_unscored, on_reward_error="drop",
@@ -176,7 +180,8 @@ def test_rows_without_a_score_count_for_nobody_in_their_group(tmp_path, rule):
     assert 0 < lines[0]["response/left_out"] < 1
 
 
-@pytest.mark.parametrize("position", ["last_token", "after_eos"])
+@pytest.mark.slow
+@pytest.mark.parametrize("position", [slow("last_token"), "after_eos"])
 def test_rows_without_a_score_count_for_nobody_in_a_batch(tmp_path, position):
     compare(
         tmp_path, reward=some_unscored, on_reward_error="drop", whiten_rewards=True, score_position=position, lam=0.7,
@@ -184,6 +189,7 @@ def test_rows_without_a_score_count_for_nobody_in_a_batch(tmp_path, position):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_epochs_end_where_the_policy_has_gone_too_far(tmp_path):
     """1.5 × the limit lies between what the second and the third epoch measure; the limit itself below the second's."""
     free, _ = compare(tmp_path / "free", updates=1, num_ppo_epochs=4, learning_rate=0.01)
@@ -196,7 +202,8 @@ def test_epochs_end_where_the_policy_has_gone_too_far(tmp_path):
     assert lines[0]["optimizer/steps"] == 3
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k3"])
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", [slow("k1"), "k3"])
 def test_the_coefficient_follows_the_kl(tmp_path, estimator):
     _, lines = compare(tmp_path, kl_coef=0.3, kl_target=0.4, kl_horizon=20, kl_estimator=estimator)
     assert len({line["objective/kl_coef"] for line in lines}) == 3
@@ -207,6 +214,7 @@ def test_the_critic_warms_up_alone_on_its_own_lambda(tmp_path):
     compare(tmp_path, vf_warmup_updates=1, lam=0.6, lam_critic=0.9, vf_warmup_lam=1.0, updates=2)
 
 
+@pytest.mark.slow
 def test_a_shared_trunk_warms_up_by_its_head_alone(tmp_path):
     compare(tmp_path, vf_warmup_updates=1, lam=0.6, critic_trunk="shared", updates=3)
 
@@ -215,6 +223,7 @@ def test_rules_for_scores_in_their_order(tmp_path):
     compare(tmp_path, normalize_scores="shift_and_scale", reward_clip=1.0, missing_eos_penalty=0.5)
 
 
+@pytest.mark.slow
 def test_scores_divided_and_replaced(tmp_path):
     compare(
         tmp_path, normalize_scores="scale", non_eos_penalty=True, penalty_reward_value=-2.0, bootstrap_truncated=True,

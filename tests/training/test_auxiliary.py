@@ -26,6 +26,7 @@ from nearstep.training.objectives import losses
 from nearstep.training.schedules import Phase
 from nearstep.training.update import divisors_of, improve
 from nearstep.types import Scores
+from tests.lanes import slow
 from tests.tiny import tiny_causal_lm
 from tests.training.runs import play, settings, small_recipe
 from tests.training.test_objective_metrics import experience, floats
@@ -165,8 +166,11 @@ def given_for(name):
     return {"teacher_model": tiny_causal_lm("gpt2", dtype=torch.float64, layers=1, seed=3)} if name == "teacher" else {}
 
 
-@pytest.mark.parametrize("changes", [{}, {"critic_trunk": "shared"}, {"loss_aggregation": "sequence_mean"}],
-                         ids=["separate", "one trunk", "sequence mean"])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [slow({}), {"critic_trunk": "shared"}, slow({"loss_aggregation": "sequence_mean"})],
+    ids=["separate", "one trunk", "sequence mean"],
+)
 @pytest.mark.parametrize("name", PLAIN)
 def test_gradients_are_those_of_the_models_own_forward_pass(tmp_path, name, changes):
     """At temperature 0.7, whatever the aggregation and the pass that the policy shares."""
@@ -206,7 +210,7 @@ def test_padded_rows_give_the_same_gradients(tmp_path):
 ALL = {"nll_coef": 0.3, "z_loss_coef": 0.1, "teacher_in": "loss", "teacher_coef": 0.2}
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", ["gpt2", slow("llama")])
 def test_no_split_changes_a_gradient(tmp_path, kind):
     found = []
     for name, limits in (

@@ -28,6 +28,7 @@ from nearstep.training.schedules import Joint, Phase, WarmUp
 from nearstep.training.state import State
 from nearstep.training.update import update
 from nearstep.types import Scores
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 from tests.training.runs import low_ids, play, settings, small_recipe
 from tests.training.test_objective_metrics import experience
@@ -99,7 +100,7 @@ def test_a_group_that_is_played_in_two_processes():
     assert AgainstGroup("leave_one_out").credit(inputs).advantages.tolist() == [1, 1, -6, -6, -6]
 
 
-@pytest.mark.parametrize("whiten", [None, True, False])
+@pytest.mark.parametrize("whiten", [None, slow(True), slow(False)])
 def test_leave_one_out_by_hand_with_and_without_whitening(tmp_path, whiten):
     recipe = small_recipe(tmp_path, advantage="leave_one_out", whiten_advantages=whiten, dtype=torch.float64, **GROUPS)
     _, rollout, _ = play(recipe)
@@ -183,8 +184,8 @@ def test_an_adaptive_coefficient_by_hand():
 
 
 @pytest.mark.parametrize(("given", "expected"), [
-    ({"kl_coef": 0.1}, [0.1, 0.1, 0.1]),
-    ({"kl_coef": 0.0, "kl_coef_final": 0.2}, [0.0, 0.1, 0.2]),
+    slow(({"kl_coef": 0.1}, [0.1, 0.1, 0.1])),
+    slow(({"kl_coef": 0.0, "kl_coef_final": 0.2}, [0.0, 0.1, 0.2])),
     ({"kl_coef": 0.3, "kl_controller": "scheduled", "kl_coef_final": 0.1}, [0.3, 0.2, 0.1]),
 ])  # fmt: skip
 def test_the_coefficient_is_logged_in_every_update(tmp_path, given, expected):

@@ -7,6 +7,7 @@ from nearstep.common.errors import TrainingError
 from nearstep.training.experience import make_experience
 from nearstep.training.loop import train
 from nearstep.training.state import State
+from tests.lanes import slow
 from tests.reward_modeling.world import trainer as reward_trainer
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import play, small_recipe
@@ -26,9 +27,9 @@ def folder_of(model, path):
 @pytest.mark.parametrize(
     ("dtype", "as_folder", "optim"),
     [
-        *((dtype, False, "adamw_torch") for dtype in TYPES),
+        *(slow((dtype, False, "adamw_torch")) for dtype in TYPES),
         (torch.float16, True, "adamw_torch"),
-        (torch.bfloat16, False, "adamw_torch_fused"),
+        slow((torch.bfloat16, False, "adamw_torch_fused")),
     ],
 )
 def test_no_weight_of_policy_or_critic_moves_further_than_adam_may(dtype, as_folder, optim, tmp_path):
@@ -48,6 +49,7 @@ def test_no_weight_of_policy_or_critic_moves_further_than_adam_may(dtype, as_fol
         assert (moved > 0).float().mean() > 0.5  # the others are embeddings of tokens that nobody wrote
 
 
+@pytest.mark.slow
 def test_a_float16_checkpoint_learns_bit_for_bit_what_its_float32_copy_learns(tmp_path):
     learnt = []
     for as_float32 in (False, True):
@@ -61,7 +63,7 @@ def test_a_float16_checkpoint_learns_bit_for_bit_what_its_float32_copy_learns(tm
     assert all(torch.equal(a, b) for a, b in zip(*learnt, strict=True))
 
 
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", [slow(dtype) for dtype in TYPES])
 def test_reward_models_learn_by_the_same_steps(dtype, tmp_path):
     made = reward_trainer(
         tmp_path, model=tiny_causal_lm(layers=1, dtype=dtype), learning_rate=RATE, max_steps=STEPS, normalize="none",

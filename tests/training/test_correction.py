@@ -22,6 +22,7 @@ from nearstep.training.objectives import PolicyTerms, policy_objective
 from nearstep.training.row_trace import RowTracer
 from nearstep.training.state import State
 from nearstep.training.update import update
+from tests.lanes import slow
 from tests.training.runs import play, settings, small_recipe
 
 RECOMPUTED = {"anchor": "recomputed"}
@@ -128,7 +129,7 @@ def drifting(recipe, spread=0.3, age=0):
 
 @pytest.mark.parametrize(
     ("scheme", "anchor"),
-    [("row_tis", "recomputed"), ("mis", "interpolated"), ("seq_mask_tis", "recomputed")],
+    [slow(("row_tis", "recomputed")), ("mis", "interpolated"), slow(("seq_mask_tis", "recomputed"))],
 )
 @pytest.mark.filterwarnings("ignore:anchor = interpolated")
 def test_no_split_into_micro_batches_changes_a_gradient(tmp_path, scheme, anchor):

@@ -32,6 +32,7 @@ def test_batch_normalized_returns_have_mean_0_and_variance_1(tmp_path):
 RULES, REGIONS = ("group_mean", "group_normalized", "leave_one_out", "batch_normalized"), ("clip", "binary_tv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("advantage", "region"),
     [  # one pair always, all of them in the slow lane

@@ -13,6 +13,7 @@ from nearstep.training.schedules import Phase
 from nearstep.training.update import improve
 from nearstep.types import Prompts, Rollout
 from tests.checkpoint.saved_runs import assert_same_bits, everything, records, trainer_of
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import PROMPTS, low_ids, play, small_recipe
 
@@ -119,7 +120,7 @@ def test_the_critics_positions_are_its_limit_and_its_limit_is_told(tmp_path):
     assert experience.critic_leads.cut.all()
 
 
-@pytest.mark.parametrize("schedule", [{}, {"critic": "decoupled", "vf_learning_rate": 1e-3}])
+@pytest.mark.parametrize("schedule", [slow({}), {"critic": "decoupled", "vf_learning_rate": 1e-3}])
 def test_micro_batches_hold_the_critics_rows_and_change_no_gradient(tmp_path, schedule):
     """By hand: rows of about 30 tokens for the critic, 7 for the policy, 40 tokens at a time."""
     steps = {}
@@ -215,6 +216,7 @@ def test_a_critic_of_another_tokenizer_is_refused(tmp_path):
         recipe_of(tmp_path / "run", parts={"value_model": str(tmp_path / "other")})
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_bits_and_its_records_show_the_policys_side(tmp_path):
     given = {"train_dataset": ROWS}
     shared = {**READS, "log_rollouts": True, "total_episodes": 16, "given": given}

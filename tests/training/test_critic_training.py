@@ -94,6 +94,7 @@ def trained(folder, **changes):
     return [torch.cat([p.detach().flatten() for p in model.parameters()]) for model in models]
 
 
+@pytest.mark.slow
 def test_reweighting_moves_the_critic_otherwise_and_the_policy_alike_until_it_is_told(tmp_path):
     """In one update; the second would begin with another critic."""
     plain, weighted = trained(tmp_path / "a", **DECOUPLED), trained(tmp_path / "b", **REWEIGHTED)
@@ -104,6 +105,7 @@ def test_reweighting_moves_the_critic_otherwise_and_the_policy_alike_until_it_is
     assert (still[0][1] - still[1][1]).abs().max() < 1e-9
 
 
+@pytest.mark.slow
 def test_no_split_changes_a_reweighted_update(tmp_path):
     split = {"per_device_train_batch_size": 3, "batch_size": 8, "local_rollout_forward_batch_size": 3}
     whole, parts = trained(tmp_path / "a", **REWEIGHTED), trained(tmp_path / "b", **REWEIGHTED, **split)
@@ -290,6 +292,7 @@ def test_unscored_rows_do_not_end_a_warm_up(tmp_path):
     assert not state.critic_is_ready
 
 
+@pytest.mark.slow
 def test_courses_of_policy_and_critic_are_apart(tmp_path):
     """Four updates: linear from 1 to ¼, and a rise over two updates."""
     given = {"lr_scheduler_type": "linear", "vf_lr_scheduler_type": "constant_with_warmup", "vf_lr_warmup_steps": 2}
@@ -329,6 +332,7 @@ def test_warmup_steps_have_an_effect_where_only_the_critics_rate_rises(recwarn):
     assert not [str(warning.message) for warning in recwarn if "warmup_steps" in str(warning.message)]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_bits(tmp_path):
     """The critic alone in the first update of at most two, for it explains enough; then all that is new at once."""
     changed = {

@@ -43,6 +43,7 @@ class Plays(TrainerCallback):
         self.responses.append(self.answers())
 
 
+@pytest.mark.slow
 def test_evaluation_and_samples_are_greedy(tmp_path):
     """Evaluated and sampled after each of two updates, with weights that move in between."""
     asked = {text: [] for text in HELD_OUT + PROMPTS}

@@ -11,6 +11,7 @@ from nearstep.models.roles import make_critic
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.generation import generate
 from nearstep.types import Rollout, Scores
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_scalar_model
 from tests.training.runs import play, small_recipe
 
@@ -132,7 +133,7 @@ def test_metrics_of_a_rollout_by_hand(tmp_path):
     assert shown["val/explained_variance"] == pytest.approx(float(explained), abs=1e-6)
 
 
-@pytest.mark.parametrize("pad", ["<pad>", "<eos>", None])
+@pytest.mark.parametrize("pad", [slow("<pad>"), "<eos>", slow(None)])
 def test_pad_may_be_eos_or_absent_d5_d27_r26(tmp_path, pad):
     """Masks and lengths are facts of the engine, so the numbers are the same whatever PAD is."""
     found = []

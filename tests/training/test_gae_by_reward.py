@@ -15,6 +15,7 @@ from nearstep.training.loop import train
 from nearstep.training.state import State
 from nearstep.types import Scores
 from tests.checkpoint.saved_runs import assert_same_bits, everything, trainer_of
+from tests.lanes import slow
 from tests.rewards.light import low_ids
 from tests.training.runs import play, settings, small_recipe
 
@@ -152,7 +153,7 @@ def test_one_reward_needs_no_columns(tmp_path):
         settings(tmp_path, advantage="gae_by_reward", cliprange_value=0.5)
 
 
-@pytest.mark.parametrize("trunk", ["separate", "shared"])
+@pytest.mark.parametrize("trunk", [slow("separate"), slow("shared")])
 def test_it_goes_on_with_the_same_bits(tmp_path, trunk):
     changed = BY_REWARD | {"total_episodes": 16, "critic_trunk": trunk, "given": {"reward_funcs": (low_ids, even)}}
     unbroken = trainer_of(tmp_path, **changed)

@@ -92,6 +92,7 @@ def _rows(rollout):
     return torch.arange(8).repeat_interleave(rollout.action_counts)
 
 
+@pytest.mark.slow
 def test_a_critic_is_pretrained_beside_auxiliary_losses_that_read_parts_of_the_reward(tmp_path):
     folder = str(tmp_path / "rollouts")
     given = {"save_steps": None, "total_episodes": 16, "dump_rollouts": folder}

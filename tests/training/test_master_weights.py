@@ -19,6 +19,7 @@ from nearstep.training.optimizers import make_learner
 from nearstep.training.schedules import Phase
 from nearstep.training.state import State
 from nearstep.training.update import improve, update
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import low_ids, play, settings, small_recipe
 
@@ -197,6 +198,7 @@ def test_a_bfloat16_policy_learns_as_a_float32_one_does(tmp_path, float32_run):
     assert "float32 masters" in recipe.introduction
 
 
+@pytest.mark.slow
 def test_the_loss_falls_as_it_does_in_float32(tmp_path, float32_run):
     """At a rate at which twenty steps are larger than the distance of bfloat16 numbers for many weights."""
     experience, _ = float32_run
@@ -235,7 +237,7 @@ def test_float16_objects_are_trained_in_float32(tmp_path):
     assert judge.dtype == torch.float16
 
 
-@pytest.mark.parametrize("changes", [{"critic_trunk": "shared"}, {"critic": "decoupled", "num_vf_epochs": 1}])
+@pytest.mark.parametrize("changes", [slow({"critic_trunk": "shared"}), {"critic": "decoupled", "num_vf_epochs": 1}])
 def test_policy_and_critic_have_masters_of_their_own(tmp_path, changes):
     """Also a head on the policy's trunk, and a critic with phases of its own."""
     recipe = small_recipe(tmp_path, parts={"model": start()}, **changes)
@@ -258,6 +260,7 @@ def test_policy_and_critic_have_masters_of_their_own(tmp_path, changes):
             assert not torch.equal(weight.float(), master)
 
 
+@pytest.mark.slow
 def test_adapters_have_masters_only_where_they_are_narrow(tmp_path):
     """peft makes fresh adapters float32; a user's may be what they like. The frozen base has none."""
     peft = pytest.importorskip("peft")
@@ -274,6 +277,7 @@ def test_adapters_have_masters_only_where_they_are_narrow(tmp_path):
     assert all(weight.dtype == torch.bfloat16 for weight in given.parameters())
 
 
+@pytest.mark.slow
 def test_folders_hold_the_weights_in_their_own_type(tmp_path):
     recipe = small_recipe(tmp_path, parts={"model": start()}, total_episodes=8, log_rollouts=False)
     train(recipe, State())

@@ -21,6 +21,7 @@ from nearstep.training.loop import train
 from nearstep.training.optimizers import make_learner
 from nearstep.training.state import State
 from nearstep.training.update import update
+from tests.lanes import slow
 from tests.tiny import tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import play, settings, small_recipe
 from tests.training.test_one_base import BOTH, IDS, learned, recipe_of, scorer_of, world
@@ -116,7 +117,7 @@ def test_what_trains_comes_back_as_it_went():
     assert host.data_ptr() == kept
 
 
-@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize("changes", [slow({}), {"dtype": "bfloat16"}])
 def test_critic_and_moments_are_away_while_responses_are_generated(tmp_path, monkeypatch, changes):
     """On a fake device: every tensor of the critic is asked to leave, masters and moments too, and nothing else."""
     gone = []
@@ -143,7 +144,7 @@ def test_critic_and_moments_are_away_while_responses_are_generated(tmp_path, mon
 # --- gradient_checkpointing_every
 
 
-@pytest.mark.parametrize(("every", "expected"), [(2, [0, 2]), (9, [0])])
+@pytest.mark.parametrize(("every", "expected"), [(2, [0, 2]), slow((9, [0]))])
 def test_every_nth_layer_is_recomputed_and_no_number_changes(tmp_path, every, expected):
     parts = {"model": tiny_causal_lm(layers=3)}
     plain = learned(small_recipe(tmp_path / "plain", parts=parts))[1]
@@ -230,6 +231,7 @@ def test_a_resumed_run_takes_the_same_steps(dtype):
     assert all(torch.equal(t, learner_tensors(two)[name]) for name, t in learner_tensors(one).items())
 
 
+@pytest.mark.slow
 @BITS
 def test_a_run_with_bytes_goes_on_from_its_checkpoint(tmp_path):
     through = small_recipe(tmp_path / "a", optim="adamw_8bit", save_steps=1)
@@ -250,7 +252,9 @@ def test_a_run_with_bytes_goes_on_from_its_checkpoint(tmp_path):
 
 @BITS
 @pytest.mark.parametrize(("kind", "changes"), [
-    ("llama", {"use_bnb_nested_quant": True, "lora_target_modules": ["all-linear"], "gradient_checkpointing": True}),
+    slow(
+        ("llama", {"use_bnb_nested_quant": True, "lora_target_modules": ["all-linear"], "gradient_checkpointing": True})
+    ),
     ("gpt_neox", {"bnb_4bit_quant_type": "fp4", "lora_target_modules": ["query_key_value"], "dtype": "bfloat16"}),
 ])  # fmt: skip
 def test_four_roles_on_one_base_in_4_bits(tmp_path, kind, changes):

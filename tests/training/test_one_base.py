@@ -101,6 +101,7 @@ def test_four_roles_on_one_base_give_what_copies_of_it_give(tmp_path, kind):
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
+@pytest.mark.slow
 def test_a_reward_model_on_the_base_scores_as_its_merged_copy(tmp_path, folders):
     one, merged = (recipe_of(tmp_path / trunk, folders, reward_trunk=trunk) for trunk in ("adapter", "separate"))
     assert "is its adapters on the policy's frozen weights" in one.introduction
@@ -110,6 +111,7 @@ def test_a_reward_model_on_the_base_scores_as_its_merged_copy(tmp_path, folders)
     assert torch.equal(one.rewards(prompts, rollout).total, scores.total)  # no step of the others reaches it
 
 
+@pytest.mark.slow
 def test_what_is_written_opens_with_plain_peft_and_goes_on(tmp_path, folders):
     recipe = recipe_of(tmp_path / "out", folders, learning_rate=1e-2, total_episodes=8)
     train(recipe, State())
@@ -145,6 +147,7 @@ def test_a_critic_may_start_as_the_reward_model_on_the_base(tmp_path, folders):
         assert torch.equal(scorer_of(recipe).model(IDS).logits, expected)
 
 
+@pytest.mark.slow
 def test_each_role_has_adapters_of_its_own_kind(tmp_path, folders):
     by_settings = recipe_of(
         tmp_path / "a", folders, vf_lora_r=3, vf_lora_alpha=6, vf_lora_target_modules=["o_proj"], use_dora=True,
@@ -162,6 +165,7 @@ def test_each_role_has_adapters_of_its_own_kind(tmp_path, folders):
     learned(by_object)
 
 
+@pytest.mark.slow
 def test_a_narrow_base(tmp_path):
     recipe = recipe_of(tmp_path / "out", world(tmp_path, dtype=torch.bfloat16), dtype="bfloat16")
     assert recipe.models.policy.dtype == torch.bfloat16

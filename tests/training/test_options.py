@@ -17,6 +17,7 @@ from nearstep.training.objectives import PolicyTerms, policy_objective
 from nearstep.training.state import State, Steps
 from nearstep.training.update import update
 from nearstep.types import Scores
+from tests.lanes import slow
 from tests.training.runs import learner, play, small_recipe
 
 
@@ -57,7 +58,7 @@ def moved_experience(recipe):
     return dataclasses.replace(experience, ref_logprobs=rollout.logprobs + shift, old_logprobs=rollout.logprobs - shift)
 
 
-@pytest.mark.parametrize("estimator", ["k2", "k3"])
+@pytest.mark.parametrize("estimator", [slow("k2"), "k3"])
 def test_kl_in_the_loss_adds_its_own_gradient_and_leaves_rewards_alone(tmp_path, estimator):
     changes = {"kl_coef": 0.5, "kl_in": "loss", "kl_estimator": estimator}
     recipe = recipe_of(tmp_path, **changes)
@@ -79,7 +80,7 @@ def test_kl_in_the_loss_adds_its_own_gradient_and_leaves_rewards_alone(tmp_path,
     assert make_experience(rollout, scores, in_reward).rewards.abs().min() > 0
 
 
-@pytest.mark.parametrize("cuts", [{}, {"top_k": 5}, {"top_p": 0.9}])
+@pytest.mark.parametrize("cuts", [slow({}), slow({"top_k": 5}), {"top_p": 0.9}])
 def test_entropy_bonus_has_the_gradient_of_the_entropy(tmp_path, cuts):
     recipe = recipe_of(tmp_path, entropy_coef=0.3, **cuts)
     experience = moved_experience(recipe)
@@ -92,6 +93,7 @@ def test_entropy_bonus_has_the_gradient_of_the_entropy(tmp_path, cuts):
     assert expected.isfinite().all()
 
 
+@pytest.mark.slow
 def test_adaptive_kl_moves_the_coefficient_by_its_rule_and_it_reaches_rewards(tmp_path):
     recipe = recipe_of(tmp_path, kl_coef=0.2, kl_target=1e-3, kl_horizon=40, learning_rate=1e-2)
     state = State()
@@ -106,7 +108,7 @@ def test_adaptive_kl_moves_the_coefficient_by_its_rule_and_it_reaches_rewards(tm
     assert shown["objective/non_score_reward"] == pytest.approx(-experience.kl_coef * shown["objective/kl"])
 
 
-@pytest.mark.parametrize("rule", ["sequence_mean", "sequence_sum", "sequence_sum_norm", "token_sum"])
+@pytest.mark.parametrize("rule", ["sequence_mean", *map(slow, ("sequence_sum", "sequence_sum_norm", "token_sum"))])
 def test_aggregations_do_not_depend_on_micro_batches(tmp_path, rule):
     def weights(folder, **changes):
         recipe = recipe_of(

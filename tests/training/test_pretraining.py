@@ -100,6 +100,7 @@ def test_all_rounds_of_an_update_count(tmp_path, stored):
     assert torch.equal(both[1].total, torch.cat([second[1].total, first[1].total]))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_does_not_pretrain_again(tmp_path, stored):
     """Its rollouts may even be gone."""
     folder = shutil.copytree(stored, tmp_path / "rollouts")
@@ -202,6 +203,7 @@ def test_a_fork_says_that_it_does_not_pretrain(tmp_path):
         settings(tmp_path, vf_pretrain_rollouts="somewhere", fork_from="elsewhere")
 
 
+@pytest.mark.slow
 def test_rewards_of_tokens_are_dealt_with_their_rows(tmp_path):
     def counted(completion_ids, **columns):
         return [[float(place + row) for place in range(len(ids))] for row, ids in enumerate(completion_ids)]

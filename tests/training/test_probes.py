@@ -15,6 +15,7 @@ from nearstep.training.probes import Probes, spread
 from nearstep.training.response_metrics import repeated_runs, response_metrics, token_correlation
 from nearstep.training.reward_probe import ProbedAnswers, own_over_damaged
 from nearstep.training.state import State
+from tests.lanes import slow
 from tests.tiny import tiny_causal_lm
 from tests.training.runs import low_ids, play, small_recipe
 
@@ -119,7 +120,7 @@ def against_the_prompt(**columns):
 @pytest.mark.parametrize(
     ("reward", "own"), [(about_the_prompt, 1.0), (against_the_prompt, 0.0), (rising, 0.5), (low_ids, 0.5)]
 )
-@pytest.mark.parametrize("rows", [2, 7, 8])
+@pytest.mark.parametrize("rows", [slow(2), 7, slow(8)])
 def test_answers_to_other_prompts_are_damage_only_to_a_reward_that_reads_the_prompt(tmp_path, reward, own, rows):
     recipe = small_recipe(tmp_path, parts={"reward_funcs": (reward,)}, response_length=3)
     prompts, rollout, _ = play(recipe)

@@ -140,6 +140,7 @@ def test_every_step_of_the_policy_takes_the_next_rows_and_a_skipped_one_keeps_it
     assert of_policy == [planned[0], planned[1], planned[4], planned[5]]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_texts_and_the_same_bits(tmp_path):
     changed = {"given": {"ptx_dataset": TEXTS}, "ptx_batch_size": 3, "num_mini_batches": 2, "total_episodes": 24}
     changed |= {"ptx_coef": 1.0, "vf_warmup_updates": 1}

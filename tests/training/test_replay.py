@@ -8,6 +8,7 @@ import pytest
 from nearstep import ConfigError, DataError
 from nearstep.training.rollout_origin import RolloutOrigin, updates_of
 from tests.checkpoint.saved_runs import assert_same_bits, everything, trainer_of
+from tests.lanes import slow
 
 
 def forbidden(*given, **named):
@@ -18,13 +19,13 @@ def forbidden(*given, **named):
 @pytest.mark.parametrize(
     "changed",
     [
-        {},
+        slow({}),
         {"trust_region": "topk_kl", "divergence_top_k": 3, "critic": "decoupled"},
-        {
+        slow({
             "num_generations": 2, "advantage": "group_mean", "gate": "score_range", "gate_low": 0.2,
             "gate_fill": "refill", "refill_rounds": 2, "total_episodes": 16,
-        },
-        {"do_sample": False, "max_length": 8, "total_episodes": 16},
+        }),
+        slow({"do_sample": False, "max_length": 8, "total_episodes": 16}),
     ],
     ids=["clip", "top_k", "refill", "greedy_and_short"],
 )  # fmt: skip
@@ -97,6 +98,7 @@ def test_rollouts_of_another_run_are_not_written_over(tmp_path, dumped, monkeypa
             trainer_of(tmp_path, dump_rollouts=folder, **shared, **changed)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_adds_to_its_rollouts(tmp_path):
     shared = {"num_sample_generations": 0, "dump_rollouts": str(tmp_path / "rollouts")}
     trainer_of(tmp_path / "run", total_episodes=8, **shared).train()

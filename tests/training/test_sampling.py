@@ -203,6 +203,7 @@ def half_right(completion_ids, **columns):
     return [float(ids[0] % 2) for ids in completion_ids]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -306,6 +307,7 @@ def test_without_sampler_and_gate_everything_trains_and_nothing_is_remembered(tm
     assert (recipe.selection.state_dict(), state.selection) == (None, None)
 
 
+@pytest.mark.slow
 def test_a_fork_with_another_gate_keeps_what_the_sampler_knows_and_one_with_other_data_does_not(tmp_path, capfd):
     learned = {"sampler": "difficulty", "total_episodes": 8, "shuffle_dataset": True}
     trainer_of(tmp_path / "first", given={"reward_funcs": half_right}, **learned).train()

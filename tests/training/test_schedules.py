@@ -33,6 +33,7 @@ def weights(recipe):
     return [torch.cat([p.detach().flatten() for p in model.parameters()]) for model in models]
 
 
+@pytest.mark.slow
 def test_decoupled_with_equal_settings_is_joint_4_4(tmp_path):
     """Adam keeps its state by weight, the targets are frozen, and the minibatches are the same."""
     common = {"max_grad_norm": None, "num_mini_batches": 2, "dtype": torch.float64}
@@ -118,6 +119,7 @@ class Half:
 """
 
 
+@pytest.mark.slow
 def test_a_region_of_ones_own_trains(tmp_path):
     (tmp_path / "mine.py").write_text(OWN_REGION)
     recipe = small_recipe(tmp_path / "out", trust_region=f"{tmp_path}/mine.py:Half")

@@ -206,6 +206,7 @@ def test_a_bonus_that_is_not_there_cannot_be_masked(tmp_path):
     assert small_recipe(tmp_path, **given).models.critic.value_head == EnsembleHead(2)
 
 
+@pytest.mark.slow
 def test_critics_go_on_with_the_same_bits_and_their_folders_begin_another_run(tmp_path):
     changed = TWO | {"total_episodes": 16, "advantage_mask_share": 0.2, "vf_frozen": ("*embed_tokens*",)}
     unbroken = trainer_of(tmp_path / "a", **changed)

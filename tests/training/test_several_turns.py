@@ -18,6 +18,7 @@ from nearstep.training.schedules import Phase
 from nearstep.training.update import improve, update
 from nearstep.types import Scores
 from tests.checkpoint.saved_runs import assert_same_bits, everything, trainer_of
+from tests.lanes import slow
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import play, small_recipe
 
@@ -81,7 +82,7 @@ def test_a_turn_may_have_one_ratio(tmp_path):
     torch.testing.assert_close(leaf.grad, -experience.advantages * ratio)
 
 
-@pytest.mark.parametrize("engine", [TwoTurns, TwoSegments])
+@pytest.mark.parametrize("engine", [slow(TwoTurns), TwoSegments])
 def test_no_split_into_micro_batches_changes_a_number(tmp_path, engine):
     found = []
     for most in (30, 10_000):
@@ -200,7 +201,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("engine", [TwoTurns, TwoSegments])
+@pytest.mark.parametrize("engine", [TwoTurns, slow(TwoSegments)])
 def test_records_and_page_show_turns_and_segments(tmp_path, engine):
     given = {"engine": engine, "train_dataset": ROWS, "eval_dataset": ROWS[:2]}
     trainer_of(tmp_path, given=given, total_episodes=8, save_steps=None, **RUN).train()

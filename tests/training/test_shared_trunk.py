@@ -18,6 +18,7 @@ from nearstep.training.loop import train
 from nearstep.training.schedules import Phase
 from nearstep.training.state import State
 from nearstep.training.update import improve, update
+from tests.lanes import slow
 from tests.tiny import tiny_causal_lm, tiny_scalar_model
 from tests.training.runs import play, small_recipe
 
@@ -61,8 +62,8 @@ def losses_by_hand(recipe, experience, model, head):
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"per_device_train_batch_size": 3, "batch_size": 8}, {"max_tokens_per_microbatch": 20},
-    {"num_generations": 4}, {"gradient_checkpointing": True},
+    slow({}), {"per_device_train_batch_size": 3, "batch_size": 8}, slow({"max_tokens_per_microbatch": 20}),
+    {"num_generations": 4}, slow({"gradient_checkpointing": True}),
 ])  # fmt: skip
 def test_the_gradient_is_the_sum_of_both_losses_worked_out_apart(tmp_path, changes):
     parts = {"model": tiny_causal_lm("gpt_neox", dtype=torch.float64)}  # its norms compute in float64, too
@@ -102,7 +103,7 @@ def test_one_pass_gives_what_two_give(tmp_path):
     assert torch.equal(values.final, apart.final)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize("kind", [slow("llama"), "gpt_neox", slow("gpt2")])
 def test_the_numbers_are_those_of_a_separate_critic_with_the_same_weights(tmp_path, kind):
     model = tiny_causal_lm(kind)
     policy = make_policy(model)
@@ -117,6 +118,7 @@ def test_the_numbers_are_those_of_a_separate_critic_with_the_same_weights(tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_sharing_prompts_changes_no_weights(tmp_path, monkeypatch):
     def after(folder):
         parts = {"model": tiny_causal_lm("gpt_neox", dtype=torch.float64)}
@@ -129,7 +131,7 @@ def test_sharing_prompts_changes_no_weights(tmp_path, monkeypatch):
     assert (shared - after(tmp_path / "b")).abs().max() <= 1e-10
 
 
-@pytest.mark.parametrize(("policy", "critic"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("policy", "critic"), [slow((True, False)), (False, True), slow((True, True))])
 def test_what_each_phase_moves(tmp_path, policy, critic):
     """The critic alone moves its head and leaves the policy as it is; the policy alone leaves the head."""
     recipe = recipe_of(tmp_path)
@@ -206,7 +208,7 @@ def test_an_anchor_computed_anew_takes_no_pass_of_its_own(tmp_path):
     torch.testing.assert_close(counts["sampled"][1], counts["recomputed"][1])
 
 
-@pytest.mark.parametrize("changes", [{}, {"bf16": True}, LORA])
+@pytest.mark.parametrize("changes", [slow({}), slow({"bf16": True}), LORA])
 def test_whole_runs_learn_and_leave_plain_folders(tmp_path, changes):
     recipe = small_recipe(tmp_path, **SHARED, learning_rate=1e-2, **changes)
     assert recipe.models.one_trunk
@@ -273,7 +275,7 @@ def test_adapters_of_critic_and_policy_do_not_reach_each_other(tmp_path):
         assert torch.equal(rollout_values(critic, rollout).before_actions, moved)
 
 
-@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True, "bf16": True}])
+@pytest.mark.parametrize("changes", [slow({}), {"gradient_checkpointing": True, "bf16": True}])
 def test_a_critic_under_adapters_is_saved_whole(tmp_path, changes):
     recipe = small_recipe(tmp_path, critic_trunk="adapter", learning_rate=1e-2, **LORA, **changes)
     train(recipe, State())

@@ -16,6 +16,7 @@ from nearstep.training.loop import train
 from nearstep.training.state import State, Steps
 from nearstep.training.update import improve, minibatches, update
 from nearstep.types import Rollout, Scores
+from tests.lanes import slow
 from tests.tiny import tiny_causal_lm
 from tests.training.runs import play, small_recipe
 
@@ -30,7 +31,8 @@ def steps_of(recipe, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("rows", "accumulation", "minibatches_per_epoch"), [(8, 1, 1), (8, 1, 3), (2, 4, 2), (1, 8, 3), (3, 3, 2)]
+    ("rows", "accumulation", "minibatches_per_epoch"),
+    [slow((8, 1, 1)), slow((8, 1, 3)), (2, 4, 2), slow((1, 8, 3)), (3, 3, 2)],
 )
 def test_steps_are_epochs_times_minibatches_d1_d2(tmp_path, monkeypatch, rows, accumulation, minibatches_per_epoch):
     """Whatever the micro-batches, also where an update crosses the end of the data."""
@@ -59,15 +61,18 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("changes", [
-    {"per_device_train_batch_size": 1}, {"per_device_train_batch_size": 3}, {"max_tokens_per_microbatch": 17},
-    {"local_rollout_forward_batch_size": 3}, {"gradient_checkpointing": True},
+    slow({"per_device_train_batch_size": 1}), {"per_device_train_batch_size": 3},
+    slow({"max_tokens_per_microbatch": 17}), {"local_rollout_forward_batch_size": 3},
+    slow({"gradient_checkpointing": True}),
 ])  # fmt: skip
 def test_no_split_changes_the_weights_d11_r06(tmp_path, changes, whole):
     split = weights_after(tmp_path, **changes)
     assert (whole - split).abs().max() <= 1e-10
 
 
-@pytest.mark.parametrize("changes", [{}, {"max_tokens_per_microbatch": 20}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    "changes", [slow({}), {"max_tokens_per_microbatch": 20}, slow({"gradient_checkpointing": True})]
+)
 def test_sharing_prompts_changes_no_weights(tmp_path, monkeypatch, changes):
     """Four samples of each prompt, in minibatches that part a group; against rows that share nothing."""
 
@@ -166,7 +171,7 @@ def test_first_ratios_are_one_d20_r08(tmp_path):
     assert float(metrics.by_name["val/ratio_max_gap_first"].value) <= 1e-5
 
 
-@pytest.mark.parametrize("cut", [{"top_k": 5}, {"top_p": 0.6}, {"top_k": 30, "top_p": 0.8}])
+@pytest.mark.parametrize("cut", [slow({"top_k": 5}), slow({"top_p": 0.6}), {"top_k": 30, "top_p": 0.8}])
 def test_cut_distributions_are_the_same_on_both_sides(tmp_path, cut):
     recipe = small_recipe(tmp_path, response_length=20, **cut)
     _, rollout, _ = play(recipe)
@@ -200,7 +205,7 @@ def test_loss_of_whitened_advantages_is_zero_at_first_10_9(tmp_path):
 
 @pytest.mark.parametrize(
     ("what", "named"),
-    [("advantages", "advantages"), ("returns", "returns"), ("old_logprobs", "log-probs at sampling")],
+    [slow(("advantages", "advantages")), slow(("returns", "returns")), ("old_logprobs", "log-probs at sampling")],
 )
 def test_a_step_whose_gradient_is_not_finite_is_left_out(tmp_path, what, named):
     recipe = small_recipe(tmp_path)

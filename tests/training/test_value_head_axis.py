@@ -268,6 +268,7 @@ def test_scores_outside_the_range_are_counted_where_the_critic_learns(tmp_path):
 HL_GAUSS = {"value_head": "hl_gauss", "value_min": -1.0, "value_max": 2.0, "kl_coef": 0.0}
 
 
+@pytest.mark.slow
 def test_a_run_with_a_head_goes_on_with_the_same_bits(tmp_path):
     changed = HL_GAUSS | {"vf_frozen": ("*embed_tokens*",), "total_episodes": 24}
     unbroken = trainer_of(tmp_path, **changed)
@@ -279,6 +280,7 @@ def test_a_run_with_a_head_goes_on_with_the_same_bits(tmp_path):
     assert records(tmp_path) == written
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_head_is_refused_also_in_a_fork(tmp_path):
     trainer_of(tmp_path / "a", total_episodes=8, kl_coef=0.0, given={"value_head": BoundedHead(0.0, 1.0)}).train()
     other = trainer_of(tmp_path / "a", total_episodes=8, kl_coef=0.0, given={"value_head": BoundedHead(0.0, 2.0)})

@@ -99,8 +99,7 @@ def load_policy(
 ) -> PreTrainedModel:
     """A causal language model; a folder of adapters gives their model, or `base`, with the adapters merged.
 
-    `bits` is transformers' configuration of a quantisation, for a folder without adapters. Raises ModelError naming the
-    role if it cannot be read or has missing weights.
+    `bits`: transformers' configuration of a quantisation. Raises ModelError if weights are missing or cannot be read.
     """
     check_folder(name, role)
     if not holds_adapters(name):

@@ -26,8 +26,7 @@ MEANINGS: dict[str, str] = {
     "and without its end; ties count half. Of reward models in update 1, of functions in the last of 8 updates or "
     "more.",
     "objective/own_over_shuffled": "the same against copies with their tokens shuffled, and in reverse order. Both "
-    "below "
-    "a half: the reward is upside down.",
+    "below a half: the reward is upside down.",
     "objective/own_over_swapped": "the same against the policy's answers to other prompts, exchanged in pairs: exactly "
     "a half where the reward does not read the prompt, below it where it is upside down.",
     "objective/entropy": "mean over episodes of Σ −log π of the sampled tokens, in nats: an unbiased estimate of "
@@ -40,8 +39,7 @@ MEANINGS: dict[str, str] = {
     "objective/score_length_correlation": "correlation over episodes of the score with the length. Near 1 length is "
     "what is rewarded.",
     "objective/score_token_correlation": "largest correlation of the score with how often one and the same token "
-    "stands "
-    "in the response, over the tokens of four responses or more. Near 1 that token is what is rewarded.",
+    "stands in the response, over the tokens of four responses or more. Near 1 that token is what is rewarded.",
     "objective/score_ending_correlation": "correlation of the score with whether the response ended by itself.",
     "objective/score_likelihood_correlation": "correlation of the score with the mean log-prob of the tokens under the "
     "reference (without one, under the policy). Strongly negative: what is rewarded is unlike what the policy began "

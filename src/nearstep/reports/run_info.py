@@ -1,5 +1,6 @@
 """What must be known of how a run was started, to judge it later: run_info.json."""
 
+import functools
 import json
 import os
 import platform
@@ -89,7 +90,9 @@ def _command() -> list[str]:
     return shown_words([name, *sys.argv[1:]])
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
+    """Of this process: what is imported does not change, and each costs the reading of a file of its package."""
     found = {}
     for package in PACKAGES:
         try:

@@ -1,8 +1,7 @@
 """Networks under DeepSpeed: one engine for each that trains (ZeRO-2, ZeRO-3), pieces for those that do not (ZeRO-3).
 
 The engine keeps float32 weights and moments as one flat tensor over all processes (Rajbhandari et al. 2020, ZeRO,
-arXiv 1910.02054). What is read of DeepSpeed's optimizers beside their documented calls: their flat tensors, where a
-weight lies in these, and the gradients that are ready for a step.
+arXiv 1910.02054). Read of its optimizers beside documented calls: flat tensors, places in them, gradients for a step.
 """
 
 import copy

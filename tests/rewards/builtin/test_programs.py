@@ -58,6 +58,7 @@ def test_code_syntax(text, expected):
 # --- Style
 
 
+@pytest.mark.slow
 def test_code_style_is_one_minus_findings_per_line():
     # F401 in the first of two lines, and nothing in the other text.
     found = values(CodeStyle(rules=("F",)), "import os\na = 1", "a = 1\nb = 2", "def f(:", "", fenced("import os"))

@@ -140,6 +140,7 @@ def test_meteor_matches_stems():
     assert value(Meteor(synonyms=False), "cats running", reference="cat runs") == pytest.approx(1 - 0.5 / 8)
 
 
+@pytest.mark.slow
 def test_meteor_matches_synonyms_where_wordnet_is_there(tmp_path):
     folder = tmp_path / "corpora" / "wordnet"
     folder.mkdir(parents=True)

@@ -16,6 +16,7 @@ from nearstep.rewards.builtin.metadata import Metadata
 from nearstep.rewards.builtin.spec import read_spec
 from nearstep.rewards.builtin.table import BUILT_INS, GROUPS
 from nearstep.testing import check_reward
+from tests.lanes import slow
 from tests.rewards.builtin.asking import values
 
 # Those without a model, a process of their own or a sandbox; these have tests of their own for the same.
@@ -55,7 +56,7 @@ def test_every_built_in_is_among_them():
 
 
 @pytest.mark.parametrize("spec", QUICK)
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 def test_values_lie_in_the_range_and_rows_do_not_touch_each_other(spec, texts):
     reward = read_spec(spec)
@@ -72,7 +73,7 @@ def test_nothing_said_is_worth_0(spec):
     assert found == [0.0] * 3
 
 
-@pytest.mark.parametrize("spec", [*QUICK, "math_answer", "code_style"])
+@pytest.mark.parametrize("spec", [*QUICK, "math_answer", slow("code_style")])
 def test_it_keeps_the_laws_that_rewards_of_users_are_held_to(spec):
     texts = ["The cat sat.", "so 3 + 9 = 12", "```python\na = 1\n```"]
     check_reward(read_spec(spec), rows=[{"prompt": "Say: ", "completion": text, **COLUMNS} for text in texts])

@@ -9,6 +9,7 @@ from nearstep.common.errors import ConfigError
 from nearstep.rollout.ahead.chunks import ChunkedGeneration
 from nearstep.rollout.ahead.rows import as_tensors, from_tensors, rollout_of
 from nearstep.rollout.engine import Capabilities, play, rollout_of_rows
+from tests.lanes import slow
 from tests.rollout.test_engine import PROMPTS, engine_of, prompts_of
 from tests.tiny import tiny_causal_lm
 
@@ -101,7 +102,7 @@ def test_an_engine_that_cannot_go_on_is_given_whole_rows():
         play(engine, prompts_of([[5]]), replace(engine_of().settings, begun=(0,)))
 
 
-@pytest.mark.parametrize(("kind", "max_rows"), [("llama", 64), ("gpt2", 5)])
+@pytest.mark.parametrize(("kind", "max_rows"), [slow(("llama", 64)), ("gpt2", 5)])
 def test_the_built_in_engine_gives_the_same_rows_in_chunks_as_at_once(kind, max_rows):
     playing = engine_of(kind, top_tokens=3)
     prompts = prompts_of(PROMPTS)

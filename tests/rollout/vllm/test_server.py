@@ -255,6 +255,7 @@ def test_a_slow_server_is_waited_for(tmp_path, policy):
     assert server.asked.count("/is_sleeping") > 2
 
 
+@pytest.mark.slow
 def test_a_server_that_was_started_anew_is_given_the_weights_again(tmp_path, policy, capsys):
     """Its version tells: the rollout of the weights it came up with is not used."""
     with StubVLLM() as server:
@@ -270,6 +271,7 @@ def test_a_server_that_was_started_anew_is_given_the_weights_again(tmp_path, pol
     assert torch.equal(rollout.tokens, expected.tokens)
 
 
+@pytest.mark.slow
 def test_weights_that_change_meanwhile_are_noticed(tmp_path, policy, capsys):
     """Another run loads its own between two rows: none of the rows is used."""
     with StubVLLM() as server:

@@ -117,6 +117,7 @@ def test_weights_go_once_and_each_asks_for_its_rows(tmp_path):
     assert not (tmp_path / "weights").exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_was_started_anew_is_given_the_weights_by_whoever_notices(tmp_path):
     """Both may; the second finds rows of the first there, which have the same weights."""
     policy = make_policy(small_model())
