@@ -2,6 +2,7 @@
 
     python -m benchmarks.plan_check                     # all configurations: about 10 minutes of one core
     python -m benchmarks.plan_check --only moe lora     # some, by their names
+    python -m benchmarks.plan_check --keep FILE         # what FILE holds is not measured again
 
 Every configuration trains one update, two epochs long, in a process forked after the imports: a tiny run brings in what
 is loaded at first use, then memory is counted above what the process holds. All rows are as long as they may be, as the
@@ -18,6 +19,8 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -41,7 +44,7 @@ VOCABULARY = 8192
 WIDTHS = {"vocab_size": VOCABULARY, "max_position_embeddings": 1024, "bos_token_id": None,
           "eos_token_id": VOCABULARY - 2, "pad_token_id": VOCABULARY - 1}  # fmt: skip
 USUAL = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 8}
-FAMILIES: Mapping[str, dict[str, Any]] = {
+FAMILIES: Mapping[str, dict[str, Any]] = {  # by a name, of which the first word is transformers' own
     "llama": {**USUAL, "num_key_value_heads": 4, "tie_word_embeddings": True},
     "qwen2": {**USUAL, "num_key_value_heads": 2, "tie_word_embeddings": False},
     "gpt2": {"n_embd": 256, "n_layer": 6, "n_head": 8, "n_positions": 1024},
@@ -49,8 +52,12 @@ FAMILIES: Mapping[str, dict[str, Any]] = {
     "gemma2": {**USUAL, "num_key_value_heads": 4, "head_dim": 32},
     "qwen3_moe": {**USUAL, "num_hidden_layers": 4, "num_key_value_heads": 4, "head_dim": 32, "num_experts": 8,
                   "num_experts_per_tok": 2, "moe_intermediate_size": 256},
+    "gpt2 wide": {"n_embd": 512, "n_layer": 4, "n_head": 8, "n_positions": 1024},
+    "gpt_neox narrow": {**USUAL, "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 10,
+                        "num_attention_heads": 6},
 }  # fmt: skip
 ROWS, PROMPT, RESPONSE, EPOCHS = 8, 96, 32, 2
+MACHINE = "rates of the machine"  # under which name they are kept beside the configurations
 NEAR = 0.15  # how far the plan's memory may be from what was measured
 
 
@@ -86,7 +93,17 @@ CASES = (
     Case("2 processes", processes=2, rows=2 * ROWS),
     Case("2 processes, FSDP2", processes=2, rows=2 * ROWS, settings={"dp_shard": 2}),
     Case("2 processes, FSDP2 bfloat16", processes=2, rows=2 * ROWS, settings={"dp_shard": 2, "dtype": "bfloat16"}),
+    Case("gpt2, 512 wide", "gpt2 wide"),
+    Case("gpt_neox, 10 layers, longer rows", "gpt_neox narrow", rows=4, prompt=480),
+    Case("moe bfloat16", "qwen3_moe", settings={"dtype": "bfloat16"}),
+    Case("every second layer", settings={"gradient_checkpointing": True, "gradient_checkpointing_every": 2}, prompt=224),
+    Case("2 processes, divided layers", processes=2, settings={"tp_size": 2}),
+    Case("2 processes, rows over both", processes=2, rows=4, prompt=480, settings={"sp_size": 2}),
+    Case("8-bit Adam", settings={"optim": "adamw_8bit"}),
+    Case("4 bits, one trunk", reward_model=False, settings={"use_peft": True, "critic_trunk": "adapter",
+                                                          "load_in_4bit": True, "dtype": "bfloat16"}),
 )
+NEED_BITSANDBYTES = ("8-bit Adam", "4 bits, one trunk")
 
 
 def settings_of(case: Case, folder: Path) -> dict[str, Any]:
@@ -104,7 +121,7 @@ def settings_of(case: Case, folder: Path) -> dict[str, Any]:
 
 def family_config(family: str, widths: Mapping[str, Any]) -> PreTrainedConfig:
     """A small model of a family."""
-    return AutoConfig.for_model(family, **{**WIDTHS, **widths, "num_labels": 1})
+    return AutoConfig.for_model(family.split()[0], **{**WIDTHS, **widths, "num_labels": 1})
 
 
 NARROW = {"hidden_size": 64, "n_embd": 64, "num_hidden_layers": 2, "n_layer": 2, "intermediate_size": 64,
@@ -215,10 +232,9 @@ def measure_machine(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def check(case: Case, folder: Path) -> dict[str, Any]:
-    """One configuration: planned, and measured."""
+def check(case: Case, found: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """One configuration that was measured: planned."""
     (planned,) = in_processes(1, lambda: predict(case, folder), folder)
-    found = in_processes(case.processes, lambda: measure(case, folder), folder)
     measured = max(max(one["phases"].values()) for one in found)
     expected = planned["asked"]["peak_bytes"]
     return {
@@ -262,22 +278,39 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Check the configurations, write benchmarks/results/plan.*."""
+    """Check the configurations, write benchmarks/results/plan_check.*."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", choices=[case.name for case in CASES])
+    parser.add_argument("--keep", type=Path, help="file of what was measured, written as it goes and read if there")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(words)
     chosen = [case for case in CASES if not options.only or case.name in options.only]
-    rows = []
+    if find_spec("bitsandbytes") is None:
+        left = [case.name for case in chosen if case.name in NEED_BITSANDBYTES]
+        print(f"left out, for bitsandbytes is not installed (pip install 'nearstep[quant]'): {', '.join(left) or '-'}")
+        chosen = [case for case in chosen if case.name not in left]
     with tempfile.TemporaryDirectory() as place:
-        folder, families = Path(place), sorted({case.family for case in chosen})
-        in_processes(1, lambda: make_folders(families, folder), folder)
-        in_processes(1, lambda: measure_machine(folder), folder)
-        for case in chosen:
-            rows.append(check(case, folder))
-            print(json.dumps(rows[-1]), flush=True)
+        rows = check_all(chosen, Path(place), options.keep)
     print(page(rows))
-    write_results(options.output, "plan", {"cases": rows}, page(rows), machine())
+    write_results(options.output, "plan_check", {"cases": rows}, page(rows), machine())
+
+
+def check_all(chosen: Sequence[Case], folder: Path, keep: Path | None = None) -> list[dict[str, Any]]:
+    """Measure the configurations that `keep` does not hold, then plan all of them."""
+    kept: dict[str, Any] = json.loads(keep.read_text()) if keep is not None and keep.is_file() else {}
+    families = sorted({case.family for case in chosen})
+    in_processes(1, lambda: make_folders(families, folder), folder)
+    if MACHINE not in kept:
+        in_processes(1, lambda: measure_machine(folder), folder)
+        kept[MACHINE] = json.loads((folder / "machine.json").read_text())
+    for case in chosen:
+        if case.name not in kept:
+            kept[case.name] = in_processes(case.processes, partial(measure, case, folder), folder)
+            print(case.name, json.dumps(kept[case.name]), flush=True)
+        if keep is not None:
+            keep.write_text(json.dumps(kept, indent=1))
+    (folder / "machine.json").write_text(json.dumps(kept[MACHINE]))
+    return [check(case, kept[case.name], folder) for case in chosen]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from nearstep.cli import doctor, main
 from nearstep.config.planning import PlanConfig
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import from_mapping
-from nearstep.planning import networks as planned
+from nearstep.planning import network_models as planned
 from nearstep.planning.passes import _Trace, pass_bytes
 from nearstep.planning.plan import make_plan
 from tests.tiny import tiny_config
@@ -43,7 +43,9 @@ def traced_once(text, *arguments):
 CONFIGS = {}
 
 
-def passes(config, bytes_each, *, autocast, is_gpu):
+def passes(config, bytes_each, *, autocast, is_gpu, adapters=None):
+    if adapters is not None:
+        return pass_bytes(config, bytes_each, autocast=autocast, is_gpu=is_gpu, adapters=adapters)
     CONFIGS[config.to_json_string()] = config
     return traced_once(config.to_json_string(), bytes_each, autocast, is_gpu)
 

@@ -76,10 +76,10 @@ def passing_gradients(run: PlannedRun, network: PlannedNetwork) -> list[Term]:
 
 def _moments(run: PlannedRun, weights: Weights, stepped: int) -> float:
     if not run.adam:
-        return 0
+        return 0.0
     if run.eight_bit:
         return (weights.count - weights.small) * EIGHT_BIT_MOMENTS + weights.small * 2 * FLOAT32
-    return weights.count * 2 * stepped
+    return 2.0 * weights.count * stepped
 
 
 def _stepped_bytes(run: PlannedRun, bytes_each: int) -> int:

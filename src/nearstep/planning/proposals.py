@@ -8,7 +8,6 @@ from nearstep.planning.machines import Machine
 from nearstep.planning.memory import peak_of, stages
 from nearstep.planning.run import PlannedRun
 
-HALVINGS = 6  # of the budgets of tokens and rows
 NEAR = 0.99  # of the time of another: then the one with fewer changes, or with more memory left, comes first
 EVERY = (4, 2, 1)  # n-th layer that is recomputed, from the fewest to all
 MAY_BE_WHOLE = (("value",), ("reference",), ("value", "reference"))
@@ -57,27 +56,40 @@ def _variant(run: PlannedRun, machine: Machine) -> PlannedLayout:
     never faster: of each kind the first that fits will do."""
     kinds = []
     for every in dict.fromkeys((run.every, *(EVERY if run.every == 0 else (1,)))):
-        sizes = (PlannedLayout.of(each, machine) for each in _sizes(replace(run, every=every)))
-        tried = []
-        for each in sizes:
-            tried.append(each)
-            if each.fits:
-                break
-        kinds.append(tried[-1])
+        chosen = _first_that_fits(_smaller_passes(replace(run, every=every)), machine, ("update",))
+        kinds.append(_first_that_fits(_fewer_rows(chosen.run), machine, ("generate", "score")))
     return _best(kinds)
 
 
-def _sizes(run: PlannedRun) -> Iterator[PlannedRun]:
-    rows = run.rows
-    micro_rows, forward_rows = min(rows.micro_rows, rows.pass_rows()), rows.decoding_rows
-    for halving in range(HALVINGS):
-        tokens = max(rows.tokens(1), rows.micro_tokens >> halving)
-        own = replace(rows, micro_rows=rows.micro_rows if not halving else max(1, micro_rows >> halving),
-                      forward_rows=rows.forward_rows if not halving else max(1, forward_rows >> halving),
-                      micro_tokens=rows.micro_tokens if not halving else tokens)  # fmt: skip
-        yield replace(run, rows=own)
-        if max(own.pass_rows(), own.decoding_rows) == 1:
+def _first_that_fits(runs: Iterator[PlannedRun], machine: Machine, phases: Sequence[str]) -> PlannedLayout:
+    """The first whose stages of these phases have room, else the last."""
+    layout = None
+    for run in runs:
+        layout = PlannedLayout.of(run, machine)
+        there = [stage.bytes for stage in layout.stages if stage.phase in phases]
+        if max(there, default=0) <= machine.usable_bytes:
             break
+    assert layout is not None, "there is one run at least"
+    return layout
+
+
+def _smaller_passes(run: PlannedRun) -> Iterator[PlannedRun]:
+    """The run, and with half the rows and tokens in a pass of training, and so on."""
+    yield run
+    rows = run.rows
+    micro_rows, tokens = rows.pass_rows(), rows.micro_tokens
+    while micro_rows > 1:
+        micro_rows, tokens = micro_rows // 2, max(rows.tokens(1), tokens // 2)
+        yield replace(run, rows=replace(rows, micro_rows=micro_rows, micro_tokens=tokens))
+
+
+def _fewer_rows(run: PlannedRun) -> Iterator[PlannedRun]:
+    """The run, and with half the rows that are generated and scored at a time, and so on."""
+    yield run
+    forward_rows = run.rows.decoding_rows
+    while forward_rows > 1:
+        forward_rows //= 2
+        yield replace(run, rows=replace(run.rows, forward_rows=forward_rows))
 
 
 @dataclass(frozen=True)

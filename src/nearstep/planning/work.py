@@ -164,7 +164,7 @@ def _with_the_host(run: PlannedRun) -> Iterator[Transfer]:
         if network.role not in run.offloaded:
             continue
         held = sum(term.bytes for term in held_always(run, network))
-        yield Transfer("score", network.role, "from the host", held * (2 if network.trains else 1), 1)
+        yield Transfer("score", network.role, "from the host", float(held * (2 if network.trains else 1)), 1)
 
 
 def _steps(run: PlannedRun, network: PlannedNetwork) -> int:
@@ -189,7 +189,8 @@ def times(run: PlannedRun, machine: Machine) -> list[PhaseTime]:
     return found
 
 
-def _pass_seconds(run: PlannedRun, network: PlannedNetwork, machine: Machine, flops: float, passes: float) -> float:
+def _pass_seconds(run: PlannedRun, network: PlannedNetwork, machine: Machine, flops: float, passes: int | float
+) -> float:
     """Products of passes, and the calls of their kernels; a GPU computes while the next ones are called."""
     computed = flops / machine.flops(network.compute_bytes) / run.mesh_of(network).tensor
     packed = sum(each.count for each in run.weights_of(network).weights if each.packed is not None)
