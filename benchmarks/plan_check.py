@@ -23,6 +23,7 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
+from statistics import correlation
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ FAMILIES: Mapping[str, dict[str, Any]] = {  # by a name, of which the first word
     "gpt_neox narrow": {**USUAL, "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 10,
                         "num_attention_heads": 6},
 }  # fmt: skip
-ROWS, PROMPT, RESPONSE, EPOCHS = 8, 96, 32, 2
+ROWS, PROMPT, RESPONSE, EPOCHS = 4, 96, 32, 2
 MACHINE = "rates of the machine"  # under which name they are kept beside the configurations
 NEAR = 0.15  # how far the plan's memory may be from what was measured
 
@@ -76,33 +77,35 @@ class Case:
 
 WITHOUT_CRITIC = {"trust_region": "binary_tv", "kl_coef": 0.0, "temperature": 1.0, "advantage": "group_normalized",
                   "num_generations": 4}  # fmt: skip
+HALF = {"dtype": "bfloat16"}  # products of which a processor without such units computes slowly: fewer rows
 CASES = (
-    Case("llama"),
-    Case("bfloat16", settings={"dtype": "bfloat16"}),
-    Case("recomputed", settings={"gradient_checkpointing": True}, prompt=224),
-    Case("budget", settings={"max_tokens_per_microbatch": 512}, rows=16),
+    Case("llama", rows=2 * ROWS),
+    Case("recomputed", settings={"gradient_checkpointing": True}, rows=2, prompt=224),
+    Case("every second layer", settings={"gradient_checkpointing": True, "gradient_checkpointing_every": 2}, rows=2,
+         prompt=224),
+    Case("budget", settings={"max_tokens_per_microbatch": 256}, rows=2 * ROWS),
     Case("shared trunk", reward_model=False, settings={"critic_trunk": "shared"}),
     Case("no critic", reward_model=False, settings=WITHOUT_CRITIC),
     Case("lora", reward_model=False, settings={"use_peft": True}),
     Case("lora, one trunk", reward_model=False, settings={"use_peft": True, "critic_trunk": "adapter"}),
     Case("gpt2", "gpt2"),
-    Case("gpt_neox bfloat16", "gpt_neox", settings={"dtype": "bfloat16"}),
+    Case("gpt2, 512 wide", "gpt2 wide"),
+    Case("gpt_neox, 10 layers, longer rows", "gpt_neox narrow", rows=2, prompt=352),
     Case("gemma2", "gemma2", reward_model=False),
     Case("moe", "qwen3_moe", reward_model=False),
     Case("qwen2, decoupled", "qwen2", settings={"critic": "decoupled"}),
-    Case("2 processes", processes=2, rows=2 * ROWS),
-    Case("2 processes, FSDP2", processes=2, rows=2 * ROWS, settings={"dp_shard": 2}),
-    Case("2 processes, FSDP2 bfloat16", processes=2, rows=2 * ROWS, settings={"dp_shard": 2, "dtype": "bfloat16"}),
-    Case("gpt2, 512 wide", "gpt2 wide"),
-    Case("gpt_neox, 10 layers, longer rows", "gpt_neox narrow", rows=4, prompt=480),
-    Case("moe bfloat16", "qwen3_moe", settings={"dtype": "bfloat16"}),
-    Case("every second layer", settings={"gradient_checkpointing": True, "gradient_checkpointing_every": 2}, prompt=224),
-    Case("2 processes, divided layers", processes=2, settings={"tp_size": 2}),
-    Case("2 processes, rows over both", processes=2, rows=4, prompt=480, settings={"sp_size": 2}),
     Case("8-bit Adam", settings={"optim": "adamw_8bit"}),
-    Case("4 bits, one trunk", reward_model=False, settings={"use_peft": True, "critic_trunk": "adapter",
-                                                          "load_in_4bit": True, "dtype": "bfloat16"}),
-)
+    Case("2 processes", processes=2),
+    Case("2 processes, FSDP2", processes=2, settings={"dp_shard": 2}),
+    Case("2 processes, rows over both", processes=2, rows=4, prompt=224, settings={"sp_size": 2}),
+    Case("2 processes, divided layers", processes=2, rows=4, settings={"tp_size": 2}),
+    Case("bfloat16", rows=2, settings=HALF),
+    Case("2 processes, FSDP2 bfloat16", processes=2, rows=4, settings={"dp_shard": 2, **HALF}),
+    Case("gpt_neox bfloat16", "gpt_neox", rows=2, settings=HALF),
+    Case("moe bfloat16", "qwen3_moe", rows=2, settings=HALF),
+    Case("4 bits, one trunk", reward_model=False, rows=2,
+         settings={"use_peft": True, "critic_trunk": "adapter", "load_in_4bit": True, **HALF}),
+)  # fmt: skip
 NEED_BITSANDBYTES = ("8-bit Adam", "4 bits, one trunk")
 
 
@@ -180,7 +183,7 @@ def train_once(case: Case, folder: Path, meter: Meter) -> None:
 
 def measure(case: Case, folder: Path) -> dict[str, Any]:
     """Peaks above what the process holds after a tiny run of the same kind, and CPU seconds of the phases."""
-    small = replace(case, family=f"{case.family}-tiny", rows=2 * case.processes * 4, prompt=8)
+    small = replace(case, family=f"{case.family}-tiny", rows=4 * case.processes, prompt=8)
     train_once(small, folder, Meter(ResidentMemory()))
     memory = ResidentMemory()
     before = memory.in_use()
@@ -246,13 +249,27 @@ def check(case: Case, found: list[dict[str, Any]], folder: Path) -> dict[str, An
     }  # fmt: skip
 
 
-def in_order(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Of all pairs of configurations in one process whose times differ by a tenth: how many the plan has in order."""
-    times = [
+def seconds_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """Of configurations in one process, whose processor seconds are no wait for others: as planned, and as measured."""
+    return [
         (row["planned_seconds"]["update_in_all"], sum(row["measured_seconds"].values()))
         for row in rows
         if row["processes"] == 1
     ]
+
+
+def rank_correlation(times: Sequence[tuple[float, float]]) -> float:
+    """Spearman's of two orders: 1 for the same, 0 for any."""
+
+    def ranks(numbers: Sequence[float]) -> list[float]:
+        return [sum(other < one for other in numbers) + (numbers.count(one) - 1) / 2 for one in numbers]
+
+    return correlation(ranks([one for one, _ in times]), ranks([other for _, other in times]))
+
+
+def in_order(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Of all pairs of configurations in one process whose times differ by a tenth: how many the plan has in order."""
+    times = seconds_of(rows)
     pairs = [(a, b) for a, b in combinations(times, 2) if max(a[1], b[1]) > 1.1 * min(a[1], b[1])]
     return sum((a[0] < b[0]) == (a[1] < b[1]) for a, b in pairs), len(pairs)
 
@@ -268,12 +285,14 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]  # fmt: skip
     right, pairs = in_order(rows)
+    times = seconds_of(rows)
+    ranks = f" Rank correlation of times: {rank_correlation(times):.2f}." if len(set(times)) > 2 else ""
     near = sum(abs(row["ratio"] - 1) <= NEAR for row in rows)
     columns = ["configuration", "family", "planned MiB", "measured MiB", "ratio", f"within {NEAR:.0%}", "planned s",
                "measured CPU s"]  # fmt: skip
     return (
         f"# Plans against measured runs\n\n{table(columns, lines)}\n{near} of {len(rows)} peaks lie within {NEAR:.0%}. "
-        f"Of {pairs} pairs of configurations whose times differ by a tenth the plan has {right} in order.\n"
+        f"Of {pairs} pairs of configurations whose times differ by a tenth the plan has {right} in order.{ranks}\n"
     )
 
 
