@@ -53,8 +53,8 @@ RUNS = (
         launcher="torchrun"),
     Run("FSDP2 (`dp_shard 2`), a head on the policy's trunk", ALL, "GPT-2",
         f"{TWO}::test_networks_in_pieces_have_the_weights_and_metrics_of_one_process_r04", DEFAULT),
-    Run("FSDP2 (`dp_shard 2`)", ALL, "GPT-2 in float64", f"{SHARDED}::test_every_kind_of_run_on_two_processes_in_float64",
-        SLOW),
+    Run("FSDP2 (`dp_shard 2`)", ALL, "GPT-2 in float64",
+        f"{SHARDED}::test_every_kind_of_run_on_two_processes_in_float64", SLOW),
     Run("FSDP2 (`dp_shard 2`, `4`), HSDP (2 × 2)", ALL, "GPT-2, Llama, Qwen3-MoE, Mamba, LoRA, bfloat16",
         f"{SHARDED}::test_a_variety", SLOW, "2; 4"),
     Run("FSDP2, HSDP: saved in pieces, gone on with on 1", ALL, "Llama, LoRA",
@@ -70,7 +70,8 @@ RUNS = (
     Run("tensor parallel: rewards asked once a row", "reward function", "Llama",
         f"{TENSOR}::test_rewards_are_asked_once_for_each_row", SLOW),
     Run("sequence parallel (`sp_size 2`, `4`), with FSDP2, in 2 copies", ALL,
-        "GPT-2, Llama, Qwen3, GPT-NeoX, Phi, LoRA", f"{SEQUENCES}::test_weights_are_those_of_one_process", SLOW, "2; 4"),
+        "GPT-2, Llama, Qwen3, GPT-NeoX, Phi, LoRA", f"{SEQUENCES}::test_weights_are_those_of_one_process", SLOW,
+        "2; 4"),
     Run("sequence parallel: saved on 2, gone on with on 1 and back", ALL, "Llama",
         f"{SEQUENCES}::test_saved_on_two_goes_on_on_one_and_the_other_way", SLOW),
     Run("DeepSpeed ZeRO-2, ZeRO-3", ALL, "Llama, GPT-2, LoRA, bfloat16",
@@ -132,9 +133,10 @@ def page() -> str:
         "",
         "<!-- written by `python -m tests.what_ran --write` -->",
         "",
-        "Every line is a test of this repository, and the command that runs it. Models are tiny and processes are those "
-        "of one machine, over gloo: what is shown is that weights, or what is sampled, are those of one process, not how "
-        "fast it is. How far weights were apart stands on the page on [several processes](scaling.md#what-was-run-where).",
+        "Every line is a test of this repository, and the command that runs it. Models are tiny, processes are those "
+        "of one machine, over gloo: what is shown is that weights, or what is sampled, are those of one process, not "
+        "how fast it is. How far weights were apart stands on the page on "
+        "[several processes](scaling.md#what-was-run-where).",
         "",
         "| backend | roles | families | launcher | device | processes | test | by |",
         "|---|---|---|---|---|---|---|---|",

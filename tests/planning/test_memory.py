@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from nearstep.models.classifier import new_scalar_model
 from nearstep.planning.held import gradient_terms, held_always
-from nearstep.planning.memory import FREED, PROGRAM_BYTES, peak_of, stages
+from nearstep.planning.memory import FREED, HOLES, PROGRAM_BYTES, peak_of, stages
 from nearstep.planning.mesh import PlannedMesh
 from nearstep.planning.passes import pass_bytes
 from nearstep.planning.quantities import PassBytes, PlannedNetwork, PlannedRows
@@ -112,6 +112,8 @@ def test_every_term_where_the_logits_of_the_policy_go_back(run):
         ("policy", "gradient of the head"): 4 * EMBEDDING,
         ("policy", FREED): 4 * POLICY,
         ("value", FREED): 4 * CRITIC,
+        ("policy", HOLES): 2 * POLICY,
+        ("value", HOLES): 2 * CRITIC,
         ("program", "prompts, tokenizer, reports"): PROGRAM_BYTES,
     }
 

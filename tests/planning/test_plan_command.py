@@ -110,7 +110,9 @@ def test_7b_in_eight_pieces_by_hand(plan):
     assert decoding["policy", "keys and values"] == 2 * 32 * 4096 * 2 * 8 * 565
     # The policy whole, and the message in which its largest unit comes: embedding, head and last norm.
     assert decoding["policy", "weights gathered"] == 2 * (COUNTS["7b"] + 2 * 32_000 * 4096 + 4096)
-    sent = {(each["phase"], each["role"]): each["bytes"] for each in asked["sent"] if each["what"] == "weights gathered"}
+    sent = {
+        (each["phase"], each["role"]): each["bytes"] for each in asked["sent"] if each["what"] == "weights gathered"
+    }
     assert sent["generate", "policy"] == 2 * COUNTS["7b"] * 7 / 8  # once for a rollout, from seven others
 
 
@@ -158,7 +160,9 @@ def test_what_can_be_asked_for_together_is_planned_and_what_cannot_is_refused(pl
     assert two["settings"]["zero_stage"] == 3
     idle = json.loads(plan(f"{words} --gpus 1 --offload_roles reference")[1].out)["asked"]
     assert any(each["what"] == "from the host" for each in idle["sent"])
-    rows = json.loads(plan(f"{words} --gpus 2 --sp_size 2 --gradient_checkpointing --gradient_checkpointing_every 2")[1].out)
+    rows = json.loads(
+        plan(f"{words} --gpus 2 --sp_size 2 --gradient_checkpointing --gradient_checkpointing_every 2")[1].out
+    )
     assert rows["asked"]["settings"]["sp_size"] == 2
     assert rows["asked"]["settings"]["gradient_checkpointing_every"] == 2
     packed = "--use_peft --load_in_4bit --optim adamw_8bit --dtype bfloat16 --critic_trunk adapter"

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from nearstep.common.errors import ConfigError
-from nearstep.planning.machines import Machine, named_machine, read_machine, write_machine
 from nearstep.planning.layouts import PlannedLayout, meshes
+from nearstep.planning.machines import Machine, named_machine, read_machine, write_machine
 from nearstep.planning.mesh import PlannedMesh
 from nearstep.planning.proposals import proposals, remedies
 from nearstep.planning.quantities import NetworkSize, PassBytes, PlannedNetwork, PlannedRows, Weights
@@ -63,7 +63,7 @@ def test_whole_networks_send_their_gradients_once_a_step():
 def test_partners_exchange_heads_and_layers_in_common_sum_states():
     run = run_of(PlannedMesh(2, sequence=2))
     sent = next(each for each in transfers(run) if each.what == "heads exchanged")
-    # 2 epochs × 20 tokens, 8 wide in 4 bytes, 2 layers: query, key, value and what comes out, there and back, half of it.
+    # 2 epochs × 20 tokens, 8 wide in 4 bytes, 2 layers: query, key, value and what comes out, there and back, half.
     assert sent.bytes == 2 * 20 * 8 * 4 * 2 * 8 / 2
     divided = {each.phase: each for each in transfers(run_of(PlannedMesh(tensor=2))) if each.what == "states summed"}
     state = 10 * 4 * 2 * 2  # width, bytes, layers, sums of each: a ring of two sends as much as there is
@@ -155,7 +155,7 @@ def test_stages_of_zero_are_proposed_where_deepspeed_is_asked_for():
 
 
 def test_what_fits_comes_first_and_keeps_the_batch():
-    need = PlannedLayout.of(run_of(PlannedMesh(shard=4)), CPU).peak.bytes
+    need = PlannedLayout(run_of(PlannedMesh(shard=4)), CPU).peak.bytes
     machine = replace(CPU, memory_bytes=need + 3000)
     found = proposals(run_of(PlannedMesh(4)), machine)
     assert {each.run.mesh.devices for each in found} == {4}

@@ -18,15 +18,10 @@ LONG_ROW = 4096  # tokens from which on rows over several processes are proposed
 
 @dataclass(frozen=True)
 class PlannedLayout:
-    """A run in one layout on a machine: what it needs, sends and takes."""
+    """A run in one layout on a machine: what it needs, sends and takes, worked out as it is asked for."""
 
     run: PlannedRun
     machine: Machine
-
-    @staticmethod
-    def of(run: PlannedRun, machine: Machine) -> "PlannedLayout":
-        """It is worked out as it is asked for."""
-        return PlannedLayout(run, machine)
 
     @cached_property
     def stages(self) -> tuple[PlannedStage, ...]:

@@ -15,7 +15,11 @@ DECODE_FLOATS = 3  # tempered logits or log-probs, probabilities, and a padded c
 CUT_BYTES = 40  # of a logit more, where top_p or top_k sort them
 # A processor's allocator has little use for what earlier gradients leave: holes too small for activations.
 FREED = "gradients of the last step, freed between others"
-PROGRAM_BYTES = 24 * 2**20  # prompts, tokenizer, reports; on a GPU they are in the host's memory
+# And between gradients and moments, which come and go in turn, it loses as much as half of the gradients.
+# Layers that were gathered one by one, and their gradients, leave room between the activations of others.
+HOLES_OF_LAYERS = "holes where layers were whole"
+HOLES, HOLES_SHARE = "holes between gradients and moments", 0.5
+PROGRAM_BYTES = 8 * 2**20  # prompts, tokenizer, reports; on a GPU they are in the host's memory
 BUCKET_BYTES = 25 * 2**20  # of gradients in one message
 
 
@@ -47,7 +51,7 @@ def stages(run: PlannedRun) -> list[PlannedStage]:
     return [
         *(stage("generate", name, terms) for name, terms in _generating(run)),
         *(stage("score", name, terms, network) for name, terms, network in _scoring(run)),
-        *(stage("update", name, terms) for name, terms in _updating(run)),
+        *(stage("update", name, [*terms, *_holes(run)]) for name, terms in _updating(run)),
     ]
 
 
@@ -125,6 +129,20 @@ def _updating(run: PlannedRun) -> Iterator[tuple[str, list[Term]]]:
         yield f"the {network.role} has gone back", [*there, *gathered, *own, *passing_gradients(run, network)]
     if learning and together:
         yield "optimizer step", [*(term for each in learning for term in gradient_terms(run, each)), *_step(run)]
+
+
+def _holes(run: PlannedRun) -> list[Term]:
+    """What a processor's allocator cannot use again; a GPU's pieces between blocks are kept back of its memory."""
+    if run.is_gpu:
+        return []
+    gradients = [term for network in run.trained for term in gradient_terms(run, network)]
+    found = [replace(term, what=HOLES, bytes=round(HOLES_SHARE * term.bytes)) for term in gradients]
+    for network in run.trained:
+        mesh, through = run.mesh_of(network), run.weights_of(network)
+        if mesh.in_pieces and not network.on_policy:
+            whole = through.bytes_each * (through.count + network.size.trained) / mesh.tensor
+            found.append(one_term(network, HOLES_OF_LAYERS, whole))
+    return found
 
 
 def _step(run: PlannedRun) -> list[Term]:

@@ -109,8 +109,8 @@ class PlannedModels:
         family = family_of(place, role=role, trust=self.config.trust)
         if "quantization_config" in family.to_dict():
             raise ConfigError(
-                f"{role}: the weights of {name} are quantised already, and the plan does not know how much memory "
-                "their method takes. Plan the model that it was made of, with load_in_4bit where its weights take 4 bits"
+                f"{role}: the weights of {name} are quantised already, and the plan does not know what memory "
+                "their method takes. Plan the model that they were made of, with load_in_4bit for 4 bits"
             )
         return family
 

@@ -62,7 +62,7 @@ def make_plan(config: PlanConfig) -> Plan:
     )
     require_layout(run)
     notes += unplanned(config)
-    asked = PlannedLayout.of(run, machine)
+    asked = PlannedLayout(run, machine)
     proposed = proposals(run, machine)
     lacking = [] if any(each.fits for each in proposed) else remedies(proposed[0])
     return Plan(machine, batch, asked, proposed, lacking, notes)

@@ -65,7 +65,7 @@ def _first_that_fits(runs: Iterator[PlannedRun], machine: Machine, phases: Seque
     """The first whose stages of these phases have room, else the last."""
     layout = None
     for run in runs:
-        layout = PlannedLayout.of(run, machine)
+        layout = PlannedLayout(run, machine)
         there = [stage.bytes for stage in layout.stages if stage.phase in phases]
         if max(there, default=0) <= machine.usable_bytes:
             break

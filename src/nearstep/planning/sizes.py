@@ -65,7 +65,7 @@ def size_of(
 
 
 def packed_weights(model: PreTrainedModel, *, nested: bool) -> dict[int, float]:
-    """Which weights bitsandbytes packs into 4 bits, of all linear layers but the head, and the bytes that each takes."""
+    """Which weights bitsandbytes packs into 4 bits, of all linear layers but the head, and what each of them takes."""
     head, each = model.get_output_embeddings(), NESTED if nested else FOUR_BIT
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | Conv1D) and module is not head]
     return {id(layer.weight): each for layer in layers}

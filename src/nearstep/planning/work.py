@@ -189,7 +189,8 @@ def times(run: PlannedRun, machine: Machine) -> list[PhaseTime]:
     return found
 
 
-def _pass_seconds(run: PlannedRun, network: PlannedNetwork, machine: Machine, flops: float, passes: int | float
+def _pass_seconds(
+    run: PlannedRun, network: PlannedNetwork, machine: Machine, flops: float, passes: int | float
 ) -> float:
     """Products of passes, and the calls of their kernels; a GPU computes while the next ones are called."""
     computed = flops / machine.flops(network.compute_bytes) / run.mesh_of(network).tensor
