@@ -40,6 +40,14 @@ from benchmarks.harness.machine import machine
 from benchmarks.harness.meter import Meter, ResidentMemory
 from benchmarks.harness.results import MIB, RESULTS, table, write_results
 from benchmarks.harness.workload import Workload, arbitrary_reward, tokenizer
+from nearstep import PPOConfig, PPOTrainer
+from nearstep.config.planning import PlanConfig
+from nearstep.planning.machines import write_machine
+from nearstep.planning.measure import this_machine
+from nearstep.planning.plan import make_plan
+from nearstep.planning.telling import plan_record
+from nearstep.training.loop import train
+from nearstep.training.state import State
 
 VOCABULARY = 8192
 WIDTHS = {"vocab_size": VOCABULARY, "max_position_embeddings": 1024, "bos_token_id": None,
@@ -146,10 +154,6 @@ def make_folders(families: Sequence[str], folder: Path) -> dict[str, Any]:
 
 def predict(case: Case, folder: Path) -> dict[str, Any]:
     """What the plan says."""
-    from nearstep.config.planning import PlanConfig
-    from nearstep.planning.plan import make_plan
-    from nearstep.planning.telling import plan_record
-
     config = PlanConfig(
         **settings_of(case, folder),
         gpus=case.processes,
@@ -161,10 +165,6 @@ def predict(case: Case, folder: Path) -> dict[str, Any]:
 
 def train_once(case: Case, folder: Path, meter: Meter) -> None:
     """One update, under a meter in the place of its clock."""
-    from nearstep import PPOConfig, PPOTrainer
-    from nearstep.training.loop import train
-    from nearstep.training.state import State
-
     ids = torch.randint(0, VOCABULARY - 2, (case.rows, case.prompt), generator=torch.Generator().manual_seed(1))
     trainer = PPOTrainer(
         args=PPOConfig(**settings_of(case, folder)),
@@ -227,16 +227,12 @@ def in_processes(count: int, work: Callable[[], dict[str, Any]], folder: Path) -
 
 def measure_machine(folder: Path) -> dict[str, Any]:
     """The rates that times are predicted by."""
-    from nearstep.planning.machines import write_machine
-    from nearstep.planning.measure import this_machine
-
     write_machine(this_machine(use_cpu=True, clock=time.process_time), folder / "machine.json")
     return {}
 
 
-def check(case: Case, found: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
-    """One configuration that was measured: planned."""
-    (planned,) = in_processes(1, lambda: predict(case, folder), folder)
+def check(case: Case, found: list[dict[str, Any]], planned: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured of a configuration beside what was planned."""
     measured = max(max(one["phases"].values()) for one in found)
     expected = planned["asked"]["peak_bytes"]
     return {
@@ -328,7 +324,8 @@ def check_all(chosen: Sequence[Case], folder: Path, keep: Path | None = None) ->
         if keep is not None:
             keep.write_text(json.dumps(kept, indent=1))
     (folder / "machine.json").write_text(json.dumps(kept[MACHINE]))
-    return [check(case, kept[case.name], folder) for case in chosen]
+    (planned,) = in_processes(1, lambda: {case.name: predict(case, folder) for case in chosen}, folder)
+    return [check(case, kept[case.name], planned[case.name]) for case in chosen]
 
 
 if __name__ == "__main__":
