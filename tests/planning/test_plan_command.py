@@ -130,7 +130,7 @@ def test_70b_on_512_gpus_and_not_on_8(plan):
     code, told = plan(f"{words} --gpus 8 --plans 1")
     assert code == 3
     text = " ".join(told.out.split())
-    assert "No layout fits. The nearest, dp_shard 8, is" in text
+    assert "No layout fits. The nearest, " in text
     assert "devices with dp_shard" in text
     code, told = plan(f"{words} --gpus 512 --json --plans 20")
     found = json.loads(told.out)
