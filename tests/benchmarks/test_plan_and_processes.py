@@ -69,7 +69,10 @@ def test_the_slowest_process_counts_and_the_first_update_does_not():
 
 def test_a_backend_that_cannot_have_so_many_processes_has_no_row():
     found = {each.name: [count for count in (1, 2, 4) if each.settings(count) is not None] for each in BACKENDS}
-    assert found == {"ddp": [1, 2, 4], "fsdp2": [2, 4], "hsdp": [4]}
+    without = {
+        name: counts for name, counts in found.items() if not name.startswith("zero")
+    }  # DeepSpeed may be missing
+    assert without == {"ddp": [1, 2, 4], "fsdp2": [2, 4], "hsdp": [4], "tp": [2, 4], "ulysses": [2, 4]}
 
 
 @pytest.mark.slow

@@ -183,8 +183,13 @@ def test_adapters_share_the_weights_and_a_trunk_the_pass(plan):
     assert 0 < trained["policy"] < whole["networks"][0]["trained"] / 5
     assert next(each["weights"] for each in lora["networks"] if each["role"] == "reference") == 0
     assert next(each["weights"] for each in trunk["networks"] if each["role"] == "value") == 32
-    peaks = [found["asked"]["peak_bytes"] for found in (whole, lora, trunk)]
-    assert peaks[0] > max(peaks[1:])
+    moments = [
+        next(term["bytes"] for term in found["asked"]["stages"][-1]["terms"]
+             if (term["role"], term["what"]) == ("policy", "moments"))
+        for found in (whole, lora)
+    ]  # fmt: skip
+    assert moments[1] < moments[0] / 5
+    assert trunk["asked"]["peak_bytes"] < whole["asked"]["peak_bytes"]
 
 
 def test_experts_are_counted_and_their_passes_traced():
