@@ -2,6 +2,7 @@
 
     python -m benchmarks.plan_check                     # all configurations: about 10 minutes of one core
     python -m benchmarks.plan_check --only moe lora     # some, by their names
+    python -m benchmarks.plan_check --keep FILE         # what FILE holds is not measured again
 
 Every configuration trains one update, two epochs long, in a process forked after the imports: a tiny run brings in what
 is loaded at first use, then memory is counted above what the process holds. All rows are as long as they may be, as the
@@ -18,8 +19,11 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
+from statistics import correlation
 from typing import Any
 
 import torch
@@ -36,21 +40,32 @@ from benchmarks.harness.machine import machine
 from benchmarks.harness.meter import Meter, ResidentMemory
 from benchmarks.harness.results import MIB, RESULTS, table, write_results
 from benchmarks.harness.workload import Workload, arbitrary_reward, tokenizer
+from nearstep import PPOConfig, PPOTrainer
+from nearstep.config.planning import PlanConfig
+from nearstep.planning.machines import write_machine
+from nearstep.planning.measure import this_machine
+from nearstep.planning.plan import make_plan
+from nearstep.planning.telling import plan_record
+from nearstep.training.loop import train
+from nearstep.training.state import State
 
 VOCABULARY = 8192
 WIDTHS = {"vocab_size": VOCABULARY, "max_position_embeddings": 1024, "bos_token_id": None,
           "eos_token_id": VOCABULARY - 2, "pad_token_id": VOCABULARY - 1}  # fmt: skip
 USUAL = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 8}
-FAMILIES: Mapping[str, dict[str, Any]] = {
+FAMILIES: Mapping[str, dict[str, Any]] = {  # by a name, of which the first word is transformers' own
     "llama": {**USUAL, "num_key_value_heads": 4, "tie_word_embeddings": True},
-    "qwen2": {**USUAL, "num_key_value_heads": 2, "tie_word_embeddings": False},
     "gpt2": {"n_embd": 256, "n_layer": 6, "n_head": 8, "n_positions": 1024},
     "gpt_neox": {**USUAL, "intermediate_size": 1024},
     "gemma2": {**USUAL, "num_key_value_heads": 4, "head_dim": 32},
     "qwen3_moe": {**USUAL, "num_hidden_layers": 4, "num_key_value_heads": 4, "head_dim": 32, "num_experts": 8,
                   "num_experts_per_tok": 2, "moe_intermediate_size": 256},
+    "gpt2 wide": {"n_embd": 512, "n_layer": 4, "n_head": 8, "n_positions": 1024},
+    "gpt_neox narrow": {**USUAL, "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 10,
+                        "num_attention_heads": 6},
 }  # fmt: skip
-ROWS, PROMPT, RESPONSE, EPOCHS = 8, 96, 32, 2
+ROWS, PROMPT, RESPONSE, EPOCHS = 4, 96, 32, 2
+MACHINE = "rates of the machine"  # under which name they are kept beside the configurations
 NEAR = 0.15  # how far the plan's memory may be from what was measured
 
 
@@ -69,24 +84,36 @@ class Case:
 
 WITHOUT_CRITIC = {"trust_region": "binary_tv", "kl_coef": 0.0, "temperature": 1.0, "advantage": "group_normalized",
                   "num_generations": 4}  # fmt: skip
+HALF = {"dtype": "bfloat16"}  # products of which a processor without such units computes slowly: fewer rows
 CASES = (
-    Case("llama"),
-    Case("bfloat16", settings={"dtype": "bfloat16"}),
-    Case("recomputed", settings={"gradient_checkpointing": True}, prompt=224),
-    Case("budget", settings={"max_tokens_per_microbatch": 512}, rows=16),
+    Case("llama", rows=2 * ROWS),
+    Case("recomputed", settings={"gradient_checkpointing": True}, rows=2, prompt=224),
+    Case("every second layer", settings={"gradient_checkpointing": True, "gradient_checkpointing_every": 2}, rows=2,
+         prompt=224),
+    Case("budget", settings={"max_tokens_per_microbatch": 256}, rows=2 * ROWS),
     Case("shared trunk", reward_model=False, settings={"critic_trunk": "shared"}),
     Case("no critic", reward_model=False, settings=WITHOUT_CRITIC),
     Case("lora", reward_model=False, settings={"use_peft": True}),
     Case("lora, one trunk", reward_model=False, settings={"use_peft": True, "critic_trunk": "adapter"}),
     Case("gpt2", "gpt2"),
-    Case("gpt_neox bfloat16", "gpt_neox", settings={"dtype": "bfloat16"}),
+    Case("gpt2, 512 wide", "gpt2 wide"),
+    Case("gpt_neox, 10 layers, longer rows", "gpt_neox narrow", rows=2, prompt=352),
     Case("gemma2", "gemma2", reward_model=False),
     Case("moe", "qwen3_moe", reward_model=False),
-    Case("qwen2, decoupled", "qwen2", settings={"critic": "decoupled"}),
-    Case("2 processes", processes=2, rows=2 * ROWS),
-    Case("2 processes, FSDP2", processes=2, rows=2 * ROWS, settings={"dp_shard": 2}),
-    Case("2 processes, FSDP2 bfloat16", processes=2, rows=2 * ROWS, settings={"dp_shard": 2, "dtype": "bfloat16"}),
-)
+    Case("gpt_neox, decoupled", "gpt_neox", settings={"critic": "decoupled"}),
+    Case("8-bit Adam", settings={"optim": "adamw_8bit"}),
+    Case("2 processes", processes=2),
+    Case("2 processes, FSDP2", processes=2, settings={"dp_shard": 2}),
+    Case("2 processes, rows over both", processes=2, rows=4, prompt=224, settings={"sp_size": 2}),
+    Case("2 processes, divided layers", processes=2, rows=4, settings={"tp_size": 2}),
+    Case("bfloat16", rows=2, settings=HALF),
+    Case("2 processes, FSDP2 bfloat16", processes=2, rows=4, settings={"dp_shard": 2, **HALF}),
+    Case("gpt_neox bfloat16", "gpt_neox", rows=2, settings=HALF),
+    Case("moe bfloat16", "qwen3_moe", rows=2, settings=HALF),
+    Case("4 bits, one trunk", reward_model=False, rows=2,
+         settings={"use_peft": True, "critic_trunk": "adapter", "load_in_4bit": True, **HALF}),
+)  # fmt: skip
+NEED_BITSANDBYTES = ("8-bit Adam", "4 bits, one trunk")
 
 
 def settings_of(case: Case, folder: Path) -> dict[str, Any]:
@@ -104,7 +131,7 @@ def settings_of(case: Case, folder: Path) -> dict[str, Any]:
 
 def family_config(family: str, widths: Mapping[str, Any]) -> PreTrainedConfig:
     """A small model of a family."""
-    return AutoConfig.for_model(family, **{**WIDTHS, **widths, "num_labels": 1})
+    return AutoConfig.for_model(family.split()[0], **{**WIDTHS, **widths, "num_labels": 1})
 
 
 NARROW = {"hidden_size": 64, "n_embd": 64, "num_hidden_layers": 2, "n_layer": 2, "intermediate_size": 64,
@@ -127,10 +154,6 @@ def make_folders(families: Sequence[str], folder: Path) -> dict[str, Any]:
 
 def predict(case: Case, folder: Path) -> dict[str, Any]:
     """What the plan says."""
-    from nearstep.config.planning import PlanConfig
-    from nearstep.planning.plan import make_plan
-    from nearstep.planning.telling import plan_record
-
     config = PlanConfig(
         **settings_of(case, folder),
         gpus=case.processes,
@@ -142,10 +165,6 @@ def predict(case: Case, folder: Path) -> dict[str, Any]:
 
 def train_once(case: Case, folder: Path, meter: Meter) -> None:
     """One update, under a meter in the place of its clock."""
-    from nearstep import PPOConfig, PPOTrainer
-    from nearstep.training.loop import train
-    from nearstep.training.state import State
-
     ids = torch.randint(0, VOCABULARY - 2, (case.rows, case.prompt), generator=torch.Generator().manual_seed(1))
     trainer = PPOTrainer(
         args=PPOConfig(**settings_of(case, folder)),
@@ -163,7 +182,7 @@ def train_once(case: Case, folder: Path, meter: Meter) -> None:
 
 def measure(case: Case, folder: Path) -> dict[str, Any]:
     """Peaks above what the process holds after a tiny run of the same kind, and CPU seconds of the phases."""
-    small = replace(case, family=f"{case.family}-tiny", rows=2 * case.processes * 4, prompt=8)
+    small = replace(case, family=f"{case.family}-tiny", rows=4 * case.processes, prompt=8)
     train_once(small, folder, Meter(ResidentMemory()))
     memory = ResidentMemory()
     before = memory.in_use()
@@ -208,17 +227,12 @@ def in_processes(count: int, work: Callable[[], dict[str, Any]], folder: Path) -
 
 def measure_machine(folder: Path) -> dict[str, Any]:
     """The rates that times are predicted by."""
-    from nearstep.planning.machines import write_machine
-    from nearstep.planning.measure import this_machine
-
     write_machine(this_machine(use_cpu=True, clock=time.process_time), folder / "machine.json")
     return {}
 
 
-def check(case: Case, folder: Path) -> dict[str, Any]:
-    """One configuration: planned, and measured."""
-    (planned,) = in_processes(1, lambda: predict(case, folder), folder)
-    found = in_processes(case.processes, lambda: measure(case, folder), folder)
+def check(case: Case, found: list[dict[str, Any]], planned: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured of a configuration beside what was planned."""
     measured = max(max(one["phases"].values()) for one in found)
     expected = planned["asked"]["peak_bytes"]
     return {
@@ -230,13 +244,27 @@ def check(case: Case, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def in_order(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Of all pairs of configurations in one process whose times differ by a tenth: how many the plan has in order."""
-    times = [
+def seconds_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """Of configurations in one process, whose processor seconds are no wait for others: as planned, and as measured."""
+    return [
         (row["planned_seconds"]["update_in_all"], sum(row["measured_seconds"].values()))
         for row in rows
         if row["processes"] == 1
     ]
+
+
+def rank_correlation(times: Sequence[tuple[float, float]]) -> float:
+    """Spearman's of two orders: 1 for the same, 0 for any."""
+
+    def ranks(numbers: Sequence[float]) -> list[float]:
+        return [sum(other < one for other in numbers) + (numbers.count(one) - 1) / 2 for one in numbers]
+
+    return correlation(ranks([one for one, _ in times]), ranks([other for _, other in times]))
+
+
+def in_order(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Of all pairs of configurations in one process whose times differ by a tenth: how many the plan has in order."""
+    times = seconds_of(rows)
     pairs = [(a, b) for a, b in combinations(times, 2) if max(a[1], b[1]) > 1.1 * min(a[1], b[1])]
     return sum((a[0] < b[0]) == (a[1] < b[1]) for a, b in pairs), len(pairs)
 
@@ -252,32 +280,52 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]  # fmt: skip
     right, pairs = in_order(rows)
+    times = seconds_of(rows)
+    ranks = f" Rank correlation of times: {rank_correlation(times):.2f}." if len(set(times)) > 2 else ""
     near = sum(abs(row["ratio"] - 1) <= NEAR for row in rows)
     columns = ["configuration", "family", "planned MiB", "measured MiB", "ratio", f"within {NEAR:.0%}", "planned s",
                "measured CPU s"]  # fmt: skip
     return (
         f"# Plans against measured runs\n\n{table(columns, lines)}\n{near} of {len(rows)} peaks lie within {NEAR:.0%}. "
-        f"Of {pairs} pairs of configurations whose times differ by a tenth the plan has {right} in order.\n"
+        f"Of {pairs} pairs of configurations whose times differ by a tenth the plan has {right} in order.{ranks}\n"
     )
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Check the configurations, write benchmarks/results/plan.*."""
+    """Check the configurations, write benchmarks/results/plan_check.*."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", choices=[case.name for case in CASES])
+    parser.add_argument("--keep", type=Path, help="file of what was measured, written as it goes and read if there")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(words)
     chosen = [case for case in CASES if not options.only or case.name in options.only]
-    rows = []
+    if find_spec("bitsandbytes") is None:
+        left = [case.name for case in chosen if case.name in NEED_BITSANDBYTES]
+        print(f"left out, for bitsandbytes is not installed (pip install 'nearstep[quant]'): {', '.join(left) or '-'}")
+        chosen = [case for case in chosen if case.name not in left]
     with tempfile.TemporaryDirectory() as place:
-        folder, families = Path(place), sorted({case.family for case in chosen})
-        in_processes(1, lambda: make_folders(families, folder), folder)
-        in_processes(1, lambda: measure_machine(folder), folder)
-        for case in chosen:
-            rows.append(check(case, folder))
-            print(json.dumps(rows[-1]), flush=True)
+        rows = check_all(chosen, Path(place), options.keep)
     print(page(rows))
-    write_results(options.output, "plan", {"cases": rows}, page(rows), machine())
+    write_results(options.output, "plan_check", {"cases": rows}, page(rows), machine())
+
+
+def check_all(chosen: Sequence[Case], folder: Path, keep: Path | None = None) -> list[dict[str, Any]]:
+    """Measure the configurations that `keep` does not hold, then plan all of them."""
+    kept: dict[str, Any] = json.loads(keep.read_text()) if keep is not None and keep.is_file() else {}
+    families = sorted({case.family for case in chosen})
+    in_processes(1, lambda: make_folders(families, folder), folder)
+    if MACHINE not in kept:
+        in_processes(1, lambda: measure_machine(folder), folder)
+        kept[MACHINE] = json.loads((folder / "machine.json").read_text())
+    for case in chosen:
+        if case.name not in kept:
+            kept[case.name] = in_processes(case.processes, partial(measure, case, folder), folder)
+            print(case.name, json.dumps(kept[case.name]), flush=True)
+        if keep is not None:
+            keep.write_text(json.dumps(kept, indent=1))
+    (folder / "machine.json").write_text(json.dumps(kept[MACHINE]))
+    (planned,) = in_processes(1, lambda: {case.name: predict(case, folder) for case in chosen}, folder)
+    return [check(case, kept[case.name], planned[case.name]) for case in chosen]
 
 
 if __name__ == "__main__":

@@ -8,10 +8,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from nearstep.models.classifier import new_scalar_model
-from nearstep.planning.memory import FREED, PROGRAM_BYTES, PlannedRun, gradient_terms, held_always, peak_of, stages
+from nearstep.planning.held import gradient_terms, held_always
+from nearstep.planning.memory import FREED, HOLES, PROGRAM_BYTES, peak_of, stages
+from nearstep.planning.mesh import PlannedMesh
 from nearstep.planning.passes import pass_bytes
-from nearstep.planning.quantities import PassBytes, PlannedMesh, PlannedNetwork, PlannedRows
-from nearstep.planning.sizes import size_of
+from nearstep.planning.quantities import PassBytes, PlannedNetwork, PlannedRows
+from nearstep.planning.run import PlannedRun
+from nearstep.planning.sizes import packed_weights, size_of
 from tests.tiny import tiny_config
 
 # 32 wide, 4 heads, keys and values 16 wide, 48 within, 2 layers, 258 tokens, the head not tied.
@@ -91,8 +94,8 @@ def test_what_a_pass_keeps_of_a_token(run):
     assert passes.states == 4 * 32
     assert passes.largest == 4 * 48
     assert passes.cache == 4 * 2 * 2 * 16
-    assert passes.kept(recomputed=False) == 4 * (2 * LAYER_NUMBERS + OUTSIDE_NUMBERS)
-    assert passes.kept(recomputed=True) == 4 * (2 * 32 + OUTSIDE_NUMBERS)
+    assert passes.kept() == 4 * (2 * LAYER_NUMBERS + OUTSIDE_NUMBERS)
+    assert passes.kept(every=1) == 4 * (2 * 32 + OUTSIDE_NUMBERS)
 
 
 def test_every_term_where_the_logits_of_the_policy_go_back(run):
@@ -109,6 +112,8 @@ def test_every_term_where_the_logits_of_the_policy_go_back(run):
         ("policy", "gradient of the head"): 4 * EMBEDDING,
         ("policy", FREED): 4 * POLICY,
         ("value", FREED): 4 * CRITIC,
+        ("policy", HOLES): 2 * POLICY,
+        ("value", HOLES): 2 * CRITIC,
         ("program", "prompts, tokenizer, reports"): PROGRAM_BYTES,
     }
 
@@ -171,11 +176,76 @@ def test_stages_of_zero_divide_moments_then_gradients_then_weights(run):
     def parts(stage):
         sharded = replace(run, mesh=PlannedMesh(shard=2, zero_stage=stage))
         held = {term.what: term.bytes for term in held_always(sharded, run.policy)}
-        return held["weights"], gradient_terms(sharded, run.policy)[0].bytes, held["moments"]
+        names = ("weights", "float32 masters", "moments")
+        return *(held[name] for name in names), gradient_terms(sharded, run.policy)[0].bytes
 
-    assert parts(1) == (4 * POLICY, 4 * POLICY, 4 * POLICY)
-    assert parts(2) == (4 * POLICY, 2 * POLICY, 4 * POLICY)
-    assert parts(3) == (2 * POLICY, 2 * POLICY, 4 * POLICY)
+    # The engine keeps float32 weights of its own beside those that compute, whatever their type.
+    assert parts(2) == (4 * POLICY, 2 * POLICY, 4 * POLICY, 2 * POLICY)
+    assert parts(3) == (2 * POLICY, 2 * POLICY, 4 * POLICY, 2 * POLICY)
+
+
+def test_moments_in_a_byte_each():
+    run = PlannedRun(networks(), ROWS, PlannedMesh(), is_gpu=False, eight_bit=True)
+    held = {term.what: term.bytes for term in held_always(run, run.policy)}
+    small = 5 * 32 + 2 * 2 * 32 * 16 + 2 * 2 * 32 * 32 + 2 * 3 * 32 * 48  # all but embedding and head lie below 4096
+    assert small == POLICY - 2 * EMBEDDING
+    assert held["moments"] == round(2 * EMBEDDING * 2 * (1 + 4 / 256) + small * 8)
+
+
+def test_weights_in_4_bits_and_their_scales():
+    config = tiny_config()
+    model = meta(lambda dtype: AutoModelForCausalLM.from_config(config, dtype=dtype), torch.bfloat16)
+    size = size_of(model, config, None, set(), packed_weights(model, nested=False))
+    linear = 2 * (LAYER - 2 * 32)
+    assert size.bytes == 2 * (POLICY - linear) + linear * (1 / 2 + 4 / 64)
+    assert size.bytes_each == 2
+    assert size.largest_packed == 32 * 48
+
+
+def test_every_second_layer_computed_again(run):
+    # The first of two: its states alone are kept, and of the other all.
+    assert run.policy.passes.kept(every=2) == 4 * (32 + LAYER_NUMBERS + OUTSIDE_NUMBERS)
+    assert run.policy.passes.recomputed(2) == 1
+
+
+def test_tokens_of_a_pass_lie_over_partners(run):
+    alone = named(replace(run, mesh=PlannedMesh(2)), "logits of the policy")
+    rows = replace(ROWS, micro_rows=2)  # as many rows come into a pass of two
+    together = named(replace(run, mesh=PlannedMesh(2, sequence=2), rows=rows), "logits of the policy")
+    assert together["policy", "activations"] == alone["policy", "activations"] / 2
+    decoding = named(replace(run, mesh=PlannedMesh(2, sequence=2)), "decoding")
+    assert decoding["policy", "keys and values"] == TOKENS * 4 * 2 * 2 * 16  # each process's own rows, whole
+
+
+def test_layers_in_common_divide_weights_caches_and_what_is_within(run):
+    divided = replace(run.policy.size, divided_weights=POLICY - 5 * 32)  # norms are on both
+    policy = replace(run.policy, size=divided, passes=run.policy.passes.dividing(0.5))
+    both = replace(run, networks=(policy, *run.networks[1:]), mesh=PlannedMesh(tensor=2))
+    held = {term.what: term.bytes for term in held_always(both, policy)}
+    assert held["weights"] == 4 * ((POLICY - 5 * 32) / 2 + 5 * 32)
+    assert named(both, "decoding")["policy", "keys and values"] == TOKENS * 4 * 2 * 16
+    kept = 4 * (2 * LAYER_NUMBERS * 0.75 + OUTSIDE_NUMBERS)
+    assert named(both, "logits of the policy")["policy", "activations"] == TOKENS * kept
+
+
+def test_what_processes_divide_of_a_layer(run):
+    from nearstep.planning.passes import inner_share
+
+    # Query, key, value, output twice, one number a head, and four of the inner width are divided; the norms are not.
+    inner = 3 * 32 + 2 * 16 + 4 + 4 * 48
+    assert inner_share(tiny_config(), run.policy.passes, 4, is_gpu=False) == pytest.approx(inner / LAYER_NUMBERS)
+
+
+def test_idle_roles_are_not_there_while_others_compute(run):
+    on_gpu = replace(run, is_gpu=True, offloaded=("reference", "value"))
+    assert ("reference", "weights") not in named(on_gpu, "decoding")
+    assert ("value", "moments") not in named(on_gpu, "decoding")
+    scoring = named(on_gpu, "scores of the reference")
+    assert scoring["reference", "weights"] == 4 * POLICY
+    assert scoring["value", "moments"] == 8 * CRITIC  # back once rows have their rewards
+    update = named(on_gpu, "optimizer step")
+    assert ("reference", "weights") not in update
+    assert update["value", "moments"] == 8 * CRITIC
 
 
 def large(dtype_bytes=2):
@@ -190,7 +260,7 @@ def large(dtype_bytes=2):
     return replace(policy, size=size, passes=passes, width=4096, attention_width=4096, vocabulary=32_000)
 
 
-@pytest.mark.parametrize("stage", [None, 1, 2, 3])
+@pytest.mark.parametrize("stage", [None, 2, 3])
 def test_more_pieces_never_need_more_memory(stage):
     policy = large()
     run = PlannedRun((policy, replace(policy, role="value", vocabulary=0)), ROWS, PlannedMesh())
@@ -207,7 +277,7 @@ def test_fewer_rows_and_recomputed_layers_never_need_more_memory(run):
         for rows in (32, 16, 8, 4, 2, 1)
     ]
     assert peaks == sorted(peaks, reverse=True)
-    kept, again = (peak_of(stages(replace(run, recomputed=recomputed))).bytes for recomputed in (False, True))
+    kept, again = (peak_of(stages(replace(run, every=every))).bytes for every in (0, 1))
     assert again < kept
 
 

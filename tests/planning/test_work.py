@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 
 from nearstep.common.errors import ConfigError
+from nearstep.planning.layouts import PlannedLayout, meshes
 from nearstep.planning.machines import Machine, named_machine, read_machine, write_machine
-from nearstep.planning.memory import PlannedRun
-from nearstep.planning.proposals import PlannedLayout, meshes, proposals, remedies
-from nearstep.planning.quantities import NetworkSize, PassBytes, PlannedMesh, PlannedNetwork, PlannedRows, Weights
+from nearstep.planning.mesh import PlannedMesh
+from nearstep.planning.proposals import proposals, remedies
+from nearstep.planning.quantities import NetworkSize, PassBytes, PlannedNetwork, PlannedRows, Weights
+from nearstep.planning.run import PlannedRun
 from nearstep.planning.work import forward_flops, times, transfers
 
 PASSES = PassBytes(2, 1000.0, 100.0, 20.0, 500.0, 80.0, 40.0, 10.0, 5.0)
@@ -34,10 +36,20 @@ def test_rows_that_share_a_prompt_count_it_once():
 
 
 def test_a_pass_has_as_many_rows_as_both_limits_allow():
-    assert (ROWS.pass_rows, ROWS.passes) == (2, 2)
-    assert replace(ROWS, micro_tokens=7).pass_rows == 1
-    assert replace(ROWS, micro_tokens=2).pass_rows == 1  # a row at least
-    assert replace(ROWS, micro_rows=8, minibatches=2).pass_rows == 2
+    assert (ROWS.pass_rows(), ROWS.passes()) == (2, 2)
+    assert replace(ROWS, micro_tokens=7).pass_rows() == 1
+    assert replace(ROWS, micro_tokens=2).pass_rows() == 1  # a row at least
+    assert replace(ROWS, micro_rows=8, minibatches=2).pass_rows() == 2
+
+
+def test_partners_bring_their_rows_into_one_pass():
+    # Each has 4 rows of 5 tokens, of which it may bring 2, and a budget of 8 tokens: 3 rows in 16 tokens.
+    rows = replace(ROWS, micro_tokens=8)
+    assert (rows.pass_rows(2), rows.passes(2)) == (3, 3)
+    run = replace(run_of(PlannedMesh(2, sequence=2)), rows=rows)
+    assert (run.pass_rows, run.passes, run.pass_tokens, run.pass_actions) == (3, 3, 8, 3)
+    # One row is longer than both budgets together: it alone lies over both.
+    assert replace(rows, micro_tokens=2).pass_rows(2) == 1
 
 
 def test_whole_networks_send_their_gradients_once_a_step():
@@ -46,6 +58,26 @@ def test_whole_networks_send_their_gradients_once_a_step():
     (of_four,) = transfers(run_of(PlannedMesh(4)))
     assert of_four.bytes == 2 * (2 * 3 / 4 * 4 * 1000)
     assert transfers(run_of()) == []
+
+
+def test_partners_exchange_heads_and_layers_in_common_sum_states():
+    run = run_of(PlannedMesh(2, sequence=2))
+    sent = next(each for each in transfers(run) if each.what == "heads exchanged")
+    # 2 epochs × 20 tokens, 8 wide in 4 bytes, 2 layers: query, key, value and what comes out, there and back, half.
+    assert sent.bytes == 2 * 20 * 8 * 4 * 2 * 8 / 2
+    divided = {each.phase: each for each in transfers(run_of(PlannedMesh(tensor=2))) if each.what == "states summed"}
+    state = 10 * 4 * 2 * 2  # width, bytes, layers, sums of each: a ring of two sends as much as there is
+    assert divided["generate"].bytes == state * 20
+    assert divided["generate"].messages == 2 * 2 * (2 + 1)  # a pass over prompts, and one for each token
+    assert divided["update"].bytes == 2 * state * 20 * 2
+
+
+def test_an_idle_role_is_brought_from_the_host_once_an_update():
+    machine = replace(CPU, is_gpu=True, host_rate=1000.0)
+    reference = replace(POLICY, role="reference", trains=False)
+    run = replace(run_of(), networks=(POLICY, reference), is_gpu=True, offloaded=("reference",))
+    (sent,) = transfers(run)
+    assert (sent.phase, sent.bytes, sent.seconds(machine)) == ("score", 4000, 4.0)
 
 
 def test_pieces_are_sent_before_every_pass_and_on_its_way_back():
@@ -94,14 +126,36 @@ def test_a_machine_is_read_as_it_was_written(tmp_path):
 
 
 def test_meshes_are_those_that_the_settings_accept():
-    assert [(mesh.replicate, mesh.shard) for mesh in meshes(PlannedMesh(8))] == [(8, 1), (4, 2), (2, 4), (1, 8)]
-    assert all(mesh.devices == 1000 for mesh in meshes(PlannedMesh(1000)))
-    together = meshes(PlannedMesh(4, tensor=2))
-    assert [(mesh.replicate, mesh.shard, mesh.tensor) for mesh in together] == [(4, 1, 2), (2, 2, 2), (1, 4, 2)]
+    node = replace(CPU, devices=4)
+    found = list(meshes(run_of(PlannedMesh(8)), node))
+    assert [(mesh.replicate, mesh.shard) for mesh in found] == [(8, 1), (4, 2), (2, 4), (1, 8)]
+    assert all(mesh.devices == 1000 for mesh in meshes(run_of(PlannedMesh(1000)), node))
+    # As the plan of the family allows, and within a node: 8 processes are none.
+    able = run_of(PlannedMesh(8), tensor_sizes=(1, 2, 4, 8))
+    together = [(mesh.replicate, mesh.shard, mesh.tensor) for mesh in meshes(able, node) if mesh.tensor > 1]
+    assert together == [(4, 1, 2), (2, 2, 2), (1, 4, 2), (2, 1, 4), (1, 2, 4)]
+    other = replace(POLICY, role="value", vocabulary=0, tensor_sizes=(1, 2))
+    both = replace(able, networks=(*able.networks, other))
+    assert {mesh.tensor for mesh in meshes(both, node)} == {1, 2}
+    assert {mesh.tensor for mesh in meshes(replace(both, networks=(POLICY, replace(other, whole=True))), node)} == {1}
+
+
+def test_long_rows_may_lie_over_processes_that_their_heads_are_dealt_to():
+    node = replace(CPU, devices=8)
+    long = replace(ROWS, prompt=4000, response=1000)
+    run = replace(run_of(PlannedMesh(8), heads=12), rows=long)
+    assert {mesh.sequence for mesh in meshes(run, node)} == {1, 2, 4}
+    assert {mesh.sequence for mesh in meshes(replace(run, rows=ROWS), node)} == {1}
+    assert {mesh.shard for mesh in meshes(replace(run, undivided="load_in_4bit"), node)} == {1}
+
+
+def test_stages_of_zero_are_proposed_where_deepspeed_is_asked_for():
+    found = meshes(run_of(PlannedMesh(shard=4, zero_stage=3)), CPU)
+    assert [(mesh.shard, mesh.zero_stage) for mesh in found] == [(4, 2), (4, 3)]
 
 
 def test_what_fits_comes_first_and_keeps_the_batch():
-    need = PlannedLayout.of(run_of(PlannedMesh(shard=4)), CPU).peak.bytes
+    need = PlannedLayout(run_of(PlannedMesh(shard=4)), CPU).peak.bytes
     machine = replace(CPU, memory_bytes=need + 3000)
     found = proposals(run_of(PlannedMesh(4)), machine)
     assert {each.run.mesh.devices for each in found} == {4}

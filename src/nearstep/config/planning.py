@@ -38,19 +38,6 @@ class PlanConfig(PPOConfig, PlanSettings):  # fields of the last base come first
     def problems(self) -> Iterator[Problem]:
         """Settings of a run that clash, and of the machine."""
         yield from PPOConfig.problems(self)
-        unknown = {
-            "sp_size": self.sp_size > 1, "zero_stage": self.zero_stage is not None,
-            "deepspeed": self.deepspeed is not None, "load_in_4bit": self.load_in_4bit,
-            "reward_trunk": self.reward_trunk == "adapter", "offload_roles": bool(self.offload_roles),
-            "optim": self.optim == "adamw_8bit", "gradient_checkpointing_every": self.gradient_checkpointing_every > 1,
-        }  # fmt: skip
-        for name, is_set in unknown.items():
-            if is_set:
-                yield Problem(
-                    f"{name} = {vars(self)[name]}: the plan does not reckon with it yet; leave it out, and read the "
-                    "plan as that of the run without it",
-                    (name,),
-                )
         if self.gpu is not None and self.gpu not in GPUS:
             yield Problem(f"gpu = {self.gpu}: known are {', '.join(GPUS)}; for another give --machine FILE", ("gpu",))
         if self.gpu is not None and self.machine is not None:

@@ -35,6 +35,7 @@ class Machine:
     attained_memory: float = 1.0
     attained_links: float = 1.0
     measured: bool = False
+    host_rate: float = 16 * GB  # bytes to and from the host's memory
     link_rates: Mapping[str, float] = field(default_factory=dict)  # measured: bytes sent, by number of processes
 
     @property
@@ -68,6 +69,8 @@ _SHEETS: Mapping[str, tuple[float, float, float, float, float]] = {
     "rtx4090": (23.5, 82.6, 165, 1008, 32),
     "mi300x": (191.5, 163.4, 1307, 5300, 448),
 }
+PCIE_5, PCIE_4 = 64 * GB, 32 * GB  # 16 lanes, in one direction
+ON_PCIE_5 = ("h100", "h200", "b200", "mi300x")
 NETWORK_RATE = 50 * GB  # one adapter of 400 Gbit/s for each device
 # Shares of the peaks that training and decoding of transformers reach on the whole; not measured here.
 ATTAINED_FLOPS, ATTAINED_MEMORY, ATTAINED_LINKS = 0.4, 0.6, 0.7
@@ -84,6 +87,7 @@ def named_machine(name: str, devices: int) -> Machine:
         memory_rate=rate * GB, node_rate=link * GB, network_rate=NETWORK_RATE, call_seconds=CALL_SECONDS,
         devices=devices, reserved_bytes=RESERVED_BYTES + int(RESERVED_SHARE * total), attained_flops=ATTAINED_FLOPS,
         attained_memory=ATTAINED_MEMORY, attained_links=ATTAINED_LINKS,
+        host_rate=PCIE_5 if name in ON_PCIE_5 else PCIE_4,
     )  # fmt: skip
 
 

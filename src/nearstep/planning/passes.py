@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from nearstep.models.adapters import add_adapters
 from nearstep.models.attention.interface import LayerInput, Segment, Segments
 from nearstep.models.forward.trunk import hidden_states
 from nearstep.planning.quantities import PassBytes
@@ -25,17 +26,20 @@ TOKENS = 256  # of a traced pass; all that is read off it grows with them
 LONGEST_PERIOD = 12  # of layers that come in turns
 
 
-def pass_bytes(config: PreTrainedConfig, bytes_each: int, *, autocast: bool, is_gpu: bool) -> PassBytes:
-    """Trace a pass of the trunk of a family with few layers, and with some more. By rule of thumb where the family
-    cannot be run without numbers (its passes branch on what they compute, or it brings code of its own)."""
+def pass_bytes(
+    config: PreTrainedConfig, bytes_each: int, *, autocast: bool, is_gpu: bool, adapters: Any = None
+) -> PassBytes:
+    """Trace a pass of the trunk of a family with few layers, and with some more; with `adapters`, a configuration of
+    peft, on weights that do not learn. By rule of thumb where the family cannot be run without numbers (its passes
+    branch on what they compute, or it brings code of its own)."""
     layers = int(config.num_hidden_layers)
     first, period = _first_and_period(config)
     if first + period > layers:
         first, period = 0, layers
     try:
         dtype = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[bytes_each]
-        few = _Trace.of(_with_layers(config, first), dtype, autocast, is_gpu) if first else _Trace()
-        more = _Trace.of(_with_layers(config, first + period), dtype, autocast, is_gpu)
+        few = _Trace.of(_with_layers(config, first), dtype, autocast, is_gpu, adapters) if first else _Trace()
+        more = _Trace.of(_with_layers(config, first + period), dtype, autocast, is_gpu, adapters)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError):
         return _by_rule(config, bytes_each)
     kept, calls = (more.kept - few.kept) / period, (more.calls - few.calls) / period
@@ -62,6 +66,27 @@ def _first_and_period(config: PreTrainedConfig) -> tuple[int, int]:
     )
     dense = known.get("first_k_dense_replace") or 0  # DeepSeek's first layers have no experts
     return max(1, int(dense)) if period == 1 else period, period
+
+
+def inner_share(config: PreTrainedConfig, passes: PassBytes, bytes_each: int, *, is_gpu: bool) -> float:
+    """Share of what a layer keeps that processes divide which compute it together: a layer of half the heads and half
+    the inner width is traced beside a whole one. 0, all is on each, where a head's width follows from their number."""
+    known = config.to_dict()
+    halved = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "moe_intermediate_size")
+    halves = {name: known[name] // 2 for name in halved if isinstance(known.get(name), int) and known[name] > 1}
+    if not passes.is_traced or known.get("head_dim") is None or "num_attention_heads" not in halves:
+        return 0.0
+    whole = _with_layers(config, max(1, int(known.get("first_k_dense_replace") or 0)))
+    half = copy.deepcopy(whole)
+    for name, value in halves.items():
+        setattr(half, name, value)
+    half.head_dim = known["head_dim"]
+    try:
+        dtype = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[bytes_each]
+        gap = _Trace.of(whole, dtype, False, is_gpu).kept - _Trace.of(half, dtype, False, is_gpu).kept
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError):
+        return 0.0
+    return float(min(1.0, max(0.0, 2 * gap / (int(whole.num_hidden_layers) * passes.layer))))
 
 
 def _with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
@@ -97,10 +122,14 @@ class _Trace:
     calls: float = 0.0
 
     @staticmethod
-    def of(config: PreTrainedConfig, dtype: torch.dtype, autocast: bool, is_gpu: bool) -> "_Trace":
+    def of(
+        config: PreTrainedConfig, dtype: torch.dtype, autocast: bool, is_gpu: bool, adapters: Any = None
+    ) -> "_Trace":
         with FakeTensorMode():
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
             trunk = model.base_model.eval()
+            if adapters is not None:
+                add_adapters(model, adapters, seed=0)  # into the layers of the model itself
             with_gradients = _traced(trunk, autocast, is_gpu, nullcontext)
             without = _traced(trunk, autocast, is_gpu, torch.no_grad)
         seen, states = with_gradients

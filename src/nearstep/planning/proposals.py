@@ -3,104 +3,93 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from nearstep.planning.layouts import PlannedLayout, meshes
 from nearstep.planning.machines import Machine
-from nearstep.planning.memory import PlannedRun, PlannedStage, peak_of, stages
-from nearstep.planning.quantities import PlannedMesh
-from nearstep.planning.work import PhaseTime, Transfer, times, transfers
+from nearstep.planning.memory import peak_of, stages
+from nearstep.planning.run import PlannedRun
 
-HALVINGS = 6  # of the budgets of tokens and rows
-NEAR = 0.99  # of the time of another: then the one with more memory left comes first
-
-
-@dataclass(frozen=True)
-class PlannedLayout:
-    """A run in one layout on a machine: what it needs, sends and takes."""
-
-    run: PlannedRun
-    machine: Machine
-    stages: tuple[PlannedStage, ...]
-    transfers: tuple[Transfer, ...]
-    times: tuple[PhaseTime, ...]
-
-    @staticmethod
-    def of(run: PlannedRun, machine: Machine) -> "PlannedLayout":
-        """Work it out."""
-        return PlannedLayout(run, machine, tuple(stages(run)), tuple(transfers(run)), tuple(times(run, machine)))
-
-    @property
-    def peak(self) -> PlannedStage:
-        """The stage that needs most memory."""
-        return peak_of(list(self.stages))
-
-    @property
-    def free(self) -> int:
-        """Bytes that are left at the peak; negative where it does not fit."""
-        return self.machine.usable_bytes - self.peak.bytes
-
-    @property
-    def fits(self) -> bool:
-        """Whether a process has room for it."""
-        return self.free >= 0
-
-    @property
-    def seconds(self) -> float:
-        """Of an update."""
-        return sum(phase.seconds for phase in self.times)
-
-    def settings(self) -> dict[str, object]:
-        """What makes a run lie like this; none of it changes a number of the run."""
-        mesh, rows = self.run.mesh, self.run.rows
-        together = {"tp_size": mesh.tensor, "ep_size": mesh.expert}
-        return {
-            **{name: size for name, size in together.items() if size > 1},
-            "dp_shard": mesh.shard, "dp_replicate": mesh.replicate, "gradient_checkpointing": self.run.recomputed,
-            "per_device_train_batch_size": rows.micro_rows, "max_tokens_per_microbatch": rows.micro_tokens,
-            "local_rollout_forward_batch_size": rows.forward_rows,
-        }  # fmt: skip
-
-
-def meshes(like: PlannedMesh) -> list[PlannedMesh]:
-    """The layouts of so many devices: dp_replicate × dp_shard groups of those that compute layers together, which are
-    as large as the settings say: which sizes a family can be divided by is told by its plan alone."""
-    groups = like.devices // like.tensor
-    return [
-        replace(like, replicate=groups // shard, shard=shard) for shard in range(1, groups + 1) if groups % shard == 0
-    ]
+NEAR = 0.99  # of the time of another: then the one with fewer changes, or with more memory left, comes first
+EVERY = (4, 2, 1)  # n-th layer that is recomputed, from the fewest to all
+MAY_BE_WHOLE = (("value",), ("reference",), ("value", "reference"))
 
 
 def proposals(run: PlannedRun, machine: Machine) -> list[PlannedLayout]:
     """For every mesh the fastest variant that fits, or the smallest where none does; those that fit first, by time.
 
-    Variants differ in what changes no number of the run: activations kept or made again, rows and tokens of a pass.
+    Variants differ in what changes no number of the run: roles that are whole where others are in pieces, activations
+    kept or made again, rows and tokens of a pass.
     """
     batch = run.rows.rows * run.mesh.row_groups
     found = []
-    for mesh in meshes(run.mesh):
-        own = replace(run.rows, rows=max(1, -(-batch // mesh.row_groups)))
-        variants = [PlannedLayout.of(each, machine) for each in _variants(replace(run, mesh=mesh, rows=own))]
-        fitting = [each for each in variants if each.fits]
-        found.append(_fastest(fitting) if fitting else max(variants, key=lambda each: each.free))
+    for mesh in meshes(run, machine):
+        if mesh.row_groups > batch:
+            continue  # processes without a row
+        lying = replace(run, mesh=mesh, rows=replace(run.rows, rows=-(-batch // mesh.row_groups)))
+        found.append(_best([_variant(each, machine) for each in _with_whole_roles(lying)]))
     return sorted(found, key=lambda each: (not each.fits, each.seconds if each.fits else -each.free))
 
 
-def _fastest(layouts: Sequence[PlannedLayout]) -> PlannedLayout:
-    """The first of those that are about as fast as the fastest: variants come with the fewest changes first."""
-    least = min(each.seconds for each in layouts)
-    return next(each for each in layouts if each.seconds * NEAR <= least)
+def _best(layouts: Sequence[PlannedLayout]) -> PlannedLayout:
+    """Of those that fit the first that is about as fast as the fastest: variants come with the fewest changes first.
+    Where none fits, the smallest."""
+    fitting = [each for each in layouts if each.fits]
+    if not fitting:
+        return max(layouts, key=lambda each: each.free)
+    least = min(each.seconds for each in fitting)
+    return next(each for each in fitting if each.seconds * NEAR <= least)
 
 
-def _variants(run: PlannedRun) -> Iterator[PlannedRun]:
+def _with_whole_roles(run: PlannedRun) -> Iterator[PlannedRun]:
+    """The run, and with roles whole that have weights of their own, where others lie in pieces."""
+    yield run
+    if not run.mesh.in_pieces:
+        return
+    own = {each.role for each in run.networks if not each.whole and not each.weights_of_policy and not each.on_policy}
+    for roles in MAY_BE_WHOLE:
+        if own.issuperset(roles):
+            networks = tuple(replace(each, whole=each.whole or each.role in roles) for each in run.networks)
+            yield replace(run, networks=networks)
+
+
+def _variant(run: PlannedRun, machine: Machine) -> PlannedLayout:
+    """The fastest that fits of passes of fewer rows and of recomputed layers, else the smallest. Smaller passes are
+    never faster: of each kind the first that fits will do."""
+    kinds = []
+    for every in dict.fromkeys((run.every, *(EVERY if run.every == 0 else (1,)))):
+        chosen = _first_that_fits(_smaller_passes(replace(run, every=every)), machine, ("update",))
+        kinds.append(_first_that_fits(_fewer_rows(chosen.run), machine, ("generate", "score")))
+    return _best(kinds)
+
+
+def _first_that_fits(runs: Iterator[PlannedRun], machine: Machine, phases: Sequence[str]) -> PlannedLayout:
+    """The first whose stages of these phases have room, else the last."""
+    layout = None
+    for run in runs:
+        layout = PlannedLayout(run, machine)
+        there = [stage.bytes for stage in layout.stages if stage.phase in phases]
+        if max(there, default=0) <= machine.usable_bytes:
+            break
+    assert layout is not None, "there is one run at least"
+    return layout
+
+
+def _smaller_passes(run: PlannedRun) -> Iterator[PlannedRun]:
+    """The run, and with half the rows and tokens in a pass of training, and so on."""
+    yield run
     rows = run.rows
-    for recomputed in dict.fromkeys((run.recomputed, True)):
-        micro_rows, forward_rows = rows.pass_rows, rows.decoding_rows
-        for halving in range(HALVINGS):
-            tokens = max(rows.tokens(1), rows.micro_tokens >> halving)
-            own = replace(rows, micro_rows=rows.micro_rows if not halving else max(1, micro_rows >> halving),
-                          forward_rows=rows.forward_rows if not halving else max(1, forward_rows >> halving),
-                          micro_tokens=rows.micro_tokens if not halving else tokens)  # fmt: skip
-            yield replace(run, recomputed=recomputed, rows=own)
-            if max(own.pass_rows, own.decoding_rows) == 1:
-                break
+    micro_rows, tokens = rows.pass_rows(), rows.micro_tokens
+    while micro_rows > 1:
+        micro_rows, tokens = micro_rows // 2, max(rows.tokens(1), tokens // 2)
+        yield replace(run, rows=replace(rows, micro_rows=micro_rows, micro_tokens=tokens))
+
+
+def _fewer_rows(run: PlannedRun) -> Iterator[PlannedRun]:
+    """The run, and with half the rows that are generated and scored at a time, and so on."""
+    yield run
+    forward_rows = run.rows.decoding_rows
+    while forward_rows > 1:
+        forward_rows //= 2
+        yield replace(run, rows=replace(run.rows, forward_rows=forward_rows))
 
 
 @dataclass(frozen=True)
@@ -122,9 +111,9 @@ def remedies(layout: PlannedLayout) -> list[Remedy]:
 
 
 def _other_runs(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
-    if not run.recomputed:
-        yield "gradient_checkpointing = true", replace(run, recomputed=True)
-    if run.rows.pass_rows > 1:
+    if run.every != 1:
+        yield "gradient_checkpointing = true", replace(run, every=1)
+    if run.rows.pass_rows() > 1:
         budget = max(run.rows.tokens(1), run.rows.micro_tokens // 4)
         smaller = replace(run.rows, micro_tokens=budget, micro_rows=1, forward_rows=max(1, run.rows.forward_rows // 4))
         yield (
@@ -144,7 +133,17 @@ def _other_runs(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
             "reward_url (the reward model in a process of its own: nearstep serve-reward)",
             replace(run, networks=served),
         )
-    groups = run.mesh.devices // run.mesh.tensor
+    if run.is_gpu and run.undivided in (None, "offload_roles") and run.mesh.devices == 1:
+        idle = tuple(dict.fromkeys(each.role for each in run.networks if not each.weights_of_policy
+                                   and not each.on_policy and each.role != "policy"))  # fmt: skip
+        if idle and set(idle) != set(run.offloaded):
+            yield f"offload_roles = {' '.join(idle)}", replace(run, offloaded=idle)
+    if run.undivided is None and run.mesh.zero_stage is None:
+        yield from _in_more_pieces(run)
+
+
+def _in_more_pieces(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
+    groups = run.mesh.row_groups
     if run.mesh.shard < groups:
         mesh = replace(run.mesh, replicate=1, shard=groups)
         yield f"dp_shard = {groups} (pieces over all devices)", replace(run, mesh=mesh)

@@ -1,6 +1,6 @@
 """What is known of the networks of a run before any is loaded: weights by type, and bytes of a pass by token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -8,13 +8,15 @@ class Weights:
     """So many weights of one type."""
 
     count: int
-    bytes_each: int
+    bytes_each: int  # of the type in which they are computed with
     trained: bool
+    packed: float | None = None  # bytes of each as it lies in memory, where it is another type
+    small: int = 0  # of them in tensors that are too small for moments in bytes
 
     @property
     def bytes(self) -> int:
         """What they take as they were loaded."""
-        return self.count * self.bytes_each
+        return round(self.count * (self.bytes_each if self.packed is None else self.packed))
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class NetworkSize:
     token_weights: int  # that one token is multiplied with: no embedding, no head, of experts those that it goes to
     expert_weights: int  # of all experts
     head_weights: int  # of the output layer, whether it is the embedding too or not
+    divided_weights: int | None = None  # of those that tensor parallel divides; None where all are taken to be
+    largest_packed: int = 0  # of the largest layer that is unpacked to be computed with
 
     @property
     def count(self) -> int:
@@ -48,6 +52,10 @@ class NetworkSize:
         """The type in which it computes: that of most weights."""
         return max(self.weights, key=lambda each: each.count).bytes_each if self.weights else 4
 
+    def with_divided(self, count: int) -> "NetworkSize":
+        """The same, so many of whose weights tensor parallel divides."""
+        return replace(self, divided_weights=count)
+
 
 @dataclass(frozen=True)
 class PassBytes:
@@ -63,14 +71,28 @@ class PassBytes:
     layer_calls: float
     outside_calls: float
     is_traced: bool = True  # else by rule of thumb
+    inner: float = 0.0  # share of what a layer keeps that processes which compute it together divide
 
-    def kept(self, *, recomputed: bool) -> float:
-        """Bytes of a token at the end of a forward pass with gradients."""
-        return self.layers * (self.states if recomputed else self.layer) + self.outside
+    def within(self, tensor: int) -> float:
+        """What remains of a layer's own bytes on each of so many processes that compute it together."""
+        return 1 - self.inner + self.inner / tensor
 
-    def backward(self, *, recomputed: bool) -> float:
-        """Bytes beside these while the last layer goes back: its own activations, made again, and their gradients."""
-        return (self.layer if recomputed else 0.0) + 2 * self.largest
+    def recomputed(self, every: int) -> int:
+        """Layers that are computed again where every n-th is, the first among them; 0 for none."""
+        return -(-self.layers // every) if every else 0
+
+    def kept(self, every: int = 0, tensor: int = 1) -> float:
+        """Bytes of a token at the end of a forward pass with gradients; `every` n-th layer is computed again."""
+        again = self.recomputed(every)
+        return again * self.states + (self.layers - again) * self.layer * self.within(tensor) + self.outside
+
+    def backward(self, every: int = 0, tensor: int = 1) -> float:
+        """Bytes beside these while a layer goes back: its own activations, made again, and their gradients."""
+        return (self.layer * bool(every) + 2 * self.largest) * self.within(tensor)
+
+    def dividing(self, inner: float) -> "PassBytes":
+        """The same, of whose layers such a share is divided."""
+        return replace(self, inner=inner)
 
     @property
     def calls(self) -> float:
@@ -96,6 +118,8 @@ class PlannedNetwork:
     weights_of_policy: bool = False  # it runs on the policy's weights, with adapters off or others
     copies: int = 1
     autocast: bool = False
+    heads: int = 1  # of attention, which sequence parallel deals out
+    tensor_sizes: tuple[int, ...] = (1,)  # so many processes may compute its layers together
 
     @property
     def compute_bytes(self) -> int:
@@ -122,10 +146,10 @@ class PlannedRows:
         """Tokens that a network sees of so many rows: a prompt once, however many samples it has."""
         return -(-rows // self.generations) * self.prompt + rows * self.response
 
-    def fitting(self, most: int) -> int:
-        """Rows of a pass: at most so many, and within the budget of tokens; at least one."""
-        rows = 1
-        while rows < min(most, self.rows) and self.tokens(rows + 1) <= self.micro_tokens:
+    def fitting(self, most: int, partners: int = 1) -> int:
+        """Rows of a pass: at most so many of each partner, and within their budgets of tokens; at least one."""
+        rows, most = 1, min(most, self.rows) * partners
+        while rows < most and self.tokens(rows + 1) <= self.micro_tokens * partners:
             rows += 1
         return rows
 
@@ -134,15 +158,13 @@ class PlannedRows:
         """Rows of an optimizer step."""
         return max(1, -(-self.rows // self.minibatches))
 
-    @property
-    def pass_rows(self) -> int:
-        """Rows of a pass forward and backward."""
-        return self.fitting(min(self.micro_rows, self.step_rows))
+    def pass_rows(self, partners: int = 1) -> int:
+        """Rows of a pass forward and backward, of all partners that make it together."""
+        return self.fitting(min(self.micro_rows, self.step_rows), partners)
 
-    @property
-    def passes(self) -> int:
+    def passes(self, partners: int = 1) -> int:
         """Such passes in an optimizer step."""
-        return -(-self.step_rows // self.pass_rows)
+        return -(-self.step_rows * partners // self.pass_rows(partners))
 
     @property
     def decoding_rows(self) -> int:
@@ -153,59 +175,3 @@ class PlannedRows:
         """Pairs of a token and one that it attends to."""
         prompts = -(-rows // self.generations) * self.prompt * (self.prompt + 1) // 2
         return prompts + rows * (self.response * self.prompt + self.response * (self.response + 1) // 2)
-
-
-@dataclass(frozen=True)
-class PlannedMesh:
-    """How many processes share what. `shard`, `tensor` and `expert` divide weights, `sequence` the tokens of a row.
-
-    zero_stage 1 and 2 divide moments, and moments with gradients, over `shard`, but no weights; 3 and None all three.
-    """
-
-    replicate: int = 1
-    shard: int = 1
-    tensor: int = 1
-    sequence: int = 1
-    expert: int = 1
-    zero_stage: int | None = None
-
-    @property
-    def devices(self) -> int:
-        """All processes; experts lie over those that share rows anyway."""
-        return self.replicate * self.shard * self.tensor * self.sequence
-
-    @property
-    def row_groups(self) -> int:
-        """Processes with rows of their own."""
-        return self.replicate * self.shard
-
-    @property
-    def in_pieces(self) -> bool:
-        """Whether weights are gathered around passes."""
-        return self.shard > 1 and self.zero_stage in (None, 3)
-
-    def weight_pieces(self) -> int:
-        """Processes that share a weight."""
-        return self.tensor * (self.shard if self.in_pieces else 1)
-
-    def gradient_pieces(self) -> int:
-        """Processes that share a gradient."""
-        return self.tensor * (1 if self.zero_stage == 1 else self.shard)
-
-    def moment_pieces(self) -> int:
-        """Processes that share a moment of the optimizer, or a float32 master."""
-        return self.tensor * self.shard
-
-    def share(self, size: NetworkSize, pieces: int) -> float:
-        """Of a network that lies in so many pieces: 1/pieces, and of experts 1/expert where that is less."""
-        every = max(1, size.count)
-        experts = min(size.expert_weights, every) / every
-        return (1 - experts) / pieces + experts / max(pieces, self.tensor * self.expert)
-
-    def text(self) -> str:
-        """As settings."""
-        names = {"dp_replicate": self.replicate, "dp_shard": self.shard, "tp_size": self.tensor,
-                 "sp_size": self.sequence, "ep_size": self.expert}  # fmt: skip
-        found = [f"{name} {count}" for name, count in names.items() if count > 1]
-        found += [] if self.zero_stage is None else [f"zero_stage {self.zero_stage}"]
-        return ", ".join(found) or "one process"

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from nearstep.planning.layouts import PlannedLayout
 from nearstep.planning.memory import PlannedStage
 from nearstep.planning.plan import Plan
-from nearstep.planning.proposals import PlannedLayout
+from nearstep.planning.quantities import PlannedNetwork
 from nearstep.planning.work import PHASES
 
 GIB, MIB = 2**30, 2**20
@@ -68,13 +69,19 @@ def tell_plan(plan: Plan, shown: int) -> None:
 def _networks(plan: Plan) -> Table:
     table = Table("network", "weights", "of them train", "type", "kept of a token", "from", title="Networks")
     for each in plan.asked.run.networks:
-        kept = each.passes.kept(recomputed=plan.asked.run.recomputed)
+        kept = each.passes.kept(plan.asked.run.every, plan.asked.run.mesh_of(each).tensor)
         table.add_row(
             each.role + (f" × {each.copies}" if each.copies > 1 else ""), count_text(each.size.count),
-            count_text(each.size.trained) if each.trains else "none", f"{8 * each.size.bytes_each} bit",
+            count_text(each.size.trained) if each.trains else "none", _bits(each),
             f"{kept / 1024:,.0f} KiB" if each.trains and not each.on_policy else "", each.name,
         )  # fmt: skip
     return table
+
+
+def _bits(network: PlannedNetwork) -> str:
+    """The type of its weights; of packed ones in how many bits most lie."""
+    packed = any(each.packed is not None for each in network.size.weights)
+    return f"4 bit in {8 * network.size.bytes_each}" if packed else f"{8 * network.size.bytes_each} bit"
 
 
 def _stage_table(layout: PlannedLayout) -> Table:
@@ -103,13 +110,17 @@ def _largest(stage: PlannedStage) -> Iterator[str]:
 def _layout_table(layouts: Sequence[PlannedLayout]) -> Table:
     table = Table("layout", "passes", "peak", "free", *PHASES, "an update", "sent", title="Layouts, the best first")
     for each in layouts:
-        rows = each.run.rows
-        passes = f"{rows.pass_rows} rows" + (", recomputed" if each.run.recomputed else "")
+        every = each.run.every
+        again = {0: "", 1: ", recomputed"}.get(every, f", every {every}. layer recomputed")
+        passes = f"{each.run.pass_rows} rows{again}"
         times = [time_text(phase.seconds) for phase in each.times] if each.fits else [""] * len(PHASES)
         sent = sum(transfer.bytes for transfer in each.transfers)
         free = size_text(each.free) if each.fits else f"{size_text(-each.free)} short"
-        whole = time_text(each.seconds) if each.fits else ""
-        table.add_row(each.run.mesh.text(), passes, size_text(each.peak.bytes), free, *times, whole, size_text(sent))
+        in_all = time_text(each.seconds) if each.fits else ""
+        whole = f", whole: {' '.join(each.whole_roles())}" if each.whole_roles() else ""
+        table.add_row(
+            each.run.mesh.text() + whole, passes, size_text(each.peak.bytes), free, *times, in_all, size_text(sent)
+        )
     return table
 
 
@@ -130,12 +141,14 @@ def _flag(name: str, value: object) -> str:
     """A setting as the command line has it."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
+    if isinstance(value, tuple):
+        return f"--{name} {' '.join(map(str, value))}"
     return f"--{name} {value}"
 
 
 def settings_of(plan: Plan, layout: PlannedLayout) -> dict[str, object]:
     """The settings of a layout. batch_size is among them: without it rows at a time would size the batch."""
-    return {"batch_size": plan.batch, **layout.settings()}
+    return {"batch_size": plan.batch, **layout.settings(plan.asked.run)}
 
 
 def plan_record(plan: Plan, shown: int) -> dict[str, object]:
