@@ -36,6 +36,7 @@ from nearstep.models.roles import (
 )
 from nearstep.models.shared_trunk import critic_on_trunk
 from nearstep.models.tokenizers import name_or_path
+from nearstep.models.unsloth_loading import adapt_by_unsloth, loading_note
 from nearstep.rewards.build import (
     RewardModelOptions,
     RewardSpec,
@@ -108,6 +109,7 @@ def build_models(
     head = axes.value_head
     critic = critics_of(config, inputs, plain, first, tokenizer, head, notes) if separate else None
     model = backend.stage(_adapted(plain, config, inputs))
+    notes += [loading_note(model)] if config.model_loader == "unsloth" else []
     loaded = rewards_on_base(config, specs, loaded, model, pad_token(tokenizer), notes)
     notes += [note for each in loaded if each is not None for note in bias_note(each, "reward_model")]
     if needs_critic and config.critic_trunk == "adapter":
@@ -185,4 +187,6 @@ def _adapted(model: nn.Module, config: PPOConfig, inputs: RunInputs) -> nn.Modul
     """The policy with new adapters if they are asked for."""
     if inputs.peft_config is not None:
         return add_adapters(model, inputs.peft_config, seed=config.seed)
+    if config.use_peft and config.model_loader == "unsloth":
+        return adapt_by_unsloth(model, config, seed=config.seed)
     return add_adapters(model, lora_from(config), seed=config.seed) if config.use_peft else model
