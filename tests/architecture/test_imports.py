@@ -27,6 +27,7 @@ HEAVY = {
     "sentence_transformers",
     "tensorboard",
     "trackio",
+    "unsloth",
     "vllm",
     "wandb",
 }

@@ -14,13 +14,20 @@ from nearstep import ConfigError, ModelError, PPOConfig
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
 from nearstep.common import import_order
+from nearstep.common.trust import DEFAULT_TRUST
+from nearstep.models.unsloth_loading import adapt_by_unsloth, load_by_unsloth
 from nearstep.training.loop import train
 from nearstep.training.state import State
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 from tests.training.runs import PROMPTS, low_ids, settings
 from tests.unsloth.stand_in import stand_in
 
+A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
 BY_UNSLOTH = {"model_loader": "unsloth", "use_peft": True, "lora_r": 4}
+
+
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -79,7 +86,7 @@ def test_it_is_asked_for_the_named_weights_alone_and_rows_as_long_as_the_model_r
     assert unsloth.FastLanguageModel.asked == asked
 
 
-@pytest.mark.parametrize("trunk", ["separate", "shared", "adapter"])
+@pytest.mark.parametrize("trunk", [slow("separate"), slow("shared"), "adapter"])
 def test_adapters_of_a_folder_train_on_as_they_do_without_it(unsloth, base, tmp_path, trunk):
     """The same adapters on the same weights: the run is the same to the last bit."""
     runs = []
@@ -91,16 +98,21 @@ def test_adapters_of_a_folder_train_on_as_they_do_without_it(unsloth, base, tmp_
     assert all(torch.equal(weight, runs[1][name]) for name, weight in runs[0].items())
 
 
-def test_the_global_generators_are_the_caller_s(unsloth, base, tmp_path):
-    torch.manual_seed(1)
-    expected = torch.rand(1)
-    torch.manual_seed(1)
-    random.seed(1)
-    np.random.seed(1)
-    states = random.getstate(), np.random.get_state()[1].tolist()
-    made(tmp_path, base)
-    assert torch.equal(torch.rand(1), expected)
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+def loaded(base, folder="base"):
+    return load_by_unsloth(
+        str(base / folder), role="model", dtype=torch.float32, trust=DEFAULT_TRUST, in_4bit=False
+    )  # fmt: skip
+
+
+def test_the_global_generators_are_the_caller_s_and_adapters_follow_from_the_seed(unsloth, base):
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    drawn = [
+        adapt_by_unsloth(loaded(base), PPOConfig(**BY_UNSLOTH), seed=seed).state_dict()[A] for seed in (1, 1, 2)
+    ]  # fmt: skip
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
 
 
 def test_missing_weights_are_refused(unsloth, base, tmp_path):
@@ -110,7 +122,7 @@ def test_missing_weights_are_refused(unsloth, base, tmp_path):
     tiny_causal_lm(layers=1).config.save_pretrained(tmp_path / "cut")
     save_file(weights, tmp_path / "cut" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks 1 of the model's tensors \(model.layers.0.mlp.down_proj.weight\)"):
-        made(tmp_path / "out", tmp_path, folder="cut")
+        loaded(tmp_path, "cut")
 
 
 def test_a_fallback_to_other_types_is_refused(unsloth, base, tmp_path):
