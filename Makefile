@@ -8,6 +8,7 @@ ENGINES := runs/engines-env
 CPU_TORCH := torch==2.13.0+cpu
 DEEPSPEED := runs/deepspeed-env
 UNSLOTH := runs/unsloth-env
+UNSLOTH_USES := psutil regex requests trl  # without a GPU
 MUTATING := .venv/mutating
 PAGED := .venv/paged
 DOCUMENTED := .venv/documented
@@ -157,7 +158,7 @@ $(DEEPSPEED)/made: pyproject.toml constraints-deepspeed.txt
 	touch $@
 
 # unsloth asks for much that a machine without a GPU does not need, and for a torchvision that torch's CPU build cannot
-# load: it comes without its dependencies, and the few that are used are in the extra's place.
+# load: it comes without its dependencies, and the few that are used come by name.
 $(UNSLOTH)/made: pyproject.toml constraints-unsloth.txt
 	$(PYTHON) -m venv $(UNSLOTH)
 	test "$$(uname -s)" != Linux || $(UNSLOTH)/bin/python -m pip install --quiet $(CPU_TORCH) \

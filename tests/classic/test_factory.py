@@ -146,6 +146,11 @@ def test_unsloth_loads_the_policy_and_lora_trains(folders, monkeypatch, capsys):
     monkeypatch.setattr(import_order, "imported_before", lambda package: [])
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     config = made(folders, backend="unsloth", batch_size=1, lora_r=4).recipe.config
-    assert (config.model_loader, config.use_peft, config.load_in_4bit, config.dtype) == ("unsloth", True, False, "float32")
+    assert (config.model_loader, config.use_peft, config.load_in_4bit, config.dtype) == (
+        "unsloth",
+        True,
+        False,
+        "float32",
+    )
     assert "on backend unsloth" in (told := capsys.readouterr().err)
     assert "use_peft = True, load_in_4bit = False, dtype = float32, batch_size = 8 responses" in told

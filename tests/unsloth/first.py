@@ -5,4 +5,4 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 
-import unsloth  # noqa: E402, F401
+import unsloth  # noqa: F401

@@ -1,4 +1,4 @@
-"""Policies that the real unsloth loads, without a GPU, in an environment that has it: `make unsloth`. Skipped elsewhere.
+"""Policies that the real unsloth loads without a GPU, in an environment that has it (`make unsloth`), and no other.
 
 In one process, where it was imported first (`-p tests.unsloth.first`), and in processes that begin as a user's do.
 """
@@ -76,8 +76,8 @@ def llama(tmp_path_factory):
 
 def made(out, base, *, folder="base", parts=None, **changes):
     inputs = RunInputs(train_dataset=[{"prompt": text} for text in PROMPTS], reward_funcs=(low_ids,), **(parts or {}))
-    named = {"model_name_or_path": str(base / folder), "use_cpu": True, "model_loader": "unsloth", "learning_rate": 1e-2}
-    return assemble(settings(out, **(named | changes)), inputs)
+    named = {"model_name_or_path": str(base / folder), "use_cpu": True, "model_loader": "unsloth"}
+    return assemble(settings(out, **(named | {"learning_rate": 1e-2} | changes)), inputs)
 
 
 def test_it_came_first():
@@ -199,21 +199,20 @@ def test_a_model_of_its_own_may_be_passed_as_it_is(llama, tmp_path):
     assert any(weight.any() for name, weight in model.named_parameters() if "lora_B" in name)
 
 
-def test_four_bits_are_packed_here_too_or_refused(tmp_path):
-    """Layers of 64 and more: bitsandbytes packs no narrower ones on a CPU, and unsloth passes over that."""
+def test_four_bits_are_packed_here_too(tmp_path):
     wide = LlamaConfig(**(SIZES | {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}))
     top = world(tmp_path / "wide", wide)
     recipe = made(tmp_path / "out", top, use_peft=True, lora_r=4, load_in_4bit=True, critic_trunk="adapter")
     assert any(not weight.is_floating_point() for weight in recipe.models.policy.model.parameters())
     assert recipe.models.reference.adapters_off
     train(recipe, State())
-    narrow = world(tmp_path / "narrow", tiny_config())
-    try:
-        load_by_unsloth(
-            str(narrow / "base"), role="model", dtype=torch.float32, trust=DEFAULT_TRUST, in_4bit=True
-        )  # fmt: skip
-    except ModelError as error:
-        assert "did not load the weights in 4 bits" in str(error)
+
+
+def test_four_bits_that_it_leaves_out_are_refused(llama, monkeypatch):
+    """As it says itself on a processor on which bitsandbytes cannot."""
+    monkeypatch.setattr("unsloth_zoo.cpu.loader.cpu_bnb_4bit_supported", lambda: False)
+    with pytest.raises(ModelError, match="did not load the weights in 4 bits"):
+        load_by_unsloth(str(llama / "base"), role="model", dtype=torch.float32, trust=DEFAULT_TRUST, in_4bit=True)
 
 
 def test_the_global_generator_is_the_caller_s(llama):

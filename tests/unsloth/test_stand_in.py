@@ -176,7 +176,9 @@ def test_it_must_come_first(monkeypatch, base, tmp_path):
         made(tmp_path, base)
 
 
-@pytest.mark.parametrize(("spelled", "found"), [("unsloth", "unsloth"), ("trl", "transformers"), ("auto", "transformers")])
+@pytest.mark.parametrize(
+    ("spelled", "found"), [("unsloth", "unsloth"), ("trl", "transformers"), ("auto", "transformers")]
+)
 def test_a_backend_of_other_libraries_is_the_loader(spelled, found):
     with pytest.warns(UserWarning, match="backend is called model_loader here"):
         assert PPOConfig(backend=spelled, use_peft=True).model_loader == found

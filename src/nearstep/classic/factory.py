@@ -48,8 +48,8 @@ def create_rl_trainer(
     the batch follows from `per_device_train_batch_size` and so on. `reward_function_weights` belong to
     `reward_functions`; a reward model beside them weighs 1. `settings` are any others of PPOConfig: what is given wins
     over the recipe, the recipe over the defaults that seven settings have here (kl_coef 0.1, num_generations 8; the
-    others as in PPOConfig). `backend` "unsloth" loads the policy by it and trains LoRA on it (`model_loader`, `use_peft`;
-    on a GPU `load_in_4bit` and dtype bfloat16 too). What was chosen is told. Models as objects are for PPOTrainer.
+    others as in PPOConfig). `backend` "unsloth" has it load the policy and trains LoRA (`model_loader`, `use_peft`; on a
+    GPU `load_in_4bit` and dtype bfloat16 too). What was chosen is told. Models as objects are for PPOTrainer.
 
     Raises ConfigError for an unknown name, algorithm or backend, with the nearest that there is, and what PPOTrainer
     raises.

@@ -48,7 +48,9 @@ def check_unsloth(*, is_object: bool, adapts: bool, own_adapters: bool, merges: 
     elif not adapts:
         reason = "loads what adapters are trained on. Set use_peft, or give a folder of adapters"
     elif own_adapters:
-        reason = "puts LoRA on by lora_r, lora_alpha and the other lora_ settings, and peft_config was passed: use these"
+        reason = (
+            "puts LoRA on by lora_r, lora_alpha and the other lora_ settings, and peft_config was passed: use these"
+        )
     elif merges:
         reason = (
             "and use_peft would merge the adapters of the folder and put new ones on top. Train these on (without "
