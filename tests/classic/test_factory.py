@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from nearstep import ConfigError, PPOTrainer, create_rl_trainer
+from nearstep.classic import factory
 from nearstep.common import import_order
 from nearstep.config.recipes import RECIPES
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
@@ -154,3 +155,17 @@ def test_unsloth_loads_the_policy_and_lora_trains(folders, monkeypatch, capsys):
     )
     assert "on backend unsloth" in (told := capsys.readouterr().err)
     assert "use_peft = True, load_in_4bit = False, dtype = float32, batch_size = 8 responses" in told
+
+
+@pytest.mark.parametrize(("policy", "settings"), [
+    ("unsloth/Llama-3.2-1B-Instruct", {"load_in_4bit": True, "dtype": "bfloat16"}),
+    ("unsloth/Llama-3.2-1B-Instruct-bnb-4bit", {"dtype": "bfloat16"}),  # as the guide has it: packed already
+])  # fmt: skip
+def test_unsloth_packs_on_a_gpu_what_is_not_packed_yet(policy, settings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "unsloth", stand_in("cuda"))
+    monkeypatch.setattr(import_order, "imported_before", lambda package: [])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    found = factory._by_unsloth({"model_name_or_path": policy})
+    assert found == {"model_loader": "unsloth", "use_peft": True, **settings}
+    off = factory._by_unsloth({"model_name_or_path": policy, "use_cpu": True})
+    assert off == {"model_loader": "unsloth", "use_peft": True}

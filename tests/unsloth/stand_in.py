@@ -45,6 +45,7 @@ class FastLanguageModel:
         from peft import LoraConfig, get_peft_model
 
         cls.asked = {"checkpointing": use_gradient_checkpointing}
+        model.config.use_cache = False
         random.seed(random_state)
         np.random.seed(random_state)  # which takes 32 bits alone
         torch.manual_seed(random_state)

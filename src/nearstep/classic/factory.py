@@ -48,8 +48,8 @@ def create_rl_trainer(
     the batch follows from `per_device_train_batch_size` and so on. `reward_function_weights` belong to
     `reward_functions`; a reward model beside them weighs 1. `settings` are any others of PPOConfig: what is given wins
     over the recipe, the recipe over the defaults that seven settings have here (kl_coef 0.1, num_generations 8; the
-    others as in PPOConfig). `backend` "unsloth" has it load the policy and trains LoRA (`model_loader`, `use_peft`; on a
-    GPU `load_in_4bit` and dtype bfloat16 too). What was chosen is told. Models as objects are for PPOTrainer.
+    others as in PPOConfig). `backend` "unsloth" has it load the policy, and LoRA trains (`model_loader`, `use_peft`; on
+    a GPU `load_in_4bit` and dtype bfloat16 too). What was chosen is told. Models as objects are for PPOTrainer.
 
     Raises ConfigError for an unknown name, algorithm or backend, with the nearest that there is, and what PPOTrainer
     raises.
@@ -108,9 +108,17 @@ def _by_unsloth(given: Mapping[str, object]) -> dict[str, object]:
     import torch
 
     policy = given.get("sft_model_path") or given["model_name_or_path"]
-    adapted = isinstance(policy, str) and Path(policy, "adapter_config.json").is_file()
-    on_gpu = {"load_in_4bit": True, "dtype": "bfloat16"} if torch.cuda.is_available() and not on_cpu else {}
-    return {"model_loader": "unsloth", "use_peft": not adapted, **on_gpu}
+    adapted = Path(str(policy), "adapter_config.json").is_file()
+    found: dict[str, object] = {"model_loader": "unsloth", "use_peft": not adapted}
+    if torch.cuda.is_available() and not on_cpu:
+        found |= {"dtype": "bfloat16"} if _is_packed(str(policy)) else {"dtype": "bfloat16", "load_in_4bit": True}
+    return found
+
+
+def _is_packed(policy: str) -> bool:
+    """Whether a model's weights are in 4 bits already: by its name, or by the configuration in its folder."""
+    file = Path(policy, "config.json")
+    return policy.endswith("-bnb-4bit") or (file.is_file() and "quantization_config" in file.read_text("utf-8"))
 
 
 def _recipe(algorithm: str) -> Mapping[str, object]:

@@ -7,7 +7,7 @@ give each row what it gives alone is proved for this model as for any other (`fo
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
@@ -27,6 +27,7 @@ from nearstep.models.limits import Limits
 from nearstep.models.load import check_weights, no_loading_report
 from nearstep.models.own_code import code_arguments
 from nearstep.models.quantised import is_quantised
+from nearstep.models.roles import transformers_model
 from nearstep.models.weight_files import reading, weight_arguments
 
 SETTING = "model_loader = unsloth"
@@ -80,6 +81,7 @@ def load_by_unsloth(
     allowed = code_arguments(name, role, trust)
     files = weight_arguments(name, role, trust, "AutoModelForCausalLM")
     config = _configuration_of_complete(name, role, allowed, files)
+    in_4bit = in_4bit or bool((config.to_dict().get(QUANTISED) or {}).get("load_in_4bit"))
     named = {} if tokenizer is None else {"tokenizer_name": tokenizer}
     with reading("causal language model (unsloth)", name, role), _generators_kept(), redirect_stdout(sys.stderr):
         model, _ = _package().FastLanguageModel.from_pretrained(
@@ -95,10 +97,8 @@ def load_by_unsloth(
             **named,
         )
     loaded: PreTrainedModel = model
-    for field in RESTORED:
-        if field in vars(config):
-            setattr(loaded.config, field, vars(config)[field])
-    _check_types(loaded, role, dtype=dtype, in_4bit=in_4bit or QUANTISED in vars(config))
+    _restore(loaded.config, vars(config))
+    _check_types(loaded, role, dtype=dtype, in_4bit=in_4bit)
     return loaded
 
 
@@ -125,6 +125,7 @@ def adapt_by_unsloth(model: nn.Module, config: ModelSettings, *, seed: int, role
     Raises ConfigError for modules that are named wrongly, ModelError where adapters cannot be put on or merged.
     """
     lora_from(config)  # which refuses what is named wrongly
+    before = dict(vars(transformers_model(model, role).config))
     chosen: dict[str, Any] = {}
     if config.lora_target_modules is not None:
         chosen["target_modules"] = targets(config.lora_target_modules)
@@ -145,6 +146,7 @@ def adapt_by_unsloth(model: nn.Module, config: ModelSettings, *, seed: int, role
             )
     except Exception as error:  # of peft, and of unsloth's own checks
         raise ModelError(f"{role}: unsloth could not add the adapters: {error}") from error
+    _restore(transformers_model(adapted, role).config, before)
     if config.use_dora:
         check_norms(adapted, role)
     check_merging(adapted, role)
@@ -178,6 +180,12 @@ def _configuration_of_complete(
         )
     check_weights(info["missing_keys"], name, role)
     return config
+
+
+def _restore(config: PreTrainedConfig, before: Mapping[str, object]) -> None:
+    for field in RESTORED:
+        if field in before:
+            setattr(config, field, before[field])
 
 
 def _check_types(model: PreTrainedModel, role: str, *, dtype: torch.dtype, in_4bit: bool) -> None:
