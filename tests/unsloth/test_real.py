@@ -205,6 +205,8 @@ def test_four_bits_are_packed_here_too(tmp_path):
     recipe = made(tmp_path / "out", top, use_peft=True, lora_r=4, load_in_4bit=True, critic_trunk="adapter")
     assert any(not weight.is_floating_point() for weight in recipe.models.policy.model.parameters())
     assert recipe.models.reference.adapters_off
+    layers = [layer for layer in recipe.models.policy.model.modules() if type(layer).__name__ == "Linear4bit"]
+    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
     train(recipe, State())
 
 

@@ -28,6 +28,7 @@ from nearstep.models.adapters import (
 )
 from nearstep.models.dtypes import DTYPES, without_float16
 from nearstep.models.head_bias import bias_note
+from nearstep.models.quantised import keep_layout
 from nearstep.models.roles import (
     Critic,
     Critics,
@@ -98,7 +99,7 @@ def build_models(
     notes: list[str] = []
     dtype = DTYPES[config.dtype]
 
-    plain = _policy_as_given(config, inputs, notes)
+    plain = keep_layout(_policy_as_given(config, inputs, notes))
     options = RewardModelOptions(
         dtype, config.trust, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed,
         config.chat_template_kwargs, reward_offload(config, backend.device),

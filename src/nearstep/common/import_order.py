@@ -44,6 +44,6 @@ def import_unsloth(setting: str, *, on_cpu: bool) -> None:
 
 def imported_before(package: str) -> list[str]:
     """The libraries that it changes and that were imported before it; all that are there where it is not yet."""
-    order = list(sys.modules)  # in the order in which imports began
-    ends = order.index(package) if package in order else len(order)
-    return [name for name in CHANGED if name in order[:ends]]
+    order = list(sys.modules)  # in the order in which imports ended: a package's first parts tell when it began
+    parts = (place for place, name in enumerate(order) if name == package or name.startswith(f"{package}."))
+    return [name for name in CHANGED if name in order[: next(parts, len(order))]]
