@@ -11,7 +11,6 @@ from nearstep.common.errors import ConfigError, ModelError
 from nearstep.common.plugins import need_package
 from nearstep.config.one_base import OneBaseSettings
 
-
 LAID_ANEW = "support_avx512bf16_for_cpu"  # of bitsandbytes' Linear4bit
 
 
