@@ -26,6 +26,7 @@ from nearstep.config.ppo import PPOConfig
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.models.load import load_adapted_policy
+from nearstep.models.quantised import LAID_ANEW
 from nearstep.models.roles import make_policy
 from nearstep.models.unsloth_loading import adapt_by_unsloth, load_adapted_by_unsloth, load_by_unsloth
 from nearstep.training.loop import train
@@ -205,8 +206,9 @@ def test_four_bits_are_packed_here_too(tmp_path):
     recipe = made(tmp_path / "out", top, use_peft=True, lora_r=4, load_in_4bit=True, critic_trunk="adapter")
     assert any(not weight.is_floating_point() for weight in recipe.models.policy.model.parameters())
     assert recipe.models.reference.adapters_off
-    layers = [layer for layer in recipe.models.policy.model.modules() if type(layer).__name__ == "Linear4bit"]
-    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+    found = [vars(layer)[LAID_ANEW] for layer in recipe.models.policy.model.modules() if LAID_ANEW in vars(layer)]
+    assert found
+    assert not any(found)
     train(recipe, State())
 
 
