@@ -80,7 +80,8 @@ def load_by_unsloth(
     """
     allowed = code_arguments(name, role, trust)
     files = weight_arguments(name, role, trust, "AutoModelForCausalLM")
-    config = _configuration_of_complete(name, role, allowed, files)
+    with _generators_kept():
+        config = _configuration_of_complete(name, role, allowed, files)
     in_4bit = in_4bit or bool((config.to_dict().get(QUANTISED) or {}).get("load_in_4bit"))
     named = {} if tokenizer is None else {"tokenizer_name": tokenizer}
     with reading("causal language model (unsloth)", name, role), _generators_kept(), redirect_stdout(sys.stderr):
