@@ -109,8 +109,7 @@ def build_models(
     separate = needs_critic and config.critic_trunk == "separate"
     head = axes.value_head
     critic = critics_of(config, inputs, plain, first, tokenizer, head, notes) if separate else None
-    model = backend.stage(_adapted(plain, config, inputs))
-    notes += [loading_note(model)] if config.model_loader == "unsloth" else []
+    model = backend.stage(_adapted(plain, config, inputs, notes))
     loaded = rewards_on_base(config, specs, loaded, model, pad_token(tokenizer), notes)
     notes += [note for each in loaded if each is not None for note in bias_note(each, "reward_model")]
     if needs_critic and config.critic_trunk == "adapter":
@@ -184,10 +183,12 @@ def _check_critic(config: PPOConfig, inputs: RunInputs, *, needs_critic: bool) -
         )
 
 
-def _adapted(model: nn.Module, config: PPOConfig, inputs: RunInputs) -> nn.Module:
+def _adapted(model: nn.Module, config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:
     """The policy with new adapters if they are asked for."""
     if inputs.peft_config is not None:
         return add_adapters(model, inputs.peft_config, seed=config.seed)
-    if config.use_peft and config.model_loader == "unsloth":
-        return adapt_by_unsloth(model, config, seed=config.seed)
+    if config.model_loader == "unsloth":
+        model = adapt_by_unsloth(model, config, seed=config.seed) if config.use_peft else model
+        notes.append(loading_note(model))
+        return model
     return add_adapters(model, lora_from(config), seed=config.seed) if config.use_peft else model
