@@ -7,6 +7,8 @@ TRL := runs/trl-env
 ENGINES := runs/engines-env
 CPU_TORCH := torch==2.13.0+cpu
 DEEPSPEED := runs/deepspeed-env
+UNSLOTH := runs/unsloth-env
+UNSLOTH_USES := psutil regex requests trl  # without a GPU
 MUTATING := .venv/mutating
 PAGED := .venv/paged
 DOCUMENTED := .venv/documented
@@ -22,7 +24,7 @@ GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 # Two threads on two shared cores are several times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: docs docs-serve pages floor release-check demo page-check test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability engines check-engines deepspeed
+.PHONY: docs docs-serve pages floor release-check demo page-check test test-slow test-families families reliability mutants gpu-check lint format check bench bench-full bench-ladder bench-scaling alignment stability engines check-engines deepspeed unsloth
 
 demo: $(INSTALLED)  ## the whole of RLHF in a few minutes, on a CPU
 	$(BIN)/nearstep demo --output runs/demo
@@ -62,6 +64,10 @@ check-engines:  ## the same in CI: runs where the environment can be made, and s
 
 deepspeed: $(DEEPSPEED)/made  ## runs under DeepSpeed's ZeRO-2 and ZeRO-3 against one process; the first builds an operator, with g++
 	$(DEEPSPEED)/bin/python -m pytest -n 0 -m "slow or not slow" --timeout 7200 tests/scale/deepspeed $(ARGS)
+
+unsloth: $(UNSLOTH)/made  ## policies that unsloth loads, against transformers: unsloth's own way without a GPU, for real
+	@$(UNSLOTH)/bin/python -m pip list 2>&1 | grep -E "^(torch|transformers|peft|unsloth|unsloth_zoo) "
+	$(UNSLOTH)/bin/python -m pytest -p tests.unsloth.first -n 0 -v -rs -m "slow or not slow" tests/unsloth $(ARGS)
 
 reliability: $(INSTALLED)  ## the 35 checks of reliability, some hours; some of them with ARGS="--only R01 R03"
 	$(BIN)/python -m tests.reliability.scoreboard $(ARGS)
@@ -149,6 +155,17 @@ $(DEEPSPEED)/made: pyproject.toml constraints-deepspeed.txt
 	$(PYTHON) -m venv $(DEEPSPEED)
 	$(DEEPSPEED)/bin/python -m pip install --quiet --constraint constraints-deepspeed.txt \
 	  --editable '.[deepspeed,remote,peft,reward]' beartype hypothesis pytest pytest-timeout pytest-xdist
+	touch $@
+
+# unsloth asks for much that a machine without a GPU does not need, and for a torchvision that torch's CPU build cannot
+# load: it comes without its dependencies, and the few that are used come by name.
+$(UNSLOTH)/made: pyproject.toml constraints-unsloth.txt
+	$(PYTHON) -m venv $(UNSLOTH)
+	test "$$(uname -s)" != Linux || $(UNSLOTH)/bin/python -m pip install --quiet $(CPU_TORCH) \
+	  || $(UNSLOTH)/bin/python -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu $(CPU_TORCH)
+	$(UNSLOTH)/bin/python -m pip install --quiet --constraint constraints-unsloth.txt --editable '.[peft,quant,reward]' \
+	  $(UNSLOTH_USES) beartype hypothesis pytest pytest-timeout pytest-xdist
+	$(UNSLOTH)/bin/python -m pip install --quiet --no-deps --constraint constraints-unsloth.txt unsloth unsloth_zoo
 	touch $@
 
 $(PAGED): $(INSTALLED)

@@ -31,6 +31,7 @@ In environments of their own, since their packages hold others back:
 | | |
 | --- | --- |
 | vLLM | `constraints-engines.txt`, `make engines`; [engines](engines.md) |
+| unsloth | `constraints-unsloth.txt`, `make unsloth`; [unsloth](unsloth.md) |
 | TRL 1.8.0, for comparisons | `make alignment` |
 
 `nearstep doctor` compares what is installed with what is needed, and names what is missing with its extra.

@@ -24,7 +24,7 @@ BROUGHT = {"pyarrow": "datasets", "tokenizers": "transformers", "huggingface_hub
            "safetensors": "transformers", "llvmlite": "numba", "referencing": "jsonschema",
            "pandas": "datasets"}  # fmt: skip
 LOOKED_FOR = {"flash_attn", "vllm"}  # used where it is; vLLM has distributions of several names, and is in none of ours
-NOT_HERE = {"deepspeed", "bitsandbytes"}  # of environments of their own; each is a distribution of its own name
+NOT_HERE = {"deepspeed", "bitsandbytes", "unsloth"}  # of environments of their own, each under its own name
 
 
 def named(requirements):

@@ -29,6 +29,7 @@ HEAVY = {
     "sentence_transformers",
     "tensorboard",
     "trackio",
+    "unsloth",
     "vllm",
     "wandb",
 }

@@ -1,13 +1,16 @@
 """`create_rl_trainer`: each row of its guide's tables, what it chose, and what it refuses."""
 
-import importlib.machinery
 import json
+import sys
 
 import pytest
 
 from nearstep import ConfigError, PPOTrainer, create_rl_trainer
+from nearstep.classic import factory
+from nearstep.common import import_order
 from nearstep.config.recipes import RECIPES
 from tests.tiny import byte_tokenizer, tiny_causal_lm, tiny_scalar_model
+from tests.unsloth.stand_in import stand_in
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +136,36 @@ def test_what_is_refused(changed, said, folders):
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize(("spec", "said"), [
-    (None, r"it is not installed \(pip install unsloth\)"),
-    (importlib.machinery.ModuleSpec("unsloth", None), "models are not loaded through it yet"),
-])  # fmt: skip
-def test_unsloth_is_refused_with_the_reason(spec, said, folders, monkeypatch):
-    monkeypatch.setattr("nearstep.classic.factory.importlib.util.find_spec", lambda name: spec)
-    with pytest.raises(ConfigError, match=said):
+def test_unsloth_is_refused_where_it_is_not_installed(folders, monkeypatch):
+    monkeypatch.setattr("nearstep.common.import_order.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"unsloth is not installed: pip install 'nearstep\[unsloth\]'"):
         made(folders, backend="unsloth")
+
+
+def test_unsloth_loads_the_policy_and_lora_trains(folders, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "unsloth", stand_in())
+    monkeypatch.setattr(import_order, "imported_before", lambda package: [])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = made(folders, backend="unsloth", batch_size=1, lora_r=4).recipe.config
+    assert (config.model_loader, config.use_peft, config.load_in_4bit, config.dtype) == (
+        "unsloth",
+        True,
+        False,
+        "float32",
+    )
+    assert "on backend unsloth" in (told := capsys.readouterr().err)
+    assert "use_peft = True, load_in_4bit = False, dtype = float32, batch_size = 8 responses" in told
+
+
+@pytest.mark.parametrize(("policy", "settings"), [
+    ("unsloth/Llama-3.2-1B-Instruct", {"load_in_4bit": True, "dtype": "bfloat16"}),
+    ("unsloth/Llama-3.2-1B-Instruct-bnb-4bit", {"dtype": "bfloat16"}),  # as the guide has it: packed already
+])  # fmt: skip
+def test_unsloth_packs_on_a_gpu_what_is_not_packed_yet(policy, settings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "unsloth", stand_in("cuda"))
+    monkeypatch.setattr(import_order, "imported_before", lambda package: [])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    found = factory._by_unsloth({"model_name_or_path": policy})
+    assert found == {"model_loader": "unsloth", "use_peft": True, **settings}
+    off = factory._by_unsloth({"model_name_or_path": policy, "use_cpu": True})
+    assert off == {"model_loader": "unsloth", "use_peft": True}

@@ -105,7 +105,7 @@ def test_seed_b_flags_of_the_1b_run():
         ("fsdp", "full_shard", "sharded by dp_shard"),
         ("vllm_mode", "colocate", "engine says what samples: vllm in this process"),
         ("vllm_gpu_memory_utilization", 0.3, "engine says what samples: vllm in this process"),
-        ("use_unsloth", True, "there is one loop"),
+        ("use_unsloth", True, "model_loader = unsloth"),
         ("load_in_8bit", True, "by load_in_4bit"),
         ("bnb_8bit_mode", "all", "by load_in_4bit"),
         ("wandb_project", "mine", "its own environment variables"),

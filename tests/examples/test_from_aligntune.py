@@ -43,10 +43,10 @@ def test_with_its_names(folders, tmp_path, monkeypatch):
         "model_name": policy, "dataset_name": data, "algorithm": "ppo", "num_epochs": 1, "batch_size": 1,
         "learning_rate": 1e-6, "response_length": 4,
     }  # fmt: skip
-    with pytest.warns(UserWarning, match="backend has no effect"):
+    with pytest.warns(UserWarning, match="backend is called model_loader here"):
         basic = PPOConfig(**common, backend="trl", reward_model_name=reward_model, output_dir="basic")
     functions = PPOConfig(
-        **common, backend="unsloth", reward_functions=["helpfulness", "safety"],
+        **common, backend="auto", reward_functions=["helpfulness", "safety"],
         reward_function_weights=[0.6, 0.4], output_dir="functions",
     )  # fmt: skip
     assert [PPOTrainer(config).train().updates for config in (basic, functions)] == [3, 3]

@@ -355,6 +355,7 @@ ELSEWHERE = {
     "zero_stage": "config/test_deepspeed.py", "deepspeed": "config/test_deepspeed.py",
     "reward_trunk": "training/test_one_base.py",
     **dict.fromkeys(("vf_lora_r", "vf_lora_alpha", "vf_lora_target_modules"), "training/test_one_base.py"),
+    "model_loader": "unsloth/test_stand_in.py",
     "load_in_4bit": "training/test_memory.py", "bnb_4bit_quant_type": "training/test_memory.py",
     "use_bnb_nested_quant": "training/test_memory.py", "offload_roles": "training/test_memory.py",
     "gradient_checkpointing_every": "training/test_memory.py",

@@ -19,6 +19,7 @@ from nearstep.models.limits import Limits
 from nearstep.models.load import check_folder, family_of
 from nearstep.models.quantised import check_four_bit, check_quantised
 from nearstep.models.roles import inner_model
+from nearstep.models.unsloth_loading import check_unsloth
 from nearstep.models.vocabulary import check_same_ends, check_same_ids, known_ids, tokenizer_beside
 from nearstep.rewards.build import NamedFunction, RewardSpec
 from nearstep.rewards.identity import same_tokens
@@ -42,8 +43,13 @@ def fitting_limits(
             check_adapted(model, role)
     trains_whole = not wants_new_adapters(config, inputs) and not _is_adapted(policy)
     check_quantised(family, "model", trains=trains_whole)
+    merges = isinstance(policy, str) and _is_adapted(policy) and wants_new_adapters(config, inputs)
+    if config.model_loader == "unsloth":
+        check_unsloth(
+            is_object=not isinstance(policy, str), adapts=not trains_whole,
+            own_adapters=inputs.peft_config is not None, merges=merges, on_cpu=config.use_cpu,
+        )  # fmt: skip
     if config.load_in_4bit:
-        merges = isinstance(policy, str) and _is_adapted(policy) and wants_new_adapters(config, inputs)
         check_four_bit(family, is_object=not isinstance(policy, str), has_adapters=not trains_whole, merges=merges)
     limits = Limits.of(family)
     limits = replace(limits, rows=min(limits.rows, known_ids(tokenizer)))

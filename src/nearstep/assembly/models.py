@@ -28,6 +28,7 @@ from nearstep.models.adapters import (
 )
 from nearstep.models.dtypes import DTYPES, without_float16
 from nearstep.models.head_bias import bias_note
+from nearstep.models.quantised import keep_layout
 from nearstep.models.roles import (
     Critic,
     Critics,
@@ -36,6 +37,7 @@ from nearstep.models.roles import (
 )
 from nearstep.models.shared_trunk import critic_on_trunk
 from nearstep.models.tokenizers import name_or_path
+from nearstep.models.unsloth_loading import adapt_by_unsloth, loading_note
 from nearstep.rewards.build import (
     RewardModelOptions,
     RewardSpec,
@@ -97,7 +99,7 @@ def build_models(
     notes: list[str] = []
     dtype = DTYPES[config.dtype]
 
-    plain = _policy_as_given(config, inputs, notes)
+    plain = keep_layout(_policy_as_given(config, inputs, notes))
     options = RewardModelOptions(
         dtype, config.trust, config.bf16, config.max_tokens_per_microbatch, backend.place, config.seed,
         config.chat_template_kwargs, reward_offload(config, backend.device),
@@ -107,7 +109,7 @@ def build_models(
     separate = needs_critic and config.critic_trunk == "separate"
     head = axes.value_head
     critic = critics_of(config, inputs, plain, first, tokenizer, head, notes) if separate else None
-    model = backend.stage(_adapted(plain, config, inputs))
+    model = backend.stage(_adapted(plain, config, inputs, notes))
     loaded = rewards_on_base(config, specs, loaded, model, pad_token(tokenizer), notes)
     notes += [note for each in loaded if each is not None for note in bias_note(each, "reward_model")]
     if needs_critic and config.critic_trunk == "adapter":
@@ -181,8 +183,12 @@ def _check_critic(config: PPOConfig, inputs: RunInputs, *, needs_critic: bool) -
         )
 
 
-def _adapted(model: nn.Module, config: PPOConfig, inputs: RunInputs) -> nn.Module:
+def _adapted(model: nn.Module, config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:
     """The policy with new adapters if they are asked for."""
     if inputs.peft_config is not None:
         return add_adapters(model, inputs.peft_config, seed=config.seed)
+    if config.model_loader == "unsloth":
+        model = adapt_by_unsloth(model, config, seed=config.seed) if config.use_peft else model
+        notes.append(loading_note(model))
+        return model
     return add_adapters(model, lora_from(config), seed=config.seed) if config.use_peft else model

@@ -10,11 +10,14 @@ from nearstep.models.adapter_folders import holds_adapters
 from nearstep.models.dtypes import DTYPES
 from nearstep.models.load import check_folder, load_adapted_policy, load_policy
 from nearstep.models.quantised import four_bit
+from nearstep.models.unsloth_loading import load_adapted_by_unsloth, load_by_unsloth
 
 
 def load_policy_of(name: str, config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:
     """The policy of a folder or hub name. Adapters in it train on, unless the settings ask for new ones."""
     check_folder(name, "model")
+    if config.model_loader == "unsloth":
+        return _load_by_unsloth(name, config, notes)
     load: Callable[..., nn.Module] = load_policy
     if holds_adapters(name) and not wants_new_adapters(config, inputs):
         load = load_adapted_policy
@@ -29,6 +32,17 @@ def load_policy_of(name: str, config: PPOConfig, inputs: RunInputs, notes: list[
         base=base_under_adapters(config, name),
         bits=four_bit(config, DTYPES[config.dtype]),
     )
+
+
+def _load_by_unsloth(name: str, config: PPOConfig, notes: list[str]) -> nn.Module:
+    """The same by unsloth. New ones over adapters in the folder are refused before."""
+    bits, dtype = config.load_in_4bit, DTYPES[config.dtype]
+    if holds_adapters(name):
+        notes.append("The policy goes on training the adapters in its folder.")
+        base = base_under_adapters(config, name)
+        return load_adapted_by_unsloth(name, role="model", dtype=dtype, trust=config.trust, in_4bit=bits, base=base)
+    beside = base_under_adapters(config, name)  # where the weights come without a tokenizer
+    return load_by_unsloth(name, role="model", dtype=dtype, trust=config.trust, in_4bit=bits, tokenizer=beside)
 
 
 def base_under_adapters(config: PPOConfig, policy: nn.Module | str) -> str | None:

@@ -1,18 +1,23 @@
 """`create_rl_trainer`: a trainer in one call, by the names and defaults of AlignTune's guide to PPO."""
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nearstep.common.errors import ConfigError, shorten
+from nearstep.common.import_order import import_unsloth
 from nearstep.common.spelling import nearest
 from nearstep.common.telling import tell
 from nearstep.config.old_names import DPPO
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.recipes import RECIPES
 from nearstep.config.settings import current_name
-from nearstep.rewards.functions import function_name
-from nearstep.trainer import PPOTrainer
+
+# Imported when they are needed: unsloth must come before transformers, which they bring.
+if TYPE_CHECKING:
+    from nearstep.trainer import PPOTrainer
+else:
+    PPOTrainer = object
 
 # What holds where neither the call nor a recipe says anything; the rest are PPOConfig's own defaults.
 DEFAULTS: Mapping[str, object] = {
@@ -43,7 +48,8 @@ def create_rl_trainer(
     the batch follows from `per_device_train_batch_size` and so on. `reward_function_weights` belong to
     `reward_functions`; a reward model beside them weighs 1. `settings` are any others of PPOConfig: what is given wins
     over the recipe, the recipe over the defaults that seven settings have here (kl_coef 0.1, num_generations 8; the
-    others as in PPOConfig). What was chosen is told. Models as objects are for PPOTrainer.
+    others as in PPOConfig). `backend` "unsloth" has it load the policy, and LoRA trains (`model_loader`, `use_peft`; on
+    a GPU `load_in_4bit` and dtype bfloat16 too). What was chosen is told. Models as objects are for PPOTrainer.
 
     Raises ConfigError for an unknown name, algorithm or backend, with the nearest that there is, and what PPOTrainer
     raises.
@@ -52,10 +58,11 @@ def create_rl_trainer(
     recipe = _recipe(algorithm)
     given = {"model_name_or_path": model_name, "dataset_name": dataset_name, **settings}
     named = {current_name(name) for name in settings}
+    loading = _by_unsloth(given) if backend == "unsloth" else {}
     for name in ("reward_weights", "reward_funcs"):
         if name in named:
             raise ConfigError(f"{name}: create_rl_trainer has reward_functions and reward_function_weights for it")
-    chosen = {name: value for name, value in {**DEFAULTS, **recipe}.items() if name not in named} | given
+    chosen = {name: value for name, value in {**DEFAULTS, **loading, **recipe}.items() if name not in named} | given
     functions = _several("reward_functions", reward_functions)
     if reward_model_name is not None and reward_model_path is not None:
         raise ConfigError("reward_model_name and reward_model_path are the same setting: give one")
@@ -75,26 +82,43 @@ def create_rl_trainer(
     if batch_size is not None:
         chosen["batch_size"] = _rows(batch_size, chosen)
     config = PPOConfig(**chosen)  # type: ignore[arg-type]
+    from nearstep.trainer import PPOTrainer
+
     tell(_choice(config, algorithm, backend, functions))
     return PPOTrainer(args=config, reward_funcs=functions)
 
 
 def _check_backend(backend: str) -> None:
     """Raise ConfigError for one that is not here."""
-    if backend == "unsloth":
-        there = importlib.util.find_spec("unsloth") is not None
-        lack = "models are not loaded through it yet" if there else "it is not installed (pip install unsloth)"
-        more = "" if there else ", and models are not loaded through it yet either"
-        raise ConfigError(
-            f'backend = unsloth: {lack}{more}. Give backend="transformers", with use_peft=True for adapters and '
-            "bf16=True for speed"
-        )
     if backend not in BACKENDS:
         near = nearest(str(backend), BACKENDS)
         meant = f"did you mean {near}?" if near else f"there are {', '.join(BACKENDS)}"
         raise ConfigError(f"backend = {shorten(backend)} is unknown; {meant}")
     if backend == "trl":
         tell('backend = "trl": TRL has no PPO since 1.13, so it is transformers\' models under the loop of nearstep')
+
+
+def _by_unsloth(given: Mapping[str, object]) -> dict[str, object]:
+    """Import unsloth, before what it changes, and the settings by which it loads the policy and trains LoRA on it.
+
+    Adapters that lie in the policy's folder train on. Raises ConfigError as `import_unsloth` does.
+    """
+    on_cpu = bool(given.get("use_cpu"))
+    import_unsloth('backend = "unsloth"', on_cpu=on_cpu)
+    import torch
+
+    policy = given.get("sft_model_path") or given["model_name_or_path"]
+    adapted = Path(str(policy), "adapter_config.json").is_file()
+    found: dict[str, object] = {"model_loader": "unsloth", "use_peft": not adapted}
+    if torch.cuda.is_available() and not on_cpu:
+        found |= {"dtype": "bfloat16"} if _is_packed(str(policy)) else {"dtype": "bfloat16", "load_in_4bit": True}
+    return found
+
+
+def _is_packed(policy: str) -> bool:
+    """Whether a model's weights are in 4 bits already: by its name, or by the configuration in its folder."""
+    file = Path(policy, "config.json")
+    return policy.endswith("-bnb-4bit") or (file.is_file() and "quantization_config" in file.read_text("utf-8"))
 
 
 def _recipe(algorithm: str) -> Mapping[str, object]:
@@ -135,11 +159,15 @@ def _rows(prompts: object, chosen: Mapping[str, object]) -> int:
 
 def _choice(config: PPOConfig, algorithm: str, backend: str, functions: Sequence[Any]) -> str:
     """What was chosen, in two lines."""
+    from nearstep.rewards.functions import function_name
+
     named = [each if isinstance(each, str) else function_name(each) for each in functions]
     rewards = [each for each in (config.reward_model_path, *named) if each is not None]
     weights = "" if config.reward_weights is None else f" by {', '.join(f'{each:g}' for each in config.reward_weights)}"
     numbers = ", ".join(f"{name} = {vars(config)[name]:g}" for name in SHOWN)
     batch = "" if config.batch_size is None else f"batch_size = {config.batch_size} responses, "
+    if backend == "unsloth":
+        batch = f"use_peft = {config.use_peft}, load_in_4bit = {config.load_in_4bit}, dtype = {config.dtype}, {batch}"
     return (
         f"create_rl_trainer: algorithm {algorithm} on backend {backend}; {config.model_name_or_path} on "
         f"{', '.join(config.dataset_name)} against {', '.join(rewards) or 'no reward'}{weights}, into "

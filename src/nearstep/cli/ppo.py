@@ -10,6 +10,7 @@ from urllib.request import getproxies
 
 from nearstep.cli.places import absent_places, absent_reward_files
 from nearstep.cli.reward_sources import reward_lacks
+from nearstep.common.import_order import import_unsloth
 from nearstep.common.secrets import public_address
 from nearstep.common.telling import tell
 from nearstep.config.launched import problems_as_launched
@@ -32,6 +33,8 @@ def ppo_begins(config: PPOConfig) -> str:
 def run_ppo(config: PPOConfig) -> None:
     """Train, save and report as the configuration says."""
     stay_offline_if_hub_is_silent([place for _, place in [*_models(config), *_data(config), *_reward_models(config)]])
+    if config.model_loader == "unsloth":
+        import_unsloth("model_loader = unsloth", on_cpu=config.use_cpu)
     from nearstep.trainer import PPOTrainer
 
     PPOTrainer(args=config).train()

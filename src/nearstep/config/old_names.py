@@ -79,7 +79,7 @@ OF_GENERATION = read_names(_FILE["generation"])
 OF_EVALUATION = read_names(_FILE["evaluation"])
 OF_CLASSIC = read_names(_FILE["classic"])
 # A reward model's own settings, which PPO knows under another name or not at all.
-_OWN = {"max_seq_length", "resume_from_checkpoint", "recipe"}
+_OWN = {"backend", "max_seq_length", "resume_from_checkpoint", "recipe"}
 OF_REWARD_MODELS = OldNames(
     {name: ours for name, ours in OF_TRAINING.renamed.items() if name not in _OWN} | _FILE["reward_models"]["renamed"],
     {name: retired for name, retired in OF_TRAINING.retired.items() if name not in _OWN}

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from nearstep.config.settings import Problem, Settings, option, without_effect
+from nearstep.config.model_loading import LoadingSettings
+from nearstep.config.settings import Problem, option, without_effect
 
 VF_LORA = ("vf_lora_r", "vf_lora_alpha", "vf_lora_target_modules")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneBaseSettings(Settings):
+class OneBaseSettings(LoadingSettings):
     """Adapters of several roles on the policy's frozen weights, and the memory that these weights take."""
 
     reward_trunk: Literal["separate", "adapter"] = option(

@@ -13,6 +13,7 @@ from nearstep.config.data import DataSettings, PromptSettings
 from nearstep.config.deepspeed import zero_problems
 from nearstep.config.engines import EngineChoice
 from nearstep.config.evaluating import EvaluationSettings, evaluation_remarks
+from nearstep.config.model_loading import loading_problems
 from nearstep.config.one_base import OneBaseSettings, one_base_problems, one_base_remarks
 from nearstep.config.regions import TrustRegionSettings
 from nearstep.config.rewards import LocalRewardSettings
@@ -56,6 +57,15 @@ class PPOConfig(AllSettings):
         yield from zero_problems(self, trunk=self.critic_trunk, critics=self.critic_models)
         yield from one_base_problems(
             self, critic_trunk=self.critic_trunk, divided_by=divided_by(self), optim=self.optim
+        )
+        yield from loading_problems(
+            self,
+            dtype=self.dtype,
+            targets=self.lora_target_modules,
+            modules_to_save=self.lora_modules_to_save,
+            quant_type=self.bnb_4bit_quant_type if self.load_in_4bit else None,
+            divided_by=divided_by(self),
+            engine=self.engine,
         )
 
     def remarks(self) -> Iterator[str]:

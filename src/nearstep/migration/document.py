@@ -27,7 +27,7 @@ WORKED_OUT: Mapping[str, str] = {
     "strategy": "fsdp, fsdp2: `dp_shard = -1`",
     "beta": "`kl_coef`, `kl_in = loss`, `kl_estimator = k3`", "scale_rewards": "`advantage`",
     "generation_steps": "`gradient_accumulation_steps`, `num_mini_batches`", "algorithm": "`--recipe`",
-    "backend": "there is one, transformers", "gate": "`gate = score_range`, `gate_fill = refill`",
+    "backend": "unsloth: `model_loader`, `use_peft`", "gate": "`gate = score_range`, `gate_fill = refill`",
     "optimizer": "`optim`", "trackers": "`report_to`", "precision": "`bf16`",
     "steps": "`total_episodes` = this × `batch_size`", "accumulation": "a factor of `batch_size`",
     "kl_loss_coef": "`kl_coef`, with `kl_in = loss`", "kl_loss_type": "`kl_estimator`, with `kl_in = loss`",

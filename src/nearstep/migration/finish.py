@@ -236,8 +236,11 @@ def _resume_mode(value: object, draft: SettingsDraft) -> None:
 
 
 def _backend(value: object, draft: SettingsDraft) -> None:
-    if value not in ("trl", "auto", "transformers"):
-        draft.lose("backend", value, "models are loaded by transformers")
+    if value == "unsloth":
+        draft.settings |= {"model_loader": "unsloth", "use_peft": True}
+        draft.told.append("unsloth needs an environment of its own: docs/unsloth.md (load_in_4bit packs the weights)")
+    elif value not in ("trl", "auto", "transformers"):
+        draft.lose("backend", value, "models are loaded by transformers, or by unsloth")
 
 
 def _accelerate(value: object, draft: SettingsDraft) -> None:

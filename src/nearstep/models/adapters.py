@@ -101,12 +101,12 @@ def add_adapters(model: nn.Module, peft_config: Any, *, seed: int, role: str = "
     except Exception as error:  # each method has errors of its own
         raise ModelError(f"{role}: peft could not add the adapters: {error}") from error
     if own.to_dict().get("use_dora"):
-        _check_norms(adapted, role)
+        check_norms(adapted, role)
     check_merging(adapted, role)
     return adapted
 
 
-def _check_norms(model: nn.Module, role: str) -> None:
+def check_norms(model: nn.Module, role: str) -> None:
     """Raise ModelError for rows of zeros under DoRA, which divides by their norms: PAD's embedding is often one."""
     for name, layer in model.named_modules():
         weight = layer.get_base_layer().weight if isinstance(layer, _layer_type()) else None

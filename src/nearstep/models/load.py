@@ -112,7 +112,7 @@ def _whole_policy(name: str, *, role: str, dtype: torch.dtype, trust: Trust, bit
     """The model in a folder, without adapters that lie beside it."""
     allowed = code_arguments(name, role, trust) | weight_arguments(name, role, trust, "AutoModelForCausalLM")
     allowed |= {} if bits is None else {"quantization_config": bits}
-    with reading("causal language model", name, role), _no_loading_report():
+    with reading("causal language model", name, role), no_loading_report():
         model, info = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **allowed)
     check_weights(info["missing_keys"], name, role)
     take_off(model)
@@ -198,7 +198,7 @@ def _classifier(
     """The classification model in a folder, without adapters that lie beside it."""
     labels = {} if num_labels is None else {"num_labels": num_labels}
     allowed = code_arguments(name, role, trust)
-    with reading("classification model", name, role), _no_loading_report():
+    with reading("classification model", name, role), no_loading_report():
         own = class_to_load(AutoConfig.from_pretrained(name, **allowed))
         kind = own or AutoModelForSequenceClassification
         files = weight_arguments(name, role, trust, "AutoModelForSequenceClassification")
@@ -211,7 +211,7 @@ def _classifier(
 
 
 @contextmanager
-def _no_loading_report() -> Iterator[None]:
+def no_loading_report() -> Iterator[None]:
     """Keep transformers from printing which tensors it missed: whether they may be missing is decided here."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()

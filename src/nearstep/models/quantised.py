@@ -11,6 +11,8 @@ from nearstep.common.errors import ConfigError, ModelError
 from nearstep.common.plugins import need_package
 from nearstep.config.one_base import OneBaseSettings
 
+LAID_ANEW = "support_avx512bf16_for_cpu"  # of bitsandbytes' Linear4bit
+
 
 def check_quantised(config: PreTrainedConfig, role: str, *, trains: bool) -> None:
     """Raises ModelError for quantised weights whose library is missing, and where they would have to learn themselves.
@@ -77,6 +79,18 @@ def check_four_bit(family: PreTrainedConfig, *, is_object: bool, has_adapters: b
 def is_quantised(model: nn.Module) -> bool:
     """Whether some weights of a model are packed into whole numbers."""
     return any(not weight.is_floating_point() for weight in model.parameters())
+
+
+def keep_layout(model: nn.Module) -> nn.Module:
+    """The model itself, its packed weights to stay as they lie.
+
+    On a CPU with bfloat16 of AVX-512, bitsandbytes 0.50 lays them anew in place at the first pass without a gradient,
+    for a kernel that has no backward pass: what learns after it would learn from other weights.
+    """
+    for module in model.modules():
+        if LAID_ANEW in vars(module):
+            setattr(module, LAID_ANEW, False)
+    return model
 
 
 def quantisation_of(model: nn.Module) -> list[object]:
