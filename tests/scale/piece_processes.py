@@ -21,6 +21,8 @@ def main(where: str, kind: str, names: str, resume: str = "") -> None:
     """Varieties on one layout: saved in pieces, saved whole, or gone on with from what others have saved."""
     folder = Path(where)
     layout, varieties = KINDS[kind]
+    if resume:
+        varieties = KINDS[Path(resume).name][1]
     for name in names.split(","):
         small = with_small_files(varieties[name])
         if resume:

@@ -1,7 +1,8 @@
-"""Tensors of which every process writes its own part, and reads what another layout needs (torch.distributed.checkpoint).
+"""Tensors of which every process writes its own part, and reads what its layout needs (torch.distributed.checkpoint).
 
-The files are safetensors, one or more of each process: nothing in them is pickled. torch's own metadata file is, so it is
-never written: where a part stands in the whole lies in each file's header, as torch's writer for Hugging Face has it.
+The files are safetensors, one or more of each process: nothing in them is pickled. torch's own file of metadata would
+be, so it is not written: where a part stands in the whole lies in each file's header, as torch's writer for Hugging
+Face has it.
 """
 
 import warnings
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     MetadataIndex,
@@ -31,6 +32,8 @@ from torch.distributed.checkpoint.planner import (
     WriteItemType,
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from nearstep.common.errors import CheckpointError
@@ -49,13 +52,12 @@ def write_boxes(
 ) -> None:
     """Write the blocks of this process; of one that several have, one writes it. All processes of the group call this.
 
-    `sizes` are bytes of each whole tensor by name, the same everywhere. Returns, or raises the failure of any process, on
-    all of them.
+    `sizes` are bytes of each whole tensor by name, the same everywhere. A failure of any process is raised on all.
     """
     numbers = _file_numbers(sizes, file_bytes * group.size())
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=numbers, save_distributed=True)
     parts = {name: box.part for name, box in boxes.items()}
-    dcp.save(parts, storage_writer=writer, planner=_Writing(boxes), process_group=group)
+    save(parts, storage_writer=writer, planner=_Writing(boxes), process_group=group)
 
 
 def own_files(folder: Path, rank: int) -> list[Path]:
@@ -79,7 +81,9 @@ class StoredTensors:
             found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
         except (OSError, ValueError, LookupError, SafetensorError) as error:
             raise CheckpointError(f"{folder} is damaged: {error}") from error
-        return StoredTensors(folder, {name: each for name, each in found.items() if _is_tensor(each)})
+        return StoredTensors(
+            folder, {name: each for name, each in found.items() if isinstance(each, TensorStorageMetadata)}
+        )
 
     def whole(self, names: Iterable[str]) -> dict[str, Tensor]:
         """These tensors, each in one."""
@@ -117,8 +121,8 @@ class StoredTensors:
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             try:
                 reader = HuggingFaceStorageReader(str(self.folder))
-                dcp.load({}, storage_reader=reader, planner=_Reading(targets), no_dist=True)
-            except (dcp.CheckpointException, OSError, ValueError, LookupError, SafetensorError) as error:
+                load({}, storage_reader=reader, planner=_Reading(targets, self.entries), no_dist=True)
+            except (CheckpointException, OSError, ValueError, LookupError, SafetensorError) as error:
                 raise CheckpointError(f"{self.folder} is damaged: {error}") from error
 
     def _empty(self, name: str) -> Tensor:
@@ -132,7 +136,7 @@ class StoredTensors:
 
 
 class _Writing(DefaultSavePlanner):
-    """torch's planner, for blocks that it need not find out itself: its own takes every part of a tensor for one block."""
+    """torch's planner, for blocks that are known: it would take every part of a tensor for one block."""
 
     def __init__(self, boxes: Mapping[str, Box]) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
@@ -151,17 +155,16 @@ class _Writing(DefaultSavePlanner):
 class _Reading(DefaultLoadPlanner):
     """torch's planner, for blocks that are filled: the files' own blocks may be others."""
 
-    def __init__(self, targets: Mapping[str, Sequence[Box]]) -> None:
+    def __init__(self, targets: Mapping[str, Sequence[Box]], entries: Mapping[str, TensorStorageMetadata]) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
-        self._targets = targets
+        self._targets, self._entries = targets, entries
 
     def create_local_plan(self) -> LoadPlan:
         """What this process reads."""
-        assert self.metadata is not None, "torch reads the headers first"
         items: list[ReadItem] = []
         for name, boxes in self._targets.items():
             chunks = [ChunkStorageMetadata(torch.Size(box.offsets), box.part.shape) for box in boxes]
-            items += create_read_items_for_chunk_list(name, self.metadata.state_dict_metadata[name], chunks)
+            items += create_read_items_for_chunk_list(name, self._entries[name], chunks)
         return LoadPlan(items)
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:
@@ -194,7 +197,3 @@ def _file_numbers(sizes: Mapping[str, int], most: int) -> dict[str, int]:
         numbers[name] = number
         filled += size
     return numbers
-
-
-def _is_tensor(entry: object) -> bool:
-    return isinstance(entry, TensorStorageMetadata)

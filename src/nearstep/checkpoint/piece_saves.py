@@ -1,14 +1,15 @@
-"""Saves to which every process brings its own part, so that none holds a network whole: what each copies, and writes."""
+"""Saves to which every process brings its own part, so that none holds a network whole: what each copies and writes."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException
 
 from nearstep.checkpoint import files
 from nearstep.checkpoint.contents import CheckpointLabel
@@ -46,6 +47,38 @@ class OwnTensors:
 
 
 @dataclass(frozen=True)
+class _Failure:
+    """What failed in a process, in words; whether these are meant for the user as they are."""
+
+    text: str
+    is_told: bool
+
+
+class _Trial:
+    """A context that keeps what fails within, for all processes to hear of it. Interrupts go their way."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self.failure: _Failure | None = None
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """Put an error into words."""
+        rank = self._rank
+        if isinstance(error, CheckpointException):  # torch's: of any process, raised on all of them
+            rank, (error, _) = min(error.failures.items())
+        if not isinstance(error, Exception):
+            return False
+        is_told = isinstance(error, NearstepError)
+        self.failure = _Failure(str(error) if is_told else f"rank {rank}: {reason(error)}", is_told)
+        return True
+
+
+@dataclass(frozen=True)
 class Party:
     """All processes, in a group of their own: what training says to each other is not mixed with it."""
 
@@ -57,27 +90,20 @@ class Party:
 
         Raises on all processes what failed first: TrainingError, or OSError with the process and its reason.
         """
-        outcome: Found | None = None
-        failure: tuple[bool, str] | None = None
+        trial = _Trial(self.backend.processes.rank)
+        outcomes: list[Found] = []
+        with trial:
+            outcomes.append(work())
+        everyone = [(outcomes, trial.failure)] * self.group.size()
         try:
-            outcome = work()
-        except CheckpointException as error:  # torch's: of any process, told on all of them
-            rank, found = min(error.failures.items())
-            failure = False, f"rank {rank}: {_in_words(found[0])}"
-        except Exception as error:
-            told = isinstance(error, NearstepError)
-            failure = told, str(error) if told else f"rank {self.backend.processes.rank}: {_in_words(error)}"
-        everyone: list[tuple[Found | None, tuple[bool, str] | None]] = [(None, None)] * self.group.size()
-        try:
-            dist.all_gather_object(everyone, (outcome, failure), group=self.group)
+            dist.all_gather_object(everyone, (outcomes, trial.failure), group=self.group)
         except RuntimeError as error:
             gone = who_is_gone(self.backend.processes.others, GONE_SECONDS)
             raise OSError(gone or f"another process does not answer ({error})") from error
-        for _, told_failure in everyone:
-            if told_failure is not None:
-                is_told, text = told_failure
-                raise TrainingError(text) if is_told else OSError(text)
-        return [found for found, _ in everyone]  # type: ignore[misc]
+        for _, failure in everyone:
+            if failure is not None:
+                raise TrainingError(failure.text) if failure.is_told else OSError(failure.text)
+        return [found for (found,), _ in everyone]
 
 
 @dataclass(frozen=True)
@@ -149,17 +175,17 @@ class PieceSaves:
     def content(self, snapshot: Snapshot, state: State) -> PieceContent:
         """What this process has of a checkpoint, copied. Every process calls this."""
         names = self._names()
-        tensors = {
-            stored_name(network, name): tensor
-            for network, found in snapshot.networks.items()
-            for name, tensor in found.items()
-        }
+        tensors: dict[str, Tensor] = {}
+        for network, found in snapshot.networks.items():
+            for name, tensor in found.items():
+                assert isinstance(tensor, Tensor), "pieces of another form are saved whole"
+                tensors[stored_name(network, name)] = tensor
         own, frozen = self._own(tensors).copied(), self._own(self.folders.frozen(names))
         every = names | self._frozen_names(names)
         return PieceContent(self.party, own, frozen, snapshot, self.folders.writing(state, every))
 
     def write_models(self, folder: Path, state: State) -> None:
-        """Write the model folders into `folder`, by way of files in pieces. Every process calls this; training waits."""
+        """Write the model folders into `folder`, by way of files in pieces. Every process calls this."""
         names = self._names()
         own = self._own(self._trained() | self.folders.frozen(names))
         write, party = self.folders.writing(state, names | self._frozen_names(names)), self.party
@@ -175,7 +201,7 @@ class PieceSaves:
         party.agree(lambda: finish() if self.backend.is_main else None)
 
     def require_one_disk(self, folder: Path) -> None:
-        """Raise TrainingError where the processes do not see the same files under `folder`. Every process calls this."""
+        """Raise TrainingError where processes do not see the same files under `folder`. Every process calls this."""
         token = folder / FINAL
         if self.backend.is_main:
             files.make_folder(token)
@@ -236,10 +262,6 @@ def require_seen(folder: Path) -> None:
 def not_seen(folder: Path, rank: int) -> str:
     """The sentence for that."""
     return (
-        f"rank {rank} does not see {folder}, which rank 0 has made: every process writes its own part of a checkpoint, so "
-        "that output_dir must be on a disk that all machines share. Give one, or sharded_checkpoints = false"
+        f"rank {rank} does not see {folder}, which rank 0 has made: every process writes its own part of a checkpoint, "
+        "so that output_dir must be on a disk that all machines share. Give one, or sharded_checkpoints = false"
     )
-
-
-def _in_words(error: BaseException) -> str:
-    return reason(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"

@@ -59,7 +59,7 @@ class StreamedFolders:
 
         def write(folder: Path, stored: Stored) -> None:
             whole = _Whole()
-            parts = [partial(part, folder) for part in copied]
+            parts: list[Callable[[], None]] = [partial(part, folder) for part in copied]
             policy = outlines[models.policy.model]
             if policy is not None:
                 parts.append(lambda: self._policy(folder, policy, stored, cards["policy"], whole))

@@ -226,10 +226,7 @@ def with_adapters_merged(model: nn.Module, *, in_place: bool = False) -> PreTrai
 
     Tied input and output embeddings stay tied where both are still the same, and only there.
     """
-    if is_quantised(model):
-        whole = _copy_in_full(model)
-    else:
-        whole = model if in_place else copy.deepcopy(model)
+    whole = _copy_in_full(model) if is_quantised(model) else model if in_place else copy.deepcopy(model)
     inner: PreTrainedModel = whole.get_base_model()  # type: ignore[operator]
     head, embeddings = base_layer(inner.get_output_embeddings()), base_layer(inner.get_input_embeddings())
     tied = isinstance(head, nn.Linear) and isinstance(embeddings, nn.Module) and head.weight is embeddings.weight

@@ -32,7 +32,7 @@ def stream_model(
     *,
     shard_bytes: int,
 ) -> None:
-    """Write a model, its tokenizer and its card to `target`, in files of at most `shard_bytes` (one tensor may be larger).
+    """Write a model, its tokenizer and its card to `target`, in files of at most `shard_bytes`, or one tensor.
 
     `weights` is the state dict; those on the meta device are asked for by name, a layer at a time. In memory are never
     more than one file and one layer. Raises TrainingError as `write_model` does.
