@@ -7,7 +7,7 @@ from tests.scale import sharded_varieties, tensor_varieties
 from tests.scale.sharded_varieties import Variety, play
 from tests.scale.two_processes import dist_close
 
-SMALL_FILES = {"max_shard_size": "20KB", "save_steps": 1}
+SMALL_FILES = {"max_shard_size": "20KB", "save_steps": 1, "total_episodes": 18}
 KINDS = {
     "fsdp": ({"dp_shard": -1}, sharded_varieties.VARIETIES),
     "hsdp": ({"dp_shard": 2, "dp_replicate": 2}, sharded_varieties.VARIETIES),
