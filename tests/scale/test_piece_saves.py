@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from nearstep.checkpoint.piece_files import StoredTensors
 from nearstep.checkpoint.seal import check_whole
+from nearstep.reports.run_folder import checkpoints
 from tests import two_ranks
 from tests.scale import sharded_varieties, tensor_varieties
 from tests.scale.piece_processes import with_small_files
@@ -137,3 +138,24 @@ def test_a_run_goes_on_on_one_process(saved, tmp_path, name):
 
 def varieties(kind):
     return tensor_varieties.VARIETIES if kind in ("tensor", "experts", "both") else sharded_varieties.VARIETIES
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_the_checkpoint_before(tmp_path):
+    done = two_ranks.start("tests.scale.piece_faults", tmp_path, "killed", timeout=600)
+    assert done.returncode != 0
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["checkpoint-1"]
+    assert list(tmp_path.glob(".checkpoint-2.unfinished/training/pieces/*"))
+    sharded_varieties.play(tmp_path, with_small_files(varieties("fsdp")["llama"]), resume="auto")
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["checkpoint-1", "checkpoint-2"]
+    check_whole(tmp_path / "checkpoint-2")
+    assert not list(tmp_path.glob(".checkpoint*"))
+
+
+def test_a_disk_that_is_full_for_one_process_is_told_by_all_and_the_run_goes_on(tmp_path):
+    done = two_ranks.start("tests.scale.piece_faults", tmp_path, "full", timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["checkpoint-1"]
+    assert done.stderr.count("saving to") >= 2
+    assert done.stderr.count("rank 1: OSError: [Errno 28] No space left on device") >= 2
+    assert len(list((tmp_path / "policy").glob("model-*.safetensors"))) > 1
+    assert not list(tmp_path.glob(".checkpoint*"))

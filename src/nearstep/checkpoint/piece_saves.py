@@ -1,6 +1,6 @@
 """Saves to which every process brings its own part, so that none holds a network whole: what each copies and writes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from nearstep.checkpoint.snapshot import FOLDER, PIECES, Snapshot, by_network, s
 from nearstep.checkpoint.streamed_folders import StreamedFolders, StreamedWriting
 from nearstep.common.attempts import reason
 from nearstep.common.errors import NearstepError, TrainingError
+from nearstep.models.streamed_saving import WeightReading
 from nearstep.scale.boxes import Box, Cutter, scattered
 from nearstep.scale.peers import GONE_SECONDS, who_is_gone
 from nearstep.scale.sharded_backend import ShardedBackend
@@ -185,20 +186,25 @@ class PieceSaves:
         return PieceContent(self.party, own, frozen, snapshot, self.folders.writing(state, every))
 
     def write_models(self, folder: Path, state: State) -> None:
-        """Write the model folders into `folder`, by way of files in pieces. Every process calls this."""
+        """Write the model folders into `folder`, by way of files in pieces. Every process calls this.
+
+        Raises TrainingError where that failed on any of them.
+        """
         names = self._names()
         own = self._own(self._trained() | self.folders.frozen(names))
         write, party = self.folders.writing(state, names | self._frozen_names(names)), self.party
         scratch = folder / FINAL
 
-        def finish() -> None:
-            write(folder, stored_in(scratch))
-            files.remove(scratch)
-
-        party.agree(lambda: files.make_folder(scratch) if self.backend.is_main else None)
-        party.agree(lambda: require_seen(scratch))
-        party.agree(lambda: write_boxes(scratch, own.boxes, own.sizes, party.group))
-        party.agree(lambda: finish() if self.backend.is_main else None)
+        try:
+            party.agree(lambda: files.make_folder(scratch) if self.backend.is_main else None)
+            party.agree(lambda: require_seen(scratch))
+            party.agree(lambda: write_boxes(scratch, own.boxes, own.sizes, party.group))
+            party.agree(lambda: write(folder, stored_in(scratch)) if self.backend.is_main else None)
+        except OSError as error:
+            raise TrainingError(f"saving to {folder} failed: {error}") from error
+        finally:
+            if self.backend.is_main and scratch.exists():
+                files.remove(scratch)
 
     def require_one_disk(self, folder: Path) -> None:
         """Raise TrainingError where processes do not see the same files under `folder`. Every process calls this."""
@@ -240,11 +246,11 @@ class PieceSaves:
         return OwnTensors(boxes, {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()})
 
 
-def stored_in(*folders: Path) -> Callable[..., Mapping[str, Tensor]]:
+def stored_in(*folders: Path) -> WeightReading:
     """What reads whole tensors from the folders that are there, by the names that they are stored under."""
     found = [StoredTensors.open(folder) for folder in folders if folder.exists()]
 
-    def read(names: list[str]) -> dict[str, Tensor]:
+    def read(names: Sequence[str]) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for each in found:
             tensors |= each.whole([name for name in names if name in each.entries])

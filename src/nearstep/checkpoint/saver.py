@@ -220,6 +220,7 @@ class Checkpoints:
     def _copied(self, snapshot: Snapshot, state: State) -> CheckpointContent | None:
         """What this process will write; None where that is nothing. Every process calls this."""
         if self.pieces is not None:
+            self.wait()  # or a process would hold its part of two checkpoints
             return self.pieces.content(snapshot, state)
         models, copied = self.folders.copied(state), snapshot.copied(main=self.backend.is_main)
         return None if copied is None else WholeContent(models, copied)

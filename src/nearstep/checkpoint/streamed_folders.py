@@ -16,14 +16,14 @@ from nearstep.models.output_layers import linear_head
 from nearstep.models.roles import Critic, inner_model
 from nearstep.models.saving import padding_token, write_each
 from nearstep.models.shared_trunk import whole_critic
-from nearstep.models.streamed_saving import stream_model
+from nearstep.models.streamed_saving import WeightReading, stream_model
 from nearstep.scale.backend import WholeNetwork
-from nearstep.scale.outline import Outline, Stored, live_weights
+from nearstep.scale.outline import Outline, live_weights
 from nearstep.scale.sharded_backend import ShardedBackend
 from nearstep.training.state import State
 
 FROZEN = "frozen/"
-StreamedWriting: TypeAlias = Callable[[Path, Stored], None]
+StreamedWriting: TypeAlias = Callable[[Path, WeightReading], None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class StreamedFolders:
         adapters = frozenset(place for place, critic in critics if self.folders.on_policys_weights(critic))
         copied = self._copied(cards)
 
-        def write(folder: Path, stored: Stored) -> None:
+        def write(folder: Path, stored: WeightReading) -> None:
             whole = _Whole()
             parts: list[Callable[[], None]] = [partial(part, folder) for part in copied]
             policy = outlines[models.policy.model]
@@ -95,7 +95,7 @@ class StreamedFolders:
                 parts.append(self.folders.critic_part(place, critic, whole, None, cards["value"]))
         return parts
 
-    def _policy(self, folder: Path, outline: Outline, stored: Stored, card: str, whole: "_Whole") -> None:
+    def _policy(self, folder: Path, outline: Outline, stored: WeightReading, card: str, whole: "_Whole") -> None:
         inner = inner_model(outline.network)
         if is_adapted(outline.network):
             network = outline.filled(stored).network
@@ -110,7 +110,14 @@ class StreamedFolders:
             self.folders.part("policy", outline.filled(stored).network, None, card)(folder)
 
     def _critic(
-        self, folder: Path, place: str, critic: Critic, outline: Outline, stored: Stored, card: str, whole: "_Whole"
+        self,
+        folder: Path,
+        place: str,
+        critic: Critic,
+        outline: Outline,
+        stored: WeightReading,
+        card: str,
+        whole: "_Whole",
     ) -> None:
         if whole.merged is not None:  # the policy's own trunk: only the head is read
             head = replace(critic, model=outline.network).head
@@ -128,7 +135,7 @@ class StreamedFolders:
         self._stream(folder / place, model, weights, outline, stored, card)
 
     def _adapter_critic(
-        self, folder: Path, place: str, critic: Critic, outline: Outline, stored: Stored, card: str
+        self, folder: Path, place: str, critic: Critic, outline: Outline, stored: WeightReading, card: str
     ) -> None:
         """A critic of adapters on the policy's frozen weights."""
         found = WholeNetwork(outline.filled(stored).network, is_copy=True)
@@ -141,7 +148,7 @@ class StreamedFolders:
         model: PreTrainedModel,
         weights: Mapping[str, Tensor],
         outline: Outline,
-        stored: Stored,
+        stored: WeightReading,
         card: str,
     ) -> None:
         reader = outline.reader(model, stored)

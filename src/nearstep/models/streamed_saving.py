@@ -19,14 +19,14 @@ from nearstep.models.saving import disk_errors, tell_lost, write_rest, write_wei
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LAYER = re.compile(r".*?\.\d+\.")
 
-Reading: TypeAlias = Callable[[Sequence[str]], Mapping[str, Tensor]]
+WeightReading: TypeAlias = Callable[[Sequence[str]], Mapping[str, Tensor]]  # whole tensors by their names
 
 
 def stream_model(
     target: Path,
     model: PreTrainedModel,
     weights: Mapping[str, Tensor],
-    read: Reading,
+    read: WeightReading,
     tokenizer: PreTrainedTokenizerBase,
     card: str,
     *,
@@ -46,7 +46,7 @@ def stream_model(
 
 
 def _stream(
-    folder: Path, model: PreTrainedModel, weights: Mapping[str, Tensor], read: Reading, shard_bytes: int
+    folder: Path, model: PreTrainedModel, weights: Mapping[str, Tensor], read: WeightReading, shard_bytes: int
 ) -> None:
     """The weights as `save_pretrained` names and lays them out, file by file."""
     kept = remove_tied_weights_from_state_dict(dict(weights), model)
@@ -71,7 +71,7 @@ def _stream(
     (folder / INDEX).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _whole(model: PreTrainedModel, weights: Mapping[str, Tensor], read: Reading) -> Iterator[tuple[str, Tensor]]:
+def _whole(model: PreTrainedModel, weights: Mapping[str, Tensor], read: WeightReading) -> Iterator[tuple[str, Tensor]]:
     """All tensors of a folder in order; those of a layer together, for a folder may have them in other matrices."""
     for _, together in groupby(weights, lambda name: found.group() if (found := LAYER.match(name)) else name):
         names = list(together)

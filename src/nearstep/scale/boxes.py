@@ -15,7 +15,7 @@ from nearstep.scale.shards import own_piece, whole_tensor
 
 
 @dataclass(frozen=True)
-class Run:
+class Stretch:
     """Rows of one dimension that lie side by side in the whole and in the part."""
 
     whole: int  # where they begin in the whole tensor
@@ -97,7 +97,7 @@ def in_layout_of(like: Tensor, part: Tensor) -> DTensor:
 
 
 @cache
-def _runs(shape: torch.Size, mesh: DeviceMesh, placements: tuple[Placement, ...]) -> tuple[tuple[Run, ...], ...]:
+def _runs(shape: torch.Size, mesh: DeviceMesh, placements: tuple[Placement, ...]) -> tuple[tuple[Stretch, ...], ...]:
     """For each dimension the rows that lie here. Their numbers are dealt out as the tensor's own rows were."""
     found = []
     for dimension, size in enumerate(shape):
@@ -107,7 +107,7 @@ def _runs(shape: torch.Size, mesh: DeviceMesh, placements: tuple[Placement, ...]
         here = own_piece(distribute_tensor(numbers, mesh, along, src_data_rank=None)).flatten()
         starts = [0, *((here.diff() != 1).nonzero().flatten() + 1).tolist()]
         ends = [*starts[1:], len(here)]
-        runs = [Run(int(here[start]), start, end - start) for start, end in zip(starts, ends, strict=True)]
+        runs = [Stretch(int(here[start]), start, end - start) for start, end in zip(starts, ends, strict=True)]
         found.append(tuple(runs))
     return tuple(found)
 
@@ -117,7 +117,7 @@ def _dealt_along(placement: Placement, dimension: int) -> bool:
     return not placement.is_replicate() and cast(Shard, placement).dim == dimension
 
 
-def _block(part: Tensor, runs: Sequence[Run]) -> Tensor:
+def _block(part: Tensor, runs: Sequence[Stretch]) -> Tensor:
     for dimension, run in enumerate(runs):
         part = part.narrow(dimension, run.part, run.length)
     return part

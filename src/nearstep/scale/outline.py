@@ -1,17 +1,15 @@
 """A network that lies in pieces, without its weights: what a folder of it is made from, as they are read back."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from torch import Tensor, nn
 
+from nearstep.models.streamed_saving import WeightReading
 from nearstep.scale.backend import Backend
 from nearstep.scale.sequence_groups import SequenceBackend
 from nearstep.scale.sharded_backend import ShardedBackend
-
-Stored: TypeAlias = Callable[[Sequence[str]], Mapping[str, Tensor]]  # whole tensors by the names they are stored under
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Outline:
             copy.deepcopy(unsplit, own), {id(weight): live[name] for name, weight in unsplit.named_parameters()}
         )
 
-    def filled(self, stored: Stored, weights: Iterable[nn.Parameter] | None = None) -> "Outline":
+    def filled(self, stored: WeightReading, weights: Iterable[nn.Parameter] | None = None) -> "Outline":
         """The same with these weights read, on the CPU; all of them if none are named."""
         chosen = list(self.network.parameters()) if weights is None else list(weights)
         memo: dict[int, object] = {id(weight): weight for weight in self.network.parameters()}
@@ -39,7 +37,7 @@ class Outline:
             memo[id(weight)] = nn.Parameter(stored([name])[name].to(weight.dtype), requires_grad=weight.requires_grad)
         return Outline(copy.deepcopy(self.network, memo), self.names)
 
-    def reader(self, model: nn.Module, stored: Stored) -> Stored:
+    def reader(self, model: nn.Module, stored: WeightReading) -> WeightReading:
         """What reads weights by the names that they have in `model`, which holds those of this network."""
 
         def read(names: Sequence[str]) -> dict[str, Tensor]:
