@@ -40,7 +40,8 @@ from nearstep.common.errors import CheckpointError
 from nearstep.scale.boxes import Box, boxes_of, in_layout_of
 from nearstep.scale.shards import own_piece
 
-FILE_BYTES = 2**30  # of one file: torch's writer has it in memory a second time
+FILES = 8  # of each process: torch's writer has one of them in memory a second time
+SMALLEST_FILE, LARGEST_FILE = 2**26, 2**30  # bytes, and one tensor may be larger
 
 
 def write_boxes(
@@ -48,12 +49,13 @@ def write_boxes(
     boxes: Mapping[str, Box],
     sizes: Mapping[str, int],
     group: dist.ProcessGroup,
-    file_bytes: int = FILE_BYTES,
 ) -> None:
     """Write the blocks of this process; of one that several have, one writes it. All processes of the group call this.
 
     `sizes` are bytes of each whole tensor by name, the same everywhere. A failure of any process is raised on all.
     """
+    part = sum(sizes.values()) // group.size()
+    file_bytes = min(max(part // FILES, SMALLEST_FILE), LARGEST_FILE)
     numbers = _file_numbers(sizes, file_bytes * group.size())
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=numbers, save_distributed=True)
     parts = {name: box.part for name, box in boxes.items()}
