@@ -59,7 +59,7 @@ def write_boxes(
     numbers = _file_numbers(sizes, file_bytes * group.size())
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=numbers, save_distributed=True)
     parts = {name: box.part for name, box in boxes.items()}
-    save(parts, storage_writer=writer, planner=_Writing(boxes), process_group=group)
+    save(parts, storage_writer=writer, planner=_BlockWriter(boxes), process_group=group)
 
 
 def own_files(folder: Path, rank: int) -> list[Path]:
@@ -123,7 +123,7 @@ class StoredTensors:
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             try:
                 reader = HuggingFaceStorageReader(str(self.folder))
-                load({}, storage_reader=reader, planner=_Reading(targets, self.entries), no_dist=True)
+                load({}, storage_reader=reader, planner=_BlockReader(targets, self.entries), no_dist=True)
             except (CheckpointException, OSError, ValueError, LookupError, SafetensorError) as error:
                 raise CheckpointError(f"{self.folder} is damaged: {error}") from error
 
@@ -137,7 +137,7 @@ class StoredTensors:
         return self.entries[name]
 
 
-class _Writing(DefaultSavePlanner):
+class _BlockWriter(DefaultSavePlanner):
     """torch's planner, for blocks that are known: it would take every part of a tensor for one block."""
 
     def __init__(self, boxes: Mapping[str, Box]) -> None:
@@ -154,7 +154,7 @@ class _Writing(DefaultSavePlanner):
         return self._boxes[write_item.index.fqn].part
 
 
-class _Reading(DefaultLoadPlanner):
+class _BlockReader(DefaultLoadPlanner):
     """torch's planner, for blocks that are filled: the files' own blocks may be others."""
 
     def __init__(self, targets: Mapping[str, Sequence[Box]], entries: Mapping[str, TensorStorageMetadata]) -> None:

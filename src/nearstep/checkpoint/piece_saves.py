@@ -48,19 +48,19 @@ class OwnTensors:
 
 
 @dataclass(frozen=True)
-class _Failure:
+class _ToldFailure:
     """What failed in a process, in words; whether these are meant for the user as they are."""
 
     text: str
     is_told: bool
 
 
-class _Trial:
+class _SharedAttempt:
     """A context that keeps what fails within, for all processes to hear of it. Interrupts go their way."""
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
-        self.failure: _Failure | None = None
+        self.failure: _ToldFailure | None = None
 
     def __enter__(self) -> None:
         """Nothing to prepare."""
@@ -75,7 +75,7 @@ class _Trial:
         if not isinstance(error, Exception):
             return False
         is_told = isinstance(error, NearstepError)
-        self.failure = _Failure(str(error) if is_told else f"rank {rank}: {reason(error)}", is_told)
+        self.failure = _ToldFailure(str(error) if is_told else f"rank {rank}: {reason(error)}", is_told)
         return True
 
 
@@ -91,7 +91,7 @@ class Party:
 
         Raises on all processes what failed first: TrainingError, or OSError with the process and its reason.
         """
-        trial = _Trial(self.backend.processes.rank)
+        trial = _SharedAttempt(self.backend.processes.rank)
         outcomes: list[Found] = []
         with trial:
             outcomes.append(work())
