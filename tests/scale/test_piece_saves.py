@@ -15,7 +15,7 @@ from tests.scale import sharded_varieties, tensor_varieties
 from tests.scale.piece_processes import with_small_files
 from tests.scale.test_sharded import largest_gap
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 MODULE = "tests.scale.piece_processes"
 ADAPTED = "adapters,adapter_critic,adapters_on_trunk"
