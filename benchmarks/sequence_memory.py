@@ -9,6 +9,7 @@ belongs to rank 0; the others have a row of two tokens.
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,10 +33,13 @@ def resident_mib() -> float:
 
 
 class Peak:
-    """The most that was resident while this ran."""
+    """The most that was resident while this ran, or another measure."""
+
+    def __init__(self, measure: Callable[[], float] = resident_mib) -> None:
+        self.measure = measure
 
     def __enter__(self) -> "Peak":
-        self.before = self.most = resident_mib()
+        self.before = self.most = self.measure()
         self.ended = False
         self.watcher = threading.Thread(target=self._watch)
         self.watcher.start()
@@ -47,7 +51,7 @@ class Peak:
 
     def _watch(self) -> None:
         while not self.ended:
-            self.most = max(self.most, resident_mib())
+            self.most = max(self.most, self.measure())
             time.sleep(0.002)
 
 

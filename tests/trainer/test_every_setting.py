@@ -362,6 +362,7 @@ ELSEWHERE = {
     "dp_shard": "scale/test_degrees.py", "dp_replicate": "scale/test_degrees.py", "whole_roles": "scale/test_pieces.py",
     "tp_size": "scale/test_degrees.py", "ep_size": "scale/test_degrees.py",
     "sp_size": "scale/test_turns.py",
+    "sharded_checkpoints": "checkpoint/test_piece_saves.py", "max_shard_size": "checkpoint/test_piece_saves.py",
 }  # fmt: skip
 BASE: dict[str, object] = {
     "model_name_or_path": "{models}/policy", "dataset_name": "{models}/prompts.jsonl",

@@ -16,8 +16,8 @@ from nearstep.assembly.evaluation import RunMemory, make_evaluator, stop_rules
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.models import BuiltModels, build_models
 from nearstep.assembly.rows import own_modules
+from nearstep.assembly.saving import model_folders, saves_in_pieces
 from nearstep.assembly.selection import choose_selection, for_engine
-from nearstep.checkpoint.export import ModelFolders
 from nearstep.checkpoint.saver import Checkpoints
 from nearstep.common.telling import quiet_libraries, tell
 from nearstep.config.launched import as_launched
@@ -161,9 +161,10 @@ def _checkpoints(
 ) -> Checkpoints:
     """What saves the run, its models as folders with a card each, and restores it."""
     card = _card(config, chosen, rewards, checked.run_prompts, memory.report.reporter)
+    folders = model_folders(config, chosen.models, checked.tokenizer, checked.backend, card)
     return Checkpoints(
         config=config,
-        folders=ModelFolders(chosen.models, checked.tokenizer, checked.backend, card),
+        folders=folders,
         learners=learners,
         updates=checked.batch.updates,
         batch=checked.batch.batch,
@@ -176,6 +177,7 @@ def _checkpoints(
         announce=memory.report.reporter.saved,
         announce_whole=callbacks.read_saved,
         resumed=checked.resumed,
+        pieces=saves_in_pieces(config, folders, learners),
         ahead=ahead,
     )
 

@@ -14,7 +14,15 @@ from nearstep.models.critic_folders import NAME
 from nearstep.models.head_bias import store_bias
 from nearstep.models.output_layers import linear_head
 from nearstep.models.roles import Critic, Critics, Models, inner_model
-from nearstep.models.saving import padding_token, rehearse, require_space, write_each, write_into, write_model
+from nearstep.models.saving import (
+    SHARD_BYTES,
+    padding_token,
+    rehearse,
+    require_space,
+    write_each,
+    write_into,
+    write_model,
+)
 from nearstep.models.shared_trunk import whole_critic
 from nearstep.scale.backend import Backend, WholeNetwork
 from nearstep.training.state import State
@@ -32,6 +40,7 @@ class ModelFolders:
     tokenizer: PreTrainedTokenizerBase
     backend: Backend
     card: Callable[[State, Role], str]  # text of a model card
+    shard_bytes: int = SHARD_BYTES  # of one file
 
     def rehearse(self, run: Path, state: State) -> None:
         """Try before the first update what could fail at the end. Raises TrainingError or ModelError."""
@@ -40,7 +49,7 @@ class ModelFolders:
         policy, critic = self.models.policy, self.models.critic
         places = [(run / "policy", policy.model)]
         rehearse(run / "policy", "model", policy.model, self.tokenizer, self.card(state, "policy"))
-        for place, member in _places(critic):
+        for place, member in places_of(critic):
             places.append((run / place, member.model))
             rehearse(run / place, "value_model", member.model, self.tokenizer, self.card(state, "value"))
         require_space(places)
@@ -51,43 +60,54 @@ class ModelFolders:
         Every process calls this: a backend that shards weights gathers them here.
         """
         policy, critic = self.backend.whole(self.models.policy.model), self.models.critic
-        critics = [(place, member, self.backend.whole(member.model)) for place, member in _places(critic)]
+        critics = [(place, member, self.backend.whole(member.model)) for place, member in places_of(critic)]
         if policy is None:
             return lambda folder: None
         card = self.card(state, "policy")
-        merged = with_adapters_merged(policy.model) if is_adapted(policy.model) else None
-        parts: list[Writing] = []
-        if merged is None:
-            parts.append(self._part("policy", inner_model(policy.model), _kept(policy), card))
-        else:
-            parts.append(self._part("policy_adapter", policy.model, _kept(policy), card))
-            parts.append(self._part("policy", merged, None, card))
+        parts, merged = self.policy_parts(policy, card)
         card = self.card(state, "value") if critics else card
         parts += [
-            self._critic(place, replace(member, model=value.model), value, merged, card)
+            self.critic_part(place, member, value, merged, card)
             for place, member, value in critics
             if value is not None
         ]
         parts += [
-            self._part("value_adapter", value.model, _kept(value), card)
+            self.part("value_adapter", value.model, _kept(value), card)
             for _, member, value in critics
-            if value is not None and merged is not None and self._on_policys_weights(member)
+            if value is not None and merged is not None and self.on_policys_weights(member)
         ]
         return lambda folder: write_each([partial(part, folder) for part in parts])
 
-    def _critic(
-        self, place: str, critic: Critic, value: WholeNetwork, merged: PreTrainedModel | None, card: str
+    def policy_parts(self, policy: WholeNetwork, card: str) -> tuple[list[Writing], PreTrainedModel | None]:
+        """What writes a policy whose weights are whole, and the policy with its adapters merged where it has some."""
+        if not is_adapted(policy.model):
+            return [self.part("policy", inner_model(policy.model), _kept(policy), card)], None
+        merged = with_adapters_merged(policy.model)
+        adapter = self.part("policy_adapter", policy.model, _kept(policy), card)
+        return [adapter, self.part("policy", merged, None, card)], merged
+
+    def critic_part(
+        self,
+        place: str,
+        critic: Critic,
+        value: WholeNetwork,
+        merged: PreTrainedModel | None,
+        card: str,
+        *,
+        in_place: bool = False,
     ) -> Writing:
-        """What writes one critic, whose weights are whole; `merged` is a policy whose adapters are merged."""
+        """What writes one critic, whose weights are whole in `value`; `merged` is a policy whose adapters are merged.
+        `in_place`: `value` is used up."""
+        critic = replace(critic, model=value.model)
         if not isinstance(inner_model(critic.model), PreTrainedModel):
-            return self._part(place, critic.model, _kept(value), card)
-        whole = whole_critic(critic, merged if self.models.one_trunk else None)
+            return self.part(place, critic.model, _kept(value), card)
+        whole = whole_critic(critic, merged if self.models.one_trunk else None, in_place=in_place)
         whole.config.get_text_config().pad_token_id = padding_token(self.tokenizer)
         head = linear_head(whole, "value_model", critic.value_head.outputs)
         weights = store_bias(whole, head)
-        return self._part(place, whole, weights if value.is_copy else _copies(weights), card)
+        return self.part(place, whole, weights if value.is_copy else _copies(weights), card)
 
-    def _on_policys_weights(self, critic: Critic) -> bool:
+    def on_policys_weights(self, critic: Critic) -> bool:
         """Whether a critic is adapters on the frozen weights under the policy's."""
         weights = {id(weight) for weight in self.models.policy.model.parameters()}
         return is_adapted(critic.model) and any(id(weight) in weights for weight in critic.model.parameters())
@@ -99,14 +119,17 @@ class ModelFolders:
             adapted = is_adapted(policy.model)
             whole = with_adapters_merged(policy.model) if adapted else inner_model(policy.model)
             weights = None if adapted else policy.model.state_dict()
-            write_into(folder, whole, weights, self.tokenizer, self.card(state, "policy"))
+            card = self.card(state, "policy")
+            write_into(folder, whole, weights, self.tokenizer, card, shard_bytes=self.shard_bytes)
         self.backend.wait_for_all()
 
-    def _part(self, place: str, model: nn.Module, weights: dict[str, Tensor] | None, card: str) -> Writing:
-        return lambda folder: write_model(folder / place, model, weights, self.tokenizer, card)
+    def part(self, place: str, model: nn.Module, weights: dict[str, Tensor] | None, card: str) -> Writing:
+        """What writes one model into a folder of its own."""
+        size = self.shard_bytes
+        return lambda folder: write_model(folder / place, model, weights, self.tokenizer, card, shard_bytes=size)
 
 
-def _places(critic: Critic | Critics | None) -> list[tuple[str, Critic]]:
+def places_of(critic: Critic | Critics | None) -> list[tuple[str, Critic]]:
     """Each critic with its folder: `value`, or one in it for each where there are several."""
     if isinstance(critic, Critics):
         return [(f"value/{NAME}{number}", member) for number, member in enumerate(critic.members, start=1)]

@@ -34,8 +34,16 @@ def learner_tensors(learner: Learner) -> dict[str, Tensor | InPieces]:
     return tensors
 
 
+def learner_likes(learner: Learner) -> dict[str, Tensor]:
+    """By the name of each weight a tensor that lies as it and its moments do here; none of what others keep whole."""
+    if learner.stepper is not None:
+        return {}
+    return {name: weight.detach() for name, weight in zip(weight_names(learner), learner.parameters, strict=True)}
+
+
 def restore_learner(learner: Learner, tensors: Mapping[str, Tensor], place: str) -> None:
-    """Put weights and moments back, as `learner_tensors` gave them, but whole; each process keeps its pieces.
+    """Put weights and moments back, as `learner_tensors` gave them, whole or in the pieces of the weights here; of a
+    whole one each process keeps its pieces.
 
     Raises CheckpointError, naming the tensor, where one is missing, left over, or of another shape.
     """

@@ -28,6 +28,7 @@ FREE_SETTINGS = frozenset({
     "eval_reference_column", "metric_for_best_model", "greater_is_better", "early_stopping_patience",
     "early_stopping_threshold", "stop_kl", "stop_score", "stop_patience",
     "save_steps", "save_minutes", "save_total_limit", "keep_steps", "keep_best", "on_save_error", "max_broken_updates",
+    "sharded_checkpoints", "max_shard_size",
     "wait_timeout_seconds",
     "push_to_hub", "hub_model_id",
     # Of these only the batch that they make counts, together with the number of processes: `check_begin` looks at it.

@@ -10,19 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nearstep.checkpoint import files
-from nearstep.checkpoint.export import ModelFolders, Writing
-from nearstep.checkpoint.resume import (
-    AUTO,
-    BEGUN,
-    SETTINGS,
-    Resumed,
-    choose_checkpoint,
-    refuse_other,
-    refuse_used,
-    settings_to_keep,
-)
+from nearstep.checkpoint.contents import CheckpointContent, CheckpointLabel, WholeContent
+from nearstep.checkpoint.export import ModelFolders
+from nearstep.checkpoint.piece_saves import PieceSaves
+from nearstep.checkpoint.resume import AUTO, Resumed, choose_checkpoint, refuse_other, refuse_used, settings_to_keep
 from nearstep.checkpoint.sampled_ahead import take_up
-from nearstep.checkpoint.seal import SaveKind, read_manifest, sealed_folder
+from nearstep.checkpoint.seal import SaveKind, read_manifest
 from nearstep.checkpoint.snapshot import FOLDER, Snapshot, put_back, read_snapshot, take_snapshot
 from nearstep.checkpoint.start import begin_of_run, check_begin, check_same_head, has_same_data
 from nearstep.checkpoint.writer import BackgroundWriter
@@ -48,7 +41,7 @@ TIMED_KEPT = 2  # of the checkpoints that save_minutes makes, where save_total_l
 class Checkpoints:
     """Saves a run as `checkpoint-N` folders, removes what is no longer needed, and restores one.
 
-    Only rank 0 writes; all processes read.
+    Only rank 0 writes, or all processes do, each its own part; all read.
     """
 
     config: PPOConfig
@@ -65,6 +58,7 @@ class Checkpoints:
     announce: Callable[[int, Path], None]  # called with every saved folder
     announce_whole: bool  # whether who hears of a folder reads it at once, so that it is awaited
     resumed: Resumed | None = None  # what the run goes on from; None for a new one, and once it is loaded
+    pieces: PieceSaves | None = None  # where every process writes its own part
     ahead: RolloutStream | None = None  # rows that were sampled ahead; None where none are
     parent: str | None = None  # seal of the checkpoint that the run was forked from
     failed: int = 0  # saves that did not succeed, with on_save_error = continue
@@ -162,11 +156,11 @@ class Checkpoints:
             raise TrainingError(
                 f"update {state.update}: {broken} is not finite, and is not saved. {self._last_whole()}"
             )
-        models, kept, begun = self.folders.copied(state), self._kept(), self._begun
-        copied, update = snapshot.copied(main=self.backend.is_main), state.update
-        if copied is not None:
+        content = self._copied(snapshot, state)
+        label = CheckpointLabel(state.update, kind, self.parent, self._kept(), self._begun)
+        if content is not None:
             self.wait()
-            self._writer.start(lambda: self._write(copied, models, kept, begun, update, kind))
+            self._writer.start(lambda: self._write(content, label))
         if self.announce_whole:
             self.wait()
             self.backend.wait_for_all()
@@ -181,6 +175,8 @@ class Checkpoints:
     def rehearse(self, state: State) -> None:
         """Before the first update: try what could fail at the end. Raises TrainingError or ModelError."""
         self.folders.rehearse(self.run, state)
+        if self.pieces is not None:
+            self.pieces.require_one_disk(self.run)
 
     def rescue(self, state: State) -> bool:
         """After a failure: write the models into the run's folder, if their weights are finite; whether it was done.
@@ -196,9 +192,12 @@ class Checkpoints:
 
     def save_final(self, state: State) -> None:
         """Write the models of the finished run into its folder itself."""
-        models = self.folders.copied(state)
+        models = self.folders.copied(state) if self.pieces is None else None
         self.wait()
-        models(self.run)
+        if models is not None:
+            models(self.run)
+        elif self.pieces is not None:
+            self.pieces.write_models(self.run, state)
         self.backend.wait_for_all()
         self.announce(state.update, self.run)
 
@@ -218,23 +217,20 @@ class Checkpoints:
     def _kept(self) -> dict[str, Any]:
         return settings_to_keep(self.config, self.named)
 
-    def _write(
-        self,
-        snapshot: Snapshot,
-        models: Writing,
-        kept: Mapping[str, Any],
-        begun: Mapping[str, Any],
-        update: int,
-        kind: SaveKind,
-    ) -> None:
-        target = self.run / f"{CHECKPOINT}{update}"
+    def _copied(self, snapshot: Snapshot, state: State) -> CheckpointContent | None:
+        """What this process will write; None where that is nothing. Every process calls this."""
+        if self.pieces is not None:
+            self.wait()  # or a process would hold its part of two checkpoints
+            return self.pieces.content(snapshot, state)
+        models, copied = self.folders.copied(state), snapshot.copied(main=self.backend.is_main)
+        return None if copied is None else WholeContent(models, copied)
+
+    def _write(self, content: CheckpointContent, label: CheckpointLabel) -> None:
+        target = self.run / f"{CHECKPOINT}{label.update}"
         try:
-            with sealed_folder(target, update=update, kind=kind, parent=self.parent) as folder:
-                models(folder)
-                snapshot.write(folder / FOLDER)
-                files.write_text(folder / SETTINGS, files.as_json(kept))
-                files.write_text(folder / BEGUN, files.as_json(begun))
-            self._prune(update, kind)
+            content.write(target, label)
+            if self.backend.is_main:
+                self._prune(label.update, label.kind)
         except OSError as error:
             raise self._no_place(target, error) from error
 

@@ -6,16 +6,29 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
 
 from nearstep.checkpoint import files
 from nearstep.common.errors import CheckpointError, shorten
 
 MANIFEST = "manifest.json"
-FORMAT = 1  # goes up where an older nearstep could not read a checkpoint
-
 SaveKind: TypeAlias = Literal["fault", "kept", "best"]
-WeightLayout: TypeAlias = Literal["whole"]
+WeightLayout: TypeAlias = Literal["whole", "pieces"]
+FORMATS: Mapping[WeightLayout, int] = {"whole": 1, "pieces": 2}  # another where an older nearstep could not read it
+
+
+@dataclass(frozen=True)
+class FileSum:
+    """What tells whether a file is as it was written."""
+
+    size: int
+    sha256: str
+
+    @staticmethod
+    def of(path: Path) -> "FileSum":
+        """That of a file."""
+        return FileSum(path.stat().st_size, files.sha256(path))
 
 
 @dataclass(frozen=True)
@@ -27,8 +40,8 @@ class CheckpointManifest:
     sizes: Mapping[str, int]
     hashes: Mapping[str, str]
     parent: str | None = None  # seal of the checkpoint that the run was forked from
-    layout: WeightLayout = "whole"  # how weights lie in the files: whole tensors, whatever the number of processes
-    format: int = FORMAT
+    layout: WeightLayout = "whole"  # whole tensors, or parts of them, of every process its own; any number reads both
+    format: int = FORMATS["whole"]
 
     @property
     def seal(self) -> str:
@@ -42,8 +55,17 @@ class CheckpointManifest:
 
 
 @contextmanager
-def sealed_folder(target: Path, *, update: int, kind: SaveKind, parent: str | None) -> Iterator[Path]:
+def sealed_folder(
+    target: Path,
+    *,
+    update: int,
+    kind: SaveKind,
+    parent: str | None,
+    layout: WeightLayout = "whole",
+    sums: Mapping[str, FileSum] = MappingProxyType({}),
+) -> Iterator[Path]:
     """A hidden folder to write a checkpoint in; it takes its name once all lies on the disk, and goes away otherwise.
+    `sums` are those of files that other processes have written and synced, by relative path.
 
     The order is the guarantee: files, then the manifest, then the name, each synced before the next. A process that
     dies anywhere leaves a hidden folder, which the next start removes, or a whole checkpoint.
@@ -54,12 +76,16 @@ def sealed_folder(target: Path, *, update: int, kind: SaveKind, parent: str | No
     try:
         yield unfinished
         written = sorted(path for path in unfinished.rglob("*") if path.is_file())
-        for path in written:
-            files.sync(path)
-        names = [path.relative_to(unfinished).as_posix() for path in written]
-        sizes = {name: path.stat().st_size for name, path in zip(names, written, strict=True)}
-        hashes = {name: files.sha256(path) for name, path in zip(names, written, strict=True)}
-        files.write_text(unfinished / MANIFEST, CheckpointManifest(update, kind, sizes, hashes, parent).text)
+        names = {path.relative_to(unfinished).as_posix(): path for path in written}
+        for name, path in names.items():
+            if name not in sums:
+                files.sync(path)
+        found = {name: sums[name] if name in sums else FileSum.of(path) for name, path in names.items()}
+        manifest = CheckpointManifest(
+            update, kind, {name: each.size for name, each in found.items()},
+            {name: each.sha256 for name, each in found.items()}, parent, layout, FORMATS[layout],
+        )  # fmt: skip
+        files.write_text(unfinished / MANIFEST, manifest.text)
         files.sync(unfinished / MANIFEST)
         for folder in sorted({path.parent for path in written} | {unfinished}):
             files.sync(folder)
@@ -85,8 +111,9 @@ def read_manifest(folder: Path) -> CheckpointManifest:
         raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    if found_format != FORMAT:
-        raise CheckpointError(f"{folder} has format {shorten(found_format)}, and this nearstep reads format {FORMAT}")
+    if found_format not in FORMATS.values():
+        known = " and ".join(map(str, FORMATS.values()))
+        raise CheckpointError(f"{folder} has format {shorten(found_format)}, and this nearstep reads formats {known}")
     if seal != manifest.seal or text != manifest.text:
         raise CheckpointError(f"{path} is damaged: it is not as it was written")
     return manifest

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nearstep.algorithm.statistics import Moments
 from nearstep.checkpoint import files
-from nearstep.checkpoint.learner_state import first_not_finite, learner_tensors, restore_learner
+from nearstep.checkpoint.learner_state import first_not_finite, learner_likes, learner_tensors, restore_learner
+from nearstep.checkpoint.piece_files import StoredTensors
 from nearstep.common.errors import CheckpointError
 from nearstep.scale.shards import InPieces, whole_tensor
 from nearstep.training.ahead import RolloutStream
@@ -22,6 +24,7 @@ FOLDER = "training"
 VALUES = "state.json"
 ANSWERS = "first_answers"
 AHEAD = "ahead.safetensors"
+PIECES = "pieces"  # where every process has written its own part of the networks' tensors
 STATE_FIELDS = tuple(each.name for each in fields(State) if each.compare)
 # What checkpoints of earlier versions lack, as it stood then.
 ADDED_LATER: Mapping[str, Any] = {
@@ -42,6 +45,7 @@ class Snapshot:
     report: Mapping[str, Any]
     answers: Mapping[str, Tensor] = field(default_factory=dict)  # never changed; none where the run keeps none
     ahead: tuple[Mapping[str, Any], Mapping[str, Tensor]] | None = None
+    stored: StoredTensors | None = None  # where the tensors of the networks lie that are read part by part
 
     def copied(self, *, main: bool) -> "Snapshot | None":
         """The same in memory of its own, on the CPU and whole, on the main process: training may go on while it is
@@ -66,11 +70,13 @@ class Snapshot:
                 return f"{network}: {name}"
         return None
 
-    def write(self, folder: Path) -> None:
-        """Write one file of tensors for each network, and one of values that lists the names of all tensors."""
+    def write(self, folder: Path, *, in_pieces: bool = False) -> None:
+        """Write one file of tensors for each network, and one of values that lists the names of all tensors. Where they
+        lie there `in_pieces` the networks' own are left out."""
         files.make_folder(folder)
-        every = {**self.networks, **({ANSWERS: self.answers} if self.answers else {})}
-        for name, tensors in every.items():
+        answers = {ANSWERS: self.answers} if self.answers else {}
+        every = {**self.networks, **answers}
+        for name, tensors in (answers if in_pieces else every).items():
             files.write_tensors(folder / f"{name}.safetensors", _all_whole(tensors))
         names = {name: sorted(tensors) for name, tensors in every.items()}
         values = {"state": self.state, "report": self.report, "tensors": names}
@@ -98,8 +104,13 @@ def read_snapshot(folder: Path) -> Snapshot:
     absent = {"state", "report", "tensors"} - content.keys()
     if absent:
         raise CheckpointError(f"{path}: {sorted(absent)[0]} is missing")
-    networks = {}
+    stored = StoredTensors.open(folder / PIECES) if (folder / PIECES).exists() else None
+    networks: dict[str, dict[str, Tensor]] = {}
     for network, names in content["tensors"].items():
+        if stored is not None and network != ANSWERS:
+            networks[network] = {}
+            stored.require(stored_name(network, name) for name in names)
+            continue
         file = folder / f"{network}.safetensors"
         networks[network] = files.read_tensors(file)
         for name in names:
@@ -107,7 +118,24 @@ def read_snapshot(folder: Path) -> Snapshot:
                 raise CheckpointError(f"{file}: {name} is missing")
     answers = networks.pop(ANSWERS, {})
     ahead = (content["ahead"], files.read_tensors(folder / AHEAD)) if "ahead" in content else None
-    return Snapshot(networks, content["state"], content["report"], answers, ahead)
+    return Snapshot(networks, content["state"], content["report"], answers, ahead, stored)
+
+
+def stored_name(network: str, name: str) -> str:
+    """How a tensor of a network is called among those of all."""
+    return f"{network}/{name}"
+
+
+def _read_for(snapshot: Snapshot, network: str, learner: Learner) -> dict[str, Tensor]:
+    """The tensors of a network: whole, or in the pieces in which its weights lie here."""
+    if snapshot.stored is None:
+        return _all_whole(snapshot.networks[network])
+    likes = learner_likes(learner)
+    prefix, entries = stored_name(network, ""), snapshot.stored.entries
+    own = {name.removeprefix(prefix): name for name in entries if name.startswith(prefix)}
+    nothing = torch.empty(0)
+    found = snapshot.stored.dealt({full: likes.get(name.rsplit(":", 1)[0], nothing) for name, full in own.items()})
+    return {name: found[full] for name, full in own.items()}
 
 
 def _all_whole(tensors: Mapping[str, Tensor | InPieces]) -> dict[str, Tensor]:
@@ -136,7 +164,8 @@ def put_back(snapshot: Snapshot, learners: Learners, state: State, place: str) -
         if name not in values:
             raise CheckpointError(f"{place}: state.{name} is missing")
     for network, learner in wanted.items():
-        restore_learner(learner, _all_whole(snapshot.networks[network]), f"{place}/{network}.safetensors")
+        source = f"{network}.safetensors" if snapshot.stored is None else f"{PIECES} ({network})"
+        restore_learner(learner, _read_for(snapshot, network, learner), f"{place}/{source}")
     values["steps"], values["score_moments"] = Steps(**values["steps"]), Moments(**values["score_moments"])
     values["part_moments"] = {name: Moments(**moments) for name, moments in values["part_moments"].items()}
     for _ in range(state.update, values["update"]):

@@ -67,12 +67,14 @@ class PPOConfig(AllSettings):
             divided_by=divided_by(self),
             engine=self.engine,
         )
+        yield from self.problems_of_saving(divided_by(self))
 
     def remarks(self) -> Iterator[str]:
         """Settings without effect, and one whose effect surprises."""
         yield from config_rules.remarks(self)
         yield from evaluation_remarks(self, keep_best=self.keep_best)
         yield from staleness_remarks(self)
+        yield from self.remarks_of_saving(divided_by(self))
         yield from one_base_remarks(self, critic_trunk=self.critic_trunk, checkpointing=self.gradient_checkpointing)
 
 

@@ -220,12 +220,13 @@ def take_off(model: PreTrainedModel) -> None:
             done += (f"{name}.",)  # one adapter may lie on another
 
 
-def with_adapters_merged(model: nn.Module) -> PreTrainedModel:
-    """A copy of a peft model with its adapters added to the base weights, which are whole also where they were packed.
+def with_adapters_merged(model: nn.Module, *, in_place: bool = False) -> PreTrainedModel:
+    """A copy of a peft model with its adapters added to the base weights, which are whole also where they were packed;
+    `in_place` without a copy, after which the peft model is of no use.
 
     Tied input and output embeddings stay tied where both are still the same, and only there.
     """
-    whole = _copy_in_full(model) if is_quantised(model) else copy.deepcopy(model)
+    whole = _copy_in_full(model) if is_quantised(model) else model if in_place else copy.deepcopy(model)
     inner: PreTrainedModel = whole.get_base_model()  # type: ignore[operator]
     head, embeddings = base_layer(inner.get_output_embeddings()), base_layer(inner.get_input_embeddings())
     tied = isinstance(head, nn.Linear) and isinstance(embeddings, nn.Module) and head.weight is embeddings.weight

@@ -19,6 +19,7 @@ from nearstep.models.adapters import adapters_of, is_adapted
 from nearstep.models.roles import inner_model
 
 ADVICE = "The run would train, and then lose this at its end: mend it first."
+SHARD_BYTES = 5 * 10**9  # of a file, if nothing else is said
 OWN_WEIGHTS = "weights.safetensors"  # of a module of the user's own
 
 
@@ -34,25 +35,36 @@ def write_model(
     weights: dict[str, Tensor] | None,
     tokenizer: PreTrainedTokenizerBase,
     card: str,
+    *,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a transformers or peft model, its tokenizer and its card to `target`, in place of what was there.
 
-    `weights` is the state dict to write, None for the model's own. Raises TrainingError where the weights could not be
-    written, the former folder staying, and for other files once the folder stands without them.
+    `weights` is the state dict to write, None for the model's own; a file has at most `shard_bytes`, or one tensor.
+    Raises TrainingError where the weights could not be written, the former folder staying, and for other files once the
+    folder stands without them.
     """
-    with _disk_errors(target), whole_folder(target) as unfinished:
-        lost = [*_write_weights(unfinished, model, weights), *_write_rest(unfinished, model, tokenizer, card)]
-    _tell(target, lost)
+    with disk_errors(target), whole_folder(target) as unfinished:
+        lost = write_weights(unfinished, model, weights, shard_bytes)
+        lost += write_rest(unfinished, model, tokenizer, card)
+    tell_lost(target, lost)
 
 
 def write_into(
-    folder: Path, model: nn.Module, weights: dict[str, Tensor] | None, tokenizer: PreTrainedTokenizerBase, card: str
+    folder: Path,
+    model: nn.Module,
+    weights: dict[str, Tensor] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    card: str,
+    *,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """The same into a folder that may hold other files, which stay."""
-    with _disk_errors(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lost = [*_write_weights(folder, model, weights), *_write_rest(folder, model, tokenizer, card)]
-    _tell(folder, lost)
+        lost = write_weights(folder, model, weights, shard_bytes)
+        lost += write_rest(folder, model, tokenizer, card)
+    tell_lost(folder, lost)
 
 
 def write_each(writings: Sequence[Callable[[], None]]) -> None:
@@ -85,7 +97,7 @@ def rehearse(place: Path, role: str, model: nn.Module, tokenizer: PreTrainedToke
             if is_adapted(model):
                 with Attempt("adapters", lost):
                     adapters_of(model).save_pretrained(folder)
-            lost += _write_rest(Path(folder), inner, tokenizer, card)
+            lost += write_rest(Path(folder), inner, tokenizer, card)
     except OSError as error:
         raise TrainingError(f"nothing can be saved in {place.parent}: {error}. Change output_dir") from error
     if lost:
@@ -111,7 +123,7 @@ def _bytes_written(weight: nn.Parameter) -> int:
 
 
 @contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
+def disk_errors(target: Path) -> Iterator[None]:
     """Errors of the disk as errors for the user, with the room that is left; safetensors has one of its own."""
     try:
         yield
@@ -120,12 +132,15 @@ def _disk_errors(target: Path) -> Iterator[None]:
         raise TrainingError(f"saving to {target} failed: {error} ({free:,} bytes free)") from error
 
 
-def _tell(target: Path, lost: Sequence[str]) -> None:
+def tell_lost(target: Path, lost: Sequence[str]) -> None:
+    """Raise TrainingError where parts of a folder could not be written."""
     if lost:
         raise TrainingError(f"{target} holds the weights, but not the {'; nor the '.join(lost)}")
 
 
-def _write_weights(folder: Path, model: nn.Module, weights: dict[str, Tensor] | None) -> list[str]:
+def write_weights(
+    folder: Path, model: nn.Module, weights: dict[str, Tensor] | None, shard_bytes: int = SHARD_BYTES
+) -> list[str]:
     """Weights and configuration; which of the two could not be written, and why.
 
     A wrong configuration of either kind would keep transformers from writing the weights: the generation config comes
@@ -143,10 +158,10 @@ def _write_weights(folder: Path, model: nn.Module, weights: dict[str, Tensor] | 
         if generation is not None:
             model.generation_config = GenerationConfig()
         with Attempt("configuration", lost, passing=(OSError, SafetensorError)):  # no configuration mends the disk
-            model.save_pretrained(folder, state_dict=weights)
+            model.save_pretrained(folder, state_dict=weights, max_shard_size=shard_bytes)
         if lost:
             model.config = type(config)()
-            model.save_pretrained(folder, state_dict=weights)
+            model.save_pretrained(folder, state_dict=weights, max_shard_size=shard_bytes)
             (folder / "config.json").unlink()
     finally:
         model.config = config
@@ -163,7 +178,7 @@ def _write_own(folder: Path, weights: dict[str, Tensor]) -> None:
     save_file({name: weights[name].detach().contiguous() for name in first.values()}, folder / OWN_WEIGHTS)
 
 
-def _write_rest(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str) -> list[str]:
+def write_rest(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str) -> list[str]:
     """Everything but weights and configuration; which parts could not be written, and why."""
     lost: list[str] = []
     if isinstance(model, PreTrainedModel) and model.can_generate():

@@ -72,13 +72,14 @@ def critic_under_adapters(
     return add_adapters(classifier, with_head_trained(own, heads), seed=seed, role=ROLE)
 
 
-def whole_critic(critic: Critic, merged_policy: PreTrainedModel | None) -> PreTrainedModel:
-    """The critic as a plain classification model: adapters merged, its own and those of a policy whose trunk it is on.
+def whole_critic(critic: Critic, merged_policy: PreTrainedModel | None, *, in_place: bool = False) -> PreTrainedModel:
+    """The critic as a plain classification model: adapters merged, its own and those of a policy whose trunk it is on;
+    `in_place` its own without a copy, as `with_adapters_merged` has it.
 
     `merged_policy` is the policy with its adapters merged, None where it has none or the trunk is not shared.
     """
     if is_adapted(critic.model):
-        return with_adapters_merged(critic.model)
+        return with_adapters_merged(critic.model, in_place=in_place)
     model = transformers_model(critic.model, ROLE)
     if merged_policy is None:
         return model

@@ -39,8 +39,9 @@ def whole_tensor(tensor: Tensor | InPieces) -> Tensor:
 
 
 def dealt_like(whole: Tensor, like: Tensor) -> Tensor:
-    """A tensor in the pieces in which another of its shape lies. Each process has the whole one and keeps its piece."""
-    if not isinstance(like, DTensor) or whole.shape != like.shape:
+    """A tensor in the pieces in which another of its shape lies. Each process has the whole one and keeps its piece;
+    one that lies in pieces stays as it is."""
+    if not isinstance(like, DTensor) or whole.shape != like.shape or isinstance(whole, DTensor):
         return whole
     return distribute_tensor(whole.to(own_piece(like).device), like.device_mesh, like.placements, src_data_rank=None)
 
