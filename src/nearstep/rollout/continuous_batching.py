@@ -29,7 +29,7 @@ from nearstep.rollout.engine import (
 from nearstep.rollout.engine_settings import EngineSettings
 from nearstep.types import Prompts, Rollout
 
-OLDEST = "5.19"  # of transformers: earlier ones name the settings of its cache otherwise
+OLDEST = "5.20"  # of transformers: earlier ones name the settings of its cache otherwise
 PAGE = 64  # tokens in a page of the cache
 BATCH_TOKENS = 1024  # of one forward pass; its mask grows with them, and longer prompts are read in parts
 PATIENCE = 0.5  # seconds between two looks at whether the thread that generates is alive
