@@ -3,12 +3,13 @@
     runs/engines-env/bin/python -m benchmarks.engines           # 10 M and 58 M weights, after `make engines`
 
 Each engine runs in a process of its own, in turn, twice. Seconds are processor seconds of all threads, which others on
-the machine disturb little; ratios are of one run. An engine whose library is not there is named as skipped.
+the machine disturb little; ratios are of one run. vLLM's CPU build wants an older transformers than continuous batching
+does, so that what cannot run in this environment runs in the one of --other, and a line says so. An engine that neither
+has is named as skipped.
 Writes benchmarks/results/engines.md.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -20,10 +21,12 @@ from statistics import median
 from typing import Any
 
 import torch
+import transformers
 
-from benchmarks.harness.machine import machine
+from benchmarks.harness.machine import REPOSITORY, machine
 from benchmarks.harness.results import MIB, RESULTS, shown, table, write_results
 from benchmarks.harness.workload import Workload, causal_model
+from nearstep.common.errors import ConfigError
 from nearstep.config.axes import ENGINES
 from nearstep.models.distribution import Sampling
 from nearstep.models.forward.forward import rollout_logprobs
@@ -33,7 +36,6 @@ from nearstep.rollout.engine import EngineSettings, GenerationSettings, play
 from nearstep.training.mismatch import mismatch_metrics
 from nearstep.types import Prompts
 
-NEEDS = {"vllm": "vllm"}  # packages
 ELSEWHERE = {"vllm_server": "its time is that of another process"}
 ROUNDS, LOADS, PLAYS = 2, 3, 2
 HEAD = (
@@ -86,19 +88,36 @@ def _resident() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 
 
-def skipped(engine: str) -> str | None:
-    """Why an engine is left out, if it is."""
-    package = NEEDS.get(engine)
-    if package is not None and importlib.util.find_spec(package) is None:
-        return f"{package} is not installed: `make engines`"
-    return ELSEWHERE.get(engine)
+def lacking(engine: str) -> str:
+    """Why an engine cannot run in this environment; nothing where it can."""
+    if engine in ELSEWHERE:
+        return ELSEWHERE[engine]
+    try:
+        make_engine(engine, EngineSettings()).close()
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
-def run_process(engine: str, workload: Workload) -> dict[str, float]:
-    """The same in a process of its own."""
-    words = [sys.executable, "-m", "benchmarks.engines", "--one", engine, "--model", workload.model]
+def interpreters(engines: Sequence[str], other: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """By which Python each engine runs, and why the rest does not."""
+    found, reasons = {}, {}
+    for engine in engines:
+        why = lacking(engine)
+        if why and engine not in ELSEWHERE and other.exists() and not run_process(str(other), "--why-not", engine):
+            found[engine] = str(other)
+        elif why:
+            reasons[engine] = why
+        else:
+            found[engine] = sys.executable
+    return found, reasons
+
+
+def run_process(python: str, *words: str) -> Any:
+    """What this file says in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
+    command = [python, "-m", "benchmarks.engines", *words]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=REPOSITORY)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -128,31 +147,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["s", "m"], choices=list(NAMES))
     parser.add_argument("--engines", nargs="+", default=list(ENGINES))
+    parser.add_argument(
+        "--other", type=Path, default=REPOSITORY / ".venv/bin/python", help="runs what this environment cannot"
+    )
+    parser.add_argument("--disturbed", action="store_true", help="say in the results that other programs ran")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--why-not", help=argparse.SUPPRESS)
     parser.add_argument("--model", default="s", help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    if options.one is not None:
-        print(json.dumps(measured(options.one, Workload("engines", "rollout", model=options.model))))
+    if options.why_not is not None:
+        print(json.dumps(lacking(options.why_not)))
         return
-    reasons = {engine: reason for engine in options.engines if (reason := skipped(engine)) is not None}
-    engines = [engine for engine in options.engines if engine not in reasons]
+    if options.one is not None:
+        found = measured(options.one, Workload("engines", "rollout", model=options.model))
+        print(json.dumps(found | {"transformers": transformers.__version__}))
+        return
+    pythons, reasons = interpreters(options.engines, options.other)
+    engines = list(pythons)
     rows, kept = [], {}
     for model in options.models:
-        workload = Workload("engines", "rollout", model=model)
-        records: dict[str, list[dict[str, float]]] = {engine: [] for engine in engines}
+        records: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
         for _ in range(ROUNDS):
             for engine in engines:
-                records[engine].append(run_process(engine, workload))
+                records[engine].append(run_process(pythons[engine], "--one", engine, "--model", model))
         rows += rows_of(model, engines, records)
         kept[model] = records
     columns = ["", "engine", "tokens per processor second", "of built-in", "tokens per second of the clock",
                "weights, s", "start, s", "memory, MiB", "mismatch KL", "largest gap, nats"]  # fmt: skip
     if not torch.cuda.is_available():
         reasons["a GPU"] = "none is at hand"
-    left_out = [f"Skipped: {name} ({reason})." for name, reason in reasons.items()]
-    head = ["# Engines side by side", "", HEAD, ""]
-    page = "\n".join([*head, table(columns, rows), *left_out])
+    lines = [f"Skipped: {name} ({reason})." for name, reason in reasons.items()]
+    versions = {engine: runs[0]["transformers"] for by_engine in kept.values() for engine, runs in by_engine.items()}
+    if len(set(versions.values())) > 1:
+        lines.append("transformers: " + ", ".join(f"{version} for {name}" for name, version in versions.items()) + ".")
+    if options.disturbed:
+        lines.append("Other programs ran on the machine meanwhile: seconds of the clock are worth little.")
+    page = "\n\n".join(["# Engines side by side", HEAD, table(columns, rows), *lines])
     print(page)
     write_results(options.results, "engines", {"records": kept, "skipped": reasons}, page, machine())
 

@@ -190,10 +190,10 @@ SMALL = (
     "Rates and warm-ups of papers are those of models a thousand times as large, and most recipes take no KL penalty, "
     "which a verifier does not need and a reward model does. After `make demo` this trains in some minutes on a CPU. "
     "The demo's held-out judge prefers 92 % of its summaries to a person's, 91 % with `--recipe pact` (without "
-    "`vf_warmup_updates` and `vf_learning_rate`), and 57 % of the supervised start's (one seed). With `--kl_coef 0` "
-    "the reward model's score rises further, and its blind spots are found: 4 % are preferred then. The scores of a "
-    "reward model have no range, so `reward_clip` gives them one; the penalty for a missing EOS lies in it. "
-    "`--recipe sao` takes no range."
+    "`vf_warmup_updates` and `vf_learning_rate`), and 57 % of the supervised start's (one seed, with a model of four "
+    "heads of 24, where the demo has three of 32 now). With `--kl_coef 0` the reward model's score rises further, and "
+    "its blind spots are found: 4 % are preferred then. The scores of a reward model have no range, so "
+    "`reward_clip` gives them one; the penalty for a missing EOS lies in it. `--recipe sao` takes no range."
 )
 TRY = """```bash
 nearstep ppo --recipe bpco --model_name_or_path runs/demo/sft --reward_model_path runs/demo/reward \\

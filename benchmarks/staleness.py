@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--episodes", type=int, default=1280)
     parser.add_argument("--rows", type=int, default=64, help="episodes of an update")
+    parser.add_argument("--disturbed", action="store_true", help="say in the results that other programs ran")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
     found: dict[int, list[dict[str, float]]] = {each: [] for each in given.staleness}
@@ -93,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "updates after the first."
     )
     columns = ["max_staleness", "time", "ratio", "final score", "KL", "age", "trainer waits", "generation waits"]
-    page = "\n\n".join(["# Generation beside the update", head, table(columns, lines)])
+    disturbed = ["Other programs ran on the machine meanwhile: times are worth little."] if given.disturbed else []
+    page = "\n\n".join(["# Generation beside the update", head, table(columns, lines), *disturbed])
     print(page)
     record = {"runs": {str(staleness): runs for staleness, runs in found.items()}}
     write_results(given.results, "staleness", record, page, machine(THREADS))

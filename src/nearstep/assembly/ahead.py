@@ -1,5 +1,6 @@
 """What samples ahead of the update, with max_staleness, and what such a run cannot have."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,15 +13,19 @@ from nearstep.assembly.inputs import RunInputs
 from nearstep.common.errors import ConfigError
 from nearstep.config.axes import is_own
 from nearstep.config.ppo import PPOConfig
+from nearstep.data.prompt_source import PromptSource
+from nearstep.data.prompt_stream import StreamSource
 from nearstep.data.samplers import SeesScores
 from nearstep.models.roles import Policy, inner_model
 from nearstep.models.saving import write_into
 from nearstep.rollout.ahead.link import GenerationLink, GenerationPlan
 from nearstep.rollout.ahead.window import StalenessRule
 from nearstep.rollout.engine import GenerationSettings, RolloutEngine
+from nearstep.scale.torch_backend import TorchBackend
 from nearstep.training.ahead import PromptDraws, RolloutStream
 from nearstep.training.clock import Clock
 from nearstep.training.selection import Selection
+from nearstep.training.shared_ahead import SampledAhead, SharedStream
 
 INSTEAD = "or set max_staleness = 0, with which generation and update take turns"
 
@@ -29,12 +34,11 @@ def check_ahead(config: PPOConfig, inputs: RunInputs, checked: CheckedInputs, se
     """Raise ConfigError where a run with max_staleness has what a process beside the trainer's cannot."""
     if config.max_staleness == 0:
         return
-    processes = checked.backend.world_size
-    if processes > 1:
+    if not isinstance(checked.backend, TorchBackend):
         raise ConfigError(
-            f"max_staleness = {config.max_staleness} with {processes} processes: each would need a generation process "
-            "of its own, and all of them one choice of which prompts are finished. That is not built: run one process, "
-            f"{INSTEAD}"
+            f"max_staleness = {config.max_staleness}: the generation process copies whole weights from the first "
+            "process, and with dp_shard, sp_size or DeepSpeed no process has them by itself. Run processes that each "
+            f"hold a copy, {INSTEAD}"
         )
     given = inputs.engine
     if given is not None:
@@ -62,10 +66,10 @@ def ahead_of(
     policy: Policy,
     engine: RolloutEngine,
     generation: GenerationSettings,
-    draws: PromptDraws,
+    draws: PromptSource | StreamSource,
     clock: Clock,
     notes: list[str],
-) -> RolloutStream | None:
+) -> SampledAhead | None:
     """What samples ahead; None with max_staleness = 0. Raises ConfigError for a policy that no other process can
     load."""
     if config.max_staleness == 0:
@@ -91,11 +95,17 @@ def ahead_of(
         write=partial(_write, checked.tokenizer),
         sends_columns=is_own(config.engine),
     )
-    batch = checked.batch
+    batch, backend = checked.batch, checked.backend
     rule = StalenessRule(config.max_staleness, batch.prompts, config.staleness_window, drops=config.on_stale == "drop")
-    return RolloutStream(
-        draws, GenerationLink(policy, plan), rule, config.num_generations, clock, checked.backend.device
-    )
+
+    def stream(whole: PromptDraws) -> RolloutStream:
+        return RolloutStream(whole, GenerationLink(policy, plan), rule, config.num_generations, clock, backend.device)
+
+    if backend.world_size == 1:
+        return stream(draws)
+    every_row = replace(draws, plan=replace(draws.plan, rank=0, world_size=1))
+    first = stream(every_row) if backend.rank == 0 else None
+    return SharedStream(first, draws, draws.plan.rows, backend, clock, backend.device)
 
 
 def _write(tokenizer: PreTrainedTokenizerBase, model: nn.Module, folder: Path) -> None:

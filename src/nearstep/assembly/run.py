@@ -41,7 +41,6 @@ from nearstep.reports.settings_file import GivenInPython, settings_text
 from nearstep.rewards.build import on_error
 from nearstep.rewards.combine import Rewards
 from nearstep.rollout.engine import GenerationSettings
-from nearstep.training.ahead import RolloutStream
 from nearstep.training.clock import Clock
 from nearstep.training.interruption import Interruption
 from nearstep.training.objectives import PolicyTerms
@@ -49,6 +48,7 @@ from nearstep.training.optimizers import Learners, make_learners
 from nearstep.training.recipe import Recipe
 from nearstep.training.replay import through_files
 from nearstep.training.row_trace import RowTracer
+from nearstep.training.shared_ahead import SampledAhead
 from nearstep.training.state import State
 from nearstep.training.warm_ups import check_warm_ups
 
@@ -157,7 +157,7 @@ def _checkpoints(
     memory: RunMemory,
     callbacks: Callbacks,
     named: Mapping[str, object],
-    ahead: RolloutStream | None,
+    ahead: SampledAhead | None,
 ) -> Checkpoints:
     """What saves the run, its models as folders with a card each, and restores it."""
     card = _card(config, chosen, rewards, checked.run_prompts, memory.report.reporter)

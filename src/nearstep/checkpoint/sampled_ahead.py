@@ -7,7 +7,7 @@ from nearstep.checkpoint import files
 from nearstep.checkpoint.resume import SETTINGS, Resumed, settings_at_defaults
 from nearstep.checkpoint.snapshot import Snapshot
 from nearstep.checkpoint.start import has_same_batch, has_same_data
-from nearstep.training.ahead import RolloutStream
+from nearstep.training.shared_ahead import SampledAhead
 
 # What the order of prompts depends on, beside the data and the batch.
 DRAWN_BY = (
@@ -16,7 +16,7 @@ DRAWN_BY = (
 
 
 def take_up(
-    ahead: RolloutStream | None, snapshot: Snapshot, resumed: Resumed, kept: Mapping[str, Any], begun: Mapping[str, Any]
+    ahead: SampledAhead | None, snapshot: Snapshot, resumed: Resumed, kept: Mapping[str, Any], begun: Mapping[str, Any]
 ) -> str | None:
     """Let `ahead` begin with what was under way; what the user should know, if anything.
 

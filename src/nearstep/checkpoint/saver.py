@@ -27,10 +27,10 @@ from nearstep.reports.run_folder import CHECKPOINT, checkpoints, update_of
 from nearstep.reports.run_report import ReportMemory
 from nearstep.scale.backend import Backend
 from nearstep.scale.stepping import MakesSteppers
-from nearstep.training.ahead import RolloutStream
 from nearstep.training.courses import moving_courses
 from nearstep.training.optimizers import Learners
 from nearstep.training.recipe import Due
+from nearstep.training.shared_ahead import SampledAhead
 from nearstep.training.state import State
 
 SUPERSEDED = "superseded"
@@ -59,7 +59,7 @@ class Checkpoints:
     announce_whole: bool  # whether who hears of a folder reads it at once, so that it is awaited
     resumed: Resumed | None = None  # what the run goes on from; None for a new one, and once it is loaded
     pieces: PieceSaves | None = None  # where every process writes its own part
-    ahead: RolloutStream | None = None  # rows that were sampled ahead; None where none are
+    ahead: SampledAhead | None = None  # rows that were sampled ahead; None where none are
     parent: str | None = None  # seal of the checkpoint that the run was forked from
     failed: int = 0  # saves that did not succeed, with on_save_error = continue
     _begun: Mapping[str, Any] = field(default_factory=dict)  # what the run began with, once it has begun

@@ -15,9 +15,9 @@ from nearstep.checkpoint.learner_state import first_not_finite, learner_likes, l
 from nearstep.checkpoint.piece_files import StoredTensors
 from nearstep.common.errors import CheckpointError
 from nearstep.scale.shards import InPieces, whole_tensor
-from nearstep.training.ahead import RolloutStream
 from nearstep.training.first_answers import FirstAnswers
 from nearstep.training.optimizers import Learner, Learners
+from nearstep.training.shared_ahead import SampledAhead
 from nearstep.training.state import State, Steps
 
 FOLDER = "training"
@@ -87,7 +87,7 @@ class Snapshot:
 
 
 def take_snapshot(
-    learners: Learners, state: State, report: Mapping[str, Any], ahead: RolloutStream | None = None
+    learners: Learners, state: State, report: Mapping[str, Any], ahead: SampledAhead | None = None
 ) -> Snapshot:
     """The run as it is now; tensors are the run's own."""
     networks = {name: learner_tensors(learner) for name, learner in by_network(learners).items()}

@@ -21,7 +21,7 @@ class ModelSize:
 
     hidden: int = 96
     layers: int = 3
-    heads: int = 4
+    heads: int = 3  # of 32, the least that vLLM takes on a CPU
     intermediate: int = 256
 
 

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from nearstep.common.waiting import listed, waiting
-from nearstep.metrics import Max, Mean, Metrics
+from nearstep.metrics import Metrics
 from nearstep.rollout.ahead.link import AnswersAhead
 from nearstep.rollout.ahead.messages import FinishedRow, RowsBegun, Worked
-from nearstep.rollout.ahead.rows import as_tensors, from_tensors, rollout_of
+from nearstep.rollout.ahead.rows import as_tensors, from_tensors
 from nearstep.rollout.ahead.window import GroupUnderWay, StalenessRule, choose
-from nearstep.rollout.checks import check_rollout
-from nearstep.rollout.engine import GenerationSettings, row_limits
+from nearstep.rollout.engine import GenerationSettings
 from nearstep.training.clock import Clock
-from nearstep.training.finished_ahead import BatchAhead, GroupAhead, age_metrics, newest_alike
+from nearstep.training.finished_ahead import BatchAhead, GroupAhead, newest_alike
 from nearstep.training.joining import join_prompts, select_prompts
 from nearstep.types import Prompts, Rollout
 
@@ -64,13 +63,18 @@ class RolloutStream:
 
     def batches(self, *, after: int, until: int, played: int | None = None) -> Iterator[Prompts]:
         """The batches of updates `after` + 1 to `until`, each once its answers are there."""
+        for batch in self.whole_batches(after=after, until=until, played=played):
+            yield batch.prompts
+
+    def whole_batches(self, *, after: int, until: int, played: int | None = None) -> Iterator[BatchAhead]:
+        """See `batches`; with the answers."""
         self._begin(after, played)
         for update in range(after + 1, until + 1):
             with self.clock("generate"):
                 self._publish(update)
                 self._give_out(until - update + 1)
                 self._batch = self._wait_for(update)
-            yield self._batch.prompts
+            yield self._batch
         self.close()
 
     def more(self, places: Sequence[int]) -> Prompts:
@@ -80,8 +84,7 @@ class RolloutStream:
     def numbers(self, episodes: Sequence[int]) -> list[int]:
         """Of episodes of the batch that was yielded last: by which numbers `again` finds their prompts."""
         assert self._batch is not None, "a batch comes before its numbers"
-        found = {each: group.in_data for group in self._batch.groups for each in group.prompts.episodes}
-        return [found[episode] for episode in episodes]
+        return self._batch.numbers(episodes)
 
     def again(self, numbers: Sequence[int], episodes: Sequence[int]) -> Prompts:
         """See PromptBatches.again."""
@@ -94,16 +97,7 @@ class RolloutStream:
         """The answers to the batch that was yielded last, checked as any engine's."""
         assert self._batch is not None, "a batch comes before its answers"
         assert prompts.episodes == self._batch.prompts.episodes
-        rows = [group.rows[episode] for group in self._batch.groups for episode in group.prompts.episodes]
-        return check_rollout(
-            rollout_of(rows, self.device),
-            prompts,
-            engine="of the generation process",
-            limits=row_limits(prompts.ids, settings.response_length, settings.max_length),
-            top_tokens=settings.top_tokens,
-            newest=self._batch.update,
-            vocabulary=settings.vocabulary,
-        )
+        return self._batch.rollout(prompts, settings, self.device)
 
     @property
     def dropped(self) -> int:
@@ -112,16 +106,8 @@ class RolloutStream:
 
     def metrics(self, rollout: Rollout) -> Metrics:
         """How old a rollout is, and who has waited for whom; `reports/metrics.py` has the meanings."""
-        batch = self._batch
-        assert batch is not None, "a batch comes before its metrics"
-        found = age_metrics(rollout, batch.update)
-        found |= {
-            "staleness/dropped": Max.of(torch.tensor([float(batch.dropped)])),
-            "staleness/waited": Max.of(torch.tensor([float(batch.waited)])),
-        }
-        if batch.idle is not None:
-            found["staleness/idle"] = Mean.of(torch.tensor([batch.idle]))
-        return Metrics(found)
+        assert self._batch is not None, "a batch comes before its metrics"
+        return self._batch.metrics(rollout)
 
     def memory(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What a run that goes on after the update just done has to know: plain values, and finished rows."""

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from nearstep.metrics import Max, Mean
+from nearstep.metrics import Max, Mean, Metrics
 from nearstep.rollout.ahead.messages import FinishedRow
+from nearstep.rollout.ahead.rows import rollout_of
+from nearstep.rollout.checks import check_rollout
+from nearstep.rollout.engine import GenerationSettings, row_limits
 from nearstep.training.joining import join_prompts
 from nearstep.types import Prompts, Rollout
 
@@ -49,6 +52,35 @@ class BatchAhead:
         for group in self.groups[1:]:
             found = join_prompts(found, group.prompts)
         return found
+
+    def numbers(self, episodes: Sequence[int]) -> list[int]:
+        """The numbers in the data of the prompts of some of its episodes."""
+        found = {each: group.in_data for group in self.groups for each in group.prompts.episodes}
+        return [found[episode] for episode in episodes]
+
+    def rollout(self, prompts: Prompts, settings: GenerationSettings, device: torch.device) -> Rollout:
+        """The answers to prompts of it, checked as any engine's."""
+        rows = {episode: row for group in self.groups for episode, row in group.rows.items()}
+        return check_rollout(
+            rollout_of([rows[episode] for episode in prompts.episodes], device),
+            prompts,
+            engine="of the generation process",
+            limits=row_limits(prompts.ids, settings.response_length, settings.max_length),
+            top_tokens=settings.top_tokens,
+            newest=self.update,
+            vocabulary=settings.vocabulary,
+        )
+
+    def metrics(self, rollout: Rollout) -> Metrics:
+        """How old a rollout of it is, and who has waited for whom; `reports/metrics.py` has the meanings."""
+        found = age_metrics(rollout, self.update)
+        found |= {
+            "staleness/dropped": Max.of(torch.tensor([float(self.dropped)])),
+            "staleness/waited": Max.of(torch.tensor([float(self.waited)])),
+        }
+        if self.idle is not None:
+            found["staleness/idle"] = Mean.of(torch.tensor([self.idle]))
+        return Metrics(found)
 
 
 def newest_alike(version: int, changes: Sequence[int], newest: int) -> int:

@@ -20,7 +20,6 @@ from nearstep.models.roles import Models
 from nearstep.rewards.protocol import RewardModule
 from nearstep.rollout.engine import GenerationSettings, RolloutEngine
 from nearstep.scale.backend import Backend
-from nearstep.training.ahead import RolloutStream
 from nearstep.training.auxiliary import Auxiliary
 from nearstep.training.batches import BatchSizes
 from nearstep.training.clock import Clock
@@ -31,6 +30,7 @@ from nearstep.training.joining import ScoredRows
 from nearstep.training.optimizers import Learners, LearningRates
 from nearstep.training.schedules import CriticSchedule
 from nearstep.training.selection import Selection
+from nearstep.training.shared_ahead import SampledAhead
 from nearstep.training.state import State
 from nearstep.types import Experience, Prompts, Scores
 
@@ -195,7 +195,7 @@ class Recipe:
     introduction: str  # what the user should read before the run: prompts as the model sees them, choices made
     critic_text: CriticText | None = None  # what the critic reads and the policy does not
     auxiliary: Auxiliary = field(default_factory=Auxiliary)  # what the policy minimises beside PPO's loss
-    ahead: RolloutStream | None = None  # samples beside the update, in the place of `prompts`; None in turn with it
+    ahead: SampledAhead | None = None  # samples beside the update, in the place of `prompts`; None in turn with it
 
     @property
     def sampling(self) -> Sampling:
