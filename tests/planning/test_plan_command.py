@@ -125,6 +125,7 @@ def test_what_is_proposed_are_settings_of_a_run(plan):
     assert "Time is an estimate" in text
 
 
+@pytest.mark.slow
 def test_70b_on_512_gpus_and_not_on_8(plan):
     words = "70b --reward_funcs length --dtype bfloat16 --gpu h100 --batch_size 1024 --gradient_checkpointing"
     code, told = plan(f"{words} --gpus 8 --plans 1")
