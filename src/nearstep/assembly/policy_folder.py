@@ -42,7 +42,10 @@ def _load_by_unsloth(name: str, config: PPOConfig, notes: list[str]) -> nn.Modul
         base = base_under_adapters(config, name)
         return load_adapted_by_unsloth(name, role="model", dtype=dtype, trust=config.trust, in_4bit=bits, base=base)
     beside = base_under_adapters(config, name)  # where the weights come without a tokenizer
-    return load_by_unsloth(name, role="model", dtype=dtype, trust=config.trust, in_4bit=bits, tokenizer=beside)
+    loaded: nn.Module = load_by_unsloth(
+        name, role="model", dtype=dtype, trust=config.trust, in_4bit=bits, tokenizer=beside
+    )
+    return loaded
 
 
 def base_under_adapters(config: PPOConfig, policy: nn.Module | str) -> str | None:
