@@ -72,7 +72,7 @@ def test_a_backend_that_cannot_have_so_many_processes_has_no_row():
     without = {
         name: counts for name, counts in found.items() if not name.startswith("zero")
     }  # DeepSpeed may be missing
-    assert without == {"ddp": [1, 2, 4], "fsdp2": [2, 4], "hsdp": [4], "tp": [2, 4], "ulysses": [2, 4]}
+    assert without == {"ddp": [1, 2, 4], "apart": [2, 4], "fsdp2": [2, 4], "hsdp": [4], "tp": [2, 4], "ulysses": [2, 4]}
 
 
 @pytest.mark.slow

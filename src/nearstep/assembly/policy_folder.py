@@ -24,7 +24,7 @@ def load_policy_of(name: str, config: PPOConfig, inputs: RunInputs, notes: list[
         notes.append("The policy goes on training the adapters in its folder.")
     elif holds_adapters(name):
         notes.append("The adapters in the policy's folder are merged into its weights; new ones train on top of them.")
-    return load(
+    policy: nn.Module = load(
         name,
         role="model",
         dtype=DTYPES[config.dtype],
@@ -32,6 +32,7 @@ def load_policy_of(name: str, config: PPOConfig, inputs: RunInputs, notes: list[
         base=base_under_adapters(config, name),
         bits=four_bit(config, DTYPES[config.dtype]),
     )
+    return policy
 
 
 def _load_by_unsloth(name: str, config: PPOConfig, notes: list[str]) -> nn.Module:
