@@ -2,8 +2,8 @@
 
 from website.pages import ROOT, pages
 
-for name, text in pages().items():
+for name, make in pages().items():
     place = ROOT / name
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(text, encoding="utf-8")
+    place.write_text(make(), encoding="utf-8")
     print(name)

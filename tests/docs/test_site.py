@@ -25,7 +25,7 @@ MADE = pages()
 
 @pytest.mark.parametrize("name", MADE)
 def test_a_page_that_is_made_is_current(name):
-    assert (ROOT / name).read_text(encoding="utf-8") == MADE[name], "python -m website"
+    assert (ROOT / name).read_text(encoding="utf-8") == MADE[name](), "python -m website"
 
 
 def test_every_page_is_in_the_navigation():
