@@ -7,6 +7,8 @@ import pytest
 
 from nearstep.cli import machine
 from nearstep.cli.main import main
+from nearstep.common.errors import RewardError
+from nearstep.reports.unfinished import Unfinished
 from nearstep.trainer import PPOTrainer
 from tests.tiny import byte_tokenizer, tiny_causal_lm
 from tests.training.runs import PROMPTS, low_ids, settings
@@ -75,6 +77,11 @@ def test_nothing_can_be_said_without_updates_of_a_policy(tmp_path, capsys):
     (tmp_path / "run.yaml").write_text("seed: 1\n")
     assert main(["doctor", str(tmp_path)]) == 1
     assert "has no metrics yet" in capsys.readouterr().out
+    run = Unfinished(tmp_path, main=True)
+    run.begin()
+    run.leave(RewardError("reward function 'mine' raised KeyError: 'x'"))
+    assert main(["doctor", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.startswith("Not over: RewardError: reward function 'mine' raised KeyError: 'x' (")
     (tmp_path / "metrics.jsonl").write_text('{"step": 10, "loss": 0.7}\n')
     for command in ("doctor", "report"):
         assert main([command, str(tmp_path)]) == 1

@@ -162,6 +162,7 @@ LACKING = {
     "value_model_path = ./value: no such file or folder": ("--value_model_path", "./value"),
     "reward_model_path = ./scorer: no such file or folder": ("--reward_model", "./scorer"),
     "dataset_name = prompts.jsonl: no such file or folder": ("--dataset_name", "prompts.jsonl"),
+    "dataset_name = ./her: no such file or folder; did you mean here?": ("--dataset_name", "./her"),
     "eval_dataset_name = held/out.parquet: no such": ("--eval_dataset_name", "held/out.parquet"),
     "reward_funcs = score.py:f: no such file or folder score.py": ("--reward_funcs", "score.py:f"),
     "eval_reward_funcs = score.py:f: no such file or folder score.py": ("--eval_reward_funcs", "score.py:f"),

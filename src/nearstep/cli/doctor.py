@@ -75,12 +75,16 @@ def _measure(file: Path, *, as_json: bool) -> int:
 def _run(folder: Path, *, as_json: bool) -> int:
     from nearstep.reports.health.verdict import judge_run
     from nearstep.reports.run_folder import RunFolder
+    from nearstep.reports.unfinished import not_over
 
     run = RunFolder(folder)
     verdict = judge_run(run)
     if verdict.state == "unknown":
         run.require_updates()
-    print(json.dumps(verdict.record(), ensure_ascii=False, indent=2) if as_json else verdict_text(verdict, folder))
+    if as_json:
+        print(json.dumps(verdict.record(), ensure_ascii=False, indent=2))
+    else:
+        print("\n".join(line for line in (not_over(folder), verdict_text(verdict, folder)) if line is not None))
     return {"ill": ILL, "unknown": UNKNOWN}.get(verdict.state, 0)
 
 

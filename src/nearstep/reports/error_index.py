@@ -26,7 +26,7 @@ class ErrorEntry:
     """A class of errors."""
 
     kind: type[errors.NearstepError]
-    when: str  # and with which exit code
+    when: str  # a sentence, and with which exit code
     examples: tuple[Example, ...]
 
 
@@ -61,7 +61,7 @@ def text() -> str:
 def _entry(entry: ErrorEntry) -> Iterator[str]:
     yield f"## {entry.kind.__name__}"
     said = " ".join((entry.kind.__doc__ or "").split())
-    yield f"{said} It comes {entry.when}."
+    yield f"{said} {entry.when}."
     rows = [f"| {_cell(each.message)} | {_cell(each.remedy)} |" for each in entry.examples]
     yield "\n".join(["| for example | what to do |", "| --- | --- |", *rows])
 

@@ -20,6 +20,14 @@ GO_ON = (
 HOW_FAR = "the last line of metrics.jsonl says how far it came"  # the file is written once, as the run begins
 
 
+def not_over(folder: Path) -> str | None:
+    """What the folder of a run that is not over says of it, in one line; None of one that is over."""
+    with suppress(OSError, ValueError):
+        content: dict[str, object] = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return f"Not over: {content.get('what')} ({content.get('where')})"
+    return None
+
+
 @dataclass
 class Unfinished:
     """The file lies in the folder from the begin of the run, and goes away once it is over.

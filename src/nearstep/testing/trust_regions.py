@@ -65,7 +65,8 @@ def _is_weight(region: TrustRegion, tokens: Tokens) -> str | None:
         return f"weight returned {weight.dtype}; of a comparison return .float()"
     if weight.shape != tokens.advantages.shape:
         return f"weight returned shape {list(weight.shape)} for {len(tokens)} tokens"
-    return _first(tokens, ~weight.isfinite(), "a weight that is not finite")
+    found = _first(tokens, ~weight.isfinite(), "a weight that is not finite")
+    return f"{found}. A log-prob may be -inf: look for ∞ - ∞ and 0·∞, or clamp log-probs first" if found else None
 
 
 def _empty_batch(region: TrustRegion) -> str | None:
@@ -151,7 +152,7 @@ def _farther(region: TrustRegion, tokens: Tokens) -> str | None:
 
 def _only_sign(region: TrustRegion, tokens: Tokens) -> str | None:
     greater = replace(tokens, advantages=tokens.advantages * GREATER)
-    return _differs(tokens, _weight(region, tokens), _weight(region, greater), f"{GREATER:g} times the advantage")
+    return _differs(tokens, _weight(region, tokens), _weight(region, greater), f"at {GREATER:g} times the advantage")
 
 
 def _column_order(region: TrustRegion, tokens: Tokens) -> str | None:

@@ -34,6 +34,11 @@ class Series:
         return max(1, min(ENDS, len(self) // 4))
 
     @property
+    def last(self) -> str:
+        """What the end is taken over, in words."""
+        return "the last update" if self.ends == 1 else f"the last {self.ends} updates"
+
+    @property
     def start(self) -> float:
         """Median of the first values; NaN where there are none."""
         return float(np.median(self.values[: self.ends])) if len(self) else math.nan

@@ -43,7 +43,7 @@ def _cut_off(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     if cut.end < limits["warn"]:
         return None
     level: Level = "error" if cut.end >= limits["error"] else "warn"
-    text = f"{cut.end:.0%} of the responses are cut off in the last {cut.ends} updates"
+    text = f"{cut.end:.0%} of the responses are cut off in {cut.last}"
     if limit := evidence.number("response_length"):
         text += (
             f", at response_length {limit:g}; their mean length is {evidence.series('response/length_mean').end:.3g}"
@@ -59,7 +59,7 @@ def _empty(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
         or evidence.number("response_length", limits["room"]) < limits["room"]
     ):
         return None
-    text = f"the mean length is {length.end:.3g} tokens in the last {length.ends} updates, the stop token included"
+    text = f"the mean length is {length.end:.3g} tokens in {length.last}, the stop token included"
     return Seen("error", length.first_where(length.values <= limits["tokens"]), text)
 
 

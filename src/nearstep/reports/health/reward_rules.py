@@ -147,7 +147,7 @@ def _out_of_range(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     outside = evidence.series("val/target_out_of_range")
     if len(outside) < 2 or outside.end <= limits["share"]:
         return None
-    text = f"{outside.end:.1%} of the returns lie outside value_min and value_max in the last {outside.ends} updates"
+    text = f"{outside.end:.1%} of the returns lie outside value_min and value_max in {outside.last}"
     return Seen("warn", outside.first_where(outside.values > limits["share"]), text)
 
 

@@ -69,7 +69,7 @@ def _too_many_masked(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     share = evidence.series("policy/clipfrac_avg")
     if len(share) < 3 or evidence.settings.get("ratio_level", "token") != "token" or share.end < limits["share"]:
         return None
-    text = f"the trust region leaves {share.end:.0%} of the tokens without a gradient in the last {share.ends} updates"
+    text = f"the trust region leaves {share.end:.0%} of the tokens without a gradient in {share.last}"
     return Seen("warn", share.first_where(share.values >= limits["share"]), text)
 
 
@@ -79,7 +79,7 @@ def _small_sample(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     if low >= limits["warn"]:
         return None
     level: Level = "error" if low < limits["error"] else "warn"
-    text = f"{low:.0%} of the sample is left in the last {share.ends} updates (val/effective_sample_size)"
+    text = f"{low:.0%} of the sample is left in {share.last} (val/effective_sample_size)"
     return Seen(level, share.first_where(share.values < limits["warn"]), text)
 
 
@@ -118,7 +118,7 @@ def _kl_high(evidence: RunEvidence, limits: Thresholds) -> Seen | None:
     if len(kl) < 3 or kl.end < limits["warn"]:
         return None
     level: Level = "error" if kl.end >= limits["error"] else "warn"
-    text = f"the KL to the reference is {kl.end:.2g} per token in the last {kl.ends} updates"
+    text = f"the KL to the reference is {kl.end:.2g} per token in {kl.last}"
     return Seen(level, kl.first_where(kl.values >= limits["warn"]), text)
 
 
