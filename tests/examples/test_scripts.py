@@ -19,6 +19,7 @@ FLAGS = [
 @pytest.mark.parametrize(("name", "flags", "expected"), [
     ("decoupled", ["--vf_learning_rate", "1e-4"], {"critic": "decoupled", "vf_learning_rate": 1e-4}),
     ("dppo", ["--vf_learning_rate", "1e-4"], {"critic": "decoupled", "vf_learning_rate": 1e-4}),
+    ("ppo", ["--non_eos_penalty"], {"critic": "joint", "non_eos_penalty": True}),
     ("ppo_tldr", ["--non_eos_penalty", "--stop_token", "eos"], {"critic": "joint", "non_eos_penalty": True}),
     ("divergence", [], {"trust_region": "binary_tv", "kl_coef": 0.0}),
 ])  # fmt: skip
@@ -33,3 +34,18 @@ def test_a_script_trains_under_its_recipe(name, flags, expected, monkeypatch):
     config = COMMANDS[0].read(asked[1:])
     assert {setting: vars(config)[setting] for setting in expected} == expected
     assert (config.dataset_train_split, config.total_episodes) == (("descriptiveness",), 10000)
+
+
+@pytest.mark.parametrize(("given", "own"), [
+    ([], ["--dataset_name", "trl-internal-testing/tldr-preference-sft-trl-style", "--split", "validation"]),
+    (["--dataset-name", "d"], ["--split", "validation"]),
+    (["--dataset_name=d", "--split", "s"], []),
+])  # fmt: skip
+def test_completions_of_posts_have_trls_data_set_unless_another_is_given(given, own, monkeypatch):
+    asked = []
+    script = str(SCRIPTS.parent / "evals" / "generate_tldr.py")
+    monkeypatch.setattr("nearstep.cli.main.main", lambda words: asked.extend(words) or 0)
+    monkeypatch.setattr(sys, "argv", [script, *given, "--n", "9"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(script, run_name="__main__")
+    assert asked == ["generate", *own, *given, "--n", "9"]

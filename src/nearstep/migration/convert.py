@@ -40,7 +40,7 @@ def convert(foreign: Foreign) -> Migrated:
             if retired is not None:
                 draft.lose(given, value, retired.sentence)
                 continue
-            own = name.rsplit(".", 1)[-1] if foreign.library == "aligntune" else name  # train.save_steps
+            own = name.removeprefix("train.") if foreign.library == "aligntune" else name  # train.save_steps
             ours = current_name(own)
             if ours not in PPOConfig.types:
                 _note_absent(given, ours, value, draft)
@@ -52,6 +52,8 @@ def convert(foreign: Foreign) -> Migrated:
             draft.settings[ours] = names.get(str(value), value)
     recipe = finish(foreign.library, special, draft, library.defaults) or library.recipe
     defaults = {name: value for name, value in library.defaults.items() if name not in draft.settings}
+    if "total_episodes" in draft.settings:  # the one length of a run
+        defaults.pop("num_train_epochs", None)
     if "max_length" in draft.settings:  # one limit for prompt and response takes the place of two
         defaults.pop("max_prompt_length", None)
         if defaults.pop("response_length", None) is not None:

@@ -18,6 +18,7 @@ WORKED_OUT: Mapping[str, str] = {
     "lora_rank": "`use_peft`, `lora_r`", "gpus": "`torchrun --nproc_per_node`", "nodes": "`torchrun --nnodes`",
     "wandb": "`report_to wandb`", "tensorboard": "`report_to tensorboard`", "reward_clip": "`reward_clip`",
     "clip_pair": "`cliprange`, `cliprange_high`", "betas": "`adam_beta1`, `adam_beta2`",
+    "blend": "`dataset_name`, several by blanks", "blend_weights": "`dataset_weights`, by blanks",
     "truncation": "`on_long_prompt`", "filter": "`on_long_prompt = drop`", "warmup": "`warmup_steps`",
     "top_k": "`top_k`", "save_freq": "`save_steps`", "test_freq": "`eval_steps`",
     "reward_enabled": "whether `reward_model_path` is given", "resume_mode": "`resume = auto`",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from nearstep.config.recipes import RECIPES
 from nearstep.migration.draft import SettingsDraft, is_true
 from nearstep.migration.placement import in_pieces, processes, strategy, zero_stage
-from nearstep.migration.rewards import reward_enabled, reward_file, reward_url
+from nearstep.migration.rewards import reward_enabled, reward_file, reward_url, weights_beside_a_model
 
 # Prompts of a rollout and size of an optimizer step where the file says neither.
 PROMPTS: Mapping[str, tuple[int, int]] = {"openrlhf": (1024, 128), "verl": (1024, 256)}
@@ -28,6 +28,8 @@ def finish(
     if library == "verl":
         _kl_of_verl(special, draft)
         reward_file(special, draft)
+    elif library == "aligntune":
+        weights_beside_a_model(draft)
     elif is_true(special.get("kl_in_loss")):
         draft.settings["kl_in"] = "loss"
         if draft.settings.get("kl_estimator", "k1") == "k1":
@@ -45,7 +47,7 @@ def _batch(library: str, special: Mapping[str, object], draft: SettingsDraft, de
         prompts *= draft.whole(special.get("accumulation", 1)) or 1
         draft.settings["batch_size"] = prompts * generations
         draft.told.append(f"batch_size = {prompts} prompts × {generations} responses")
-    rows = draft.whole(draft.settings.get("batch_size"))
+    rows = draft.whole(draft.settings.get("batch_size")) or _rows_by_device(draft)
     mini = draft.whole(special.get("mini_prompts"))
     mini_rows = draft.whole(special.get("mini_rows")) if mini is None or generations is None else mini * generations
     if mini_rows is None and mini_default is not None and generations is not None:
@@ -59,6 +61,13 @@ def _batch(library: str, special: Mapping[str, object], draft: SettingsDraft, de
         elif steps > 0:
             draft.settings["total_episodes"] = steps * rows
             draft.settings.pop("num_train_epochs", None)
+
+
+def _rows_by_device(draft: SettingsDraft) -> int | None:
+    """Responses of an update where the file gives those of a device."""
+    device = draft.whole(draft.settings.get("per_device_train_batch_size"))
+    steps = draft.whole(draft.settings.get("gradient_accumulation_steps", 1))
+    return None if device is None or steps is None else device * steps * draft.processes
 
 
 def _kl_of_verl(special: Mapping[str, object], draft: SettingsDraft) -> None:
@@ -132,7 +141,7 @@ def _switched(name: str, when: object = True) -> Callable[[object, SettingsDraft
 
 def _tracker(name: str) -> Callable[[object, SettingsDraft], None]:
     def write(value: object, draft: SettingsDraft) -> None:
-        if value not in (None, False, "None", "null"):
+        if str(value).lower() not in ("none", "null", "false", ""):
             before = draft.settings.get("report_to", [])
             draft.settings["report_to"] = [*(before if isinstance(before, list) else [before]), name]
 
@@ -160,6 +169,17 @@ def _precision(value: object, draft: SettingsDraft) -> None:
         draft.settings["bf16"] = True
     elif value not in ("fp32", "float32", "auto"):
         draft.lose("precision", value, "mixed precision is bf16 or none")
+
+
+def _blend(name: str) -> Callable[[object, SettingsDraft], None]:
+    """OpenRLHF's data sets and their shares, with commas between them; `json@FOLDER` names a kind of file too."""
+
+    def write(value: object, draft: SettingsDraft) -> None:
+        entries = value if isinstance(value, list) else str(value).split(",")
+        parts = [str(entry).strip().partition("@") for entry in entries]
+        draft.settings[name] = [place or kind for kind, _, place in parts]
+
+    return write
 
 
 def _prompt_column(value: object, draft: SettingsDraft) -> None:
@@ -263,6 +283,7 @@ FINISHES: Mapping[str, Callable[[object, SettingsDraft], None]] = {
     "wandb": _tracker("wandb"), "tensorboard": _tracker("tensorboard"), "reward_clip": _reward_clip,
     "clip_pair": _pair("cliprange", "cliprange_high"), "betas": _pair("adam_beta1", "adam_beta2"),
     "prompt_column": _prompt_column, "answer_column": _answer_column, "truncation": _truncation,
+    "blend": _blend("dataset_name"), "blend_weights": _blend("dataset_weights"),
     "filter": _switched("on_long_prompt", "drop"), "warmup": _positive("warmup_steps"), "top_k": _positive("top_k"),
     "save_freq": _positive("save_steps"), "test_freq": _positive("eval_steps"), "reward_enabled": reward_enabled,
     "resume_mode": _resume_mode, "actor_and_reference": _actor_and_reference,

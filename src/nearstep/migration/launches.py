@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePath
 
 import yaml
@@ -9,11 +10,20 @@ import yaml
 from nearstep.migration.foreign import Foreign
 
 DECOUPLED = ("vf_learning_rate", "num_vf_epochs", "vf_update_frequency")  # of seed A's draft, under the name DPPO
+PASSED_ON = re.compile(r"\$[@*]|\$\{@.*\}")  # what a script was given itself
 TRL_SCRIPT = re.compile(r"(ppo|ppo_\w+|dppo)\.py")
 
 
 def launch(words: Sequence[str]) -> Foreign | None:
     """The settings of a command; None for one that starts no library known here."""
+    own = [word for word in words if not PASSED_ON.fullmatch(word)]
+    found = _launch(own)
+    if found is None or len(own) == len(words):
+        return found
+    return replace(found, notes=(*found.notes, "flags that the script was given itself go behind the command"))
+
+
+def _launch(words: Sequence[str]) -> Foreign | None:
     for place, word in enumerate(words):
         name = PurePath(word).name
         if word.startswith("openrlhf.cli.train_ppo") or name in ("train_ppo.py", "train_ppo_ray.py"):

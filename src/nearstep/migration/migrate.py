@@ -6,8 +6,9 @@ from typing import Literal
 from nearstep.common.errors import ConfigError
 from nearstep.migration.convert import convert
 from nearstep.migration.foreign import Foreign
+from nearstep.migration.imports import with_our_imports
 from nearstep.migration.launches import launch
-from nearstep.migration.scripts import read_script, with_our_imports
+from nearstep.migration.scripts import read_script
 from nearstep.migration.settings_files import read_settings_file
 from nearstep.migration.shell import commands
 from nearstep.migration.write import as_command, as_yaml

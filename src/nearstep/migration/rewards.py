@@ -47,3 +47,13 @@ def reward_enabled(value: object, draft: SettingsDraft) -> None:
     """verl's reward_model.enable."""
     if not is_true(value):
         draft.settings.pop("reward_model_path", None)
+
+
+def weights_beside_a_model(draft: SettingsDraft) -> None:
+    """AlignTune's weights are those of its functions; a reward model beside them weighs 1, and comes first here."""
+    functions, weights = draft.settings.get("reward_funcs"), draft.settings.get("reward_weights")
+    if "reward_model_path" not in draft.settings or not isinstance(functions, list) or not isinstance(weights, list):
+        return
+    if len(weights) == len(functions):
+        draft.settings["reward_weights"] = [1.0, *weights]
+        draft.told.append("reward_weights: the reward model's comes first, 1")

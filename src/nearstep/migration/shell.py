@@ -1,22 +1,31 @@
 """How a shell script is read without running it: its commands as words, with the variables that it sets put in."""
 
+import ast
+import operator
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
-_ASSIGNMENT = re.compile(r"(?:export\s+|readonly\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=(.*)", re.DOTALL)
-_VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?:\[@\]|\[\*\])?(?::?-([^{}]*))?\}|\$([A-Za-z_]\w*)")
+_ASSIGNMENT = re.compile(
+    r"(?:(?:export|readonly|local|declare|typeset)\s+(?:-\w+\s+)*)?([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL
+)
+_ONE_OF_SEVERAL = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
+_WITHIN = re.compile(r"(?:then|else|do|\{)\s+")  # what stands before a command of an if or a loop
+_VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*|\d)(?:\[@\]|\[\*\])?(?::?-([^{}]*))?\}|\$([A-Za-z_]\w*)")
+_ARITHMETIC = re.compile(r"\$\(\(((?:[^()]|\([^()]*\))*)\)\)")
+_COMMENT_WITHIN = re.compile(r"`#[^`]*`")  # the way to write a comment between the lines of one command
 OPERATORS = ("|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1", "2>", "&>", ">&")
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command, up to a pipe or a redirection. What is not set in the script stays as `$NAME`."""
+    """The words of each command, up to a pipe or a redirection. What is not set in the script stays as `$NAME`.
+
+    Every branch of an `if` is read, in order.
+    """
     known: dict[str, str] = {}
-    for line in logical_lines(text):
-        assigned = _ASSIGNMENT.fullmatch(line.strip())
-        if assigned and not _has_command(assigned[2]):
-            known[assigned[1]] = _value(assigned[2], known)
+    for line in logical_lines(_COMMENT_WITHIN.sub("", text)):
+        if _assigns(_WITHIN.sub("", line.strip(), count=1), known):
             continue
         words = _words(_with_variables(line, known))
         for piece in _pieces(words):
@@ -28,7 +37,10 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def logical_lines(text: str) -> Iterator[str]:
-    """Lines with their continuations: behind a backslash, within quotes, within the parentheses of an array."""
+    """Lines with their continuations: behind a backslash, within quotes, within the parentheses of an array.
+
+    A semicolon ends a line too.
+    """
     line, quote, depth, place = "", "", 0, 0
     while place < len(text):
         sign = text[place]
@@ -47,7 +59,7 @@ def logical_lines(text: str) -> Iterator[str]:
             continue
         elif sign in "()":
             depth = max(0, depth + (1 if sign == "(" else -1))
-        elif sign == "\n" and depth == 0:
+        elif sign in "\n;" and depth == 0:
             if line.strip():
                 yield line
             line, place = "", place + 1
@@ -58,9 +70,23 @@ def logical_lines(text: str) -> Iterator[str]:
         yield line
 
 
-def _has_command(value: str) -> bool:
-    """Whether a word follows the value, so that the assignment belongs to a command: A=1 python x.py."""
-    return not value.lstrip().startswith("(") and len(_words(value)) > 1
+def _assigns(line: str, known: dict[str, str]) -> bool:
+    """Note what a line assigns; whether it does that alone. `A=1 python x.py` is a command."""
+    found = _ASSIGNMENT.fullmatch(line)
+    if found is None:
+        return False
+    name, more, value = found.groups()
+    if value.lstrip().startswith("(") or len(_words(value)) <= 1:
+        glue = " " if value.lstrip().startswith("(") else ""
+        known[name] = (known.get(name, "") + glue if more else "") + _value(value, known)
+        return True
+    several = [_ONE_OF_SEVERAL.fullmatch(word) for word in _words(line[found.start(1) :])]
+    if not all(several):
+        return False
+    for each in several:
+        assert each is not None
+        known[each[1]] = (known.get(each[1], "") if each[2] else "") + _with_variables(each[3], known)
+    return True
 
 
 def _value(text: str, known: Mapping[str, str]) -> str:
@@ -79,13 +105,47 @@ def _with_variables(text: str, known: Mapping[str, str]) -> str:
         name, default = found[1] or found[3], found[2]
         return known.get(name, default if default is not None else found[0])
 
-    return _VARIABLE.sub(value, re.sub(r'"(\$\{\w+\[@\]\})"', r"\1", text))  # the words of an array stay words
+    def number(found: "re.Match[str]") -> str:
+        inner = re.sub(r"[A-Za-z_]\w*", lambda name: known.get(name[0], name[0]), found[1])
+        result = _integer(inner)
+        return found[0] if result is None else str(result)
+
+    text = re.sub(r'"(\$\{\w+\[@\]\})"', r"\1", text)  # the words of an array stay words
+    return _ARITHMETIC.sub(number, _VARIABLE.sub(value, text))
+
+
+_OPERATIONS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+}  # fmt: skip
+
+
+def _integer(text: str) -> int | None:
+    """What $((…)) comes to; None where a variable in it is not known."""
+
+    def worth(node: ast.expr) -> int | None:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int):
+            return node.value
+        if not isinstance(node, ast.BinOp):
+            return None
+        left, right = worth(node.left), worth(node.right)
+        if left is None or right is None:
+            return None
+        if isinstance(node.op, ast.Div | ast.Mod):  # of a shell: towards 0
+            return None if right == 0 else int(left / right) if isinstance(node.op, ast.Div) else left % right
+        operation = _OPERATIONS.get(type(node.op))
+        return None if operation is None else operation(left, right)
+
+    try:
+        return worth(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
 
 
 def _words(line: str) -> list[str]:
-    """The words; of a line whose quotes do not close, those that blanks part."""
+    """The words; $(…) stays within one. Of a line whose quotes do not close, those that blanks part."""
+    kept = re.sub(r"\$\((?:[^()]|\([^()]*\))*\)", lambda found: found[0].replace(" ", "\0"), line)
     try:
-        return shlex.split(line, comments=False)
+        return [word.replace("\0", " ") for word in shlex.split(kept, comments=False)]
     except ValueError:
         return line.split()
 

@@ -1,0 +1,57 @@
+"""How a script of TRL up to 0.11 is given our imports: its code stays."""
+
+import ast
+from collections.abc import Iterator
+
+OURS = ("PPOConfig", "PPOTrainer", "AutoModelForCausalLMWithValueHead", "create_reference_model", "LengthSampler")
+OF_TRANSFORMERS = ("set_seed",)  # the same function there
+
+
+def with_our_imports(text: str) -> str:
+    """The script with imports from nearstep.classic, wherever they stand; what has none here keeps its import, told."""
+    lines = text.splitlines(keepends=True)
+    tree = ast.parse(text)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom | ast.Import)]
+    for node in sorted(imports, key=lambda each: each.lineno, reverse=True):
+        assert node.end_lineno is not None
+        new = list(_imports(node, tree))
+        if new:
+            indent = " " * node.col_offset
+            lines[node.lineno - 1 : node.end_lineno] = ["".join(f"{indent}{line}\n" for line in new)]
+    return "".join(lines)
+
+
+def _imports(node: ast.ImportFrom | ast.Import, tree: ast.Module) -> Iterator[str]:
+    """The lines in the place of one import; none if it stays."""
+    if isinstance(node, ast.Import):
+        yield from _of_the_module(node, tree)
+        return
+    if (node.module or "").split(".")[0] != "trl":
+        return
+    for module, names in (("nearstep.classic", OURS), ("transformers", OF_TRANSFORMERS)):
+        taken = [alias for alias in node.names if alias.name in names]
+        if taken:
+            yield f"from {module} import {', '.join(map(_alias, taken))}"
+    left = [alias for alias in node.names if alias.name not in (*OURS, *OF_TRANSFORMERS)]
+    if left:
+        yield f"from {node.module} import {', '.join(map(_alias, left))}  # not in nearstep"
+
+
+def _of_the_module(node: ast.Import, tree: ast.Module) -> Iterator[str]:
+    """`import trl`, where all that is used of it is ours."""
+    if [alias.name for alias in node.names] != ["trl"]:
+        return
+    name = node.names[0].asname or "trl"
+    used = {
+        each.attr
+        for each in ast.walk(tree)
+        if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name) and each.value.id == name
+    }
+    if used <= {*OURS}:
+        yield f"from nearstep import classic as {name}"
+    else:
+        yield f"{ast.unparse(node)}  # not in nearstep: {', '.join(sorted(used - {*OURS}))}"
+
+
+def _alias(alias: ast.alias) -> str:
+    return alias.name if alias.asname is None else f"{alias.name} as {alias.asname}"
