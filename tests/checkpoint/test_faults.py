@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from nearstep import TrainingError
-from nearstep.checkpoint import files, saver
+from nearstep.checkpoint import contents, files
 from nearstep.checkpoint.seal import check_whole, read_manifest
 from nearstep.reports.run_folder import checkpoints
 from tests.checkpoint.saved_runs import assert_same_bits, everything, trainer_of
@@ -138,13 +138,13 @@ class Breaks(TrainerCallback):
 
 
 def test_weights_that_are_not_finite_push_no_healthy_checkpoint_out(tmp_path, monkeypatch):
-    written = saver.sealed_folder
+    written = contents.sealed_folder
 
     def slowly(*args, **kwargs):  # the thread that writes is still at checkpoint-2 when update 3 is found ill
         time.sleep(0.5)
         return written(*args, **kwargs)
 
-    monkeypatch.setattr(saver, "sealed_folder", slowly)
+    monkeypatch.setattr(contents, "sealed_folder", slowly)
     trainer = trainer_of(tmp_path, save_total_limit=1, given={"callbacks": [Breaks()]})
     with pytest.raises(TrainingError, match=r"update 3: policy: .*weight.* is not finite.*checkpoint-2"):
         trainer.train()

@@ -94,10 +94,10 @@ def test_a_checkpoint_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     """The disk fails between policy and critic (E5)."""
     write = export.write_model
 
-    def failing(target, *rest):
+    def failing(target, *rest, **named):
         if target.name == "value":
             raise OSError("no space left on device")
-        write(target, *rest)
+        write(target, *rest, **named)
 
     monkeypatch.setattr(export, "write_model", failing)
     with pytest.raises(TrainingError, match="no space left on device"):
