@@ -75,7 +75,10 @@ def test_weights_after_three_updates_are_those_of_one_process(one, many, stage, 
     assert largest_gap(one / name, found) <= VARIETIES[name].gap
     for first, second in zip(*(lines(run / name) for run in (one, found.parent)), strict=True):
         for number in ("objective/scores", "policy/grad_norm", "value/grad_norm", "eval/objective/scores"):
-            near = pytest.approx(first.get(number), rel=30 * VARIETIES[name].gap + 1e-3, abs=1e-5)
+            if number not in first:  # no evaluation
+                assert number not in second
+                continue
+            near = pytest.approx(first[number], rel=30 * VARIETIES[name].gap + 1e-3, abs=1e-5)
             assert second.get(number) == near, number
 
 
