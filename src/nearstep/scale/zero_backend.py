@@ -257,6 +257,7 @@ class ZeroBackend:
             "train_micro_batch_size_per_gpu": 1,  # batches are ours; gradients are sums
             "gradient_accumulation_steps": 1,
             "managed_gradient_accumulation": False,
+            "gradient_clipping": 0.0,  # cut by `improve`, policy and critic together; DeepSpeed's own default is 1.0
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "bf16": {"enabled": types == {torch.bfloat16}},
