@@ -3,7 +3,15 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, OlmoeConfig, OlmoeForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForTokenClassification,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
+)
 
 from nearstep.common.errors import ModelError
 from nearstep.scale.layer_plan import LayerPlan
@@ -18,8 +26,8 @@ def llama(kind=LlamaForCausalLM, **changes):
     return kind(LlamaConfig(**{**SIZES, "num_hidden_layers": 1, **changes}))
 
 
-def divided(model, processes=2, *, experts=False):
-    plan = LayerPlan.of([("policy", model)], processes, experts=experts)
+def divided(model, processes=2, *, experts=False, role="policy"):
+    plan = LayerPlan.of([(role, model)], processes, experts=experts)
     names = {module: name for name, module in model.named_modules()}
     assert {names[module] for module in plan.weights if plan.weights[module]} <= {names[each] for each in plan.hooks}
     return {names[module]: style for module, style in plan.hooks.items()}
@@ -70,9 +78,20 @@ def test_what_cannot_be_divided_is_refused(make, words):
         divided(make())
 
 
-def test_experts_lie_whole_on_one_process_each():
-    model = OlmoeForCausalLM(OlmoeConfig(**SIZES, num_experts=3, num_experts_per_tok=1))
+@pytest.mark.parametrize(
+    "model",
+    [
+        OlmoeForCausalLM(OlmoeConfig(**SIZES, num_experts=3, num_experts_per_tok=1)),
+        MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=3, num_experts_per_tok=1)),
+    ],
+    ids=["olmoe", "mixtral"],
+)
+def test_experts_that_do_not_come_out_even_are_refused(model):
     with pytest.raises(ModelError, match="ep_size = 2 does not divide its 3 experts"):
         divided(model, experts=True)
+
+
+def test_a_dense_network_beside_a_mixture_is_divided_as_without():
     with pytest.raises(ModelError, match="ep_size = 2: LlamaForCausalLM brings no plan for experts"):
         divided(llama(), experts=True)
+    assert divided(llama(), experts=True, role="value") == divided(llama())

@@ -20,7 +20,8 @@ ROWS = frozenset({"rowwise", "rowwise_rep", "rowwise_split_input"})
 VOCABULARY = "embedding_rowwise"
 SUMMED = "replicated_with_grad_allreduce"  # a norm of heads, whole on each process
 EXPERTS = "ep_dispatch_experts"
-OF_WEIGHTS = frozenset({"packed_colwise", "packed_rowwise", "grouped_gemm", "replicate"})
+OF_EXPERTS = "grouped_gemm"  # of their weights, experts along the first side
+OF_WEIGHTS = frozenset({"packed_colwise", "packed_rowwise", OF_EXPERTS, "replicate"})
 PROVEN = COLUMNS | ROWS | OF_WEIGHTS | {VOCABULARY, SUMMED, EXPERTS, "moe_tp_experts"}
 NO_GRADIENT_OF_ITS_OWN = frozenset({SUMMED, EXPERTS, "moe_tp_experts", "replicate"})  # styles that divide no weight
 INSTEAD = "give dp_shard in the place of tp_size, or name the role in whole_roles"
@@ -37,6 +38,7 @@ class LayerPlan:
     @staticmethod
     def of(networks: Sequence[tuple[str, nn.Module]], processes: int, *, experts: bool) -> "LayerPlan":
         """That of networks by their role, for so many processes; with `experts` each holds whole ones of a mixture.
+        Networks beside the policy that are no mixtures are divided as without.
 
         Raises ModelError for a network that cannot be divided so.
         """
@@ -64,16 +66,15 @@ def _rules(model: nn.Module, role: str, processes: int, *, experts: bool) -> dic
     plan: dict[str, str] = dict(model.tp_plan or {}) if isinstance(model, PreTrainedModel) else {}
     if not isinstance(model, PreTrainedModel) or not any(style in COLUMNS | ROWS for style in plan.values()):
         raise ModelError(f"{role}: tp_size = {processes}: {kind} brings no plan of how to divide it; {INSTEAD}")
-    if experts:
-        of_experts = dict(model.ep_plan or {})
-        count = vars(model.config.get_text_config()).get("num_experts", 0)
+    of_experts = dict(model.ep_plan or {}) if experts else {}
+    # The policy is the mixture that was meant; a critic or reference of another family may well be dense.
+    if of_experts or (experts and role == "policy"):
         if not of_experts:
             raise ModelError(
                 f"{role}: ep_size = {processes}: {kind} brings no plan for experts; leave ep_size out, or name the "
                 "role in whole_roles"
             )
-        if count and count % processes:
-            raise ModelError(f"{role}: ep_size = {processes} does not divide its {count} experts; {INSTEAD}")
+        _check_experts(model, role, processes, of_experts)
         inside = tuple(f"{name}." for name in of_experts)
         plan = {name: style for name, style in plan.items() if not name.startswith(inside)} | of_experts
     unknown = sorted(set(plan.values()) - PROVEN)
@@ -86,12 +87,19 @@ def _rules(model: nn.Module, role: str, processes: int, *, experts: bool) -> dic
     return plan
 
 
+def _check_experts(model: PreTrainedModel, role: str, processes: int, plan: Mapping[str, str]) -> None:
+    """Count them in the weights, whatever a family's configuration calls their number."""
+    for name, weight in model.named_parameters():
+        if plan.get(_generic(name)) == OF_EXPERTS and len(weight) % processes:
+            raise ModelError(f"{role}: ep_size = {processes} does not divide its {len(weight)} experts; {INSTEAD}")
+
+
 def _check_heads(model: PreTrainedModel, role: str, processes: int, plan: Mapping[str, str]) -> None:
     if not any(style == "colwise" and "attn" in name for name, style in plan.items()):
         return
-    config = vars(model.config.get_text_config())
+    config = model.config.get_text_config()
     for setting, what in (("num_attention_heads", "attention heads"), ("num_key_value_heads", "key-value heads")):
-        heads = config.get(setting)
+        heads = vars(config).get(config.attribute_map.get(setting, setting))
         if isinstance(heads, int) and heads % processes:
             raise ModelError(
                 f"{role}: tp_size = {processes} does not divide its {heads} {what}: a process has whole heads. Give "
