@@ -178,6 +178,17 @@ def test_a_run_that_has_lost_what_it_needs_is_interrupted(monkeypatch):
         pass  # over before anybody looked
 
 
+def test_a_connection_that_ends_is_told_by_the_process_that_held_it(monkeypatch):
+    """As in a pass of divided layers, where a collective fails at once and nobody has looked yet."""
+    looks = iter([None, "rank 1 ended"])
+    monkeypatch.setattr(WATCHDOG, "guard", lambda: next(looks))
+    with pytest.raises(LostProcessError, match="rank 1 ended"), WATCHDOG.guarded():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:12698")
+    monkeypatch.setattr(WATCHDOG, "guard", lambda: None)
+    with pytest.raises(RuntimeError, match="something else"), WATCHDOG.guarded():
+        raise RuntimeError("something else")
+
+
 def test_time_in_which_the_process_was_stopped_does_not_count():
     script = (
         "import time\nfrom nearstep.common.waiting import WATCHDOG, waiting\nWATCHDOG.limit_seconds = 3.0\n"

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Protocol, runtime_checkable
 
 from nearstep.common.errors import LostProcessError, WaitError
-from nearstep.common.telling import tell_launcher
+from nearstep.common.telling import LOST_PEER, tell_launcher
 
 SIGNAL = signal.SIGURG  # ignored by default, and used by hardly anyone
 LONGEST_TICK_SECONDS = 0.25
@@ -120,6 +120,8 @@ class Watchdog:
         try:
             yield
         except Exception as error:  # what was interrupted may have made it an error of its own
+            if isinstance(error, RuntimeError) and any(word in str(error) for word in LOST_PEER):
+                self._ask_again()
             if self._problem is None or isinstance(error, LostProcessError):
                 raise
             raise self.lost() from error
@@ -193,6 +195,13 @@ class Watchdog:
                 self._interrupt(self._guarded, LostProcessError)
         elif now >= self._ends_at:
             self._end_process(self.lost())
+
+    def _ask_again(self) -> None:
+        """A connection ends a moment before the process that held it, and before the guard has looked."""
+        self._guarded, until = None, time.monotonic() + CHECK_SECONDS
+        while self._problem is None and self.guard is not None and time.monotonic() < until:
+            self._problem = self.guard()
+            time.sleep(0.05)
 
     def lost(self, problem: str | None = None) -> LostProcessError:
         """The error of a run that has lost a process."""
