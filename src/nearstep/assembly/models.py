@@ -129,8 +129,9 @@ def build_models(
     if critic is not None:
         value = critic_role(backend.stage(critic), config, head, notes)
     elif needs_critic:
-        value = critic_on_trunk(policy, pad_token(tokenizer), head)
-        notes.append("The critic is a head of zeros on the policy's trunk.")
+        value = critic_on_trunk(policy, pad_token(tokenizer), head, inputs.trunk_head)
+        start = "a head of zeros" if inputs.trunk_head is None else "the value head that was saved with it"
+        notes.append(f"The critic is {start} on the policy's trunk.")
     models = Models(policy, reference, value, teacher_of(config, inputs, policy, backend, notes))
     notes += how_rows_run(models, autocast=config.bf16)
     names = ModelOrigins(
