@@ -9,6 +9,7 @@ from nearstep.config.settings import current_name
 from nearstep.migration.courses import with_a_rise
 from nearstep.migration.critics import without_critic
 from nearstep.migration.draft import SettingsDraft
+from nearstep.migration.evaluations import with_eval_data
 from nearstep.migration.finish import finish
 from nearstep.migration.foreign import LIBRARIES, Foreign, Library
 
@@ -64,6 +65,7 @@ def convert(foreign: Foreign) -> Migrated:
     unread = {name: how for name, how in unread.items() if name not in draft.settings}
     defaults = {name: value for name, value in defaults.items() if name not in unread}
     defaults = without_critic(draft, defaults)
+    with_eval_data(draft, foreign)
     return Migrated(
         library.title,
         recipe,

@@ -34,7 +34,7 @@ def critic_steps(special: Mapping[str, object], draft: SettingsDraft, defaults: 
     rises = "warmup_steps" in draft.settings
     if rises or "lr_scheduler_type" in draft.settings:  # the critic's own course is constant there unless told
         draft.settings.setdefault("vf_lr_scheduler_type", "constant")
-    if rises:
+    if rises and draft.settings["vf_lr_scheduler_type"] != "constant":
         draft.settings.setdefault("vf_lr_warmup_steps", 0)
     own = (
         ("critic_mini", special.get("mini_prompts", 256)),

@@ -209,6 +209,10 @@ def _roles(words: list[ast.keyword], found: ScriptReading, settings: dict[str, o
             )
         elif (setting is not None or word.arg in OBJECTS) and ast.unparse(word.value) != "None":
             found.notes.append(f"{word.arg} = {ast.unparse(word.value)[:80]}: what it is, only the script knows")
+    same = "dataset_name" in settings and settings.get("eval_dataset_name") == settings["dataset_name"]
+    if same and settings.get("dataset_test_split") in (None, settings.get("dataset_train_split")):
+        place = settings.pop("eval_dataset_name")
+        found.notes.append(f"evaluation is on rows of {place} itself: num_eval_rows holds so many out")
 
 
 def _own_functions(node: ast.expr, found: ScriptReading) -> list[str]:
