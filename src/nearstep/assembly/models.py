@@ -11,7 +11,7 @@ from nearstep.assembly.critics import adapted_critic, critic_role, critics_of, p
 from nearstep.assembly.inputs import RunInputs, reader_of
 from nearstep.assembly.offload import frozen_on_host, reward_offload
 from nearstep.assembly.one_base import rewards_on_base
-from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
+from nearstep.assembly.policy_folder import load_policy_of, type_note, wants_new_adapters, wider_type
 from nearstep.assembly.reference import reference_of
 from nearstep.assembly.reward_head import load_reward_models
 from nearstep.assembly.rows import how_rows_run
@@ -70,6 +70,7 @@ class ModelOrigins:
     policy: str | None
     reference: str | None
     critic: str | None
+    stored: str | None = None  # the type of the policy's weights in its folder, where it is another here
 
 
 def policy_of(config: PPOConfig, inputs: RunInputs) -> nn.Module | str:
@@ -134,7 +135,10 @@ def build_models(
         notes.append(f"The critic is {start} on the policy's trunk.")
     models = Models(policy, reference, value, teacher_of(config, inputs, policy, backend, notes))
     notes += how_rows_run(models, autocast=config.bf16)
+    stored = wider_type(policy_of(config, inputs), config)
+    notes += [] if stored is None else [type_note(stored, config)]
     names = ModelOrigins(
+        stored=stored,
         policy=name_or_path(policy.model),
         reference=None if reference is None else name_or_path(reference.policy.model),
         critic=None if value is None else name_or_path(value.members[0].model),
