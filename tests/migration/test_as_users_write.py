@@ -123,6 +123,7 @@ except ImportError:
 trl.create_reference_model(m)
 """
     )
+    assert with_our_imports("import trl.core\n") == "import trl.core  # not in nearstep\n"
     assert with_our_imports("import trl\ntrl.a()\n") == "import trl  # not in nearstep: a\ntrl.a()\n"
 
 

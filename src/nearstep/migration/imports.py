@@ -48,8 +48,10 @@ def _imports(node: ast.ImportFrom | ast.Import, tree: ast.Module) -> Iterator[st
 
 
 def _of_the_module(node: ast.Import, tree: ast.Module) -> Iterator[str]:
-    """`import trl`, where all that is used of it is ours."""
+    """`import trl`, where all that is used of it is ours; of anything else of trl it is said that it is not here."""
     if [alias.name for alias in node.names] != ["trl"]:
+        if any(alias.name.split(".")[0] == "trl" for alias in node.names):
+            yield f"{ast.unparse(node)}  # not in nearstep"
         return
     name = node.names[0].asname or "trl"
     used = {
