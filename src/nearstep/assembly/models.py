@@ -131,20 +131,26 @@ def build_models(
         value = critic_role(backend.stage(critic), config, head, notes)
     elif needs_critic:
         value = critic_on_trunk(policy, pad_token(tokenizer), head, inputs.trunk_head)
-        start = "a head of zeros" if inputs.trunk_head is None else "the value head that was saved with it"
+        start = "a head of zeros" if inputs.trunk_head is None else "the value head that was saved with it,"
         notes.append(f"The critic is {start} on the policy's trunk.")
     models = Models(policy, reference, value, teacher_of(config, inputs, policy, backend, notes))
     notes += how_rows_run(models, autocast=config.bf16)
-    stored = wider_type(policy_of(config, inputs), config)
-    notes += [] if stored is None else [type_note(stored, config)]
-    names = ModelOrigins(
-        stored=stored,
-        policy=name_or_path(policy.model),
-        reference=None if reference is None else name_or_path(reference.policy.model),
-        critic=None if value is None else name_or_path(value.members[0].model),
-    )
+    names = _origins(config, inputs, models, notes)
     lying = frozen_on_host(config, spread_over(backend, models), backend.device, notes)
     return BuiltModels(lying, sources, names, notes)
+
+
+def _origins(config: PPOConfig, inputs: RunInputs, models: Models, notes: list[str]) -> ModelOrigins:
+    """Where the models came from; a policy that lies in its folder in another type is noted."""
+    stored = wider_type(policy_of(config, inputs), config)
+    notes += [] if stored is None else [type_note(stored, config)]
+    reference, critic = models.reference, models.critic
+    return ModelOrigins(
+        policy=name_or_path(models.policy.model),
+        reference=None if reference is None else name_or_path(reference.policy.model),
+        critic=None if critic is None else name_or_path(critic.members[0].model),
+        stored=stored,
+    )
 
 
 def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:

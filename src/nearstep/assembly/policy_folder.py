@@ -41,15 +41,15 @@ def wider_type(given: nn.Module | str, config: PPOConfig) -> str | None:
     if isinstance(given, nn.Module) or holds_adapters(given) or config.load_in_4bit:
         return None
     stored = str(family_of(given, trust=config.trust).dtype).removeprefix("torch.")
-    return None if stored not in DTYPES or stored == config.dtype else stored
+    return None if stored not in (*DTYPES, "float16") or stored == config.dtype else stored
 
 
 def type_note(stored: str, config: PPOConfig) -> str:
     """What is said of it when the run begins."""
-    return (
-        f"The policy's folder is in {stored}: it is trained and saved in {config.dtype}. dtype = {stored} keeps its "
-        "type (narrow weights learn through float32 masters)."
-    )
+    said = f"The policy's folder is in {stored}: it is trained and saved in {config.dtype}"
+    if stored == "float16":
+        return f"{said}; gradients and steps are too small for float16."
+    return f"{said}. dtype = {stored} keeps its type (narrow weights learn through float32 masters)."
 
 
 def _load_by_unsloth(name: str, config: PPOConfig, notes: list[str]) -> nn.Module:

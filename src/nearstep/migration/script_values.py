@@ -64,6 +64,9 @@ def adapters(tree: ast.Module, known: Mapping[str, object]) -> tuple[dict[str, o
     (call,) = calls
     found, notes = dict(ADAPTER_DEFAULTS), []
     for word in call.keywords:
+        if word.arg is None:
+            notes.append(f"line {call.lineno}: LoraConfig({ast.unparse(word)[:60]}) was not read")
+            continue
         value = literal(word.value, known)
         if word.arg in ADAPTERS_AS_HERE and (value in ADAPTERS_AS_HERE[word.arg] or _is_task(word.value)):
             continue

@@ -1,5 +1,7 @@
 """How a scored rollout becomes experience: log-probs of the reference, values, rewards, advantages, returns."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -9,7 +11,6 @@ from nearstep.algorithm.agreement import MemberValues
 from nearstep.algorithm.anchors import share_by_age
 from nearstep.algorithm.by_reward import RewardColumns
 from nearstep.algorithm.correction import CorrectionRule
-from nearstep.algorithm.kl import kl_estimate
 from nearstep.algorithm.ragged import sum_by_row
 from nearstep.algorithm.statistics import whiten
 from nearstep.algorithm.trust_regions import TokenLogprobs
@@ -39,7 +40,7 @@ from nearstep.training.mismatch import action_rows, checked_importance, importan
 from nearstep.training.recipe import Recipe
 from nearstep.training.response_metrics import response_metrics, score_metrics
 from nearstep.training.state import State
-from nearstep.training.token_kl import describe_kl
+from nearstep.training.token_kl import describe_kl, penalised_kl
 from nearstep.types import CriticLeads, Experience, Prompts, Rollout, Scores
 
 
@@ -64,7 +65,7 @@ def make_experience(
         state = State()
         state.begin_update()
         state.update_score_moments(scores, r.config, r.backend)
-    found = annotate(rollout, scores, r, state, prompts, kept, exact_kl)
+    found = replace(annotate(rollout, scores, r, state, prompts, kept, exact_kl), exact_kl=exact_kl)
     return with_auxiliary_inputs(with_agreement(found, r), scores, r)
 
 
@@ -90,8 +91,7 @@ def annotate(
     kl_coef = r.kl_controller.first() if state.kl_coef is None else state.kl_coef
     other = dense_rewards(scores, rollout).to(shaped.dtype)
     if config.kl_in == "reward" and ref_logprobs is not None:
-        estimate = kl_estimate(rollout.logprobs, ref_logprobs, config.kl_estimator) if exact_kl is None else exact_kl
-        other = other - kl_coef * estimate
+        other = other - kl_coef * penalised_kl(rollout, ref_logprobs, config.kl_estimator, exact_kl)
     after_eos = rows_scored_after_eos(last, config, has_critic=r.models.critic is not None)
     whiten_with = r.backend.add_up if config.whiten_rewards else None
     rewarded = token_rewards(shaped, other, counted, episodes, after_eos=after_eos, whiten_with=whiten_with)
@@ -130,7 +130,6 @@ def annotate(
         anchor_share=_anchor_share(rollout, state.update) if config.anchor == "interpolated" else None,
         members=_members(states, samples, rollout),
         by_reward=_columns(states, credit, inputs),
-        exact_kl=exact_kl,
     )
 
 

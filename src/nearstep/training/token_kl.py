@@ -7,7 +7,7 @@ from torch import Tensor
 from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.algorithm.ragged import sum_by_row
 from nearstep.metrics import Max, Mean, Metric
-from nearstep.types import Experience
+from nearstep.types import Experience, Rollout
 
 
 def token_kl(experience: Experience, estimator: KLEstimator) -> Float[Tensor, " actions"] | None:
@@ -15,6 +15,16 @@ def token_kl(experience: Experience, estimator: KLEstimator) -> Float[Tensor, " 
     if experience.ref_logprobs is None or experience.exact_kl is not None:
         return experience.exact_kl
     return kl_estimate(experience.rollout.logprobs, experience.ref_logprobs, estimator)
+
+
+def penalised_kl(
+    rollout: Rollout,
+    ref_logprobs: Float[Tensor, " actions"],
+    estimator: KLEstimator,
+    exact: Float[Tensor, " actions"] | None,
+) -> Float[Tensor, " actions"]:
+    """What the KL penalty of each action weighs: its exact KL, if that is known, else the estimate."""
+    return kl_estimate(rollout.logprobs, ref_logprobs, estimator) if exact is None else exact
 
 
 def describe_kl(experience: Experience, estimator: KLEstimator) -> tuple[Tensor, dict[str, Metric]]:
