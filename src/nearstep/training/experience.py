@@ -80,9 +80,8 @@ def annotate(
     exact_kl: Float[Tensor, " actions"] | None = None,
 ) -> Experience:
     """What PPO itself needs: all but the inputs of auxiliary losses."""
-    counted = scores.scored if kept is None else scores.scored & kept
-    config, first_row = r.config, first_episode(rollout, r.backend)
-    episodes, last = rollout.by_episode(), rollout.last_segments()
+    config, counted = r.config, scores.scored if kept is None else scores.scored & kept
+    episodes, last, first_row = rollout.by_episode(), rollout.last_segments(), first_episode(rollout, r.backend)
     ref_logprobs = reference_logprobs(rollout, r)
     leads = None if r.critic_text is None else r.critic_text.leads(prompts, rollout)
     computed, states = before_first_step(rollout, r, leads)
