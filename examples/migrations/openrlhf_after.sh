@@ -21,4 +21,7 @@ nearstep ppo \
     --gamma 1.0 \
     --lam 0.95 \
     --cliprange 0.2 \
-    --cliprange_value 0.2
+    --cliprange_value 0.2 \
+    --lr_scheduler_type cosine \
+    --adam_beta2 0.95 \
+    --reward_clip 10.0

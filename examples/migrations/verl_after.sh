@@ -17,4 +17,7 @@ nearstep ppo \
     --vf_learning_rate 1e-5 \
     --kl_coef 0.001 \
     --lam 1.0 \
-    --cliprange_value 0.5
+    --cliprange_value 0.5 \
+    --lr_scheduler_type constant \
+    --weight_decay 0.01 \
+    --dual_clip 3.0

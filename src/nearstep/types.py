@@ -244,6 +244,7 @@ class Experience:
     teacher_logprobs: Float[Tensor, " actions"] | None = None  # None where there is no teacher
     members: MemberValues | None = None  # None where the critic's value is not the mean of several
     by_reward: RewardColumns | None = None  # None where the critic has one value for all rewards
+    exact_kl: Float[Tensor, " actions"] | None = None  # over the whole vocabulary; None where the KL is an estimate
 
     def __len__(self) -> int:
         return len(self.rollout)
@@ -282,6 +283,7 @@ class Experience:
             teacher_logprobs=None if self.teacher_logprobs is None else self.teacher_logprobs[actions],
             members=None if self.members is None else self.members.select(rows, actions),
             by_reward=None if self.by_reward is None else self.by_reward.select(actions),
+            exact_kl=None if self.exact_kl is None else self.exact_kl[actions],
         )
 
     def of_actions(self, row_values: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " actions"]:

@@ -16,6 +16,7 @@ from nearstep.algorithm.statistics import whiten
         (0.1, "k1", -0.1), (0.1, "k2", 0.005), (0.1, "k3", 0.0051709),
         (-0.1, "k1", 0.1), (-0.1, "k2", 0.005), (-0.1, "k3", 0.0048374),
         (1.0, "k1", -1.0), (1.0, "k2", 0.5), (1.0, "k3", 0.7182818),
+        (1.0, "abs", 1.0), (-0.1, "abs", 0.1),
     ],
 )  # fmt: skip
 def test_kl_golden_10_5(log_ratio, estimator, expected):

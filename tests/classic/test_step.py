@@ -180,7 +180,7 @@ def test_generation_that_is_refused(given, said, trainer):
 
 @pytest.mark.parametrize(("given", "said"), [
     ({"batch_size": 6, "mini_batch_size": 4}, "batch_size = 6 is no multiple of mini_batch_size"),
-    ({"kl_penalty": "full"}, "kl_penalty = 'full' must be one of kl, mse"),
+    ({"kl_penalty": "k3"}, "kl_penalty = 'k3' must be one of kl, abs, mse, full"),
     ({"ratio_threshold": 5.0}, "a token whose ratio leaves the band teaches nothing already"),
     ({"lerning_rate": 1.0}, "did you mean learning_rate"),
     ({"use_score_norm": True}, "use_score_norm needs use_score_scaling"),

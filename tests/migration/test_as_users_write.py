@@ -95,7 +95,7 @@ def test_where_rows_come_from(rows, place, split):
 
 def test_rows_that_a_script_chooses_are_told():
     text = "d = load_dataset('d')\nd = d.select(range(9))\nPPOTrainer(args=a, model='m', train_dataset=d)"
-    assert read_script(text, "x.py").notes == ("line 2: .select(…) chooses rows: all of d are taken here",)
+    assert read_script(text, "x.py").notes[0] == "line 2: .select(…) chooses rows: all of d are taken here"
 
 
 def test_imports_of_the_first_trl_are_ours_wherever_they_stand():
@@ -103,6 +103,8 @@ def test_imports_of_the_first_trl_are_ours_wherever_they_stand():
 try:
     from trl import PPOConfig, set_seed
     from trl.core import respond_to_batch
+    from trl.import_utils import is_xpu_available
+    from trl.core import masked_mean
 except ImportError:
     pass
 trl.create_reference_model(m)
@@ -113,12 +115,15 @@ trl.create_reference_model(m)
 try:
     from nearstep.classic import PPOConfig
     from transformers import set_seed
-    from trl.core import respond_to_batch  # not in nearstep
+    from nearstep.classic import respond_to_batch
+    from transformers.utils import is_torch_xpu_available as is_xpu_available
+    from trl.core import masked_mean  # not in nearstep
 except ImportError:
     pass
 trl.create_reference_model(m)
 """
     )
+    assert with_our_imports("import trl.core\n") == "import trl.core  # not in nearstep\n"
     assert with_our_imports("import trl\ntrl.a()\n") == "import trl  # not in nearstep: a\ntrl.a()\n"
 
 

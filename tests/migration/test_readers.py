@@ -147,10 +147,10 @@ PPOTrainer(args=config, model=policy, reward_model=make(), train_dataset=data)
         "dataset_train_split": "descriptiveness",
     }  # fmt: skip
     assert list(found.notes) == [
-        "line 6: seed = int(os.environ['SEED']) is computed when the script runs",
         "line 6: **more is not known without running it",
         "reward_model = make(): what it is, only the script knows",
     ]
+    assert found.unread == {"seed": "line 6, int(os.environ['SEED'])"}
 
 
 @pytest.mark.parametrize(("text", "library"), [

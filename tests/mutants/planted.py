@@ -71,7 +71,7 @@ BUGS = (
     Bug("k3 of the other direction", "algorithm/kl.py",
         "log_ratio.expm1() - log_ratio", "(-log_ratio).expm1() + log_ratio", SUMS),
     Bug("the KL penalty is added to the reward", "training/experience.py",
-        "other - kl_coef * kl", "other + kl_coef * kl", CREDIT),
+        "other - kl_coef * penalised_kl", "other + kl_coef * penalised_kl", CREDIT),
     Bug("whitening counts what should not count", "algorithm/statistics.py",
         "torch.ones_like(exact) if counted is None else counted.double()", "torch.ones_like(exact)", SUMS),
     Bug("whitening on each process by itself", "algorithm/statistics.py",

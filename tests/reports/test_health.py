@@ -205,6 +205,13 @@ def test_an_entropy_bonus_is_the_cause_where_it_came_first():
     assert causes(at_once, entropy_coef=0.01) == ["steps_too_large"]
 
 
+def test_steps_that_are_too_large_come_before_responses_that_do_not_end():
+    """A learning rate of 1.0 wrecks the policy in update 1: its responses no longer end, and that is no cause."""
+    lines = change(policy__approxkl_avg=3.0, val__num_eos_tokens=0.0)
+    assert judge(RunEvidence.of(lines, SETTINGS)).cause.rule.name == "steps_too_large"
+    assert judge(RunEvidence.of(change(val__num_eos_tokens=0.0), SETTINGS)).cause.rule.name == "never_ends"
+
+
 def test_updates_without_a_difference_at_the_start_are_told_and_not_at_the_end():
     at_first = change(objective__scores_std=lambda update: 0.3 * (update > 9 or update % 2))
     assert causes(at_first) == ["no_spread"]

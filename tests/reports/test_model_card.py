@@ -119,3 +119,9 @@ def test_a_folder_here_is_no_hub_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "sft").mkdir(parents=True)
     assert not is_hub_name("models/sft")
+
+
+def test_a_type_that_is_another_than_in_the_folder_is_told():
+    body = parts(model_card(make_facts(stored="bfloat16")))[1]
+    assert "| type of the weights | float32; bfloat16 in the folder that it started from |" in body
+    assert "type of the weights" not in parts(model_card(make_facts()))[1]

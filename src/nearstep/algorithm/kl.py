@@ -1,4 +1,4 @@
-"""How far the policy is from its reference at a sampled token: the estimators k1, k2 and k3."""
+"""How far the policy is from its reference at a sampled token: the estimators k1, k2 and k3, and the plain distance."""
 
 from typing import Literal, TypeAlias
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nearstep.algorithm.precision import wide
 
-KLEstimator: TypeAlias = Literal["k1", "k2", "k3"]
+KLEstimator: TypeAlias = Literal["k1", "k2", "k3", "abs"]
 
 LOG_RATIO_LIMIT = 20.0  # exp(20) is 5e8: beyond it only overflow is left
 
@@ -34,7 +34,8 @@ def kl_estimate(
 ) -> Float[Tensor, " actions"]:
     """Estimate KL(policy ‖ reference) at each sampled token, in nats.
 
-    With ℓ = log π_ref − log π: k1 = −ℓ (unbiased), k2 = ℓ²/2, k3 = exp(ℓ) − 1 − ℓ (unbiased, never negative).
+    With ℓ = log π_ref − log π: k1 = −ℓ (unbiased), k2 = ℓ²/2, k3 = exp(ℓ) − 1 − ℓ (unbiased, never negative), and
+    abs = |ℓ|, which no KL is the mean of: the penalty that TRL and verl call so.
     Source: Schulman, "Approximating KL divergence", 2020.
     """
     log_ratio = wide(ref_logprobs) - wide(logprobs)
@@ -42,5 +43,7 @@ def kl_estimate(
         return -log_ratio
     if estimator == "k2":
         return log_ratio.square() / 2
+    if estimator == "abs":
+        return log_ratio.abs()
     log_ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return log_ratio.expm1() - log_ratio

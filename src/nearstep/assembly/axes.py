@@ -267,5 +267,5 @@ def _require_kl(config: PPOConfig) -> None:
     """The rules of kl_coef, for a controller that was passed as an object."""
     if config.measure_kl is False:
         raise ConfigError("kl_controller: a KL penalty needs the KL, and measure_kl = false: leave one of the two out")
-    if config.kl_in == "loss" and config.kl_estimator == "k1":
+    if config.kl_in == "loss" and config.kl_estimator in ("k1", "abs"):
         raise ConfigError("kl_in = loss needs kl_estimator = k2 or k3: the gradient of k1 is 0 on average")

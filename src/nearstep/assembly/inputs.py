@@ -20,6 +20,7 @@ from nearstep.common.given import (
 )
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.tokenizers import load_tokenizer
+from nearstep.models.trl_heads import TrlHead
 from nearstep.reports.settings_file import GivenInPython
 from nearstep.rewards.build import reward_tokenizer
 
@@ -61,6 +62,7 @@ class RunInputs:
     auxiliary_losses: Any = ()
     teacher_model: Any = None
     ptx_dataset: object = None
+    trunk_head: TrlHead | None = None  # what a value head on the policy's trunk starts from, instead of zeros
 
     def checked(self, config: PPOConfig) -> "RunInputs":
         """The same with places written out, lists for one object, and classes made.

@@ -11,7 +11,7 @@ from nearstep.assembly.critics import adapted_critic, critic_role, critics_of, p
 from nearstep.assembly.inputs import RunInputs, reader_of
 from nearstep.assembly.offload import frozen_on_host, reward_offload
 from nearstep.assembly.one_base import rewards_on_base
-from nearstep.assembly.policy_folder import load_policy_of, wants_new_adapters
+from nearstep.assembly.policy_folder import load_policy_of, type_note, wants_new_adapters, wider_type
 from nearstep.assembly.reference import reference_of
 from nearstep.assembly.reward_head import load_reward_models
 from nearstep.assembly.rows import how_rows_run
@@ -70,6 +70,7 @@ class ModelOrigins:
     policy: str | None
     reference: str | None
     critic: str | None
+    stored: str | None = None  # the type of the policy's weights in its folder, where it is another here
 
 
 def policy_of(config: PPOConfig, inputs: RunInputs) -> nn.Module | str:
@@ -129,17 +130,27 @@ def build_models(
     if critic is not None:
         value = critic_role(backend.stage(critic), config, head, notes)
     elif needs_critic:
-        value = critic_on_trunk(policy, pad_token(tokenizer), head)
-        notes.append("The critic is a head of zeros on the policy's trunk.")
+        value = critic_on_trunk(policy, pad_token(tokenizer), head, inputs.trunk_head)
+        start = "a head of zeros" if inputs.trunk_head is None else "the value head that was saved with it,"
+        notes.append(f"The critic is {start} on the policy's trunk.")
     models = Models(policy, reference, value, teacher_of(config, inputs, policy, backend, notes))
     notes += how_rows_run(models, autocast=config.bf16)
-    names = ModelOrigins(
-        policy=name_or_path(policy.model),
-        reference=None if reference is None else name_or_path(reference.policy.model),
-        critic=None if value is None else name_or_path(value.members[0].model),
-    )
+    names = _origins(config, inputs, models, notes)
     lying = frozen_on_host(config, spread_over(backend, models), backend.device, notes)
     return BuiltModels(lying, sources, names, notes)
+
+
+def _origins(config: PPOConfig, inputs: RunInputs, models: Models, notes: list[str]) -> ModelOrigins:
+    """Where the models came from; a policy that lies in its folder in another type is noted."""
+    stored = wider_type(policy_of(config, inputs), config)
+    notes += [] if stored is None else [type_note(stored, config)]
+    reference, critic = models.reference, models.critic
+    return ModelOrigins(
+        policy=name_or_path(models.policy.model),
+        reference=None if reference is None else name_or_path(reference.policy.model),
+        critic=None if critic is None else name_or_path(critic.members[0].model),
+        stored=stored,
+    )
 
 
 def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> nn.Module:

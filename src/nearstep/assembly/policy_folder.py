@@ -8,7 +8,7 @@ from nearstep.assembly.inputs import RunInputs
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapter_folders import holds_adapters
 from nearstep.models.dtypes import DTYPES
-from nearstep.models.load import check_folder, load_adapted_policy, load_policy
+from nearstep.models.load import check_folder, family_of, load_adapted_policy, load_policy
 from nearstep.models.quantised import four_bit
 from nearstep.models.unsloth_loading import load_adapted_by_unsloth, load_by_unsloth
 
@@ -33,6 +33,23 @@ def load_policy_of(name: str, config: PPOConfig, inputs: RunInputs, notes: list[
         bits=four_bit(config, DTYPES[config.dtype]),
     )
     return policy
+
+
+def wider_type(given: nn.Module | str, config: PPOConfig) -> str | None:
+    """The type in which a folder has the policy, where the run trains and saves it in another; None where it is the
+    same, or where only adapters train."""
+    if isinstance(given, nn.Module) or holds_adapters(given) or config.load_in_4bit:
+        return None
+    stored = str(family_of(given, trust=config.trust).dtype).removeprefix("torch.")
+    return None if stored not in (*DTYPES, "float16") or stored == config.dtype else stored
+
+
+def type_note(stored: str, config: PPOConfig) -> str:
+    """What is said of it when the run begins."""
+    said = f"The policy's folder is in {stored}: it is trained and saved in {config.dtype}"
+    if stored == "float16":
+        return f"{said}; gradients and steps are too small for float16."
+    return f"{said}. dtype = {stored} keeps its type (narrow weights learn through float32 masters)."
 
 
 def _load_by_unsloth(name: str, config: PPOConfig, notes: list[str]) -> nn.Module:

@@ -246,6 +246,7 @@ def _card(
         updates=0,
         episodes=0,
         policy=names.policy,
+        stored=names.stored,
         reference=names.reference,
         critic=names.critic,
         critic_made_here=chosen.critic_model is not None and is_made_here(inner_model(chosen.critic_model)),

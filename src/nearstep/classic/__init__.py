@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nearstep.classic.config import ClassicPPOConfig as PPOConfig
-    from nearstep.classic.models import LengthSampler, create_reference_model
+    from nearstep.classic.models import LengthSampler, create_reference_model, respond_to_batch
+    from nearstep.classic.models import NoEncoderDecoder as AutoModelForSeq2SeqLMWithValueHead
     from nearstep.classic.models import ValueHeadModel as AutoModelForCausalLMWithValueHead
     from nearstep.classic.trainer import ClassicPPOTrainer as PPOTrainer
 
@@ -16,14 +17,18 @@ _HOMES = {
     "AutoModelForCausalLMWithValueHead": ("nearstep.classic.models", "ValueHeadModel"),
     "create_reference_model": ("nearstep.classic.models", "create_reference_model"),
     "LengthSampler": ("nearstep.classic.models", "LengthSampler"),
+    "AutoModelForSeq2SeqLMWithValueHead": ("nearstep.classic.models", "NoEncoderDecoder"),
+    "respond_to_batch": ("nearstep.classic.models", "respond_to_batch"),
 }
 
 __all__ = [
     "AutoModelForCausalLMWithValueHead",
+    "AutoModelForSeq2SeqLMWithValueHead",
     "LengthSampler",
     "PPOConfig",
     "PPOTrainer",
     "create_reference_model",
+    "respond_to_batch",
 ]
 
 

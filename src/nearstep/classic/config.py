@@ -1,12 +1,15 @@
 """The settings of TRL's PPOTrainer up to 0.11, and what they are here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nearstep.config.old_names import OF_CLASSIC, OldNames
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import Problem, Settings, accepts_old_names, option
+
+# What kl_penalty is here; of `full` the trainer gives the KL itself.
+ESTIMATORS: Mapping[str, Literal["k1", "k2", "abs"]] = {"kl": "k1", "abs": "abs", "mse": "k2", "full": "k1"}
 
 
 @accepts_old_names
@@ -22,6 +25,8 @@ class ClassicPPOConfig(Settings):
 
     model_name: str | None = option(None, "the policy, if PPOTrainer is given none", is_place=True)
     output_dir: str = option("nearstep-classic", "folder for metrics, episodes and models", is_place=True)
+    query_dataset: str | None = option(None, "name of the data set, for the script to read", is_place=True)
+    reward_model: str | None = option(None, "name of a reward model, for the script to read", is_place=True)
     seed: int = option(0, "every random number derives from it", at_least=0)
     log_with: str | None = option(None, "tracker: wandb, tensorboard, …; needs log_stats to be called")
     exp_name: str | None = option(None, "name of the run at trackers")
@@ -29,7 +34,11 @@ class ClassicPPOConfig(Settings):
     learning_rate: float = option(1.41e-5, "step size of policy and value head, constant", at_least=0)
     adap_kl_ctrl: bool = option(True, "let the weight of the KL penalty adapt towards target")
     init_kl_coef: float = option(0.2, "first weight of the KL penalty", at_least=0)
-    kl_penalty: Literal["kl", "mse"] = option("kl", "kl: log-ratio to the reference; mse: half its square")
+    kl_penalty: Literal["kl", "abs", "mse", "full"] = option(
+        "kl",
+        "kl: log-ratio to the reference; abs: its size; mse: half its square; full: KL over the whole vocabulary, by "
+        "two more passes over the rows",
+    )
     target: float = option(6.0, "KL to be kept", above=0)
     horizon: int = option(10000, "episodes over which the weight adapts", at_least=1)
     gamma: float = option(1.0, "discount per token", at_least=0, at_most=1)
@@ -76,7 +85,7 @@ class ClassicPPOConfig(Settings):
             learning_rate=self.learning_rate,
             lr_scheduler_type="constant",
             kl_coef=self.init_kl_coef,
-            kl_estimator="k1" if self.kl_penalty == "kl" else "k2",
+            kl_estimator=ESTIMATORS[self.kl_penalty],
             measure_kl=True,
             gamma=self.gamma,
             lam=self.lam,

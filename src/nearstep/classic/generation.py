@@ -18,7 +18,9 @@ NOTHING: Mapping[str, tuple[object, ...]] = {
     "no_repeat_ngram_size": (None, 0), "typical_p": (None, 1, 1.0), "use_cache": (None, True, False),
     "return_dict_in_generate": (None, False), "output_scores": (None, False), "synced_gpus": (None, True, False),
 }  # fmt: skip
-WITHOUT_EFFECT = ("pad_token_id", "bos_token_id", "attention_mask")  # rows are not padded
+WITHOUT_EFFECT = (  # rows are not padded, and local memory decides how many go at a time
+    "pad_token_id", "bos_token_id", "attention_mask", "batch_size", "remove_padding",
+)  # fmt: skip
 
 
 def generation_settings(start: GenerationSettings, given: Mapping[str, Any]) -> GenerationSettings:

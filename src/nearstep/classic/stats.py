@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from nearstep.algorithm.kl import KLEstimator, kl_estimate
+from nearstep.algorithm.kl import KLEstimator
 from nearstep.algorithm.ragged import sum_by_row
+from nearstep.training.token_kl import token_kl
 from nearstep.types import Experience
 
 # TRL's key = ours, whose meaning docs/metrics.md has.
@@ -36,7 +37,8 @@ def step_stats(
     stats["objective/logprobs"] = _by_row(rollout.logprobs, counts)
     if ref is not None:
         stats["objective/ref_logprobs"] = _by_row(ref, counts)
-        kl = kl_estimate(rollout.logprobs, ref, estimator)
+        kl = token_kl(experience, estimator)
+        assert kl is not None
         stats["objective/kl_dist"] = sum_by_row(kl, counts).cpu().numpy()
         stats["ppo/mean_non_score_reward"] = float(-experience.kl_coef * kl.mean())
     stats["ppo/policy/advantages"] = experience.advantages.cpu().numpy()

@@ -1,9 +1,8 @@
 """PPO by calls of your own, as in TRL up to 0.11: `generate`, scores from anywhere, `step(queries, responses, …)`."""
 
-import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,21 @@ from torch import Tensor, nn
 
 from nearstep.assembly.inputs import RunInputs
 from nearstep.assembly.run import assemble
-from nearstep.classic.batches import dataset_batches
+from nearstep.classic.accelerator import Accelerator
+from nearstep.classic.arguments import processes, refuse, scores_are_given, stored_head
+from nearstep.classic.batches import Batches, dataset_batches
 from nearstep.classic.config import ClassicPPOConfig
 from nearstep.classic.generation import generation_settings
 from nearstep.classic.models import ValueHeadModel, policy_in
 from nearstep.classic.rows import checked_masks, checked_rows, checked_scores, rollout_of_rows, rows_as_prompts
 from nearstep.classic.stats import step_stats
-from nearstep.common.errors import ConfigError, RewardError
+from nearstep.common.errors import ConfigError
 from nearstep.common.given import given_settings
 from nearstep.common.random_streams import stream_seed
 from nearstep.metrics import Metrics
-from nearstep.models.roles import Policy
+from nearstep.models.forward.exact_kl import rollout_exact_kl
+from nearstep.models.roles import Critic, Policy
+from nearstep.models.trl_heads import TrlHead, save_trl_head
 from nearstep.rollout.engine import GenerationSettings, load, play
 from nearstep.training.experience import describe, make_experience
 from nearstep.training.frozen_passes import PassLimits, logprobs_under
@@ -34,25 +37,6 @@ from nearstep.training.update import update
 from nearstep.types import Experience, Prompts, Rollout, Scores
 
 INTRODUCTION = "Prompts, scores and the loop are those of the script (nearstep.classic)."
-
-
-@dataclass(frozen=True)
-class Accelerator:
-    """What scripts ask of TRL's accelerator: where this process computes, and which it is."""
-
-    device: torch.device
-    process_index: int
-    num_processes: int
-
-    @property
-    def is_main_process(self) -> bool:
-        """Whether this process writes."""
-        return self.process_index == 0
-
-    @property
-    def is_local_main_process(self) -> bool:
-        """The same, on one machine."""
-        return self.process_index == 0
 
 
 @dataclass(frozen=True)
@@ -73,11 +57,6 @@ class LastStep:
     rates: LearningRates
 
 
-def scores_are_given(completions: Sequence[str], **columns: object) -> list[float]:
-    """Stands where a run of its own has rewards; here `step` is given scores."""
-    raise RewardError("this trainer asks no reward: scores are given to step(queries, responses, scores)")
-
-
 class ClassicPPOTrainer:
     """Samples and improves when it is told to; the loop, the rewards and the end are yours.
 
@@ -95,24 +74,28 @@ class ClassicPPOTrainer:
         dataset: Any = None,
         optimizer: object = None,
         data_collator: Callable[[list[Any]], Any] | None = None,
+        num_shared_layers: int | None = None,
+        lr_scheduler: object = None,
+        training_data_collator: object = None,
     ) -> None:
         """`ref_model` is the policy as it starts if not given, its adapters off where it has some. `dataset` is what
         `dataloader` draws batches from, collated by `data_collator`.
 
-        Raises ConfigError for an optimizer of yours: learning_rate says what ours does.
+        Raises ConfigError for an optimizer of yours: learning_rate says what ours does; and for what is not here.
         """
-        if optimizer is not None:
-            raise ConfigError("optimizer: leave it out; learning_rate and max_grad_norm say what Adam does here")
+        refuse(optimizer=optimizer, lr_scheduler=lr_scheduler, num_shared_layers=num_shared_layers,
+               training_data_collator=training_data_collator)  # fmt: skip
         self.config = given_settings(ClassicPPOConfig() if config is None else config, ClassicPPOConfig, "PPOTrainer")
         self.dataset, self.data_collator, self.tokenizer = dataset, data_collator, tokenizer
         inputs = RunInputs(
             tokenizer=tokenizer,
             model=policy_in(model),
             ref_model=policy_in(ref_model),
+            trunk_head=stored_head(model, self.config.model_name),
             train_dataset=[{"prompt": "a"}],  # prompts are given to generate and step
             reward_funcs=[scores_are_given],
         )
-        self.recipe: Recipe = assemble(self.config.ours(_processes()), inputs)
+        self.recipe: Recipe = assemble(self.config.ours(processes()), inputs)
         self.state = State()
         self.model = model if isinstance(model, ValueHeadModel) else ValueHeadModel(self.recipe.models.policy.model)
         self._generated = 0
@@ -143,12 +126,12 @@ class ClassicPPOTrainer:
         return None if reference is None else reference.policy.model
 
     @property
-    def dataloader(self) -> Iterator[Any]:
-        """One pass over the data set in batches of `batch_size`, in an order that seed and steps so far decide; the
-        rest that fills no batch is left out, as in TRL. Each process draws rows of its own."""
+    def dataloader(self) -> Batches:
+        """The data set in batches of `batch_size`, as often as it is gone over, in an order that seed and steps so far
+        decide; the rest that fills no batch is left out, as in TRL. Each process draws rows of its own."""
         backend = self.recipe.backend
         return dataset_batches(
-            self.dataset, self.config, self.data_collator, self.state.update, backend.rank, backend.world_size
+            self.dataset, self.config, self.data_collator, lambda: self.state.update, backend.rank, backend.world_size
         )
 
     def generate(
@@ -202,7 +185,7 @@ class ClassicPPOTrainer:
         given = Scores(totals, {"score": totals})
         state.begin_update()
         state.update_score_moments(given, r.config, r.backend)
-        experience = make_experience(rollout, given, r, state)
+        experience = make_experience(rollout, given, r, state, exact_kl=self._exact_kl(rollout))
         forward = time.perf_counter()
         metrics, steps = update(experience, r.schedule.phases(state.update), r)
         rates = r.learners.end_update()
@@ -242,8 +225,12 @@ class ClassicPPOTrainer:
         r.report.step(self.state, last.prompts, last.experience, last.scores, last.metrics, last.rates)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """The policy as a model folder that plain `from_pretrained` opens, tokenizer beside it."""
+        """The policy as a model folder that plain `from_pretrained` opens, tokenizer beside it, and in `value_head` the
+        head, which `AutoModelForCausalLMWithValueHead.from_pretrained` takes up again."""
         self.recipe.checkpoint.export_policy(Path(save_directory), self.state)
+        critic = self.recipe.models.critic
+        if self.accelerator.is_main_process and isinstance(critic, Critic) and isinstance(critic.head, nn.Linear):
+            save_trl_head(TrlHead(critic.head.weight.data, critic.head.bias), save_directory)
 
     def close(self) -> None:
         """End reports and trackers."""
@@ -252,6 +239,14 @@ class ClassicPPOTrainer:
             self.recipe.report.__exit__(None, None, None)
             self._is_reporting = False
         self.recipe.engine.close()
+
+    def _exact_kl(self, rollout: Rollout) -> Tensor | None:
+        """The KL over the whole vocabulary, for kl_penalty = full; None for the others."""
+        r = self.recipe
+        if self.config.kl_penalty != "full" or r.models.reference is None:
+            return None
+        parts = PassLimits.of(r).parts(rollout)
+        return torch.cat([rollout_exact_kl(r.models.policy, r.models.reference, part, r.sampling) for part in parts])
 
     def _prompts(self, queries: Sequence[Sequence[int]]) -> Prompts:
         decode = self.recipe.tokenizer.decode
@@ -285,8 +280,3 @@ class ClassicPPOTrainer:
         if not logprobs.isfinite().all():
             warnings.warn("step: the policy gives log-probs that are not finite", stacklevel=3)
         return replace(rollout, logprobs=logprobs)
-
-
-def _processes() -> int:
-    """Processes that torchrun started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

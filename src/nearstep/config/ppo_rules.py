@@ -245,7 +245,7 @@ def _group_problems(config: AllSettings) -> Iterator[Problem]:
 
 def _kl_problems(config: KLSettings) -> Iterator[Problem]:
     name, penalty = kl_controller_name(config), may_have_kl_penalty(config)
-    if config.kl_in == "loss" and penalty and config.kl_estimator == "k1":
+    if config.kl_in == "loss" and penalty and config.kl_estimator in ("k1", "abs"):
         yield Problem(
             "kl_in = loss needs kl_estimator = k2 or k3: the gradient of k1 is 0 on average", ("kl_in", "kl_estimator")
         )

@@ -112,7 +112,7 @@ class KLSettings(Settings):
     """How the policy is held near its reference."""
 
     kl_coef: float = option(0.05, "weight of the per-token KL penalty", at_least=0)
-    kl_estimator: Literal["k1", "k2", "k3"] = option("k1", "how the KL of a token is estimated from its log-probs")
+    kl_estimator: Literal["k1", "k2", "k3", "abs"] = option("k1", "how a token's KL is estimated from its log-probs")
     kl_in: Literal["reward", "loss"] = option(
         "reward", "reward: the penalty is subtracted at every token; loss: it is a term of the loss, and needs k2 or k3"
     )

@@ -13,6 +13,7 @@ from nearstep.evaluation.metric_table import TABLE, EvalMetric
 from nearstep.evaluation.metrics.figures import Figure
 from nearstep.evaluation.results import EvalResults
 from nearstep.reports.records import JsonLines, Record
+from nearstep.reports.run_folder import SETTINGS, RunFolder
 
 COMPLETIONS = "completions.jsonl"
 
@@ -24,6 +25,7 @@ def run_eval(config: EvalConfig) -> EvalResults:
     RewardError for inputs that cannot be used.
     """
     _check(config)
+    _compare_with_the_run(config)
     evidence = Evidence(config)
     with quiet_libraries():
         _check_data(evidence)
@@ -54,6 +56,20 @@ def _check(config: EvalConfig) -> None:
         )
     if config.dataset_name is None and config.completions is None:
         raise ConfigError("nothing to evaluate on: give dataset_name, or completions")
+
+
+def _compare_with_the_run(config: EvalConfig) -> None:
+    """Say so where a run's model writes longer or shorter answers here than it was trained to."""
+    if config.model is None or config.completions is not None:
+        return
+    place = Path(config.model.rpartition("@")[0] or config.model)
+    run = next((folder for folder in (place, place.parent) if (folder / SETTINGS).is_file()), None)
+    trained = None if run is None else RunFolder(run).settings.get("response_length")
+    if isinstance(trained, int) and trained != config.response_length:
+        tell(
+            f"{run} was trained with response_length = {trained}; here completions have up to {config.response_length} "
+            f"tokens. --response_length {trained} measures it as it was trained"
+        )
 
 
 def _check_data(evidence: Evidence) -> None:

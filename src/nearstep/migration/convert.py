@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nearstep.config.old_names import OF_TRAINING
+from nearstep.config.old_names import OF_TRAINING, Retired
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.settings import current_name
+from nearstep.migration.courses import with_a_rise
+from nearstep.migration.critics import without_critic
 from nearstep.migration.draft import SettingsDraft
+from nearstep.migration.evaluations import with_eval_data
 from nearstep.migration.finish import finish
-from nearstep.migration.foreign import LIBRARIES, Foreign
-
-OF_A_CRITIC = ("vf_learning_rate", "cliprange_value", "lam", "vf_coef")
-WITHOUT_CRITIC = ("group_mean", "group_normalized", "leave_one_out", "batch_normalized")
+from nearstep.migration.foreign import LIBRARIES, Foreign, Library
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Migrated:
     processes: int = 1
     told: tuple[str, ...] = ()
     lost: tuple[tuple[str, object, str], ...] = field(default=())  # name, value, why
+    idle: tuple[str, ...] = ()  # their names for what changes nothing here
+    unread: Mapping[str, str] = field(default_factory=dict)  # our settings that only a run of theirs knows → where
 
 
 def convert(foreign: Foreign) -> Migrated:
@@ -33,21 +35,22 @@ def convert(foreign: Foreign) -> Migrated:
     draft = SettingsDraft(told=list(foreign.notes))
     special: dict[str, object] = {}
     for given, value in foreign.settings.items():
-        name = given.replace("-", "_") if foreign.library != "verl" else given
+        if value in (None, "null", [], {}):
+            continue  # it asks for nothing
+        name = _plain_name(given, foreign.library)
         ours = library.names.renamed.get(name)
         if ours is None:
             retired = library.names.why_absent(name)
             if retired is not None:
-                draft.lose(given, value, retired.sentence)
+                draft.leave_out(given, value, retired.sentence, idle=_is_idle(retired, value))
                 continue
-            own = name.removeprefix("train.") if foreign.library == "aligntune" else name  # train.save_steps
-            ours = current_name(own)
+            ours = _our_name(name, foreign.library)
             if ours not in PPOConfig.types:
                 _note_absent(given, ours, value, draft)
                 continue
         if ours.startswith("@"):
             special[ours.removeprefix("@")] = value
-        elif value is not None and value != "null":
+        else:
             names = library.names.values.get(ours, {})
             draft.settings[ours] = names.get(str(value), value)
     recipe = finish(foreign.library, special, draft, library.defaults) or library.recipe
@@ -58,17 +61,42 @@ def convert(foreign: Foreign) -> Migrated:
         defaults.pop("max_prompt_length", None)
         if defaults.pop("response_length", None) is not None:
             draft.settings["response_length"] = draft.settings["max_length"]
-    if draft.settings.get("advantage", defaults.get("advantage")) in WITHOUT_CRITIC:
-        defaults = {name: value for name, value in defaults.items() if name not in OF_A_CRITIC}
+    unread = {_named_here(name, library, foreign.library): how for name, how in foreign.unread.items()}
+    unread = {name: how for name, how in unread.items() if name not in draft.settings}
+    defaults = {name: value for name, value in defaults.items() if name not in unread}
+    defaults = without_critic(draft, defaults)
+    with_eval_data(draft, foreign)
     return Migrated(
         library.title,
         recipe,
-        draft.settings | defaults,
+        with_a_rise(draft.settings | defaults),
         frozenset(defaults),
         draft.processes,
         tuple(draft.told),
         tuple(draft.lost),
+        tuple(draft.idle),
+        unread,
     )
+
+
+def _plain_name(given: str, library: str) -> str:
+    return given if library == "verl" else given.replace("-", "_")
+
+
+def _our_name(name: str, library: str) -> str:
+    return current_name(name.removeprefix("train.") if library == "aligntune" else name)  # train.save_steps
+
+
+def _named_here(given: str, library: Library, kind: str) -> str:
+    """Our setting for one whose value is not known; the name there where it is worked out from several."""
+    name = _plain_name(given, kind)
+    ours = library.names.renamed.get(name, _our_name(name, kind))
+    return given if ours.startswith("@") else ours
+
+
+def _is_idle(retired: Retired, value: object) -> bool:
+    """Whether a setting of a library's own says nothing by this value: only where its values are listed."""
+    return retired.harmless is not None and retired.is_harmless(value)
 
 
 def _note_absent(given: str, ours: str, value: object, draft: SettingsDraft) -> None:
@@ -76,5 +104,5 @@ def _note_absent(given: str, ours: str, value: object, draft: SettingsDraft) -> 
     retired = OF_TRAINING.why_absent(ours)
     if retired is None:
         draft.lose(given, value, "no counterpart is known")
-    elif not retired.is_harmless(value):
-        draft.lose(given, value, retired.sentence)
+    else:
+        draft.leave_out(given, value, retired.sentence, idle=retired.is_harmless(value))

@@ -10,6 +10,7 @@ from nearstep.migration.foreign import LIBRARIES, Library
 # What a name that is worked out from several settings becomes.
 WORKED_OUT: Mapping[str, str] = {
     "critic": "left out: the critic starts from the reward model or the policy's trunk",
+    "reward_models": "`reward_model_path`: the first of several",
     "reward_url": "`reward_url`, or `reward_funcs` for a file", "prompts": "`batch_size` = this × `num_generations`",
     "mini_rows": "`num_mini_batches` = `batch_size` / this",
     "mini_prompts": "`num_mini_batches` = `batch_size` / (this × `num_generations`)",
@@ -33,6 +34,14 @@ WORKED_OUT: Mapping[str, str] = {
     "steps": "`total_episodes` = this × `batch_size`", "accumulation": "a factor of `batch_size`",
     "kl_loss_coef": "`kl_coef`, with `kl_in = loss`", "kl_loss_type": "`kl_estimator`, with `kl_in = loss`",
     "kl_in_reward": "`kl_in = reward`; without either KL `kl_coef = 0`", "kl_type": "`kl_target` where adaptive",
+    "warmup_share": "`warmup_steps` = this × updates, where the file tells how many",
+    "scheduler": "`lr_scheduler_type`",
+    "critic_warmup_share": "`vf_lr_warmup_steps` = this × updates, where the file tells how many",
+    "critic_warmup": "`vf_lr_warmup_steps`", "critic_mini": "one size of minibatches for policy and critic",
+    "critic_epochs": "`critic = decoupled`, `num_vf_epochs`, where it differs from the policy's",
+    "critic_aggregation": "`loss_aggregation`, one for both", "freezing": "`vf_warmup_updates`",
+    "critic_clip": "`max_grad_norm`, one for both", "critic_decay": "`weight_decay`, one for both",
+    "critic_checkpointing": "`gradient_checkpointing`, one for both",
     "kl_target": "`kl_target`", "kl_horizon": "`kl_horizon`", "reward_file": "`reward_funcs FILE:NAME`",
     "reward_name": "`reward_funcs FILE:NAME`", "stage": "the command `nearstep ppo`",
 }  # fmt: skip

@@ -6,9 +6,12 @@ Each function takes what the file says under one `@name` of `libraries.toml` and
 from collections.abc import Callable, Mapping
 
 from nearstep.config.recipes import RECIPES
-from nearstep.migration.draft import SettingsDraft, is_true
+from nearstep.migration.courses import scheduler, shares
+from nearstep.migration.critics import critic_steps
+from nearstep.migration.draft import SettingsDraft, is_true, rows_by_device, rows_of_update
+from nearstep.migration.kl import beta, in_loss, kl_of_verl
 from nearstep.migration.placement import in_pieces, processes, strategy, zero_stage
-from nearstep.migration.rewards import reward_enabled, reward_file, reward_url, weights_beside_a_model
+from nearstep.migration.rewards import reward_enabled, reward_file, reward_models, reward_url, weights_beside_a_model
 
 # Prompts of a rollout and size of an optimizer step where the file says neither.
 PROMPTS: Mapping[str, tuple[int, int]] = {"openrlhf": (1024, 128), "verl": (1024, 256)}
@@ -25,16 +28,16 @@ def finish(
             FINISHES[name](value, draft)
     _batch(library, special, draft, defaults)
     _same_models(draft)
+    shares(special, draft, library)
     if library == "verl":
-        _kl_of_verl(special, draft)
+        kl_of_verl(special, draft)
         reward_file(special, draft)
+        critic_steps(special, draft, defaults)
+        draft.told.append("verl computes in bfloat16 beside float32 weights: bf16 = true does so, where a GPU is")
     elif library == "aligntune":
         weights_beside_a_model(draft)
-    elif is_true(special.get("kl_in_loss")):
-        draft.settings["kl_in"] = "loss"
-        if draft.settings.get("kl_estimator", "k1") == "k1":
-            draft.settings["kl_estimator"] = "k2"
-            draft.told.append("kl_estimator: k2, since the gradient of k1 in a loss is 0 on average")
+    else:
+        in_loss(special, draft)
     return draft.recipe
 
 
@@ -47,11 +50,13 @@ def _batch(library: str, special: Mapping[str, object], draft: SettingsDraft, de
         prompts *= draft.whole(special.get("accumulation", 1)) or 1
         draft.settings["batch_size"] = prompts * generations
         draft.told.append(f"batch_size = {prompts} prompts × {generations} responses")
-    rows = draft.whole(draft.settings.get("batch_size")) or _rows_by_device(draft)
+    rows = rows_of_update(draft)
     mini = draft.whole(special.get("mini_prompts"))
     mini_rows = draft.whole(special.get("mini_rows")) if mini is None or generations is None else mini * generations
     if mini_rows is None and mini_default is not None and generations is not None:
         mini_rows = mini_default * (generations if library == "verl" else 1)
+    if library == "trl_dppo" and "batch_size" in draft.settings and mini_rows is None:
+        mini_rows = rows_by_device(draft)  # generation_batch_size, of which each optimizer step takes some
     if rows is not None and mini_rows:
         draft.settings["num_mini_batches"] = max(1, -(-rows // mini_rows))
     if special.get("steps") is not None:
@@ -59,34 +64,18 @@ def _batch(library: str, special: Mapping[str, object], draft: SettingsDraft, de
         if steps is None or rows is None:
             draft.told.append(f"the run has {special['steps']} steps: give total_episodes = steps × batch_size")
         elif steps > 0:
-            draft.settings["total_episodes"] = steps * rows
+            draft.settings["total_episodes"] = steps * rows if library != "trl_dppo" else _of_steps(steps, rows, draft)
             draft.settings.pop("num_train_epochs", None)
 
 
-def _rows_by_device(draft: SettingsDraft) -> int | None:
-    """Responses of an update where the file gives those of a device."""
-    device = draft.whole(draft.settings.get("per_device_train_batch_size"))
-    steps = draft.whole(draft.settings.get("gradient_accumulation_steps", 1))
-    return None if device is None or steps is None else device * steps * draft.processes
-
-
-def _kl_of_verl(special: Mapping[str, object], draft: SettingsDraft) -> None:
-    """verl has a KL in the reward, in the loss, or none, each with a weight of its own."""
-    in_reward, in_loss = is_true(special.get("kl_in_reward")), is_true(special.get("kl_in_loss"))
-    if in_loss:
-        kind = str(special.get("kl_loss_type", "low_var_kl"))
-        estimator = {"kl": "k2", "k1": "k2", "mse": "k2", "k2": "k2", "abs": "k2"}.get(kind, "k3")
-        draft.settings |= {"kl_in": "loss", "kl_estimator": estimator, "kl_coef": special.get("kl_loss_coef", 0.001)}
-        if in_reward:
-            draft.told.append("a KL both in the reward and in the loss: here it is in the loss alone")
-        if kind in ("kl", "k1", "abs"):
-            draft.told.append(f"kl_loss_type = {kind}: k2, whose gradient is that of the KL")
-    elif not in_reward:
-        draft.settings["kl_coef"] = 0.0
-        draft.settings.pop("kl_estimator", None)
-    if in_reward and not in_loss and special.get("kl_type") == "adaptive":
-        draft.settings["kl_target"] = special.get("kl_target", 0.1)
-        draft.settings["kl_horizon"] = special.get("kl_horizon", 10000)
+def _of_steps(steps: int, rows: int, draft: SettingsDraft) -> int:
+    """Episodes of so many optimizer steps, of which each rollout has passes × minibatches."""
+    of_rollout = 1
+    for name in ("num_ppo_epochs", "num_mini_batches"):
+        of_rollout *= draft.whole(draft.settings.get(name, 1)) or 1
+    if of_rollout > 1:
+        draft.told.append(f"total_episodes = {steps} optimizer steps / {of_rollout} for a rollout × {rows} responses")
+    return -(-steps // of_rollout) * rows
 
 
 def _same_models(draft: SettingsDraft) -> None:
@@ -113,6 +102,10 @@ def _lora(value: object, draft: SettingsDraft) -> None:
     rank = draft.whole(value)
     if rank is None or rank > 0:
         draft.settings |= {"use_peft": True, "lora_r": value}
+        for name, there in (("lora_alpha", 16), ("lora_target_modules", "all-linear")):
+            if name not in draft.settings:  # the defaults of OpenRLHF and of verl
+                draft.settings[name] = there
+                draft.told.append(f"{name}: {there} is the default there")
     else:
         for name in ("lora_alpha", "lora_target_modules"):
             draft.settings.pop(name, None)
@@ -221,19 +214,19 @@ def _actor_and_reference(value: object, draft: SettingsDraft) -> None:
     draft.settings |= {"model_name_or_path": value, "ref_model_path": value}
 
 
-def _beta(value: object, draft: SettingsDraft) -> None:
-    number = draft.number(value)
-    if number is None or number > 0:
-        draft.settings |= {"kl_coef": value, "kl_in": "loss", "kl_estimator": "k3"}
-
-
 def _scale_rewards(value: object, draft: SettingsDraft) -> None:
     if str(value).lower() in ("true", "group"):
         draft.settings["advantage"] = "group_normalized"
     elif str(value).lower() in ("false", "none"):
         draft.settings["advantage"] = "group_mean"
+    elif str(value).lower() == "batch":
+        draft.settings |= {"advantage": "group_mean", "whiten_advantages": True}
+        draft.told.append(
+            "scale_rewards = batch: advantages are divided by their own standard deviation over the batch, there by "
+            "that of the rewards"
+        )
     else:
-        draft.lose("scale_rewards", value, "advantages are scaled by group, or over the batch (whiten_advantages)")
+        draft.lose("scale_rewards", value, "advantage = group_normalized or group_mean")
 
 
 def _generation_steps(value: object, draft: SettingsDraft) -> None:
@@ -270,30 +263,30 @@ def _accelerate(value: object, draft: SettingsDraft) -> None:
     )
 
 
-def _recompute(value: object, draft: SettingsDraft) -> None:
-    draft.settings["gradient_checkpointing"] = True
-
-
-def _nothing(value: object, draft: SettingsDraft) -> None:
-    """Read together with others."""
-
-
 FINISHES: Mapping[str, Callable[[object, SettingsDraft], None]] = {
-    "critic": _critic, "reward_url": reward_url, "chat": _switched("prompt_type", "chat"), "lora_rank": _lora,
+    "critic": _critic, "reward_url": reward_url, "reward_models": reward_models,
+    "chat": _switched("prompt_type", "chat"), "lora_rank": _lora,
     "wandb": _tracker("wandb"), "tensorboard": _tracker("tensorboard"), "reward_clip": _reward_clip,
     "clip_pair": _pair("cliprange", "cliprange_high"), "betas": _pair("adam_beta1", "adam_beta2"),
     "prompt_column": _prompt_column, "answer_column": _answer_column, "truncation": _truncation,
     "blend": _blend("dataset_name"), "blend_weights": _blend("dataset_weights"),
-    "filter": _switched("on_long_prompt", "drop"), "warmup": _positive("warmup_steps"), "top_k": _positive("top_k"),
+    "filter": _switched("on_long_prompt", "drop"), "warmup": _positive("warmup_steps"),
+    "critic_warmup": _positive("vf_lr_warmup_steps"),
+    "freezing": _positive("vf_warmup_updates"), "top_k": _positive("top_k"),
     "save_freq": _positive("save_steps"), "test_freq": _positive("eval_steps"), "reward_enabled": reward_enabled,
     "resume_mode": _resume_mode, "actor_and_reference": _actor_and_reference,
-    "no_shuffle": _switched("shuffle_dataset", False), "recompute": _recompute, "accelerate_config": _accelerate,
-    "beta": _beta, "scale_rewards": _scale_rewards, "generation_steps": _generation_steps, "algorithm": _algorithm,
+    "no_shuffle": _switched("shuffle_dataset", False),
+    "recompute": lambda value, draft: draft.settings.update(gradient_checkpointing=True),
+    "accelerate_config": _accelerate,
+    "beta": beta, "scheduler": scheduler, "scale_rewards": _scale_rewards, "generation_steps": _generation_steps,
+    "algorithm": _algorithm,
     "backend": _backend, "zero_stage": zero_stage, "strategy": strategy, "shard_size": in_pieces, "gate": _gate,
     "optimizer": _optimizer, "trackers": _trackers, "precision": _precision,
-    **dict.fromkeys(
+    **dict.fromkeys(  # read together with others
         ("gpus", "nodes", "prompts", "mini_rows", "mini_prompts", "steps", "accumulation", "kl_in_loss", "kl_loss_coef",
-         "kl_loss_type", "kl_in_reward", "kl_type", "kl_target", "kl_horizon", "reward_file", "reward_name", "stage"),
-        _nothing,
+         "kl_loss_type", "kl_in_reward", "kl_type", "kl_target", "kl_horizon", "reward_file", "reward_name", "stage",
+         "warmup_share", "critic_warmup_share", "critic_epochs", "critic_mini", "critic_clip", "critic_decay",
+         "critic_checkpointing", "critic_aggregation"),
+        lambda value, draft: None,
     ),
 }  # fmt: skip

@@ -16,6 +16,7 @@ class Foreign:
     settings: Mapping[str, object]
     notes: tuple[str, ...] = ()
     place: str = ""  # where in the file they stand
+    unread: Mapping[str, str] = field(default_factory=dict)  # settings that only a run of it knows → where, and how
 
 
 @dataclass(frozen=True)

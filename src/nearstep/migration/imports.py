@@ -3,8 +3,16 @@
 import ast
 from collections.abc import Iterator
 
-OURS = ("PPOConfig", "PPOTrainer", "AutoModelForCausalLMWithValueHead", "create_reference_model", "LengthSampler")
-OF_TRANSFORMERS = ("set_seed",)  # the same function there
+OURS = (
+    "PPOConfig", "PPOTrainer", "AutoModelForCausalLMWithValueHead", "AutoModelForSeq2SeqLMWithValueHead",
+    "create_reference_model", "LengthSampler", "respond_to_batch",
+)  # fmt: skip
+# The same functions in transformers: module and name there.
+OF_TRANSFORMERS = {
+    "set_seed": ("transformers", "set_seed"),
+    "is_xpu_available": ("transformers.utils", "is_torch_xpu_available"),
+    "is_npu_available": ("transformers.utils", "is_torch_npu_available"),
+}
 
 
 def with_our_imports(text: str) -> str:
@@ -28,18 +36,22 @@ def _imports(node: ast.ImportFrom | ast.Import, tree: ast.Module) -> Iterator[st
         return
     if (node.module or "").split(".")[0] != "trl":
         return
-    for module, names in (("nearstep.classic", OURS), ("transformers", OF_TRANSFORMERS)):
-        taken = [alias for alias in node.names if alias.name in names]
-        if taken:
-            yield f"from {module} import {', '.join(map(_alias, taken))}"
+    taken = [alias for alias in node.names if alias.name in OURS]
+    if taken:
+        yield f"from nearstep.classic import {', '.join(map(_alias, taken))}"
+    for alias in (each for each in node.names if each.name in OF_TRANSFORMERS):
+        module, name = OF_TRANSFORMERS[alias.name]
+        yield f"from {module} import {name}{_as(alias.asname or alias.name, name)}"
     left = [alias for alias in node.names if alias.name not in (*OURS, *OF_TRANSFORMERS)]
     if left:
         yield f"from {node.module} import {', '.join(map(_alias, left))}  # not in nearstep"
 
 
 def _of_the_module(node: ast.Import, tree: ast.Module) -> Iterator[str]:
-    """`import trl`, where all that is used of it is ours."""
+    """`import trl`, where all that is used of it is ours; of anything else of trl it is said that it is not here."""
     if [alias.name for alias in node.names] != ["trl"]:
+        if any(alias.name.split(".")[0] == "trl" for alias in node.names):
+            yield f"{ast.unparse(node)}  # not in nearstep"
         return
     name = node.names[0].asname or "trl"
     used = {
@@ -51,6 +63,10 @@ def _of_the_module(node: ast.Import, tree: ast.Module) -> Iterator[str]:
         yield f"from nearstep import classic as {name}"
     else:
         yield f"{ast.unparse(node)}  # not in nearstep: {', '.join(sorted(used - {*OURS}))}"
+
+
+def _as(wanted: str, name: str) -> str:
+    return "" if wanted == name else f" as {wanted}"
 
 
 def _alias(alias: ast.alias) -> str:

@@ -1,7 +1,7 @@
 """Which library a command starts, and the settings that it gives."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -11,6 +11,7 @@ from nearstep.migration.foreign import Foreign
 
 DECOUPLED = ("vf_learning_rate", "num_vf_epochs", "vf_update_frequency")  # of seed A's draft, under the name DPPO
 PASSED_ON = re.compile(r"\$[@*]|\$\{@.*\}")  # what a script was given itself
+OF_VERL = ("ppo_trainer", "ppo_megatron_trainer")  # its own files, of its defaults
 TRL_SCRIPT = re.compile(r"(ppo|ppo_\w+|dppo)\.py")
 
 
@@ -29,7 +30,7 @@ def _launch(words: Sequence[str]) -> Foreign | None:
         if word.startswith("openrlhf.cli.train_ppo") or name in ("train_ppo.py", "train_ppo_ray.py"):
             return Foreign("openrlhf", _flags(words[place + 1 :]))
         if word.startswith("verl.trainer.main_ppo") or name == "main_ppo.py":
-            return Foreign("verl", _overrides(words[place + 1 :]))
+            return Foreign("verl", _overrides(words[place + 1 :]), tuple(_other_files(words[place + 1 :])))
         if word == "--stage=trl_ppo" or (word == "--stage" and words[place + 1 : place + 2] == ["trl_ppo"]):
             flags = [each for each in words[_first_flag(words) :] if not each.endswith(".py")]
             return Foreign("mindspeed", _flags(flags))
@@ -80,6 +81,15 @@ def _overrides(words: Sequence[str]) -> dict[str, object]:
             continue
         found[name] = plain(value)
     return found
+
+
+def _other_files(words: Sequence[str]) -> Iterator[str]:
+    """Hydra's settings files beyond verl's own, whose values are not in the command."""
+    for place, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        name = value if equals else "".join(words[place + 1 : place + 2])
+        if flag in ("--config-name", "-cn") and name.removesuffix(".yaml") not in OF_VERL:
+            yield f"--config-name {name} has settings of its own, which are not here: give nearstep migrate that file"
 
 
 def plain(value: str) -> object:

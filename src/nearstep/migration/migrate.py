@@ -1,5 +1,6 @@
 """From a file of another library to our command: what kind of file it is, whose settings, how ours are written."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,9 +9,10 @@ from nearstep.migration.convert import convert
 from nearstep.migration.foreign import Foreign
 from nearstep.migration.imports import with_our_imports
 from nearstep.migration.launches import launch
+from nearstep.migration.notebooks import code_in
 from nearstep.migration.scripts import read_script
 from nearstep.migration.settings_files import read_settings_file
-from nearstep.migration.shell import commands
+from nearstep.migration.shell import commands, doubts
 from nearstep.migration.write import as_command, as_yaml
 
 KNOWN = (
@@ -35,7 +37,7 @@ def migrate(path: Path, form: Literal["command", "yaml"] = "command") -> str:
             f"# From {path}, a script of TRL up to 0.11: its loop stays, its imports come from nearstep.classic.",
             "# docs/migrations/trl_classic.md says what differs. Settings are checked when it starts.",
         ]
-        return "\n".join(notes) + "\n" + with_our_imports(text)
+        return "\n".join(notes) + "\n" + with_our_imports(_python(path, text))
     write = as_yaml if form == "yaml" else as_command
     return "\n".join(write(convert(each), f"{path}{each.place}") for each in found)
 
@@ -44,10 +46,29 @@ def _found(path: Path, text: str) -> list[Foreign]:
     match path.suffix.lower():
         case ".py":
             return [read_script(text, str(path))]
+        case ".ipynb":
+            return _in_notebook(path, text)
         case ".yaml" | ".yml" | ".json":
             return [read_settings_file(text, str(path))]
         case _:
-            return [each for words in commands(text) if (each := launch(words)) is not None]
+            return _launched(text)
+
+
+def _in_notebook(path: Path, text: str) -> list[Foreign]:
+    """Its commands of the shell, else its Python."""
+    python, shell = code_in(text, str(path))
+    return _launched(shell) or [read_script(python, str(path))]
+
+
+def _launched(text: str) -> list[Foreign]:
+    """What the commands of a shell script start, with what should be known of how they were read."""
+    words = list(commands(text))
+    notes = tuple(doubts(text, words))
+    return [replace(each, notes=(*each.notes, *notes)) for each in map(launch, words) if each is not None]
+
+
+def _python(path: Path, text: str) -> str:
+    return code_in(text, str(path))[0] if path.suffix.lower() == ".ipynb" else text
 
 
 def _text(path: Path) -> str:

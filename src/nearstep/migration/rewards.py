@@ -26,6 +26,14 @@ def reward_url(value: object, draft: SettingsDraft) -> None:
         draft.lose("remote_rm_url", place, "one reward server; functions and models stand beside it")
 
 
+def reward_models(value: object, draft: SettingsDraft) -> None:
+    """OpenRLHF's reward_pretrain: one model, or several with commas between them."""
+    first, *others = [each.strip() for each in str(value).split(",")]
+    draft.settings["reward_model_path"] = first
+    for each in others:
+        draft.lose("reward_pretrain", each, "one reward model; functions, and a reward server, stand beside it")
+
+
 def reward_file(special: Mapping[str, object], draft: SettingsDraft) -> None:
     """verl's custom_reward_function."""
     if special.get("reward_file") in (None, "null"):

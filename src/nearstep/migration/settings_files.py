@@ -1,5 +1,6 @@
 """How a settings file of another library is read: nested YAML or JSON, by names with dots."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 import yaml
@@ -9,6 +10,8 @@ from nearstep.migration.foreign import Foreign
 from nearstep.migration.launches import DECOUPLED
 
 VERL_ROOTS = {"actor_rollout_ref", "critic", "algorithm", "reward_model", "trainer", "data"}
+OF_ACCELERATE = {"distributed_type", "compute_environment", "num_machines", "downcast_bf16"}
+_INTERPOLATION = re.compile(r"\$\{(?:oc\.select:\s*([\w.]+)|([\w.]+))(?:,\s*([^{}]*))?\}")
 ALIGNTUNE_ROOTS = {"algo", "model", "datasets", "dataset", "train", "logging"}
 
 
@@ -22,8 +25,16 @@ def read_settings_file(text: str, name: str) -> Foreign:
         raise ConfigError(f"{name} holds no settings (name: value)")
     if isinstance(root.get("config"), Mapping) and "recipe" in root:  # a recipe of AlignTune
         root = root["config"]
-    flat = dict(_flat(root, ""))
     roots = set(map(str, root))
+    if roots & OF_ACCELERATE:
+        raise ConfigError(
+            f"{name} is accelerate's own file, for `accelerate launch --config_file`: it says how processes start, and "
+            "starts nearstep's too. Give the script or settings that it launches"
+        )
+    if isinstance(root.get("deepspeed"), Mapping) or "zero_optimization" in roots:
+        raise ConfigError(f"{name} is a configuration of DeepSpeed: nearstep ppo reads it by deepspeed = {name}")
+    flat = {key: value for key, value in _flat(root, "") if not key.endswith("_target_")}
+    flat = {key: _resolved(value, key, flat) for key, value in flat.items()}
     if "actor_rollout_ref" in roots:
         return Foreign("verl", flat)
     if len(roots & ALIGNTUNE_ROOTS) >= 2 and ("model" in roots or "train" in roots):
@@ -37,6 +48,21 @@ def read_settings_file(text: str, name: str) -> Foreign:
     if roots & {"divergence_type", "divergence_topk"}:
         return Foreign("trl_dppo", flat)
     return Foreign("trl", flat)
+
+
+def _resolved(value: object, at: str, flat: Mapping[str, object], depth: int = 8) -> object:
+    """What `${name}` and `${oc.select:name,default}` of OmegaConf stand for within the file; None for what is not."""
+    if not isinstance(value, str) or depth == 0:
+        return value
+    found = _INTERPOLATION.fullmatch(value)
+    if found is None:  # within a text: what is not in the file stays
+        return _INTERPOLATION.sub(lambda part: str(_resolved(part[0], at, flat, depth - 1) or part[0]), value)
+    name, default = found[1] or found[2], found[3]
+    if name.startswith("."):
+        name = at.rpartition(".")[0] + name
+    if name in flat:
+        return _resolved(flat[name], name, flat, depth - 1)
+    return None if default is None else yaml.safe_load(default)
 
 
 def _flat(node: Mapping[object, object], before: str) -> Iterator[tuple[str, object]]:

@@ -4,7 +4,7 @@ import ast
 import operator
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 _ASSIGNMENT = re.compile(
@@ -15,6 +15,7 @@ _WITHIN = re.compile(r"(?:then|else|do|\{)\s+")  # what stands before a command 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*|\d)(?:\[@\]|\[\*\])?(?::?-([^{}]*))?\}|\$([A-Za-z_]\w*)")
 _ARITHMETIC = re.compile(r"\$\(\(((?:[^()]|\([^()]*\))*)\)\)")
 _COMMENT_WITHIN = re.compile(r"`#[^`]*`")  # the way to write a comment between the lines of one command
+_BRANCH = re.compile(r"\s*(?:if|elif|case|for|while)\s")
 OPERATORS = ("|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1", "2>", "&>", ">&")
 
 
@@ -34,6 +35,19 @@ def commands(text: str) -> Iterator[list[str]]:
             for before, word in pairwise(piece):
                 if before.startswith("-") and before.endswith("c") and " " in word:  # bash -c "…"
                     yield from commands(word)
+
+
+def doubts(text: str, found: Iterable[Sequence[str]]) -> Iterator[str]:
+    """What may not be as the shell has it: branches, which are all read, and flags that stand outside a command."""
+    tests = [line.split(";")[0].strip() for line in text.splitlines() if _BRANCH.match(line)]
+    if tests:
+        yield f"every branch was read, the later wins: {'; '.join(tests[:3])}"
+    loose = [piece[0] for piece in found if piece[0].startswith("--")]
+    if loose:
+        yield (
+            f"outside of every command: {', '.join(loose[:3])}. A comment or an empty line behind a backslash ends a "
+            "command, for the shell too"
+        )
 
 
 def logical_lines(text: str) -> Iterator[str]:

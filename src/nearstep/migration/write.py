@@ -50,6 +50,8 @@ def _comments(migrated: Migrated, place: str) -> Iterator[str]:
         by_reason[why].append(name if value is True else f"{name} = {_line(shorten(value, 60))}")
     for why, losses in by_reason.items():
         yield f"#   {', '.join(losses)}: {why}"
+    if migrated.idle:
+        yield f"# Left out, since nothing depends on it here: {', '.join(migrated.idle)}."
     problems = list(problems_of(migrated))
     if problems:
         yield "# To settle before it runs:"
@@ -59,9 +61,11 @@ def _comments(migrated: Migrated, place: str) -> Iterator[str]:
 def problems_of(migrated: Migrated) -> Iterator[str]:
     """What `nearstep ppo` would still refuse, or lacks. Places are not looked for."""
     settings = migrated.settings
-    if not settings.keys() & {"model_name_or_path", "sft_model_path"}:
+    for name, how in migrated.unread.items():
+        yield f"{name} is missing: the script computes it when it runs ({how})"
+    if not (settings.keys() | migrated.unread.keys()) & {"model_name_or_path", "sft_model_path"}:
         yield "model_name_or_path is missing: the policy to train"
-    if "dataset_name" not in settings:
+    if "dataset_name" not in settings.keys() | migrated.unread.keys():
         yield "dataset_name is missing: the prompts"
     if not settings.keys() & {"reward_model_path", "reward_funcs", "reward_url"}:
         yield "no reward: give reward_model_path, or reward_funcs (nearstep rewards lists them)"
@@ -78,7 +82,8 @@ def problems_of(migrated: Migrated) -> Iterator[str]:
 
 
 def _is_variable(value: object) -> bool:
-    return "$" in re.sub(r"\$(HOME|USER|PWD)\b|\$\{(HOME|USER|PWD)\}", "", str(value))
+    """Whether a value holds a variable that the file leaves open; what $(…) prints is known when the shell runs it."""
+    return "$" in re.sub(r"\$(HOME|USER|PWD)\b|\$\{(HOME|USER|PWD)\}|\$\((?:[^()]|\([^()]*\))*\)", "", str(value))
 
 
 def _words(value: object) -> str:

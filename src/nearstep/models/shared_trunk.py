@@ -11,24 +11,43 @@ from nearstep.algorithm.value_heads import ValueHead
 from nearstep.common.errors import ModelError
 from nearstep.models.adapters import add_adapters, is_adapted, with_adapters_merged, with_head_trained, without_adapters
 from nearstep.models.forward.head import OwnLogits
+from nearstep.models.head_bias import add_bias
 from nearstep.models.load import new_classifier
 from nearstep.models.output_layers import HEAD_NAMES, linear_head
 from nearstep.models.roles import Critic, Policy, transformers_model
 from nearstep.models.stored_head import remember_head
+from nearstep.models.trl_heads import TrlHead
 
 ROLE = "value_model"
 PACKED = ("is_loaded_in_4bit", "is_loaded_in_8bit")  # where peft looks before it puts adapters over packed weights
 
 
-def critic_on_trunk(policy: Policy, pad_token_id: int | None, value_head: ValueHead) -> Critic:
-    """A critic that is one linear layer on the policy's trunk, zero at first; its model holds that trunk, no copy."""
+def critic_on_trunk(
+    policy: Policy, pad_token_id: int | None, value_head: ValueHead, start: TrlHead | None = None
+) -> Critic:
+    """A critic that is one linear layer on the policy's trunk, zero or `start` at first; its model holds that trunk, no
+    copy. Raises ModelError for a start of another width."""
     if isinstance(policy.reading, OwnLogits):
         raise ModelError(
             f"{ROLE}: the logits of {type(policy.model).__name__} are read off the whole model, so no head of a critic "
             "can share its pass. Use critic_trunk = separate."
         )
     model = classifier_around(transformers_model(policy.model, "model"), pad_token_id, value_head)
+    if start is not None:
+        _begin_with(start, model)
     return Critic(model, policy.autocast, policy.layout, value_head)
+
+
+@torch.no_grad()
+def _begin_with(start: TrlHead, model: PreTrainedModel) -> None:
+    """Put a stored head in the place of the zeros, its bias too."""
+    head = linear_head(model, ROLE, 1)
+    start.check(head.in_features)
+    head.weight.copy_(start.weight)
+    if start.bias is not None:
+        add_bias(model, head)
+        assert head.bias is not None
+        head.bias.copy_(start.bias)
 
 
 def classifier_around(

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nearstep.algorithm.kl import kl_estimate
 from nearstep.algorithm.losses import probability_ratio
 from nearstep.algorithm.ragged import row_numbers, row_starts, sum_by_row
 from nearstep.config.ppo import PPOConfig
@@ -15,6 +14,7 @@ from nearstep.reports.records import Record, finite
 from nearstep.scale.backend import Backend
 from nearstep.training.profiles import TENTHS, profile
 from nearstep.training.row_trace import RowTracer, rows_to_trace
+from nearstep.training.token_kl import token_kl
 from nearstep.types import Experience, Prompts, Rollout, Scores
 
 
@@ -35,8 +35,8 @@ class Details:
     def row_numbers(self, experience: Experience) -> list[Record]:
         """One number of each kind for every row, as rollouts.jsonl has them."""
         rollout, recomputed = experience.rollout, self.config.anchor == "recomputed"
-        counts, ref = rollout.action_counts, experience.ref_logprobs
-        kl = None if ref is None else sum_by_row(kl_estimate(rollout.logprobs, ref, self.config.kl_estimator), counts)
+        counts, by_token = rollout.action_counts, token_kl(experience, self.config.kl_estimator)
+        kl = None if by_token is None else sum_by_row(by_token, counts)
         gaps = (probability_ratio(experience.old_logprobs, rollout.logprobs) - 1).abs()
         errors = (experience.returns - experience.values).abs()
         columns = {

@@ -84,6 +84,7 @@ class RunFacts:
     updates: int
     episodes: int
     policy: str | None
+    stored: str | None = None  # the type of its weights in the folder that it started from, where it is another here
     reference: str | None = None
     has_reference: bool = True
     critic: str | None = None
@@ -148,6 +149,7 @@ def _front_matter(facts: RunFacts, role: Literal["policy", "value"]) -> dict[str
 def _fact_rows(facts: RunFacts) -> list[tuple[str, str]]:
     return [
         ("policy started from", shown_name(facts.policy)),
+        *_types(facts),
         ("reference", _reference(facts)),
         ("critic started from", shown_name(facts.critic, "the reward model, or the policy's trunk")),
         *_value_head(facts),
@@ -157,6 +159,12 @@ def _fact_rows(facts: RunFacts) -> list[tuple[str, str]]:
         ("updates", str(facts.updates)),
         ("episodes", str(facts.episodes)),
     ]
+
+
+def _types(facts: RunFacts) -> list[tuple[str, str]]:
+    if facts.stored is None:
+        return []
+    return [("type of the weights", f"{facts.config.dtype}; {facts.stored} in the folder that it started from")]
 
 
 def _value_head(facts: RunFacts) -> list[tuple[str, str]]:

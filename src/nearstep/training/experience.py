@@ -1,7 +1,9 @@
 """How a scored rollout becomes experience: log-probs of the reference, values, rewards, advantages, returns."""
 
+from dataclasses import replace
+
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nearstep.algorithm.advantage_rules import Credit, CreditInputs
@@ -9,7 +11,6 @@ from nearstep.algorithm.agreement import MemberValues
 from nearstep.algorithm.anchors import share_by_age
 from nearstep.algorithm.by_reward import RewardColumns
 from nearstep.algorithm.correction import CorrectionRule
-from nearstep.algorithm.kl import KLEstimator, kl_estimate
 from nearstep.algorithm.ragged import sum_by_row
 from nearstep.algorithm.statistics import whiten
 from nearstep.algorithm.trust_regions import TokenLogprobs
@@ -39,6 +40,7 @@ from nearstep.training.mismatch import action_rows, checked_importance, importan
 from nearstep.training.recipe import Recipe
 from nearstep.training.response_metrics import response_metrics, score_metrics
 from nearstep.training.state import State
+from nearstep.training.token_kl import describe_kl, penalised_kl
 from nearstep.types import CriticLeads, Experience, Prompts, Rollout, Scores
 
 
@@ -50,18 +52,21 @@ def make_experience(
     *,
     prompts: Prompts | None = None,
     kept: Bool[Tensor, " episodes"] | None = None,
+    exact_kl: Float[Tensor, " actions"] | None = None,
 ) -> Experience:
     """Annotate a rollout with everything an update needs; it stays fixed for every epoch.
 
     `state` carries what earlier updates left behind (moments of the scores, the KL coefficient); without it the run
     begins here. A critic that reads columns of the data set (critic_columns) needs the `prompts`. `kept` are the
     episodes that a gate lets train, all if not given: the others count in no statistic that advantages depend on.
+    `exact_kl` takes the place of the estimated KL, in the penalty and in the metrics.
     """
     if state is None:
         state = State()
         state.begin_update()
         state.update_score_moments(scores, r.config, r.backend)
-    return with_auxiliary_inputs(with_agreement(annotate(rollout, scores, r, state, prompts, kept), r), scores, r)
+    found = replace(annotate(rollout, scores, r, state, prompts, kept, exact_kl), exact_kl=exact_kl)
+    return with_auxiliary_inputs(with_agreement(found, r), scores, r)
 
 
 @torch.no_grad()
@@ -72,11 +77,11 @@ def annotate(
     state: State,
     prompts: Prompts | None = None,
     kept: Bool[Tensor, " episodes"] | None = None,
+    exact_kl: Float[Tensor, " actions"] | None = None,
 ) -> Experience:
     """What PPO itself needs: all but the inputs of auxiliary losses."""
-    counted = scores.scored if kept is None else scores.scored & kept
-    config, first_row = r.config, first_episode(rollout, r.backend)
-    episodes, last = rollout.by_episode(), rollout.last_segments()
+    config, counted = r.config, scores.scored if kept is None else scores.scored & kept
+    episodes, last, first_row = rollout.by_episode(), rollout.last_segments(), first_episode(rollout, r.backend)
     ref_logprobs = reference_logprobs(rollout, r)
     leads = None if r.critic_text is None else r.critic_text.leads(prompts, rollout)
     computed, states = before_first_step(rollout, r, leads)
@@ -85,7 +90,7 @@ def annotate(
     kl_coef = r.kl_controller.first() if state.kl_coef is None else state.kl_coef
     other = dense_rewards(scores, rollout).to(shaped.dtype)
     if config.kl_in == "reward" and ref_logprobs is not None:
-        other = other - kl_coef * kl_estimate(rollout.logprobs, ref_logprobs, config.kl_estimator)
+        other = other - kl_coef * penalised_kl(rollout, ref_logprobs, config.kl_estimator, exact_kl)
     after_eos = rows_scored_after_eos(last, config, has_critic=r.models.critic is not None)
     whiten_with = r.backend.add_up if config.whiten_rewards else None
     rewarded = token_rewards(shaped, other, counted, episodes, after_eos=after_eos, whiten_with=whiten_with)
@@ -209,7 +214,7 @@ def describe(experience: Experience, scores: Scores, r: Recipe) -> Metrics:
     """The metrics of a rollout before the update, by episode; `reports/metrics.py` has their meanings."""
     rollout, scored = experience.rollout.by_episode(), scores.scored
     counts = rollout.action_counts
-    non_score, kl_metrics = _describe_kl(experience, r.config.kl_estimator)
+    non_score, kl_metrics = describe_kl(experience, r.config.kl_estimator)
     finals = experience.scores if experience.rollout is rollout else experience.scores[experience.rollout.ends_episode]
     shaped = scores.with_dense(finals, rollout)
     of_scored = scored.repeat_interleave(counts)
@@ -267,22 +272,6 @@ def _describe_mismatch(experience: Experience, correction: CorrectionRule) -> di
     return {
         **mismatch_metrics(trainer, engine, rollout.action_counts),
         **importance_metrics(correction, experience.importance, trainer, engine, rows),
-    }
-
-
-def _describe_kl(experience: Experience, estimator: KLEstimator) -> tuple[Tensor, dict[str, Metric]]:
-    """What the KL penalty costs every row, and the KL's own metrics, where there is a reference."""
-    rollout = experience.rollout.by_episode()
-    if experience.ref_logprobs is None:
-        return experience.scores.new_zeros(len(rollout)), {}
-    kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, estimator)
-    row_kl = sum_by_row(kl, rollout.action_counts)
-    k3 = kl_estimate(rollout.logprobs, experience.ref_logprobs, "k3")
-    return -experience.kl_coef * row_kl, {
-        "objective/kl": Mean.of(row_kl),
-        "objective/kl_per_token": Mean.of(kl),
-        "objective/kl_k3": Mean.of(sum_by_row(k3, rollout.action_counts)),
-        "objective/kl_coef": Max.of(torch.tensor([experience.kl_coef])),
     }
 
 

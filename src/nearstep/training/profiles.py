@@ -4,10 +4,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearstep.algorithm.kl import KLEstimator, kl_estimate
+from nearstep.algorithm.kl import KLEstimator
 from nearstep.algorithm.ragged import places_in_row, row_numbers
 from nearstep.metrics import MeanBy, Metrics
 from nearstep.scale.backend import Backend
+from nearstep.training.token_kl import token_kl
 from nearstep.types import Experience
 
 TENTHS = 10
@@ -38,8 +39,8 @@ def profile(
     counted = scored.repeat_interleave(experience.rollout.action_counts)
     tenths = tenths_of_row(experience.rollout.action_counts)[counted]
     along = {"advantage_abs": experience.raw_advantages.abs()}
-    if experience.ref_logprobs is not None:
-        along["kl"] = kl_estimate(experience.rollout.logprobs, experience.ref_logprobs, estimator)
+    if (kl := token_kl(experience, estimator)) is not None:
+        along["kl"] = kl
     if has_critic:
         along |= {"value": experience.values, "return": experience.returns}
     found = {f"along_row/{name}": MeanBy.of(each[counted], tenths, TENTHS) for name, each in along.items()}

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearstep.algorithm.kl import KLEstimator, kl_estimate
+from nearstep.algorithm.kl import KLEstimator
 from nearstep.algorithm.losses import probability_ratio
 from nearstep.common.random_streams import stream
 from nearstep.models.distribution import Sampling
@@ -17,6 +17,7 @@ from nearstep.models.forward.forward import rollout_logprobs
 from nearstep.models.roles import Policy
 from nearstep.training.objectives import PolicyTerms, policy_objective, weights_at
 from nearstep.training.recipe import Recipe
+from nearstep.training.token_kl import token_kl
 from nearstep.training.update import divisors_of
 from nearstep.types import Experience
 
@@ -78,7 +79,7 @@ class RowTracer:
             old_logprob=at.token_anchor.sampled,
             logprob=now.sampled,
             ref_logprob=ref,
-            kl=None if ref is None else kl_estimate(rows.rollout.logprobs, ref, estimator),
+            kl=token_kl(rows, estimator),
             value=rows.values if self.has_critic else None,
             reward=rows.rewards,
             advantage=rows.raw_advantages,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nearstep.algorithm.kl import KLEstimator, kl_estimate
+from nearstep.algorithm.kl import KLEstimator
 from nearstep.algorithm.kl_controllers import KLController, MeasuredKL
 from nearstep.algorithm.statistics import Moments
 from nearstep.common.errors import TrainingError
@@ -18,6 +18,7 @@ from nearstep.metrics import ExplainedVariance, Metrics
 from nearstep.scale.backend import Backend
 from nearstep.training.batches import BatchSizes
 from nearstep.training.first_answers import FirstAnswers
+from nearstep.training.token_kl import token_kl
 from nearstep.types import Experience, Scores
 
 NO_SIGNAL_UPDATES = 5
@@ -142,10 +143,9 @@ class State:
 
         Raises TrainingError for a coefficient that is none.
         """
-        if experience.ref_logprobs is None:
+        rollout, kl = experience.rollout.by_episode(), token_kl(experience, estimator)
+        if kl is None:
             return
-        rollout = experience.rollout.by_episode()
-        kl = kl_estimate(rollout.logprobs, experience.ref_logprobs, estimator)
         total, rows = backend.add_up(torch.stack([kl.double().sum(), kl.new_tensor(len(rollout)).double()])).tolist()
         if not math.isfinite(total):
             return  # its steps were left out; there is nothing to steer by

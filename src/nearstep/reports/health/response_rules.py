@@ -155,6 +155,7 @@ RULES = (
         "with another token, or is it cut in the middle of one? Was the start trained with an EOS after each answer?",
         next="name the right stop_token or stop_token_id, train the start with EOS, or raise response_length",
         check=_never_ends,
+        follows=("steps_too_large",),
     ),
     Rule(
         name="endings_lost",

@@ -171,7 +171,6 @@ RULES = (
             "random_forward",
             "sampled_otherwise",
             "wrong_reference",
-            "never_ends",
             "inverted",
             "entropy_bonus",
             "against_the_reward",
