@@ -26,9 +26,10 @@ class FakeLLM:
         model_config = SimpleNamespace(enable_sleep_mode=sleeps)
         self.llm_engine = SimpleNamespace(vllm_config=SimpleNamespace(model_config=model_config))
 
-    def collective_rpc(self, method, kwargs):
+    def collective_rpc(self, method, kwargs=None):
         self.calls.append(method)
-        self.weights = dict(kwargs["weights_iterator"])
+        if kwargs is not None:
+            self.weights = dict(kwargs["weights_iterator"])
         torch.rand(3)  # vLLM draws from the global generator
 
     def reset_prefix_cache(self):
@@ -54,8 +55,8 @@ def test_weights_wake_first_and_caches_last(monkeypatch):
     rest(NumberedEngine(engine))
     rest(engine)
     engine.load(policy, 2)
-    load = ["reload_weights", "reset_prefix_cache"]
-    assert fake.calls == [*load, "sleep 2", "wake weights", load[0], "wake kv_cache", load[1]]
+    weights, caches = ["reload_weights", "pack_heads"], "reset_prefix_cache"
+    assert fake.calls == [*weights, caches, "sleep 2", "wake weights", *weights, "wake kv_cache", caches]
     assert (engine.version, engine.rows) == (2, 24)
 
 
@@ -66,7 +67,7 @@ def test_nothing_sleeps_where_vllm_cannot_or_the_engine_has_no_sleep(monkeypatch
     engine.load(make_policy(small_model()), 1)
     rest(engine)
     rest(TransformersEngine(EngineSettings()))
-    assert fake.calls == ["reload_weights", "reset_prefix_cache"]
+    assert fake.calls == ["reload_weights", "pack_heads", "reset_prefix_cache"]
 
 
 def test_weights_have_the_names_of_a_folder_and_the_generator_stays(monkeypatch):

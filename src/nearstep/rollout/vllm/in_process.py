@@ -24,6 +24,7 @@ from nearstep.rollout.vllm.requests import (
     with_sampled_last,
 )
 from nearstep.rollout.vllm.weights import folder_weights, whole_model, write_configuration
+from nearstep.rollout.vllm.worker import PACK, PLACE
 from nearstep.types import Prompts, Rollout
 
 GIB = 1 << 30
@@ -81,6 +82,8 @@ class VLLMEngine:
         with _left_alone():
             weights = iter(folder_weights(model).items())
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            if policy.device.type == "cpu":
+                self._llm.collective_rpc(PACK)
         if self.asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self.asleep = False
@@ -199,6 +202,7 @@ def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) 
                 enforce_eager=not on_gpu,
                 enable_sleep_mode=on_gpu,
                 disable_log_stats=True,
+                worker_extension_cls=PLACE,
             )
             _try_out(llm)
         except (ImportError, ValueError, RuntimeError, AssertionError, KeyError) as error:
