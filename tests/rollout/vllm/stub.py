@@ -25,7 +25,7 @@ class StubVLLM:
     def __init__(self, port=0, longest_row=64, device="cuda", extension="", **model):
         self.model, self.longest_row = MODEL | model, longest_row
         self.config = {
-            "model_config": self.model, "device_config": {"device_type": device},
+            "model_config": self.model, "device_config": {"device": device},
             "parallel_config": {"worker_extension_cls": extension},
         }  # fmt: skip
         self.version, self.engine, self.rows, self.packed = "default", None, 0, 0

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -155,3 +156,36 @@ def test_the_environment_is_the_users_again(monkeypatch):
     with in_process._environment():
         assert (os.environ["RANK"], os.environ["VLLM_NO_USAGE_STATS"]) == ("0", "1")
     assert dict(os.environ) == before
+
+
+def test_classes_that_vllm_rewrites_are_the_trainers_again():
+    """As its compiling decorator does to a family that it runs by transformers' own classes."""
+
+    class Other:
+        pass
+
+    class Family(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+
+    model, states = Family(), torch.ones(1, 2)
+    before, expected = dict(vars(Family)), model(states)
+    with in_process._own_classes(torch.nn.Sequential(model)):
+        Family.__bases__ = (*Family.__bases__, Other)
+        Family.__init__ = lambda self, *, vllm_config: None
+        Family.__call__ = lambda self, *given: self.do_not_compile
+        with pytest.raises(AttributeError):
+            model(states)
+    assert torch.equal(model(states), expected)
+    assert Family.__bases__ == (torch.nn.Linear,)
+    assert dict(vars(Family)) == before
+    assert isinstance(Family(), Family)
+
+
+def test_whatever_vllm_meets_in_a_model_is_told_with_what_would_do(monkeypatch):
+    def start(**settings):
+        raise AttributeError("'Family' object has no attribute 'weights'")
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=start))
+    with pytest.raises(ModelError, match="does not run LlamaForCausalLM: 'Family' object.*use engine = transformers"):
+        VLLMEngine(EngineSettings()).load(make_policy(small_model()), 1)

@@ -43,7 +43,7 @@ class ServerFacts:
                 served["data"][0]["max_model_len"],
                 int(settings["max_logprobs"]),
                 str(settings["dtype"]).removeprefix("torch."),
-                whole["device_config"]["device_type"] == "cpu",
+                str(whole["device_config"]["device"]).startswith("cpu"),
                 whole["parallel_config"]["worker_extension_cls"] == PLACE,
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
