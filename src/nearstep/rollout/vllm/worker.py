@@ -9,9 +9,9 @@ PACK = "pack_heads"
 class HeadPacking:
     """Mixed into vLLM's worker, whose `model_runner` it finds.
 
-    On a CPU vLLM computes a linear layer from a packed copy of its weight, made when the layer is loaded. A head that is
-    tied to the embeddings is loaded with them and not by itself, so that a reload of weights (vLLM 0.32) leaves it with
-    the packed copy of those that came first.
+    On a CPU vLLM computes a linear layer from a packed copy of its weight, made when the layer is loaded. A head that
+    is tied to the embeddings is loaded with them and not by itself, so that a reload of weights (vLLM 0.32) leaves it
+    with the packed copy of those that came first.
     """
 
     model_runner: Any
