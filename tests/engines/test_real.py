@@ -169,6 +169,29 @@ def test_ids_that_are_no_tokens_are_never_sampled(kind, vocabulary, in_process, 
     assert gap(policy, rollout, settings.sampling) < 1e-4
 
 
+@pytest.mark.parametrize("kind", ["vllm", "vllm_server"])
+def test_a_head_that_is_tied_has_the_weights_of_every_load(kind, tmp_path):
+    """vLLM's CPU build computes it from a packed copy, which a reload alone leaves as it was."""
+    model = wide_model()
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    policy = make_policy(model)
+    model.save_pretrained(tmp_path / "model")
+    server = Server(tmp_path / "model", free_port()).awaited() if kind == "vllm_server" else None
+    engine = (
+        VLLMEngine(EngineSettings(max_rows=8, vllm=LITTLE)) if server is None else engine_of(server, tmp_path / "w")
+    )
+    try:
+        for seed in (0, 1):
+            reset_weights(model, seed=seed)
+            engine.load(policy, seed)
+            assert gap(policy, play(engine, prompts_of(ALL), SETTINGS)) < 1e-4
+    finally:
+        engine.close()
+        if server is not None:
+            server.stop()
+
+
 def test_adapters_are_merged(in_process):
     peft = pytest.importorskip("peft")
     engine, _ = in_process

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from nearstep.common.places import is_loopback
 from nearstep.config.engine_server import EngineServerOptions
 from nearstep.config.settings import Problem
+from nearstep.rollout.vllm.worker import PLACE
 
 NOTE = (
     "The server takes new weights from a folder, which it must see under the same path as the run, and obeys whoever "
@@ -47,6 +48,7 @@ def engine_command(options: EngineServerOptions) -> list[str]:
         "--generation-config": "vllm",
         "--max-num-seqs": str(options.max_rows),
         "--kv-cache-memory-bytes": str(int(options.engine_cache_gib * GIB)),
+        "--worker-extension-cls": PLACE,
     }
     # Written as one word each: a number below 0 would be taken for a flag.
     flags = [f"{name}={value}" for name, value in words.items()]

@@ -14,15 +14,21 @@ from nearstep.rollout.engine import EngineSettings, GenerationSettings
 from nearstep.rollout.transformers_engine import TransformersEngine
 from nearstep.types import Prompts
 
-MODEL = {"logprobs_mode": "processed_logprobs", "generation_config": "vllm", "max_logprobs": -1}
+MODEL = {
+    "logprobs_mode": "processed_logprobs", "generation_config": "vllm", "max_logprobs": -1, "dtype": "torch.float32",
+}  # fmt: skip
 
 
 class StubVLLM:
     """`faults[path]` is called with the handler in place of an answer, once for each entry of its list."""
 
-    def __init__(self, port=0, longest_row=64, **model):
+    def __init__(self, port=0, longest_row=64, device="cuda", extension="", **model):
         self.model, self.longest_row = MODEL | model, longest_row
-        self.version, self.engine, self.rows = "default", None, 0
+        self.config = {
+            "model_config": self.model, "device_config": {"device": device},
+            "parallel_config": {"worker_extension_cls": extension},
+        }  # fmt: skip
+        self.version, self.engine, self.rows, self.packed = "default", None, 0, 0
         self.asked, self.bodies, self.faults, self.lock = [], [], {}, threading.Lock()
         outer = self
 
@@ -81,7 +87,7 @@ class StubVLLM:
             case "/is_sleeping":
                 return 200, {"is_sleeping": False}
             case "/server_info":
-                return 200, {"vllm_config": {"model_config": self.model}}
+                return 200, {"vllm_config": self.config}
             case "/v1/models":
                 return 200, {"data": [{"id": "policy", "max_model_len": self.longest_row}]}
             case "/weight_info":
@@ -91,6 +97,9 @@ class StubVLLM:
                 return 200, {"success": True, "new_version": self.version}
             case "/reset_prefix_cache":
                 return 200, {"success": True}
+            case "/collective_rpc" if body.get("method") == "pack_heads":
+                self.packed += 1
+                return 200, {"results": [None]}
             case "/collective_rpc":
                 return self.reload(Path(body["kwargs"]["weights_path"]))
             case "/v1/completions":

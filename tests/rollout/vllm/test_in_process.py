@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -26,9 +27,10 @@ class FakeLLM:
         model_config = SimpleNamespace(enable_sleep_mode=sleeps)
         self.llm_engine = SimpleNamespace(vllm_config=SimpleNamespace(model_config=model_config))
 
-    def collective_rpc(self, method, kwargs):
+    def collective_rpc(self, method, kwargs=None):
         self.calls.append(method)
-        self.weights = dict(kwargs["weights_iterator"])
+        if kwargs is not None:
+            self.weights = dict(kwargs["weights_iterator"])
         torch.rand(3)  # vLLM draws from the global generator
 
     def reset_prefix_cache(self):
@@ -54,8 +56,8 @@ def test_weights_wake_first_and_caches_last(monkeypatch):
     rest(NumberedEngine(engine))
     rest(engine)
     engine.load(policy, 2)
-    load = ["reload_weights", "reset_prefix_cache"]
-    assert fake.calls == [*load, "sleep 2", "wake weights", load[0], "wake kv_cache", load[1]]
+    weights, caches = ["reload_weights", "pack_heads"], "reset_prefix_cache"
+    assert fake.calls == [*weights, caches, "sleep 2", "wake weights", *weights, "wake kv_cache", caches]
     assert (engine.version, engine.rows) == (2, 24)
 
 
@@ -66,7 +68,7 @@ def test_nothing_sleeps_where_vllm_cannot_or_the_engine_has_no_sleep(monkeypatch
     engine.load(make_policy(small_model()), 1)
     rest(engine)
     rest(TransformersEngine(EngineSettings()))
-    assert fake.calls == ["reload_weights", "reset_prefix_cache"]
+    assert fake.calls == ["reload_weights", "pack_heads", "reset_prefix_cache"]
 
 
 def test_weights_have_the_names_of_a_folder_and_the_generator_stays(monkeypatch):
@@ -154,3 +156,36 @@ def test_the_environment_is_the_users_again(monkeypatch):
     with in_process._environment():
         assert (os.environ["RANK"], os.environ["VLLM_NO_USAGE_STATS"]) == ("0", "1")
     assert dict(os.environ) == before
+
+
+def test_classes_that_vllm_rewrites_are_the_trainers_again():
+    """As its compiling decorator does to a family that it runs by transformers' own classes."""
+
+    class Other:
+        pass
+
+    class Family(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+
+    model, states = Family(), torch.ones(1, 2)
+    before, expected = dict(vars(Family)), model(states)
+    with in_process._own_classes(torch.nn.Sequential(model)):
+        Family.__bases__ = (*Family.__bases__, Other)
+        Family.__init__ = lambda self, *, vllm_config: None
+        Family.__call__ = lambda self, *given: self.do_not_compile
+        with pytest.raises(AttributeError):
+            model(states)
+    assert torch.equal(model(states), expected)
+    assert Family.__bases__ == (torch.nn.Linear,)
+    assert dict(vars(Family)) == before
+    assert isinstance(Family(), Family)
+
+
+def test_whatever_vllm_meets_in_a_model_is_told_with_what_would_do(monkeypatch):
+    def start(**settings):
+        raise AttributeError("'Family' object has no attribute 'weights'")
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=start))
+    with pytest.raises(ModelError, match=r"does not run LlamaForCausalLM: AttributeError.*use engine = transformers"):
+        VLLMEngine(EngineSettings()).load(make_policy(small_model()), 1)

@@ -22,6 +22,7 @@ from nearstep.rollout.vllm import client as client_module
 from nearstep.rollout.vllm import server as server_module
 from nearstep.rollout.vllm.server import make_vllm_server
 from nearstep.rollout.vllm.weights import folder_weights, whole_model
+from nearstep.rollout.vllm.worker import PLACE
 from nearstep.testing.engine_stage import ALL, SETTINGS
 from nearstep.testing.world import prompts_of, reset_weights, small_model
 from tests.rollout.vllm.stub import StubVLLM, settings_for
@@ -128,6 +129,37 @@ def test_a_server_that_was_started_otherwise_is_refused(served, what, tmp_path, 
         engine_for(server, tmp_path).load(policy, 1)
 
 
+def test_a_server_that_computes_in_another_type_is_told_once(tmp_path, policy, capsys):
+    with StubVLLM(dtype="torch.bfloat16") as server:
+        engine = engine_for(server, tmp_path)
+        engine.load(policy, 1)
+        engine.load(policy, 2)
+        told = capsys.readouterr().err
+        assert told.count("computes in bfloat16 and the policy in float32: log-probs differ by rounding") == 1
+        engine_for(server, tmp_path).load(replace(policy, autocast=True), 1)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_tied_head_is_packed_again_on_a_cpu(tmp_path, policy):
+    """vLLM 0.32 computes it from a copy of the weights that came first; a server that cannot be told is refused."""
+    tied = make_policy(small_model())
+    tied.model.config.tie_word_embeddings = True
+    with StubVLLM(device="cpu", extension=PLACE) as server:
+        engine_for(server, tmp_path).load(policy, 1)
+        assert server.packed == 0
+        engine = engine_for(server, tmp_path)
+        engine.load(tied, 1)
+        engine.load(tied, 2)
+        assert server.packed == 2
+    with StubVLLM(device="cpu") as server:
+        engine_for(server, tmp_path).load(policy, 1)
+        with pytest.raises(ConfigError, match=f"tied to the embeddings: .*--worker-extension-cls {PLACE}"):
+            engine_for(server, tmp_path).load(tied, 1)
+    with StubVLLM() as server:
+        engine_for(server, tmp_path).load(tied, 1)
+        assert server.packed == 0
+
+
 def test_rows_that_do_not_fit_and_too_many_top_tokens_are_refused(tmp_path, policy):
     with StubVLLM(longest_row=9, max_logprobs=3) as server:
         engine = engine_for(server, tmp_path)
@@ -156,6 +188,23 @@ def test_no_server_of_vllm_or_none_in_development_is_told(tmp_path, policy):
         server.faults["/server_info"] = [lambda handler: handler.say(200, {"hello": "world"})]
         with pytest.raises(ConfigError, match="does not say what it serves"):
             engine_for(server, tmp_path).load(policy, 1)
+
+
+def test_a_server_that_stays_silent_is_asked_no_more_than_whether_it_is_back(tmp_path, policy, capsys):
+    """Each other question would wait as long again: four limits and more, and not the three that are said."""
+    released = threading.Event()
+    with StubVLLM() as server:
+        engine = engine_for(server, tmp_path, timeout=0.3, retries=2)
+        engine.load(policy, 1)
+        server.asked.clear()
+        server.faults = {path: [lambda handler: released.wait(20)] * 99 for path in ("/weight_info", "/health")}
+        with pytest.raises(LostEngineError, match=r"GET /weight_info had no answer within 0.3 s .* 2 further tries"):
+            play(engine, PROMPTS, SETTINGS)
+        assert set(server.asked[1:]) == {"/health"}
+        assert server.asked[0] == "/weight_info"
+        released.set()
+    told = capsys.readouterr().err
+    assert ("2 tries left" in told, "1 tries left" in told) == (True, True)
 
 
 def test_a_core_that_dies_while_it_reads_weights_is_lost_and_awaited(tmp_path, policy, capsys):

@@ -24,6 +24,7 @@ from nearstep.rollout.vllm.requests import (
     with_sampled_last,
 )
 from nearstep.rollout.vllm.weights import folder_weights, whole_model, write_configuration
+from nearstep.rollout.vllm.worker import PACK, PLACE
 from nearstep.types import Prompts, Rollout
 
 GIB = 1 << 30
@@ -81,6 +82,8 @@ class VLLMEngine:
         with _left_alone():
             weights = iter(folder_weights(model).items())
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            if policy.device.type == "cpu":
+                self._llm.collective_rpc(PACK)
         if self.asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self.asleep = False
@@ -180,7 +183,7 @@ def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) 
     """vLLM with the policy's architecture, and no weights yet. Raises ModelError with what vLLM says of it."""
     on_gpu = policy.device.type != "cpu"
     dtype = torch.bfloat16 if policy.autocast else policy.dtype
-    with tempfile.TemporaryDirectory() as folder, _environment(), _left_alone():
+    with tempfile.TemporaryDirectory() as folder, _environment(), _left_alone(), _own_classes(model):
         write_configuration(model, Path(folder))
         try:
             from vllm import LLM
@@ -199,9 +202,10 @@ def _started(config: Any, policy: Policy, settings: EngineSettings, model: Any) 
                 enforce_eager=not on_gpu,
                 enable_sleep_mode=on_gpu,
                 disable_log_stats=True,
+                worker_extension_cls=PLACE,
             )
             _try_out(llm)
-        except (ImportError, ValueError, RuntimeError, AssertionError, KeyError) as error:
+        except Exception as error:  # whatever a model that it was not made for meets in there
             raise ModelError(
                 f"vLLM does not run {type(model).__name__}: {shorten(error, 400)}. Where the memory of "
                 "engine_cache_gib is too small, raise it; where vLLM does not know the model, or has no kernel for "
@@ -231,6 +235,24 @@ def _environment() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _own_classes(model: torch.nn.Module) -> Iterator[None]:
+    """A model that vLLM has no code of is made of transformers' classes, which vLLM rewrites (0.32: bases, `__init__`
+    and `__call__`): the trainer's models are of the same classes, and would not run any more."""
+    before = {kind: (kind.__bases__, dict(vars(kind))) for kind in {type(module) for module in model.modules()}}
+    try:
+        yield
+    finally:
+        for kind, (bases, members) in before.items():
+            if kind.__bases__ != bases:
+                kind.__bases__ = bases
+            for name in ("__init__", "__call__"):
+                if name in members:
+                    setattr(kind, name, members[name])
+                elif name in vars(kind):
+                    delattr(kind, name)
 
 
 @contextmanager

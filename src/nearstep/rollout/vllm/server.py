@@ -22,6 +22,7 @@ from nearstep.rollout.vllm.client import RPC, ServerClient
 from nearstep.rollout.vllm.requests import RowRequest, SampledRow, rollout_of_answers, row_requests
 from nearstep.rollout.vllm.server_facts import ServerFacts
 from nearstep.rollout.vllm.weights import folder_weights, whole_model, write_configuration
+from nearstep.rollout.vllm.worker import PACK
 from nearstep.types import Prompts, Rollout
 
 RELOAD_SECONDS = 600.0  # most for reading weights from the folder: of a large model they are many
@@ -44,6 +45,8 @@ class VLLMServerEngine:
     version: int = 0
     rows: int = 0  # logits of the model
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # of the rollouts
+    dtype: torch.dtype = torch.float32  # that the policy computes in
+    tied: bool = False  # the policy's head to its embeddings
     facts: ServerFacts | None = None  # of the server, once it was asked
     mark: str = field(default_factory=lambda: uuid.uuid4().hex[:8])  # tells this run's weights from another's
 
@@ -64,7 +67,7 @@ class VLLMServerEngine:
     def load(self, policy: Policy, version: int) -> None:
         """Write the weights for the server, and have it read them; what was computed from older ones is forgotten."""
         model = whole_model(policy, "vllm_server")
-        self._take_note(policy, version, model.config.get_text_config().vocab_size)
+        self._take_note(policy, version, model)
         try:
             _write(model, self.folder)
         except OSError as error:
@@ -78,7 +81,7 @@ class VLLMServerEngine:
         """Another process has given the server, which is shared, these weights."""
         inner = inner_model(policy.model)
         assert isinstance(inner, PreTrainedModel), "checked when the engine was chosen"
-        self._take_note(policy, version, inner.config.get_text_config().vocab_size)
+        self._take_note(policy, version, inner)
         self._persistently(self._ask_facts, reload=False)
 
     def generate(self, prompts: Prompts, settings: GenerationSettings, row_ended: RowEnded | None = None) -> Rollout:
@@ -107,11 +110,17 @@ class VLLMServerEngine:
                 place.rmdir()
         self.facts = None
 
-    def _take_note(self, policy: Policy, version: int, rows: int) -> None:
-        self.version, self.rows, self.device = version, rows, policy.device
+    def _take_note(self, policy: Policy, version: int, model: PreTrainedModel) -> None:
+        self.version, self.device = version, policy.device
+        self.rows = model.config.get_text_config().vocab_size
+        self.tied = model.config.get_text_config().tie_word_embeddings
+        self.dtype = torch.bfloat16 if policy.autocast else policy.dtype
 
     def _ask_facts(self) -> None:
-        self.facts = ServerFacts.of(self.client)
+        known, self.facts = self.facts, ServerFacts.of(self.client)
+        remark = self.facts.remark(self.client.shown, self.dtype)
+        if remark is not None and (known is None or known.dtype != self.facts.dtype):
+            say(remark)
 
     def _play(
         self, requests: dict[int, RowRequest], answers: dict[int, SampledRow], ended: Callable[[int, SampledRow], None]
@@ -144,11 +153,15 @@ class VLLMServerEngine:
         """Have the server read the weights, forget what it computed from older ones, and say whose they are."""
         client = self.client
         self._ask_facts()
+        assert self.facts is not None
+        packs = self.facts.must_pack(client.shown, tied=self.tied)
         client.post(
             RPC,
             {"method": "reload_weights", "kwargs": {"weights_path": str(self.folder)}},
             seconds=RELOAD_SECONDS,
         )
+        if packs:
+            client.post(RPC, {"method": PACK}, seconds=RELOAD_SECONDS)
         if not client.post("/reset_prefix_cache")["success"]:
             if self.settings.server.shared and self._loaded() == self._version:
                 return  # another process of this run was faster, and its rows run
@@ -166,41 +179,39 @@ class VLLMServerEngine:
         return self.client.get("/weight_info")["weight_version"]
 
     def _persistently(self, act: Callable[[], None], *, reload: bool) -> None:
-        """Do it; where the server is lost, wait for it, give it the weights again and go on, `retries` times."""
-        retries = self.settings.server.retries
+        """Do it; where the server is lost, wait for it, give it the weights again and go on, `retries` times.
+
+        One that has not come back within its time is not asked: each question would wait as long again.
+        """
+        retries, lost = self.settings.server.retries, ""
         for left in range(retries, -1, -1):
-            try:
-                act()
-                return
-            except LostEngineError as lost:
-                if left == 0:
-                    raise LostEngineError(
-                        f"{lost}. {retries} further tries did not help. Look at its log; start it again, and go on "
-                        "with --resume auto; or let the built-in engine go on by engine_fallback = transformers"
-                    ) from None
+            is_first = left == retries
+            if is_first or self._is_back():
+                try:
+                    if reload and not is_first and self._loaded() != self._version:
+                        self._publish()
+                    act()
+                    return
+                except LostEngineError as error:
+                    lost = str(error)
+            if left > 0:
                 say(f"{lost}; {left} tries left")
-            self._await_server()
-            if reload:
-                self._reload()
+        raise LostEngineError(
+            f"{lost}. {retries} further tries did not help. Look at its log; start it again, and go on with --resume "
+            "auto; or let the built-in engine go on by engine_fallback = transformers"
+        )
 
-    def _reload(self) -> None:
-        """Give a server that is back the weights if it has lost them; that it is not shows at the next try."""
-        try:
-            if self._loaded() != self._version:
-                self._publish()
-        except LostEngineError as lost:
-            say(str(lost))
-
-    def _await_server(self) -> None:
-        """Until it answers, for as long as it may be silent."""
+    def _is_back(self) -> bool:
+        """Whether it answers, within the time for which it may be silent."""
         ends = time.monotonic() + self.settings.server.timeout_seconds
-        while time.monotonic() < ends:
-            time.sleep(PAUSE_SECONDS)
+        while (seconds := ends - time.monotonic()) > 0:
+            time.sleep(min(PAUSE_SECONDS, seconds))
             try:
-                self.client.get("/health")
-                return
+                ServerClient(self.settings.server.url, max(seconds, PAUSE_SECONDS)).get("/health")
+                return True
             except LostEngineError:
                 continue
+        return False
 
 
 def _write(model: PreTrainedModel, folder: Path) -> None:

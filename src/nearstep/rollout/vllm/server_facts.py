@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
+
 from nearstep.common.errors import ConfigError
 from nearstep.rollout.vllm.client import ServerClient
 from nearstep.rollout.vllm.requests import RowRequest
+from nearstep.rollout.vllm.worker import PLACE
 
 START = "start it by nearstep serve-engine, or with"
 NEEDED = {
@@ -22,6 +25,9 @@ class ServerFacts:
     model: str
     longest_row: int  # prompt and response
     most_top_tokens: int  # -1 for all
+    dtype: str  # that it computes in, as torch calls it
+    on_cpu: bool
+    packs_heads: bool  # has our part in its workers
 
     @staticmethod
     def of(client: ServerClient) -> "ServerFacts":
@@ -29,10 +35,16 @@ class ServerFacts:
         info = client.get("/server_info?config_format=json")
         served = client.get("/v1/models")
         try:
-            settings = info["vllm_config"]["model_config"]
+            whole = info["vllm_config"]
+            settings = whole["model_config"]
             found = {name: str(settings[name]) for name in NEEDED}
             facts = ServerFacts(
-                served["data"][0]["id"], served["data"][0]["max_model_len"], int(settings["max_logprobs"])
+                served["data"][0]["id"],
+                served["data"][0]["max_model_len"],
+                int(settings["max_logprobs"]),
+                str(settings["dtype"]).removeprefix("torch."),
+                str(whole["device_config"]["device"]).startswith("cpu"),
+                whole["parallel_config"]["worker_extension_cls"] == PLACE,
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ConfigError(
@@ -43,6 +55,27 @@ class ServerFacts:
             if found[name] != wanted:
                 raise ConfigError(f"{client.shown} {what} ({name} = {found[name]}): {START} {flag}")
         return facts
+
+    def remark(self, shown: str, policy: torch.dtype) -> str | None:
+        """A sentence where the server rounds otherwise than the policy, which shows in policy/mismatch_kl."""
+        own = str(policy).removeprefix("torch.")
+        if self.dtype == own:
+            return None
+        return (
+            f"{shown} computes in {self.dtype} and the policy in {own}: log-probs differ by rounding. "
+            f"For fewer differences {START} --dtype {own}"
+        )
+
+    def must_pack(self, shown: str, *, tied: bool) -> bool:
+        """Whether the head has to be packed after each reload. Raises ConfigError where it has to and cannot be."""
+        if not (self.on_cpu and tied):
+            return False
+        if not self.packs_heads:
+            raise ConfigError(
+                f"{shown} runs on a CPU, where vLLM keeps an older copy of a head that is tied to the embeddings: "
+                f"{START} --worker-extension-cls {PLACE}, where nearstep is installed"
+            )
+        return True
 
     def require(self, shown: str, requests: Iterable[RowRequest]) -> None:
         """Raise ConfigError for rows that the server would cut or refuse."""
