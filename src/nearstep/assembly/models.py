@@ -26,7 +26,7 @@ from nearstep.models.adapters import (
     lora_from,
     require_learning,
 )
-from nearstep.models.dtypes import DTYPES, without_float16
+from nearstep.models.dtypes import DTYPES, without_float16, without_slow_float16
 from nearstep.models.head_bias import bias_note
 from nearstep.models.quantised import keep_layout
 from nearstep.models.roles import (
@@ -111,6 +111,9 @@ def build_models(
     critic = critics_of(config, inputs, plain, first, tokenizer, head, notes) if separate else None
     model = backend.stage(_adapted(plain, config, inputs, notes))
     loaded = rewards_on_base(config, specs, loaded, model, pad_token(tokenizer), notes)
+    for each in loaded:
+        if each is not None:
+            without_slow_float16(each, "reward_model", backend.device, notes)
     notes += [note for each in loaded if each is not None for note in bias_note(each, "reward_model")]
     if needs_critic and config.critic_trunk == "adapter":
         critic = adapted_critic(config, inputs, model, tokenizer, head, notes)
