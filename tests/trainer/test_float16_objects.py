@@ -14,15 +14,15 @@ def test_on_a_cpu_all_roles_compute_in_float32_and_the_reference_is_the_start(tm
     parts = {
         "model": tiny_causal_lm().to(half), "ref_model": tiny_causal_lm().to(half),
         "teacher_model": tiny_causal_lm().to(half), "value_model": tiny_scalar_model().to(half),
-        "reward_model": tiny_scalar_model().to(half), "reward_funcs": None,
+        "reward_model": (tiny_scalar_model().to(half),), "reward_funcs": (),
     }  # fmt: skip
     recipe = small_recipe(tmp_path, parts=parts, teacher_coef=0.5)
     for role in ("model", "value_model"):
         assert f"{role}: float16 weights are trained and saved in float32" in recipe.introduction
     for role in ("ref_model", "teacher_model", "reward_model"):
         assert f"{role}: float16 weights are read in float32" in recipe.introduction
-    for model in parts.values():
-        assert model is None or {weight.dtype for weight in model.parameters()} == {torch.float32}
+    models = [parts["model"], parts["ref_model"], parts["teacher_model"], parts["value_model"], *parts["reward_model"]]
+    assert {weight.dtype for model in models for weight in model.parameters()} == {torch.float32}
     _, rollout, _ = play(recipe)
     torch.testing.assert_close(reference_logprobs(rollout, recipe), rollout.logprobs, atol=1e-5, rtol=0)
 
