@@ -137,7 +137,7 @@ def test_trls_thresholds_are_those_of_a_divergence_where_the_region_is_one(made)
     assert (config.divergence_low, config.divergence_high) == (0.2, 0.28)
     assert set(OF_TRAINING.by_region) == set(DIVERGENCES)
     for region in ("clip", "spo"):
-        with pytest.raises(ConfigError, match="epsilon = .*give cliprange for clip, divergence_low for divergences"):
+        with pytest.raises(ConfigError, match=r"epsilon = .*give cliprange for clip, divergence_low for divergences"):
             PPOConfig(trust_region=region, epsilon=0.2)
 
 

@@ -10,7 +10,7 @@ FROM_TRUNK = "The reward model has another tokenizer, so the critic starts from 
 
 
 @pytest.mark.parametrize(("policys", "rewards", "said"), [
-    ({"pad": None}, {}, FROM_REWARD),  # TRL's scripts add [PAD] to the base model's tokenizer before rewards are learned
+    ({"pad": None}, {}, FROM_REWARD),  # TRL's scripts add [PAD] before rewards are learned
     ({}, {"pad": None}, FROM_TRUNK),
     ({}, {"shift": 7}, FROM_TRUNK),
 ])  # fmt: skip

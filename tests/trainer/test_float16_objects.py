@@ -1,4 +1,4 @@
-"""Models in float16 that are passed as objects, as transformers loads them: what learns, and on a CPU what only reads."""
+"""Models in float16 that are passed as objects, as transformers loads them: what learns, and what only reads."""
 
 import pytest
 import torch
@@ -27,7 +27,9 @@ def test_on_a_cpu_all_roles_compute_in_float32_and_the_reference_is_the_start(tm
     torch.testing.assert_close(reference_logprobs(rollout, recipe), rollout.logprobs, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("dtype", "device"), [(torch.float16, "cuda"), (torch.bfloat16, "cpu"), (torch.float32, "cpu")])
+@pytest.mark.parametrize(
+    ("dtype", "device"), [(torch.float16, "cuda"), (torch.bfloat16, "cpu"), (torch.float32, "cpu")]
+)
 def test_others_keep_their_type(dtype, device):
     notes: list[str] = []
     model = without_slow_float16(torch.nn.Linear(2, 2).to(dtype), "ref_model", torch.device(device), notes)

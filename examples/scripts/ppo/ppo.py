@@ -12,8 +12,8 @@
         --non_eos_penalty \\
         --reward_funcs length
 
-Without --dataset_name it takes the prompts of TRL's script from the hub. That script's reward model was a base model with a
-random head: here `--reward_model_path EleutherAI/pythia-1b-deduped --random_reward_head` says so.
+Without --dataset_name it takes the prompts of TRL's script from the hub. The reward model of that script was a
+base model with a random head; here `--reward_model_path EleutherAI/pythia-1b-deduped --random_reward_head` says so.
 """
 
 import sys
