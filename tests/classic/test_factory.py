@@ -137,7 +137,7 @@ def test_what_is_refused(changed, said, folders):
 
 
 def test_unsloth_is_refused_where_it_is_not_installed(folders, monkeypatch):
-    monkeypatch.setattr("nearstep.common.import_order.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(import_order, "is_installed", lambda package: False)
     with pytest.raises(ConfigError, match=r"unsloth is not installed: pip install 'nearstep\[unsloth\]'"):
         made(folders, backend="unsloth")
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from nearstep.common.errors import ConfigError
+from nearstep.config.axes import DIVERGENCES
 from nearstep.config.old_names import OF_TRAINING
 from nearstep.config.ppo import PPOConfig
 from nearstep.config.recipes import DecoupledPPOConfig, DivergencePPOConfig
@@ -99,6 +100,9 @@ def test_seed_b_flags_of_the_1b_run():
         ("pipeline_model_parallel_size", 4, "sharded by dp_shard"),
         ("sequence_parallel", True, "sharded by dp_shard"),
         ("pp_size", 2, "sharded by dp_shard"),
+        ("context-parallel-size", 2, "tokens of long rows by sp_size"),
+        ("num-layers-per-virtual-pipeline-stage", 1, "layers are split by tp_size"),
+        ("use-distributed-optimizer", True, "in pieces by dp_shard"),
         ("deepspeed_config", "ds.json", "zero_stage = 2 or 3, or deepspeed = a configuration file"),
         ("zero_optimization", 3, "sharded by dp_shard"),
         ("fsdp_config", "f.yaml", "sharded by dp_shard"),
@@ -121,6 +125,20 @@ def test_a_name_without_counterpart_is_answered_by_what_it_means(name, value, wo
         PPOConfig(**{name: value})
     assert f"{name} = {value!r}: " in str(refusal.value)
     assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("made", [
+    lambda **given: PPOConfig(divergence_type="topk_kl", **given), lambda **given: DivergencePPOConfig(**given),
+    lambda **given: PPOConfig(**given, trust_region="binary_tv"),
+])  # fmt: skip
+def test_trls_thresholds_are_those_of_a_divergence_where_the_region_is_one(made):
+    with pytest.warns(UserWarning, match="epsilon is called divergence_low here"):
+        config = made(epsilon=0.2, epsilon_high=0.28)
+    assert (config.divergence_low, config.divergence_high) == (0.2, 0.28)
+    assert set(OF_TRAINING.by_region) == set(DIVERGENCES)
+    for region in ("clip", "spo"):
+        with pytest.raises(ConfigError, match=r"epsilon = .*give cliprange for clip, divergence_low for divergences"):
+            PPOConfig(trust_region=region, epsilon=0.2)
 
 
 @pytest.mark.parametrize(

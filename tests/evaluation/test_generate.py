@@ -200,3 +200,18 @@ def test_the_summary_counts(folder):
     assert summary.completions == 5
     assert summary.finished == sum(line["finished"] for line in lines)
     assert summary.tokens == sum(line["response_length"] for line in lines)
+
+
+def test_a_model_without_a_template_is_given_the_text_beside_the_chats(folder, capsys):
+    """As training takes it; the recorded answers stay references (the data set of TRL's TL;DR scripts)."""
+    (folder / "run" / "checkpoint-3" / "policy" / "chat_template.jinja").unlink()
+    rows = [
+        {"prompt": f"post {row}", "messages": [
+            {"role": "user", "content": "as a chat"}, {"role": "assistant", "content": f"answer {row}"},
+        ]}
+        for row in range(2)
+    ]  # fmt: skip
+    (folder / "tldr.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lines = read(generate(folder, data="tldr.jsonl"))
+    assert [(line["prompt"], line["reference"]) for line in lines] == [("post 0", "answer 0"), ("post 1", "answer 1")]
+    assert "has no chat template, so prompts are the text of 'prompt'" in capsys.readouterr().err

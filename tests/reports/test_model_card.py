@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from nearstep.config.ppo import PPOConfig
+from nearstep.config.recipes import DecoupledPPOConfig
 from nearstep.reports.model_card import RunFacts, is_hub_name, model_card
 
 
@@ -70,6 +71,12 @@ def test_facts_settings_metrics_and_versions():
     assert versions["torch"] == torch.__version__
     assert versions["transformers"] == importlib.metadata.version("transformers")
     assert versions["nearstep"] == importlib.metadata.version("nearstep")
+
+
+def test_the_recipe_is_named_where_there_is_one():
+    _, body = parts(model_card(make_facts(config=DecoupledPPOConfig(output_dir="out"))))
+    assert "| recipe | `decoupled` |" in body
+    assert "| recipe |" not in parts(model_card(make_facts()))[1]
 
 
 def test_no_path_of_the_machine_is_told():

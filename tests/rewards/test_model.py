@@ -6,7 +6,7 @@ from tokenizers import processors
 
 from nearstep.common.errors import RewardError
 from nearstep.rewards.combine import Rewards
-from nearstep.rewards.identity import TokenizerIdentity, same_tokens
+from nearstep.rewards.identity import TokenizerIdentity, reads_ids_of, same_tokens
 from nearstep.rewards.model import ModelReward
 from tests.rewards.episodes import play, scored
 from tests.tiny import byte_tokenizer, tiny_scalar_model
@@ -88,6 +88,16 @@ def test_the_same_tokenizer_without_a_template_reads_the_ids_of_the_policy():
 def test_another_template_is_applied_although_tokens_are_the_same(tokenizer):
     other = with_template(byte_tokenizer(), "{% for m in messages %}{{ m['role'] }}={{ m['content'] }};{% endfor %}")
     assert read(scored(["yes"], [CHAT]), other) == [ids(tokenizer, "user=Hi;assistant=yes;")]
+
+
+def test_a_pad_of_the_readers_own_changes_no_id():
+    """Base models come without PAD; it is added where rewards are learned (TRL's scripts, the TL;DR models)."""
+    assert reads_ids_of(byte_tokenizer(), byte_tokenizer(pad=None))
+    assert not reads_ids_of(byte_tokenizer(pad=None), byte_tokenizer())  # the policy may write an id without a row
+    assert not reads_ids_of(byte_tokenizer(shift=7), byte_tokenizer(pad=None))
+    other_end = byte_tokenizer()
+    other_end.eos_token = "<pad>"
+    assert not reads_ids_of(other_end, byte_tokenizer(pad=None))
 
 
 def test_same_tokens_looks_at_vocabulary_special_tokens_and_encodings():

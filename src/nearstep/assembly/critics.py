@@ -29,7 +29,7 @@ from nearstep.models.reward_model import is_decoder
 from nearstep.models.roles import Critic, Critics, inner_model, make_critic, transformers_model
 from nearstep.models.shared_trunk import critic_under_adapters
 from nearstep.models.stored_head import require_head
-from nearstep.rewards.identity import same_tokens
+from nearstep.rewards.identity import reads_ids_of
 
 
 def critics_of(
@@ -81,7 +81,7 @@ def _critic(
         return critic
     if reward_model is not None and is_decoder(reward_model):
         own = reader_of(reward_model, config, inputs, tokenizer)
-        if same_tokens(own, tokenizer):
+        if reads_ids_of(own, tokenizer):
             new = ", its head at zero" if head.starts_at_zero else ""
             notes.append(f"The critic starts from the reward model{new}.")
             started = with_value_head(

@@ -22,7 +22,7 @@ from nearstep.models.roles import inner_model
 from nearstep.models.unsloth_loading import check_unsloth
 from nearstep.models.vocabulary import check_same_ends, check_same_ids, known_ids, tokenizer_beside
 from nearstep.rewards.build import NamedFunction, RewardSpec
-from nearstep.rewards.identity import same_tokens
+from nearstep.rewards.identity import reads_ids_of
 
 
 def fitting_limits(
@@ -85,7 +85,7 @@ def check_reward_models(
         family = _family(given, "reward_model", config)
         check_quantised(family, "reward_model", trains=False)
         own = inputs.reward_tokenizer or _tokenizer_of(given, "reward_model", config)
-        if own is not None and same_tokens(own, tokenizer):
+        if own is not None and reads_ids_of(own, tokenizer):
             _check_rows(Limits.of(family, "reward_model"), limits.rows)
 
 

@@ -26,7 +26,7 @@ from nearstep.models.adapters import (
     lora_from,
     require_learning,
 )
-from nearstep.models.dtypes import DTYPES, without_float16
+from nearstep.models.dtypes import DTYPES, without_float16, without_slow_float16
 from nearstep.models.head_bias import bias_note
 from nearstep.models.quantised import keep_layout
 from nearstep.models.roles import (
@@ -112,7 +112,7 @@ def build_models(
     critic = critics_of(config, inputs, plain, first, tokenizer, head, notes) if separate else None
     model = backend.stage(_adapted(plain, config, inputs, notes))
     loaded = rewards_on_base(config, specs, loaded, model, pad_token(tokenizer), notes)
-    notes += [note for each in loaded if each is not None for note in bias_note(each, "reward_model")]
+    _note_rewards(loaded, backend, notes)
     if needs_critic and config.critic_trunk == "adapter":
         critic = adapted_critic(config, inputs, model, tokenizer, head, notes)
     policy = make_policy(model, autocast=config.bf16, checkpointing=recomputed(config), vocabulary=vocabulary)
@@ -164,6 +164,14 @@ def _policy_as_given(config: PPOConfig, inputs: RunInputs, notes: list[str]) -> 
     if config.dtype != "float32" and dtype not in {weight.dtype for weight in given.parameters()}:
         notes.append(f"dtype = {config.dtype} is for folders: model was passed as an object and keeps its own type.")
     return without_float16(given, "model", notes)
+
+
+def _note_rewards(loaded: Sequence[nn.Module | None], backend: Backend, notes: list[str]) -> None:
+    """Reward models in a type that the device is quick in; what is to be known of their weights."""
+    for model in loaded:
+        if model is not None:
+            without_slow_float16(model, "reward_model", backend.device, notes)
+            notes += bias_note(model, "reward_model")
 
 
 def _check_distinct(inputs: RunInputs) -> None:

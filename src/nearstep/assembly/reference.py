@@ -7,7 +7,7 @@ from nearstep.models.adapters import (
     is_adapted,
     trains_under_adapters,
 )
-from nearstep.models.dtypes import DTYPES
+from nearstep.models.dtypes import DTYPES, without_slow_float16
 from nearstep.models.load import load_policy
 from nearstep.models.roles import (
     Policy,
@@ -42,6 +42,7 @@ def reference_of(
     if isinstance(given, str):
         given = load_policy(given, role="ref_model", dtype=DTYPES[config.dtype], trust=config.trust)
     if given is not None:
+        given = without_slow_float16(given, "ref_model", backend.device, notes)
         model = backend.stage(given.requires_grad_(False))
         reference = make_policy(model, role="ref_model", autocast=config.bf16, vocabulary=policy.vocabulary)
         return Reference(reference, adapters_off=False)

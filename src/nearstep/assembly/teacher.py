@@ -6,7 +6,7 @@ from nearstep.assembly.inputs import RunInputs
 from nearstep.config.ppo import PPOConfig
 from nearstep.models.adapter_folders import holds_adapters, put_on, read_adapters
 from nearstep.models.adapters import as_peft_model, is_adapted, without_adapters
-from nearstep.models.dtypes import DTYPES
+from nearstep.models.dtypes import DTYPES, without_slow_float16
 from nearstep.models.load import load_policy
 from nearstep.models.one_base import why_apart
 from nearstep.models.roles import Policy, Reference, make_policy
@@ -27,7 +27,8 @@ def teacher_of(
         if shared is not None:
             notes.append("The teacher is its adapters on the frozen weights under the policy's: nothing is copied.")
         given = shared or load_policy(given, role=ROLE, dtype=DTYPES[config.dtype], trust=config.trust)
-    model = backend.stage(as_peft_model(given).requires_grad_(False))
+    given = without_slow_float16(as_peft_model(given), ROLE, backend.device, notes)
+    model = backend.stage(given.requires_grad_(False))
     teacher = make_policy(model, role=ROLE, autocast=config.bf16, vocabulary=policy.vocabulary)
     return Reference(teacher, adapters_off=False)
 

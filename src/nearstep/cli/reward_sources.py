@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from nearstep.cli.places import absent_places, absent_reward_files
 from nearstep.config.rewards import LocalRewardSettings, RewardSettings, reward_count
+from nearstep.config.sections import RoleSettings
 from nearstep.config.settings import Problem
 from nearstep.rewards.builtin.spec import meaning, problems_of
 
@@ -15,9 +16,10 @@ def reward_lacks(settings: LocalRewardSettings) -> Iterator[Problem]:
     sources = ("reward_model_path", "reward_funcs")
     rewards = reward_count(settings)
     if rewards == 0:
+        or_head = ", or any model as reward_model_path with --random_reward_head" * isinstance(settings, RoleSettings)
         yield Problem(
             "no reward: give reward_model_path, or reward_funcs (nearstep rewards lists them; for a first try "
-            "--reward_funcs length)",
+            f"--reward_funcs length{or_head})",
             sources,
         )
     if settings.reward_weights is not None and 0 < rewards < len(settings.reward_weights):

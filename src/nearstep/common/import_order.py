@@ -1,12 +1,12 @@
 """How unsloth comes before the libraries that it changes, and what is said where it is too late for that."""
 
-import importlib.util
 import os
 import sys
 from contextlib import redirect_stdout
 from importlib import import_module
 
 from nearstep.common.errors import ConfigError
+from nearstep.common.plugins import is_installed
 
 CHANGED = ("transformers", "trl", "peft")  # unsloth exchanges parts of them
 INSTALL = (
@@ -22,7 +22,7 @@ def import_unsloth(setting: str, *, on_cpu: bool) -> None:
     to standard error. Raises ConfigError where it is not installed, where it came or would come after one of the
     libraries that it changes, and where it cannot be imported.
     """
-    if "unsloth" not in sys.modules and importlib.util.find_spec("unsloth") is None:
+    if "unsloth" not in sys.modules and not is_installed("unsloth"):
         raise ConfigError(f"{setting}: unsloth is not installed: {INSTALL}")
     earlier = imported_before("unsloth")
     if earlier:

@@ -11,9 +11,19 @@ from types import ModuleType
 from nearstep.common.errors import NearstepError
 
 
+def is_installed(package: str) -> bool:
+    """Whether a package is there to be imported.
+
+    A folder of its name without a package in it is none, though Python would import it: `wandb/` where it keeps runs,
+    `unsloth/` with models of that owner.
+    """
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
+
+
 def need_package(package: str, extra: str, wanted: str, error: type[NearstepError]) -> None:
     """Raise `error`, which names the extra that brings a package, if it is not installed; `wanted` is what needs it."""
-    if importlib.util.find_spec(package) is None:
+    if not is_installed(package):
         raise error(f"{wanted} needs the package {package}, which is not installed: pip install 'nearstep[{extra}]'.")
 
 

@@ -6,7 +6,7 @@ They stand in `old_names.toml`, with their sources.
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any
 
@@ -38,6 +38,12 @@ class OldNames:
     retired: Mapping[str, Retired] = field(default_factory=dict)
     families: tuple[tuple[re.Pattern[str], Retired], ...] = ()  # whole families of names, as patterns
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by setting: theirs → ours
+    by_region: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by trust region: further names
+
+    def under(self, region: object) -> "OldNames":
+        """The names where this is the trust region: TRL's thresholds mean the clip's or a divergence's."""
+        further = self.by_region.get(str(region), {})
+        return replace(self, renamed={**self.renamed, **further}) if further else self
 
     def why_absent(self, name: str) -> Retired | None:
         """Why there is no such setting, where that is known of it or of its family."""
@@ -61,7 +67,7 @@ def read_names(names: Mapping[str, Any]) -> OldNames:
     """The names of a command, or of a library, as a file has them."""
     retired = {name: _retired(entry) for name, entry in names["retired"].items()}
     families = tuple((re.compile(entry["names"]), _retired(entry)) for entry in names.get("families", ()))
-    return OldNames(names["renamed"], retired, families, names["values"])
+    return OldNames(names["renamed"], retired, families, names["values"], names.get("by_region", {}))
 
 
 def _retired(entry: str | Mapping[str, Any]) -> Retired:

@@ -182,7 +182,9 @@ def _examine(
 def _read(cls: type[SettingsT], raw: Mapping[str, object], texts: bool) -> _Findings:
     """Names resolved and values converted, before any rule."""
     settings = {setting.name: setting for setting in dataclasses.fields(cls)}
-    old = cls.old_names
+    regions = [value for given, value in raw.items() if current_name(given, cls.old_names) == "trust_region"]
+    default = [setting.default for name, setting in settings.items() if name == "trust_region"]
+    old = cls.old_names.under(next(iter(regions + default), None))
     spelled: dict[str, str] = {}
     findings = _Findings()
     for given, value in raw.items():

@@ -1,7 +1,7 @@
 """Which prompts a file, a folder or a hub data set gives to evaluate on, in the form that training would give them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ import torch
 
 from nearstep.common.errors import ConfigError
 from nearstep.common.random_streams import stream
+from nearstep.common.telling import tell
 from nearstep.config.generating import DataFileSettings
 from nearstep.data.encode import encode_prompts
 from nearstep.data.formats.chats import MESSAGES
@@ -70,10 +71,15 @@ def read_rows(settings: DataFileSettings, seed: int) -> Table:
 
 
 def read_prompts(table: Table, model: TextModel, settings: DataFileSettings, limit: PromptLimit) -> PromptSet:
-    """The prompts of a table. A conversation that is recorded beside its first message is taken whole.
+    """The prompts of a table. A conversation that is recorded beside its first message is taken whole; where the model
+    has no chat template, as text, with the recorded answer as its reference.
 
     Raises DataError naming the rows that cannot be used.
     """
+    taken = evaluated_format(table, settings.dataset_format)
+    if settings.dataset_format is None and taken == MESSAGES.name and _is_for_text(table, model):
+        tell("the tokenizer has no chat template, so prompts are the text of 'prompt', references those of 'messages'")
+        table, taken = _with_answers(table), None
     return encode_prompts(
         table,
         model.tokenizer,
@@ -81,7 +87,7 @@ def read_prompts(table: Table, model: TextModel, settings: DataFileSettings, lim
         max_prompt_length=limit.tokens,
         on_long_prompt=limit.on_long,
         on_bad_row=settings.on_bad_row,
-        dataset_format=evaluated_format(table, settings.dataset_format),
+        dataset_format=taken,
         prompt_type=style_of(settings.prompt_type),
         template_kwargs=settings.chat_template_kwargs,
     )
@@ -95,6 +101,24 @@ def evaluated_format(table: Table, given: str | None) -> str | None:
     if found is None or found.name != PROMPT.name or "reference" in table.columns:
         return None
     return MESSAGES.name if with_reference(MESSAGES, _head(table)).has_reference else None
+
+
+def _is_for_text(table: Table, model: TextModel) -> bool:
+    """Whether prompts lie there as text too, and the model could read no chat."""
+    texts = all(isinstance(row.get("prompt"), str) for row in _head(table))
+    return model.tokenizer.chat_template is None and texts and "prompt" in table.columns
+
+
+def _with_answers(table: Table) -> Table:
+    """The table with the answer of every recorded conversation as the column `reference`."""
+    rows = [{**row, "reference": _last_answer(row.get("messages"))} for row in table.rows]
+    positions = [table.position(number) for number in range(len(rows))]
+    return replace(table.of_rows(rows, positions), columns=(*table.columns, "reference"))
+
+
+def _last_answer(turns: object) -> object:
+    last = turns[-1] if isinstance(turns, list) and turns else None
+    return last.get("content") if isinstance(last, dict) and last.get("role") == "assistant" else None
 
 
 def _format(table: Table, given: str | None) -> Format | None:

@@ -15,6 +15,7 @@ import yaml
 from nearstep.common.secrets import public_settings, without_secrets
 from nearstep.config.critic_text import PROMPT
 from nearstep.config.ppo import PPOConfig
+from nearstep.config.recipes import recipe_of
 from nearstep.config.settings import Settings
 from nearstep.reports.metrics import Numbers, escape_cell, meaning
 from nearstep.training.critic_text import texts_around_prompt
@@ -147,7 +148,9 @@ def _front_matter(facts: RunFacts, role: Literal["policy", "value"]) -> dict[str
 
 
 def _fact_rows(facts: RunFacts) -> list[tuple[str, str]]:
+    recipe = recipe_of(facts.config)
     return [
+        *([] if recipe is None else [("recipe", f"`{recipe}`")]),
         ("policy started from", shown_name(facts.policy)),
         *_types(facts),
         ("reference", _reference(facts)),

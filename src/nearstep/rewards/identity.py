@@ -30,19 +30,35 @@ class TokenizerIdentity:
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase) -> "TokenizerIdentity":
         """The fingerprints of vocabulary, BOS, EOS and the ids of probe texts; and of the chat template."""
-        meaning = [
-            tokenizer.bos_token_id,
-            tokenizer.eos_token_id,
-            sorted(tokenizer.get_vocab().items()),
-            [tokenizer(probe)["input_ids"] for probe in PROBES],
-        ]
         template = tokenizer.chat_template
-        return TokenizerIdentity(_fingerprint(meaning), None if template is None else _fingerprint(template))
+        return TokenizerIdentity(_tokens(tokenizer), None if template is None else _fingerprint(template))
 
 
 def same_tokens(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
     """Whether ids of one tokenizer mean the same to the other: vocabulary, BOS and EOS, and probe texts."""
     return a is b or TokenizerIdentity.of(a).tokens == TokenizerIdentity.of(b).tokens
+
+
+def reads_ids_of(reader: PreTrainedTokenizerBase, writer: PreTrainedTokenizerBase) -> bool:
+    """Whether every id of `writer` means the same to `reader`, which may have a PAD of its own beside: base models come
+    without one, and it is added where rewards are learned."""
+    if same_tokens(reader, writer):
+        return True
+    pad = reader.pad_token
+    if pad is None or pad in writer.get_vocab() or pad in (reader.bos_token, reader.eos_token, reader.unk_token):
+        return False
+    return _tokens(reader, without=pad) == _tokens(writer)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, without: str | None = None) -> str:
+    """The fingerprint of what ids mean, one token left out."""
+    meaning = [
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        sorted((token, number) for token, number in tokenizer.get_vocab().items() if token != without),
+        [tokenizer(probe)["input_ids"] for probe in PROBES],
+    ]
+    return _fingerprint(meaning)
 
 
 def _fingerprint(content: object) -> str:

@@ -97,7 +97,7 @@ def test_what_vllm_cannot_load_is_refused(monkeypatch):
 
 
 def test_without_vllm_it_is_said_what_to_do(monkeypatch):
-    monkeypatch.setattr(in_process.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(in_process, "is_installed", lambda package: False)
     with pytest.raises(ConfigError, match="needs vLLM, which is not installed here"):
         make_engine("vllm", EngineSettings())
 

@@ -1,6 +1,5 @@
 """How segments attend on a GPU: all of them in one kernel, the fastest that is there and fits the layer."""
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.torch_version import TorchVersion
 
+from nearstep.common.plugins import is_installed
 from nearstep.models.attention.interface import LayerInput, Segment, Segments
 
 MaskRule: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -37,9 +37,9 @@ def kernels_there() -> frozenset[Kernel]:
     flash_chip = torch.cuda.get_device_capability() >= (8, 0)
     if flash_chip and TorchVersion(torch.__version__) >= "2.12" and torch.backends.cuda.is_flash_attention_available():
         there.add(Kernel.VARLEN)
-    if flash_chip and importlib.util.find_spec("flash_attn") is not None:
+    if flash_chip and is_installed("flash_attn"):
         there.add(Kernel.FLASH)
-    if importlib.util.find_spec("triton") is not None:
+    if is_installed("triton"):
         there.add(Kernel.FLEX)
     return frozenset(there)
 

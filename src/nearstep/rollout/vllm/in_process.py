@@ -1,6 +1,5 @@
 """vLLM in the trainer's process: weights by its reload from an iterator, rows step by step."""
 
-import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from nearstep.common.errors import ConfigError, ModelError, TrainingError, shorten
+from nearstep.common.plugins import is_installed
 from nearstep.models.roles import Policy
 from nearstep.rollout.engine import Capabilities, GenerationSettings, RolloutEngine, RowEnded
 from nearstep.rollout.engine_settings import EngineSettings
@@ -49,7 +49,7 @@ def make_vllm(settings: EngineSettings) -> RolloutEngine:
 
 def require_vllm(wanted: str) -> None:
     """Raise ConfigError where vLLM is not installed; found by its module, for its distributions have several names."""
-    if importlib.util.find_spec("vllm") is None:
+    if not is_installed("vllm"):
         raise ConfigError(
             f"{wanted} needs vLLM, which is not installed here. `make engines` makes an environment with vLLM's CPU "
             "build (runs/engines-env); on a GPU: pip install vllm. Without it engine = transformers generates, "
