@@ -47,7 +47,7 @@ def completed_by_bash(file, line):
     [
         ("nearstep do", ["doctor"]),
         ("nearstep ppo --kl_est", ["--kl_estimator"]),
-        ("nearstep ppo --kl_estimator ", ["k1", "k2", "k3"]),
+        ("nearstep ppo --kl_estimator ", ["k1", "k2", "k3", "abs"]),
         ("nearstep ppo --recipe d", [name for name in RECIPES if name.startswith("d")]),
         ("nearstep ppo --no-log_roll", ["--no-log_rollouts"]),
         ("nearstep ppo --output_dir ", []),  # any text: the shell offers files

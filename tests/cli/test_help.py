@@ -34,7 +34,7 @@ def test_sections_come_in_order():
         "--seed INT                      every random number of the run derives from it (default 42)",
         "--learning_rate NUMBER          peak step size, of policy and critic (default 3e-06)",
         "--reward_funcs TEXT …           reward functions",
-        "--kl_estimator k1|k2|k3         how the KL",
+        "--kl_estimator k1|k2|k3|abs     how a token's KL",
         "--use_cpu                       stay on the CPU even where there is a GPU; on a GPU nothing has been run yet",
         "--log_rollouts                  write every episode to rollouts.jsonl (on; --no-log_rollouts switches it off)",
         "--dtype float32|bfloat16|float64\n",

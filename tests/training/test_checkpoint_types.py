@@ -82,10 +82,12 @@ def test_reward_models_learn_by_the_same_steps(dtype, tmp_path):
 
 
 def test_a_reference_that_overflows_in_its_own_type_is_named(tmp_path):
+    """On a CPU it is read in float32, so it is given its type back, as a GPU leaves it."""
     reference = tiny_causal_lm(dtype=torch.float16)
     with torch.no_grad():
         reference.model.layers[0].mlp.down_proj.weight.fill_(6e4)
     recipe = small_recipe(tmp_path, parts={"model": tiny_causal_lm(dtype=torch.float16), "ref_model": reference})
+    recipe.models.reference.policy.model.half()
     _, rollout, scores = play(recipe)
     with pytest.raises(
         TrainingError, match=r"ref_model \(torch\.float16\) gives log-probs that are not finite.*65,504"

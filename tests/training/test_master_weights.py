@@ -221,7 +221,7 @@ def test_without_masters_nothing_moves_and_the_user_is_told(tmp_path, float32_ru
 
 
 def test_float16_objects_are_trained_in_float32(tmp_path):
-    """Policy, critic, and a critic that starts from a float16 reward model, which itself stays what it is."""
+    """Policy, critic, and a critic that starts from a float16 reward model, which a CPU reads in float32 itself."""
     policy = tiny_causal_lm(layers=1, dtype=torch.float16)
     judge = tiny_scalar_model(layers=1, dtype=torch.float16)
     before = {name: weight.detach().float().clone() for name, weight in policy.named_parameters()}
@@ -234,7 +234,8 @@ def test_float16_objects_are_trained_in_float32(tmp_path):
     assert 0 < moved.max() <= 1.1 * 6 * DEFAULT_RATE  # three updates of two epochs
     assert (moved > 0).float().mean() > 0.7
     assert recipe.models.critic.model.dtype == torch.float32
-    assert judge.dtype == torch.float16
+    assert judge.dtype == torch.float32
+    assert "reward_model: float16 weights are read in float32" in recipe.introduction
 
 
 @pytest.mark.parametrize("changes", [slow({"critic_trunk": "shared"}), {"critic": "decoupled", "num_vf_epochs": 1}])
