@@ -47,6 +47,7 @@ def test_damage_to_any_file_is_found_and_the_one_before_is_taken(run):
             assert path.name in chosen.notes[0]
         path.write_bytes(original)
     assert choose_checkpoint(run, "auto", kept).folder == newest
+    assert choose_checkpoint(run, "checkpoint-1", kept).folder == run / "checkpoint-1"  # by its name
 
 
 def test_a_file_more_or_less_is_found(run):

@@ -122,6 +122,32 @@ def test_all_laws_hold_for_a_server(served, tmp_path):
     assert (found.skipped, found.not_offered) == ((), ("goes_on",))
 
 
+@pytest.mark.parametrize("kind", ["vllm", "vllm_server"])
+def test_a_head_that_is_tied_has_the_weights_of_every_load(kind, tmp_path):
+    """vLLM's CPU build computes it from a packed copy, which a reload alone leaves as it was.
+
+    Before `in_process` starts: engines of one process share vLLM's process groups, which the first to close ends.
+    """
+    model = wide_model()
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    policy = make_policy(model)
+    model.save_pretrained(tmp_path / "model")
+    server = Server(tmp_path / "model", free_port()).awaited() if kind == "vllm_server" else None
+    engine = (
+        VLLMEngine(EngineSettings(max_rows=8, vllm=LITTLE)) if server is None else engine_of(server, tmp_path / "w")
+    )
+    try:
+        for seed in (0, 1):
+            reset_weights(model, seed=seed)
+            engine.load(policy, seed)
+            assert gap(policy, play(engine, prompts_of(ALL), SETTINGS)) < 1e-4
+    finally:
+        engine.close()
+        if server is not None:
+            server.stop()
+
+
 @pytest.fixture(scope="module")
 def in_process():
     policy = make_policy(wide_model(positions=512))
@@ -167,29 +193,6 @@ def test_ids_that_are_no_tokens_are_never_sampled(kind, vocabulary, in_process, 
     rollout = play(engine, prompts, settings)
     assert int(rollout.actions.max()) < vocabulary
     assert gap(policy, rollout, settings.sampling) < 1e-4
-
-
-@pytest.mark.parametrize("kind", ["vllm", "vllm_server"])
-def test_a_head_that_is_tied_has_the_weights_of_every_load(kind, tmp_path):
-    """vLLM's CPU build computes it from a packed copy, which a reload alone leaves as it was."""
-    model = wide_model()
-    model.config.tie_word_embeddings = True
-    model.tie_weights()
-    policy = make_policy(model)
-    model.save_pretrained(tmp_path / "model")
-    server = Server(tmp_path / "model", free_port()).awaited() if kind == "vllm_server" else None
-    engine = (
-        VLLMEngine(EngineSettings(max_rows=8, vllm=LITTLE)) if server is None else engine_of(server, tmp_path / "w")
-    )
-    try:
-        for seed in (0, 1):
-            reset_weights(model, seed=seed)
-            engine.load(policy, seed)
-            assert gap(policy, play(engine, prompts_of(ALL), SETTINGS)) < 1e-4
-    finally:
-        engine.close()
-        if server is not None:
-            server.stop()
 
 
 def test_adapters_are_merged(in_process):

@@ -56,13 +56,15 @@ def choose_checkpoint(run: Path, place: str, kept: Mapping[str, Any]) -> Resumed
     """The checkpoint that `resume` means.
 
     "auto" takes the newest whole checkpoint of the run's folder, past damaged ones, which it names, and is None where
-    there is none at all. A folder is taken or refused. Raises CheckpointError for a damaged one, ConfigError
-    where settings differ that a run may not change; `kept` are those of the run that goes on.
+    there is none at all. A folder, by its path or by its name in the run's, is taken or refused. Raises CheckpointError
+    for a damaged one, ConfigError where settings differ that a run may not change; `kept` are those of the run that
+    goes on.
     """
-    if place != AUTO and not Path(place).is_dir():
+    given = Path(place) if Path(place).is_dir() else run / place
+    if place != AUTO and not given.is_dir():
         there = ", ".join(folder.name for folder in checkpoints(run)) or "no checkpoint"
         raise ConfigError(f"resume = {place}: there is no such folder; {run} holds {there}")
-    chosen = _newest_whole(run) if place == AUTO else Resumed(Path(place), check_whole(Path(place)))
+    chosen = _newest_whole(run) if place == AUTO else Resumed(given, check_whole(given))
     if chosen is not None:
         require_same_settings(chosen.folder, kept)
     return chosen
