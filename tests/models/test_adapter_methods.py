@@ -5,6 +5,7 @@ import copy
 import peft
 import pytest
 import torch
+from packaging.version import Version
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from nearstep import ModelError, PPOConfig
@@ -120,6 +121,10 @@ def test_every_method_that_fits_is_proved_here():
 @pytest.mark.parametrize("config", sampled(OTHER_METHODS, 3), ids=lambda config: config.peft_type.value)
 def test_packed_merged_and_off_are_right_with_every_method(config):
     check_peft_config(config, POLICY_TASKS)
+    if config.peft_type.value == "TRAINABLE_TOKENS" and Version(peft.__version__) < Version("0.21"):
+        with pytest.raises(ModelError, match="the adapters cannot be merged"):  # peft's layer cannot be copied there
+            prove(start(), copy.deepcopy(config))
+        return
     prove(start(), copy.deepcopy(config))
 
 
